@@ -12,8 +12,8 @@ from typing import Any, Final
 import torch
 
 from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.checkpoint_source import locate
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel, PrefillContext
-from diffusion_worker.models.loader import locate
 from diffusion_worker.types.events import BlockSealed, Ending, Faulted
 from diffusion_worker.types.model_info import LayerKv, ModelInfo
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest

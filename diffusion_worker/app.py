@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,22 +24,28 @@ from diffusion_worker.constraint_service.service import ConstraintService
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.errors import BadSetting, CheckpointBroken
+from diffusion_worker.models.checkpoint_source import locate
+from diffusion_worker.models.compiler import run_eager_without_compiler
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.models.loader import LoadOptions, load, locate
+from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.settings import Settings
 from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import open_tracing
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
+from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
+from twolane.process.http.byte_budget import ByteBudget
+from twolane.process.http.connection import Listener
+from twolane.process.http.limits import HttpLimits, limits_of
+from twolane.process.http.server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.keys_file import KeysFile
-from twolane.process.sockets import url_of
+from twolane.process.sockets import raise_descriptor_limit, url_of
 
 Load = Callable[[Settings], tuple[Tokenization, DiffusionModel]]
-KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that clients close them first
 BACKLOG = 2048
 CLOSING_S = 5  # grace period for connections and the device thread, after draining
 
@@ -53,11 +59,12 @@ class Worker:
     admin: ASGIApp
     is_cold: bool  # start without loading weights
     drain_s: float  # for running requests at shutdown
+    limits: HttpLimits  # of client connections
 
 
 def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
     """Load tokenizer, chat template and weights from a folder or the hub. Raises a CheckpointError."""
-    folder = locate(settings.checkpoint)
+    folder = locate(settings.checkpoint, settings.revision)
     tokenizer = load_tokenizer(folder)
     words = Tokenization(tokenizer=tokenizer, template=load_chat_template(folder, tokenizer))
     options = LoadOptions(
@@ -68,7 +75,8 @@ def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         quantised=settings.quantised,
         threads=settings.threads,
     )
-    model = load(str(folder), options)
+    model = load(folder, options)
+    run_eager_without_compiler(model.device.type, _say)
     if tokenizer.size > model.info.vocab_size:
         raise CheckpointBroken(
             f"{folder}: tokenizer.json has {tokenizer.size} tokens, but the model has {model.info.vocab_size}"
@@ -101,22 +109,26 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         engine=Engine(load_model, capacity, meters.observe),
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
+        byte_budget=ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes),
         keys=KeysFile(settings.keys_file, allows_restrictions=False) if settings.keys_file else None,
         tracing=open_tracing(os.environ),
         constraint_service=ConstraintService(_store(settings.constraint_cache), observe=meters.observe),
     )
+    meters.read_bytes(lambda: serving_state.byte_budget.used)
     return Worker(
         serving_state=serving_state,
         app=build_routes(serving_state),
         admin=build_admin(serving_state, drain_s=settings.drain_s),
         is_cold=settings.cold,
         drain_s=settings.drain_s,
+        limits=limits_of(settings),
     )
 
 
 def serve(settings: Settings, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Serve on bound sockets until a signal arrives. Raises BadSetting or a CheckpointError if the model cannot be
     loaded, and DeviceFailed if the device fails."""
+    raise_descriptor_limit()
     worker = build_worker(settings)
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(worker, public, admin))
@@ -126,7 +138,8 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     """Listen while loading; at a signal, reject new requests, let running ones finish, and return. Raises the error of
     loading, or DeviceFailed once the device has failed."""
     engine, leave, hurry = worker.serving_state.engine, asyncio.Event(), asyncio.Event()
-    servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
+    apps = [worker.app, worker.admin] if admin else [worker.app]
+    servers = [build_server(app, drain_s=CLOSING_S, listener=listener_of(worker)) for app in apps]
     _listen_to_signals(leave, hurry)
     engine.start(cold=worker.is_cold)
     sockets = [public] + ([admin] if admin else [])
@@ -155,6 +168,12 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         await asyncio.gather(*serving)
 
 
+def listener_of(worker: Worker) -> Listener:
+    """The client connections of one port."""
+    observe = worker.serving_state.meters.observe
+    return Listener(worker.limits, lambda broken: observe(RefusalObserved(reason=broken.value)))
+
+
 async def _drain(worker: Worker, hurry: asyncio.Event) -> None:
     """Let running requests finish. A second ctrl-C ends the drain; also after a failure, because the device thread runs
     until the engine is closed."""
@@ -171,7 +190,7 @@ async def _drain(worker: Worker, hurry: asyncio.Event) -> None:
         await asyncio.gather(draining, hurrying, return_exceptions=True)
 
 
-async def _serve(server: "_Server", listener: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     listener.listen(BACKLOG)
     await server.serve(sockets=[listener])
 
@@ -185,32 +204,6 @@ def _opening_line(worker: Worker, public: socket.socket, admin: socket.socket | 
     state = "cold" if worker.is_cold else "loading"
     admin_url = f" (admin {url_of(admin)})" if admin else ""
     return f"twolane worker: {url_of(public)} is open{admin_url}, {worker.serving_state.model} is {state}"
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without signal handlers: new requests receive 503 until the engine has drained."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=CLOSING_S,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handlers: two servers share the process."""
-        yield
 
 
 def _listen_to_signals(leave: asyncio.Event, hurry: asyncio.Event) -> None:
@@ -233,6 +226,10 @@ def _store(folder: Path | None) -> ConstraintCache:
         return ConstraintCache(folder)
     except OSError as error:
         raise BadSetting(f"--constraint-cache {folder}: {error.strerror or error}") from error
+
+
+def _say(line: str) -> None:
+    print(f"twolane worker: {line}", flush=True)
 
 
 def _version() -> str:

@@ -16,7 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed
-from diffusion_worker.memory.budget import Plan, plan
+from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
+from diffusion_worker.models.checkpoint_source import require
 from diffusion_worker.settings import read_settings
 from twolane.process.bundled import resolve_checkpoint
 from twolane.process.errors import ConfigurationError
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if settings.admin_port is not None:
                 named = "--admin-port (TWOLANE_WORKER_ADMIN_PORT)"
                 admin = sockets.enter_context(bind(settings.admin_host, settings.admin_port, setting=named))
+            require(settings.checkpoint, settings.revision)
             from diffusion_worker.app import serve  # imports torch, which --help and a busy port need not wait for
 
             serve(settings, public, admin)
@@ -60,15 +62,34 @@ def _plan_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--plan", metavar="CONFIG", required=True, help="config.json, or a folder that contains one")
-    parser.add_argument("--memory-limit-bytes", type=_positive, metavar="N", help="memory for weights and contexts")
     parser.add_argument(
-        "--max-context", type=_positive, metavar="N", help="context length in tokens [default: the model's maximum]"
+        "--memory-limit-bytes",
+        type=_positive,
+        metavar="N",
+        help="memory for weights, contexts and steps, e.g. a card's",
+    )
+    parser.add_argument(
+        "--max-context", type=_positive, metavar="N", help="context length in tokens (default: the model's maximum)"
+    )
+    parser.add_argument(
+        "--max-num-seqs",
+        type=_positive,
+        metavar="N",
+        default=8,
+        help="maximum number of sequences in a batch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--prefill-chunk",
+        type=_positive,
+        metavar="N",
+        default=512,
+        help="maximum prompt tokens of a request per step (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="format of weights and contexts [default: auto, as stored]",
+        help="format of weights and contexts (default: auto, as stored)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
@@ -90,9 +111,13 @@ def _print_plan(arguments: Sequence[str]) -> int:
 
     found = plan(
         measure(resolve_checkpoint(options.plan)),
-        dtype=options.dtype,
-        memory_limit_bytes=options.memory_limit_bytes,
-        max_context=options.max_context,
+        PlanOptions(
+            dtype=options.dtype,
+            memory_limit_bytes=options.memory_limit_bytes,
+            max_context=options.max_context,
+            max_num_seqs=options.max_num_seqs,
+            prefill_chunk=options.prefill_chunk,
+        ),
     )
     if options.json is not None:
         try:
@@ -116,12 +141,16 @@ def _plan_lines(found: Plan) -> list[str]:
     ]
     if found.memory_limit_bytes is not None:
         rows.append(("memory limit, bytes", f"{found.memory_limit_bytes:,}"))
-    lines = [f"{name:<26}{value:>20}" for name, value in rows]
-    lines += ["", f"{'context, tokens':>16}{'bytes':>20}{'slots that fit':>18}"]
-    for context in found.contexts:
-        slots = "-" if context.slots is None else f"{context.slots:,}"
-        lines.append(f"{context.tokens:>16,}{context.kv_bytes:>20,}{slots:>18}")
-    lines += ["", "Not included: activations, and other memory of the process."]
+        rows.append(("reserve, bytes", f"{found.reserve_bytes:,}"))
+        rows.append(("default context, tokens", f"{found.default_context:,}" if found.default_context else "none fits"))
+    lines = [f"{name:<28}{value:>20}" for name, value in rows]
+    lines += ["", f"{'context, tokens':>16}{'bytes':>20}{'step, bytes':>20}{'slots that fit':>18}"]
+    lines += [_context_line(context) for context in found.contexts]
+    lines += [
+        "",
+        f"A step has {found.max_num_seqs} sequences, each with a canvas or {found.prefill_chunk} tokens of its prompt.",
+        "Not included: other memory of the process.",
+    ]
     if found.quantised and found.stored_weight_bytes is None:
         lines.append(f"Quantised by {found.quantised} without declared bits: the figures above are unquantised.")
     elif found.quantised:
@@ -131,3 +160,8 @@ def _plan_lines(found: Plan) -> list[str]:
             "By default, transformers decompresses these in the first pass; they then take their unquantised size."
         )
     return lines
+
+
+def _context_line(context: ContextPlan) -> str:
+    slots = "-" if context.slots is None else f"{context.slots:,}"
+    return f"{context.tokens:>16,}{context.kv_bytes:>20,}{context.step_bytes:>20,}{slots:>18}"

@@ -5,13 +5,14 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import OneLineParser
+from twolane.process.http.limits import KEEP_ALIVE_S
 from twolane.process.setting_kinds import SWITCH, Kind, one_of, path, seconds, text, whole
 from twolane.process.settings import SettingsHelp, SettingsSchema, setting
 from twolane.process.sockets import require_keys
@@ -45,6 +46,9 @@ class Settings:
     checkpoint: str = setting(
         text("ID_OR_FOLDER"), "folder of the checkpoint, its id on the Hugging Face hub, or twolane-tiny (packaged)"
     )
+    revision: str | None = setting(
+        text("REVISION"), "branch, tag or commit of a checkpoint on the hub; if unset, main", default=None
+    )
     name: str | None = setting(
         text("NAME"), "model id in the API; if unset, the last part of the checkpoint", default=None
     )
@@ -67,11 +71,24 @@ class Settings:
         whole(0, 100_000), "maximum number of waiting requests; further ones receive 429", default=64
     )
     max_body_bytes: int = setting(whole(1024, 2**31), "maximum size of a request body", default=4 * 2**20)
+    max_inflight_bytes: int = setting(
+        whole(1024, 2**40),
+        "request bodies held in memory at a time; further requests receive 503",
+        default=64 * 2**20,
+    )
+    head_timeout_s: float = setting(seconds(), "time for a client to send the headers of a request", default=20.0)
+    body_timeout_s: float = setting(
+        seconds(), "time for a client to send a request body, plus 1 s for each 16 KiB", default=20.0
+    )
+    keep_alive_s: float = setting(seconds(), "time that an idle client connection is kept open", default=KEEP_ALIVE_S)
+    write_timeout_s: float = setting(
+        seconds(), "disconnect a client that does not read its response for this time", default=60.0
+    )
     memory_limit_bytes: int = setting(
-        whole(0, 2**50), "memory for weights and KV cache; 0: all memory of the device", default=0
+        whole(0, 2**50), "memory for weights, KV cache and steps; 0: all memory of the device", default=0
     )
     max_context: int = setting(
-        whole(0, 2**30), "maximum tokens of prompt and answer; 0: the maximum of the model", default=0
+        whole(0, 2**30), "maximum tokens of prompt and answer; 0: the longest default that fits, see --plan", default=0
     )
     prefix_slots: int = setting(whole(0, 100_000), "prefix-cache slots", default=8)
     prefill_chunk: int = setting(whole(1, 2**20), "maximum prompt tokens of a request per step", default=512)
@@ -112,6 +129,11 @@ class Settings:
             if self.keys_file is None:
                 flag, variable = SCHEMA.flag(name), SCHEMA.variable(name)
                 require_keys(host=getattr(self, name), flag=flag, variable=variable, prefix=PREFIX)
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ConfigurationError(
+                f"{SCHEMA.flag('max_inflight_bytes')} {self.max_inflight_bytes}: must be at least"
+                f" {SCHEMA.flag('max_body_bytes')}, {self.max_body_bytes}"
+            )
         if self.cold and self.admin_port is None:
             raise ConfigurationError("--cold requires --admin-port")
         if self.device_map is not None and self.device != "auto":
@@ -123,7 +145,33 @@ class Settings:
         return self.name or Path(self.checkpoint).resolve().name
 
 
+# Flags of vLLM that ask for what the worker does not do, by a part of their name, and what to do instead.
+_FOREIGN: Final = (
+    (
+        re.compile(r"-?-(tp|pp|dp|ep|dcp|.*parallel.*)"),
+        "a worker runs on one device: start one worker per card, each with CUDA_VISIBLE_DEVICES and a port of its own, "
+        "and list them under urls: in the policy",
+    ),
+    (
+        re.compile(r"--.*(lora|adapter).*"),
+        "LoRA adapters are not supported: merge the adapter into its base model and serve the result",
+    ),
+    (
+        re.compile(r"--(mm-.*|.*(-mm-|multimodal|image|media|video|audio).*)"),
+        "images and other media are not supported: requests are text",
+    ),
+)
 SCHEMA: Final = SettingsSchema(record=Settings, prefix=PREFIX)
+
+
+def refuse_foreign_flags(arguments: Sequence[str], known: Collection[str]) -> None:
+    """Refuse flags for tensor parallelism, LoRA adapters and images by name, as vLLM's users write them. Raises
+    ConfigurationError."""
+    for word in arguments:
+        flag = word.split("=")[0].replace("_", "-").lower()
+        for pattern, instead in _FOREIGN if flag.startswith("-") and flag not in known else ():
+            if pattern.fullmatch(flag):
+                raise ConfigurationError(f"{word.split('=')[0]}: {instead}")
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
@@ -137,6 +185,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | Non
         allow_abbrev=False,
         formatter_class=SettingsHelp,
     )
+    refuse_foreign_flags(arguments, known={SCHEMA.flag(name) for name in Settings.__dataclass_fields__})
     SCHEMA.add_flags(parser)
     flags = SCHEMA.flags_in(parser.parse_args(arguments))
     return SCHEMA.read(os.environ if environment is None else environment, flags)

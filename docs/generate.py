@@ -78,7 +78,11 @@ def _cli() -> Iterator[str]:
     from twolane.cli import COMMANDS, usage
 
     yield from ("# Command line", "", "```text", usage(), "```", "")
-    verbs = {"policy": ("check", "schema", "explain", "simulate", "diff", "suggest"), "keys": ("new",)}
+    verbs = {
+        "policy": ("check", "schema", "explain", "simulate", "diff", "suggest"),
+        "keys": ("new",),
+        "weights": ("fetch",),
+    }
     for command in COMMANDS:
         yield f"## twolane {command}"
         yield ""
@@ -200,6 +204,48 @@ def _errors() -> Iterator[str]:
 
     served_by_worker = [kind for kind in _tree(WorkerError) if not issubclass(kind, CheckpointError | BadSetting)]
     yield from _error_table(served_by_worker, lambda kind: str(problem_of(_example(kind)).body["error"]["type"]))
+    yield from _listener_errors()
+
+
+def _listener_errors() -> Iterator[str]:
+    from twolane.process.http.limits import (
+        BODY_TIMED_OUT,
+        HEAD_TIMED_OUT,
+        HEAD_TOO_LARGE,
+        MALFORMED,
+        RESPONSES,
+        TOO_MANY_HEADERS,
+        HttpLimits,
+    )
+
+    limits = HttpLimits()
+    values = {
+        HEAD_TOO_LARGE: (limits.head_bytes,),
+        TOO_MANY_HEADERS: (limits.headers,),
+        HEAD_TIMED_OUT: (limits.head_s,),
+        BODY_TIMED_OUT: (limits.body_s, limits.body_bytes_per_s),
+        MALFORMED: ("…",),
+    }
+    yield from (
+        "",
+        "## Listener",
+        "",
+        "Of both programs, before a request is understood or if it cannot be finished. The connection is then closed.",
+        "",
+    )
+    yield from table(
+        ("status", "code", "type", "message", "retry"),
+        sorted(
+            (
+                str(each.status),
+                f"`{each.code}`",
+                f"`{each.kind}`",
+                each.message.format(*values.get(each, ())),
+                "yes" if each.retryable else "no",
+            )
+            for each in RESPONSES
+        ),
+    )
 
 
 def _error_table(kinds: Iterable[type[Any]], type_of: Callable[[type[Any]], str]) -> Iterator[str]:

@@ -36,15 +36,17 @@ from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app, scope_of
-from gateway.web.auth import Authenticate, send_scope
+from gateway.web.admin import admin_app
 from gateway.web.chat import PATH, ChatCompletions
-from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.error_boundary import ErrorBoundary
+from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
+from twolane.process.http.byte_budget import ByteBudget
+from twolane.process.http.connection import Listener
+from twolane.process.http.server import build_server
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
-from twolane.process.sockets import url_of
+from twolane.process.sockets import raise_descriptor_limit, url_of
 
 CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
@@ -74,6 +76,7 @@ class Gateway:
     admin: ASGIApp
     policies: Policies
     watcher: PolicyWatcher
+    listener: Callable[[], Listener]  # makes the listener of one port
     end_drain: Callable[[], None]  # end the requests in progress with an error
 
 
@@ -105,9 +108,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        metrics.gauges.add_source(
-            lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
-        )
+        _add_gauges(metrics, policies, state, clock, registry)
         pipeline = Pipeline(
             policies=policies,
             classify=open_classifier(),
@@ -134,8 +135,22 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        apps = (HotRoutes({PATH: chat}, public), admin)
-        yield _protected(*apps, keys=keys, policies=policies, watcher=watcher, on_end=pipeline.stop)
+        apps, protection = (HotRoutes({PATH: chat}, public), admin), _protection(settings, keys, metrics)
+        yield _protected(*apps, protection, policies=policies, watcher=watcher, on_end=pipeline.stop)
+
+
+def _add_gauges(
+    metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
+) -> None:
+    metrics.gauges.add_source(
+        lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
+    )
+
+
+def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:
+    budget = ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes)
+    metrics.gauges.add_source(lambda: [Reading(names.BYTES_IN_FLIGHT, (), budget.used)])
+    return Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
 
 
 def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
@@ -189,12 +204,14 @@ async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[Non
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or ctrl-C, then let running requests finish. Raises CannotStart or ConfigurationError."""
     handed_down = settings.handed_down
+    raise_descriptor_limit()
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
             public, admin = (
-                build_server(app, drain_s=settings.drain_s + CLOSING_S) for app in (gateway.public, gateway.admin)
+                build_server(app, drain_s=settings.drain_s + CLOSING_S, listener=gateway.listener())
+                for app in (gateway.public, gateway.admin)
             )
             parent = handed_down[2] if handed_down else None
             _install_signal_handlers(gateway, (public, admin), parent=parent, drain_s=settings.drain_s)
@@ -215,46 +232,22 @@ def _tune_garbage_collector() -> None:
 
 
 def _protected(
-    public: ASGIApp, admin: ASGIApp, *, keys: KeysFile | None, on_end: Callable[[], None], **more: Any
+    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
 ) -> Gateway:
-    """The two applications behind authentication. `on_end` is called before the requests in progress are ended."""
+    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
     running = RunningRequests()
 
     def end_drain() -> None:
         on_end()
         running.end()
 
-    find = (lambda: keys.current) if keys else None
-    public = ErrorBoundary(Authenticate(public, find, send_scope), running)
-    admin = ErrorBoundary(Authenticate(admin, find, scope_of), running)
-    return Gateway(public=public, admin=admin, end_drain=end_drain, **more)
-
-
-class _Server(uvicorn.Server):
-    """Two servers share one event loop, so neither may install signal handlers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handlers."""
-        yield
-
-
-def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S) -> uvicorn.Server:
-    """The server of one port. `drain_s`: time for requests to finish during shutdown."""
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http=ClientConnection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=keep_alive_s,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+    return Gateway(
+        public=ErrorBoundary(protection.public(public), running),
+        admin=ErrorBoundary(protection.admin(admin), running),
+        listener=protection.listener,
+        end_drain=end_drain,
+        **more,
     )
-    return _Server(config)
 
 
 def _install_signal_handlers(

@@ -9,7 +9,11 @@ GatewayError
 │   ├── NotFound              the path does not exist                                                   404
 │   ├── MethodNotAllowed      the path does not support the method                                      405
 │   ├── Unauthorized          the API key is missing or unknown                                         401
-│   └── PermissionDenied      the API key may not do this                                               403
+│   ├── PermissionDenied      the API key may not do this                                               403
+│   ├── ForbiddenHost         a gateway without keys is not known under this host name                  403
+│   ├── ForbiddenOrigin       web pages of this origin may not send requests                            403
+│   └── UnsupportedMediaType  the body is not sent as plain JSON                                        415
+├── TooManyBytes              the bodies and answers of other requests fill the memory set aside for them 503
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
 │   └── BudgetExceeded        the API key has used its budget of the day                                429
 ├── Draining                  the gateway is shutting down                                              503
@@ -112,6 +116,12 @@ class MethodNotAllowed(BadRequest):
     status = 405
     code = "method_not_allowed"
 
+    allow: str = ""  # methods that the path supports
+
+    def __init__(self, message: str, *, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
+
 
 class Unauthorized(BadRequest):
     """The API key is missing or unknown."""
@@ -125,6 +135,34 @@ class PermissionDenied(BadRequest):
 
     status = 403
     code = "permission_denied"
+
+
+class ForbiddenHost(BadRequest):
+    """A gateway without API keys serves only requests whose `Host` names this machine."""
+
+    status = 403
+    code = "forbidden_host"
+
+
+class ForbiddenOrigin(BadRequest):
+    """Web pages of this origin may not send requests to the gateway."""
+
+    status = 403
+    code = "forbidden_origin"
+
+
+class UnsupportedMediaType(BadRequest):
+    """The body's content type or encoding is not accepted."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class TooManyBytes(GatewayError):
+    """The bodies and answers of other requests fill the memory set aside for them; `retry-after` says when to retry."""
+
+    status = 503
+    code = "overloaded"
 
 
 class RateLimitExceeded(GatewayError):

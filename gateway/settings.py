@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twolane.process.setting_kinds import Kind, one_of, path, seconds, text, whole
+from twolane.process.errors import ConfigurationError
+from twolane.process.http.limits import KEEP_ALIVE_S
+from twolane.process.setting_kinds import Kind, names, one_of, origins, path, seconds, text, whole
 from twolane.process.settings import SettingsSchema, setting
 from twolane.process.sockets import require_keys
 
@@ -56,6 +58,25 @@ class Settings:
     )
     decision_log_files: int = setting(whole(1, 1000), "rotated decision logs to keep", default=5)
     max_body_bytes: int = setting(whole(1024, 1 << 30), "maximum size of a request body", default=4_194_304)
+    max_inflight_bytes: int = setting(
+        whole(1024, 1 << 40),
+        "request bodies and buffered answers held in memory at a time; further requests receive 503",
+        default=67_108_864,
+    )
+    head_timeout_s: float = setting(seconds(), "time for a client to send the headers of a request", default=20.0)
+    body_timeout_s: float = setting(
+        seconds(), "time for a client to send a request body, plus 1 s for each 16 KiB", default=20.0
+    )
+    keep_alive_s: float = setting(seconds(), "time that an idle client connection is kept open", default=KEEP_ALIVE_S)
+    write_timeout_s: float = setting(
+        seconds(), "disconnect a client that does not read its response for this time", default=60.0
+    )
+    cors_origins: tuple[str, ...] = setting(
+        origins(), "origins of web pages that may send requests, or * for any; without it browsers refuse", default=()
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        names("HOST"), "further values of the Host header that a gateway without a keys file accepts", default=()
+    )
     recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
     heartbeat_s: float = setting(
@@ -80,6 +101,11 @@ class Settings:
     log: str = setting(one_of("plain", "json"), "log format on stderr", default="plain")
 
     def __post_init__(self) -> None:
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ConfigurationError(
+                f"{SCHEMA.flag('max_inflight_bytes')} {self.max_inflight_bytes}: must be at least"
+                f" {SCHEMA.flag('max_body_bytes')}, {self.max_body_bytes}"
+            )
         for name in ("host", "admin_host"):
             if self.keys_file is None:
                 flag, variable = SCHEMA.flag(name), SCHEMA.variable(name)

@@ -134,8 +134,8 @@ class Query:
     model: str
     body: bytes
     received_s: float
-    system_text: str = ""
-    last_user_text: str = ""
+    system_text: str = ""  # beginning and end, if it is long
+    last_user_text: str = ""  # as above
     message_count: int = 1
     stream: bool = False
     include_usage: bool = False

@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "init": ("twolane.init.command", False, "write and validate a policy for your own models"),
     "serve": ("gateway.cli", True, "run the gateway"),
     "worker": ("diffusion_worker.cli", False, "run a diffusion worker"),
+    "weights": ("twolane.fetch", False, "download a checkpoint, resumably, and verify it"),
     "quality": ("twolane.quality", False, "run a small quality server (SmolLM2-135M) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
     "keys": ("twolane.keys", False, "create an API key"),
@@ -30,6 +31,7 @@ OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane")  # part of every insta
 # command -> the extra of pyproject.toml that it requires; other commands require none
 EXTRAS: Mapping[str, str] = {
     "worker": "worker",
+    "weights": "worker",
     "quality": "demo",
     "demo": "demo",
     "bench": "load",

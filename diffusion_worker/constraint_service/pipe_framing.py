@@ -1,8 +1,8 @@
 """Pipe framing: the request-response protocol of the compiler and validator processes on standard input and output.
 
-A frame is four bytes of length, big-endian, then the content. The process sends an empty frame once it is ready for
-jobs. A response starts with `+`, or with `-` and an error as JSON. The process ends when its input does. An alarm
-limits every job even if the parent is gone, and memory is limited too.
+A frame is four bytes of length, big-endian, then the content. A response starts with `+`, or with `-` and an error as
+JSON. An empty job shows that the process has started. The process ends when its input does. An alarm limits every job
+even if the parent is gone, and memory is limited too.
 """
 
 import json
@@ -25,7 +25,9 @@ def frame(content: bytes) -> bytes:
 
 
 def respond(work: Work, content: bytes) -> bytes:
-    """The response to one job."""
+    """The response to one job; an empty one is only answered."""
+    if not content:
+        return b"+"
     try:
         return b"+" + work(content)
     except InvalidRequest as error:
@@ -45,8 +47,6 @@ def read_refusal(content: bytes) -> InvalidRequest:
 
 def serve(work: Work, source: BinaryIO, sink: BinaryIO, *, limit_s: float = 0.0) -> None:
     """Serve until the input ends. A job that takes longer than `limit_s` (0: no limit) ends the process."""
-    sink.write(frame(b""))
-    sink.flush()
     while len(length := source.read(LENGTH_BYTES)) == LENGTH_BYTES:
         content = source.read(int.from_bytes(length, "big"))
         signal.setitimer(signal.ITIMER_REAL, limit_s)

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from diffusion_worker.constraint_service.cache import ConstraintCache
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
@@ -66,16 +66,23 @@ class ConstraintService:
         self._token_index: tuple[VocabularyBytes, TokenIndex] | None = None
 
     async def bind(
-        self, constraint: Constraint, tokenizer: Tokenizer, info: ModelInfo, prefixes: TokenPrefixes = NO_PREFIX
+        self,
+        constraint: Constraint,
+        tokenizer: Tokenizer,
+        info: ModelInfo,
+        prefixes: TokenPrefixes = NO_PREFIX,
+        *,
+        owner: str = "",
     ) -> BoundConstraint:
-        """Compile a constraint, or take it from the cache. Raises InvalidRequest, UnsupportedSchema (both name the
+        """Compile a constraint, or take it from the cache. `owner`: the API key whose share of the compilers is used.
+        Raises InvalidRequest, UnsupportedSchema (both name the
         field), OverCapacity or CompilerFailed. Cancelling ends the compilation unless other requests wait for it."""
         try:
             vocabulary = await self._vocabulary_bytes(tokenizer, info)
             key = await asyncio.to_thread(digest_of, constraint, vocabulary.digest, prefixes)
             self._raise_if_refused(key)
             compiled = self._cache.get_from_memory(key) or await self._join_pending(
-                key, constraint, vocabulary, prefixes
+                key, lambda: self._compile(key, constraint, vocabulary, prefixes, owner)
             )
         except InvalidRequest as error:
             # tools name their own field; any other error may be cached from a request that used another field
@@ -83,7 +90,7 @@ class ConstraintService:
             raise
         return BoundConstraint(
             automaton=compiled.automaton,
-            validate=lambda text: self._validate(key, constraint, text),
+            validate=lambda text: self._validate(key, constraint, text, owner),
             kind=constraint.kind,
             needs_check=bool(compiled.needs_check),
         )
@@ -110,11 +117,11 @@ class ConstraintService:
         await self._pool.close()
 
     async def _join_pending(
-        self, key: str, constraint: Constraint, vocabulary: VocabularyBytes, prefixes: TokenPrefixes
+        self, key: str, start: Callable[[], Coroutine[Any, Any, CompiledConstraint]]
     ) -> CompiledConstraint:
         pending = self._pending.get(key)
         if pending is None:
-            task = asyncio.create_task(self._compile(key, constraint, vocabulary, prefixes))
+            task = asyncio.create_task(start())
             pending = self._pending[key] = _PendingCompilation(task)
             task.add_done_callback(lambda _: self._discard_pending(key, task))
         pending.waiting += 1
@@ -134,23 +141,23 @@ class ConstraintService:
             del self._pending[key]
 
     async def _compile(
-        self, key: str, constraint: Constraint, vocabulary: VocabularyBytes, prefixes: TokenPrefixes
+        self, key: str, constraint: Constraint, vocabulary: VocabularyBytes, prefixes: TokenPrefixes, owner: str
     ) -> CompiledConstraint:
         compiled = await asyncio.to_thread(self._cache.get, key)
         if compiled is None:
             try:
                 with self._timed(ConstraintWork.COMPILE):
-                    compiled = await self._pool.compile(constraint, vocabulary, prefixes)
+                    compiled = await self._pool.compile(constraint, vocabulary, prefixes, owner)
             except InvalidRequest as error:
                 self._remember_refusal(key, error)
                 raise
             await asyncio.to_thread(self._cache.put, key, compiled)
         return compiled
 
-    async def _validate(self, key: str, constraint: Constraint, text: str) -> str | None:
+    async def _validate(self, key: str, constraint: Constraint, text: str, owner: str) -> str | None:
         try:
             with self._timed(ConstraintWork.VALIDATE):
-                return await self._pool.validate(constraint, text)
+                return await self._pool.validate(constraint, text, owner)
         except UnsupportedSchema as error:  # validation timed out
             error.param = constraint.field
             self._remember_refusal(key, error)

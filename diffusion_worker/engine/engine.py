@@ -16,12 +16,13 @@ from dataclasses import replace
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.engine.scheduler import SequenceEvent
+from diffusion_worker.engine.startup import open_loop
 from diffusion_worker.errors import DeviceFailed, Draining, NotResident, OverCapacity, Refused, WorkerError
 from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.events import Ending
 from diffusion_worker.types.model_info import ModelInfo
-from diffusion_worker.types.observations import Observer, Outcome, RefusalObserved
+from diffusion_worker.types.observations import Observer, Outcome, RefusalObserved, StartObserved, StartPhase
 from diffusion_worker.types.requests import GenerationRequest, SequenceId
 from diffusion_worker.types.status import EngineStatus, Pressure, Residency
 
@@ -153,7 +154,7 @@ class Engine:
             max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
             predicted_wait_ms=None if wait_s is None else wait_s * 1000.0,
             memory_used_bytes=used,
-            memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
+            memory_limit_bytes=loop.plan.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
             weight_bytes=loop.model.info.weight_bytes if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
@@ -218,8 +219,14 @@ class Engine:
 
     def _serve_one_model(self) -> None:
         try:
-            loop = Loop(self._load(), self._capacity, self._observe, self._gauge)
+            began = time.monotonic()
+            model = self._load()
+            self._observe(StartObserved(phase=StartPhase.LOAD, seconds=time.monotonic() - began))
+            loop = open_loop(model, self._capacity, self._observe, self._gauge)
+            del model  # unloading frees the memory with the loop
         except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
+            if isinstance(error, WorkerError):  # a defect keeps its traceback
+                _forget_frames(error)
             self._call_soon(self._refuse_to_start, error)
             return
         self._call_soon(self._begin_serving, loop)
@@ -308,6 +315,13 @@ class Engine:
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
             self._events.call_soon_threadsafe(callback, *arguments)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and its causes: their frames would keep weights in memory."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _failure_of(error: Exception) -> DeviceFailed:

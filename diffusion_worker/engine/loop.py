@@ -13,11 +13,12 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.device_check import DeviceCheck
 from diffusion_worker.engine.scheduler import Limits, Scheduler, SequenceEvent
+from diffusion_worker.engine.warm_up import CudaPeak, run_largest_step
 from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError
-from diffusion_worker.memory.budget import context_bytes, fit_slots
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import memory_in_use
 from diffusion_worker.memory.pressure import BATCH_SHARE, PressureMonitor
+from diffusion_worker.memory.serving_plan import Demand, ModelMemory, ServingPlan, plan_serving
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.interface import DiffusionModel
@@ -34,12 +35,12 @@ GROW_RETRY_S = 5.0  # after there was no memory for more slots
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """Configuration of the loop: concurrency, queue, context length and memory."""
+    """Configuration of the loop: concurrency, queue, context length and memory; see `memory.serving_plan`."""
 
-    max_num_seqs: int = 8  # running; fewer if their contexts do not fit in memory
+    max_num_seqs: int = 8  # running; fewer if that many do not fit with `max_context`
     max_waiting: int = 64
-    max_context: int | None = None  # tokens; None: the maximum of the model
-    memory_limit_bytes: int = 0  # weights and contexts together; 0: the memory of the device
+    max_context: int | None = None  # tokens; None: the longest default that fits
+    memory_limit_bytes: int = 0  # weights, contexts, steps and reserve; 0: the memory of the device
     prefix_slots: int = 0  # additional slots for the prefix cache; fewer if they do not fit
     prefill_chunk: int = 512
     max_step_tokens: int | None = None
@@ -50,10 +51,17 @@ class Loop:
     """Scheduler, stepper and KV cache of one model. One thread calls `step`; all other methods are thread-safe."""
 
     def __init__(
-        self, model: DiffusionModel, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
+        self,
+        model: DiffusionModel,
+        capacity: Capacity,
+        observe: Observer | None = None,
+        gauge: Gauge | None = None,
+        plan: ServingPlan | None = None,
     ) -> None:
+        """`plan`: by default `plan_of` the model. Raises BadSetting if nothing fits, or an error of the device."""
         self.model = model
-        self.limits, self._max_slots, self.memory_limit_bytes = _plan(model, capacity)
+        self.plan = plan or plan_of(model, capacity)
+        self.limits, self._max_slots = _limits(self.plan, capacity), self.plan.slots
         table = SlotTable(
             model.kv_layers, self._max_slots, itemsize=model.dtype.itemsize, is_reusing=not capacity.is_exact
         )
@@ -65,8 +73,8 @@ class Loop:
             device=model.device,
         )
         self.scheduler = Scheduler(model.info, self.limits, table, observe)
-        padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
-        self._stepper = Stepper(model, cache, padding=padding)
+        self._padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
+        self._stepper = Stepper(model, cache, padding=self._padding)
         self._gauge = gauge or (lambda: memory_in_use(model.device))
         self._pressure_monitor = PressureMonitor()
         self._allowed_rows, self._max_rows_changed = self.limits.max_num_seqs, False
@@ -75,6 +83,17 @@ class Loop:
         self._faulting_steps = 0  # consecutive ones, in which a row faulted
         self._is_stepping = False  # in the stepper: an error there leaves the cache in an unknown state
         self._lock = threading.Lock()
+
+    def warm_up(self) -> int | None:
+        """Run the passes of the largest step, before any request; see `warm_up.run_largest_step`. On a CPU, where
+        kernels need no set-up and such a step may take a minute, runs a small one. Returns the measured peak in bytes
+        beside weights and slots (None: not measured). Raises the error of the step."""
+        if self.model.device.type == "cpu":
+            if error := self._device_check.failure():
+                raise error
+            return None
+        meter = CudaPeak(self.model.device) if self.model.device.type == "cuda" else None
+        return run_largest_step(self.model, self._stepper.cache, self.limits, self._padding, meter)
 
     @property
     def pressure(self) -> Pressure:
@@ -203,23 +222,36 @@ def run(
     return tuple(Answer(ids=tuple(ids[sequence]), end=ends[sequence]) for sequence in ids)
 
 
-def _plan(model: DiffusionModel, capacity: Capacity) -> tuple[Limits, int, int]:
-    """(limits, number of slots, memory limit in bytes): as many slots of the longest context as fit next to the
-    weights."""
+def plan_of(model: DiffusionModel, capacity: Capacity, *, step_scale: float = 1.0) -> ServingPlan:
+    """See `plan_serving`, for a loaded model and the memory of its device."""
     _, limit = memory_in_use(model.device)
-    limit = min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit
-    max_context = min(capacity.max_context or model.info.max_context, model.info.max_context)
-    slots = fit_slots(
-        capacity.max_num_seqs + capacity.prefix_slots,
-        slot_bytes=context_bytes(model.kv_layers, max_context, model.dtype.itemsize),
-        free_bytes=limit - model.info.weight_bytes,
+    return plan_serving(
+        ModelMemory(
+            kv_layers=model.kv_layers,
+            step=model.info.step,
+            itemsize=model.dtype.itemsize,
+            weight_bytes=model.info.weight_bytes,
+            max_context=model.info.max_context,
+            canvas_length=model.info.denoising.canvas_length,
+        ),
+        Demand(
+            max_num_seqs=capacity.max_num_seqs,
+            prefix_slots=capacity.prefix_slots,
+            prefill_chunk=capacity.prefill_chunk,
+            max_context=capacity.max_context,
+            spare_slots=int(capacity.is_exact),
+        ),
+        min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit,
+        step_scale=step_scale,
     )
-    limits = Limits(
-        max_num_seqs=min(slots, capacity.max_num_seqs),
+
+
+def _limits(plan: ServingPlan, capacity: Capacity) -> Limits:
+    return Limits(
+        max_num_seqs=plan.max_num_seqs,
         max_waiting=capacity.max_waiting,
-        max_context=max_context,
+        max_context=plan.max_context,
         prefill_chunk=capacity.prefill_chunk,
         max_step_tokens=capacity.max_step_tokens,
         is_exact=capacity.is_exact,
     )
-    return limits, slots, limit

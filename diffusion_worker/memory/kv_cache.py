@@ -57,6 +57,7 @@ class KvCache:
         for have, more in zip(lengths, counts, strict=True):
             if have + more > self.slot_tokens:
                 raise ValueError(f"{more} tokens after {have} exceed the slot size of {self.slot_tokens}")
+        self._last_view = None  # `seal` drops it in any case: the pass can use its memory
         return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
 
     def seal(self, view: "PrefillView") -> None:
@@ -75,6 +76,7 @@ class KvCache:
         content changes."""
         key = (tuple(slots), tuple(lengths), canvas_length, bucket)
         if self._last_view is None or self._last_view[0] != key:
+            self._last_view = None  # before the new one is made: a view of gathered slots is as large as their contexts
             view = CanvasView(self, slots=key[0], lengths=key[1], canvas_length=canvas_length, bucket=bucket)
             self._last_view = (key, view)
         return self._last_view[1]

@@ -57,9 +57,16 @@ def memory_in_use(device: torch.device | None) -> tuple[int, int]:
     processes counts: the kernel's out-of-memory killer counts it, too."""
     if device is not None and device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return total - free, total
+        reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+        return card_usage(free=free, total=total, reserved=reserved, allocated=allocated)
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return _cgroup_bytes(CGROUP) or _machine_bytes(MEMINFO) or (resident_bytes(), whole)
+
+
+def card_usage(*, free: int, total: int, reserved: int, allocated: int) -> tuple[int, int]:
+    """(used, limit) of a card, from the driver's `free` bytes and those of torch's caching allocator: what it has
+    `reserved` but not `allocated` to tensors is available to the next step, so it is not in use."""
+    return max(0, total - free - max(0, reserved - allocated)), total
 
 
 def release_cached() -> None:

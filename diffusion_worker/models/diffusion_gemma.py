@@ -7,7 +7,7 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
-from diffusion_worker.types.model_info import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
 CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
 SINGLE_EXPERT = CUSTOM_PREFIX + "single_expert"
@@ -99,6 +99,22 @@ def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
             window=text_config.sliding_window if kind == SLIDING else None,
         )
         for index, kind in enumerate(text_config.layer_types)
+    )
+
+
+def step_shape(text_config: Any) -> StepShape:
+    """Sizes that the memory of a step depends on. The widths count intermediates of the library's layers: copies of the
+    hidden state around norms; queries before and after rotation; inputs and outputs of the experts of a token."""
+    hidden = text_config.hidden_size
+    queries = text_config.num_attention_heads * max(layer.head_dim for layer in kv_shapes(text_config))
+    per_expert = 4 * hidden + 2 * (text_config.moe_intermediate_size or 0)
+    return StepShape(
+        vocab_size=text_config.vocab_size,
+        query_heads=text_config.num_attention_heads,
+        attention_width=4 * hidden + 4 * queries,
+        feed_forward_width=16 * hidden
+        + 4 * text_config.intermediate_size
+        + (text_config.top_k_experts or 0) * per_expert,
     )
 
 

@@ -1,4 +1,4 @@
-"""Loads a checkpoint from a folder or a Hugging Face hub id. Errors name the file at fault."""
+"""Loads a checkpoint from a folder. Errors name the file at fault."""
 
 import dataclasses
 import json
@@ -10,38 +10,27 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
-from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
+from diffusion_worker.models.checkpoint_source import CONFIG
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
 from diffusion_worker.models.placement import AUTO, LoadOptions, first_line, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.requests import DenoisingParams
 
-__all__ = ["ARCHITECTURE", "CONFIG", "LoadOptions", "load", "locate", "read_config"]
+__all__ = ["ARCHITECTURE", "LoadOptions", "load", "read_config"]
 
 ARCHITECTURE = "diffusion_gemma"
-CONFIG = "config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
-_WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 
-def locate(source: str) -> Path:
-    """The folder of a checkpoint: `source` itself, or the local snapshot of that hub id, downloaded if necessary.
-    Raises CheckpointMissing."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
-        raise CheckpointMissing(f"checkpoint {source}: no such folder")
-    return _from_hub(source)
-
-
-def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaModel:
-    """Load the model from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
+def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGemmaModel:
+    """Load the model of a folder, see `checkpoint_source.locate`. Raises CheckpointMissing, CheckpointForeign,
+    CheckpointBroken or BadSetting."""
     options = options or LoadOptions()
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = locate(source)
+    folder = Path(folder)
     config = read_config(folder / CONFIG)
     generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
     denoising = _denoising_params(folder, generation, config.get("canvas_length"))
@@ -69,18 +58,6 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file}: unsupported model_type {config.get('model_type')!r} (expected {ARCHITECTURE!r})"
         )
     return config
-
-
-def _from_hub(source: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointMissing(
-            f"checkpoint {source}: no such folder, and it could not be downloaded from the hub: {first_line(error)}"
-        ) from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -138,6 +115,7 @@ def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: De
     return ModelInfo(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
+        step=step_shape(text),
         max_context=text.max_position_embeddings,
         denoising=denoising,
         end_ids=end_ids,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign
+from diffusion_worker.models.device_errors import is_out_of_memory
 from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 
@@ -53,7 +54,7 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     quantisation = quantisation_of(config)
     device = _device(options.device)
     _check_experts(options)
-    kwargs = _placement(options, device, quantisation)
+    kwargs = _placement(options, device)
     try:
         kwargs |= _as_config_says(folder, quantisation, options)
         model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
@@ -66,8 +67,6 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
         )
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
         raise _translated(error, folder, quantisation, options) from error
-    if "device_map" not in kwargs:
-        model = model.to(device)
     _refuse_scattered(model)
     return model, found
 
@@ -121,18 +120,20 @@ def _check_experts(options: LoadOptions) -> None:
         raise BadSetting(f"--experts {options.experts}: unknown (choose from {', '.join([AUTO, *known])})")
 
 
-def _placement(options: LoadOptions, device: torch.device, quantisation: Quantisation | None) -> dict[str, Any]:
-    """Placement arguments. Quantised weights are loaded onto their device: some methods cannot be moved later."""
+def _placement(options: LoadOptions, device: torch.device) -> dict[str, Any]:
+    """Placement arguments. Weights are read onto their device tensor by tensor, so that the host holds a few of them at
+    a time; on a CPU they are mapped from the file, or converted in memory."""
     if options.device_map is not None:
         kwargs: Any = options.device_map if isinstance(options.device_map, str) else dict(options.device_map)
-    elif quantisation is not None and device.type != "cpu":
+    elif device.type != "cpu":
         kwargs = {"": device}
     else:
         return {}
     try:
         importlib.import_module("accelerate")
     except ImportError:
-        raise BadSetting("--device-map requires accelerate, which is missing: pip install 'twolane[worker]'") from None
+        setting = f"--device {device.type}" if options.device_map is None else "--device-map"
+        raise BadSetting(f"{setting} requires accelerate, which is missing: pip install 'twolane[worker]'") from None
     return {"device_map": kwargs}
 
 
@@ -160,6 +161,8 @@ def _as_config_says(folder: Path, quantisation: Quantisation | None, options: Lo
 def _translated(
     error: Exception, folder: Path, quantisation: Quantisation | None, options: LoadOptions
 ) -> BadSetting | CheckpointBroken | CheckpointForeign:
+    if is_out_of_memory(error):
+        return BadSetting(f"--device {options.device}: out of memory while loading the weights: {first_line(error)}")
     if quantisation is None and options.device_map is not None:
         return BadSetting(f"--device-map: {first_line(error)}")
     if quantisation is None:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_worker.errors import CheckpointBroken, OutOfRange
-from diffusion_worker.models.diffusion_gemma import kv_shapes
-from diffusion_worker.models.loader import CONFIG, read_config
+from diffusion_worker.models.checkpoint_source import CONFIG
+from diffusion_worker.models.diffusion_gemma import kv_shapes, step_shape
+from diffusion_worker.models.loader import read_config
 from diffusion_worker.models.placement import VISION_MODULES, first_line, meta_model, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelSize, Packed
@@ -41,6 +42,7 @@ def _measure(content: dict[str, Any]) -> ModelSize:
         parameters=sum(weight.numel() for weight in model.parameters()),
         active_parameters=_active(model, text),
         kv_layers=kv_shapes(text),
+        step=step_shape(text),
         max_context=text.max_position_embeddings,
         canvas_length=DenoisingParams(canvas_length=config.canvas_length).canvas_length,
         dtype=_stored_dtype(config),

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from diffusion_worker.models.interface import CanvasContext, PrefillContext
-from diffusion_worker.types.model_info import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 from diffusion_worker.types.requests import DenoisingParams
 
 Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> output ids; the first end token is appended
@@ -39,6 +39,7 @@ class ToyModel:
         self.info = ModelInfo(
             vocab_size=self.vocab_size,
             hidden_size=1,
+            step=StepShape(vocab_size=self.vocab_size, query_heads=1, attention_width=1, feed_forward_width=1),
             max_context=self.max_context,
             denoising=self.denoising,
             end_ids=self.end_ids,

@@ -3,6 +3,7 @@
 Each Meters has its own registry, so that several workers can share a process. Label values come from closed sets.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -19,6 +20,8 @@ from diffusion_worker.types.observations import (
     PrefixObserved,
     RefusalObserved,
     SequenceObserved,
+    StartObserved,
+    StartPhase,
     StepObserved,
     WaitObserved,
 )
@@ -51,11 +54,13 @@ PREEMPTIONS: Final = "twolane_worker_preemptions_total"
 WAIT_RATIO: Final = "twolane_worker_queue_wait_prediction_ratio"
 PRESSURE: Final = "twolane_worker_memory_pressure_level"
 RETAINED: Final = "twolane_worker_retained_contexts"
+BYTES_IN_FLIGHT: Final = "twolane_worker_bytes_in_flight"
 SEQUENCES: Final = "twolane_worker_sequences_total"
 TOKENS: Final = "twolane_worker_tokens_total"
 PHASE: Final = "twolane_worker_phase_seconds"
 CONSTRAINT: Final = "twolane_worker_constraint_seconds"
 MAX_ROWS: Final = "twolane_worker_max_num_seqs"
+START: Final = "twolane_worker_start_seconds"
 BUILD_INFO: Final = "twolane_worker_build_info"
 
 _SECONDS = (  # at most a factor of 2 apart; SLO thresholds are buckets of the gateway's histograms
@@ -104,6 +109,10 @@ class Meters:
         build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
         build.labels(version=version, model=model).set(1)
 
+    def read_bytes(self, read: Callable[[], int]) -> None:
+        """Read the bytes in flight when the metrics are rendered."""
+        self._bytes.set_function(read)
+
     def observe(self, observation: Observation) -> None:
         """Record one observation."""
         match observation:
@@ -127,6 +136,8 @@ class Meters:
                 self._prefix_tokens.inc(tokens)
             case PreemptionObserved():
                 self._preemptions.inc()
+            case StartObserved(phase=phase, seconds=seconds):
+                self._start[phase].set(seconds)
             case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
                 self._wait_ratio.observe(actual_s / predicted_s)
 
@@ -189,6 +200,13 @@ class Meters:
         self._states = {word: state.labels(state=word.value) for word in Residency}
         memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
         self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        start = Gauge(
+            START,
+            "Duration of the last start per phase; warm_up is without compiling",
+            ["phase"],
+            registry=self.registry,
+        )
+        self._start = {phase: start.labels(phase=phase.value) for phase in StartPhase}
         self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
         self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
         self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)
@@ -197,6 +215,7 @@ class Meters:
         self._pressure = Gauge(
             PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
         )
+        self._bytes = Gauge(BYTES_IN_FLIGHT, "Bytes of request bodies held in memory", registry=self.registry)
         self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def _take_sequence(self, observed: SequenceObserved) -> None:

@@ -65,12 +65,17 @@ class ChatTemplate:
         )
 
     def prompt_ids(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        thinking: bool | None = None,
+        max_tokens: int | None = None,
     ) -> tuple[int, ...]:
         """Prompt ids of the conversation, up to the start of the model's turn.
 
         `tools` are OpenAI objects; `thinking` None uses the template's default. Raises InvalidRequest with the
-        template's error message."""
+        template's error message, and PromptTooLong for a text that certainly exceeds `max_tokens`."""
         if self.calls is Syntax.TAGGED:
             messages, tools = plain_messages(messages, tools), ()
         turns = self._to_template(without_old_thoughts(messages) if self._thinks else messages)
@@ -87,6 +92,8 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"the chat template could not render the messages: {error}", param="messages"
             ) from error
+        if max_tokens is not None:
+            self._tokenizer.check_length(text, max_tokens, "messages")
         return self._encode(text, mark)
 
     def _guarded(self, value: Any, mark: str) -> Any:

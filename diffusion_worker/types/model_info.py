@@ -15,6 +15,16 @@ class LayerKv:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepShape:
+    """Sizes on which the memory of a step depends, besides the shapes of the KV cache; see `memory.step_memory`."""
+
+    vocab_size: int
+    query_heads: int
+    attention_width: int  # values per token that a layer holds at most in its attention, without keys and values
+    feed_forward_width: int  # and in its feed-forward part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
     """The quantised part of a model's weights. `bits` per weight include the scales; None if not declared."""
 
@@ -30,6 +40,7 @@ class ModelSize:
     parameters: int  # tied weights counted once
     active_parameters: int  # used per text token
     kv_layers: tuple[LayerKv, ...]
+    step: StepShape
     max_context: int  # tokens
     canvas_length: int
     dtype: str | None  # storage format of the weights; None: not declared
@@ -42,6 +53,7 @@ class ModelInfo:
 
     vocab_size: int
     hidden_size: int
+    step: StepShape
     max_context: int  # tokens, prompt and completion together
     denoising: DenoisingParams  # defaults declared by the checkpoint
     end_ids: tuple[int, ...]

@@ -107,6 +107,22 @@ class ConstraintObserved:
     seconds: float
 
 
+class StartPhase(StrEnum):
+    """Phases before the worker is ready."""
+
+    LOAD = "load"  # reading the weights
+    COMPILE = "compile"  # of kernels, part of the warm-up
+    WARM_UP = "warm_up"  # without compiling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartObserved:
+    """A phase of the last start has ended."""
+
+    phase: StartPhase
+    seconds: float
+
+
 Observation = (
     StepObserved
     | BlockObserved
@@ -116,6 +132,7 @@ Observation = (
     | PreemptionObserved
     | WaitObserved
     | ConstraintObserved
+    | StartObserved
 )
 # Called from the engine's thread or the event loop; must return quickly and must not raise.
 Observer = Callable[[Observation], None]

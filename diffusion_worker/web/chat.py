@@ -30,8 +30,12 @@ def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | 
         raise Unsupported("Thinking is not supported with a constrained answer.", param="response_format")
     tokenization, info = serving_state.loaded()
     predicted = request.prediction
+    if predicted is not None:
+        tokenization.tokenizer.check_length(predicted, info.max_context, "prediction")
     inputs = RequestInputs(
-        prompt_ids=tokenization.template.prompt_ids(request.messages, tools.offered, thinking=request.thinking),
+        prompt_ids=tokenization.template.prompt_ids(
+            request.messages, tools.offered, thinking=request.thinking, max_tokens=info.max_context
+        ),
         prompt_name="messages",
         decoding_mode=decoding_mode,
         seed=secrets.randbits(63),

@@ -25,6 +25,7 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
         raise Unsupported("'suffix' is not supported with a constrained answer.", param="suffix")
     decoding_mode = serving_state.decoding_mode_of(params.model)
     tokenization, info = serving_state.loaded()
+    tokenization.tokenizer.check_length(request.suffix, info.max_context, "suffix")
     inputs = RequestInputs(
         prompt_ids=_prompt_ids(request.prompt, tokenization.tokenizer, info),
         prompt_name="prompt",
@@ -51,6 +52,8 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
     """Ids of the prompt. Text is preceded by the checkpoint's opening tokens; ids are used unchanged."""
+    if isinstance(prompt, str):
+        tokenizer.check_length(prompt, info.max_context, "prompt")
     ids = (*tokenizer.opening, *tokenizer.encode_plain(prompt)) if isinstance(prompt, str) else prompt
     if not ids:
         raise InvalidValue("'prompt' must not be empty.", param="prompt")

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diffusion_worker.errors import InvalidRequest, WorkerError
+from diffusion_worker.errors import InvalidRequest, Refused, WorkerError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -49,6 +49,10 @@ class BodyTooLarge(InvalidRequest):
     code = "request_too_large"
 
 
+class TooManyBytes(Refused):
+    """The bodies of other requests fill the memory set aside for them; `retry-after` says when to retry."""
+
+
 class ModelNotFound(InvalidRequest):
     """The model id is unknown."""
 
@@ -68,6 +72,12 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
+
+    allow: str = ""  # methods that the path supports
+
+    def __init__(self, message: str, *, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class InvalidKey(InvalidRequest):
@@ -115,6 +125,8 @@ def _headers(error: WorkerError) -> Headers:
     if error.status in (429, 503):
         wait_s = max(Problem.MIN_RETRY_S, math.ceil(error.retry_after_s or 0.0))
         headers += ((b"retry-after", str(wait_s).encode()),)
+    if isinstance(error, MethodNotAllowed):
+        headers = ((b"allow", error.allow.encode()),)
     if error.status == 401:
         headers += ((b"www-authenticate", b"Bearer"),)
     return headers

@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -52,6 +53,7 @@ class PreparedRequest:
     headers: TokenPrefixes = NO_PREFIX  # token prefixes allowed before the constrained text
     layouts: Layouts = ()  # labels to compute probabilities for; empty: none requested
     request_log: RequestLog | None = None  # receives the error and the usage
+    owner: str = ""  # name of the API key
     kept_ids: tuple[int, ...] = ()  # beginning of the answer, kept from an earlier attempt
 
 
@@ -64,11 +66,14 @@ class Endpoint:
 
     def __init__(self, serving_state: ServingState, prepare: PrepareRequest) -> None:
         self._state, self._prepare = serving_state, prepare
+        # Few threads: a large body takes many times its size in memory, and the engine needs the processors.
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
-            prepared = replace(await self._read(scope, receive), request_log=request_log)
+            owner = getattr((scope.get("state") or {}).get("key"), "name", "")
+            prepared = replace(await self._read(scope, receive), request_log=request_log, owner=owner)
             model = self._state.model_id(prepared.generation.decoding_mode)
             if timeline := request_log.begin(prepared.generation, model=model, is_stream=prepared.is_stream):
                 prepared = replace(prepared, generation=replace(prepared.generation, timeline=timeline))
@@ -78,7 +83,8 @@ class Endpoint:
         deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
         body = await read_body(scope, receive, self._state.max_body_bytes)
         if len(body) > _LARGE_BYTES:
-            return await asyncio.to_thread(self._prepare, self._state, body, deadline_ms)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._prepare, self._state, body, deadline_ms)
         return self._prepare(self._state, body, deadline_ms)
 
     async def _answer(self, prepared: PreparedRequest, send: Send) -> None:
@@ -92,7 +98,7 @@ class Endpoint:
             return
         started, (tokenization, info) = time.monotonic(), self._state.loaded()
         bound = await self._state.constraint_service.bind(
-            prepared.constraint, tokenization.tokenizer, info, prepared.headers
+            prepared.constraint, tokenization.tokenizer, info, prepared.headers, owner=prepared.owner
         )
         matcher = open_matcher(bound.automaton, prepared.generation.max_tokens)
         prepared = replace(prepared, generation=replace(prepared.generation, matcher=matcher))

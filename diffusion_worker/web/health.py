@@ -48,7 +48,8 @@ def app_with_probes(serving_state: ServingState, known: Sequence[str]) -> FastAP
     async def unknown(request: Request, error: HTTPException) -> Response:
         """OpenAI error bodies for unknown paths and methods."""
         if error.status_code == 405:
-            return _refusal(MethodNotAllowed(f"{request.url.path} does not support {request.method}."))
+            message = f"{request.url.path} does not support {request.method}."
+            return _refusal(MethodNotAllowed(message, allow=(error.headers or {}).get("Allow", "")))
         return _refusal(NoSuchRoute(f"Unknown path {request.url.path}; available: {', '.join(known)}."))
 
     @app.exception_handler(WorkerError)

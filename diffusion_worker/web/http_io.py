@@ -5,10 +5,14 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+import orjson
 from starlette.types import Receive, Scope, Send
 
-from diffusion_worker.web.error_body import BodyTooLarge, Headers
+from diffusion_worker.errors import WorkerError
+from diffusion_worker.web.error_body import BodyTooLarge, Headers, TooManyBytes, problem_of
 from twolane.process import http_body
+from twolane.process.http.bounded_bodies import RETRY_AFTER_S
+from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected
 
 JSON = (b"content-type", b"application/json")
@@ -36,6 +40,16 @@ async def send_response(send: Send, status: int, headers: Headers, body: bytes) 
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+    """The response to a body that is too large, or too large for now."""
+    error: WorkerError = BodyTooLarge(str(fault))
+    if isinstance(fault, BudgetExceededError):
+        message = "The worker holds as many bytes of requests as its memory allows."
+        error = TooManyBytes(message, retry_after_s=RETRY_AFTER_S)
+    problem = problem_of(error)
+    await send_response(send, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

@@ -17,7 +17,7 @@ from diffusion_worker.web.error_body import InvalidKey, PermissionDenied, proble
 from diffusion_worker.web.http_io import JSON, header, send_response
 from diffusion_worker.web.response_parts import event
 from diffusion_worker.web.serving_state import ServingState
-from twolane.process.api_keys import KeyScope, bearer_key
+from twolane.process.api_keys import KeyScope, key_of
 from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes need no key; with a keys file every other path does
@@ -64,12 +64,13 @@ class Middleware:
         """Raises InvalidKey or PermissionDenied."""
         if self._state.keys is None or scope["path"] in OPEN_PATHS:
             return
-        key = self._state.keys.current.find(bearer_key(scope["headers"]))
+        key = self._state.keys.current.find(key_of(scope["headers"]))
         if key is None:
-            raise InvalidKey("A valid API key is required: Authorization: Bearer <key>.")
+            raise InvalidKey("A valid API key is required: 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'.")
         needed = _scope_of(scope["path"])
         if not key.allows(needed):
             raise PermissionDenied(f"This API key lacks the scope `{needed}`.")
+        scope.setdefault("state", {})["key"] = key
 
 
 def _scope_of(path: str) -> KeyScope:

@@ -16,6 +16,7 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
+from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
 
@@ -38,6 +39,7 @@ class ServingState:
     engine: Engine
     meters: Meters
     max_body_bytes: int
+    byte_budget: ByteBudget
     keys: KeysFile | None = None
     tracing: Tracing | None = None
     tokenization: Tokenization | None = None

@@ -28,6 +28,7 @@ from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
+from twolane.process.http.byte_budget import hold_more
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
@@ -151,6 +152,8 @@ class Attempt:
         while (delta := await self._next(self._deltas)) is not None:
             buffered.append(delta)
             size += len(delta.data)
+            if self._context.query.stream:  # a whole answer is counted where it is read
+                hold_more(len(delta.data))
             if size > MAX_BUFFERED_BYTES:
                 raise UpstreamError(
                     f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes and cannot be validated.",

@@ -28,7 +28,7 @@ CONFIDENCE: Final = {
 
 # From the prompt templates of code models: Qwen, StarCoder, CodeGemma; Code Llama; DeepSeek.
 _FIM_MARKERS: Final = re.compile(r"<\|?fim[_▁](?:prefix|suffix|middle|begin|hole|end)\|?>|<｜fim▁|<(?:PRE|SUF|MID)>")
-_SEARCHED_CHARS: Final = 16_384  # in long texts, markers are searched in the head and the tail only
+SEARCHED_CHARS: Final = 16_384  # in long texts, markers are searched in the head and the tail only
 
 
 def classify(query: Query, stages: tuple[EvidenceStage, ...] | None = None) -> Classification:
@@ -64,8 +64,8 @@ def from_structure(query: Query) -> Classification | None:
 def from_markers(query: Query) -> Classification | None:
     """Autocomplete, if the text contains fill-in-the-middle markers."""
     text = query.last_user_text
-    if len(text) > 2 * _SEARCHED_CHARS:
-        text = text[:_SEARCHED_CHARS] + text[-_SEARCHED_CHARS:]
+    if len(text) > 2 * SEARCHED_CHARS:
+        text = text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
     if "<" in text and _FIM_MARKERS.search(text):
         return _classification(Task.AUTOCOMPLETE, "fim_markers")
     return None

@@ -51,6 +51,7 @@ FAMILIES: Final = {
     names.POLICY_LOADED: Family("Unix time at which the running policy was loaded.", (), min),
     names.POLICY_CURRENT: Family("1 if the last reload of the policy file succeeded.", (), min),
     names.STORE_UP: Family("1 if the last exchange with other replicas succeeded.", (), min),
+    names.BYTES_IN_FLIGHT: Family("Bytes of request bodies and buffered answers held in memory.", (), sum),
     names.BUILD_INFO: Family("Version of the gateway.", ("version",)),
 }
 _LANE_NUMBER: Final = {LaneState.SERVING: 0, LaneState.PROBING: 1, LaneState.EJECTED: 2}

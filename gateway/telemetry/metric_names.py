@@ -21,6 +21,8 @@ OVERHEAD_SECONDS: Final = "twolane_overhead_seconds"
 COST: Final = "twolane_cost_dollars_total"
 OBSERVER_FAULTS: Final = "twolane_observer_faults_total"
 DECISIONS_DROPPED: Final = "twolane_decisions_dropped_total"
+LISTENER_REFUSALS: Final = "twolane_listener_refusals_total"
+BYTES_IN_FLIGHT: Final = "twolane_bytes_in_flight"
 
 LANE_SECONDS: Final = "twolane_lane_latency_seconds"
 LANE_FIRST_TOKEN_SECONDS: Final = "twolane_lane_first_token_seconds"  # noqa: S105 - a metric

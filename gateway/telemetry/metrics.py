@@ -72,6 +72,7 @@ class Metrics:
         self._observer_faults = self._counter(
             names.OBSERVER_FAULTS, "Decisions that an observer failed to record.", "observer"
         )
+        self._refusals = self._counter(names.LISTENER_REFUSALS, "Requests refused by the listener.", "reason")
         self._dropped = self._counter(names.DECISIONS_DROPPED, "Dropped lines of the decision log.")
         self._overhead = self._histogram(
             names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
@@ -128,6 +129,10 @@ class Metrics:
         """Count a reload of the policy: `changed`, `unchanged` or `refused`."""
         self._is_current = result != "refused"
         self._count(self._reloads, result)
+
+    def listener_refused(self, reason: str) -> None:
+        """Count a request or connection that the listener refused."""
+        self._count(self._refusals, reason)
 
     def dropped(self, lines: int) -> None:
         """Count dropped lines of the decision log."""

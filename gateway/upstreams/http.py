@@ -18,6 +18,7 @@ from gateway.upstreams.answers.content_encoding import CorruptBody, UnsupportedE
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.proxies import Proxy
+from twolane.process.http.byte_budget import hold_more
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -109,6 +110,8 @@ class HttpReply:
         reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES)
         parts = _decoded(self._response)
         while (part := await self._next(parts, reader)) is not None:
+            if not self._stream:  # kept until it is complete
+                hold_more(len(part))
             for delta in reader.feed(part):
                 yield delta
             if reader.is_done:

@@ -1,11 +1,15 @@
 """ASGI messages of responses: JSON, errors and event streams."""
 
+import secrets
 from collections.abc import Iterable
 
 from starlette.types import Send
 
-from gateway.errors import GatewayError
+from gateway.errors import BodyTooLarge, GatewayError, TooManyBytes
 from gateway.web.error_body import JSON, body_of, headers_of
+from twolane.process.http.bounded_bodies import RETRY_AFTER_S
+from twolane.process.http.byte_budget import BudgetExceededError
+from twolane.process.http_body import BodyTooLargeError
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -19,6 +23,16 @@ async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> 
     """An error in OpenAI's format."""
     content_type = (b"content-type", JSON)
     await _send_whole(send, error.status, [content_type, *headers_of(error), *headers], body_of(error))
+
+
+async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+    """The response to a body that is too large, or too large for now."""
+    request_id = [(b"x-request-id", b"req_" + secrets.token_hex(12).encode())]
+    if isinstance(fault, BodyTooLargeError):
+        await send_error(send, BodyTooLarge(str(fault)), request_id)
+    else:
+        message = "The gateway holds as many bytes of requests and answers as its memory allows."
+        await send_error(send, TooManyBytes(message, retry_after_s=RETRY_AFTER_S), request_id)
 
 
 async def start_stream(send: Send, headers: Headers) -> None:

@@ -6,8 +6,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import PermissionDenied, Unauthorized
 from gateway.web.asgi_responses import send_error
-from twolane.process.api_keys import Keys, KeyScope, bearer_key
+from twolane.process.api_keys import Keys, KeyScope, key_of
 
+_NO_KEY = (
+    "Missing or invalid API key; send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key', and the same one if"
+    " in several of them."
+)
 OPEN_PATHS = frozenset({"/live", "/health"})
 
 
@@ -39,9 +43,9 @@ class Authenticate:
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        key = self._keys().find(bearer_key(scope["headers"]))
+        key = self._keys().find(key_of(scope["headers"]))
         if key is None:
-            await send_error(send, Unauthorized("Missing or invalid API key; send 'Authorization: Bearer KEY'."))
+            await send_error(send, Unauthorized(_NO_KEY))
             return
         needed = self._scope_of(scope["path"])
         if needed is not None and not key.allows(needed):

@@ -1,7 +1,10 @@
 """POST /v1/chat/completions as raw ASGI, whole or streamed. The pipeline decides the response."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -18,7 +21,7 @@ from gateway.web.asgi_responses import send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
 from gateway.web.headers import REQUEST_ID, ResponseHeaders, describe, describe_quota
-from gateway.web.parse_request import parse_chat, unique_headers
+from gateway.web.parse_request import LARGE_BYTES, check_encoding, parse_chat, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
@@ -41,6 +44,8 @@ class ChatCompletions:
         """`begin` starts the request's span in the caller's trace."""
         self._pipeline = pipeline
         self._clock = clock
+        # Few threads: parsing takes ten times the memory of a body, and more would not be faster.
+        self._parsers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="parse")
         self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
         self._begin = begin
@@ -60,8 +65,9 @@ class ChatCompletions:
     async def _read(self, scope: Scope, receive: Receive) -> Query:
         now_s = self._clock.now_s()
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.")
+            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
+        check_encoding(headers)
         announced = headers.get(b"content-length", b"")
         try:
             body = await read_body(receive, content_length=announced, limit=self._max_body_bytes)
@@ -70,7 +76,10 @@ class ChatCompletions:
         state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        return parse_chat(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+        parse = partial(parse_chat, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+        if len(body) <= LARGE_BYTES:
+            return parse()
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))

@@ -4,7 +4,7 @@ import math
 
 import orjson
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, MethodNotAllowed
 from gateway.web.headers import RETRY_AFTER, SHOULD_RETRY
 
 JSON = b"application/json"
@@ -22,4 +22,6 @@ def headers_of(error: GatewayError) -> list[tuple[bytes, bytes]]:
     headers = [(SHOULD_RETRY, b"true" if error.retryable else b"false")]
     if error.retry_after_s is not None:
         headers.append((RETRY_AFTER, b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
     return headers

@@ -14,9 +14,10 @@ import msgspec
 import orjson
 
 from gateway.enums import Capability, FormatKind, Task
-from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.parameters import CACHE_CONTROL, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
+from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import (
@@ -32,15 +33,14 @@ from gateway.web.request_schema import (
     must_call,
 )
 from twolane.process.api_keys import Key
+from twolane.process.http.json_body import JsonBodyError, check_json
 from twolane.process.trace_context import Trace
 
-MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 65_536
+LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
+_METADATA = "metadata"
 
 _decoder = msgspec.json.Decoder(ChatRequest)
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
@@ -56,6 +56,7 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
+    body = _checked(body)
     request, document = decode(body)
     output_format = _output_format(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
@@ -68,8 +69,8 @@ def parse_chat(
         model=request.model,
         body=body,
         received_s=now_s,
-        system_text="\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM),
-        last_user_text=_last_text("user", request.messages, texts),
+        system_text=_ends("\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM)),
+        last_user_text=_ends(_last_text("user", request.messages, texts)),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -110,10 +111,15 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     return found
 
 
+def check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Raises UnsupportedMediaType for a compressed body."""
+    encoding = _text(headers.get(b"content-encoding")).lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(f"The content encoding {encoding!r} is not supported; send the body uncompressed.")
+
+
 def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
-    """Parses the body, to types and as it is; its depth is checked before any recursive parser reads it."""
-    if is_deeper(body, MAX_DEPTH):
-        raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    """Parses a body, to types and as it is; its depth was checked before any recursive parser reads it."""
     try:
         request = _decoder.decode(body)
         # msgspec does not validate unused fields, and targets receive them
@@ -124,16 +130,16 @@ def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
-def is_deeper(body: bytes, depth: int) -> bool:
-    """Whether this JSON is nested deeper than `depth`. Exact for valid JSON; other bytes are left to the decoder."""
-    if body.count(b"{") + body.count(b"[") <= depth:
-        return False
-    brackets = _STRINGS.sub(b"", body).translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS)
-    for _ in range(depth):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")  # removes the innermost level
-    return bool(brackets)
+def _checked(body: bytes) -> bytes:
+    """The body without a byte order mark. Raises MalformedBody, or InvalidField for a key that is repeated."""
+    try:
+        body, keys = check_json(body)
+    except JsonBodyError as fault:
+        raise (InvalidField(str(fault), param=fault.key) if fault.key else MalformedBody(str(fault))) from None
+    for key in keys:
+        if key != _METADATA and key.lower() == _METADATA:  # whoever ignores case would read it as private
+            raise InvalidField(f"{key!r} must be written {_METADATA!r}.", param=key)
+    return body
 
 
 def text_of(message: Message) -> str:
@@ -147,6 +153,11 @@ def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
     return next(
         (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
     )
+
+
+def _ends(text: str) -> str:
+    """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
+    return text if len(text) <= 2 * SEARCHED_CHARS else text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
 
 
 def _has_images(message: Message) -> bool:
@@ -294,8 +305,9 @@ def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | Non
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     """Whether the header or the metadata marks the request as private."""
     in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
-    in_metadata = _boolean((request.metadata or {}).get("private", False), "metadata.private")
-    return in_header or in_metadata
+    values = [value for name, value in (request.metadata or {}).items() if name.lower() == "private"]
+    in_metadata = [_boolean(value, "metadata.private") for value in values]
+    return in_header or any(in_metadata)
 
 
 def _boolean(value: Any, param: str) -> bool:

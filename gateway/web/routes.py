@@ -31,6 +31,8 @@ class HotRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One dictionary lookup, no middleware."""
         app = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        if app is None and scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}  # the connection omits the body
         await (app or self._fallback)(scope, receive, send)
 
 
@@ -74,7 +76,8 @@ def install_error_handlers(app: FastAPI) -> None:
     async def framework_error(request: Request, fault: HTTPException) -> Response:
         """Unknown paths and methods."""
         if fault.status_code == 405:
-            return error_response(MethodNotAllowed(f"Method {request.method} is not allowed for {request.url.path}."))
+            message = f"Method {request.method} is not allowed for {request.url.path}."
+            return error_response(MethodNotAllowed(message, allow=(fault.headers or {}).get("Allow", "")))
         return error_response(NotFound(f"Unknown path {request.url.path}."))
 
     @app.exception_handler(GatewayError)

@@ -267,7 +267,7 @@ async def test_an_answer_that_the_worker_cannot_mend_falls_back(
 ) -> None:
     """The worker reports its own error, and no part of the answer was sent, streams included."""
 
-    async def never(_constraint: object, _text: str) -> str:
+    async def never(_constraint: object, _text: str, _owner: str) -> str:
         return "$: not good enough"
 
     async def answers(_request: object, _body: object) -> web.Response:

@@ -46,6 +46,7 @@ METRICS = (
     " twolane_lane_first_token_budget_seconds twolane_target_residency twolane_target_predicted_wait_seconds"
     " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
     " twolane_decisions_dropped_total twolane_slo_events_total twolane_observer_faults_total"
+    " twolane_listener_refusals_total twolane_bytes_in_flight"
     " twolane_ignored_parameters_total"
 )
 CODES = (

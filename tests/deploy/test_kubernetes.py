@@ -130,6 +130,27 @@ def test_pods_are_confined_and_probed(overlay: str) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_service_sets_variables_of_the_programs(overlay: str) -> None:
+    """A service named `twolane` would set TWOLANE_PORT=tcp://… in every pod of its namespace."""
+    for manifest in built(overlay):
+        if manifest["kind"] == "Deployment":
+            assert manifest["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
+def test_the_gpu_worker_has_memory_for_a_stream_of_weights_and_keeps_compiled_kernels() -> None:
+    """At most 6 GiB of weights are in host memory; kernels are on a volume that the user of the image can write to."""
+    part, spec = container("gpu", "worker"), find("gpu", "Deployment", "worker")["spec"]["template"]["spec"]
+    requested, limit = (int(part["resources"][kind]["memory"].removesuffix("Gi")) for kind in ("requests", "limits"))
+    assert 6 + 4 <= requested <= limit <= 16, "with 4 GiB for the process"
+    environment = {one["name"]: one.get("value") for one in part["env"]}
+    (mount,) = [one for one in part["volumeMounts"] if one["name"] == "kernels"]
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert environment[name].startswith(f"{mount['mountPath']}/")
+    assert not mount.get("readOnly")
+    assert spec["securityContext"]["fsGroup"] == 10001
+
+
 def test_no_secret_is_in_the_manifests() -> None:
     for overlay in OVERLAYS:
         assert not [one for one in built(overlay) if one["kind"] == "Secret"]

@@ -13,8 +13,10 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from gateway.app import Gateway, build_server, open_gateway
+from gateway.app import Gateway, open_gateway
 from gateway.settings import Settings
+from twolane.process.http.connection import Listener
+from twolane.process.http.server import build_server
 
 
 @dataclass
@@ -133,15 +135,16 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(_served(app)) for app in (gateway.public, gateway.admin)]
+        apps = (gateway.public, gateway.admin)
+        urls = [await stack.enter_async_context(_served(app, gateway.listener())) for app in apps]
         client = await stack.enter_async_context(aiohttp.ClientSession())
         yield RealGateway(gateway, urls[0], urls[1], client)
 
 
 @contextlib.asynccontextmanager
-async def _served(app: Any) -> AsyncIterator[str]:
+async def _served(app: Any, listener: Listener) -> AsyncIterator[str]:
     bound = socket.create_server(("127.0.0.1", 0))
-    server = build_server(app, drain_s=1)
+    server = build_server(app, drain_s=1, listener=listener)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it

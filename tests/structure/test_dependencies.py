@@ -44,7 +44,6 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
 }
 # Declared but never imported, and why.
 NOT_IMPORTED: Mapping[str, str] = {
-    "httptools": "uvicorn loads it by name: http='httptools'",
     "pydantic": "fastapi is built on it; the entry bounds its major version",
     "anyio": "pytest plugin: pytest.mark.anyio",
     "pytest-timeout": "pytest plugin",

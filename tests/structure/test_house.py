@@ -19,7 +19,9 @@ MAX_ARGUMENTS = 6
 MEDIAN_FUNCTION_LINES = 12
 NAMELESS = {"utils", "util", "helpers", "common", "manager", "base", "misc"}
 # A longer file needs its reason here.
-LONGER_FILES: dict[str, str] = {}
+LONGER_FILES: dict[str, str] = {
+    "twolane/process/http/connection.py": "one state machine: reading, timing and closing decide on the same state",
+}
 
 
 def sources() -> list[Path]:

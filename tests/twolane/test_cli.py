@@ -70,7 +70,7 @@ def test_a_missing_package_is_named_with_its_remedy(
 def test_a_package_that_is_missing_after_the_start_is_named_as_well() -> None:
     code = (
         "import sys; sys.modules['jsonschema'] = None; import twolane.cli as c; "
-        "sys.exit(c.main(['worker', '--checkpoint', 'nowhere']))"
+        "sys.exit(c.main(['worker', '--checkpoint', 'twolane-tiny', '--port', '0']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.requests import DenoisingParams
 
@@ -89,6 +89,7 @@ def _make_model(**shape: Any) -> DiffusionGemmaModel:
     info = ModelInfo(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
+        step=step_shape(text),
         max_context=text.max_position_embeddings,
         denoising=DenoisingParams(canvas_length=model.config.canvas_length),
         end_ids=end_ids,

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from diffusion_worker.app import Worker, build_worker
+from diffusion_worker.app import Worker, build_worker, listener_of
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraint_service.job_pool import Times
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
@@ -25,11 +25,12 @@ from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Tokenization
 from training.vocabulary import save_tokenizer
+from twolane.process.http.server import build_server
 
 MODEL = "toy"
 READ = f"{MODEL}:autoregressive"
 CHAT = "/v1/chat/completions"
-PATIENCE_S = 300.0
+PATIENT = Times(quick_s=300.0, limit_s=300.0, wait_s=300.0)
 PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading the certificates takes 0.1 s per client
 
 
@@ -78,7 +79,7 @@ def build(model: ToyModel, words: Tokenization | None = None, **settings: Any) -
     """A worker that is not started. Its constraint processes have longer limits, so that a busy machine does not look
     like a constraint that is too hard."""
     worker = build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), model))
-    worker.serving_state.constraint_service._pool = CompilerPool(compile_s=PATIENCE_S, validate_s=PATIENCE_S)
+    worker.serving_state.constraint_service._pool = CompilerPool(compiling=PATIENT, validating=PATIENT)
     return worker
 
 
@@ -109,6 +110,7 @@ async def serving(model: ToyModel, words: Tokenization | None = None, **settings
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
         try:
             await worker.serving_state.engine.ready()
+            model.passes = 0  # without the warm-up
             yield Served(worker=worker, model=model, client=client)
         finally:
             await worker.serving_state.engine.close()
@@ -119,8 +121,7 @@ async def serving(model: ToyModel, words: Tokenization | None = None, **settings
 async def listening(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
     async with serving(model, words, **settings) as served:
-        config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)
-        server = uvicorn.Server(config)
+        server = build_server(served.worker.app, drain_s=60, listener=listener_of(served.worker))
         listener = socket.create_server(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

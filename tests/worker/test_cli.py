@@ -128,6 +128,7 @@ def test_a_broken_checkpoint_ends_with_2(
 
 def test_a_wrong_keys_file_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Refused before any request without a key is served."""
+    (tmp_path / "config.json").write_text("{}")
     keys = tmp_path / "keys"
     keys.write_text("gateway secret\n")
     assert main(["--checkpoint", str(tmp_path), "--port", "0", "--keys-file", str(keys)]) == 2
@@ -146,15 +147,18 @@ TINY = str(Path(__file__).parents[2] / "checkpoints" / "twolane-tiny")
 def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From a folder with a config, without serving."""
     file = tmp_path / "plan.json"
-    line = ["--plan", TINY, "--memory-limit-bytes", "20000000", "--max-context", "1500", "--json", str(file)]
+    line = ["--plan", TINY, "--memory-limit-bytes", "800000000", "--max-context", "1500", "--json", str(file)]
     assert main(line) == 0
     printed, figures = capsys.readouterr(), json.loads(file.read_text())
     assert printed.err == ""
     assert f"{figures['parameters']:,}" in printed.out
     longest = figures["contexts"][-1]
     assert longest["tokens"] == 1500
-    assert longest["slots"] == (20_000_000 - figures["weight_bytes"]["float32"]) // longest["kv_bytes"]
-    assert printed.out.splitlines()[-3].split() == ["1,500", f"{longest['kv_bytes']:,}", str(longest["slots"])]
+    room = int(800_000_000 * 0.92) - figures["weight_bytes"]["float32"] - longest["step_bytes"]
+    assert longest["slots"] == room // longest["kv_bytes"] > 0
+    numbers = [f"{longest[name]:,}" for name in ("kv_bytes", "step_bytes", "slots")]
+    assert printed.out.splitlines()[-4].split() == ["1,500", *numbers]
+    assert figures["default_context"] == 2048, "the checkpoint's own"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_a_plan_says_how_it_counts_quantised_weights(
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--plan", str(tmp_path)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    tail = printed[printed.index("Not included: activations, and other memory of the process.") + 1 :]
+    tail = printed[printed.index("Not included: other memory of the process.") + 1 :]
     assert [line[: len(start)] for line, start in zip(tail, lines, strict=True)] == lines
 
 

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -207,28 +208,35 @@ async def test_health_says_failed_with_503_and_requests_are_refused() -> None:
 
 
 def test_the_process_exits_with_the_code_for_a_failed_device(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "config.json").write_text("{}")
     model = toy_model()
+    encode, is_broken = model.encode, threading.Event()
 
-    def raises(*_inputs: Any) -> Any:
-        raise ILLEGAL
+    def breaks(*inputs: Any) -> Any:
+        if is_broken.is_set():
+            raise ILLEGAL
+        return encode(*inputs)
 
-    model.encode = raises  # type: ignore[method-assign]
+    model.encode = breaks  # type: ignore[method-assign]
     monkeypatch.setattr("diffusion_worker.app.build_worker", lambda _settings: build(model))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    client = threading.Thread(target=_ask_until_answered, args=(f"http://127.0.0.1:{port}",))
+    client = threading.Thread(target=_break_and_ask, args=(f"http://127.0.0.1:{port}", is_broken))
     client.start()
-    assert cli.main(["--checkpoint", "toy", "--port", str(port)]) == cli.DEVICE_FAILED == 3
+    assert cli.main(["--checkpoint", str(tmp_path), "--port", str(port)]) == cli.DEVICE_FAILED == 3
     client.join()
     assert "an illegal memory access was encountered" in capsys.readouterr().err
 
 
-def _ask_until_answered(url: str) -> None:
+def _break_and_ask(url: str, is_broken: threading.Event) -> None:
+    """Break the device once the worker is ready, and ask until it says so."""
     body = {"model": "toy", "messages": [{"role": "user", "content": "x"}]}
     for _ in range(1200):
         try:
+            if httpx.get(f"{url}/health", timeout=60).status_code == 200:
+                is_broken.set()
             if httpx.post(url + CHAT, json=body, timeout=60).json()["error"]["code"] == "device_failed":
                 return
         except httpx.TransportError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_worker.settings import PREFIX, SCHEMA, Settings, read_settings
+from diffusion_worker.settings import PREFIX, SCHEMA, Settings, read_settings, refuse_foreign_flags
 from twolane.process.errors import ConfigurationError
 
 NEEDED = ["--checkpoint", "some/folder"]
@@ -179,3 +179,30 @@ def test_by_default_there_is_no_admin_port_and_weights_are_loaded_at_once() -> N
     """The prefix cache is enabled by default."""
     settings = read_settings(NEEDED, {})
     assert (settings.admin_port, settings.cold, settings.exact, settings.prefix_slots) == (None, False, False, 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--tensor-parallel-size 2", "--tensor-parallel-size: a worker runs on one device: start one worker per card"),
+        ("--tensor_parallel_size=2", "--tensor_parallel_size: a worker runs on one device"),
+        ("-tp 2", "-tp: a worker runs on one device"),
+        ("--pipeline-parallel-size 2", "--pipeline-parallel-size: a worker runs on one device"),
+        ("--data-parallel-size=8", "--data-parallel-size: a worker runs on one device"),
+        ("--enable-expert-parallel", "--enable-expert-parallel: a worker runs on one device"),
+        ("--enable-lora", "--enable-lora: LoRA adapters are not supported: merge the adapter"),
+        ("--lora-modules sql=/adapters/sql", "--lora-modules: LoRA adapters are not supported"),
+        ("--max-lora-rank 64", "--max-lora-rank: LoRA adapters are not supported"),
+        ("--limit-mm-per-prompt {}", "--limit-mm-per-prompt: images and other media are not supported"),
+        ("--mm-processor-kwargs {}", "--mm-processor-kwargs: images and other media are not supported"),
+        ("--allowed-local-media-path /", "--allowed-local-media-path: images and other media are not supported"),
+    ],
+)
+def test_what_the_worker_does_not_do_is_refused_by_the_name_of_its_flag(line: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read_settings([*NEEDED, *line.split()], {})
+    assert str(refused.value).startswith(says)
+
+
+def test_none_of_the_workers_own_flags_is_refused_as_a_foreign_one() -> None:
+    refuse_foreign_flags([flag.strip("`") for flag, *_ in SCHEMA.rows()], known=())

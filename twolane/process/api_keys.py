@@ -24,6 +24,7 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 
+_KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
 KEY_BYTES: Final = 32
 NAME: Final = re.compile(r"[\w.@-]{1,64}")
 _LINE: Final = re.compile(rf"(?P<name>{NAME.pattern})\s+sha256:(?P<digest>[0-9a-fA-F]{{64}})(?P<options>(\s+\S+)*)")
@@ -114,13 +115,23 @@ def add_key(file: Path, line: str) -> None:
         raise ConfigurationError(f"keys file {file}: {error.strerror or error}") from error
 
 
-def bearer_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The key in `Authorization: Bearer KEY`; empty if there is none. Header names are in lower case, as in ASGI."""
+def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The key of a request: `Authorization: Bearer KEY`, `api-key: KEY` (Azure) or `x-api-key: KEY` (Anthropic). Empty
+    if there is none, or if the headers disagree. Header names are in lower case, as in ASGI."""
+    found = b""
     for name, value in headers:
+        if name not in _KEY_HEADERS:
+            continue
+        key = value.strip()
         if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            return key.strip() if scheme.lower() == b"bearer" else b""
-    return b""
+            scheme, _, key = key.partition(b" ")
+            if scheme.lower() != b"bearer":
+                return b""
+            key = key.strip()
+        if key and found not in (b"", key):
+            return b""
+        found = key or found
+    return found
 
 
 def _text_of(file: Path) -> str:

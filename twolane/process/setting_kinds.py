@@ -1,10 +1,12 @@
 """Kinds of setting values: how the text of a flag or variable is parsed, and its name in `--help`."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 LONGEST_S: Final = 3600.0
 
 
@@ -56,6 +58,24 @@ def path(metavar: str = "FILE") -> Kind:
     return Kind(metavar=metavar, parse=lambda given: Path(_not_blank(given)))
 
 
+def names(metavar: str) -> Kind:
+    """Names separated by commas; none if empty."""
+    return Kind(metavar=f"{metavar},…", parse=_split)
+
+
+def origins() -> Kind:
+    """Origins of web pages separated by commas, or `*` for any; none if empty."""
+
+    def parse(given: str) -> tuple[str, ...]:
+        found = tuple(each.lower() for each in _split(given))
+        for each in found:
+            if each != "*" and not _ORIGIN.fullmatch(each):
+                raise ValueError(f"{each!r} is neither * nor an origin such as https://app.example.com")
+        return found
+
+    return Kind(metavar="ORIGIN,…", parse=parse)
+
+
 def one_of(*words: str) -> Kind:
     """One of a few words."""
 
@@ -65,6 +85,10 @@ def one_of(*words: str) -> Kind:
         return given
 
     return Kind(metavar="{" + ",".join(words) + "}", parse=parse)
+
+
+def _split(given: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in given.split(",") if part.strip())
 
 
 def _not_blank(given: str) -> str:

@@ -179,4 +179,4 @@ def _default_of(each: Field[Any]) -> str:
         return f"default: {'on' if each.default else 'off'}"
     if isinstance(each.default, float):
         return f"default: {each.default:g}"
-    return "default: unset" if each.default is None else f"default: {each.default}"
+    return "default: unset" if each.default in (None, ()) else f"default: {each.default}"

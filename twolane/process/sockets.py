@@ -2,9 +2,12 @@
 
 import contextlib
 import ipaddress
+import resource
 import socket
 
 from twolane.process.errors import ConfigurationError
+
+MAX_FILES = 1 << 20
 
 
 def bind(host: str, port: int, *, setting: str, backlog: int | None = None) -> socket.socket:
@@ -23,6 +26,15 @@ def bind(host: str, port: int, *, setting: str, backlog: int | None = None) -> s
             raise ConfigurationError(f"{setting}: cannot listen on {host} port {port}: {cause}") from error
         undo.pop_all()
     return bound
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open files, and so connections, as the system permits, up to MAX_FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # some systems permit fewer than they say
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def url_of(bound: socket.socket) -> str:

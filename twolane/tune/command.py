@@ -28,13 +28,13 @@ from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, whole
 from twolane.tune.plan import NAMES, PROMOTION, Trial, candidates, choose, longest_of_each, promoted
 from twolane.tune.report import draw, environment_of, policy_of, table
 from twolane.tune.store import TrialStore
-from twolane.tune.trial import TunedWorker, has_correct_response, read_health, restored, run_trial
+from twolane.tune.trial import TunedWorker, has_correct_response, read_canvas_length, read_health, restored, run_trial
 
 GOOD: Final = 0
 WORK_FAILED: Final = 1
 ROUNDS: Final = 3
 DEFAULT_GRID: Final[Mapping[str, tuple[float, ...]]] = {
-    "steps": (4, 8, 16, 32),
+    "steps": (4, 8, 16),  # at most the checkpoint's own number
     "entropy_bound": (0.03, 0.3, 1.0, 3.0),
     "canvas_length": (32, 64, 128),
     "anchor": (0.0, 0.4, 0.95),
@@ -114,7 +114,8 @@ async def tune(options: Options, store: TrialStore, console: Console) -> None:
         max_num_seqs=health["max_num_seqs"],
         matches=options.matches,
     )
-    remaining = candidates(_usable_grid(options, worker), options.trials, options.seed)
+    grid = _usable_grid(options, worker, await read_canvas_length(options.load))
+    remaining = candidates(grid, options.trials, options.seed)
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     async with restored(worker):
@@ -132,16 +133,19 @@ async def tune(options: Options, store: TrialStore, console: Console) -> None:
             remaining = promoted(trials)
 
 
-def _usable_grid(options: Options, worker: TunedWorker) -> dict[str, Sequence[float]]:
-    """The grid without `max_num_seqs` if there is no admin port, and without `anchor` if no prompt is an edit."""
+def _usable_grid(options: Options, worker: TunedWorker, canvas_length: int | None) -> dict[str, Sequence[float]]:
+    """The grid without `max_num_seqs` if there is no admin port, without `anchor` if no prompt is an edit, and without
+    canvases longer than the checkpoint's, which the worker refuses."""
     edits = any(prompt.body.get("prediction") is not None for prompt in options.prompts)
     grid: dict[str, Sequence[float]] = dict(options.grid)
     grid["max_num_seqs"] = [value for value in options.grid.get("max_num_seqs", ()) if value < worker.max_num_seqs]
-    if worker.admin_url is None or not grid["max_num_seqs"]:
+    if worker.admin_url is None:
         del grid["max_num_seqs"]
     if not edits:
         grid.pop("anchor", None)
-    return grid
+    if canvas_length is not None and "canvas_length" in grid:
+        grid["canvas_length"] = [value for value in grid["canvas_length"] if value <= canvas_length]
+    return {name: values for name, values in grid.items() if values}
 
 
 def _write_results(options: Options, trials: Sequence[Trial], chosen: Trial | None, console: Console) -> int:

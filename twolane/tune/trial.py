@@ -48,6 +48,17 @@ async def read_health(url: str) -> dict[str, Any]:
         raise WrongUseError(f"{url}: no worker responds ({cause or type(cause).__name__})") from None
 
 
+async def read_canvas_length(load: LoadOptions) -> int | None:
+    """Return the canvas length of the checkpoint, which a request cannot exceed; None if the worker does not tell."""
+    headers = {"Authorization": f"Bearer {load.key}"} if load.key else {}
+    try:
+        async with httpx.AsyncClient(timeout=10.0, trust_env=False, headers=headers) as client:
+            models = (await client.get(f"{load.url}/v1/models")).json()["data"]
+            return int(models[0]["twolane"]["canvas_length"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
 @contextlib.asynccontextmanager
 async def restored(worker: TunedWorker) -> AsyncIterator[None]:
     """Restore the worker's max_num_seqs on exit, also after an error."""

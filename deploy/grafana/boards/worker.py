@@ -198,6 +198,12 @@ _MEMORY: Final = Section(
             "short",
             gauge(f"{W}_build_info", "version", "model"),
         ),
+        lines(
+            "Duration of the last start",
+            "Seconds of loading the weights, compiling kernels and warming up.",
+            "s",
+            gauge(f"{W}_start_seconds", "instance", "phase"),
+        ),
         lines("KV cache", "KV-cache bytes of running sequences.", "bytes", gauge(f"{W}_kv_bytes", "instance")),
         states(
             "Memory pressure level",

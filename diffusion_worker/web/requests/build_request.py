@@ -4,6 +4,7 @@ Pure: the random seed and token ids are arguments.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
@@ -18,6 +19,8 @@ from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
 DEFAULT_CANVASES = 4  # limit of an answer without max_tokens, if the context is long enough
+# Denoising steps of a request, as a multiple of those that fill a context with the checkpoint's own parameters.
+MAX_WORK = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +44,12 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
     _check_decoding_mode(params, inputs)
     _check_logit_bias(params, info)
     denoising = _denoising(params.overrides, info.denoising)
+    max_tokens = _max_tokens(params.max_tokens, inputs, denoising, info)
+    _check_work(max_tokens, denoising, info)
     deadlines_ms = [ms for ms in (params.deadline_ms, inputs.deadline_ms) if ms is not None]
     return GenerationRequest(
         prompt_ids=inputs.prompt_ids,
-        max_tokens=_max_tokens(params.max_tokens, inputs, denoising, info),
+        max_tokens=max_tokens,
         seed=inputs.seed if params.seed is None else params.seed,
         denoising=denoising,
         decoding_mode=inputs.decoding_mode,
@@ -95,10 +100,32 @@ def _anchor(params: RequestParams, inputs: RequestInputs) -> float:
 
 
 def _denoising(overrides: Overrides, defaults: DenoisingParams) -> DenoisingParams:
+    """The checkpoint's parameters with those of the request. Steps and canvas may be shorter than the checkpoint's, but
+    not longer: memory is planned for them, and a longer canvas would slow every other request down."""
+    for name in ("steps", "canvas_length"):
+        wanted, most = getattr(overrides, name), getattr(defaults, name)
+        if wanted is not None and wanted > most:
+            raise OutOfRange(
+                f"'diffusion.{name}' must be at most {most}, the checkpoint's own value, not {wanted}.",
+                param=f"diffusion.{name}",
+            )
     try:
         return dataclasses.replace(defaults, **overrides.as_dict())  # type: ignore[arg-type]
     except OutOfRange as error:
         raise OutOfRange(f"'diffusion.{error.param}': {error.message}", param=f"diffusion.{error.param}") from error
+
+
+def _check_work(max_tokens: int, denoising: DenoisingParams, info: ModelInfo) -> None:
+    """Refuse more than MAX_WORK times the denoising steps that a whole context takes with the checkpoint's own
+    parameters: very short canvases would occupy the worker with steps of one token each."""
+    steps = math.ceil(max_tokens / denoising.canvas_length) * denoising.steps
+    most = MAX_WORK * math.ceil(info.max_context / info.denoising.canvas_length) * info.denoising.steps
+    if steps > most:
+        raise OutOfRange(
+            f"'diffusion.canvas_length': {max_tokens} tokens in canvases of {denoising.canvas_length} take up to "
+            f"{steps} steps; at most {most} are allowed.",
+            param="diffusion.canvas_length",
+        )
 
 
 def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: DenoisingParams, info: ModelInfo) -> int:

@@ -7,6 +7,7 @@ import orjson
 from diffusion_worker.text.messages import ASSISTANT, TOOL, Message, PastCall
 from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
 
+MAX_MESSAGES = 4096  # as in the gateway
 ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
 # Fields of recorded assistant messages; accepted only if null or empty.
 _EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "function_call")
@@ -18,7 +19,10 @@ def parse_messages(fields: Fields) -> tuple[Message, ...]:
     """The messages, at least one. A tool result must refer to an earlier tool call. Raises InvalidRequest."""
     messages: list[Message] = []
     calls: set[str] = set()
-    for part in fields.objects("messages"):
+    parts = fields.objects("messages")
+    if len(parts) > MAX_MESSAGES:
+        raise fields.invalid("messages", f"must not contain more than {MAX_MESSAGES} messages.")
+    for part in parts:
         message = _parse_message(part)
         if message.call_id is not None and message.call_id not in calls:
             raise part.invalid(

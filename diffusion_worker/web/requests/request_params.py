@@ -9,10 +9,12 @@ import orjson
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.types.requests import MAX_REPETITION, MIN_REPETITION, Penalties, Truncation
 from diffusion_worker.web.error_body import InvalidJson, InvalidType, InvalidValue
-from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
+from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.output_format import parse_constraint
+from twolane.process.http.json_body import JsonBodyError, check_json
 
 MAX_STOPS = 4
+MAX_VALUES = 500_000  # of the whole body: a prompt may consist of token ids
 MAX_BIASES = 1024
 
 
@@ -52,15 +54,16 @@ class RequestParams:
 
 
 def parse_body(body: bytes) -> Fields:
-    """The JSON object of a body, no deeper than MAX_DEPTH. Raises InvalidJson."""
+    """The JSON object of a body. Raises InvalidJson; also for a repeated key, which it names."""
     try:
+        body, _ = check_json(body, max_values=MAX_VALUES)
         value = orjson.loads(body)
+    except JsonBodyError as error:
+        raise InvalidJson(str(error), param=error.key) from None
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise InvalidJson("The body must be a JSON object.")
-    if is_deeper(value, MAX_DEPTH):
-        raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
     return Fields(value)
 
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.enums import Capability, FormatKind, Task
-from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
+from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import Query
-from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat, unique_headers
+from gateway.web.parse_request import MAX_SCHEMA_BYTES, check_encoding, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
 from twolane.process.api_keys import Key
 
@@ -239,22 +240,65 @@ def test_deep_nesting_is_refused_before_recursive_parsing(opening: bytes) -> Non
         parse_bytes(opening * 100_000)
 
 
-@given(depth=st.integers(1, 2 * MAX_DEPTH), text=st.text(), noise=st.integers(0, 100))
-def test_depth_is_measured_exactly(depth: int, text: str, noise: int) -> None:
-    """Brackets in strings and siblings do not count."""
-    value: Any = [text, "]}[{", '\\"[', {}, []]
-    for level in range(depth - 1):
-        value = [value, text, *[{} for _ in range(noise if level == 0 else 0)]] if level % 2 else {text: value}
-    body = orjson.dumps(value)
-    assert is_deeper(body, MAX_DEPTH) == (_depth(value) > MAX_DEPTH)
+def test_of_a_long_text_only_the_ends_are_kept() -> None:
+    """Those that the classification reads; its length is that of the whole."""
+    text = "<|fim_prefix|>" + "x" * 100_000 + "the end"
+    query = parse(messages=[{"role": "system", "content": text}, {"role": "user", "content": text}])
+    for kept in (query.system_text, query.last_user_text):
+        assert len(kept) == 2 * SEARCHED_CHARS
+        assert (kept[:SEARCHED_CHARS], kept[-SEARCHED_CHARS:]) == (text[:SEARCHED_CHARS], text[-SEARCHED_CHARS:])
+    assert query.prompt_chars == 2 * len(text)
 
 
-def _depth(value: Any) -> int:
-    if isinstance(value, dict):
-        return 1 + max(map(_depth, value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max(map(_depth, value), default=0)
-    return 0
+PRIVATE = b'"model":"auto","messages":[{"role":"user","content":"hi"}]'
+
+
+@pytest.mark.parametrize("name", ["private", "Private", "PRIVATE"])
+@pytest.mark.parametrize("others", [b"", b'"private":false,', b'"task":"edit","priVate":"no",'])
+def test_a_request_is_private_if_any_spelling_of_the_key_says_so(name: str, others: bytes) -> None:
+    body = b'{%b,"metadata":{%b"%b":true}}' % (PRIVATE, others, name.encode())
+    if body.count(b'"private"') == 2:
+        pytest.skip("a repeated key is refused")
+    assert parse_bytes(body).private
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (b'"metadata":{"private":true},"metadata":{}', "metadata"),
+        (b'"metadata":{},"metadata":{"private":true}', "metadata"),
+        (b'"metadata":{"private":true,"private":false}', "private"),
+        (b'"metadata":{"private":true,"pri\\u0076ate":false}', "private"),
+        (b'"Metadata":{"private":true}', "Metadata"),
+        (b'"metadata":{},"METADATA":{"private":true}', "METADATA"),
+        (b'"model":"other"', "model"),
+        (b'"tools":[{"type":"function","function":{"name":"f","name":"g"}}]', "name"),
+    ],
+)
+def test_a_key_that_parsers_may_read_differently_is_refused(fields: bytes, param: str) -> None:
+    with pytest.raises(InvalidField) as told:
+        parse_bytes(b"{%b,%b}" % (PRIVATE, fields))
+    assert told.value.param == param
+
+
+def test_a_byte_order_mark_is_dropped() -> None:
+    """Also from the body that targets receive."""
+    body = b"{%b}" % PRIVATE
+    assert parse_bytes(b"\xef\xbb\xbf" + body).body == body
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_refused_by_name(encoding: str) -> None:
+    with pytest.raises(MalformedBody, match="UTF-8"):
+        parse_bytes(b"{%b}".decode().replace("%b", PRIVATE.decode()).encode(encoding))
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"GZIP, identity"])
+def test_a_compressed_body_is_refused(encoding: bytes) -> None:
+    with pytest.raises(UnsupportedMediaType):
+        check_encoding({b"content-encoding": encoding})
+    check_encoding({b"content-encoding": b"identity"})
+    check_encoding({})
 
 
 @given(st.binary())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from twolane.process.api_keys import Keys, KeyScope, add_key, bearer_key, key_line, load_keys, new_key
+from twolane.process.api_keys import Keys, KeyScope, add_key, key_line, key_of, load_keys, new_key
 from twolane.process.errors import ConfigurationError
 
 
@@ -144,4 +144,18 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_the_key_of_a_request_is_its_bearer_token(headers: list[tuple[bytes, bytes]], key: bytes) -> None:
-    assert bearer_key(headers) == key
+    assert key_of(headers) == key
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"api-key", b"x-api-key"])
+@pytest.mark.parametrize("other", [b"authorization", b"api-key", b"x-api-key"])
+def test_several_headers_must_carry_the_same_key(name: bytes, other: bytes) -> None:
+    def header(name: bytes, key: bytes) -> tuple[bytes, bytes]:
+        return name, b"bEaReR  " + key if name == b"authorization" else b" " + key
+
+    assert key_of([header(name, b"k")]) == b"k"
+    assert key_of([header(name, b"k"), header(other, b"k")]) == b"k"
+    assert key_of([header(name, b"k"), header(other, b"")]) == b"k"
+    assert key_of([header(name, b"k"), header(other, b"l")]) == b""
+    assert key_of([header(name, b"k"), header(other, b"l"), header(name, b"k")]) == b""
+    assert key_of([header(name, b"k"), (b"authorization", b"Basic k")]) == b""

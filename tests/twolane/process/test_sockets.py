@@ -1,11 +1,12 @@
 """Sockets are bound early, and an unusable address is an error of one line."""
 
+import resource
 import socket
 
 import pytest
 
 from twolane.process.errors import ConfigurationError
-from twolane.process.sockets import bind, is_loopback, require_keys, url_of
+from twolane.process.sockets import MAX_FILES, bind, is_loopback, raise_descriptor_limit, require_keys, url_of
 
 
 def test_a_bound_socket_tells_its_url() -> None:
@@ -66,3 +67,14 @@ def test_addresses_that_others_can_reach_require_keys(host: str, is_one: bool) -
         return
     with pytest.raises(ConfigurationError, match=r"^--host .*\(X_HOST\): .* require a keys file; .* X_KEYS_FILE$"):
         require_keys(host=host, flag="--host", variable="X_HOST", prefix="X_")
+
+
+def test_the_limit_of_open_files_is_raised_to_what_the_system_permits() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+        raise_descriptor_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert (soft in (hard, MAX_FILES), hard) == (True, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -1,5 +1,6 @@
 """`twolane tune` parses its command line, resumes an interrupted run, and restores the worker."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from twolane.bench.load import LoadOptions
 from twolane.process.flags import WrongUseError, free_port
 from twolane.tune import command
 from twolane.tune.store import TrialStore
+from twolane.tune.trial import TunedWorker, read_canvas_length
 
 ROOT = Path(__file__).parents[3]
 URL = "http://127.0.0.1:9"
@@ -57,6 +60,16 @@ def test_prompts_without_a_correct_response_are_rejected(tmp_path: Path, capsys:
     assert command.parse([URL, "--prompts", str(file), "--out", str(tmp_path), "--matches", "h.*"]).matches
 
 
+def test_canvases_that_the_worker_refuses_are_not_tried(prompts: str, tmp_path: Path) -> None:
+    """They are longer than the checkpoint's, as far as the worker says its length."""
+    options = command.parse([URL, "--prompts", prompts, "--out", str(tmp_path)])
+    tuned = TunedWorker(load=options.load, admin_url=None, max_num_seqs=8, matches=None)
+    for length, fitting in ((None, (32, 64, 128)), (64, (32, 64)), (16, None)):
+        grid = command._usable_grid(options, tuned, length)
+        assert grid.keys() == {"steps", "entropy_bound", *(["canvas_length"] if fitting else [])}
+        assert tuple(grid.get("canvas_length", ())) == (fitting or ())
+
+
 def test_trials_of_other_inputs_are_not_reused(prompts: str, tmp_path: Path) -> None:
     options = command.parse([URL, "--prompts", prompts, "--out", str(tmp_path)])
     (tmp_path / "trials.json").write_text(json.dumps({"fingerprint": "other", "trials": []}))
@@ -90,6 +103,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 @pytest.mark.slow
 def test_a_live_worker_is_tuned_and_restored(worker: tuple[str, str], tmp_path: Path) -> None:
     url, admin = worker
+    assert asyncio.run(read_canvas_length(LoadOptions(url=url, model="diffusion"))) == 64
     correct = '{"name":"carla","qty":24,"item":"white clock","day":null}'
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps(json.loads(PROMPT) | {"expect": correct}) + "\n")

@@ -1,14 +1,20 @@
 """The compiler pool: typed errors, time limits, and no leftover processes."""
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraint_service.job_pool import JobPool, Times
+from diffusion_worker.constraint_service.validator_process import validation_job
 from diffusion_worker.constraints import compiled
 from diffusion_worker.constraints.compiled import NO_PREFIX, compile_for_vocabulary
 from diffusion_worker.constraints.spec import Constraint
@@ -29,16 +35,22 @@ POINT = Constraint(
 )
 SLOW_TO_CHECK = Constraint(kind="json_schema", value={"type": "array", "items": {"pattern": "^(a+)+$"}})
 PATIENCE_S = 60.0
+PATIENT = Times(quick_s=PATIENCE_S, limit_s=PATIENCE_S, wait_s=PATIENCE_S)
 
 
 def vocabulary(*more: bytes) -> VocabularyBytes:
     return make_vocabulary_bytes((b"", b"", *(bytes([byte]) for byte in range(256)), *more), (1,), 0)
 
 
-def pid_of(compiler_pool: CompilerPool, name: str = "_compiler") -> int:
-    process = getattr(compiler_pool, name)._process
-    assert process is not None
-    return int(process.pid)
+def pids_of(compiler_pool: CompilerPool) -> list[int]:
+    processes = [each._process for each in compiler_pool._compilers._processes]
+    return [process.pid for process in processes if process is not None]
+
+
+def pid_of(compiler_pool: CompilerPool) -> int:
+    """Of the only compiler that was needed so far."""
+    [pid] = pids_of(compiler_pool)
+    return pid
 
 
 def is_running(pid: int) -> bool:
@@ -94,11 +106,11 @@ async def test_a_constraint_over_the_time_limit_is_refused_and_its_process_kille
     compiler_pool = CompilerPool()
     try:
         await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
-        pid, compiler_pool._compile_s = pid_of(compiler_pool), 0.0001
+        pid, compiler_pool._compilers.times = pid_of(compiler_pool), replace(PATIENT, limit_s=0.0001)
         with pytest.raises(UnsupportedSchema, match=r"longer than 0\.0001 s to compile") as caught:
             await compiler_pool.compile(POINT, vocabulary(), NO_PREFIX)
         assert caught.value.keyword == "json_schema"
-        compiler_pool._compile_s = PATIENCE_S
+        compiler_pool._compilers.times = PATIENT
         assert (await compiler_pool.compile(POINT, vocabulary(), NO_PREFIX)).stats.states > 0
         assert pid_of(compiler_pool) != pid
         assert not is_running(pid)
@@ -108,7 +120,9 @@ async def test_a_constraint_over_the_time_limit_is_refused_and_its_process_kille
 
 async def test_a_validation_over_the_time_limit_blocks_nothing_else() -> None:
     """The event loop keeps running during a backtracking expression, and later answers are validated."""
-    compiler_pool = CompilerPool(validate_s=1.0)
+    compiler_pool = CompilerPool(validating=Times(quick_s=0.5, limit_s=1.0, wait_s=PATIENCE_S))
+    with contextlib.suppress(UnsupportedSchema):  # however long the process takes to start
+        assert await compiler_pool.validate(SLOW_TO_CHECK, '["aaa"]') is None
     try:
         hanging = asyncio.create_task(compiler_pool.validate(SLOW_TO_CHECK, f'["{"a" * 60}!"]'))
         ticks = 0
@@ -118,7 +132,7 @@ async def test_a_validation_over_the_time_limit_blocks_nothing_else() -> None:
         with pytest.raises(UnsupportedSchema, match=r"longer than 1 s to check"):
             await hanging
         assert ticks > 2  # one, had the loop waited
-        compiler_pool._validate_s = PATIENCE_S
+        compiler_pool._validators.times = PATIENT
         assert await compiler_pool.validate(SLOW_TO_CHECK, '["aaa"]') is None
         assert "'b' does not match" in str(await compiler_pool.validate(SLOW_TO_CHECK, '["b"]'))
         assert await compiler_pool.validate(YES, "maybe") == "not one of the choices"
@@ -133,8 +147,8 @@ async def test_the_start_of_a_process_does_not_count_as_time_of_its_first_job(
     slow = tmp_path / "python"
     slow.write_text(f'#!/bin/sh\nsleep 1.2\nexec {sys.executable} "$@"\n')
     slow.chmod(0o755)
-    monkeypatch.setattr("diffusion_worker.constraint_service.compiler_pool.sys.executable", str(slow))
-    compiler_pool = CompilerPool(validate_s=1.0)
+    monkeypatch.setattr("diffusion_worker.constraint_service.job_pool.sys.executable", str(slow))
+    compiler_pool = CompilerPool(validating=replace(PATIENT, quick_s=1.0, limit_s=1.0))
     try:
         assert await compiler_pool.validate(YES, "maybe") == "not one of the choices"
     finally:
@@ -154,7 +168,7 @@ async def test_a_crashed_process_is_replaced() -> None:
 
 async def test_a_constraint_that_crashes_its_process_twice_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a server error, not a client error."""
-    monkeypatch.setattr("diffusion_worker.constraint_service.compiler_pool.sys.executable", "/bin/true")
+    monkeypatch.setattr("diffusion_worker.constraint_service.job_pool.sys.executable", "/bin/true")
     compiler_pool = CompilerPool()
     with pytest.raises(CompilerFailed):
         await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
@@ -163,23 +177,67 @@ async def test_a_constraint_that_crashes_its_process_twice_fails(monkeypatch: py
     await compiler_pool.close()
 
 
-async def test_cancelling_kills_the_job_and_a_busy_process_refuses() -> None:
-    """A cancelled job kills its process; a request that waits too long gets a retryable error."""
-    compiler_pool = CompilerPool()
+async def test_cancelling_kills_the_job() -> None:
+    compiler_pool = CompilerPool(compiling=PATIENT)
     try:
         await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
         pid = pid_of(compiler_pool)
-        at_work = asyncio.create_task(
-            compiler_pool._compiler.request(b"V" + b"x" * 50, PATIENCE_S)
-        )  # it would die of that
-        async with compiler_pool._compiler.exclusive(1.0):
-            with pytest.raises(OverCapacity):
-                async with compiler_pool._compiler.exclusive(0.01):
-                    pass
-            at_work.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await at_work
-        assert compiler_pool._compiler._process is None
+        at_work = asyncio.create_task(compiler_pool.compile(POINT, vocabulary(), NO_PREFIX))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        at_work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await at_work
+        assert len(compiler_pool._compilers._idle) == 2
     finally:
         await compiler_pool.close()
     assert not is_running(pid)
+
+
+@contextlib.asynccontextmanager
+async def validators(**times: float) -> AsyncIterator[JobPool]:
+    """Two warm validator processes."""
+    pool = JobPool("validator_process", PATIENT)
+    try:
+        await asyncio.gather(quick(pool), quick(pool))
+        pool.times = replace(PATIENT, **times)
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def quick(pool: JobPool, owner: str = "") -> bytes:
+    return await pool.run(validation_job(YES, "yes"), owner)
+
+
+def bomb(length: int = 60) -> bytes:
+    """It takes longer than the age of the universe, and is short."""
+    return validation_job(SLOW_TO_CHECK, json.dumps(["a" * length + "!"]))
+
+
+async def test_long_jobs_leave_a_process_to_quick_ones_and_end_in_time() -> None:
+    """Of another key and of the same one."""
+    async with validators(quick_s=0.05, limit_s=1.0) as pool:
+        bombs = [asyncio.create_task(pool.run(bomb(60 + at), "bomber")) for at in range(6)]
+        await asyncio.sleep(0)
+        for owner in ("bomber", "innocent"):
+            assert await quick(pool, owner) == b"null"
+        assert not all(each.done() for each in bombs)
+        ends = await asyncio.gather(*bombs, return_exceptions=True)
+        assert {type(end) for end in ends} == {TimeoutError}
+        assert len(pool._idle) == 2
+        assert not pool._long
+        assert await quick(pool) == b"null"
+
+
+async def test_a_job_that_waits_too_long_is_refused_and_leaves_nothing() -> None:
+    async with validators(quick_s=PATIENCE_S, wait_s=0.05) as pool:
+        bombs = [asyncio.create_task(pool.run(bomb(60 + at))) for at in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverCapacity):
+            await quick(pool)
+        for each in bombs:
+            each.cancel()
+        await asyncio.gather(*bombs, return_exceptions=True)
+        assert (len(pool._idle), len(pool._queue), pool._grants) == (2, 0, {})
+        assert await quick(pool) == b"null"

@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_worker.constraint_service.cache import ConstraintCache
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraint_service.job_pool import Times
 from diffusion_worker.constraint_service.service import ConstraintService
 from diffusion_worker.constraints.compiled import CompiledConstraint, TokenPrefixes, compile_for_vocabulary
 from diffusion_worker.constraints.spec import Constraint
@@ -37,7 +38,7 @@ class SlowCompilerPool(CompilerPool):
         self._refusal = refusal
 
     async def compile(
-        self, constraint: Constraint, words: VocabularyBytes, prefixes: TokenPrefixes
+        self, constraint: Constraint, words: VocabularyBytes, prefixes: TokenPrefixes, owner: str = ""
     ) -> CompiledConstraint:
         self.started += 1
         self.starts.release()
@@ -129,7 +130,9 @@ async def test_a_failed_validation_disables_its_constraint() -> None:
     """The next request with the same constraint is refused before generation."""
     value = {"type": "array", "items": {"pattern": "^(a+)+$"}}
     slow = Constraint(kind="json_schema", value=value, field="response_format")
-    constraint_service = ConstraintService(compiler_pool=CompilerPool(validate_s=0.3))
+    constraint_service = ConstraintService(
+        compiler_pool=CompilerPool(validating=Times(quick_s=0.3, limit_s=0.3, wait_s=60))
+    )
     bound = await constraint_service.bind(slow, TOKENIZER, info())
     with pytest.raises(UnsupportedSchema, match="to check"):
         await bound.validate(f'["{"a" * 60}!"]')

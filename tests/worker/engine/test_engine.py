@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffusion_worker.engine.engine import Engine
-from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.engine.loop import Capacity, plan_of
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import (
     BadSetting,
@@ -24,6 +24,7 @@ from diffusion_worker.errors import (
     PromptTooLong,
     StepFailed,
 )
+from diffusion_worker.memory.serving_plan import RESERVE
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.events import BlockSealed, Faulted, Finished, FinishReason
@@ -277,16 +278,18 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_reported_to_who_waits_for_i
 async def test_a_memory_limit_below_one_context_refuses_to_start() -> None:
     engine = Engine(ToyModel, Capacity(memory_limit_bytes=1000))
     engine.start()
-    with pytest.raises(BadSetting, match="one context needs"):
+    with pytest.raises(BadSetting, match="need 262144 for contexts and"):
         await engine.ready()
     await engine.close()
 
 
 async def test_fewer_sequences_run_when_their_contexts_would_not_fit() -> None:
-    model = ToyModel(max_context=100)  # 800 bytes a context
-    async with serving(model, Capacity(max_num_seqs=8, memory_limit_bytes=2500)) as engine:
+    """With a configured context: there is memory for the step of four rows, but not for four contexts beside it."""
+    model = ToyModel(max_context=100)
+    limit = int(4 * plan_of(model, Capacity(max_num_seqs=1)).step_bytes / (1 - RESERVE)) + 4 * 800
+    async with serving(model, Capacity(max_num_seqs=8, max_context=100, memory_limit_bytes=limit)) as engine:
         status = engine.status()
-        assert (status.max_num_seqs, status.memory_limit_bytes) == (3, 2500)
+        assert (status.max_num_seqs, status.memory_limit_bytes) == (3, limit)
 
 
 async def test_beyond_queue_and_places_requests_are_refused() -> None:

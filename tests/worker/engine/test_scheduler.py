@@ -22,7 +22,7 @@ from diffusion_worker.errors import (
 )
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.events import BlockSealed, Event, Faulted, Finished, FinishReason
-from diffusion_worker.types.model_info import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 from diffusion_worker.types.observations import (
     BlockObserved,
     BlockStop,
@@ -39,6 +39,7 @@ DENOISING = DenoisingParams(steps=3, canvas_length=4)
 INFO = ModelInfo(
     vocab_size=100,
     hidden_size=8,
+    step=StepShape(vocab_size=100, query_heads=1, attention_width=1, feed_forward_width=1),
     max_context=64,
     denoising=DENOISING,
     end_ids=(END, 2),

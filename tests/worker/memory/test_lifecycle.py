@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion_worker.errors import DeviceFailed, Draining, NotResident
 from diffusion_worker.memory.lifecycle import (
@@ -13,6 +15,7 @@ from diffusion_worker.memory.lifecycle import (
     ModelLifecycle,
     _cgroup_bytes,
     _machine_bytes,
+    card_usage,
     memory_in_use,
     resident_bytes,
 )
@@ -60,6 +63,18 @@ def test_requests_are_admitted_only_where_weights_are_in_memory(state: Residency
 def test_memory_of_the_process_is_known_and_below_its_limit() -> None:
     used, limit = memory_in_use(torch.device("cpu"))
     assert 2**20 < used < limit
+
+
+@given(
+    total=st.integers(0, 2**38), free=st.integers(0, 2**38), reserved=st.integers(0, 2**38), share=st.floats(0.0, 1.0)
+)
+def test_what_the_allocator_only_keeps_is_free(total: int, free: int, reserved: int, share: float) -> None:
+    allocated = int(reserved * share)
+    used, limit = card_usage(free=free, total=total, reserved=reserved, allocated=allocated)
+    assert (used, limit) == (max(0, total - free - (reserved - allocated)), total)
+    if allocated <= reserved <= total - free:
+        others = total - free - reserved
+        assert used == others + allocated
 
 
 def test_without_a_cgroup_all_that_runs_on_the_machine_counts(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import CheckpointBroken, CheckpointError, CheckpointForeign, CheckpointMissing
-from diffusion_worker.models.loader import LoadOptions, load, locate
+from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import Finished
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
@@ -108,28 +108,6 @@ def test_weights_in_several_files_are_found_by_their_index(folder: Path) -> None
     load(str(folder))
     (folder / "b.safetensors").unlink()
     assert "b.safetensors: no such file" in refusal(folder, CheckpointMissing)
-
-
-@pytest.mark.parametrize("source", ["/nowhere/at/all", "./nowhere", "nowhere", "a/b/c"])
-def test_a_folder_that_is_not_there_is_missing(source: str) -> None:
-    with pytest.raises(CheckpointMissing, match=r"no such folder"):
-        locate(source)
-
-
-def test_a_hub_id_that_cannot_be_had_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> str:
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        raise LocalEntryNotFoundError("no snapshot\nand much advice")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(CheckpointMissing, match=r"some/model.*could not be downloaded from the hub: no snapshot$"):
-        locate("some/model")
-
-
-def test_a_hub_id_with_a_local_copy_is_that_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
-    assert locate("some/model") == folder
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diffusion_worker.errors import CheckpointBroken, CheckpointError, CheckpointForeign, CheckpointMissing
-from diffusion_worker.memory.budget import plan
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.plan import PlanOptions, plan
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.models.plan import measure
 
@@ -132,7 +132,7 @@ def test_quantised_weights_are_planned_by_the_bits_that_the_config_declares(
     assert abs(stored - (rest * 2 + size.quantised.parameters * bits / 8)) <= 1
     assert gigabytes[0] < stored / 1e9 < gigabytes[1]
     limit = 80 * 10**9
-    slots = [plan(it, memory_limit_bytes=limit).contexts[1].slots or 0 for it in (plain, size)]
+    slots = [plan(it, PlanOptions(memory_limit_bytes=limit)).contexts[1].slots or 0 for it in (plain, size)]
     assert slots[1] > slots[0] > 0
 
 

@@ -17,6 +17,8 @@ from diffusion_worker.types.observations import (
     PrefixObserved,
     RefusalObserved,
     SequenceObserved,
+    StartObserved,
+    StartPhase,
     StepObserved,
     WaitObserved,
 )
@@ -158,3 +160,15 @@ def test_all_names_follow_one_pattern() -> None:
     families = re.findall(r"^# TYPE (\S+)", Meters("model").render(STATUS).decode(), re.M)
     assert families
     assert all(name.startswith(("twolane_worker_", "gen_ai_server_")) for name in families)
+
+
+def test_the_phases_of_the_last_start_are_gauges() -> None:
+    """A reload replaces them."""
+    meters = Meters("model")
+    for seconds in (30.0, 4.0):
+        for phase in StartPhase:
+            meters.observe(StartObserved(phase=phase, seconds=seconds))
+    found = values(meters)
+    assert {found[f'twolane_worker_start_seconds{{phase="{name}"}}'] for name in ("load", "compile", "warm_up")} == {
+        4.0
+    }

@@ -181,7 +181,8 @@ async def test_a_large_prompt_does_not_block_the_event_loop() -> None:
 
 async def test_an_error_before_the_first_block_has_its_own_status() -> None:
     """Also for streams, because nothing has been sent yet."""
-    async with serving(toy_model(confidence=float("nan"))) as served:
+    async with serving(toy_model()) as served:
+        served.model._sure = float("nan")
         for stream in (False, True):
             answer = await served.ask(stream=stream)
             assert (answer.status_code, answer.json()["error"]["code"]) == (500, "not_finite")

@@ -60,7 +60,7 @@ async def test_attempts_are_few_and_none_repeats_another(model: str, monkeypatch
     texts: list[str] = []
     async with serving(toy_model(ANSWER)) as served:
 
-        async def never(_constraint: object, text: str) -> str:
+        async def never(_constraint: object, text: str, _owner: str) -> str:
             texts.append(text)
             return "$.pair: wrong"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.constraint_service.test_service import noisy_net
 from tests.worker.released import released_net, released_words
 from tests.worker.serving import MODEL, READ, events, serving, toy_model
@@ -47,8 +48,9 @@ async def test_a_choice_takes_two_passes_and_returns_probabilities() -> None:
 
 async def test_a_schema_of_enums_returns_probabilities_and_streams() -> None:
     """The probability of a confident model is high."""
-    async with serving(toy_model('{"mood": "bad", "sure": true}')) as served:
-        fields = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
+    denoising = DenoisingParams(canvas_length=40, steps=16)
+    async with serving(toy_model('{"mood": "bad", "sure": true}', denoising=denoising)) as served:
+        fields = {"logprobs": True, "stream": True}
         for schema_fields in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
             response = await served.ask(**fields, **schema_fields)
             chunks = [json.loads(each)["choices"][0] for each in events(response.text)[:-1]]

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
         ("GET", CHAT, 405, "method_not_allowed"),
         ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
+        ("OPTIONS", CHAT, 405, "method_not_allowed"),
         ("GET", "/v1/models/nothing", 404, "model_not_found"),
     ],
 )
@@ -36,6 +37,7 @@ async def test_unknown_paths_and_methods_return_openais_error_body(
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (status, code, "invalid_request_error")
         assert error["message"]
+        assert (status != 405) or answer.headers["allow"] in ("GET", "POST")
 
 
 @pytest.mark.parametrize(

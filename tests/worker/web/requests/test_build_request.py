@@ -1,12 +1,15 @@
 """Generation requests are built from request params and model defaults."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.model_info import ModelInfo, StepShape
 from diffusion_worker.types.requests import (
     DEFAULT_ANCHOR,
     DecodingMode,
@@ -14,12 +17,13 @@ from diffusion_worker.types.requests import (
     GenerationRequest,
 )
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
-from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, RequestInputs, build_request
+from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, MAX_WORK, RequestInputs, build_request
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
 INFO = ModelInfo(
     vocab_size=272,
     hidden_size=8,
+    step=StepShape(vocab_size=272, query_heads=1, attention_width=1, feed_forward_width=1),
     max_context=200,
     denoising=DenoisingParams(canvas_length=16, steps=24),
     end_ids=(1,),
@@ -51,15 +55,15 @@ def test_defaults_of_the_checkpoint_apply() -> None:
 
 def test_request_params_override_the_defaults() -> None:
     """Seed, temperature, length, denoising params."""
-    request = replace(REQUEST, max_tokens=7, seed=3, temperature=0.5, overrides=Overrides(steps=4, canvas_length=32))
+    request = replace(REQUEST, max_tokens=7, seed=3, temperature=0.5, overrides=Overrides(steps=4, canvas_length=8))
     got = built(request)
     assert (got.max_tokens, got.seed, got.temperature) == (7, 3, 0.5)
-    assert got.denoising == replace(INFO.denoising, steps=4, canvas_length=32)
+    assert got.denoising == replace(INFO.denoising, steps=4, canvas_length=8)
 
 
 def test_the_default_length_depends_on_canvas_and_remaining_context() -> None:
     """Four canvases of the requested length, at most the rest of the context."""
-    assert built(replace(REQUEST, overrides=Overrides(canvas_length=20))).max_tokens == 80
+    assert built(replace(REQUEST, overrides=Overrides(canvas_length=10))).max_tokens == 40
     assert built(prompt_ids=(5,) * 180).max_tokens == 20
 
 
@@ -83,6 +87,28 @@ def test_overrides_that_conflict_with_the_checkpoint_are_named() -> None:
     with pytest.raises(OutOfRange) as caught:
         built(replace(REQUEST, overrides=Overrides(t_min=0.9)))
     assert caught.value.param == "diffusion.t_max"
+
+
+@pytest.mark.parametrize(("name", "most"), [("steps", 24), ("canvas_length", 16)])
+def test_steps_and_canvas_are_at_most_the_checkpoints(name: str, most: int) -> None:
+    assert getattr(built(replace(REQUEST, overrides=Overrides(**{name: most}))).denoising, name) == most
+    with pytest.raises(OutOfRange, match=f"must be at most {most}, the checkpoint's own value, not") as caught:
+        built(replace(REQUEST, overrides=Overrides(**{name: most + 1})))
+    assert (caught.value.status, caught.value.param) == (400, f"diffusion.{name}")
+
+
+@given(canvas=st.integers(1, 16), steps=st.integers(1, 24), tokens=st.integers(1, 190))
+def test_the_steps_of_one_request_are_bounded(canvas: int, steps: int, tokens: int) -> None:
+    """By four times those that fill the context with the checkpoint's own parameters."""
+    most = MAX_WORK * math.ceil(200 / 16) * 24
+    needed = math.ceil(tokens / canvas) * steps
+    wish = replace(REQUEST, max_tokens=tokens, overrides=Overrides(canvas_length=canvas, steps=steps))
+    if needed <= most:
+        assert built(wish).max_tokens == tokens
+        return
+    with pytest.raises(OutOfRange, match=f"take up to {needed} steps; at most {most} are allowed") as caught:
+        built(wish)
+    assert caught.value.param == "diffusion.canvas_length"
 
 
 @pytest.mark.parametrize(("requested", "anchor"), [(None, DEFAULT_ANCHOR), (0.0, 0.0), (0.4, 0.4)])

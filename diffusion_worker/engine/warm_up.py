@@ -1,0 +1,111 @@
+"""The warm-up: one step of the largest batch on the worker's own cache, which shows that it fits in memory and that its
+kernels exist.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import torch
+
+from diffusion_worker.denoise.exact import Padding
+from diffusion_worker.denoise.stepper import Outcome, Stepper
+from diffusion_worker.engine.scheduler import Limits
+from diffusion_worker.errors import CheckpointBroken
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import Truncation
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill
+
+Work = TypeVar("Work", Prefill, Denoise, Decode)
+
+
+def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
+    """For every row a prefill chunk, a sealed canvas, a canvas and a token to decode, each at the end of the longest
+    context; tokens are sampled with all truncations. The rows use one slot each, in reverse order, so that their
+    contexts are gathered."""
+    slots = range(limits.max_num_seqs - 1, -1, -1)
+    chunk = min(limits.prefill_chunk, limits.max_context)
+    canvas = min(info.denoising.canvas_length, limits.max_context)
+
+    def prefill(slot: int, tokens: int, *, is_seal: bool) -> Prefill:
+        ids = (info.vocab_size // 2,) * tokens
+        return Prefill(sequence=slot, slot=slot, ids=ids, at=limits.max_context - tokens, is_seal=is_seal)
+
+    return Batch(
+        prefills=(
+            *(prefill(slot, chunk, is_seal=False) for slot in slots),
+            *(prefill(slot, canvas, is_seal=True) for slot in slots),
+        ),
+        denoises=tuple(
+            Denoise(
+                sequence=slot,
+                slot=slot,
+                at=max(0, limits.max_context - canvas - slot % 2),  # of unlike length, so that a mask is needed
+                block=0,
+                step=1,
+                opens=True,
+                denoising=info.denoising,
+                seed=slot,
+                temperature=0.7,
+                truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
+            )
+            for slot in slots
+        ),
+        decodes=tuple(
+            Decode(sequence=-1 - slot, slot=slot, ids=(info.vocab_size // 2,), at=limits.max_context - 1, seed=slot)
+            for slot in slots
+        ),
+    )
+
+
+class PeakMeter(Protocol):
+    """Measures the peak of allocated memory."""
+
+    def start(self) -> None:
+        """Begin to measure."""
+        ...
+
+    def peak(self) -> int:
+        """Bytes allocated at most since the start, beyond those that were allocated then."""
+        ...
+
+
+class CudaPeak:
+    """The peak of torch's allocator on a CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = 0
+
+    def start(self) -> None:
+        """See `PeakMeter.start`."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._before = torch.cuda.memory_allocated(self._device)
+
+    def peak(self) -> int:
+        """See `PeakMeter.peak`."""
+        return torch.cuda.max_memory_allocated(self._device) - self._before
+
+
+def run_largest_step(
+    model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
+) -> int | None:
+    """Step `largest_batch` and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the
+    error of a pass, or CheckpointBroken if the model returns NaN."""
+    stepper = _WholeStepper(model, cache, padding=padding)
+    if meter is not None:
+        meter.start()
+    result = stepper.step(largest_batch(model.info, limits))
+    peak = None if meter is None else meter.peak()
+    stepper.reset()
+    if result.faults:
+        raise CheckpointBroken(f"the warm-up step failed: {result.faults[0].error}")
+    return peak
+
+
+class _WholeStepper(Stepper):
+    """Does not repeat a failed pass row by row: each row alone would need less memory."""
+
+    def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
+        return run(items)

@@ -1,0 +1,61 @@
+"""What every request passes before a route sees it: browsers, API keys, and the size of its body."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Send
+
+from gateway.settings import Settings
+from gateway.web.admin import scope_of
+from gateway.web.asgi_responses import refuse_body
+from gateway.web.auth import Authenticate
+from gateway.web.browser_guard import BrowserGuard
+from gateway.web.cors import Cors
+from twolane.process.api_keys import Keys
+from twolane.process.http.bounded_bodies import BoundedBodies
+from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
+from twolane.process.http.connection import Listener
+from twolane.process.http.limits import limits_of
+from twolane.process.http_body import BodyTooLargeError
+from twolane.process.keys_file import KeysFile
+
+BYTE_BUDGET = "byte_budget"  # reason of a refusal, beside those of the listener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protection:
+    """Of both ports. `on_refused` is called with the reason when the listener or the byte budget refuses a request."""
+
+    settings: Settings
+    keys: KeysFile | None
+    budget: ByteBudget
+    on_refused: Callable[[str], None]
+
+    def public(self, app: ASGIApp) -> ASGIApp:
+        """The application of the public port."""
+        guarded = self._guarded(Authenticate(self._bounded(app), self._keys()))
+        return Cors(guarded, self.settings.cors_origins) if self.settings.cors_origins else guarded
+
+    def admin(self, app: ASGIApp) -> ASGIApp:
+        """The application of the admin port."""
+        return self._guarded(Authenticate(self._bounded(app), self._keys(), scope_of))
+
+    def listener(self) -> Listener:
+        """The client connections of one port."""
+        return Listener(limits_of(self.settings), self.on_refused)
+
+    def _keys(self) -> Callable[[], Keys] | None:
+        keys = self.keys
+        return None if keys is None else lambda: keys.current
+
+    def _guarded(self, app: ASGIApp) -> ASGIApp:
+        """With keys, pages and foreign hosts are kept out by the key that they lack."""
+        return BrowserGuard(app, self.settings.allowed_hosts) if self.keys is None else app
+
+    def _bounded(self, app: ASGIApp) -> ASGIApp:
+        return BoundedBodies(app, self.budget, max_body_bytes=self.settings.max_body_bytes, refuse=self._refuse)
+
+    async def _refuse(self, send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+        if isinstance(fault, BudgetExceededError):
+            self.on_refused(BYTE_BUDGET)
+        await refuse_body(send, fault)

@@ -1,0 +1,111 @@
+"""An untrusted JSON text is judged before a parser builds anything of it."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twolane.process.http.json_body import MAX_DEPTH, MAX_VALUES, JsonBodyError, check_json, shape_of
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(depth_of, inner), default=0)
+    return 0
+
+
+def values_of(value: Any) -> int:
+    if isinstance(value, dict | list):
+        return 1 + sum(map(values_of, value.values() if isinstance(value, dict) else value))
+    return 1
+
+
+@given(JSON)
+def test_depth_is_exact_and_the_number_of_values_an_upper_bound(value: Any) -> None:
+    depth, values = shape_of(orjson.dumps(value))
+    assert depth == depth_of(value)
+    assert values_of(value) <= values <= 2 * values_of(value)
+
+
+@given(depth=st.integers(1, 2 * MAX_DEPTH), text=st.text(), noise=st.integers(0, 100))
+def test_depth_counts_neither_brackets_in_strings_nor_siblings(depth: int, text: str, noise: int) -> None:
+    value: Any = [text, "]}[{", '\\"[', {}, []]
+    for level in range(depth - 1):
+        value = [value, text, *[{} for _ in range(noise if level == 0 else 0)]] if level % 2 else {text: value}
+    assert shape_of(orjson.dumps(value))[0] == depth_of(value)
+
+
+@given(JSON)
+def test_any_valid_text_is_taken_unchanged(value: Any) -> None:
+    body = orjson.dumps(value)
+    assert check_json(body) == (body, tuple(value) if isinstance(value, dict) else ())
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_taken_only_if_they_are_json(body: bytes) -> None:
+    try:
+        checked, _ = check_json(body)
+    except JsonBodyError:
+        return
+    json.loads(checked)
+
+
+@pytest.mark.parametrize("piece", [b"[", b'{"a":', b'[{"a":', b'["]",'])
+def test_a_deep_text_is_refused_without_recursion(piece: bytes) -> None:
+    with pytest.raises(JsonBodyError, match=f"deeper than {MAX_DEPTH} levels"):
+        check_json(piece * (4_000_000 // len(piece)))
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"1,", b'"",', b'{"a":1},', b"[[[]]],"])
+def test_a_wide_text_is_refused_before_its_values_exist(piece: bytes) -> None:
+    """Four megabytes of text would become a hundred of objects."""
+    body = b'{"x":[' + piece * (4_000_000 // len(piece)) + b"1]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(JsonBodyError, match=f"more than {MAX_VALUES} values"):
+            check_json(body)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_million_keys_are_refused() -> None:
+    body = b"{" + b",".join(b'"k%d":0' % at for at in range(1_000_000)) + b"}"
+    with pytest.raises(JsonBodyError, match="values"):
+        check_json(body)
+
+
+@pytest.mark.parametrize("text", ["[" * 200, '\\"[{,' * 100_000, "," * 200_000, "\\\\" * 1000])
+def test_structure_within_a_string_does_not_count(text: str) -> None:
+    body = orjson.dumps({"x": text})
+    assert check_json(body)[0] == body
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b'{"a":1,"b":2,"a":3}', "a"),
+        (b'{"a":1,"\\u0061":3}', "a"),
+        (b'[{"x":[{"b":1,"c":1,"c":2}]}]', "c"),
+        (b'{"":1,"":1}', ""),
+    ],
+)
+def test_a_repeated_key_is_refused_and_named(body: bytes, key: str) -> None:
+    with pytest.raises(JsonBodyError) as told:
+        check_json(body)
+    assert told.value.key == key
+
+
+def test_numbers_of_any_size_are_taken_quickly() -> None:
+    body = b'{"x":' + b"9" * 3_000_000 + b"}"
+    assert check_json(body)[0] == body

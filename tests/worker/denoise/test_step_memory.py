@@ -1,0 +1,92 @@
+"""The computed peak of a step is that of the real passes, run on `meta` tensors in the released width."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.engine.scheduler import Limits
+from diffusion_worker.engine.warm_up import largest_batch
+from diffusion_worker.memory import step_memory
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.step_memory import StepWork, step_bytes
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
+from diffusion_worker.models.placement import meta_model, plain_config
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import DenoisingParams
+from diffusion_worker.types.step_batch import Batch, StepResult
+from tests.worker.live_bytes import FusedAttention, LiveBytes
+
+RELEASED = Path(__file__).parents[1] / "models" / "released_26b_a4b.json"
+META = torch.device("meta")
+
+
+class WithoutFetching(Stepper):
+    """Runs the passes only; numbers on `meta` cannot be read."""
+
+    def _fetch(self, _outcomes: Any) -> StepResult:
+        return StepResult()
+
+    def _isolated(self, items: Any, run: Any) -> Any:
+        return run(items)
+
+
+@cache
+def released() -> DiffusionGemmaModel:
+    """Six of its thirty layers, one of them with full attention: enough for every term of the computation."""
+    content = json.loads(RELEASED.read_text())
+    content["text_config"] |= {
+        "num_hidden_layers": 6,
+        "layer_types": content["text_config"]["layer_types"][:6],
+    }
+    config = plain_config(content)
+    text = config.text_config
+    info = ModelInfo(
+        vocab_size=text.vocab_size,
+        hidden_size=text.hidden_size,
+        step=step_shape(text),
+        max_context=text.max_position_embeddings,
+        denoising=DenoisingParams(),
+        end_ids=(1,),
+        pad_id=0,
+        parameters=0,
+        dtype="bfloat16",
+        weight_bytes=0,
+    )
+    return DiffusionGemmaModel(meta_model(config).to(torch.bfloat16), info)
+
+
+def peak(batch: Batch, limits: Limits) -> int:
+    model = released()
+    cache = KvCache(
+        model.kv_layers,
+        slots=limits.max_num_seqs,
+        slot_tokens=limits.max_context,
+        dtype=torch.bfloat16,
+        device=META,
+    )
+    known = (*model._model.parameters(), *model._model.buffers(), *cache.keys, *cache.values)
+    with FusedAttention(), LiveBytes(known) as live:
+        WithoutFetching(model, cache).step(batch)
+    return live.peak
+
+
+@pytest.mark.parametrize(("rows", "context"), [(1, 8192), (2, 8192), (8, 32_768), (8, 131_072)])
+def test_the_computed_peak_covers_the_real_one_and_hardly_more(rows: int, context: int) -> None:
+    model, limits = released(), Limits(max_num_seqs=rows, max_waiting=0, max_context=context)
+    whole = largest_batch(model.info, limits)
+    work = StepWork(rows=rows, context=context, canvas_length=256, prefill_chunk=limits.prefill_chunk)
+    for batch, computed in (
+        (Batch(denoises=whole.denoises), rows * step_memory._canvas_bytes(model.kv_layers, model.info.step, work, 2)),
+        (Batch(prefills=whole.prefills), rows * step_memory._prefill_bytes(model.kv_layers, model.info.step, work, 2)),
+    ):
+        measured = peak(batch, limits)
+        assert measured <= computed <= 1.4 * measured
+    everything = peak(whole, limits)
+    assert (
+        everything <= step_bytes(model.kv_layers, model.info.step, work, 2) <= 1.25 * everything
+    )  # a single slot is not gathered

@@ -1,0 +1,230 @@
+"""Before `ready`: a warm-up step, and a smaller plan where the device needs more memory than computed."""
+
+import gc
+import itertools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.engine import startup
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.engine.scheduler import Limits
+from diffusion_worker.engine.startup import open_loop, replan, same_sizes
+from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
+from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
+from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
+from diffusion_worker.models.device_errors import FATAL
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.observations import Observation, StartObserved, StartPhase
+from diffusion_worker.types.status import Residency
+from tests.worker.memory.test_serving_plan import BF16, DEFAULTS
+
+CARD = 80 * 10**9
+
+
+def plan_for(scale: float) -> ServingPlan:
+    return plan_serving(BF16, DEFAULTS, CARD, step_scale=scale)
+
+
+@given(share=st.floats(0.0, 1.3))
+def test_the_larger_of_the_computed_and_the_measured_peak_counts(share: float) -> None:
+    computed = plan_for(1.0)
+    scale, refined = replan(plan_for, 1.0, computed, int(share * computed.step_bytes))
+    assert refined.step_bytes == pytest.approx(max(1.0, share) * refined.step_bytes / scale, rel=1e-6)
+    assert (scale == 1.0) == (int(share * computed.step_bytes) <= computed.step_bytes)
+    assert refined.max_context <= computed.max_context
+    assert share > 1.0 or refined == computed
+
+
+def test_a_warm_up_without_enough_memory_leads_to_a_smaller_plan_until_nothing_fits() -> None:
+    contexts = [plan_for(1.0).max_context]
+
+    def reduce() -> None:
+        scale, plan = 1.0, plan_for(1.0)
+        while True:
+            scale, plan = replan(plan_for, scale, plan, None)
+            contexts.append(plan.max_context)
+
+    with pytest.raises(BadSetting, match="--max-num-seqs"):
+        reduce()
+    assert contexts == sorted(contexts, reverse=True)
+    assert contexts[-1] < contexts[0]
+
+
+def test_an_open_loop_has_been_warmed_up_with_the_plan_that_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step takes twice the computed memory, the next plan runs out of memory: then eight rows of 8,192
+    tokens remain."""
+    tried: list[ServingPlan] = []
+
+    def warm_up(loop: Loop) -> int | None:
+        tried.append(loop.plan)
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return int(1.05 * loop.plan.step_bytes) if len(tried) == 1 else 1
+
+    monkeypatch.setattr(Loop, "warm_up", warm_up)
+    monkeypatch.setattr(startup, "plan_of", lambda _model, _capacity, *, step_scale: plan_for(step_scale))
+    loop = open_loop(ToyModel(max_context=262_144), Capacity(prefix_slots=8))
+    assert loop.plan is tried[-1]
+    assert len(tried) == 3
+    assert not any(same_sizes(one, other) for one, other in itertools.pairwise(tried))
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_the_largest_step_has_every_pass_for_every_row_and_leaves_an_empty_cache(
+    make_model: Any, is_exact: bool
+) -> None:
+    model = make_model(end_ids=())
+    loop = Loop(model, Capacity(max_num_seqs=3, max_context=64, prefill_chunk=40, is_exact=is_exact))
+    batch = largest_batch(model.info, loop.limits)
+    for items, tokens in ((batch.prefills, None), (batch.denoises, None), (batch.decodes, 1)):
+        assert {item.slot for item in items} == {0, 1, 2}
+        assert tokens is None or {len(item.ids) for item in items} == {tokens}
+    assert {(len(item.ids), item.is_seal) for item in batch.prefills} == {(40, False), (12, True)}
+    assert run_largest_step(model, loop._stepper.cache, loop.limits, loop._padding) is None, "not measured on a CPU"
+    assert not any(store.any() for store in (*loop._stepper.cache.keys, *loop._stepper.cache.values))
+
+
+class Recorded:
+    """A meter that notes how many passes had run when it was asked."""
+
+    def __init__(self, model: ToyModel) -> None:
+        self._model = model
+        self.passes = list[int]()
+
+    def start(self) -> None:
+        self.passes.append(self._model.passes)
+
+    def peak(self) -> int:
+        self.passes.append(self._model.passes)
+        return 1234
+
+
+def test_the_peak_is_measured_around_all_passes_of_the_largest_step() -> None:
+    model = ToyModel()
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
+    meter = Recorded(model)
+    assert run_largest_step(model, loop._stepper.cache, loop.limits, None, meter) == 1234
+    assert meter.passes == [0, 4], "prompt chunks, sealed canvases, canvases and decodes"
+
+
+def test_the_peak_of_a_card_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: no CUDA device is needed."""
+    said = {"memory_allocated": 700, "max_memory_allocated": 1900, "reset_peak_memory_stats": None}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    meter = CudaPeak(torch.device("cuda:1"))
+    meter.start()
+    assert meter.peak() == 1200
+
+
+def test_a_largest_batch_fits_into_a_context_that_is_shorter_than_a_chunk_and_a_canvas() -> None:
+    limits = Limits(max_num_seqs=2, max_waiting=0, max_context=8)
+    batch = largest_batch(ToyModel().info, limits)
+    assert all(item.at >= 0 for item in (*batch.prefills, *batch.denoises, *batch.decodes))
+    assert all(item.at + len(item.ids) <= 8 for item in (*batch.prefills, *batch.decodes))
+
+
+def test_a_failed_pass_of_the_largest_step_is_not_repeated_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, passes = ToyModel(), list[int]()
+
+    def short(canvas: torch.Tensor, *_: Any) -> torch.Tensor:
+        passes.append(len(canvas))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(model, "denoise", short)
+    loop = Loop(model, Capacity(max_num_seqs=4, max_context=64))
+    with pytest.raises(torch.OutOfMemoryError):
+        run_largest_step(model, loop._stepper.cache, loop.limits, None)
+    assert passes == [4]
+
+
+@pytest.mark.anyio
+async def test_a_worker_is_ready_only_after_a_step() -> None:
+    model, states, seen = ToyModel(), list[Residency](), list[Observation]()
+    engine = Engine(lambda: model, observe=seen.append)
+    denoise = model.denoise
+
+    def watched(*inputs: Any) -> torch.Tensor:
+        states.append(engine.status().state)
+        return denoise(*inputs)
+
+    model.denoise = watched  # type: ignore[method-assign]
+    engine.start()
+    await engine.ready()
+    assert states == [Residency.LOADING]
+    phases = {each.phase: each.seconds for each in seen if isinstance(each, StartObserved)}
+    assert phases.keys() == set(StartPhase)
+    assert phases[StartPhase.COMPILE] == 0.0 < phases[StartPhase.WARM_UP]
+    await engine.close()
+
+
+def test_seconds_of_compiling_are_told_apart_from_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Observation] = []
+
+    def warm_up(_loop: Loop) -> None:
+        torch.compile(lambda x: x * 3, backend="eager")(torch.ones(2))
+
+    monkeypatch.setattr(Loop, "warm_up", warm_up)
+    open_loop(ToyModel(), Capacity(), seen.append)
+    phases = {each.phase: each.seconds for each in seen if isinstance(each, StartObserved)}
+    assert phases[StartPhase.COMPILE] > 0.0
+
+
+def raises(error: Exception) -> Callable[..., torch.Tensor]:
+    def encode(*_: Any) -> torch.Tensor:
+        raise error
+
+    return encode
+
+
+@pytest.mark.parametrize(
+    ("encode", "error", "says"),
+    [
+        (
+            raises(ImportError("kernels is required")),
+            BadSetting,
+            "warm-up step failed: ImportError: kernels is required",
+        ),
+        (raises(RuntimeError(f"CUDA error: {FATAL[0]}")), DeviceFailed, "the device failed in the warm-up step"),
+        (raises(KeyError("a defect")), KeyError, "a defect"),
+        (lambda ids, _context: torch.full((*ids.shape, 1), torch.nan), CheckpointBroken, "the warm-up step failed"),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_worker_whose_first_step_fails_does_not_become_ready(
+    encode: Callable[..., torch.Tensor], error: type[Exception], says: str
+) -> None:
+    model = ToyModel()
+    model.encode = encode  # type: ignore[method-assign]
+    engine = Engine(lambda: model)
+    engine.start()
+    with pytest.raises(error, match=says):
+        await engine.ready()
+    assert engine.status().state is Residency.COLD
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_a_refused_start_does_not_keep_the_weights() -> None:
+    models: list[weakref.ref[ToyModel]] = []
+
+    def load() -> ToyModel:
+        model = ToyModel()
+        model.encode = raises(ImportError("kernels is required"))  # type: ignore[method-assign]
+        models.append(weakref.ref(model))
+        return model
+
+    engine = Engine(load)
+    engine.start()
+    with pytest.raises(BadSetting):
+        await engine.ready()
+    gc.collect()
+    assert models[0]() is None
+    await engine.close()

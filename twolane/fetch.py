@@ -1,0 +1,308 @@
+"""`twolane weights fetch ID`: download a checkpoint from the Hugging Face hub, resumably, and verify every file.
+
+huggingface_hub starts a file again after an interruption and does not compare digests. Here the bytes of an incomplete
+file stay beside it (`.part`) and the next run asks for the rest. A file gets its name once its digest is right.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.hugging_face import FILES, download_problem, is_repo_id
+
+GOOD: Final = 0
+FAILED: Final = 1
+ATTEMPTS: Final = 5  # in a row that bring no new byte
+_CHUNK: Final = 1 << 20
+_TIMEOUT_S: Final = 60.0  # without a byte
+
+
+class FetchError(Exception):
+    """The download failed; the message is one line. What has arrived is kept, unless its digest was wrong."""
+
+
+class FetchRefusedError(FetchError):
+    """The download cannot begin: wrong use, no access, or not enough space."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """A file of the checkpoint. `digest` is a SHA-256 for large files, else git's SHA-1 of the blob; it is also the
+    name of the file in the cache of the hub."""
+
+    name: str
+    size: int
+    digest: str
+    is_sha256: bool
+
+    def hasher(self) -> Any:
+        """The hash whose digest is `digest`, before the first byte."""
+        return hashlib.sha256() if self.is_sha256 else hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A file and its place on disk."""
+
+    file: RemoteFile
+    url: str
+    path: Path
+
+    @property
+    def part(self) -> Path:
+        """Where the bytes are until they are complete and verified."""
+        return self.path.with_name(self.path.name + ".part")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier run has finished it."""
+        return self.path.is_file() and self.path.stat().st_size == self.file.size
+
+    @property
+    def missing(self) -> int:
+        """Bytes to download."""
+        if self.is_complete:
+            return 0
+        have = self.part.stat().st_size if self.part.is_file() else 0
+        return self.file.size - (have if have <= self.file.size else 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0; 1 for an interrupted or failed download, to be run again; 2 if it cannot begin."""
+    options = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        with _sigterm_interrupts():
+            print(fetch(options.checkpoint, options.revision, options.out))
+    except KeyboardInterrupt:
+        print("twolane weights: interrupted; run the same command to resume", file=sys.stderr)
+        return FAILED
+    except FetchError as error:
+        print(f"twolane weights: {error}", file=sys.stderr)
+        return WRONG_USE if isinstance(error, FetchRefusedError) else FAILED
+    return GOOD
+
+
+def fetch(checkpoint: str, revision: str | None = None, out: Path | None = None) -> Path:
+    """Download a checkpoint into the folder `out`, or into the cache of the hub, where `twolane worker --checkpoint ID`
+    finds it; returns its folder.
+
+    Verifies files that are there already, and says on stderr how much space it needs before it begins. Raises
+    FetchError."""
+    if not is_repo_id(checkpoint):
+        raise FetchRefusedError(f"{checkpoint}: not an id of the hub (owner/name)")
+    commit, files = _listing(checkpoint, revision)
+    items = _items(checkpoint, commit, files, out)
+    try:
+        _drop_other_contents(items)
+        _check_space(items, items[0].path.parent)
+        with _progress() as progress:
+            task = progress.add_task(checkpoint, total=sum(item.file.size for item in items))
+            for item in items:
+                progress.advance(task, item.file.size - item.missing)
+                if not item.is_complete:
+                    _download(item, lambda count: progress.advance(task, count))
+        return out if out is not None else _link(checkpoint, revision)
+    except OSError as error:
+        raise FetchError(f"{error.filename or checkpoint}: {error.strerror or error}") from error
+
+
+def _listing(checkpoint: str, revision: str | None) -> tuple[str, tuple[RemoteFile, ...]]:
+    """(commit, files of the checkpoint)."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._paths import filter_repo_objects
+
+    try:
+        info = HfApi().model_info(checkpoint, revision=revision, files_metadata=True)
+    except (OSError, HFValidationError, _transport_error()) as error:
+        raise FetchRefusedError(download_problem(checkpoint, revision, error)) from error
+    files = tuple(
+        RemoteFile(
+            name=each.rfilename,
+            size=each.size,
+            digest=each.lfs.sha256 if each.lfs else str(each.blob_id),
+            is_sha256=each.lfs is not None,
+        )
+        for each in filter_repo_objects(info.siblings or (), allow_patterns=list(FILES), key=lambda one: one.rfilename)
+        if each.size is not None and (each.lfs or each.blob_id)
+    )
+    if info.sha is None or not any(file.name.endswith(".safetensors") for file in files):
+        raise FetchRefusedError(f"{checkpoint}: the hub has no weights (*.safetensors) for it")
+    return info.sha, files
+
+
+def _items(checkpoint: str, commit: str, files: Sequence[RemoteFile], out: Path | None) -> tuple[Item, ...]:
+    """Places on disk: `out` has the names of the hub; its cache stores files by digest."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import repo_folder_name
+
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=checkpoint, repo_type="model") / "blobs"
+    return tuple(
+        Item(
+            file=file,
+            url=hf_hub_url(checkpoint, file.name, revision=commit),
+            path=blobs / file.digest if out is None else out / _safe(file.name),
+        )
+        for file in files
+    )
+
+
+def _safe(name: str) -> Path:
+    """The name as a relative path. Raises FetchRefusedError if it would leave the folder."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise FetchRefusedError(f"the hub lists a file with an unsafe name: {name!r}")
+    return path
+
+
+def _drop_other_contents(items: Sequence[Item]) -> None:
+    """Delete files of another revision, perhaps of the same size. In the hub's cache a file's name is its digest."""
+    for item in items:
+        is_named_by_digest = item.path.name == item.file.digest
+        if item.is_complete and not is_named_by_digest and _digest(item.path, item.file) != item.file.digest:
+            item.path.unlink()
+
+
+def _check_space(items: Sequence[Item], folder: Path) -> None:
+    """Say what is needed, and raise FetchRefusedError if there is less."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing, whole = sum(item.missing for item in items), sum(item.file.size for item in items)
+    free = shutil.disk_usage(folder).free
+    print(f"{decimal(whole)} in {folder}: {decimal(missing)} to download, {decimal(free)} free", file=sys.stderr)
+    if missing > free:
+        raise FetchRefusedError(f"{folder}: {decimal(missing)} are needed, but only {decimal(free)} are free")
+
+
+def _download(item: Item, advance: Any) -> None:
+    """Get the rest of a file, and give it its name if the digest is right."""
+    item.part.parent.mkdir(parents=True, exist_ok=True)
+    with item.part.open("ab") as part:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FetchRefusedError(f"{item.part}: another process is downloading it") from None
+        if part.tell() > item.file.size:  # of another revision with the same name
+            _begin_again(part)
+        _get_rest(item, part, advance)
+        part.flush()
+        os.fsync(part.fileno())
+    digest = _digest(item.part, item.file)
+    if digest != item.file.digest:
+        item.part.unlink()
+        raise FetchError(f"{item.file.name}: its digest is {digest}, not {item.file.digest}: deleted; run this again")
+    item.part.replace(item.path)
+
+
+def _get_rest(item: Item, part: BinaryIO, advance: Any) -> None:
+    """Append what is missing, with as many requests as necessary: each asks for the bytes after those that arrived."""
+    failures = 0
+    while (have := part.tell()) < item.file.size:
+        cause = _get(item, part, advance)
+        failures = 0 if part.tell() > have else failures + 1
+        if failures >= ATTEMPTS:
+            raise FetchError(f"{item.file.name}: {cause}; run the same command to resume")
+
+
+def _get(item: Item, part: BinaryIO, advance: Any) -> str:
+    """One request; returns why it ended."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
+
+    have = part.tell()
+    headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
+    try:
+        with get_session().stream(
+            "GET", item.url, headers=headers, follow_redirects=True, timeout=_TIMEOUT_S
+        ) as response:
+            hf_raise_for_status(response)
+            if have and response.status_code == 200:  # the server sends the whole file: begin again
+                _begin_again(part)
+                advance(-have)
+            for chunk in response.iter_bytes():  # as they arrive: a larger buffer is lost when the connection breaks
+                kept = chunk[: item.file.size - part.tell()]
+                part.write(kept)
+                advance(len(kept))
+    except (OSError, _transport_error()) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return "the server ended the file early"
+
+
+def _begin_again(part: BinaryIO) -> None:
+    part.seek(0)
+    part.truncate()
+
+
+def _digest(path: Path, file: RemoteFile) -> str:
+    hasher = file.hasher()
+    with path.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            hasher.update(chunk)
+    digest: str = hasher.hexdigest()
+    return digest
+
+
+def _link(checkpoint: str, revision: str | None) -> Path:
+    """Let huggingface_hub name the files of its cache; it finds all of them there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=list(FILES)))
+    except (OSError, _transport_error()) as error:
+        raise FetchError(download_problem(checkpoint, revision, error)) from error
+
+
+def _transport_error() -> type[Exception]:
+    """The base class of errors of the hub's HTTP client."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found: type[Exception] = HfHubHTTPError.__bases__[0]
+    return found
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = OneLineParser(prog="twolane weights", description="Manage the weights of checkpoints.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
+    get = commands.add_parser(
+        "fetch",
+        help="download a checkpoint",
+        description="Download a checkpoint from the Hugging Face hub. Resumes an interrupted download, verifies every "
+        "file, and prints the space it needs before it begins. HF_TOKEN, HF_HOME and HF_ENDPOINT apply.",
+    )
+    get.add_argument("checkpoint", metavar="ID", help="id of the checkpoint on the hub (owner/name)")
+    get.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: main)")
+    get.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="folder for the files (default: the cache of huggingface_hub)"
+    )
+    return parser.parse_args(argv)

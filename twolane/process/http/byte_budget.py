@@ -1,0 +1,93 @@
+"""A budget of bytes that all requests of a process hold together: bodies being read or answered, and buffered answers.
+
+Without it, a few large requests at once exceed the memory of a container, and every request of the process is lost.
+Belongs to one event loop.
+"""
+
+from collections import Counter
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Final, Self
+
+OWNER_SHARE: Final = 0.75  # of the budget that one API key may hold
+
+
+class BudgetExceededError(Exception):
+    """The bytes do not fit into the budget now."""
+
+
+class ByteBudget:
+    """At most `limit` bytes are reserved at a time, and one owner reserves at most OWNER_SHARE of them, but always
+    `largest`, the size of the largest permitted body. Raises ValueError if that does not fit."""
+
+    def __init__(self, limit: int, *, largest: int = 0) -> None:
+        if largest > limit:
+            raise ValueError(f"the limit of {limit} bytes is smaller than the largest body, {largest} bytes")
+        self._limit = limit
+        self._owner_limit = max(largest, int(limit * OWNER_SHARE))
+        self._by_owner = Counter[str]()
+        self.used = 0
+
+    def hold(self, owner: str | None = None) -> "Holding":
+        """The share of a new request; use it as a context manager. `owner` is the name of its API key."""
+        return Holding(self, owner)
+
+    def fits(self, size: int, owner: str | None) -> bool:
+        """Whether so many more bytes may be reserved."""
+        within_share = owner is None or self._by_owner[owner] + size <= self._owner_limit
+        return within_share and self.used + size <= self._limit
+
+    def change(self, size: int, owner: str | None) -> None:
+        """Count bytes as held, or as released if `size` is negative."""
+        self.used += size
+        if owner is not None:
+            self._by_owner[owner] += size
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
+
+
+class Holding:
+    """The bytes that one request holds. They are released exactly once, however the request ends."""
+
+    __slots__ = ("_budget", "_is_released", "_owner", "size")
+
+    def __init__(self, budget: ByteBudget, owner: str | None) -> None:
+        self._budget, self._owner = budget, owner
+        self._is_released = False
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.release()
+
+    def reserve(self, size: int) -> None:
+        """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
+        more = size - self.size
+        if more > 0 and not self._is_released:
+            if not self._budget.fits(more, self._owner):
+                raise BudgetExceededError
+            self.add(more)
+
+    def add(self, size: int) -> None:
+        """Hold so many bytes more, even beyond the budget: they exist already, so only later requests are refused."""
+        if not self._is_released:
+            self.size += size
+            self._budget.change(size, self._owner)
+
+    def release(self) -> None:
+        """Hold nothing any longer; further calls do nothing."""
+        if not self._is_released:
+            self._is_released = True
+            self._budget.change(-self.size, self._owner)
+
+
+HOLDING: Final[ContextVar[Holding | None]] = ContextVar("HOLDING", default=None)  # of the current request
+
+
+def hold_more(size: int) -> None:
+    """Count bytes that the current request keeps in memory, such as a part of a buffered answer."""
+    holding = HOLDING.get()
+    if holding is not None:
+        holding.add(size)

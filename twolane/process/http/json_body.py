@@ -1,0 +1,77 @@
+"""Checks of an untrusted JSON text before a parser builds anything of it: encoding, depth, number of values, and keys.
+
+Parsers differ in what they make of a repeated key, so a gateway that reads one value while the server behind it reads
+the other can be made to take a decision on the wrong one. Repeated keys are therefore refused (as RFC 7493 asks).
+"""
+
+import json
+from typing import Any, Final
+
+import numpy as np
+
+MAX_DEPTH: Final = 64  # of arrays and objects
+MAX_VALUES: Final = 100_000  # a small array or object takes a hundred bytes of memory, and three of text
+_BOM: Final = b"\xef\xbb\xbf"
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{},"'))
+_QUOTE: Final = 2
+_TO_CHANGES: Final = bytes.maketrans(b'[{]},"', b"\x01\x01\xff\xff\x00\x02")  # of the depth, as signed bytes; quotes
+
+
+class JsonBodyError(ValueError):
+    """The text is refused; the message is a sentence. `key` is the repeated key, if that is the reason."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def check_json(body: bytes, *, max_values: int = MAX_VALUES) -> tuple[bytes, tuple[str, ...]]:
+    """The text without a byte order mark, and the keys of its outermost object. Raises JsonBodyError for what is
+    refused here; whether the rest is valid JSON is also checked, except for its numbers."""
+    body = body.removeprefix(_BOM)
+    if body.startswith(_UTF_16) or b"\0" in body[:4]:
+        raise JsonBodyError("The request body must be encoded as UTF-8, not as UTF-16 or UTF-32.")
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_DEPTH or brackets + body.count(b",") > max_values:  # the cheap upper bounds are inconclusive
+        _check_shape(body, max_values)
+    try:
+        outermost = _DECODER.decode(body.decode())
+    except UnicodeDecodeError as fault:
+        raise JsonBodyError(f"The request body is not valid UTF-8 at byte {fault.start}.") from None
+    except json.JSONDecodeError as fault:
+        raise JsonBodyError(f"The request body is not valid JSON: {fault}.") from None
+    return body, tuple(outermost) if isinstance(outermost, dict) else ()
+
+
+def shape_of(text: bytes) -> tuple[int, int]:
+    """The nesting depth of a JSON text, and an upper bound of its number of values. One pass, without recursion; exact
+    for valid JSON."""
+    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    structure = np.frombuffer(unescaped.translate(_TO_CHANGES, _NOT_STRUCTURE), np.int8)
+    is_quote = structure == _QUOTE
+    is_within_string = np.cumsum(is_quote, dtype=np.uint8) & 1  # overflow keeps the parity
+    changes = structure[(is_within_string | is_quote) == 0]
+    depth = int(np.cumsum(changes, dtype=np.int16).max(initial=0))  # overflow occurs far beyond any limit
+    return depth, len(changes) - int(np.count_nonzero(changes < 0)) + 1
+
+
+def _check_shape(body: bytes, max_values: int) -> None:
+    depth, values = shape_of(body)
+    if depth > MAX_DEPTH:
+        raise JsonBodyError(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    if values > max_values:
+        raise JsonBodyError(f"The request body has more than {max_values} values.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        key = next(name for at, name in enumerate(names) if name in names[:at])
+        raise JsonBodyError(f"The key {key!r} occurs more than once in an object.", key=key)
+    return found
+
+
+# Numbers stay text: converting one of many thousand digits takes long, and nobody reads them here.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str)

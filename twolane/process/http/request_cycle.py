@@ -1,0 +1,247 @@
+"""One HTTP/1.1 request and its response: ASGI messages on one side, framed bytes on the other.
+
+The head of a response is sent with the first part of its body, as ASGI specifies, so a handler that fails between the
+two still gets an error response with the right status.
+"""
+
+import asyncio
+import http
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+
+from twolane.process.http.limits import DRAINED, FAILED, Refusal
+
+STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
+}
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
+_BODILESS: Final = frozenset({204, 304})
+_log = logging.getLogger("twolane.http")
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Wire(Protocol):
+    """The connection of a request."""
+
+    @property
+    def default_headers(self) -> Headers:
+        """Headers of every response."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether bytes can still be sent."""
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the client."""
+
+    async def drained(self) -> None:
+        """Return when the client has taken enough of the queued bytes, or has disconnected."""
+
+    def read_on(self) -> None:
+        """The request's body is wanted."""
+
+    def finished(self, cycle: "RequestCycle") -> None:
+        """The response is complete."""
+
+    def close_now(self) -> None:
+        """Close without completing the response, so that the client notices."""
+
+    def answer_in_place(self, cycle: "RequestCycle", refusal: Refusal) -> None:
+        """Send a response of the connection itself, and close."""
+
+
+class RequestCycle:
+    """Created when the head of a request has arrived. `is_last`: the connection is closed after the response."""
+
+    __slots__ = (
+        "_app_status",
+        "_body",
+        "_event",
+        "_expects_continue",
+        "_headers",
+        "_is_chunked",
+        "_left",
+        "_wire",
+        "body_is_complete",
+        "has_started",
+        "is_complete",
+        "is_disconnected",
+        "is_last",
+        "scope",
+    )
+
+    def __init__(self, wire: Wire, scope: Scope, *, is_last: bool, expects_continue: bool) -> None:
+        self._wire, self.scope, self.is_last = wire, scope, is_last
+        self._expects_continue = expects_continue
+        self._event = asyncio.Event()
+        self._body = bytearray()
+        self.body_is_complete = self.is_disconnected = False
+        self.has_started = self.is_complete = False
+        self._app_status = 0  # of a response whose head is not sent yet
+        self._headers: Headers = ()
+        self._is_chunked = False
+        self._left: int | None = None  # bytes of the body that the head announced; None: it announced none
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of the request's body that the application has not read yet."""
+        return len(self._body)
+
+    @property
+    def may_send_interim(self) -> bool:
+        """Whether an interim response may be sent: the response has not started, and the client speaks HTTP/1.1."""
+        return not self.has_started and self.scope["http_version"] == "1.1"
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether the next bytes of the response are the size of a chunk."""
+        return self.has_started and not self.is_complete and self._is_chunked
+
+    def feed(self, data: bytes) -> None:
+        """A part of the request's body."""
+        if not self.is_complete:
+            self._body += data
+            self._event.set()
+
+    def end_body(self) -> None:
+        """The request's body is complete."""
+        self.body_is_complete = True
+        self._event.set()
+
+    def disconnect(self) -> None:
+        """The client has left, or the request was refused by the connection."""
+        if not self.is_complete:
+            self.is_disconnected = True
+        self._event.set()
+
+    async def run(self, app: ASGIApp) -> None:
+        """Run the application; whatever happens, the client gets one response or notices the failure."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._fail(DRAINED)
+            raise
+        except Exception:  # noqa: BLE001 - the last handler of a request: its connection must not be left open
+            _log.exception("the application failed")
+            self._fail(FAILED)
+            return
+        if not self.is_complete and not self.is_disconnected:
+            _log.error("the application returned without completing its response")
+            self._fail(FAILED)
+
+    async def receive(self) -> Message:
+        """See the ASGI specification."""
+        if self._expects_continue and not self.has_started and not self.is_disconnected:
+            self._expects_continue = False
+            self._wire.write(CONTINUE)
+        if not self.is_disconnected and not self.is_complete:
+            self._wire.read_on()
+            await self._event.wait()
+            self._event.clear()
+        if self.is_disconnected or self.is_complete:
+            return {"type": "http.disconnect"}
+        body, self._body = bytes(self._body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": not self.body_is_complete}
+
+    async def send(self, message: Message) -> None:
+        """See the ASGI specification. Returns when the client has taken most of what was sent."""
+        if self.is_disconnected:
+            return
+        if message["type"] == "http.response.start":
+            if self._app_status:
+                raise RuntimeError("a second http.response.start")
+            self._app_status, self._headers = message["status"], message.get("headers", ())
+            return
+        if not self._app_status or self.is_complete:
+            raise RuntimeError(f"unexpected message {message['type']}")
+        body, more = message.get("body", b""), message.get("more_body", False)
+        head = b"" if self.has_started else self._start()
+        if len(body) > PIECE_BYTES:
+            await self._send_large(head, body)
+            head = body = b""
+        if self._wire.is_open:
+            self._write(head, body, is_end=not more)
+        if not more and self._wire.is_open:
+            self._complete()
+        await self._wire.drained()
+
+    async def _send_large(self, head: bytes, body: bytes) -> None:
+        view = memoryview(body)
+        for at in range(0, len(body), PIECE_BYTES):
+            self._write(head, view[at : at + PIECE_BYTES], is_end=False)
+            head = b""
+            await self._wire.drained()
+            if not self._wire.is_open:
+                return
+
+    def _write(self, head: bytes, data: bytes | memoryview, *, is_end: bool) -> None:
+        """Frame and write a part of the body."""
+        if self._is_chunked:
+            size = b"%x\r\n" % len(data) if data else b""
+            parts = [head, size, data, b"\r\n" if data else b"", b"0\r\n\r\n" if is_end else b""]
+        elif self._left is None:  # delimited by the end of the connection
+            parts = [head, data]
+        else:
+            if self.scope["method"] == "HEAD":
+                data = b""
+            self._left -= len(data)
+            if self._left < 0:
+                raise RuntimeError("the body is longer than its content-length")
+            parts = [head, data]
+        whole = b"".join(parts)
+        if whole:
+            self._wire.write(whole)
+
+    def _start(self) -> bytes:
+        """The head of the response."""
+        self.has_started = True
+        status, names = self._app_status, set[bytes]()
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for name, value in (*self._wire.default_headers, *self._headers):
+            names.add(name)
+            if name == b"content-length":
+                self._left = int(value)
+            elif name == b"connection" and b"close" in value.lower():
+                self.is_last = True
+                continue
+            lines += (name, b": ", value, b"\r\n")
+        if status in _BODILESS or self.scope["method"] == "HEAD":
+            self._left = 0
+        elif self._left is None:
+            if self.scope["http_version"] == "1.1":
+                self._is_chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+            else:
+                self.is_last = True
+        if self._expects_continue and not self.body_is_complete:
+            self.is_last = True  # the client may leave out the body now, and its next request would be taken for it
+        if self.is_last:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        breaks = sum(part.endswith(b"\r\n") for part in lines)
+        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+            self.has_started = False
+            raise RuntimeError("a response header contains a line break")
+        return head
+
+    def _complete(self) -> None:
+        if self._left:
+            raise RuntimeError("the body is shorter than its content-length")
+        self.is_complete = True
+        self._body = bytearray()  # what the application did not read
+        self._event.set()
+        self._wire.finished(self)
+
+    def _fail(self, refusal: Refusal) -> None:
+        if self.is_complete or self.is_disconnected:
+            return
+        if self.has_started:
+            self._wire.close_now()
+        else:
+            self._wire.answer_in_place(self, refusal)
