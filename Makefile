@@ -6,8 +6,9 @@ PROVIDERS := .venv/.providers
 
 # Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# Two processes run the tests, one file at a time; tests/conftest.py starts the longest files first.
-PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes run the tests, one file at a time: on two cores, one has work while another waits for a timeout.
+# tests/conftest.py starts the longest files first.
+PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-deploy \
   test-images secrets chaos demo docs clean
@@ -60,7 +61,7 @@ $(PROVIDERS): $(READY) requirements-providers.txt
 check: $(READY) ## check lint rules, format, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## format the code and apply automatic lint fixes

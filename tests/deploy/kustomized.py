@@ -21,5 +21,5 @@ def built(overlay: str) -> tuple[Manifest, ...]:
     if not Path(kubectl).exists() and not os.environ.get("CI"):
         pytest.skip("no kubectl: `make kubectl` gets one")
     line = [kubectl, "kustomize", ROOT / "deploy" / "kubernetes" / "overlays" / overlay]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=500, check=True)
     return tuple(yaml.safe_load_all(done.stdout))

@@ -92,12 +92,14 @@ def _look(stage: Stage, samples: list[Sample], window: Window, pictures: Path) -
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
     url = stage.url("prometheus")
+    # First, because latency windows run empty while the pictures are drawn, and a page then lacks their percentiles.
+    pages = {part: _read(f"{stage.url(part)}/metrics") for part in ("admin", "worker")}
     rules = json.loads(_read(f"{url}/api/v1/rules"))["data"]["groups"]
     return Night(
         samples=samples,
         complaints=preview(url, pictures, window),
         answers={board.uid: query_board(board, url, window) for board in BOARDS},
-        pages={part: _read(f"{stage.url(part)}/metrics") for part in ("admin", "worker")},
+        pages=pages,
         rules=[rule for group in rules for rule in group["rules"]],
         pictures=pictures,
     )

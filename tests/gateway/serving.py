@@ -133,7 +133,8 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     """Serve a policy, given as text, on loopback in the running event loop."""
     file = tmp_path / "policy.yaml"
     file.write_text(policy)
-    patient = {"connect_s": 60, "health_timeout_s": 60}  # on a busy machine a slow target is still reachable
+    # On a busy machine a slow target is still reachable, and headers are complete: no heartbeat precedes them.
+    patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(_served(each)) for each in gateway.servers(drain_s=1)]

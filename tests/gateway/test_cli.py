@@ -254,4 +254,4 @@ def test_it_serves_until_sigterm(process: subprocess.Popen[str], policy: Path) -
             time.sleep(0.01)
         assert client.get(f"{urls[0]}/health").json()["policy"] != before
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 0
+    assert process.wait(500) == 0

@@ -153,8 +153,8 @@ def test_serve_and_worker_answer_without_any_file(installed: Installed) -> None:
         finally:
             first.terminate()
             second.terminate()
-            told = second.communicate(timeout=120)[1]
-            first.communicate(timeout=120)
+            told = second.communicate(timeout=500)[1]
+            first.communicate(timeout=500)
     assert answer["choices"][0]["message"]["content"] == "fix broken token in api"
     assert answer["model"] == "twolane-tiny"
     assert "packaged default policy" in told

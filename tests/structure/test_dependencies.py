@@ -122,11 +122,17 @@ def by_name(nodes: Iterator[ast.AST]) -> Iterator[Import]:
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported_by(package: str, *, also_by_name: bool) -> frozenset[tuple[str, Import]]:
     """(file, module) for every third-party import of one of our packages, those inside functions included."""
     found = set()
     for path in (ROOT / package).rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         all_of_it = [*imports(ast.walk(tree)), *(by_name(ast.walk(tree)) if also_by_name else ())]
         found |= {(str(path.relative_to(ROOT)), one) for one in all_of_it}
     return frozenset(found)
@@ -190,7 +196,7 @@ def loaded_by(start: str) -> set[tuple[str, Import]]:
         if name in seen or not file.is_file():
             continue
         seen.add(name)
-        statements = ast.parse(file.read_text()).body
+        statements = parsed(file).body
         found |= {(str(file.relative_to(ROOT)), one) for one in imports(statements)}
         for node in statements:
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OWN:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,15 @@ def sources() -> list[Path]:
     return sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function of a file, nested ones included."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -80,7 +87,7 @@ def test_every_module_has_a_name_that_says_something_and_a_docstring() -> None:
     for path in sources():
         assert path.stem not in NAMELESS, path
         if path.name != "__init__.py":
-            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+            assert ast.get_docstring(parsed(path)), f"{path} has no docstring"
 
 
 def test_broad_exception_handlers_give_their_reason() -> None:

@@ -41,7 +41,7 @@ def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         yield process, f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=500) == 0
         process.stdout.close()  # type: ignore[union-attr]
 
 
@@ -129,7 +129,7 @@ def test_a_disconnect_stops_the_generation(server: tuple[subprocess.Popen[bytes]
 def test_a_busy_port_is_reported_in_one_line_with_exit_code_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         line = [sys.executable, "-m", "twolane", "quality", "--port", str(taken.getsockname()[1])]
-        refused = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+        refused = subprocess.run(line, capture_output=True, text=True, timeout=500, check=False)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert "in use" in refused.stderr
 

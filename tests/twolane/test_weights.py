@@ -146,7 +146,7 @@ def test_an_interrupted_download_leaves_neither_files_nor_processes(
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, complaint = process.communicate(timeout=120)
+    _, complaint = process.communicate(timeout=500)
     assert b"KeyboardInterrupt" in complaint
     assert list((tmp_path / "cache" / "twolane").iterdir()) == []
     while _is_running(int((tmp_path / "pid").read_text())):  # killed, but the kernel may still be ending it

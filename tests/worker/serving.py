@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 
 from diffusion_worker.app import Worker, build_worker, listener_of
+from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraint_service.job_pool import Times
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
@@ -28,6 +30,7 @@ from twolane.process.http.server import build_server
 MODEL = "toy"
 READ = f"{MODEL}:autoregressive"
 CHAT = "/v1/chat/completions"
+PATIENT = Times(quick_s=300.0, limit_s=300.0, wait_s=300.0)
 PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading the certificates takes 0.1 s per client
 
 
@@ -73,8 +76,11 @@ def toy_settings(**given: Any) -> Settings:
 
 
 def build(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> Worker:
-    """A worker that is not started."""
-    return build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), model))
+    """A worker that is not started. Its constraint processes have longer limits, so that a busy machine does not look
+    like a constraint that is too hard."""
+    worker = build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), model))
+    worker.serving_state.constraint_service._pool = CompilerPool(compiling=PATIENT, validating=PATIENT)
+    return worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

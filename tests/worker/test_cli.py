@@ -35,7 +35,7 @@ def checkpoint(make_library_model: Any, tmp_path: Path) -> Path:
 
 def outcome(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120, env={**CLEAN, **environment}
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=500, env={**CLEAN, **environment}
     )
 
 
@@ -244,7 +244,7 @@ def worker_process(checkpoint: Path, *more: str) -> Iterator[tuple[subprocess.Po
 def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> None:
     """SIGTERM lets a running answer finish and refuses new ones; then the process ends with 0 and an empty stderr."""
     with (
-        worker_process(checkpoint) as (process, opening),
+        worker_process(checkpoint, "--drain-s", "500") as (process, opening),
         httpx.Client(base_url=opening.split()[2], timeout=120) as client,
     ):
         body = {
@@ -262,7 +262,7 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
             refused = client.post("/v1/chat/completions", json={**body, "stream": False})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
             assert list(lines)[-2] == "data: [DONE]"
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=500) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -286,7 +286,7 @@ def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -
         assert (too_long["code"], too_long["param"]) == ("context_length_exceeded", "prompt")
         assert client.post(f"{admin}/admin/unload", json={"timeout_s": 1}).json()["state"] == "cold"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=500) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

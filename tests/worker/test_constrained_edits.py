@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.constraint_service.test_service import schema
 from tests.worker.serving import MODEL, READ, events, serving, toy_model
 from tests.worker.test_constrained import ORDER, NoisyNet, is_member
@@ -73,11 +74,10 @@ async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str)
 
 async def test_a_valid_document_that_the_model_would_leave_costs_one_step() -> None:
     """A valid document is kept as without a schema, and changed where the model changes it."""
-    async with serving(toy_model(VALID)) as served:
-        fields = {"diffusion": {"canvas_length": 64, "steps": 16}}
-        kept = (await served.ask(**edit(VALID, **fields))).json()
-        free = (await served.ask(**edit(VALID, response_format={"type": "text"}, **fields))).json()
-        changed = (await served.ask(**edit(VALID.replace("3", "4"), **fields))).json()
+    async with serving(toy_model(VALID, denoising=DenoisingParams(canvas_length=64, steps=16))) as served:
+        kept = (await served.ask(**edit(VALID))).json()
+        free = (await served.ask(**edit(VALID, response_format={"type": "text"}))).json()
+        changed = (await served.ask(**edit(VALID.replace("3", "4")))).json()
     for body in (kept, free, changed):
         assert body["choices"][0]["message"]["content"] == VALID
     steps = [body["usage"]["diffusion"]["denoising_steps"] for body in (kept, free)]

@@ -109,7 +109,7 @@ async def test_a_failed_device_makes_the_worker_unready_and_is_reported(
         for _ in range(requests):
             assert engine.status().state in (Residency.READY, Residency.DEGRADED)
             assert isinstance(await ending(engine, request(decoding_mode=decoding_mode)), Faulted)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(500):
             assert isinstance(await engine.failure(), DeviceFailed)
         assert engine.status().state is Residency.FAILED
         with pytest.raises(DeviceFailed):
@@ -146,7 +146,7 @@ async def test_running_and_queued_requests_end_when_the_device_fails() -> None:
         endings = [asyncio.create_task(ending(engine, request(tuple(range(20, 30 + n))))) for n in range(6)]
         await asyncio.sleep(0)
         model.error = ILLEGAL
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(500):
             ends = [await one for one in endings]
         assert all(isinstance(end, Faulted) and isinstance(end.error, DeviceFailed) for end in ends)
     finally:
@@ -197,7 +197,7 @@ async def test_health_says_failed_with_503_and_requests_are_refused() -> None:
 
         model.encode = raises  # type: ignore[method-assign]
         first = await served.ask()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(500):
             await served.engine.failure()
         health, refused = await served.client.get("/health"), await served.ask()
         metrics = (await served.client.get("/metrics")).text

@@ -182,5 +182,6 @@ def _gateway_command(config: DemoConfig) -> Command:
         "TWOLANE_ADMIN_PORT": str(config.ports["admin"]),
         "TWOLANE_CONNECT_S": "60",
         "TWOLANE_HEALTH_TIMEOUT_S": "60",
+        "TWOLANE_HEARTBEAT_S": "0",  # a heartbeat sends the headers of a stream before its attempts are known
     }
     return twolane_command("serve", (), environment=environment, logs=config.logs)

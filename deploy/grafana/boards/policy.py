@@ -95,6 +95,15 @@ _ERRORS: Final = Section(
                 legend="{{observer}}",
             ),
         ),
+        lines(
+            "Ignored parameters",
+            "Calls from which a target's `ignore` left out a parameter, by target and parameter.",
+            "ops",
+            Query(
+                expr=f"{rate_of('twolane_ignored_parameters_total', 'target', 'parameter')} or 0 * {rate_of(REQUESTS)}",
+                legend="{{target}} {{parameter}}",
+            ),
+        ),
     ),
 )
 

@@ -39,7 +39,7 @@ async def test_blocking_the_background_loop_does_not_block_the_main_loop(loop: B
     free = threading.Event()
 
     async def blocks() -> bool:
-        return free.wait(10)
+        return free.wait(500)
 
     waiting = asyncio.create_task(loop.run(blocks()))
     await asyncio.sleep(0)

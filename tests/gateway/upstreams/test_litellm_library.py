@@ -113,7 +113,7 @@ def start_quality() -> Iterator[str]:
         assert b"smollm2 at" in process.stdout.readline()
         yield f"http://127.0.0.1:{port}/v1"
         process.terminate()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=500) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -92,7 +92,7 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.readline()  # printed before the start
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=500)
     assert process.returncode == 1
     left = [one for one in Path("/proc").glob("[0-9]*/environ") if f"TMPDIR={tmp_path}".encode() in _bytes(one)]
     assert not left

@@ -96,7 +96,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         yield url, admin
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(500)
         log.close()
 
 
@@ -110,7 +110,7 @@ def test_a_live_worker_is_tuned_and_restored(worker: tuple[str, str], tmp_path: 
     line = [url, "--admin", admin, "--prompts", str(file), "--out", str(tmp_path / "out"), "--rate", "8"]
     line += ["--seconds", "1", "--trials", "4", "--vary", "steps=1,8", "--vary", "max_num_seqs=1"]
     command = [sys.executable, "-m", "twolane", "tune", *line]
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
     assert {one.name for one in (tmp_path / "out").iterdir()} == {
         "trials.json", "pareto.png", "settings.env", "policy.yaml",
@@ -118,6 +118,6 @@ def test_a_live_worker_is_tuned_and_restored(worker: tuple[str, str], tmp_path: 
     assert httpx.get(f"{url}/health", timeout=120).json()["max_num_seqs"] == 8
     trials = json.loads((tmp_path / "out" / "trials.json").read_text())["trials"]
     assert any(trial["parameters"]["max_num_seqs"] == 1 for trial in trials)
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False, env=os.environ)
     assert again.returncode == 0
     assert json.loads((tmp_path / "out" / "trials.json").read_text())["trials"] == trials  # no trial was repeated

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,21 @@ async def test_a_validation_over_the_time_limit_blocks_nothing_else() -> None:
         compiler_pool._validators.times = PATIENT
         assert await compiler_pool.validate(SLOW_TO_CHECK, '["aaa"]') is None
         assert "'b' does not match" in str(await compiler_pool.validate(SLOW_TO_CHECK, '["b"]'))
+        assert await compiler_pool.validate(YES, "maybe") == "not one of the choices"
+    finally:
+        await compiler_pool.close()
+
+
+async def test_the_start_of_a_process_does_not_count_as_time_of_its_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process starts only after a second; validation takes a millisecond."""
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\nsleep 1.2\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr("diffusion_worker.constraint_service.job_pool.sys.executable", str(slow))
+    compiler_pool = CompilerPool(validating=replace(PATIENT, quick_s=1.0, limit_s=1.0))
+    try:
         assert await compiler_pool.validate(YES, "maybe") == "not one of the choices"
     finally:
         await compiler_pool.close()

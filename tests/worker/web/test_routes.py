@@ -63,7 +63,7 @@ async def test_while_weights_load_the_worker_is_live_and_not_ready() -> None:
     may_load = threading.Event()
 
     def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
-        may_load.wait(20)
+        may_load.wait(500)
         return toy_words(), toy_model()
 
     worker = build_worker(toy_settings(), load)
