@@ -47,7 +47,8 @@ METRICS = (
     " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
     " twolane_decisions_dropped_total twolane_slo_events_total twolane_observer_faults_total"
     " twolane_listener_refusals_total twolane_bytes_in_flight"
-    " twolane_ignored_parameters_total"
+    " twolane_ignored_parameters_total twolane_requests_waiting twolane_event_loop_lag_seconds"
+    " twolane_queue_wait_seconds twolane_shed_requests_total"
 )
 CODES = (
     "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.serving import (
+    STOP,
     RealGateway,
     chunk,
     fake_server,
@@ -61,7 +62,7 @@ async def environment(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultPr
             answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
             return web.json_response(answer)
         stream = await start_stream(request)
-        await stream.write(chunk(TEXT) + b"data: [DONE]\n\n")
+        await stream.write(chunk(TEXT) + STOP + b"data: [DONE]\n\n")
         return stream
 
     async with (

@@ -8,6 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.serving import MODEL, READ, listening, toy_model
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +84,8 @@ class Mood(BaseModel):
 async def test_the_official_client_reads_label_probabilities() -> None:
     """For a choice, and for a model of literals."""
     messages = [{"role": "user", "content": "well?"}]
-    async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
+    model = toy_model(denoising=DenoisingParams(canvas_length=40, steps=16))
+    async with listening(model) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
             base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
         )
@@ -103,7 +105,6 @@ async def test_the_official_client_reads_label_probabilities() -> None:
             messages=messages,  # type: ignore[arg-type]
             response_format=Mood,
             logprobs=True,
-            extra_body={"diffusion": {"canvas_length": 40}},
         )
         assert isinstance(parsed.choices[0].message.parsed, Mood)
         with pytest.raises(openai.BadRequestError, match="'logprobs' requires a choice"):

@@ -2,9 +2,15 @@
 
 from typing import Final
 
-from deploy.grafana.panels import HERE, Board, Query, Section, lines, mean, number, quantile, rate_of
+from deploy.grafana.panels import HERE, Board, Query, Section, gauge, lines, mean, number, quantile, rate, rate_of
 
 OVERHEAD_SECONDS: Final = "twolane_overhead_seconds"
+
+
+def or_zero(query: Query) -> Query:
+    """The query, or 0 where it has no data."""
+    return Query(expr=f"{query.expr} or 0 * {rate_of('twolane_requests_total')}", legend=query.legend)
+
 
 _OVERHEAD: Final = Section(
     title="Gateway overhead",
@@ -49,10 +55,47 @@ _OVERHEAD: Final = Section(
     ),
 )
 
+_LOAD: Final = Section(
+    title="Load",
+    panels=(
+        lines(
+            "Requests waiting",
+            "Requests that wait for a slot of a full target.",
+            "short",
+            or_zero(gauge("twolane_requests_waiting", "target")),
+        ),
+        lines(
+            "Waits for a slot",
+            "Waits that ended, by target and result.",
+            "ops",
+            or_zero(rate("twolane_queue_wait_seconds_count", "target", "result")),
+        ),
+        lines(
+            "Event loop lag",
+            "99th percentile of the longest lag in each tenth of a second.",
+            "s",
+            quantile(0.99, "twolane_event_loop_lag_seconds"),
+        ),
+        lines(
+            "Refused by the gateway itself",
+            "Requests refused because the gateway was overloaded, and by its listener.",
+            "ops",
+            Query(expr=or_zero(rate("twolane_shed_requests_total")).expr, legend="overloaded"),
+            or_zero(rate("twolane_listener_refusals_total", "reason")),
+        ),
+        lines(
+            "Bytes in flight",
+            "Request bodies and buffered answers held in memory, by gateway.",
+            "bytes",
+            gauge("twolane_bytes_in_flight", "instance"),
+        ),
+    ),
+)
+
 OVERHEAD: Final = Board(
     uid="twolane-overhead",
     title="Twolane / Gateway overhead",
     description="Time the gateway itself adds to a request.",
     jobs_of="twolane_policy_info",
-    sections=(_OVERHEAD,),
+    sections=(_OVERHEAD, _LOAD),
 )

@@ -69,6 +69,12 @@ _QUEUE: Final = Section(
             rate(f"{W}_refused_total", "reason"),
         ),
         lines(
+            "Request bytes in flight",
+            "Bytes of request bodies held in memory.",
+            "bytes",
+            gauge(f"{W}_bytes_in_flight", "instance"),
+        ),
+        lines(
             "Left and preempted",
             "Sequences cancelled by a client disconnect, and sequences preempted by others.",
             "ops",
