@@ -31,7 +31,7 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
 ) -> None:
     """A whole answer, a stream that has begun, a body that never ends, and a constraint that is being compiled."""
 
-    async def compile_for_ever(*_: Any) -> Any:
+    async def compile_for_ever(*_: Any, **_more: Any) -> Any:
         await asyncio.sleep(300)
 
     monkeypatch.setattr(ConstraintService, "bind", compile_for_ever)
