@@ -1,0 +1,67 @@
+"""Requests by many writers: every line can be read, and no two are alike."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateway.enums import Task
+from training.classifier.lines import LINES, main, read_lines, too_alike
+
+TEST_SET = Path(__file__).parents[2] / "benchmarks" / "routing_requests"
+
+
+@pytest.mark.parametrize("folder", [LINES, TEST_SET], ids=["training", "test"])
+def test_every_line_can_be_read_and_no_two_are_alike(folder: Path) -> None:
+    lines = list(read_lines(folder))
+    assert {line.task for line in lines} == set(Task)
+    assert [(one.name, other.name) for one, other in too_alike(lines)] == []
+
+
+def test_nothing_in_the_test_set_is_trained_on() -> None:
+    """Neither its writers nor lines like its own."""
+    held_out, trained = list(read_lines(TEST_SET)), list(read_lines())
+    writers = {line.writer for line in held_out}
+    assert writers.isdisjoint(line.writer for line in trained)
+    pairs = too_alike([*held_out, *trained])
+    assert [(one.name, other.name) for one, other in pairs if one.writer in writers] == []
+
+
+def written(folder: Path, *lines: dict[str, object]) -> Path:
+    common = {"task": "chat", "also_ok": [], "lang": "en"}
+    (folder / "w.jsonl").write_text("".join(json.dumps(common | line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_followup_keeps_its_earlier_turns_apart(tmp_path: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "c")]
+    given = [{"role": role, "content": content} for role, content in turns]
+    (line,) = read_lines(written(tmp_path, {"form": "followup", "turns": given}))
+    assert (line.system, line.before, line.asked) == ("Be brief.", (("user", "a"), ("assistant", "b")), "c")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"form": "instruction", "instruction": "x", "material": "stone"},
+        {"form": "instruction", "instruction": " ", "material": "none"},
+        {"form": "complete", "text": "x", "also_ok": ["chat"]},
+        {"form": "complete", "text": "x", "task": "poetry"},
+        {"form": "followup", "turns": [{"role": "assistant", "content": "x"}]},
+        {"form": "poem", "text": "x"},
+    ],
+)
+def test_a_line_of_another_form_is_refused(tmp_path: Path, line: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        list(read_lines(written(tmp_path, line)))
+
+
+def test_lines_that_share_most_of_their_words_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    english = ("please make this text shorter", "make this text shorter now", "what is the time in Lima")
+    texts = (*english, "短くしてください", "もっと短くしてください")
+    folder = written(tmp_path, *({"form": "complete", "text": text} for text in texts))
+    assert main(folder) == 1
+    printed = capsys.readouterr().out
+    assert "w:1 and w:2" in printed
+    assert "w:4 and w:5" in printed
+    assert "w:3" not in printed
