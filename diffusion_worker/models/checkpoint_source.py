@@ -21,7 +21,7 @@ def require(source: str, revision: str | None = None) -> None:
         raise BadSetting(f"--revision {revision}: {source} is a folder; only ids of the hub have revisions")
     if (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors*")):
         raise _adapter(source)
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).exists():  # also a link or a pipe
         raise CheckpointMissing(f"{folder / CONFIG}: no such file")
 
 

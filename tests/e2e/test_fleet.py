@@ -111,7 +111,7 @@ class Fleet:
 
     async def load(self, rate: float, seconds: float, seed: int) -> list[Sample]:
         """Send a load to both gateways."""
-        body = {"max_tokens": 48, "diffusion": {"steps": 48, "entropy_bound": 0.001}}
+        body = {"max_tokens": 96, "diffusion": {"steps": 24, "entropy_bound": 0.001}}
         prompts = [Prompt(body=body | {"messages": [{"role": "user", "content": f"Say {n}"}]}) for n in range(50)]
         samples: list[Sample] = []
         async with asyncio.TaskGroup() as group:

@@ -222,7 +222,7 @@ def answers(connections: list[socket.socket]) -> list[bytes]:
     body = json.dumps(BODY).encode()
     for each in connections:
         each.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
         )
     return [_status_line(each) for each in connections]
 

@@ -139,8 +139,9 @@ async def test_a_worker_killed_under_load_leaves_no_client_waiting() -> None:
         assert b"is ready" in await process.stdout.readline()
         endless: dict[str, Any] = {
             "model": "diffusion",
-            "diffusion": {"steps": 4096, "t_min": 50, "t_max": 90},
-            "max_tokens": 500,
+            "diffusion": {"steps": 24, "entropy_bound": 0.0001},
+            "structured_outputs": {"regex": "[a-z]{900}"},
+            "max_tokens": 1000,
         }
         drafts: dict[str, Any] = {"stream_options": {"include_drafts": True}}  # so that streams have started
         began: set[int] = set()
