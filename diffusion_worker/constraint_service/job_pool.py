@@ -202,7 +202,7 @@ class JobPool:
         except BaseException as error:  # also a cancellation: the process must not be lost
             if self._grants.pop(job, None) is not None:
                 self._queue.remove(job)
-            else:  # granted in the same moment
+            elif not granted.cancelled():  # granted in the same moment
                 self._release(job, granted.result(), 0.0)
             if isinstance(error, TimeoutError):
                 raise OverCapacity("the constraint compiler is busy", retry_after_s=self.times.wait_s) from None
@@ -211,9 +211,13 @@ class JobPool:
     def _dispatch(self) -> None:
         """Give idle processes to waiting jobs."""
         while self._idle and (job := self._queue.take(with_long=self._may_run_long)) is not None:
+            granted = self._grants.pop(job)
+            if granted.done():  # cancelled in this turn of the loop: its waiter has not run yet
+                self._queue.ended(job, 0.0)
+                continue
             if job.is_long:
                 self._long.add(job)
-            self._grants.pop(job).set_result(self._idle.pop())
+            granted.set_result(self._idle.pop())
 
     def _release(self, job: Job, process: JobProcess, used_s: float) -> None:
         self._long.discard(job)

@@ -22,9 +22,9 @@ class Waiter:
         self._is_claimed = False
 
     def leave(self, name: str) -> None:
-        """Stop waiting for a target."""
-        self.waits_for.pop(name)
-        self._slots.leave(name, self)
+        """Stop waiting for a target; nothing happens if its queue has evicted this request."""
+        if self.waits_for.pop(name, None) is not None:
+            self._slots.leave(name, self)
 
     def claim(self) -> None:
         """The granted slot belongs to the caller from now on, who gives it back to `Slots`."""

@@ -103,8 +103,10 @@ class Ingress:
 
     def _refuse(self, arrival: _Arrival) -> None:
         """The rest of a small body is discarded; behind a large one the connection is closed."""
-        self._on_shed()
         cycle = arrival.cycle
+        if cycle.is_disconnected or not arrival.connection.is_open:
+            return
+        self._on_shed()
         cycle.is_last = cycle.is_last or _is_large(cycle)
         cycle.respond(_ERROR.status, [(REQUEST_ID, b"req_" + secrets.token_hex(12).encode()), *_HEADERS], _BODY)
 

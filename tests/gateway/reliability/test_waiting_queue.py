@@ -49,6 +49,12 @@ class Requests(RuleBasedStateMachine):
 
         self.waiting.append(self.slots.wait([self.candidates[name] for name in names], key, wake))
 
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), name=st.sampled_from(sorted(LIMITS)))
+    def leave_one(self, data: st.DataObject, name: str) -> None:
+        """Its time in this queue is over; it may have been evicted from it before."""
+        data.draw(st.sampled_from(self.waiting)).leave(name)
+
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:

@@ -129,6 +129,25 @@ def test_a_client_that_left_while_its_request_waited_is_forgotten() -> None:
     assert run_virtual(story()) == {("a", "started"): STARTS_PER_TURN}
 
 
+def test_a_client_that_left_is_not_refused_when_its_place_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.web.ingress.MAX_WAITING", 2)
+
+    async def story() -> tuple[Counter[tuple[str, str]], list[None]]:
+        results, shed = Counter[tuple[str, str]](), list[None]()
+        ingress = ingress_of(lambda: 0.0, shed)
+        for _ in range(STARTS_PER_TURN):
+            arrive(ingress, Client("a", results))
+        for _ in range(2):
+            gone = Client("gone", results)
+            arrive(ingress, gone)
+            gone.is_open = False
+        arrive(ingress, Client("quiet", results))
+        await asyncio.sleep(0)
+        return results, shed
+
+    assert run_virtual(story()) == ({("a", "started"): STARTS_PER_TURN, ("quiet", "started"): 1}, [])
+
+
 @pytest.fixture
 def refusing(serving: Any, fake: Any) -> Any:
     """A real gateway that refuses everything."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraint_service.fair_queue import Job
 from diffusion_worker.constraint_service.job_pool import JobPool, Times
 from diffusion_worker.constraint_service.validator_process import validation_job
 from diffusion_worker.constraints import compiled
@@ -241,3 +242,19 @@ async def test_a_job_that_waits_too_long_is_refused_and_leaves_nothing() -> None
         await asyncio.gather(*bombs, return_exceptions=True)
         assert (len(pool._idle), len(pool._queue), pool._grants) == (2, 0, {})
         assert await quick(pool) == b"null"
+
+
+async def test_a_job_that_is_cancelled_as_a_process_becomes_free_takes_no_process_with_it() -> None:
+    pool = JobPool("validator_process", PATIENT, processes=1)
+    try:
+        running, waiting, next_one = (Job(owner=name, size=1, arrived_s=0.0) for name in "abc")
+        process = await pool._acquire(running, asyncio.get_running_loop().time() + PATIENCE_S)
+        waits = asyncio.create_task(pool._acquire(waiting, asyncio.get_running_loop().time() + PATIENCE_S))
+        await asyncio.sleep(0)
+        waits.cancel()
+        pool._release(running, process, 0.0)  # in the same turn of the loop
+        await asyncio.gather(waits, return_exceptions=True)
+        assert await pool._acquire(next_one, asyncio.get_running_loop().time() + PATIENCE_S) is process
+        pool._release(next_one, process, 0.0)
+    finally:
+        await pool.close()
