@@ -137,7 +137,9 @@ def test_an_interrupted_download_leaves_neither_files_nor_processes(
     """A pip process that never ends simulates a slow network."""
     (tmp_path / "pip.py").write_text(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\n"
                                      "__import__('time').sleep(600)\n")  # fmt: skip
-    code = "import twolane.weights as w; w.installed_weights = lambda: None; w.ensure_weights(print)"
+    # A program that a shell has started in the background ignores SIGINT, and its children inherit that.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += "import twolane.weights as w; w.installed_weights = lambda: None; w.ensure_weights(print)"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
