@@ -6,7 +6,7 @@ Handles HTTP: redirects, proxies and content codings. `answers.reader` reads the
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -112,12 +112,16 @@ class HttpReply:
         while (part := await self._next(parts, reader)) is not None:
             if not self._stream:  # kept until it is complete
                 hold_more(len(part))
-            for delta in reader.feed(part):
+            with _readable():
+                found = reader.feed(part)
+            for delta in found:
                 yield delta
             if reader.is_done:
                 await self._linger()
                 break
-        for delta in reader.close():
+        with _readable():
+            found = list(reader.close())
+        for delta in found:
             yield delta
 
     async def aclose(self) -> None:
@@ -145,6 +149,16 @@ class HttpReply:
                 await self._response.content.readany()
 
 
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever a parser raises for what a target sent, such as a number of more digits than Python converts, is the
+    target's fault: another one is tried."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, RecursionError) as fault:
+        raise UpstreamError("The target's response cannot be read.", detail="malformed answer") from fault
+
+
 async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     """The parts of the body without their content coding."""
     with translate_errors():
@@ -156,6 +170,7 @@ async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, No
                     continue
                 for piece in decoder.decode(part):
                     yield piece
+                    await asyncio.sleep(0)  # a small part may expand to very many pieces: let time limits end it
         except UnsupportedEncoding as fault:
             raise UpstreamError(
                 "The target's response has a content encoding that was not requested.",

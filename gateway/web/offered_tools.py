@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.errors import InvalidField
 from gateway.types import Tool, ToolChoice
-from gateway.validation.json_schema import SchemaError, check_pattern
+from gateway.validation.json_schema import MAX_PATTERN_CHARS, SchemaError, check_pattern
 from gateway.web.output_format import parse_schema
 from gateway.web.request_schema import ChatRequest, CustomTool, Function, is_present
 
@@ -66,7 +66,7 @@ def _custom(tool: CustomTool) -> Tool:
     """Of the grammars, a regular expression can be checked."""
     grammar = tool.format.grammar if tool.format is not None else None
     pattern = grammar.definition if grammar is not None and grammar.syntax == "regex" else None
-    is_checkable = pattern is not None and _is_checkable(pattern)
+    is_checkable = pattern is not None and len(pattern) <= MAX_PATTERN_CHARS and _is_checkable(pattern)
     return Tool(name=tool.name, is_custom=True, pattern=pattern if is_checkable else None)
 
 

@@ -15,6 +15,7 @@ from twolane.process.http.json_body import JsonBodyError, check_json
 MAX_STOPS = 4
 MAX_VALUES = 500_000  # of the whole body: a prompt may consist of token ids
 MAX_BIASES = 1024
+GREEDY_BELOW = 1e-5  # temperatures, as in vLLM: logits divided by smaller ones would overflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,8 @@ def parse_request_params(fields: Fields) -> RequestParams:
 def _parse_sampling(fields: Fields) -> tuple[float | None, Truncation | None]:
     """(temperature, truncation). Values without effect are None; vLLM also writes `top_k: -1` for all tokens."""
     temperature = fields.number("temperature", 0.0, 2.0)
+    if temperature is not None and temperature < GREEDY_BELOW:
+        temperature = 0.0
     truncation = Truncation(
         top_k=max(0, fields.integer("top_k", -1, 2**31 - 1) or 0),
         top_p=_number(fields, "top_p", (0.0, 1.0), default=1.0),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 MAX_PIECE_BYTES: Final = 1 << 20  # a small compressed input cannot fill the memory in one call
-_MAX_CODINGS: Final = 5
+_MAX_CODINGS: Final = 2
 
 
 class UnsupportedEncoding(Exception):  # noqa: N818 - says what happened

@@ -95,6 +95,10 @@ def test_truncation_to_the_most_likely_token_is_temperature_zero(greedy: dict[st
     assert parse(**greedy, temperature=1.5) == parse(temperature=0)
 
 
+def test_a_temperature_that_logits_cannot_be_divided_by_is_zero() -> None:
+    assert parse(temperature=1e-40) == parse(temperature=0)
+
+
 def test_null_counts_as_absent() -> None:
     """OpenAI clients send null for fields that are not set."""
     names = ["max_tokens", "seed", "temperature", "stop", "stream", "stream_options", "prediction", "response_format"]
