@@ -289,6 +289,7 @@ MORE_LENIENT: Final[dict[tuple[str, bool], tuple[tuple[Step, ...] | bytes, str]]
 
 _ERROR: Final = json.dumps({"error": {"message": "no", "type": "x", "code": "y"}}).encode()
 _DIGITS: Final = b"1" * 5000  # more than Python converts to an integer
+_MANY_DIGITS: Final = whole(usage={"prompt_tokens": "?"}).replace(b'"?"', b'"?", "y": ' + _DIGITS)
 _LOOP: Final = sized(b"", "Location: /v1/chat/completions", status="307 Temporary Redirect")
 
 # Answers without use: by name, what the upstream does and the reason of the fallback, whatever form was asked for.
@@ -311,7 +312,7 @@ USELESS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
     "two-documents": (_JSON + _JSON, "upstream_error"),
     "half-a-document": (_JSON[:-9], "upstream_error"),
     "error-of-many-digits": (b'{"error": {"code": ' + _DIGITS + b"}}", "upstream_error"),
-    "usage-of-many-digits": (whole(usage={"prompt_tokens": "?"}).replace(b'"?"', b'"?", "y": ' + _DIGITS), "upstream_error"),
+    "usage-of-many-digits": (_MANY_DIGITS, "upstream_error"),
     "three-encodings": (sized(_JSON, "Content-Encoding: gzip, gzip, gzip"), "upstream_error"),
     "deep-document": (b'{"choices":' + b"[" * 200_000, "upstream_error"),
     "invalid-utf-8": (whole().replace(b"hello", b"\xff\xfe"), "upstream_error"),
