@@ -1,11 +1,11 @@
-"""Features of a text for the linear model: hashed words, word pairs, character n-grams, and a few flags.
+"""Features of a request for the task model: its texts are cut into units, and every unit has tokens.
 
-Every feature is a row number in the model's table. The computation is vectorised, because a Python loop over 200 words
-would cost more than the rest of the gateway. Prefix sums of a polynomial hash give the hash of any span in two
-operations (Rabin-Karp); see `hashing`.
+A unit is a sentence, a line, or a quoted span: small enough that it is either what is asked or part of what it is asked
+of. The model weighs the units (see `model`). Fenced blocks are left out, and long texts are read at both ends only.
 
-A negated word ("don't summarize, explain") is hashed as a different word, as in sentiment analysis since Das and Chen
-2001. The cost is bounded: of a long text, only the head and the tail are used.
+Every token has four rows in the model's table: its own, and three by hash: with what stands beside the request, and with
+the one and two tokens before it. A negated word ("don't summarize, explain") has other rows, as in sentiment analysis
+since Das and Chen 2001.
 """
 
 from dataclasses import dataclass
@@ -14,139 +14,176 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from gateway.classifier.hashing import INVERSES, MAX_CODES, POWERS, Indices, Rows, hash_buckets
-from gateway.classifier.negation import negated
+from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, NEGATED, Ids, Vocabulary, split
 
-Floats = npt.NDArray[np.float32]
+VERSION: Final = 3  # of the features; weights are valid only for the version they were trained with
+HASH_BITS: Final = 16
+UNIT_FLAGS: Final = 64  # rows after the hashed ones: properties of a unit, then of the request
+REQUEST_FLAGS: Final = 64
+HASHED_ROWS: Final = 1 << HASH_BITS
 
-VERSION: Final = 2  # of the features; weights are valid only for the version they were trained with
-HASH_BITS: Final = 15
-FLAGS: Final = 32  # rows after the hashed ones, one for each flag
-TABLE_ROWS: Final = (1 << HASH_BITS) + FLAGS
-
-_HEAD_CHARS: Final = 500  # of the last user message
-_TAIL_CHARS: Final = 400
-_SYSTEM_CHARS: Final = 240
-_EDGE_WORDS: Final = 12  # the first and last words are also hashed separately: instructions are at the edges
-_GAP: Final = "\x00"  # separates the parts, so that no word spans two of them
-
-_IS_WORD: Final = np.array([chr(code).isalnum() or chr(code) == "'" for code in range(1 << 16)], dtype=np.bool_)
-_NGRAMS: Final = (2, 3, 5)  # lengths of the character n-grams
-_ZERO: Final = np.uint32(ord("0"))
+READ_CHARS: Final = 2048  # at each end of the last user message; fenced blocks in it are then left out
+USER_ENDS: Final = (480, 360)  # characters at the beginning and the end of what is left
+SYSTEM_ENDS: Final = (320, 160)
+EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
+_TOKEN_ENDS: Final = (110, 90)  # tokens of the user's text: scripts without spaces have more of them
+_FENCE: Final = "```"
+_MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
 _NOT: Final = np.uint32(0x2545F491)
-_SPACELESS: Final = 0x0E00  # from Thai on, scripts are mostly written without spaces between words
-_SALTS: Final = tuple(np.uint32(salt) for salt in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D))
+_PAIR: Final = np.uint32(0x85EBCA6B)
+_TRIPLE: Final = np.uint32(0xC2B2AE35)
+_SHIFT: Final = np.uint32(32 - HASH_BITS)
+_ROLES: Final = 3
+_CONTEXTS: Final = 6  # what stands beside the words
+_SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
+_LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
+_GAP_ID: Final = BREAKS.index("\x00")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Rows of the model's table and their weights; `words[i]` is the hash of the word of row i.
+    """`ids` [tokens] are the tokens' own rows, `hashed` [3, tokens] the rows by hash; unit n has the tokens from
+    `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request."""
 
-    `rows` and `weights` have shape [features]; only the first `words.size` rows represent words, `own_words` of them
-    from the user. `edges` are the hashes of the user's first and last words, in scripts that separate words by spaces.
-    """
-
-    rows: Rows
-    weights: Floats
-    words: Rows
-    own_words: int
-    edges: tuple[Rows, Rows]
+    ids: Ids
+    hashed: npt.NDArray[np.uint32]
+    firsts: Ids
+    flags: Ids
+    request: list[int]
+    own_tokens: int
 
 
-def features(*, system: str, user: str) -> Features:
-    """The features of a request's texts. Accepts any text, in bounded time."""
-    head, tail = _ends(user)
-    above = system[:_SYSTEM_CHARS].replace(_GAP, " ")
-    text = f"{above}{_GAP}{head}{_GAP}{tail}".lower().replace("’", "'")[: MAX_CODES - 1]
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    sums = np.zeros(codes.size + 1, dtype=np.uint32)
-    np.add.accumulate(codes * POWERS[: codes.size], out=sums[1:])
-    words, starts, ends = _words(codes, sums)
-    border = text.index(_GAP)
-    of_system = int(starts.searchsorted(border)) if border else 0
-    own = words[of_system:]
-    spaced = own[codes[starts[of_system:]] < _SPACELESS]
-    ngrams = [(sums[n:] - sums[:-n]) * INVERSES[: max(0, sums.size - n)] for n in _NGRAMS if sums.size > n]
-    denied = negated(words, codes, starts)
-    if denied.size:
-        words = words.copy()
-        words[denied] *= _NOT
-        own = words[of_system:]
-        ngrams = _without(ngrams, codes.size, starts[denied], ends[denied])
-    groups = [
-        words[:of_system] * _SALTS[0],
-        own,
-        own[:_EDGE_WORDS] * _SALTS[1],
-        own[-_EDGE_WORDS:] * _SALTS[2],
-        own[:-1] * _SALTS[3] + own[1:],
-        *(ngram ^ _SALTS[4] for ngram in ngrams),
-    ]
-    rows = hash_buckets(np.concatenate(groups), HASH_BITS)
-    flags = _flags(system, user, head, tail, digits=int(np.count_nonzero(codes[border:] - _ZERO < 10)))
-    sizes = [group.size for group in groups]
-    weights = [1.0 / max(1, size) ** 0.5 for size in sizes]
-    spoken = np.concatenate([words, own[:_EDGE_WORDS], own[-_EDGE_WORDS:]])
+def features(
+    vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "", answer: str = ""
+) -> Features:
+    """The features of a request's texts: the system prompt, the last user message, the one before it, and the
+    assistant's answer between them. Accepts any text, in bounded time."""
+    asked, fences = _without_fences(user)
+    own = _own_tokens(asked)
+    tokens = split(_ends(system, SYSTEM_ENDS).lower()) if system else []
+    tokens.append("\x00")
+    of_system = len(tokens)
+    if earlier:
+        tokens += split(_ends(earlier, EARLIER_ENDS).lower())
+    tokens.append("\x00")
+    of_earlier = len(tokens)
+    tokens += own
+    tokens.append("\x00")
+    ids = np.array(vocabulary.ids(tokens), dtype=np.intp)
+    hashes = vocabulary.hashes[ids]
+    denied = vocabulary.negated(ids)
+    if denied:
+        ids[denied] = NEGATED
+        hashes[denied] *= _NOT
+    context = _context(asked, fences, answer, ids[of_earlier:])
+    roles = np.zeros(ids.size, dtype=np.intp)
+    roles[of_system:] = 1
+    roles[of_earlier:] = 2
+    hashed = np.zeros((3, ids.size), dtype=np.uint32)
+    hashed[0] = hashes * _SALTS[roles * _CONTEXTS + context]
+    pairs = hashes[:-1] * _PAIR
+    hashed[1, 1:] = pairs + hashes[1:]
+    hashed[2, 2:] = (pairs[:-1] + hashes[1:-1]) * _TRIPLE + hashes[2:]
+    hashed = (hashed * _MIX) >> _SHIFT
+    lasts = (ids < len(BREAKS)).nonzero()[0]
+    firsts = np.empty_like(lasts)
+    firsts[0] = 0
+    firsts[1:] = lasts[:-1] + 1
     return Features(
-        rows=np.concatenate([rows, np.array(flags, dtype=np.uint32) + np.uint32(1 << HASH_BITS)]),
-        weights=np.repeat(np.array([*weights, 0.5], dtype=np.float32), [*sizes, len(flags)]),
-        words=spoken,
-        own_words=own.size,
-        edges=(spaced[:_EDGE_WORDS], spaced[-_EDGE_WORDS:]),
+        ids=ids,
+        hashed=hashed,
+        firsts=firsts,
+        flags=_unit_flags(firsts, lasts, roles[firsts]),
+        request=_request_flags(system, user, fences, earlier, answer, context, len(own)),
+        own_tokens=len(own),
     )
 
 
-def _ends(text: str) -> tuple[str, str]:
-    """Head and tail of a text; a short text has no tail."""
-    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
-        return text, ""
-    return text[:_HEAD_CHARS], text[-_TAIL_CHARS:]
+def _ends(text: str, sizes: tuple[int, int]) -> str:
+    """Both ends of a long text, on two lines."""
+    head, tail = sizes
+    return text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}"
 
 
-def _words(codes: Rows, sums: Rows) -> tuple[Rows, Indices, Indices]:
-    """Hashes of all words in order, and the start and end index of each."""
-    inside = np.zeros(codes.size + 2, dtype=np.bool_)
-    _IS_WORD.take(codes, mode="clip", out=inside[1:-1])
-    borders = (inside[1:] != inside[:-1]).nonzero()[0]
-    starts, ends = borders[::2], borders[1::2]
-    return (sums[ends] - sums[starts]) * INVERSES[starts], starts, ends
+def _own_tokens(asked: str) -> list[str]:
+    found = split(_ends(asked, USER_ENDS).lower())
+    head, tail = _TOKEN_ENDS
+    return found if len(found) <= head + tail else [*found[:head], "\n\n", *found[-tail:]]
 
 
-def _without(ngrams: list[Rows], size: int, starts: Indices, ends: Indices) -> list[Rows]:
-    """The n-grams that overlap none of the given (negated) words, whose letters would still speak for the task."""
-    steps = np.zeros(size + 1, dtype=np.int32)
-    steps[starts] += 1
-    steps[ends] -= 1
-    touched = np.concatenate([[0], np.cumsum(np.cumsum(steps[:-1]))])
-    return [ngram[touched[n:] == touched[:-n]] for n, ngram in zip(_NGRAMS, ngrams, strict=False)]
+def _without_fences(user: str) -> tuple[str, int]:
+    """The text outside of fences, and the number of fenced blocks. A text that is one block is taken as it is."""
+    text = _ends(user, (READ_CHARS, READ_CHARS)).strip()
+    if _FENCE not in text:
+        return text, 0
+    parts = text.split(_FENCE)
+    if not any(part.strip() for part in parts[::2]):
+        return text.replace(_FENCE, ""), 1
+    return f"\n{CUT}\n".join(parts[::2]), len(parts) // 2
 
 
-def _flags(system: str, user: str, head: str, tail: str, *, digits: int) -> list[int]:
-    """Structural properties of the text. A flag's number must never change: weights are trained with it."""
-    end = (tail or head).rstrip()
-    seen = head + tail
-    letters = max(1, len(seen))
+def _context(asked: str, fences: int, answer: str, ids: Ids) -> int:
+    """What stands beside the user's words: nothing, a fenced block, something like code or data, or prose."""
+    if fences:
+        return 1
+    signs = int(np.count_nonzero((ids >= FIRST_SIGN) & (ids < FIRST_WORD)))
+    if signs * 4 > ids.size and ids.size > 20:
+        return 2
+    if len(asked) > 360:
+        return 3
+    if answer:
+        return 4
+    return 5 if "\n" in asked else 0
+
+
+def _unit_flags(firsts: Ids, lasts: Ids, roles: Ids) -> Ids:
+    """Rows of the properties of every unit: its place among those of its role, and its length."""
+    order = np.arange(firsts.size)
+    from_start = np.minimum(order - roles.searchsorted(roles, "left"), 3)
+    from_end = np.minimum(roles.searchsorted(roles, "right") - 1 - order, 3)
+    flags = np.empty((2, firsts.size), dtype=np.intp)
+    flags[0] = roles * 16 + from_start * 4 + from_end
+    flags[1] = 48 + _LENGTHS.searchsorted(lasts - firsts + 1, "right")
+    return flags
+
+
+def _request_flags(
+    system: str, user: str, fences: int, earlier: str, answer: str, context: int, own_tokens: int
+) -> list[int]:
+    """Structural properties of the request. A flag's number must never change: weights are trained with it."""
+    whole = user.strip() if len(user) < 2 * READ_CHARS else user[:READ_CHARS].lstrip() + user[-READ_CHARS:].rstrip()
+    start, end = whole[:200], whole[-200:]
     present = (
         True,
         bool(system),
         end.endswith("?"),
-        "?" in seen,
-        seen.count("```") == 2,
-        seen.count("```") > 2,
+        fences == 1,
+        fences > 1,
         end.endswith("```"),
-        head.lstrip()[:1] in ("{", "["),
+        start.startswith("```"),
+        start.startswith(("{", "[")),
         end.endswith(("}", "]")),
-        '"type"' in seen,
-        digits * 20 > letters,
-        digits * 4 > letters,
-        not seen.isascii(),
-        "\n" in seen,
-        "\n\n" in seen,
+        not user.isascii(),
+        "\n" in whole,
+        "\n\n" in whole,
         len(user) < 40,
         len(user) < 160,
-        seen.count("\n") * 30 > letters,
-        not seen.strip(),
+        len(user) > 600,
+        not own_tokens,
         end.endswith((":", ">")),
         end.endswith((";", "(", "{", "=", ",")),
-        "\n    " in seen or "\n\t" in seen or "\n  " in seen,
+        "\n  " in whole or "\n\t" in whole,
+        bool(earlier),
+        bool(answer),
+        _FENCE in answer,
+        "@@" in whole,
+        "<" in start and ">" in start,
+        "|" in start,
+        whole[-1:].isalnum(),
+        "<<<" in whole,
+        "__" in whole,
     )
-    return [number for number, is_set in enumerate(present) if is_set]
+    found = [number for number, is_set in enumerate(present) if is_set]
+    found.append(40 + context)
+    found.append(48 + min(8, own_tokens // 8))
+    return found

@@ -11,7 +11,7 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.uint32]
 Indices = npt.NDArray[np.intp]
 
-MAX_CODES: Final = 4 * (500 + 400 + 240 + 64)
+MAX_CODES: Final = 4 * (880 + 480 + 200 + 40)
 _PRIME: Final = 0x01000193  # FNV's; any odd number has an inverse modulo 2^32
 POWERS: Final = np.array([pow(_PRIME, n, 1 << 32) for n in range(MAX_CODES)], dtype=np.uint32)
 INVERSES: Final = np.array([pow(_PRIME, -n, 1 << 32) for n in range(MAX_CODES)], dtype=np.uint32)
