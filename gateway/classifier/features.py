@@ -3,9 +3,9 @@
 A unit is a sentence, a line, or a quoted span: small enough that it is either what is asked or part of what it is asked
 of. The model weighs the units (see `model`). Fenced blocks are left out, and long texts are read at both ends only.
 
-Every token has four rows in the model's table: its own, and three by hash: with what stands beside the request, and with
-the one and two tokens before it. A negated word ("don't summarize, explain") has other rows, as in sentiment analysis
-since Das and Chen 2001.
+Every token has rows in the model's table: its own, and by hash with what stands beside the request, with the tokens
+before it, and with the concepts before it (words of one meaning, see `tokens.Vocabulary`). A negated word ("don't
+summarize, explain") has other rows, as in sentiment analysis since Das and Chen 2001.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, NEGATED, Ids, Vocabulary, split
+from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, GAP, NEGATED, Ids, Vocabulary, split
+
+Hashes = npt.NDArray[np.uint32]
 
 VERSION: Final = 3  # of the features; weights are valid only for the version they were trained with
 HASH_BITS: Final = 16
-UNIT_FLAGS: Final = 64  # rows after the hashed ones: properties of a unit, then of the request
-REQUEST_FLAGS: Final = 64
 HASHED_ROWS: Final = 1 << HASH_BITS
+UNIT_FLAGS: Final = 64
+REQUEST_FLAGS: Final = 64
 
 READ_CHARS: Final = 2048  # at each end of the last user message; fenced blocks in it are then left out
 USER_ENDS: Final = (480, 360)  # characters at the beginning and the end of what is left
@@ -28,75 +30,89 @@ SYSTEM_ENDS: Final = (320, 160)
 EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
 _TOKEN_ENDS: Final = (110, 90)  # tokens of the user's text: scripts without spaces have more of them
 _FENCE: Final = "```"
+
 _MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
 _NOT: Final = np.uint32(0x2545F491)
 _PAIR: Final = np.uint32(0x85EBCA6B)
 _TRIPLE: Final = np.uint32(0xC2B2AE35)
+_CLASS_PAIR: Final = np.uint32(0x7FEB352D)
+_CLASS_TRIPLE: Final = np.uint32(0x27D4EB2F)
 _SHIFT: Final = np.uint32(32 - HASH_BITS)
+HASHED: Final = 6  # rows of a token by hash
 _ROLES: Final = 3
 _CONTEXTS: Final = 6  # what stands beside the words
 _SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
 _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
-_GAP_ID: Final = BREAKS.index("\x00")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """`ids` [tokens] are the tokens' own rows, `hashed` [3, tokens] the rows by hash; unit n has the tokens from
-    `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request."""
+    """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the tokens from
+    `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The first `other_units` units
+    are not of the last user message, which has `own_tokens` tokens."""
 
     ids: Ids
-    hashed: npt.NDArray[np.uint32]
+    hashed: Hashes
     firsts: Ids
     flags: Ids
     request: list[int]
     own_tokens: int
 
 
-def features(
-    vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "", answer: str = ""
-) -> Features:
+def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "", answer: str = "") -> Features:
     """The features of a request's texts: the system prompt, the last user message, the one before it, and the
     assistant's answer between them. Accepts any text, in bounded time."""
     asked, fences = _without_fences(user)
-    own = _own_tokens(asked)
-    tokens = split(_ends(system, SYSTEM_ENDS).lower()) if system else []
-    tokens.append("\x00")
-    of_system = len(tokens)
-    if earlier:
-        tokens += split(_ends(earlier, EARLIER_ENDS).lower())
-    tokens.append("\x00")
-    of_earlier = len(tokens)
-    tokens += own
-    tokens.append("\x00")
-    ids = np.array(vocabulary.ids(tokens), dtype=np.intp)
+    own = _shortened(_tokens(vocabulary, asked, USER_ENDS))
+    above = _tokens(vocabulary, system, SYSTEM_ENDS)
+    before = _tokens(vocabulary, earlier, EARLIER_ENDS)
+    ids = np.array(vocabulary.ids([*above, GAP, *before, GAP, *own, GAP]), dtype=np.intp)
     hashes = vocabulary.hashes[ids]
     denied = vocabulary.negated(ids)
     if denied:
         ids[denied] = NEGATED
         hashes[denied] *= _NOT
-    context = _context(asked, fences, answer, ids[of_earlier:])
     roles = np.zeros(ids.size, dtype=np.intp)
-    roles[of_system:] = 1
-    roles[of_earlier:] = 2
-    hashed = np.zeros((3, ids.size), dtype=np.uint32)
-    hashed[0] = hashes * _SALTS[roles * _CONTEXTS + context]
-    pairs = hashes[:-1] * _PAIR
-    hashed[1, 1:] = pairs + hashes[1:]
-    hashed[2, 2:] = (pairs[:-1] + hashes[1:-1]) * _TRIPLE + hashes[2:]
-    hashed = (hashed * _MIX) >> _SHIFT
+    roles[len(above) + 1 :] = 1
+    roles[len(above) + len(before) + 2 :] = 2
+    context = _context(asked, fences, answer, ids[-len(own) - 1 :])
     lasts = (ids < len(BREAKS)).nonzero()[0]
     firsts = np.empty_like(lasts)
     firsts[0] = 0
     firsts[1:] = lasts[:-1] + 1
+    hashed = np.zeros((HASHED, ids.size), dtype=np.uint32)
+    hashed[0] = hashes * _SALTS[roles * _CONTEXTS + context]
+    _hash_neighbours(hashed, hashes)
+    _hash_concepts(hashed, ids, hashes, vocabulary.classes[ids], lasts)
     return Features(
         ids=ids,
-        hashed=hashed,
+        hashed=(hashed * _MIX) >> _SHIFT,
         firsts=firsts,
         flags=_unit_flags(firsts, lasts, roles[firsts]),
         request=_request_flags(system, user, fences, earlier, answer, context, len(own)),
         own_tokens=len(own),
     )
+
+
+def _hash_neighbours(hashed: Hashes, hashes: Hashes) -> None:
+    """Every token with the one and the two before it."""
+    pairs = hashes[:-1] * _PAIR
+    hashed[1, 1:] = pairs + hashes[1:]
+    hashed[2, 2:] = (pairs[:-1] + hashes[1:-1]) * _TRIPLE + hashes[2:]
+
+
+def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, lasts: Ids) -> None:
+    """Every token's concept with the token before it, and with the one and two concepts before it in its unit."""
+    near = np.where(classes > 0, classes, np.where(ids < FIRST_WORD, hashes, 0))
+    hashed[3, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * np.uint32(3)
+    named = classes.nonzero()[0]
+    if named.size < 2:
+        return
+    told, units = classes[named], lasts.searchsorted(named)
+    same = units[1:] == units[:-1]
+    pairs = told[:-1] * _CLASS_TRIPLE + told[1:]
+    hashed[4, named[1:]] = pairs * same
+    hashed[5, named[2:]] = (pairs[:-1] * _CLASS_PAIR + told[2:]) * (same[1:] & same[:-1])
 
 
 def _ends(text: str, sizes: tuple[int, int]) -> str:
@@ -105,10 +121,16 @@ def _ends(text: str, sizes: tuple[int, int]) -> str:
     return text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}"
 
 
-def _own_tokens(asked: str) -> list[str]:
-    found = split(_ends(asked, USER_ENDS).lower())
+def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[str]:
+    if not text:
+        return []
+    found = split(_ends(text, sizes).lower())
+    return found if text.isascii() else vocabulary.merged(found)
+
+
+def _shortened(tokens: list[str]) -> list[str]:
     head, tail = _TOKEN_ENDS
-    return found if len(found) <= head + tail else [*found[:head], "\n\n", *found[-tail:]]
+    return tokens if len(tokens) <= head + tail else [*tokens[:head], "\n\n", *tokens[-tail:]]
 
 
 def _without_fences(user: str) -> tuple[str, int]:

@@ -1,42 +1,47 @@
-"""The trained stage of task classification: a linear model over the words of a request.
+"""The trained stage of task classification: a linear model over the words of a request, with attention over its units.
 
-It is used for requests that neither the client nor the request's structure assigns to a task. Its confidence is
-calibrated: of the predictions at 0.8, about four in five are right on prompts like those of the evaluation (see the
-model card). The confidence is reduced if the text's first and last words are mostly unknown (out of distribution).
+It is used for requests that neither the client nor the request's form assigns to a task. Each unit of the request (see
+`features`) has a score for every task and a score for being what is asked; a softmax of the latter weighs the former, so
+that the topic of a pasted text counts little. The confidence is calibrated on writers that were left out (see the model
+card), and reduced if the units that decide consist of unknown words.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.classifier.features import Features, features
-from gateway.classifier.hashing import Rows, hash_buckets
+from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
+from gateway.classifier.tokens import FIRST_WORD, STEM, Vocabulary
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
+Floats = npt.NDArray[np.float32]
+
 _MAX_NAMED: Final = 3  # words named in the evidence
-_MAX_CONSIDERED: Final = 8  # strongest features considered for the evidence
-KNOWN_BITS: Final = 20
-_KNOWN_SHARE: Final = 0.25  # share of known words at one edge above which the confidence is not reduced: 3 of 12
+_MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
+_KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
-_STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little about the answer
+FLAG_WEIGHT: Final = 0.5
+
+
+def table_rows(vocabulary: Vocabulary) -> int:
+    """Rows of a model's table: tokens, hashed rows, flags of units, flags of requests."""
+    return len(vocabulary.names) + HASHED_ROWS + UNIT_FLAGS + REQUEST_FLAGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskModel:
-    """Weights [rows, tasks], scaled by the temperature, and the words that the evidence may name, by hash.
+    """`weights` [rows, tasks + 1] are scaled by the temperature; the last column scores whether a unit is what is asked.
 
-    Evidence is logged and prompts are not, so only words of the model's own vocabulary are named. `known` [2^20] is
-    true at the hash buckets of all words in the training data; about one in a hundred unknown words collides.
+    Evidence is logged and prompts are not, so only words of the model's own vocabulary are named.
     """
 
     tasks: tuple[Task, ...]
-    weights: npt.NDArray[np.float32]
-    known: npt.NDArray[np.bool_]
-    vocabulary: Mapping[int, str]
+    vocabulary: Vocabulary
+    weights: Floats
+    temperature: float
 
 
 class LearnedStage:
@@ -44,44 +49,74 @@ class LearnedStage:
 
     def __init__(self, model: TaskModel) -> None:
         self._model = model
-        self._evenly = np.full(len(model.tasks), 1.0 / len(model.tasks), dtype=np.float32)
+        size = len(model.vocabulary.names)
+        self._offsets = np.array([0, *[size] * HASHED], dtype=np.intp)[:, None]
+        self._unit_flags = model.weights[size + HASHED_ROWS :][:UNIT_FLAGS] * np.float32(FLAG_WEIGHT)
+        self._request_flags = model.weights[size + HASHED_ROWS + UNIT_FLAGS :, :-1] * np.float32(FLAG_WEIGHT)
+        names = model.vocabulary.names
+        self._known = np.array(
+            [1.0 if at >= FIRST_WORD and not name.endswith(STEM) else 0.0 for at, name in enumerate(names)]
+        )
+        self._counts = np.array([float(name[0].isalpha() or name.startswith("<")) for name in names])
 
     def __call__(self, query: Query) -> Classification | None:
-        """The most probable task given the words of the system prompt and the last user message."""
-        found = features(system=query.system_text, user=query.last_user_text)
-        if not found.own_words:
+        """The most probable task given the words of the system prompt, the last user message and the turn before."""
+        found = features(
+            self._model.vocabulary,
+            system=query.system_text,
+            user=query.last_user_text,
+            earlier=query.earlier_text,
+            answer=query.answer_text,
+        )
+        if not found.own_tokens:
             return None
-        rows = self._model.weights.take(found.rows, axis=0)
-        scores = found.weights @ rows
-        best = int(scores.argmax())
-        odds = np.exp(scores - scores[best])
+        tokens, shares = self._weigh(found)
+        scores = (shares @ tokens.units)[:-1] + self._request_flags[found.request].sum(axis=0)
+        scores *= 1.0 / self._model.temperature
+        odds = np.exp(scores - scores.max())
+        odds *= self._trust(found, shares) / odds.sum()
+        best = int(odds.argmax())
         return Classification(
             task=self._model.tasks[best],
-            confidence=float(1.0 / odds.sum()) * self._trust(found) * _certainty(self._model.tasks[best], found),
-            evidence=self._evidence(found, rows[: found.words.size], best),
+            confidence=float(odds[best]),
+            evidence=self._evidence(found, tokens.each, shares, best),
+            probabilities=tuple(odds.tolist()),
         )
 
-    def _trust(self, found: Features) -> float:
-        """The factor for the confidence, by the share of known words at the edges of the text."""
-        size = found.edges[0].size
-        if not size:  # a script without spaces: only its character n-grams count
-            return 1.0
-        known = max(int(np.count_nonzero(self._known(edge))) for edge in found.edges)
-        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * size)))
+    def _weigh(self, found: Features) -> "tuple[_Scores, Floats]":
+        """The scores of all units, and how much each unit counts."""
+        rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
+        rows[0] = found.ids
+        rows[1:] = found.hashed
+        rows += self._offsets
+        each = self._model.weights.take(rows, axis=0).sum(axis=0)
+        sizes = np.diff(found.firsts, append=found.ids.size)
+        units = np.add.reduceat(each, found.firsts) / np.sqrt(sizes)[:, None]
+        units += self._unit_flags.take(found.flags, axis=0).sum(axis=0)
+        gates = units[:, -1]
+        shares = np.exp(gates - gates.max())
+        shares /= shares.sum()
+        return _Scores(each=each, units=units), shares
 
-    def _known(self, words: Rows) -> npt.NDArray[np.bool_]:
-        return self._model.known[hash_buckets(words, KNOWN_BITS)]
+    def _trust(self, found: Features, shares: Floats) -> float:
+        """The factor for the probabilities, by the share of known words in the units that count."""
+        counts = np.add.reduceat(self._counts[found.ids], found.firsts)
+        known = np.add.reduceat(self._known[found.ids], found.firsts)
+        total = float(shares @ counts)
+        return max(_MIN_TRUST, min(1.0, float(shares @ known) / (_KNOWN_SHARE * total))) if total else 1.0
 
-    def _evidence(self, found: Features, rows: npt.NDArray[np.float32], best: int) -> str:
-        """`words`, and the strongest of them: those with the highest weight for the task, relative to the average."""
-        strength = (rows[:, best] - rows @ self._evenly) * found.weights[: len(rows)]
+    def _evidence(self, found: Features, each: Floats, shares: Floats, best: int) -> str:
+        """`words`, and the strongest of them: those with the highest score for the task, relative to the average."""
+        sizes = np.diff(found.firsts, append=found.ids.size)
+        strength = (each[:, best] - each[:, :-1].mean(axis=1)) * np.repeat(shares, sizes)
         order = strength.argsort()[: -_MAX_CONSIDERED - 1 : -1]
-        strongest = zip(found.words[order].tolist(), strength[order].tolist(), strict=True)
-        names = (self._model.vocabulary.get(word) for word, strong in strongest if strong > 0)
-        named = list(dict.fromkeys(name for name in names if name))[:_MAX_NAMED]
+        names = self._model.vocabulary.names
+        numbers = [number for at in order.tolist() if strength[at] > 0 and (number := int(found.ids[at])) >= FIRST_WORD]
+        named = list(dict.fromkeys(names[number].removesuffix(STEM) for number in numbers))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
 
 
-def _certainty(task: Task, found: Features) -> float:
-    """The factor for structured output that a few words ask for: a request that is sure of its form says which."""
-    return min(1.0, found.own_words / _STRUCTURED_WORDS) if task is Task.STRUCTURED else 1.0
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    each: Floats  # [tokens, tasks + 1]
+    units: Floats  # [units, tasks + 1]

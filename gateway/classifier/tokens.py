@@ -46,6 +46,8 @@ _TOKEN: Final = re.compile(
     rf"[^\W\d_{_SPACELESS}][^\W{_SPACELESS}]*(?:['’][^\W\d_{_SPACELESS}]+)?|[{_SPACELESS}]|\d+"
     rf"|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|_"
 )
+_SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
+_CHAR: Final = re.compile(rf"[{_SPACELESS}]")
 _NORMAL: Final = {"。": ".", "！": "!", "？": "?", "；": ";", "：": ":"} | dict.fromkeys(_QUOTES, '"')
 
 
@@ -57,13 +59,17 @@ def split(text: str) -> list[str]:
 class Vocabulary:
     """Numbers of tokens: the fixed ones, then words and stems in the given order."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], classes: Sequence[int] = ()) -> None:
         self.words = tuple(words)
         names = (*FIXED, *words)
         self._ids: dict[str, int] = {name: number for number, name in enumerate(names)}
         for char, meaning in _NORMAL.items():
             self._ids[char] = self._ids[meaning]
         self.names = names
+        self.numbers = tuple(classes) or (0,) * len(self.words)
+        self.classes = np.zeros(len(names), dtype=np.uint32)
+        self.classes[FIRST_WORD:] = np.array(self.numbers, dtype=np.uint32) * _SPREAD
+        self.pairs = frozenset(word for word in words if len(word) == 2 and _CHAR.match(word) and _CHAR.match(word[1]))
         denied = {*_BEFORE, *_BEHIND, "than"}
         self.denies = np.array([name in denied for name in names], dtype=np.bool_)
         self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32)
@@ -72,6 +78,19 @@ class Vocabulary:
         """The number of each token."""
         known, unknown = self._ids.get, self.unknown
         return [unknown(token) if (found := known(token)) is None else found for token in tokens]
+
+    def merged(self, tokens: list[str]) -> list[str]:
+        """The tokens; two characters that are a word of the vocabulary are one."""
+        pairs, found, skip = self.pairs, [], False
+        for one, two in zip(tokens, [*tokens[1:], ""], strict=True):
+            if skip:
+                skip = False
+            elif one + two in pairs:
+                found.append(one + two)
+                skip = True
+            else:
+                found.append(one)
+        return found
 
     def unknown(self, token: str) -> int:
         """The number of a token that is no entry itself."""

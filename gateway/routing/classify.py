@@ -28,6 +28,7 @@ CONFIDENCE: Final = {
 
 # From the prompt templates of code models: Qwen, StarCoder, CodeGemma; Code Llama; DeepSeek.
 _FIM_MARKERS: Final = re.compile(r"<\|?fim[_▁](?:prefix|suffix|middle|begin|hole|end)\|?>|<｜fim▁|<(?:PRE|SUF|MID)>")
+EARLIER_CHARS: Final = 512  # of earlier messages, at each end
 SEARCHED_CHARS: Final = 16_384  # in long texts, markers are searched in the head and the tail only
 
 

@@ -1,124 +1,174 @@
 """Fits the task model: softmax regression over hashed features, with attention over the units of a request.
 
 Minimises cross-entropy by Adam over shuffled batches, in one thread: the same weights for the same seed on the same
-machine. Temperature after Guo et al. 2017, "On Calibration of Modern Neural Networks".
+machine. A word shares the rows of its stems and concepts; `folded` adds them to its own. Temperature after Guo et al.
+2017, "On Calibration of Modern Neural Networks".
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gateway.classifier.features import HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
-from gateway.classifier.tokens import FIRST_WORD, Vocabulary
+from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
+from gateway.classifier.model import FLAG_WEIGHT, table_rows
+from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
 from training.classifier.compose import Request
+from training.classifier.concepts import Concepts, parents
 
-_TASKS = list(Task)
-_BATCH = int(os.environ.get('BATCH', 256))
-_DROPPED = float(os.environ.get("DROP", 0.1))
+BATCH: Final = 128
+UNKNOWN_SHARE: Final = 0.1  # of words that training takes for unknown ones, so that stems and concepts learn
+CONCEPT_WEIGHT: Final = 2.5  # concepts learn faster than single words
+OTHER_LABEL: Final = 0.3  # probability of the labels that are as defensible as the first
+_TASKS: Final = list(Task)
+
+Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """Features of one request: the rows and weights of all units, the number of rows of each unit, and the rows of the
+    request's flags."""
+
+    rows: Numbers
+    weights: Floats
+    sizes: npt.NDArray[np.intp]
+    flags: Numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Features of requests as rows of one table, by unit; `targets` [requests, tasks] are soft labels."""
+    """Examples and their soft labels [examples, tasks]."""
 
-    rows: list[np.ndarray]  # of every request: rows of all units
-    weights: list[np.ndarray]
-    sizes: list[np.ndarray]  # rows of each unit
-    request: list[np.ndarray]
+    examples: list[Example]
     targets: Tensor
-    table_rows: int
 
 
-def row_count(vocabulary: Vocabulary) -> int:
-    """Rows of the table: tokens, hashed rows, flags of units, flags of requests."""
-    return len(vocabulary.names) + HASHED_ROWS + UNIT_FLAGS + REQUEST_FLAGS
+class Table:
+    """The rows of a model while it is fitted: those of the shipped table, then one for each concept."""
 
+    def __init__(self, vocabulary: Vocabulary, concepts: Concepts) -> None:
+        self.vocabulary, self.size = vocabulary, table_rows(vocabulary)
+        self.rows = self.size + len(concepts)
+        self._stems, self._concepts = parents(vocabulary, concepts)
+        self._own = [self._chain(number, with_word=True) for number in range(len(vocabulary.names))]
+        self._unknown = [self._chain(number, with_word=False) for number in range(len(vocabulary.names))]
 
-def unit_weights(sizes: np.ndarray) -> np.ndarray:
-    return 1.0 / np.sqrt(sizes)
+    def _chain(self, number: int, *, with_word: bool) -> tuple[Numbers, Floats]:
+        stems, concepts = self._stems[number], self._concepts[number]
+        words = [number, *stems] if with_word or not (stems or concepts) else stems
+        rows = np.array([*words, *(self.size + each for each in concepts)], dtype=np.int32)
+        weights = np.array([1.0] * len(words) + [CONCEPT_WEIGHT] * len(concepts), dtype=np.float32)
+        return rows, weights
 
+    def dataset(self, requests: Sequence[Request], *, rng: np.random.Generator | None = None) -> Dataset:
+        """Features of all requests; with `rng`, some words are taken for unknown ones."""
+        targets = torch.zeros(len(requests), len(_TASKS))
+        for at, each in enumerate(requests):
+            also = each.line.also_ok
+            targets[at, _TASKS.index(each.line.task)] = 1.0 - OTHER_LABEL * bool(also)
+            for task in also:
+                targets[at, _TASKS.index(task)] = OTHER_LABEL / len(also)
+        return Dataset(examples=[self._example(each, rng) for each in requests], targets=targets)
 
-def dataset(vocabulary: Vocabulary, requests: Sequence[Request], *, rng: np.random.Generator | None = None) -> Dataset:
-    """Features of all requests; with `rng`, some words are replaced by their stems, as unknown words are."""
-    chains = [np.array([number, *vocabulary.stems(number)]) for number in range(len(vocabulary.names))]
-    first = len(vocabulary.names)
-    rows, weights, sizes, flags = [], [], [], []
-    for each in requests:
-        found = features(vocabulary, system=each.system, user=each.user, earlier=each.earlier, answer=each.answer)
-        one = _rows(found, chains, first, rng)
-        rows.append(one[0]), weights.append(one[1]), sizes.append(one[2])
-        flags.append(np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS)
-    targets = torch.zeros(len(requests), len(_TASKS))
-    for at, each in enumerate(requests):
-        also = each.line.also_ok
-        targets[at, _TASKS.index(each.line.task)] = 0.7 if also else 1.0
-        for task in also:
-            targets[at, _TASKS.index(task)] = 0.3 / len(also)
-    return Dataset(rows=rows, weights=weights, sizes=sizes, request=flags, targets=targets, table_rows=row_count(vocabulary))
+    def _example(self, request: Request, rng: np.random.Generator | None) -> Example:
+        found = features(
+            self.vocabulary,
+            system=request.system,
+            user=request.user,
+            earlier=request.earlier,
+            answer=request.answer,
+        )
+        first = len(self.vocabulary.names)
+        counts = np.diff(found.firsts, append=found.ids.size)
+        chains = self._chains(found, rng)
+        own = np.repeat(np.repeat(np.arange(counts.size), counts), [rows.size for rows, _ in chains])
+        by_hash = np.tile(np.repeat(np.arange(counts.size), counts), HASHED)
+        flags = np.tile(np.arange(counts.size), 2)
+        units = np.concatenate([own, by_hash, flags])
+        rows = np.concatenate(
+            [*(each for each, _ in chains), (found.hashed + first).ravel(), (found.flags + first + HASHED_ROWS).ravel()]
+        )
+        shares = 1.0 / np.sqrt(counts)
+        weights = np.concatenate(
+            [
+                np.concatenate([each for _, each in chains]) * shares[own],
+                shares[by_hash],
+                np.full(flags.size, FLAG_WEIGHT),
+            ]
+        )
+        order = np.argsort(units, kind="stable")
+        return Example(
+            rows=rows[order].astype(np.int32),
+            weights=weights[order].astype(np.float32),
+            sizes=np.bincount(units, minlength=counts.size),
+            flags=(np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS).astype(np.int32),
+        )
 
+    def _chains(self, found: Features, rng: np.random.Generator | None) -> list[tuple[Numbers, Floats]]:
+        numbers = found.ids.tolist()
+        if rng is None:
+            return [self._own[number] for number in numbers]
+        dropped = rng.random(len(numbers)) < UNKNOWN_SHARE
+        return [(self._unknown if is_dropped else self._own)[number] for number, is_dropped in zip(numbers, dropped, strict=True)]
 
-def _rows(found: Features, chains: list[np.ndarray], first: int, rng: np.random.Generator | None):
-    lasts = np.append(found.firsts[1:], found.ids.size)
-    counts = lasts - found.firsts
-    weight = 1.0 / np.sqrt(counts)
-    unit = np.repeat(np.arange(counts.size), counts)
-    own = [chains[number] for number in found.ids]
-    if rng is not None and _DROPPED:
-        own = [chain[1:] if chain.size > 1 and rng.random() < _DROPPED else chain for chain in own]
-    own_unit = np.repeat(unit, [chain.size for chain in own])
-    rows = np.concatenate([*own, *(found.hashed + first), *(found.flags + first + HASHED_ROWS)])
-    units = np.concatenate([own_unit, unit, unit, unit, np.arange(counts.size), np.arange(counts.size)])
-    weights = np.concatenate([weight[own_unit], np.tile(weight[unit], 3), np.full(2 * counts.size, 0.5)])
-    order = np.argsort(units, kind="stable")
-    return rows[order].astype(np.int32), weights[order].astype(np.float32), np.bincount(units, minlength=counts.size)
+    def folded(self, weights: Floats) -> Floats:
+        """The shipped table: stems and concepts are added to the rows of their words."""
+        table = weights[: self.size].copy()
+        for number, (rows, shares) in enumerate(self._own):
+            table[number] = shares @ weights[rows]
+        return table
 
 
 class Model(nn.Module):
     """The score of a task: the weighted sum of the active rows; units are weighed by a softmax of the last column."""
 
-    def __init__(self, table_rows: int) -> None:
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.table = nn.EmbeddingBag(table_rows, len(_TASKS) + 1, mode="sum", sparse=False)
+        self.table = nn.EmbeddingBag(rows, len(_TASKS) + 1, mode="sum")
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, data: Dataset, chosen: Sequence[int]) -> Tensor:
-        rows = torch.from_numpy(np.concatenate([data.rows[i] for i in chosen]))
-        weights = torch.from_numpy(np.concatenate([data.weights[i] for i in chosen]))
-        sizes = np.concatenate([data.sizes[i] for i in chosen])
-        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32))
-        unit = self.table(rows, offsets, weights)
-        owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), [data.sizes[i].size for i in chosen]))
-        gates = unit[:, -1]
-        top = torch.full((len(chosen),), -1e9).scatter_reduce(0, owner, gates, "amax").detach()
-        share = (gates - top[owner]).exp()
-        total = torch.zeros(len(chosen)).index_add(0, owner, share)
-        share = share / total[owner]
-        if os.environ.get('NOATT'):
-            share = torch.ones_like(share) / torch.zeros(len(chosen)).index_add(0, owner, torch.ones_like(share))[owner] ** 0.5
-        asked = torch.zeros(len(chosen), len(_TASKS)).index_add(0, owner, unit[:, :-1] * share[:, None])
-        flags = torch.from_numpy(np.concatenate([data.request[i] for i in chosen]).astype(np.int32))
-        flag_sizes = np.array([data.request[i].size for i in chosen])
-        starts = torch.from_numpy(np.concatenate([[0], np.cumsum(flag_sizes)[:-1]]).astype(np.int32))
-        return asked + self.table(flags, starts, torch.full((flags.numel(),), 0.5))[:, :-1]
+    def forward(self, chosen: Sequence[Example]) -> Tensor:
+        """Scores [examples, tasks]."""
+        units = self._sums([each.rows for each in chosen], [each.weights for each in chosen], [each.sizes for each in chosen])
+        owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), [each.sizes.size for each in chosen]))
+        gates = units[:, -1]
+        top = torch.full((len(chosen),), -torch.inf).scatter_reduce(0, owner, gates, "amax").detach()
+        shares = (gates - top[owner]).exp()
+        shares = shares / torch.zeros(len(chosen)).index_add(0, owner, shares)[owner]
+        asked = torch.zeros(len(chosen), len(_TASKS)).index_add(0, owner, units[:, :-1] * shares[:, None])
+        flags = [each.flags for each in chosen]
+        evenly = [np.full(each.size, FLAG_WEIGHT, dtype=np.float32) for each in flags]
+        return asked + self._sums(flags, evenly, [np.array([each.size]) for each in flags])[:, :-1]
+
+    def _sums(self, rows: list[Numbers], weights: list[Floats], sizes: list[npt.NDArray[np.intp]]) -> Tensor:
+        ends = np.cumsum(np.concatenate(sizes))
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int32)
+        found: Tensor = self.table(
+            torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts), torch.from_numpy(np.concatenate(weights))
+        )
+        return found
 
 
-def fit(data: Dataset, *, seed: int, epochs: int, rate: float = 0.02, decay: float = 0.01) -> Model:
-    """Fit the table."""
+def fit(data: Dataset, rows: int, *, seed: int, epochs: int, rate: float = 0.03) -> Model:
+    """Fit a table of this many rows."""
     generator = torch.Generator().manual_seed(seed)
-    model = Model(data.table_rows)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
-    count = len(data.rows)
-    total = epochs * -(-count // _BATCH)
+    model = Model(rows)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    count = len(data.examples)
+    total = epochs * -(-count // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=total)
     for _ in range(epochs):
-        for chosen in torch.randperm(count, generator=generator).split(_BATCH):
-            loss = F.cross_entropy(model(data, chosen.tolist()), data.targets[chosen], label_smoothing=0.02)
+        for chosen in torch.randperm(count, generator=generator).split(BATCH):
+            found = model([data.examples[at] for at in chosen.tolist()])
+            loss = F.cross_entropy(found, data.targets[chosen], label_smoothing=0.02)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -128,9 +178,9 @@ def fit(data: Dataset, *, seed: int, epochs: int, rate: float = 0.02, decay: flo
 
 @torch.inference_mode()
 def scores(model: Model, data: Dataset) -> Tensor:
-    """Scores [requests, tasks] before temperature scaling."""
-    found = [model(data, range(at, min(at + 256, len(data.rows)))) for at in range(0, len(data.rows), 256)]
-    return torch.cat(found)
+    """Scores [examples, tasks] before temperature scaling."""
+    starts = range(0, len(data.examples), 256)
+    return torch.cat([model(data.examples[at : at + 256]) for at in starts])
 
 
 def temperature(found: Tensor, targets: Tensor) -> float:
