@@ -124,7 +124,7 @@ def _ends(text: str, sizes: tuple[int, int]) -> str:
 def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[str]:
     if not text:
         return []
-    found = split(_ends(text, sizes).lower())
+    found = split(_ends(text, sizes).lower().replace("’", "'"))
     return found if text.isascii() else vocabulary.merged(found)
 
 

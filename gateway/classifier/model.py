@@ -23,6 +23,7 @@ _MAX_NAMED: Final = 3  # words named in the evidence
 _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
+_STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little about the answer
 FLAG_WEIGHT: Final = 0.5
 
 
@@ -50,6 +51,7 @@ class LearnedStage:
     def __init__(self, model: TaskModel) -> None:
         self._model = model
         size = len(model.vocabulary.names)
+        self._structured = model.tasks.index(Task.STRUCTURED)
         self._offsets = np.array([0, *[size] * HASHED], dtype=np.intp)[:, None]
         self._unit_flags = model.weights[size + HASHED_ROWS :][:UNIT_FLAGS] * np.float32(FLAG_WEIGHT)
         self._request_flags = model.weights[size + HASHED_ROWS + UNIT_FLAGS :, :-1] * np.float32(FLAG_WEIGHT)
@@ -75,6 +77,8 @@ class LearnedStage:
         scores *= 1.0 / self._model.temperature
         odds = np.exp(scores - scores.max())
         odds *= self._trust(found, shares) / odds.sum()
+        if not (query.answer_text or query.system_text):
+            odds[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
         best = int(odds.argmax())
         return Classification(
             task=self._model.tasks[best],

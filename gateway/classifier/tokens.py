@@ -43,7 +43,7 @@ _CANCELLED_BY: Final = frozenset(("forget", "hesitate", "only", "just", "fail", 
 
 _SPACELESS: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 _TOKEN: Final = re.compile(
-    rf"[^\W\d_{_SPACELESS}][^\W{_SPACELESS}]*(?:['’][^\W\d_{_SPACELESS}]+)?|[{_SPACELESS}]|\d+"
+    rf"[^\W\d_{_SPACELESS}][^\W{_SPACELESS}]*(?:'[^\W\d_{_SPACELESS}]+)?|[{_SPACELESS}]|\d+"
     rf"|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|_"
 )
 _SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
@@ -104,7 +104,7 @@ class Vocabulary:
         if not first.isalpha():
             return self._ids["<sign>"]
         if "_" in token or not token.isalpha():
-            if "'" in token or "’" in token:
+            if "'" in token:
                 return self._stem(token)
             return self._ids["<name_like>"]
         return self._stem(token)

@@ -27,6 +27,8 @@ from training.classifier.concepts import read_concepts, vocabulary_of
 from training.classifier.fit import Model, Table, fit, scores, temperature
 from training.classifier.lines import LINES, Line, read_lines
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
+from training.tasks.registry import TASKS
+from training.tasks.sample import SampleSpec
 
 SEED: Final = 20261130
 FOLDS: Final = 3
@@ -35,6 +37,13 @@ EPOCHS: Final = 4
 FAST: Final = (Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION)
 PRECISION: Final = 0.95  # of the fast lane, at which its threshold is fitted
 _TASKS: Final = list(Task)
+# Tasks of the bundled checkpoint by name, their label, and labels that are as defensible.
+BUNDLED: Final = (
+    ("extraction", Task.EXTRACTION, (Task.STRUCTURED,)),
+    ("sudoku", Task.REASONING, ()),
+    ("clean-up", Task.EDIT, ()),
+)
+BUNDLED_ROWS: Final = 40
 
 
 def main() -> None:
@@ -78,7 +87,7 @@ def cross_validate(lines: Sequence[Line], *, folds: int = FOLDS, copies: int = C
     """The scores of every line by a model that has not seen its writer, beside texts that it has not seen."""
     requests, found = [], []
     for number in range(folds):
-        held_out = [line for line in lines if fold_of(line, lines, folds) == number]
+        held_out = [line for line in lines if fold_of(line, folds) == number]
         names = {line.name for line in held_out}
         model, table = _fit([line for line in lines if line.name not in names], copies=copies, epochs=epochs)
         beside, rng = Materials(HELD_OUT, pasted_texts(held_out)), random.Random(SEED)
@@ -90,7 +99,7 @@ def cross_validate(lines: Sequence[Line], *, folds: int = FOLDS, copies: int = C
     return LeftOut(requests=requests, found=every, divisor=temperature(every, labels))
 
 
-def fold_of(line: Line, lines: Sequence[Line], folds: int = FOLDS) -> int:
+def fold_of(line: Line, folds: int = FOLDS) -> int:
     """English writers are left out whole; of the few in each other language, a share of the lines."""
     name = line.writer if line.lang == "en" else line.name
     return zlib.crc32(name.encode()) % folds
@@ -108,8 +117,20 @@ def _fit(lines: Sequence[Line], *, copies: int, epochs: int) -> tuple[Model, Tab
     table = Table(vocabulary_of((_text(line) for line in lines), concepts), concepts)
     beside, rng = Materials(TRAINING, pasted_texts(lines)), random.Random(SEED)
     requests = [compose(rng, line, beside) for _ in range(copies) for line in lines]
+    requests += bundled_requests(rng)
     data = table.dataset(requests, rng=np.random.default_rng(SEED))
     return fit(data, table.rows, seed=SEED, epochs=epochs), table
+
+
+def bundled_requests(rng: random.Random) -> list[Request]:
+    """Requests of the tasks of the bundled checkpoint, in the wording that it was trained on."""
+    found = []
+    for name, task, also in BUNDLED:
+        for number in range(BUNDLED_ROWS):
+            text = TASKS[name](rng, SampleSpec(invented=0.5)).prompt
+            line = Line(writer="bundled", number=number, task=task, also_ok=also, lang="en", form="complete", asked=text)
+            found.append(Request(line=line, user=text))
+    return found
 
 
 def _text(line: Line) -> str:

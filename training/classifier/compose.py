@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.enums import Task
@@ -32,6 +32,23 @@ NEUTRAL: Final = (
     "Follow the user's instruction. Output nothing else.",
     "The user is a member of our team. Help with everyday text and data work.",
 )
+# What somebody says who does not want a task; said beside a request of another task.
+DENIALS: Final = {
+    Task.EDIT: "Don't change a word of it|No rewriting please|Do not correct anything|Never mind the typos, leave them|Ohne etwas zu ändern|"
+    "Nicht umschreiben|No lo corrijas|Ne corrige pas|Without editing it|Rather than rewriting it|Please don't proofread this",
+    Task.STRUCTURED: "No JSON|I don't need JSON here|No table please|Don't answer in YAML|Kein JSON|Sin JSON|Pas de JSON|Not as a CSV",
+    Task.EXTRACTION: "Don't extract anything|No list of names|Without pulling out dates|Rather than listing the names|Keine Liste|Don't pick out items",
+    Task.SUMMARIZE: "Don't summarize it|No summary|I don't want a tl;dr|Not a recap|Without summing it up|Keine Zusammenfassung|"
+    "Sin resumir|No resumas|Ne résume pas|Instead of a summary|Do not condense it",
+    Task.TRANSLATE: "Don't translate it|No translation|Do not translate|Übersetze das nicht|Nicht übersetzen|No lo traduzcas|Ne traduis pas|"
+    "Without translating|Non tradurre|Nie tłumacz|Vertaal het niet",
+    Task.CODE: "No code please|Don't write code|Without a script|Kein Code|Sin código|Do not program anything|I don't need a function",
+    Task.REASONING: "Don't solve it|No calculation|Without working it out|Do not prove it",
+    Task.AGENT: "Don't search the web|No tools|Do not book anything|Without calling any tool|Don't send anything",
+    Task.CHAT: "No opinion please|Don't explain|No small talk|Do not comment on it|Keine Erklärung|Sin explicaciones|Without explaining",
+    Task.AUTOCOMPLETE: "Don't continue it|Do not complete the text|No continuation",
+}
+DENIED_SHARE: Final = 0.06
 _LABELS: Final = (
     "Text:", "Here is the text:", "Input:", "Here it is:", "Content:", "Source:", "Document:", "Code:", "Selected text:", "---",
 )
@@ -61,6 +78,8 @@ def pasted_texts(lines: Iterable[Line]) -> dict[str, list[str]]:
 
 def compose(rng: random.Random, line: Line, materials: Materials) -> Request:
     """One request for the line."""
+    if line.form != "system" and rng.random() < DENIED_SHARE:
+        line = _with_denial(rng, line)
     system = line.system
     if not system and rng.random() < 0.2:
         system = rng.choice(NEUTRAL)
@@ -77,6 +96,16 @@ def compose(rng: random.Random, line: Line, materials: Materials) -> Request:
     if sample < 0.16:
         return after_answer(rng, line, text, system)
     return Request(line=line, system=system, user=beside(rng, line, text))
+
+
+def _with_denial(rng: random.Random, line: Line) -> Line:
+    """The line with a denial of another task, which must not change its label."""
+    other = rng.choice([task for task in DENIALS if task not in (line.task, *line.also_ok)])
+    denial, asked = rng.choice(DENIALS[other].split("|")), line.asked
+    lowered = asked[:1].lower() + asked[1:]
+    layouts = (f"{denial}, {lowered}", f"{denial}. {asked}", f"{denial}: {lowered}", f"{denial}; {lowered}")
+    behind = () if line.form == "complete" else (f"{asked.rstrip()} {denial}.",)
+    return replace(line, asked=rng.choice((*layouts, *behind)))
 
 
 def after_answer(rng: random.Random, line: Line, text: str, system: str) -> Request:
