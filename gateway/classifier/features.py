@@ -9,6 +9,7 @@ summarize, explain") has other rows, as in sentiment analysis since Das and Chen
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -25,10 +26,11 @@ UNIT_FLAGS: Final = 64
 REQUEST_FLAGS: Final = 64
 
 READ_CHARS: Final = 2048  # at each end of the last user message; fenced blocks in it are then left out
-USER_ENDS: Final = (480, 360)  # characters at the beginning and the end of what is left
+USER_ENDS: Final = (360, 280)  # characters at the beginning and the end of what is left
 SYSTEM_ENDS: Final = (320, 160)
 EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
-_TOKEN_ENDS: Final = (110, 90)  # tokens of the user's text: scripts without spaces have more of them
+_TOKEN_ENDS: Final = (80, 60)  # tokens of the user's text: scripts without spaces have more of them
+_FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
 _FENCE: Final = "```"
 
 _MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
@@ -38,6 +40,7 @@ _TRIPLE: Final = np.uint32(0xC2B2AE35)
 _CLASS_PAIR: Final = np.uint32(0x7FEB352D)
 _CLASS_TRIPLE: Final = np.uint32(0x27D4EB2F)
 _SHIFT: Final = np.uint32(32 - HASH_BITS)
+_CLASS: Final = np.uint32(3)
 HASHED: Final = 6  # rows of a token by hash
 _ROLES: Final = 3
 _CONTEXTS: Final = 6  # what stands beside the words
@@ -47,13 +50,14 @@ _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the tokens from
-    `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The first `other_units` units
-    are not of the last user message, which has `own_tokens` tokens."""
+    """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the `sizes[n]`
+    tokens from `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The last user message
+    has `own_tokens` tokens."""
 
     ids: Ids
     hashed: Hashes
     firsts: Ids
+    sizes: Ids
     flags: Ids
     request: list[int]
     own_tokens: int
@@ -64,31 +68,35 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
     assistant's answer between them. Accepts any text, in bounded time."""
     asked, fences = _without_fences(user)
     own = _shortened(_tokens(vocabulary, asked, USER_ENDS))
-    above = _tokens(vocabulary, system, SYSTEM_ENDS)
-    before = _tokens(vocabulary, earlier, EARLIER_ENDS)
+    above = _tokens(vocabulary, system, SYSTEM_ENDS) if system else []
+    before = _tokens(vocabulary, earlier, EARLIER_ENDS) if earlier else []
     ids = np.array(vocabulary.ids([*above, GAP, *before, GAP, *own, GAP]), dtype=np.intp)
-    hashes = vocabulary.hashes[ids]
+    hashes = vocabulary.hashes.take(ids)
     denied = vocabulary.negated(ids)
     if denied:
         ids[denied] = NEGATED
         hashes[denied] *= _NOT
-    roles = np.zeros(ids.size, dtype=np.intp)
-    roles[len(above) + 1 :] = 1
-    roles[len(above) + len(before) + 2 :] = 2
-    context = _context(asked, fences, answer, ids[-len(own) - 1 :])
     lasts = (ids < len(BREAKS)).nonzero()[0]
-    firsts = np.empty_like(lasts)
-    firsts[0] = 0
-    firsts[1:] = lasts[:-1] + 1
+    sizes = lasts.copy()
+    sizes[1:] -= lasts[:-1]
+    sizes[0] += 1
+    borders = (len(above) + 1, len(above) + len(before) + 2, ids.size)
+    context = _context(asked, fences, answer, ids[borders[1] :])
     hashed = np.zeros((HASHED, ids.size), dtype=np.uint32)
-    hashed[0] = hashes * _SALTS[roles * _CONTEXTS + context]
+    start = 0
+    for role, stop in enumerate(borders):
+        np.multiply(hashes[start:stop], _SALTS[role * _CONTEXTS + context], out=hashed[0, start:stop])
+        start = stop
     _hash_neighbours(hashed, hashes)
-    _hash_concepts(hashed, ids, hashes, vocabulary.classes[ids], lasts)
+    _hash_concepts(hashed, ids, hashes, vocabulary.classes.take(ids), lasts)
+    hashed *= _MIX
+    hashed >>= _SHIFT
     return Features(
         ids=ids,
-        hashed=(hashed * _MIX) >> _SHIFT,
-        firsts=firsts,
-        flags=_unit_flags(firsts, lasts, roles[firsts]),
+        hashed=hashed,
+        firsts=lasts + 1 - sizes,
+        sizes=sizes,
+        flags=_unit_flags(sizes, lasts, borders),
         request=_request_flags(system, user, fences, earlier, answer, context, len(own)),
         own_tokens=len(own),
     )
@@ -103,8 +111,8 @@ def _hash_neighbours(hashed: Hashes, hashes: Hashes) -> None:
 
 def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, lasts: Ids) -> None:
     """Every token's concept with the token before it, and with the one and two concepts before it in its unit."""
-    near = np.where(classes > 0, classes, np.where(ids < FIRST_WORD, hashes, 0))
-    hashed[3, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * np.uint32(3)
+    near = np.where(ids < FIRST_WORD, hashes, classes)
+    hashed[3, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * _CLASS
     named = classes.nonzero()[0]
     if named.size < 2:
         return
@@ -122,8 +130,6 @@ def _ends(text: str, sizes: tuple[int, int]) -> str:
 
 
 def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[str]:
-    if not text:
-        return []
     found = split(_ends(text, sizes).lower().replace("’", "'"))
     return found if text.isascii() else vocabulary.merged(found)
 
@@ -158,23 +164,30 @@ def _context(asked: str, fences: int, answer: str, ids: Ids) -> int:
     return 5 if "\n" in asked else 0
 
 
-def _unit_flags(firsts: Ids, lasts: Ids, roles: Ids) -> Ids:
+def _unit_flags(sizes: Ids, lasts: Ids, borders: tuple[int, int, int]) -> Ids:
     """Rows of the properties of every unit: its place among those of its role, and its length."""
-    order = np.arange(firsts.size)
-    from_start = np.minimum(order - roles.searchsorted(roles, "left"), 3)
-    from_end = np.minimum(roles.searchsorted(roles, "right") - 1 - order, 3)
-    flags = np.empty((2, firsts.size), dtype=np.intp)
-    flags[0] = roles * 16 + from_start * 4 + from_end
-    flags[1] = 48 + _LENGTHS.searchsorted(lasts - firsts + 1, "right")
+    ends = lasts.searchsorted(borders).tolist()
+    flags = np.empty((2, sizes.size), dtype=np.intp)
+    start = 0
+    for role, end in enumerate(ends):
+        flags[0, start:end] = _places(role, end - start)
+        start = end
+    flags[1] = 48 + _LENGTHS.searchsorted(sizes, "right")
     return flags
+
+
+@cache
+def _places(role: int, units: int) -> Ids:
+    """By unit of a message, how near it is to the message's beginning and end. A message has few hundred units."""
+    return np.array([role * 16 + min(at, 3) * 4 + min(units - 1 - at, 3) for at in range(units)], dtype=np.intp)
 
 
 def _request_flags(
     system: str, user: str, fences: int, earlier: str, answer: str, context: int, own_tokens: int
 ) -> list[int]:
     """Structural properties of the request. A flag's number must never change: weights are trained with it."""
-    whole = user.strip() if len(user) < 2 * READ_CHARS else user[:READ_CHARS].lstrip() + user[-READ_CHARS:].rstrip()
-    start, end = whole[:200], whole[-200:]
+    start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
+    whole = start + end if len(user) > _FLAG_CHARS else user.strip()
     present = (
         True,
         bool(system),
@@ -185,7 +198,7 @@ def _request_flags(
         start.startswith("```"),
         start.startswith(("{", "[")),
         end.endswith(("}", "]")),
-        not user.isascii(),
+        not whole.isascii(),
         "\n" in whole,
         "\n\n" in whole,
         len(user) < 40,
@@ -199,8 +212,8 @@ def _request_flags(
         bool(answer),
         _FENCE in answer,
         "@@" in whole,
-        "<" in start and ">" in start,
-        "|" in start,
+        "<" in start[:200] and ">" in start[:200],
+        "|" in start[:200],
         whole[-1:].isalnum(),
         "<<<" in whole,
         "__" in whole,

@@ -24,6 +24,7 @@ _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
 _STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little about the answer
+_SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
 FLAG_WEIGHT: Final = 0.5
 
 
@@ -50,16 +51,16 @@ class LearnedStage:
 
     def __init__(self, model: TaskModel) -> None:
         self._model = model
-        size = len(model.vocabulary.names)
-        self._structured = model.tasks.index(Task.STRUCTURED)
-        self._offsets = np.array([0, *[size] * HASHED], dtype=np.intp)[:, None]
-        self._unit_flags = model.weights[size + HASHED_ROWS :][:UNIT_FLAGS] * np.float32(FLAG_WEIGHT)
-        self._request_flags = model.weights[size + HASHED_ROWS + UNIT_FLAGS :, :-1] * np.float32(FLAG_WEIGHT)
         names = model.vocabulary.names
-        self._known = np.array(
-            [1.0 if at >= FIRST_WORD and not name.endswith(STEM) else 0.0 for at, name in enumerate(names)]
-        )
-        self._counts = np.array([float(name[0].isalpha() or name.startswith("<")) for name in names])
+        self._structured = model.tasks.index(Task.STRUCTURED)
+        self._sharpness = np.float32(1.0 / model.temperature)
+        self._first_hashed = len(names)
+        flags = model.weights[len(names) + HASHED_ROWS :] * np.float32(FLAG_WEIGHT)
+        self._unit_flags = flags[:UNIT_FLAGS]
+        self._request_flags = flags[UNIT_FLAGS:, :-1].copy()
+        is_word = [at >= FIRST_WORD and not name.endswith(STEM) for at, name in enumerate(names)]
+        counts = [name[0].isalpha() or name.startswith("<") for name in names]
+        self._known = np.array([is_word, counts], dtype=np.float32).T.copy()
 
     def __call__(self, query: Query) -> Classification | None:
         """The most probable task given the words of the system prompt, the last user message and the turn before."""
@@ -72,55 +73,51 @@ class LearnedStage:
         )
         if not found.own_tokens:
             return None
-        tokens, shares = self._weigh(found)
-        scores = (shares @ tokens.units)[:-1] + self._request_flags[found.request].sum(axis=0)
-        scores *= 1.0 / self._model.temperature
-        odds = np.exp(scores - scores.max())
-        odds *= self._trust(found, shares) / odds.sum()
-        if not (query.answer_text or query.system_text):
-            odds[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
-        best = int(odds.argmax())
-        return Classification(
-            task=self._model.tasks[best],
-            confidence=float(odds[best]),
-            evidence=self._evidence(found, tokens.each, shares, best),
-            probabilities=tuple(odds.tolist()),
-        )
-
-    def _weigh(self, found: Features) -> "tuple[_Scores, Floats]":
-        """The scores of all units, and how much each unit counts."""
-        rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
-        rows[0] = found.ids
-        rows[1:] = found.hashed
-        rows += self._offsets
-        each = self._model.weights.take(rows, axis=0).sum(axis=0)
-        sizes = np.diff(found.firsts, append=found.ids.size)
-        units = np.add.reduceat(each, found.firsts) / np.sqrt(sizes)[:, None]
-        units += self._unit_flags.take(found.flags, axis=0).sum(axis=0)
+        each, units = self._scores(found)
         gates = units[:, -1]
         shares = np.exp(gates - gates.max())
         shares /= shares.sum()
-        return _Scores(each=each, units=units), shares
+        scores = (shares @ units)[:-1] + self._request_flags.take(found.request, axis=0).sum(axis=0)
+        odds = np.exp((scores - scores.max()) * self._sharpness)
+        odds *= self._trust(found, shares) / odds.sum()
+        if not (query.answer_text or query.system_text):
+            odds[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
+        probabilities = odds.tolist()
+        confidence = max(probabilities)
+        best = probabilities.index(confidence)
+        return Classification(
+            task=self._model.tasks[best],
+            confidence=confidence,
+            evidence=self._evidence(found, each, int(shares.argmax()), best),
+            probabilities=tuple(probabilities),
+        )
+
+    def _scores(self, found: Features) -> tuple[Floats, Floats]:
+        """The scores of all tokens [tokens, tasks + 1] and units [units, tasks + 1]."""
+        rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
+        rows[0] = found.ids
+        np.add(found.hashed, self._first_hashed, out=rows[1:])
+        each = self._model.weights.take(rows, axis=0).sum(axis=0)
+        units = np.add.reduceat(each, found.firsts)
+        units *= _SHARES.take(found.sizes, axis=0, mode="clip")
+        units += self._unit_flags.take(found.flags[0], axis=0)
+        units += self._unit_flags.take(found.flags[1], axis=0)
+        return each, units
 
     def _trust(self, found: Features, shares: Floats) -> float:
         """The factor for the probabilities, by the share of known words in the units that count."""
-        counts = np.add.reduceat(self._counts[found.ids], found.firsts)
-        known = np.add.reduceat(self._known[found.ids], found.firsts)
-        total = float(shares @ counts)
-        return max(_MIN_TRUST, min(1.0, float(shares @ known) / (_KNOWN_SHARE * total))) if total else 1.0
+        words = np.add.reduceat(self._known.take(found.ids, axis=0), found.firsts)
+        known, total = (shares @ words).tolist()
+        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else 1.0
 
-    def _evidence(self, found: Features, each: Floats, shares: Floats, best: int) -> str:
-        """`words`, and the strongest of them: those with the highest score for the task, relative to the average."""
-        sizes = np.diff(found.firsts, append=found.ids.size)
-        strength = (each[:, best] - each[:, :-1].mean(axis=1)) * np.repeat(shares, sizes)
-        order = strength.argsort()[: -_MAX_CONSIDERED - 1 : -1]
+    def _evidence(self, found: Features, each: Floats, unit: int, best: int) -> str:
+        """`words`, and the strongest of the unit that counts most: those with the highest score for the task."""
+        first = int(found.firsts[unit])
+        span = slice(first, first + int(found.sizes[unit]))
+        strength = each[span, best].tolist()
+        numbers = found.ids[span].tolist()
+        order = sorted(range(len(numbers)), key=strength.__getitem__, reverse=True)[:_MAX_CONSIDERED]
         names = self._model.vocabulary.names
-        numbers = [number for at in order.tolist() if strength[at] > 0 and (number := int(found.ids[at])) >= FIRST_WORD]
-        named = list(dict.fromkeys(names[number].removesuffix(STEM) for number in numbers))[:_MAX_NAMED]
+        words = [names[numbers[at]].removesuffix(STEM) for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD]
+        named = list(dict.fromkeys(words))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    each: Floats  # [tokens, tasks + 1]
-    units: Floats  # [units, tasks + 1]

@@ -78,7 +78,7 @@ def pasted_texts(lines: Iterable[Line]) -> dict[str, list[str]]:
 
 def compose(rng: random.Random, line: Line, materials: Materials) -> Request:
     """One request for the line."""
-    if line.form != "system" and rng.random() < DENIED_SHARE:
+    if line.form != "system" and line.task is not Task.AUTOCOMPLETE and rng.random() < DENIED_SHARE:
         line = _with_denial(rng, line)
     system = line.system
     if not system and rng.random() < 0.2:

@@ -87,7 +87,7 @@ class Table:
             answer=request.answer,
         )
         first = len(self.vocabulary.names)
-        counts = np.diff(found.firsts, append=found.ids.size)
+        counts = found.sizes
         chains = self._chains(found, rng)
         own = np.repeat(np.repeat(np.arange(counts.size), counts), [rows.size for rows, _ in chains])
         by_hash = np.tile(np.repeat(np.arange(counts.size), counts), HASHED)
