@@ -130,8 +130,12 @@ def _ends(text: str, sizes: tuple[int, int]) -> str:
 
 
 def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[str]:
-    found = split(_ends(text, sizes).lower().replace("’", "'"))
-    return found if text.isascii() else vocabulary.merged(found)
+    shown = _ends(text, sizes)
+    if shown.isascii():
+        return split(shown.lower())
+    if len(shown.encode("utf-8", "surrogatepass")) > 2 * len(shown):  # mostly a script with a token for each character
+        shown = _ends(text, (sizes[0] // 2, sizes[1] // 2))
+    return vocabulary.merged(split(shown.lower().replace("’", "'")))
 
 
 def _shortened(tokens: list[str]) -> list[str]:

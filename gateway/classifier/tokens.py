@@ -41,10 +41,13 @@ _BEFORE: Final = frozenset(
 _BEHIND: Final = frozenset(("nicht", "niet", "inte"))
 _CANCELLED_BY: Final = frozenset(("forget", "hesitate", "only", "just", "fail", "merely", "simply"))
 
-_SPACELESS: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+_SPACELESS: Final = "\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+# Letters of scripts with spaces, listed because a negated class would be slower; they are in lower case.
+_LETTERS: Final = "a-zª-µßà-öø-ɏ\u0250-\u0dff\u0e80-\u0eff\u10a0-\u1fff"
+# The group leaves out the spaces behind a token: at each of them, all alternatives would be tried.
 _TOKEN: Final = re.compile(
-    rf"[^\W\d_{_SPACELESS}][^\W{_SPACELESS}]*(?:'[^\W\d_{_SPACELESS}]+)?|[{_SPACELESS}]|\d+"
-    rf"|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|_"
+    rf"([{_LETTERS}][{_LETTERS}0-9_']*|[{_SPACELESS}]|\d+|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]"
+    rf"|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|\w) *"
 )
 _SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
 _CHAR: Final = re.compile(rf"[{_SPACELESS}]")
@@ -94,26 +97,24 @@ class Vocabulary:
 
     def unknown(self, token: str) -> int:
         """The number of a token that is no entry itself."""
+        ids = self._ids
+        if token.isalpha():
+            for size in STEM_SIZES:
+                if len(token) > size and (found := ids.get(token[:size] + STEM)) is not None:
+                    return found
+            return ids["<unknown>" if token.isascii() else "<foreign>"]
         first = token[0]
         if first == "\n":
-            return 1 if token.count("\n") > 1 else 0
+            return ids["\n\n" if token.count("\n") > 1 else "\n"]
         if first.isdigit():
-            return self._ids[f"<{'0' * min(4, len(token))}>"]
+            return ids[f"<{'0' * min(4, len(token))}>"]
         if first in ".!?;:":
-            return self._ids[first]
+            return ids[first]
         if not first.isalpha():
-            return self._ids["<sign>"]
-        if "_" in token or not token.isalpha():
-            if "'" in token:
-                return self._stem(token)
-            return self._ids["<name_like>"]
-        return self._stem(token)
-
-    def _stem(self, token: str) -> int:
-        for size in STEM_SIZES:
-            if len(token) > size and (found := self._ids.get(token[:size] + STEM)) is not None:
-                return found
-        return self._ids["<unknown>" if token.isascii() else "<foreign>"]
+            return ids["<sign>"]
+        if "'" in token and "_" not in token:
+            return self.unknown(token.replace("'", ""))
+        return ids["<name_like>"]
 
     def negated(self, ids: Ids) -> list[int]:
         """The positions of negated words."""
