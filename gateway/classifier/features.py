@@ -3,8 +3,8 @@
 A unit is a sentence, a line, or a quoted span: small enough that it is either what is asked or part of what it is asked
 of. The model weighs the units (see `model`). Fenced blocks are left out, and long texts are read at both ends only.
 
-Every token has rows in the model's table: its own, and by hash with what stands beside the request, with the tokens
-before it, and with the concepts before it (words of one meaning, see `tokens.Vocabulary`). A negated word ("don't
+Every token has rows in the model's table: its own, and by hash with what stands beside the request, with the token
+before it, and with the concept before it (words of one meaning, see `tokens.Vocabulary`). A negated word ("don't
 summarize, explain") has other rows, as in sentiment analysis since Das and Chen 2001.
 """
 
@@ -36,12 +36,11 @@ _FENCE: Final = "```"
 _MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
 _NOT: Final = np.uint32(0x2545F491)
 _PAIR: Final = np.uint32(0x85EBCA6B)
-_TRIPLE: Final = np.uint32(0xC2B2AE35)
 _CLASS_PAIR: Final = np.uint32(0x7FEB352D)
-_CLASS_TRIPLE: Final = np.uint32(0x27D4EB2F)
+_CONCEPT_PAIR: Final = np.uint32(0x27D4EB2F)
 _SHIFT: Final = np.uint32(32 - HASH_BITS)
 _CLASS: Final = np.uint32(3)
-HASHED: Final = 6  # rows of a token by hash
+HASHED: Final = 4  # rows of a token by hash
 _ROLES: Final = 3
 _CONTEXTS: Final = 6  # what stands beside the words
 _SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
@@ -103,24 +102,19 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
 
 
 def _hash_neighbours(hashed: Hashes, hashes: Hashes) -> None:
-    """Every token with the one and the two before it."""
-    pairs = hashes[:-1] * _PAIR
-    hashed[1, 1:] = pairs + hashes[1:]
-    hashed[2, 2:] = (pairs[:-1] + hashes[1:-1]) * _TRIPLE + hashes[2:]
+    """Every token with the one before it."""
+    hashed[1, 1:] = hashes[:-1] * _PAIR + hashes[1:]
 
 
 def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, lasts: Ids) -> None:
-    """Every token's concept with the token before it, and with the one and two concepts before it in its unit."""
+    """Every token's concept with that of the token before it, and with the one before it in its unit."""
     near = np.where(ids < FIRST_WORD, hashes, classes)
-    hashed[3, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * _CLASS
+    hashed[2, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * _CLASS
     named = classes.nonzero()[0]
     if named.size < 2:
         return
     told, units = classes[named], lasts.searchsorted(named)
-    same = units[1:] == units[:-1]
-    pairs = told[:-1] * _CLASS_TRIPLE + told[1:]
-    hashed[4, named[1:]] = pairs * same
-    hashed[5, named[2:]] = (pairs[:-1] * _CLASS_PAIR + told[2:]) * (same[1:] & same[:-1])
+    hashed[3, named[1:]] = (told[:-1] * _CONCEPT_PAIR + told[1:]) * (units[1:] == units[:-1])
 
 
 def _ends(text: str, sizes: tuple[int, int]) -> str:
