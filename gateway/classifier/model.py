@@ -88,7 +88,7 @@ class LearnedStage:
         return Classification(
             task=self._model.tasks[best],
             confidence=confidence,
-            evidence=self._evidence(found, each, int(shares.argmax()), best),
+            evidence=self._evidence(found, each, int((shares * units[:, best]).argmax()), best),
             probabilities=tuple(probabilities),
         )
 
@@ -108,10 +108,10 @@ class LearnedStage:
         """The factor for the probabilities, by the share of known words in the units that count."""
         words = np.add.reduceat(self._known.take(found.ids, axis=0), found.firsts)
         known, total = (shares @ words).tolist()
-        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else 1.0
+        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
 
     def _evidence(self, found: Features, each: Floats, unit: int, best: int) -> str:
-        """`words`, and the strongest of the unit that counts most: those with the highest score for the task."""
+        """`words`, and the strongest of the unit that says most for the task: those with the highest score for the task."""
         first = int(found.firsts[unit])
         span = slice(first, first + int(found.sizes[unit]))
         strength = each[span, best].tolist()
