@@ -1,9 +1,9 @@
 """Accuracy of request classification: `python -m benchmarks.routing [FILE.jsonl] [--check] [--json FILE]`.
 
 Without FILE it measures the committed test set (`benchmarks/routing_requests`). Each line of FILE is a labelled chat
-request: `task`, `messages`, optionally `tools`, `response_format` and `suffix`; `also_ok` lists other tasks that count as
-correct; `templated` marks prompts in a third party's template. The policy (by default that of `twolane serve`) maps tasks
-to lanes. The baseline is a classifier of ten keyword rules.
+request: `task`, `messages`, optionally `tools`, `response_format` and `suffix`; `also_ok` lists other tasks that count
+as correct; `templated` marks prompts in a third party's template. The policy (by default that of `twolane serve`) maps
+tasks to lanes. The baseline is a classifier of ten keyword rules.
 """
 
 import argparse
@@ -82,7 +82,9 @@ _KEYWORDS: Final = (
 def main() -> int:
     """Command line; returns 1 if `--check` finds a figure beyond its threshold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE.jsonl", help="labelled requests; default: the test set")
+    parser.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE.jsonl", help="labelled requests; default: the test set"
+    )
     parser.add_argument("--policy", type=Path, default=POLICY, help="policy that maps tasks to lanes")
     parser.add_argument("--weights", type=Path, default=FILE, metavar="FILE.npz", help="weights of the classifier")
     parser.add_argument("--errors", action="store_true", help="list the misclassified requests")

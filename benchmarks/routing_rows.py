@@ -1,7 +1,7 @@
 """The requests that the routing benchmark measures by: the committed test set, or a file of labelled chat requests.
 
-The test set (`routing_requests/`) holds lines of the form of `training.classifier.lines`: an instruction is put beside a
-text of a package that no training text comes from, by a seeded generator, so every run measures the same requests.
+The test set (`routing_requests/`) holds lines of the form of `training.classifier.lines`: an instruction is put beside
+a text of a package that no training text comes from, by a seeded generator, so every run measures the same requests.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Scores of a request classifier: macro-F1, the lanes, calibration, accuracy by kind of request, and their intervals."""
+"""Scores of a request classifier: macro-F1, lanes, calibration, accuracy by kind of request, and their intervals."""
 
 import random
 from collections import Counter, defaultdict
@@ -83,7 +83,9 @@ def fast_recall(predictions: Sequence[Prediction]) -> float:
 def calibration_error(predictions: Sequence[Prediction]) -> float:
     """Expected calibration error of the predictions by words: the gap between confidence and accuracy, in ten bins of
     equal size."""
-    ordered = sorted((each for each in predictions if each.is_by_words), key=lambda each: each.classification.confidence)
+    ordered = sorted(
+        (each for each in predictions if each.is_by_words), key=lambda each: each.classification.confidence
+    )
     bins = [ordered[len(ordered) * n // _BINS : len(ordered) * (n + 1) // _BINS] for n in range(_BINS)]
     gaps = [abs(sum(each.classification.confidence - each.is_correct for each in part)) for part in bins]
     return sum(gaps) / max(1, len(ordered))

@@ -50,8 +50,8 @@ _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes o
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the `sizes[n]`
-    tokens from `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The last user message
-    has `own_tokens` tokens."""
+    tokens from `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The last user
+    message has `own_tokens` tokens."""
 
     ids: Ids
     hashed: Hashes
@@ -96,7 +96,7 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
         firsts=lasts + 1 - sizes,
         sizes=sizes,
         flags=_unit_flags(sizes, lasts, borders),
-        request=_request_flags(system, user, fences, earlier, answer, context, len(own)),
+        request=_request_flags(user, fences, (system, earlier, answer), context, len(own)),
         own_tokens=len(own),
     )
 
@@ -180,10 +180,9 @@ def _places(role: int, units: int) -> Ids:
     return np.array([role * 16 + min(at, 3) * 4 + min(units - 1 - at, 3) for at in range(units)], dtype=np.intp)
 
 
-def _request_flags(
-    system: str, user: str, fences: int, earlier: str, answer: str, context: int, own_tokens: int
-) -> list[int]:
+def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context: int, own_tokens: int) -> list[int]:
     """Structural properties of the request. A flag's number must never change: weights are trained with it."""
+    system, earlier, answer = turns
     start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
     whole = start + end if len(user) > _FLAG_CHARS else user.strip()
     present = (

@@ -1,8 +1,8 @@
 """Requests that their form assigns to a task: a cursor, search/replace blocks, a closed list of labels.
 
 Each form is a rule of its own. Its confidence is at most the share of the writers' lines with that form that have its
-task, which a test measures. Forms below 0.9 are left to the words: passages with a question (0.77; some ask for quotations)
-and a system prompt that names JSON (0.60 structured, 0.27 extraction).
+task, which a test measures. Forms below 0.9 are left to the words: passages with a question (0.77; some ask for
+quotations) and a system prompt that names JSON (0.60 structured, 0.27 extraction).
 """
 
 import re
@@ -14,12 +14,14 @@ from gateway.types import Classification, Query
 _SEARCHED: Final = 4096  # characters of a text, at each end
 
 _CURSOR: Final = re.compile(
-    r"<\|?/?(?:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>|\[(?:CURSOR|FILL|HOLE|GAP)[^\]\n]{0,16}\]|█|⟨cursor⟩|▮|‸",
+    r"<\|?/?(?:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>"
+    r"|\[(?:CURSOR|FILL|HOLE|GAP)[^\]\n]{0,16}\]|█|⟨cursor⟩|▮|‸",
     re.IGNORECASE,
 )
 _BLOCKS: Final = re.compile(r"<{5,} ?SEARCH|search/replace block", re.IGNORECASE)
 _LABELS: Final = re.compile(
-    r"(?:exactly one|one (?:label|word|category|tag|of)|pick one|choose (?:one|from)|labels?|categor(?:y|ies)|classes|intents?|tags?|queues?)\b"
+    r"(?:exactly one|one (?:label|word|category|tag|of)|pick one|choose (?:one|from)"
+    r"|labels?|categor(?:y|ies)|classes|intents?|tags?|queues?)\b"
     r"[^.\n]{0,60}?[:=(]\s*[\"'`]?[\w-]+[\"'`]?(?:\s?[,|/;]\s?[\"'`]?[\w -]{1,24}[\"'`]?){2,}",
     re.IGNORECASE,
 )

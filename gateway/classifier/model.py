@@ -1,9 +1,9 @@
 """The trained stage of task classification: a linear model over the words of a request, with attention over its units.
 
 It is used for requests that neither the client nor the request's form assigns to a task. Each unit of the request (see
-`features`) has a score for every task and a score for being what is asked; a softmax of the latter weighs the former, so
-that the topic of a pasted text counts little. The confidence is calibrated on writers that were left out (see the model
-card), and reduced if the units that decide consist of unknown words.
+`features`) has a score for every task and a score for being what is asked; a softmax of the latter weighs the former,
+so that the topic of a pasted text counts little. The confidence is calibrated on writers that were left out (see the
+model card), and reduced if the units that decide consist of unknown words.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _MAX_NAMED: Final = 3  # words named in the evidence
 _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
-_STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little about the answer
+_STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
 _SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
 FLAG_WEIGHT: Final = 0.5
 
@@ -35,7 +35,8 @@ def table_rows(vocabulary: Vocabulary) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskModel:
-    """`weights` [rows, tasks + 1] are scaled by the temperature; the last column scores whether a unit is what is asked.
+    """`weights` [rows, tasks + 1]; the last column scores whether a unit is what is asked. Scores are divided by the
+    temperature.
 
     Evidence is logged and prompts are not, so only words of the model's own vocabulary are named.
     """
@@ -118,6 +119,8 @@ class LearnedStage:
         numbers = found.ids[span].tolist()
         order = sorted(range(len(numbers)), key=strength.__getitem__, reverse=True)[:_MAX_CONSIDERED]
         names = self._model.vocabulary.names
-        words = [names[numbers[at]].removesuffix(STEM) for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD]
+        words = [
+            names[numbers[at]].removesuffix(STEM) for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD
+        ]
         named = list(dict.fromkeys(words))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"

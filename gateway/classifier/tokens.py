@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.intp]
 
 CUT: Final = "\x01"  # stands for a fenced block
 GAP: Final = "\x00"  # ends a message
-_QUOTES: Final = "\"“”„«»「」『』`"
+_QUOTES: Final = '"“”„«»「」『』`'
 # Breaks, in the order of their numbers. Several line ends are one break.
 BREAKS: Final = ("\n", "\n\n", ".", "!", "?", ";", ":", '"', GAP, CUT)
 _SIGNS: Final = tuple("(){}[]<>=+-*/|\\#@$%&~^_,'…→")

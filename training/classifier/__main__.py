@@ -128,7 +128,9 @@ def bundled_requests(rng: random.Random) -> list[Request]:
     for name, task, also in BUNDLED:
         for number in range(BUNDLED_ROWS):
             text = TASKS[name](rng, SampleSpec(invented=0.5)).prompt
-            line = Line(writer="bundled", number=number, task=task, also_ok=also, lang="en", form="complete", asked=text)
+            line = Line(
+                writer="bundled", number=number, task=task, also_ok=also, lang="en", form="complete", asked=text
+            )
             found.append(Request(line=line, user=text))
     return found
 

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from gateway.enums import Task
@@ -32,27 +33,33 @@ NEUTRAL: Final = (
     "Follow the user's instruction. Output nothing else.",
     "The user is a member of our team. Help with everyday text and data work.",
 )
-# What somebody says who does not want a task; said beside a request of another task.
-DENIALS: Final = {
-    Task.EDIT: "Don't change a word of it|No rewriting please|Do not correct anything|Never mind the typos, leave them|Ohne etwas zu ändern|"
-    "Nicht umschreiben|No lo corrijas|Ne corrige pas|Without editing it|Rather than rewriting it|Please don't proofread this",
-    Task.STRUCTURED: "No JSON|I don't need JSON here|No table please|Don't answer in YAML|Kein JSON|Sin JSON|Pas de JSON|Not as a CSV",
-    Task.EXTRACTION: "Don't extract anything|No list of names|Without pulling out dates|Rather than listing the names|Keine Liste|Don't pick out items",
-    Task.SUMMARIZE: "Don't summarize it|No summary|I don't want a tl;dr|Not a recap|Without summing it up|Keine Zusammenfassung|"
-    "Sin resumir|No resumas|Ne résume pas|Instead of a summary|Do not condense it",
-    Task.TRANSLATE: "Don't translate it|No translation|Do not translate|Übersetze das nicht|Nicht übersetzen|No lo traduzcas|Ne traduis pas|"
-    "Without translating|Non tradurre|Nie tłumacz|Vertaal het niet",
-    Task.CODE: "No code please|Don't write code|Without a script|Kein Code|Sin código|Do not program anything|I don't need a function",
-    Task.REASONING: "Don't solve it|No calculation|Without working it out|Do not prove it",
-    Task.AGENT: "Don't search the web|No tools|Do not book anything|Without calling any tool|Don't send anything",
-    Task.CHAT: "No opinion please|Don't explain|No small talk|Do not comment on it|Keine Erklärung|Sin explicaciones|Without explaining",
-    Task.AUTOCOMPLETE: "Don't continue it|Do not complete the text|No continuation",
-}
 DENIED_SHARE: Final = 0.06
 _LABELS: Final = (
-    "Text:", "Here is the text:", "Input:", "Here it is:", "Content:", "Source:", "Document:", "Code:", "Selected text:", "---",
+    "Text:",
+    "Here is the text:",
+    "Input:",
+    "Here it is:",
+    "Content:",
+    "Source:",
+    "Document:",
+    "Code:",
+    "Selected text:",
+    "---",
 )
 _CODE_KINDS: Final = frozenset(("code", "json", "diff", "log", "table"))
+
+
+_DENIALS_FILE: Final = Path(__file__).with_name("denials.txt")
+
+
+def read_denials(path: Path = _DENIALS_FILE) -> dict[Task, tuple[str, ...]]:
+    """What somebody says who does not want a task, by task."""
+    lines = (line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    pairs = (line.split(": ", 1) for line in lines)
+    return {Task(name): tuple(phrases.split(" | ")) for name, phrases in pairs}
+
+
+DENIALS: Final = read_denials()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +108,7 @@ def compose(rng: random.Random, line: Line, materials: Materials) -> Request:
 def _with_denial(rng: random.Random, line: Line) -> Line:
     """The line with a denial of another task, which must not change its label."""
     other = rng.choice([task for task in DENIALS if task not in (line.task, *line.also_ok)])
-    denial, asked = rng.choice(DENIALS[other].split("|")), line.asked
+    denial, asked = rng.choice(DENIALS[other]), line.asked
     lowered = asked[:1].lower() + asked[1:]
     layouts = (f"{denial}, {lowered}", f"{denial}. {asked}", f"{denial}: {lowered}", f"{denial}; {lowered}")
     behind = () if line.form == "complete" else (f"{asked.rstrip()} {denial}.",)
@@ -111,7 +118,13 @@ def _with_denial(rng: random.Random, line: Line) -> Line:
 def after_answer(rng: random.Random, line: Line, text: str, system: str) -> Request:
     """The text stands in an earlier turn: the user's own, or the assistant's answer."""
     if rng.random() < 0.5:
-        return Request(line=line, system=system, earlier=text, answer="Thanks, I have read it. What should I do with it?", user=line.asked)
+        return Request(
+            line=line,
+            system=system,
+            earlier=text,
+            answer="Thanks, I have read it. What should I do with it?",
+            user=line.asked,
+        )
     return Request(line=line, system=system, earlier="", answer=text, user=line.asked)
 
 
@@ -132,7 +145,11 @@ def beside(rng: random.Random, line: Line, text: str) -> str:
         text = f"---\n{text}\n---"
     elif sample < 0.78 and place != "after":
         text = f"{rng.choice(_LABELS)}\n{text}"
-    gap = rng.choice(("\n\n", "\n\n", "\n\n", "\n", "\n\n\n")) if "\n" in text or len(text) > 120 else rng.choice(("\n\n", "\n", " ", ": "))
+    gap = (
+        rng.choice(("\n\n", "\n\n", "\n\n", "\n", "\n\n\n"))
+        if "\n" in text or len(text) > 120
+        else rng.choice(("\n\n", "\n", " ", ": "))
+    )
     if gap == ": ":
         asked = asked.rstrip(".:!")
     if place == "after":

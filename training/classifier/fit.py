@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
+from gateway.classifier.features import HASHED, HASHED_ROWS, UNIT_FLAGS, Features, features
 from gateway.classifier.model import FLAG_WEIGHT, table_rows
 from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
@@ -117,7 +117,10 @@ class Table:
         if rng is None:
             return [self._own[number] for number in numbers]
         dropped = rng.random(len(numbers)) < UNKNOWN_SHARE
-        return [(self._unknown if is_dropped else self._own)[number] for number, is_dropped in zip(numbers, dropped, strict=True)]
+        return [
+            (self._unknown if is_dropped else self._own)[number]
+            for number, is_dropped in zip(numbers, dropped, strict=True)
+        ]
 
     def folded(self, weights: Floats) -> Floats:
         """The shipped table: stems and concepts are added to the rows of their words."""
@@ -137,7 +140,9 @@ class Model(nn.Module):
 
     def forward(self, chosen: Sequence[Example]) -> Tensor:
         """Scores [examples, tasks]."""
-        units = self._sums([each.rows for each in chosen], [each.weights for each in chosen], [each.sizes for each in chosen])
+        units = self._sums(
+            [each.rows for each in chosen], [each.weights for each in chosen], [each.sizes for each in chosen]
+        )
         owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), [each.sizes.size for each in chosen]))
         gates = units[:, -1]
         top = torch.full((len(chosen),), -torch.inf).scatter_reduce(0, owner, gates, "amax").detach()

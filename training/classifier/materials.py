@@ -20,9 +20,9 @@ from typing import Final
 
 # Modules of the standard library, which is the same on every machine with this version of Python.
 TRAINING: Final = tuple(
-    "argparse bisect calendar csv dataclasses difflib fractions heapq shutil statistics textwrap string random json.encoder"
-    " email.message http.client logging configparser zipfile tarfile sched cmd pprint gettext locale mailbox"
-    " optparse ftplib smtplib imaplib urllib.parse urllib.request ipaddress typing enum functools collections".split()
+    "argparse bisect calendar csv dataclasses difflib fractions heapq shutil statistics textwrap string random"
+    " json.encoder email.message http.client logging configparser zipfile tarfile sched cmd pprint gettext locale"
+    " mailbox optparse ftplib smtplib imaplib urllib.parse urllib.request ipaddress typing enum functools collections".split()
 )
 # Of packages that the gateway needs: no text of theirs is trained on.
 HELD_OUT: Final = tuple(
@@ -40,9 +40,7 @@ class Materials:
 
     def __init__(self, modules: Sequence[str], pasted: dict[str, list[str]] | None = None) -> None:
         self.functions, self.paragraphs = _code_of(modules), _prose_of(modules)
-        self.sentences = [
-            each for text in self.paragraphs for each in _SENTENCE.split(text) if 30 < len(each) < 220
-        ]
+        self.sentences = [each for text in self.paragraphs for each in _SENTENCE.split(text) if 30 < len(each) < 220]
         self.pasted = pasted or {}
 
     def write(self, rng: random.Random, kind: str, lang: str) -> str:
@@ -79,19 +77,24 @@ class Materials:
         minute = rng.randint(0, 30)
         times = rng.random() < 0.5
         lines = [
-            f"[{9 + (minute + at) // 60:02}:{(minute + at) % 60:02}] {rng.choice(who)}: {text}" if times else f"{rng.choice(who)}: {text}"
+            f"[{9 + (minute + at) // 60:02}:{(minute + at) % 60:02}] {rng.choice(who)}: {text}"
+            if times
+            else f"{rng.choice(who)}: {text}"
             for at, text in enumerate(self._some(rng, 3, 9))
         ]
         return "\n".join(lines)
 
     def _notes(self, rng: random.Random) -> str:
         sign = rng.choice(("- ", "* ", "", "• "))
-        return "\n".join(sign + " ".join(each.split()[: rng.randint(3, 12)]).rstrip(".") for each in self._some(rng, 3, 8))
+        return "\n".join(
+            sign + " ".join(each.split()[: rng.randint(3, 12)]).rstrip(".") for each in self._some(rng, 3, 8)
+        )
 
     def _log(self, rng: random.Random) -> str:
         day, lines = rng.randint(1, 28), []
         for text in self._some(rng, 4, 10):
-            stamp = f"2025-{rng.randint(1, 12):02}-{day:02} {rng.randint(0, 23):02}:{rng.randint(0, 59):02}:{rng.randint(0, 59):02}"
+            clock = ":".join(f"{rng.randint(0, most):02}" for most in (23, 59, 59))
+            stamp = f"2025-{rng.randint(1, 12):02}-{day:02} {clock}"
             lines.append(f"{stamp} {rng.choice(_LEVELS)} {self._key(rng)}: {' '.join(text.split()[:9])}")
         return "\n".join(lines)
 
@@ -115,7 +118,9 @@ class Materials:
     def _json(self, rng: random.Random) -> str:
         def record() -> dict[str, object]:
             return {
-                self._key(rng): rng.choice((rng.randint(0, 999), rng.choice(_NAMES), rng.choice(self.sentences), True, None))
+                self._key(rng): rng.choice(
+                    (rng.randint(0, 999), rng.choice(_NAMES), rng.choice(self.sentences), True, None)
+                )
                 for _ in range(rng.randint(2, 6))
             }
 
@@ -129,7 +134,11 @@ class Materials:
         old = rng.choice(self.functions)
         name, lines = self._key(rng), old.split("\n")
         at = rng.randrange(len(lines))
-        new = [*lines[:at], *(rng.choice(self.functions).split("\n")[1 : rng.randint(2, 4)]), *lines[at + rng.randint(0, 2) :]]
+        new = [
+            *lines[:at],
+            *(rng.choice(self.functions).split("\n")[1 : rng.randint(2, 4)]),
+            *lines[at + rng.randint(0, 2) :],
+        ]
         found = difflib.unified_diff(lines, new, f"a/{name}.py", f"b/{name}.py", lineterm="", n=2)
         head = f"diff --git a/{name}.py b/{name}.py\n" if rng.random() < 0.5 else ""
         return head + "\n".join(found)
@@ -159,7 +168,7 @@ def _prose_of(modules: Sequence[str]) -> list[str]:
     """Paragraphs of docstrings that are sentences."""
     found: set[str] = set()
     for module in _modules(tuple(modules)):
-        nodes = [node for node in ast.walk(ast.parse(inspect.getsource(module)))]
+        nodes = list(ast.walk(ast.parse(inspect.getsource(module))))
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docs = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
         pieces = (" ".join(piece.split()) for doc in docs for piece in doc.split("\n\n"))

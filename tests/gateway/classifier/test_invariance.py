@@ -18,7 +18,9 @@ from training.classifier.materials import HELD_OUT, Materials
 
 CLASSIFY = open_classifier()
 INSTRUCTIONS = [
-    line for line in read_lines() if line.form == "instruction" and line.material in ("prose", "code") and line.lang == "en"
+    line
+    for line in read_lines()
+    if line.form == "instruction" and line.material in ("prose", "code") and line.lang == "en"
 ]
 
 

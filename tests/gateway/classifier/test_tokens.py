@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from gateway.classifier.tokens import FIRST_WORD, NEGATED, Vocabulary, counted_words, split
 
 SENTENCES = (
-    "don't summarize this explain it do not translate without rewriting rather than a summary instead of joke never ever"
-    " more five forget to only übersetze das nicht erkläre es vertaal dit niet no traduzcas explica не переводи объясни one"
-    " two three four"
+    "don't summarize this explain it do not translate without rewriting rather than a summary instead of joke never"
+    " ever more five forget to only übersetze das nicht erkläre es vertaal dit niet no traduzcas explica не переводи"
+    " объясни one two three four"
 )
 VOCABULARY = Vocabulary(sorted(set(SENTENCES.split())))
 
@@ -68,7 +68,9 @@ def test_words_signs_and_breaks_are_tokens(text: str, tokens: list[str]) -> None
 
 def test_an_unknown_word_has_the_token_of_its_longest_known_stem() -> None:
     vocabulary = Vocabulary(["transl~", "tran~", "translate"])
-    names = [vocabulary.names[number] for number in vocabulary.ids(["translate", "translating", "trance", "other", "tra_n"])]
+    names = [
+        vocabulary.names[number] for number in vocabulary.ids(["translate", "translating", "trance", "other", "tra_n"])
+    ]
     assert names == ["translate", "transl~", "tran~", "<unknown>", "<name_like>"]
     assert [vocabulary.names[number] for number in vocabulary.stems(FIRST_WORD + 2)] == ["transl~", "tran~"]
 
