@@ -112,7 +112,7 @@ class LearnedStage:
         return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
 
     def _evidence(self, found: Features, each: Floats, unit: int, best: int) -> str:
-        """`words`, and the strongest of the unit that says most for the task: those with the highest score for the task."""
+        """`words`, and those with the highest score for the task in the unit that says most for it."""
         first = int(found.firsts[unit])
         span = slice(first, first + int(found.sizes[unit]))
         strength = each[span, best].tolist()
