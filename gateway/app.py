@@ -93,10 +93,9 @@ class Gateway:
 
     def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
         """The servers of the public and of the admin port. `drain_s`: time for requests to finish during shutdown."""
-        public = config_of(self.public, drain_s=drain_s, listener=self.protection.listener(self.ingress.arrive))
-        return PublicServer(public), PublicServer(
-            config_of(self.admin, drain_s=drain_s, listener=self.protection.listener())
-        )
+        public = config_of(self.public, drain_s=drain_s, listener=self.protection.public_listener(self.ingress.arrive))
+        admin = config_of(self.admin, drain_s=drain_s, listener=self.protection.admin_listener())
+        return PublicServer(public), PublicServer(admin)
 
 
 @contextlib.asynccontextmanager
@@ -148,9 +147,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        chat = ChatCompletions(
-            pipeline, clock, max_body_bytes=settings.max_body_bytes, heartbeat_s=settings.heartbeat_s, begin=begin
-        )
+        chat = ChatCompletions(pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin)
         public = public_app(lambda: policies.current, registry.status_of)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
@@ -291,7 +288,7 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=ErrorBoundary(protection.public(public), running),
+        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
         admin=ErrorBoundary(protection.admin(admin), running),
         protection=protection,
         end_drain=end_drain,
