@@ -112,6 +112,11 @@ def test_the_limits_of_connections_are_settings() -> None:
     assert (limits.head_s, limits.body_s, limits.keep_alive_s, limits.write_s) == (1.0, 2.0, 3.0, 4.0)
 
 
+def test_the_bytes_of_requests_that_nobody_reads_yet_are_within_the_budget() -> None:
+    worker = build(toy_model())
+    assert listener_of(worker).budget is worker.serving_state.byte_budget
+
+
 def noting(encode: Any, sizes: list[int]) -> Any:
     def noted(tokenizer: Any, text: str) -> Any:
         sizes.append(len(text))
