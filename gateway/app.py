@@ -259,6 +259,7 @@ async def serve(settings: Settings) -> None:
             stop = _install_signal_handlers(gateway, (public, admin), drain_s=settings.drain_s)
             if handed_down:
                 public.receive_connections(first, on_parent_gone=stop)
+                admin.owns_sockets = False
             _tune_garbage_collector()
             print(
                 f"twolane serve: {f'process {os.getpid()}' if handed_down else url_of(first)},"
