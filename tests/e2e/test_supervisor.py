@@ -263,3 +263,19 @@ async def test_a_process_that_ends_resets_no_connection_that_waits_for_it(
         os.kill(stopped, number)
         os.kill(stopped, signal.SIGCONT)
         assert set(await asking) == {b"HTTP/1.1 200 OK"}
+
+
+async def test_a_gateway_that_ends_resets_no_connection_that_waits_to_be_accepted(tmp_path: Path) -> None:
+    """More than are accepted in one turn; the parent cannot know yet whether its processes will take them."""
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}
+        everybody = [serving.process.pid, *serving.children()]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        connections = await asyncio.to_thread(serving.connect, 200)
+        asking = asyncio.create_task(asyncio.to_thread(answers, connections))
+        serving.process.send_signal(signal.SIGTERM)
+        for pid in everybody:
+            os.kill(pid, signal.SIGCONT)
+        assert set(await asking) == {b"HTTP/1.1 200 OK"}
+        assert await asyncio.wait_for(serving.process.wait(), 120) == 0
