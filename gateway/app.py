@@ -34,7 +34,8 @@ from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
+from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser
 from twolane.process.hugging_face import FILES, download_problem, is_repo_id
 
 GOOD: Final = 0

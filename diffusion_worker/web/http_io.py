@@ -12,9 +12,9 @@ from diffusion_worker.errors import WorkerError
 from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.web.error_body import BodyTooLarge, Headers, TooManyBytes, problem_of
 from diffusion_worker.web.serving_state import ServingState
-from twolane.process.http.bounded_bodies import RETRY_AFTER_S, BoundedBodies
+from twolane.process.http.bounded_bodies import BoundedBodies
 from twolane.process.http.byte_budget import BudgetExceededError
-from twolane.process.http.limits import Broken
+from twolane.process.http.limits import OUT_OF_BYTES, Broken
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected
 
 JSON = (b"content-type", b"application/json")
@@ -50,8 +50,7 @@ async def _refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededErro
     """The response to a body that is too large, or too large for now."""
     error: WorkerError = BodyTooLarge(str(fault))
     if isinstance(fault, BudgetExceededError):
-        message = "The worker holds as many bytes of requests as its memory allows; try again later."
-        error = TooManyBytes(message, retry_after_s=RETRY_AFTER_S)
+        error = TooManyBytes(OUT_OF_BYTES.message, retry_after_s=OUT_OF_BYTES.retry_after_s)
     problem = problem_of(error)
     await send_response(send, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 

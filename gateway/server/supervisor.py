@@ -23,7 +23,7 @@ from typing import Final
 from gateway.server.dispatcher import HANDSHAKES_S, Dispatcher
 from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
-from gateway.telemetry.multiprocess import FOLDER_VARIABLE, forget, forget_all
+from gateway.telemetry.metrics_folder import FOLDER_VARIABLE, forget, forget_all
 from twolane.process.errors import ConfigurationError
 from twolane.process.sockets import refuse_new_connections, url_of
 

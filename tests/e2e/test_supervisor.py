@@ -74,6 +74,12 @@ class Gateway:
         await until(lambda: self.log.read_text().count(", policy ") >= count)
 
 
+def proportional_bytes(pid: int) -> int:
+    """The memory of a process, of which it counts its share only where others use it, too (proc(5))."""
+    [line] = [each for each in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if each.startswith("Pss:")]
+    return int(line.split()[1]) * 1024
+
+
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
         while not holds():  # noqa: ASYNC110 - state of other processes
@@ -116,6 +122,7 @@ async def gateway(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[
 async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(tmp_path: Path) -> None:
     async with fake_server() as server, gateway(tmp_path, server.url) as serving:
         assert set(await serving.send(120)) == {200}
+        assert proportional_bytes(serving.process.pid) < 30_000_000  # the parent only accepts connections
         await serving.until_counted(120)
         assert {await serving.counted() for _ in range(8)} == {120.0}
         first = serving.children()

@@ -1,4 +1,6 @@
-"""Errors that prevent a process from starting."""
+"""Errors that prevent a process from starting, and its exit code then."""
+
+WRONG_USE = 2
 
 
 class ConfigurationError(Exception):

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from gateway.server.dispatcher import Dispatcher
-from gateway.server.handover import _FULL_S, _REPORT, Handover, Receiver
+from gateway.server.handover import _FULL_S, REPORT, Handover
+from gateway.server.receiver import Receiver
 
 pytestmark = pytest.mark.anyio
 
@@ -124,7 +125,7 @@ async def test_what_a_process_did_not_take_before_it_stopped_goes_to_another_one
         assert set(await names(made.address, 10)) == {"a", "b"}
         first.receiver._loop.remove_reader(first.receiver._channel.fileno())  # it hangs
         asking = asyncio.create_task(names(made.address, 20))
-        while made.dispatcher.pending < 5:  # noqa: ASYNC110 - state of another thread
+        while not made.dispatcher._processes[1].pending:  # noqa: ASYNC110 - state of another thread
             await asyncio.sleep(0.005)
         first.receiver.close()
         assert await asking == ["b"] * 20
@@ -314,7 +315,7 @@ async def test_a_connection_is_not_read_before_the_parent_knows_that_it_was_take
     receiver = channel.process.receiver
     with contextlib.suppress(BlockingIOError):
         while True:
-            receiver._channel.send(_REPORT.pack(0, 0, False) * 100)  # the parent does not read
+            receiver._channel.send(REPORT.pack(0, 0, False) * 100)  # the parent does not read
     clients = channel.send(3)
     receiver._read()
     await asyncio.sleep(0.05)
@@ -326,11 +327,24 @@ async def test_a_connection_is_not_read_before_the_parent_knows_that_it_was_take
         client.close()
 
 
+async def test_a_process_notices_the_end_of_a_parent_that_has_not_read_for_long(channel: Channel) -> None:
+    receiver = channel.process.receiver
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            receiver._channel.send(REPORT.pack(0, 0, False) * 100)
+    [client] = channel.send(1)
+    receiver._read()
+    channel.handover.channel.close()
+    async with asyncio.timeout(30):
+        await channel.process.parent_is_gone.wait()
+    client.close()
+
+
 async def test_a_process_takes_connections_again_when_its_parent_reads_again(channel: Channel) -> None:
     receiver = channel.process.receiver
     with contextlib.suppress(BlockingIOError):
         while True:
-            receiver._channel.send(_REPORT.pack(0, 0, False) * 100)
+            receiver._channel.send(REPORT.pack(0, 0, False) * 100)
     clients = channel.send(3)
     receiver._read()
     channel.handover.read(now_s=0.0)

@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from twolane.process.http.byte_budget import HOLDING, IN_SCOPE, BudgetExceededError, ByteBudget, Holding
 from twolane.process.http_body import BodyTooLargeError
 
-RETRY_AFTER_S: Final = 1.0
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
 Refuse = Callable[[Send, BodyTooLargeError | BudgetExceededError], Awaitable[None]]

@@ -109,7 +109,7 @@ DRAINED: Final = Refusal(
 OUT_OF_BYTES: Final = Refusal(
     status=503,
     code="overloaded",
-    message="The server holds as many bytes of requests and answers as its memory allows.",
+    message="The memory set aside for requests and responses is in use; try again later.",
     retry_after_s=1,
 )
 HEAD_TOO_LARGE: Final = Refusal(

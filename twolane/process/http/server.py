@@ -50,7 +50,7 @@ def build_server(app: ASGIApp, *, drain_s: float, listener: Listener | None = No
 
 
 def config_of(app: ASGIApp, *, drain_s: float, listener: Listener | None = None) -> uvicorn.Config:
-    """The same as uvicorn's configuration."""
+    """The configuration of that server."""
     return uvicorn.Config(
         app,
         loop="none",
