@@ -498,7 +498,8 @@ class ClientConnection(asyncio.Protocol):
         path = url.path or b"/"
         text = path.decode("latin-1")
         if url.host and url.schema:  # a target in absolute form replaces the Host header (RFC 9112, 3.2.2)
-            authority = url.host if url.port is None else b"%b:%d" % (url.host, url.port)
+            host = b"[%b]" % url.host if b":" in url.host else url.host
+            authority = host if url.port is None else b"%b:%d" % (host, url.port)
             self._headers = [(n, authority if n == b"host" else v) for n, v in self._headers]
         return {
             "type": "http",

@@ -165,7 +165,8 @@ class RequestCycle:
         """See the ASGI specification."""
         if self._expects_continue and not self.has_started and not self.is_disconnected:
             self._expects_continue = False
-            self._wire.write(CONTINUE)
+            if not self.body_is_complete and not self._received_bytes:
+                self._wire.write(CONTINUE)
         if not self.is_disconnected and not self.is_complete:
             self._wire.read_on()
             await self._event.wait()
