@@ -330,6 +330,7 @@ class ToolCall:
     index: int
     name: str = ""
     arguments: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Final
 
 from gateway.validation.incremental_schema import IncrementalSchema, Subschema, Subschemas, Violation
 from gateway.validation.json_prefix import JsonPrefix
+from gateway.validation.runaway import Elements
 from gateway.validation.schema_cost import escaped
 from twolane.process import exact_json
 
@@ -23,6 +24,10 @@ class IncrementalValidator(JsonPrefix):
         super().__init__()
         self.violation: Violation | None = None
         self._validator = _Validator(schema, schema.root, _BranchBudget())
+
+    def elements(self, levels: int) -> Elements:
+        """What the schema says about the number of elements in the innermost `levels` arrays that are open."""
+        return self._validator.elements(levels)
 
     def _on_value(self, char: str, at: int) -> bool:
         return self._accept(self._validator.on_value(char), at)
@@ -53,11 +58,13 @@ class _BranchBudget:
 
 @dataclass(slots=True)
 class _Container:
-    """An open array or object. `next` holds the subschemas of the next value."""
+    """An open array or object. `next` holds the subschemas of the next value. `is_declared`: the schema mentions it."""
 
     subschemas: Subschemas
     is_object: bool
+    is_declared: bool = True
     next: Subschemas = ()
+    is_next_declared: bool = True
     names: set[str] = field(default_factory=set)
     items: int = 0
 
@@ -95,7 +102,7 @@ class _Validator:
         self._value = expected
         violation = self._feed_alternatives(lambda validator: validator.on_value(char)) if self._alternatives else None
         if char in "[{":
-            self._stack.append(_Container(expected, char == "{"))
+            self._stack.append(_Container(expected, char == "{", self._is_next_declared()))
         return violation
 
     def on_key(self, name: object) -> Violation | None:
@@ -107,6 +114,7 @@ class _Validator:
             if isinstance(expected, Violation):
                 return expected
             container.next = expected
+            container.is_next_declared = container.is_declared and _is_declared(container.subschemas, name)
         return self._feed_alternatives(lambda validator: validator.on_key(name)) if self._alternatives else None
 
     def on_scalar(self, value: object) -> Violation | None:
@@ -130,6 +138,12 @@ class _Validator:
                 return violation
         return self._end_value(lambda validator: validator.on_close()) if self._alternatives else None
 
+    def elements(self, levels: int) -> Elements:
+        """See `IncrementalValidator`."""
+        if any(_is_limited(container) for container in self._stack[-levels:]):
+            return Elements.LIMITED
+        return Elements.UNKNOWN if self._is_next_declared() else Elements.UNDECLARED
+
     def release(self) -> None:
         """Return this validator's share of the branch budget."""
         self._budget.left += 1
@@ -145,6 +159,10 @@ class _Validator:
             return container.next
         container.items += 1
         return self._schema.item(container.subschemas, container.items - 1) if container.subschemas else ()
+
+    def _is_next_declared(self) -> bool:
+        container = self._stack[-1] if self._stack else None
+        return container is None or (container.is_next_declared if container.is_object else container.is_declared)
 
     def _new_alternatives(self, subschema: Subschema) -> Iterator[_Alternatives]:
         """The alternatives of a value that starts, as far as the budget allows to follow all of them."""
@@ -177,6 +195,28 @@ class _Validator:
             for validator in self._alternatives.pop().validators:
                 validator.release()
         return violation
+
+
+# Keywords that may mention more members than `properties` does, or that allow others explicitly.
+_DECLARING: Final = frozenset(
+    "patternProperties additionalProperties unevaluatedProperties anyOf oneOf if dependentSchemas dependencies".split()
+)
+
+
+def _is_declared(subschemas: Subschemas, name: str) -> bool:
+    """Whether one of the subschemas mentions the member, or none of them lists any."""
+    listed = [subschema.schema.get("properties") for subschema in subschemas]
+    if any(isinstance(properties, dict) and name in properties for properties in listed):
+        return True
+    return not any(listed) or any(not _DECLARING.isdisjoint(subschema.schema) for subschema in subschemas)
+
+
+def _is_limited(container: _Container) -> bool:
+    """Whether the schema limits the number of elements of an array, or requires more than there are."""
+    return not container.is_object and any(
+        "maxItems" in subschema.schema or _too_few_items(subschema, container.items) is not None
+        for subschema in container.subschemas
+    )
 
 
 _UNREADABLE = object()

@@ -8,6 +8,7 @@ import re
 from enum import IntEnum
 from typing import Final
 
+WHITE_SPACE: Final = " \t\n\r"
 MAX_DEPTH: Final = 512  # of arrays and objects; well below the limit of the JSON parser
 
 
@@ -161,7 +162,7 @@ class JsonPrefix:
         if self._state in _COMPLETE_NUMBERS and not self._continues_number(char):
             # A number has no terminator: the next character ends it.
             self._state = _State.AFTER
-            return self._end_token(self._at) and (char in " \t\n\r" or self._step_structure(char))
+            return self._end_token(self._at) and (char in WHITE_SPACE or self._step_structure(char))
         if self._state in _BETWEEN:
             return self._step_structure(char)
         return self._step_inside(char) if self._state in _INSIDE else self._step_number(char)

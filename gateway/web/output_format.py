@@ -6,7 +6,7 @@ vLLM (`structured_outputs`, `guided_*`), SGLang (`regex`, `ebnf`, `json_schema`)
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from gateway.enums import FormatKind
 from gateway.errors import InvalidField
 from gateway.types import OutputFormat
-from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
+from gateway.validation.json_schema import COMPILED, Schema, SchemaError, TextPattern, digest_of
 from gateway.web.request_schema import Forms, ResponseFormat, StructuredOutputs, is_present
 from twolane.process import exact_json
 
@@ -45,9 +45,10 @@ def parse_schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
     if len(data) > MAX_SCHEMA_BYTES:
         raise InvalidField(f"{param!r} exceeds the limit of {MAX_SCHEMA_BYTES} bytes.", param=param)
     try:
-        return _checked_schema(data)
+        parsed = COMPILED.get(data, lambda: _parse_schema(data))
     except (SchemaError, exact_json.JsonError) as fault:
         raise InvalidField(f"{param!r} is not a supported JSON Schema: {fault}", param=param) from None
+    return parsed.schema, parsed.digest
 
 
 def _formats(forms: Forms) -> Iterator[tuple[str, OutputFormat]]:
@@ -160,7 +161,7 @@ def _json_schema(raw: msgspec.Raw, param: str, *, object_only: bool = False) -> 
 
 def _regex(pattern: str, param: str) -> OutputFormat:
     try:
-        _checked_pattern(pattern)
+        check_pattern(pattern)
     except SchemaError as fault:
         raise InvalidField(f"{param!r} is not a supported regular expression: {fault}", param=param) from None
     return OutputFormat(form=FormatKind.REGEX, pattern=pattern)
@@ -178,7 +179,7 @@ def _template(raw: msgspec.Raw) -> OutputFormat:
         _hole(holes.get(part)) if index % 2 else _escaped(part) for index, part in enumerate(_HOLE.split(text))
     )
     try:
-        _checked_pattern(pattern)
+        check_pattern(pattern)
     except SchemaError:
         return OutputFormat(form=FormatKind.TEMPLATE)
     return OutputFormat(form=FormatKind.TEMPLATE, pattern=pattern)
@@ -202,13 +203,23 @@ def _text(raw: msgspec.Raw) -> str | None:
     return msgspec.json.decode(raw, type=str) if bytes(raw).startswith(b'"') else None
 
 
-@lru_cache(maxsize=256)
-def _checked_pattern(pattern: str) -> None:
-    check_pattern(pattern)
+def check_pattern(pattern: str) -> None:
+    """Compile a regular expression for the check of the response. Raises SchemaError."""
+    COMPILED.get(f"regex:{pattern}", lambda: TextPattern(pattern))
 
 
-@lru_cache(maxsize=1024)
-def _checked_schema(data: bytes) -> tuple[Any, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ParsedSchema:
     """Cached, because applications send the same few schemas repeatedly."""
+
+    schema: Any
+    digest: str
+    size_bytes: int
+
+
+def _parse_schema(data: bytes) -> _ParsedSchema:
+    """Parse a schema, and compile it for the check of the response."""
     schema = exact_json.loads(data)
-    return schema, check_schema(schema)
+    digest = digest_of(schema)
+    compiled = COMPILED.get(digest, lambda: Schema(schema))
+    return _ParsedSchema(schema=schema, digest=digest, size_bytes=compiled.size_bytes)

@@ -104,7 +104,6 @@ RIGHT: list[Any] = [
     ({"tools": [TOOL], "response_format": FORMAT}, calls(("f", '{"n": 1}'), text="\n")),
     ({"tools": [TOOL], "tool_choice": "none"}, says("just text")),
     ({"functions": [{"name": "f"}]}, says("", extra={"function_call": {"name": "f", "arguments": '{"n": 1}'}})),
-    ({"response_format": FORMAT}, says("", extra={"content": None, "refusal": "I must not."})),
 ]
 
 
@@ -113,6 +112,26 @@ async def test_a_right_answer_passes(stage: Any, body: dict[str, Any], right: An
     scene = stage(quality=right, route=NO_VALIDATE)
     sent = await scene.send(**body)
     assert (sent.error, scene.decision.schema_check) == (None, SchemaCheck.VALID)
+
+
+DECLINED = [
+    says("", extra={"content": None, "refusal": "I must not."}),
+    says("I must", finish_reason="content_filter"),
+    says('{"n": 1', finish_reason="content_filter"),
+    says('{"n": 1}', finish_reason="content_filter"),
+]
+
+
+@pytest.mark.parametrize(
+    ("declined", "stream"), [(each, False) for each in DECLINED] + [(each, True) for each in DECLINED[2:]]
+)
+@pytest.mark.parametrize("body", [{"response_format": FORMAT}, {"tools": [TOOL], "tool_choice": "required"}])
+async def test_a_refusal_passes_and_is_not_called_valid(
+    stage: Any, body: dict[str, Any], declined: Any, stream: bool
+) -> None:
+    scene = stage(quality=declined, route=FULL)
+    sent = await scene.send(stream=stream, **body)
+    assert (sent.error, sent.broken, scene.decision.schema_check) == (None, None, None)
 
 
 @pytest.mark.parametrize("model", ["auto", "quality"])
