@@ -19,7 +19,7 @@ _MAX_NESTED: Final = 8
 _UNICODE_WEIGHT: Final = 500  # of a class such as \p{L}
 _WIDE_WEIGHT: Final = 10  # of a class that contains most of Unicode
 _QUANTIFIER: Final = re.compile(r"(?:([*+?])|\{([0-9]{1,9})(?:(,)([0-9]{1,9})?)?\})[?+]?")
-_ATOM: Final = re.compile(
+_CHARACTER: Final = re.compile(
     r"\[\^?(?:[^\]\[\\]|\\.)+\]|\\[pP](?:\{[^}]*\}|.)|\\u(?:[0-9a-fA-F]{4}|\{[^}]*\})|\\x[0-9a-fA-F]{2}|\\c[a-zA-Z]"
     r"|\\[^0-9kAbBGKQEzZ]|\\0|[^\\\[()|*+?]",
     re.DOTALL,
@@ -128,7 +128,7 @@ class _Parser:
         is_look_around = self._match(_LOOK_AROUND) is not None
         opened = None if is_look_around else self._match(_GROUP)
         if not is_look_around and opened is None:
-            return self._atom()
+            return self._character()
         inside = self.alternatives(depth + 1)
         if not self._source.startswith(")", self.at):
             raise _Unknown
@@ -138,11 +138,11 @@ class _Parser:
         start = f"({opened[1] or '?:'}"
         return Pattern(full=f"{start}{inside.full})", prefix=f"{start}{inside.prefix})", weight=inside.weight)
 
-    def _atom(self) -> Pattern:
-        found = self._match(_ATOM)
+    def _character(self) -> Pattern:
+        found = self._match(_CHARACTER)
         if found is None:
             raise _Unknown
-        return Pattern(full=found[0], prefix=f"(?:{found[0]})?", weight=_atom_weight(found[0]))
+        return Pattern(full=found[0], prefix=f"(?:{found[0]})?", weight=_character_weight(found[0]))
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         found = pattern.match(self._source, self.at)
@@ -158,8 +158,8 @@ def _joined(parts: Sequence[Pattern]) -> Pattern:
     if len(parts) <= _MAX_NESTED:
         prefix = parts[-1].prefix
         for part in reversed(parts[:-1]):
-            is_atom = part.prefix == f"(?:{part.full})?"
-            prefix = f"(?:{part.full}{prefix})?" if is_atom else f"(?:{part.prefix}|{part.full}{prefix})"
+            is_character = part.prefix == f"(?:{part.full})?"
+            prefix = f"(?:{part.full}{prefix})?" if is_character else f"(?:{part.prefix}|{part.full}{prefix})"
         full, weight = "".join(part.full for part in parts), sum(part.weight for part in parts)
     else:
         left, right = _joined(parts[: len(parts) // 2]), _joined(parts[len(parts) // 2 :])
@@ -168,12 +168,12 @@ def _joined(parts: Sequence[Pattern]) -> Pattern:
     return Pattern(full=full, prefix=prefix, weight=_bounded(weight))
 
 
-def _atom_weight(atom: str) -> int:
-    unicode_classes = atom.count(r"\p") + atom.count(r"\P")
+def _character_weight(character: str) -> int:
+    unicode_classes = character.count(r"\p") + character.count(r"\P")
     if unicode_classes:
         return unicode_classes * _UNICODE_WEIGHT
-    is_wide = atom == "." or atom.startswith("[^") or atom[:2] in (r"\D", r"\W", r"\S")
-    return _WIDE_WEIGHT if is_wide else 2 + len(atom) // 4
+    is_wide = character == "." or character.startswith("[^") or character[:2] in (r"\D", r"\W", r"\S")
+    return _WIDE_WEIGHT if is_wide else 2 + len(character) // 4
 
 
 def _bounded(weight: int) -> int:
