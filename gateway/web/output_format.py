@@ -6,16 +6,17 @@ vLLM (`structured_outputs`, `guided_*`), SGLang (`regex`, `ebnf`, `json_schema`)
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from gateway.enums import FormatKind
 from gateway.errors import InvalidField
+from gateway.parameters import NESTS
 from gateway.types import OutputFormat
 from gateway.validation.json_schema import COMPILED, Schema, SchemaError, TextPattern, digest_of
-from gateway.web.request_schema import Forms, ResponseFormat, StructuredOutputs, is_present
+from gateway.web.request_schema import ChatRequest, Forms, ResponseFormat, StructuredOutputs, is_present
 from twolane.process import exact_json
 
 MAX_SCHEMA_BYTES: Final = 65_536
@@ -26,17 +27,19 @@ _ANY_LINE: Final = r"[^\n\r]+"
 _META: Final = re.compile(r"[\\^$.*+?()\[\]{}|/-]")
 
 
-def output_format_of(forms: Forms, nested: Forms | None = None) -> OutputFormat | None:
-    """The format that a body, or its `extra_body`, asks for. Raises InvalidField if it asks for two that differ."""
-    found: dict[str, OutputFormat] = {}
-    for prefix, given in (("", forms), ("extra_body.", nested)):
-        if given is not None:
-            found.update((prefix + name, wanted) for name, wanted in _formats(given))
-    names = list(found)
-    for name in names[1:]:
-        if found[name] != found[names[0]]:
-            raise InvalidField(f"Set {names[0]!r} or {name!r}, not both.", param=name)
-    return found[names[0]] if names else None
+def output_format_of(request: ChatRequest) -> OutputFormat | None:
+    """The format that a request asks for, also in a nested object. Raises InvalidField for two that differ."""
+    found = list(_formats(request))
+    for nest in NESTS:
+        if (nested := getattr(request, nest)) is not None:
+            found += [(f"{nest}.{name}", wanted) for name, wanted in _formats(nested)]
+    if not found:
+        return None
+    first, wanted = found[0]
+    for name, other in found[1:]:
+        if other != wanted:
+            raise InvalidField(f"Set {first!r} or {name!r}, not both.", param=name)
+    return replace(wanted, param=first)
 
 
 def parse_schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from gateway.enums import Outcome, RunawayScope, SchemaCheck
-from gateway.errors import InvalidOutput
+from gateway.errors import InvalidOutput, Unsupported
 from gateway.policy_types import READ_ALONG, Checks
+from gateway.routing.engine_profiles import ENGINES
 from gateway.upstreams.scripted import says
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +50,14 @@ FORMS: list[Any] = [
     ({"regex": "[a-z]+"}, says("ABC")),
     ({"format": SCHEMA}, WRONG),
     ({"extra_body": {"guided_json": SCHEMA}}, WRONG),
+    ({"extra_body": {"guided_regex": "[a-z]+"}}, says("ABC")),
+    ({"nvext": {"guided_json": SCHEMA}}, WRONG),
+    ({"nvext": {"guided_choice": ["yes", "no"]}}, says("maybe")),
+    ({"json_schema": SCHEMA}, WRONG),
+    ({"structured_outputs": {"json": SCHEMA}}, WRONG),
+    ({"structured_outputs": {"json_object": True}}, says("[1]")),
+    ({"format": "json"}, says("[1]")),
+    ({"response_format": {"type": "regex", "pattern": "[a-z]+"}}, says("ABC")),
     ({"tools": [TOOL], "tool_choice": "required"}, says("I will not call.")),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, says("no")),
     ({"tools": [TOOL, OTHER], "tool_choice": {"type": "function", "function": {"name": "f"}}}, calls(("g", "{}"))),
@@ -95,6 +104,45 @@ async def test_a_direct_target_is_checked_as_well_and_validate_none_switches_tha
     unchecked = stage(quality=wrong, route=OFF)
     assert (await unchecked.send(**body)).error is None
     assert unchecked.decision.schema_check is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("body", "wrong"), FORMS)
+async def test_a_form_is_checked_or_refused_by_name_whatever_the_engine(
+    stage: Any, body: dict[str, Any], wrong: Any, engine: str
+) -> None:
+    """In every spelling: a target of another engine gets it translated, or is skipped."""
+    scene = stage(quality=wrong, quality_target={"engine": engine, "capabilities": ENGINES[engine]}, route=NO_VALIDATE)
+    sent = await scene.send(**body)
+    if isinstance(sent.error, Unsupported):
+        asked = (*body, *body.get("extra_body", {}), *body.get("nvext", {}))
+        assert sent.error.param.rpartition(".")[2] in asked
+    else:
+        assert isinstance(sent.error, InvalidOutput)
+
+
+@pytest.mark.parametrize(
+    ("body", "texts", "is_error"),
+    [
+        ({"response_format": FORMAT}, ('{"n"', ": 1"), True),
+        ({"response_format": FORMAT}, ('{"n"', ": 1}"), False),
+        ({"response_format": FORMAT, "stop": ["x"]}, ('{"n"', ": 1"), True),
+        ({"structured_outputs": {"regex": "[a-z]+!"}}, ("ab", "c"), True),
+        ({"structured_outputs": {"regex": "[a-z]+!"}, "stop": ["x"]}, ("ab", "c"), True),
+        ({"guided_choice": ["yes", "no"], "stop": ["x"]}, ("y", "e"), True),
+        ({"tools": [TOOL], "tool_choice": "required"}, ("I will", " not"), True),
+        ({}, ("free", " text"), False),
+    ],
+)
+@pytest.mark.parametrize("route", [NO_VALIDATE, FULL], ids=["read along", "buffered"])
+async def test_a_stream_that_ends_without_a_finish_reason_is_checked_as_it_is(
+    stage: Any, body: dict[str, Any], texts: tuple[str, ...], is_error: bool, route: Any
+) -> None:
+    """The client sees an error event, not a regular end, unless what was sent is what it asked for."""
+    scene = stage(quality=says(*texts, finish_reason=None), route=route)
+    sent = await scene.send(stream=True, **body)
+    assert isinstance(sent.error or sent.broken, InvalidOutput) is is_error
+    assert scene.decision.outcome is (Outcome.ERROR if is_error else Outcome.OK)
 
 
 RIGHT: list[Any] = [
