@@ -1,7 +1,7 @@
 """Incremental JSON Schema validation: validate a JSON text while it arrives, and report the first certain error.
 
 Combines the grammar (`json_prefix`) with the incremental view of a schema (`incremental_schema`). An error is certain;
-without one, the complete text must still be validated. For duplicate keys, the first member counts.
+without one, the complete text must still be validated. A repeated key is an error: readers differ in which member counts.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from gateway.validation.runaway import Elements
 from gateway.validation.schema_cost import escaped
 from twolane.process import exact_json
 
+REPEATED: Final = Violation("repeatedKey", "#")
 MAX_BRANCHES: Final = 32  # alternatives followed at once; further ones are left to the final validation
 
 
@@ -108,8 +109,11 @@ class _Validator:
     def on_key(self, name: object) -> Violation | None:
         """The name of a member is complete."""
         container = self._stack[-1]
-        if container.subschemas and isinstance(name, str):
+        if name in container.names:
+            return REPEATED
+        if isinstance(name, str):
             container.names.add(name)
+        if container.subschemas and isinstance(name, str):
             expected = _too_many_members(container) or self._schema.member(container.subschemas, name)
             if isinstance(expected, Violation):
                 return expected

@@ -4,12 +4,13 @@ A text that a token limit or a stop string cut off (`is_cut`) must be the beginn
 says that it is incomplete.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from gateway.enums import FormatKind
 from gateway.types import OutputFormat, Tool
-from gateway.validation.incremental_validator import IncrementalValidator
+from gateway.validation.incremental_validator import REPEATED, IncrementalValidator
 from gateway.validation.json_prefix import WHITE_SPACE, JsonPrefix
 from gateway.validation.json_repair import repair
 from gateway.validation.json_schema import Schema, SchemaCache, TextPattern, ValidationError, digest_of
@@ -82,6 +83,8 @@ class JsonCheck:
             value = exact_json.loads(text)
         except exact_json.JsonError as error:
             return self._finish_cut(text) if is_cut else self._located(text) or self._syntax_error(text, error.byte)
+        if self._parser is None and _has_repeated_key(text):
+            return self._located(text) or _REPEATED
         invalid = self._schema.validate(value, len(text))
         return invalid and (self._located(text) or invalid)
 
@@ -324,6 +327,11 @@ class TextChecks:
         return self._schemas.get(digest or digest_of(schema), lambda: Schema(schema))
 
 
+class _RepeatedKey(Exception):  # noqa: N818 - says what happened
+    """An object has a key twice."""
+
+
+_REPEATED: Final = ValidationError(keyword=REPEATED.keyword, pointer=REPEATED.pointer)
 _OTHER_VALUES: Final = frozenset('["-0123456789tfn')  # first characters of values that are no objects
 _REGEX_ERROR: Final = ValidationError(keyword="regex", pointer="#")
 
@@ -331,6 +339,23 @@ _REGEX_ERROR: Final = ValidationError(keyword="regex", pointer="#")
 def is_checkable(wanted: OutputFormat) -> bool:
     """Whether a text can be checked against this format: a grammar cannot."""
     return wanted.pattern is not None or wanted.form not in (FormatKind.GRAMMAR, FormatKind.TEMPLATE)
+
+
+def _has_repeated_key(text: str) -> bool:
+    """Whether an object of a JSON text has a key twice."""
+    try:
+        _KEYS.decode(text)
+    except _RepeatedKey:
+        return True
+    return False
+
+
+def _keys(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise _RepeatedKey
+
+
+_KEYS: Final = json.JSONDecoder(object_pairs_hook=_keys, parse_int=str, parse_float=str)  # numbers are not needed
 
 
 def _is_json(text: str) -> bool:
