@@ -1,7 +1,8 @@
 """Incremental JSON Schema validation: validate a JSON text while it arrives, and report the first certain error.
 
 Combines the grammar (`json_prefix`) with the incremental view of a schema (`incremental_schema`). An error is certain;
-without one, the complete text must still be validated. A repeated key is an error: readers differ in which member counts.
+without one, the complete text must still be validated. A repeated key is an error:
+readers differ in which member counts.
 """
 
 from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_DEPTH: Final = 64  # of groups, as in the regex engine
-MAX_PREFIX_CHARS: Final = 16_384  # of the pattern of the prefixes; a longer one takes too long to compile
+MAX_PREFIX_CHARS: Final = 8192  # of the pattern of the prefixes; a longer one takes too long to compile
 MAX_WEIGHT: Final = 10**9  # weights saturate here
 UNKNOWN_WEIGHT: Final = 20_000  # of a pattern that cannot be parsed: as much as the engine's own limit allows
 # Weights are compiled instructions, roughly: 10,000 take 20 ms and 1 MB.
@@ -24,6 +24,7 @@ _CHARACTER: Final = re.compile(
     r"|\\[^0-9kAbBGKQEzZ]|\\0|[^\\\[()|*+?]",
     re.DOTALL,
 )
+_ONE_CLASS: Final = re.compile(rf"\^(?:{_CHARACTER.pattern})(?:{_QUANTIFIER.pattern})?\$", re.DOTALL)
 _ZERO_WIDTH: Final = re.compile(r"[\^$]|\\[bBAzZG]")
 _BACK_REFERENCE: Final = re.compile(r"\\[1-9][0-9]*|\\k(?:<\w+>|\{\w+\})|\(\?P=\w+\)")
 _LOOK_AROUND: Final = re.compile(r"\(\?<?[=!]")
@@ -49,14 +50,17 @@ _EMPTY: Final = Pattern(full="", prefix="")
 
 
 def weight_of(pattern: str) -> int:
-    """The size of the compiled pattern in instructions, roughly."""
+    """The size of the compiled pattern in instructions, roughly. The engine counts the characters of `^[a-z]{1,99}$`
+    and the like without compiling them."""
+    if _ONE_CLASS.fullmatch(pattern):
+        return _WIDE_WEIGHT
     parsed = parse(pattern)
     return UNKNOWN_WEIGHT if parsed is None else parsed.weight
 
 
 def prefix_pattern(pattern: str) -> str | None:
     """A pattern that matches every prefix of every text that `pattern` matches as a whole; None for unknown syntax, and
-    for a pattern of more than about 1000 characters."""
+    for a pattern of more than about 750 characters."""
     parsed = parse(pattern)
     return None if parsed is None or len(parsed.prefix) > MAX_PREFIX_CHARS else parsed.prefix
 

@@ -1,5 +1,5 @@
-"""Whatever a target writes, and however it is cut into chunks: the verdict is that of the whole document, and nothing of
-an invalid answer is sent on a route that buffers."""
+"""Whatever a target writes, and however it is cut into chunks: the verdict is that of the whole document, and nothing
+of an invalid answer is sent on a route that buffers."""
 
 import asyncio
 import json
