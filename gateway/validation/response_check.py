@@ -12,8 +12,12 @@ from gateway.types import Piece, Query, Tool, ToolCall
 from gateway.validation.json_schema import SchemaCache, ValidationError
 from gateway.validation.text_checks import TextCheck, TextChecks, is_checkable
 
-_CUT: Final = frozenset({"length", "max_tokens"})
-_DECLINED: Final = "content_filter"
+# Finish reasons in lower case: of OpenAI, Mistral, TGI, Gemini, Zhipu, DeepSeek, vLLM and OpenRouter.
+_CUT: Final = frozenset({"length", "max_tokens", "model_length"})
+_DECLINED: Final = frozenset(
+    {"content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "sensitive", "refusal"}
+)
+_FAILED: Final = frozenset({"error", "abort", "aborted", "network_error", "insufficient_system_resource"})
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class _Choice:
     declined: bool = False
     is_ended: bool = False  # there was a finish reason
     is_cut: bool = False  # by a token limit
+    is_failed: bool = False  # the target gave up
     is_truncated: bool = False  # after the end: it was cut and is valid as far as it goes
     calls: dict[int, _Call] = field(default_factory=dict)
 
@@ -129,9 +134,9 @@ class ResponseCheck:
         return self._texts.of_free_text() if self._guards_text else None
 
     def _feed_choice(self, choice: _Choice, piece: Piece) -> ValidationError | None:
-        choice.declined = choice.declined or bool(piece.refusal) or piece.finish_reason == _DECLINED
-        choice.is_ended = choice.is_ended or piece.finish_reason is not None
-        choice.is_cut = choice.is_cut or piece.finish_reason in _CUT
+        choice.declined = choice.declined or bool(piece.refusal)
+        if piece.finish_reason is not None:
+            _end(choice, piece.finish_reason.lower())
         if choice.declined:
             return None
         if piece.text and choice.text is not None:
@@ -168,6 +173,8 @@ class ResponseCheck:
     def _finish_choice(self, choice: _Choice) -> ValidationError | None:
         # A stop string of the request may have cut the choice as well; targets report both ends as "stop".
         is_cut = choice.is_cut or (self._has_stops and choice.is_ended)
+        if choice.is_failed and not self._is_text_checked:
+            return ValidationError(keyword="finish_reason", pointer="#")
         if self._rules.is_required and not choice.calls and not choice.is_cut:
             return _wrong_call()
         last = next(reversed(choice.calls), None)  # only the call that began last can be incomplete
@@ -207,6 +214,13 @@ class ResponseCheck:
 
     def _may_call(self, tool: Tool) -> bool:
         return self._rules.allowed is None or tool.name in self._rules.allowed
+
+
+def _end(choice: _Choice, reason: str) -> None:
+    choice.is_failed = choice.is_failed or reason in _FAILED
+    choice.is_ended = not choice.is_failed
+    choice.is_cut = choice.is_cut or reason in _CUT
+    choice.declined = choice.declined or reason in _DECLINED
 
 
 def _checks_of(choice: _Choice) -> dict[int | None, TextCheck]:

@@ -351,6 +351,26 @@ def test_a_wrong_call_is_found_by_its_name(query: MakeQuery, choice: ToolChoice,
     assert error.keyword == verdict
 
 
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        ("MAX_TOKENS", "truncated"),
+        ("model_length", "truncated"),
+        ("SAFETY", "none"),
+        ("sensitive", "none"),
+        ("error", "json"),
+        ("abort", "json"),
+        ("eos", "json"),
+    ],
+)
+def test_finish_reasons_of_other_servers(query: MakeQuery, reason: str, verdict: str) -> None:
+    end = Piece(index=0, finish_reason=reason)
+    assert verdict_of(query(output_format=JSON_SCHEMA), piece_of('{"n": 1'), end) == verdict
+    assert verdict_of(query(tools=TOOLS), piece_of("half a"), end) == {
+        "json": "valid" if reason == "eos" else "finish_reason"
+    }.get(verdict, verdict)
+
+
 def test_a_stream_under_a_regular_expression_fails_while_it_arrives(query: MakeQuery) -> None:
     wanted = query(output_format=REGEX, stream=True)
     assert error_of(wanted, *map(piece_of, "I do not know")) == "early: regex at #"
