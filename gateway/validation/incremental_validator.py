@@ -16,6 +16,7 @@ from gateway.validation.schema_cost import escaped
 from twolane.process import exact_json
 
 REPEATED: Final = Violation("repeatedKey", "#")
+_RAW_CHARS: Final = 12  # of one code point of a string at most: two escapes of four digits
 MAX_BRANCHES: Final = 32  # alternatives followed at once; further ones are left to the final validation
 
 
@@ -26,6 +27,15 @@ class IncrementalValidator(JsonPrefix):
         super().__init__()
         self.violation: Violation | None = None
         self._validator = _Validator(schema, schema.root, _BranchBudget())
+
+    def feed(self, text: str) -> bool:
+        """See `JsonPrefix`. A string that is longer than any that the schema allows is an error before its end."""
+        if not super().feed(text):
+            return False
+        start = self.value_string_at
+        if start is None:
+            return True
+        return self._accept(self._validator.too_long((self._length - start - 1) // _RAW_CHARS), start)
 
     def elements(self, levels: int) -> Elements:
         """What the schema says about the number of elements in the innermost `levels` arrays that are open."""
@@ -129,6 +139,13 @@ class _Validator:
                 if subschema.scalar is not None and (violation := _violation_of(subschema, value)) is not None:
                     return violation
         return self._end_value(lambda validator: validator.on_scalar(value)) if self._alternatives else None
+
+    def too_long(self, length: int) -> Violation | None:
+        """The value that started last is a string of more code points than this."""
+        for subschema in self._value:
+            if subschema.longest is not None and length > subschema.longest[1]:
+                return Violation(subschema.longest[0], subschema.pointer)
+        return None
 
     def on_close(self) -> Violation | None:
         """The innermost array or object is complete."""
