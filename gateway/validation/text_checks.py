@@ -83,7 +83,7 @@ class JsonCheck:
             value = exact_json.loads(text)
         except exact_json.JsonError as error:
             return self._finish_cut(text) if is_cut else self._located(text) or self._syntax_error(text, error.byte)
-        if self._parser is None and _has_repeated_key(text):
+        if self._parser is None and _has_repeated_key(text, value):
             return self._located(text) or _REPEATED
         invalid = self._schema.validate(value, len(text))
         return invalid and (self._located(text) or invalid)
@@ -341,8 +341,11 @@ def is_checkable(wanted: OutputFormat) -> bool:
     return wanted.pattern is not None or wanted.form not in (FormatKind.GRAMMAR, FormatKind.TEMPLATE)
 
 
-def _has_repeated_key(text: str) -> bool:
-    """Whether an object of a JSON text has a key twice."""
+def _has_repeated_key(text: str, value: Any) -> bool:
+    """Whether an object of a JSON text with this value has a key twice: then the value has fewer quotes than the text.
+    Only an escaped quote may have another form there."""
+    if text.count('"') == exact_json.dumps(value).count(b'"') and "\\u0022" not in text:
+        return False
     try:
         _KEYS.decode(text)
     except _RepeatedKey:
@@ -351,7 +354,7 @@ def _has_repeated_key(text: str) -> bool:
 
 
 def _keys(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         raise _RepeatedKey
 
 

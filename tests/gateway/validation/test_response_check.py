@@ -371,6 +371,23 @@ def test_finish_reasons_of_other_servers(query: MakeQuery, reason: str, verdict:
     }.get(verdict, verdict)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ('{"n": 1, "n": 1}', "repeatedKey"),
+        ('{"n": "x", "n": 1}', "type"),  # which comes first
+        ('{"n": 1, "a": [{"b": 1, "c": 2, "b": 3}]}', "repeatedKey"),
+        ('{"n": 1, "a": {"b": "\\u0022", "b": 1}}', "repeatedKey"),
+        ('{"n": 1, "a": {"b": 1, "\\u0062": 1}}', "repeatedKey"),
+        ('{"n": 1, "a": [{"b": "\\u0022\\""}, {"b": 3}]}', "valid"),
+        ('{"n": 1, "N": 1, "a": "\\"n\\":"}', "valid"),
+    ],
+)
+def test_a_repeated_key_is_an_error(query: MakeQuery, text: str, verdict: str, stream: bool) -> None:
+    assert verdict_of(query(output_format=JSON_SCHEMA, stream=stream), piece_of(text)) == verdict
+
+
 def test_a_stream_under_a_regular_expression_fails_while_it_arrives(query: MakeQuery) -> None:
     wanted = query(output_format=REGEX, stream=True)
     assert error_of(wanted, *map(piece_of, "I do not know")) == "early: regex at #"
