@@ -7,7 +7,7 @@ back-reference stands for any text. A text is therefore never rejected although 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 MAX_DEPTH: Final = 64  # of groups, as in the regex engine
@@ -16,6 +16,7 @@ MAX_WEIGHT: Final = 10**9  # weights saturate here
 UNKNOWN_WEIGHT: Final = 20_000  # of a pattern that cannot be parsed: as much as the engine's own limit allows
 # Weights are compiled instructions, roughly: 10,000 take 20 ms and 1 MB.
 _MAX_NESTED: Final = 8
+_LITERAL_WEIGHT: Final = 2
 _UNICODE_WEIGHT: Final = 500  # of a class such as \p{L}
 _WIDE_WEIGHT: Final = 10  # of a class that contains most of Unicode
 _QUANTIFIER: Final = re.compile(r"(?:([*+?])|\{([0-9]{1,9})(?:(,)([0-9]{1,9})?)?\})[?+]?")
@@ -24,6 +25,7 @@ _CHARACTER: Final = re.compile(
     r"|\\[^0-9kAbBGKQEzZ]|\\0|[^\\\[()|*+?]",
     re.DOTALL,
 )
+_LITERALS: Final = re.compile(r"[\w ,:;/@#%&=<>!~'\"-]+(?![*+?{\w ,:;/@#%&=<>!~'\"-])")
 _ONE_CLASS: Final = re.compile(rf"\^(?:{_CHARACTER.pattern})(?:{_QUANTIFIER.pattern})?\$", re.DOTALL)
 _ZERO_WIDTH: Final = re.compile(r"[\^$]|\\[bBAzZG]")
 _BACK_REFERENCE: Final = re.compile(r"\\[1-9][0-9]*|\\k(?:<\w+>|\{\w+\})|\(\?P=\w+\)")
@@ -54,7 +56,7 @@ def weight_of(pattern: str) -> int:
     and the like without compiling them."""
     if _ONE_CLASS.fullmatch(pattern):
         return _WIDE_WEIGHT
-    parsed = parse(pattern)
+    parsed = parse(pattern, weigh_only=True)
     return UNKNOWN_WEIGHT if parsed is None else parsed.weight
 
 
@@ -65,9 +67,9 @@ def prefix_pattern(pattern: str) -> str | None:
     return None if parsed is None or len(parsed.prefix) > MAX_PREFIX_CHARS else parsed.prefix
 
 
-def parse(pattern: str) -> Pattern | None:
-    """None for syntax that is not known here."""
-    parser = _Parser(pattern)
+def parse(pattern: str, *, weigh_only: bool = False) -> Pattern | None:
+    """None for syntax that is not known here. `weigh_only`: without the patterns, which take longer to write."""
+    parser = _Parser(pattern, weigh_only=weigh_only)
     try:
         parsed = parser.alternatives(0)
     except _Unknown:
@@ -78,8 +80,9 @@ def parse(pattern: str) -> Pattern | None:
 class _Parser:
     """Recursive descent over a pattern."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, weigh_only: bool) -> None:
         self._source = source
+        self._weigh_only = weigh_only
         self.at = 0
 
     def alternatives(self, depth: int) -> Pattern:
@@ -90,18 +93,22 @@ class _Parser:
         while self._source.startswith("|", self.at):
             self.at += 1
             options.append(self._sequence(depth))
-        if len(options) == 1:
-            return options[0]
-        return Pattern(
-            full=f"(?:{'|'.join(option.full for option in options)})",
-            prefix=f"(?:{'|'.join(option.prefix for option in options)})",
-            weight=_bounded(sum(option.weight for option in options)),
-        )
+        weight = _bounded(sum(option.weight for option in options))
+        if len(options) == 1 or self._weigh_only:
+            return replace(options[0], weight=weight)
+        full, prefix = "|".join(option.full for option in options), "|".join(option.prefix for option in options)
+        return Pattern(full=f"(?:{full})", prefix=f"(?:{prefix})", weight=weight)
 
     def _sequence(self, depth: int) -> Pattern:
-        parts = []
+        parts: list[Pattern] = []
         while self.at < len(self._source) and self._source[self.at] not in "|)":
-            parts.append(self._repeated(self._term(depth)))
+            literals = self._match(_LITERALS) if self._weigh_only else None
+            if literals is not None:
+                parts.append(Pattern(full="", prefix="", weight=_LITERAL_WEIGHT * len(literals[0])))
+            else:
+                parts.append(self._repeated(self._term(depth)))
+        if self._weigh_only:
+            return Pattern(full="", prefix="", weight=_bounded(sum(part.weight for part in parts)))
         return _joined(parts)
 
     def _repeated(self, part: Pattern) -> Pattern:
@@ -112,13 +119,14 @@ class _Parser:
         least, most = (0 if sign in "*?" else 1, 1 if sign == "?" else None) if sign else (int(low), None)
         if not sign and (not comma or high):
             most = int(high or low)
+        weight = _bounded(part.weight * max(1, least if most is None else most))
         if most == 0 or not part.full:
-            return Pattern(full="", prefix="", weight=part.weight)
+            return Pattern(full="", prefix="", weight=weight)
         times = "*" if most is None else f"{{0,{most - 1}}}"
         return Pattern(
             full=f"(?:{part.full}){sign or found[0].rstrip('?+')}",
             prefix=part.prefix if most == 1 else f"(?:(?:{part.full}){times}{part.prefix})",
-            weight=_bounded(part.weight * (max(least, 1) if most is None else most)),
+            weight=weight,
         )
 
     def _term(self, depth: int) -> Pattern:
@@ -137,7 +145,7 @@ class _Parser:
         if not self._source.startswith(")", self.at):
             raise _Unknown
         self.at += 1
-        if opened is None:
+        if opened is None or self._weigh_only:
             return Pattern(full="", prefix="", weight=inside.weight)
         start = f"({opened[1] or '?:'}"
         return Pattern(full=f"{start}{inside.full})", prefix=f"{start}{inside.prefix})", weight=inside.weight)
@@ -146,6 +154,8 @@ class _Parser:
         found = self._match(_CHARACTER)
         if found is None:
             raise _Unknown
+        if self._weigh_only:
+            return Pattern(full="", prefix="", weight=_character_weight(found[0]))
         return Pattern(full=found[0], prefix=f"(?:{found[0]})?", weight=_character_weight(found[0]))
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -177,7 +187,7 @@ def _character_weight(character: str) -> int:
     if unicode_classes:
         return unicode_classes * _UNICODE_WEIGHT
     is_wide = character == "." or character.startswith("[^") or character[:2] in (r"\D", r"\W", r"\S")
-    return _WIDE_WEIGHT if is_wide else 2 + len(character) // 4
+    return _WIDE_WEIGHT if is_wide else _LITERAL_WEIGHT + len(character) // 4
 
 
 def _bounded(weight: int) -> int:

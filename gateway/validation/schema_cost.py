@@ -15,6 +15,7 @@ MAX_EVALUATIONS: Final = 200_000  # for a value with one of everything that the 
 _COUNT_CAP: Final = 10**12  # counts saturate here
 _MAX_LEVELS: Final = 64  # nesting levels of a value; deeper values are counted as this deep
 MAX_REGEX_WEIGHT: Final = 200_000  # of all regular expressions of a schema: half a second to compile
+MAX_REGEX_CHARS: Final = 32_768  # of all of them
 _BYTES_OF_SUBSCHEMA: Final = 2048  # measured, with the validators of `incremental_schema`
 _BYTES_OF_VALUE: Final = 100
 _BYTES_OF_REGEX_WEIGHT: Final = 100
@@ -69,7 +70,7 @@ class SchemaSize:
     few hundred bytes of `\\p{L}{20}` take seconds."""
 
     def __init__(self, schema: Any) -> None:
-        self._regex_weight = size = 0
+        self._regex_weight = self._regex_chars = size = 0
         waiting = [(schema, "#")]
         while waiting:
             node, pointer = waiting.pop()
@@ -87,15 +88,17 @@ class SchemaSize:
     def _weigh(self, node: dict[str, Any], pointer: str) -> None:
         properties = node.get("patternProperties")
         for pattern in properties if isinstance(properties, dict) else ():
-            self._add(weight_of(pattern), f"{pointer}/patternProperties")
+            self._add(pattern, f"{pointer}/patternProperties")
         if isinstance(node.get("pattern"), str):
-            self._add(weight_of(node["pattern"]), f"{pointer}/pattern")
+            self._add(node["pattern"], f"{pointer}/pattern")
 
-    def _add(self, weight: int, pointer: str) -> None:
+    def _add(self, pattern: str, pointer: str) -> None:
+        self._regex_chars += len(pattern)
+        weight = weight_of(pattern) if self._regex_chars <= MAX_REGEX_CHARS else 0
         self._regex_weight += weight
         if weight > MAX_REGEX_WEIGHT:
             raise SchemaError("not a regular expression that can be checked in bounded time", pointer)
-        if self._regex_weight > MAX_REGEX_WEIGHT:
+        if self._regex_weight > MAX_REGEX_WEIGHT or self._regex_chars > MAX_REGEX_CHARS:
             raise SchemaError("regular expressions that are too large together", pointer, unsupported=True)
 
 
