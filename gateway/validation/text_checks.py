@@ -90,8 +90,10 @@ class JsonCheck:
 
     def examine_cut(self) -> Iterator[None]:
         """See `TextCheck`."""
+        if self._parser is not None:
+            return
         text = "".join(self._chunks)
-        if self._parser is not None or _is_json(text):
+        if _is_json(text):
             return
         parser, at = self._new_parser(), 0
         while at < len(text) and parser.feed(text[at : at + _STEP_CHARS]):

@@ -1,5 +1,6 @@
 """The form that a request asks for is checked on every route, and output that runs away or is cut off is recognised."""
 
+import json
 from typing import Any
 
 import pytest
@@ -237,6 +238,21 @@ async def test_read_along_it_falls_back_while_nothing_has_left_and_ends_with_an_
     else:
         assert isinstance(sent.broken, InvalidOutput)
         assert len(sent.text) <= 4096 + 100
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"n": 1, "a": {"b": [0] * 1200}}, {"n": 1, "csv": "0,0,1\n" * 600}, {"n": 1, "a": [None] * 2000, "s": "=" * 4000}],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("asked", [{"type": "json_object"}, FORMAT | {"json_schema": {"name": "x", "schema": True}}])
+async def test_equal_elements_and_rows_are_no_runaway(
+    stage: Any, document: dict[str, Any], indent: int | None, asked: Any
+) -> None:
+    text = json.dumps(document, indent=indent)
+    scene = stage(fast=says(*pieces(text)), quality=GOOD, route=FULL)
+    sent = await scene.send(stream=True, response_format=asked)
+    assert (sent.text, scene.decision.schema_check) == (text, SchemaCheck.VALID)
 
 
 async def test_a_whole_answer_with_absurd_white_space_is_served_if_it_is_valid(stage: Any) -> None:
