@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -286,3 +287,23 @@ async def test_a_gateway_that_ends_resets_no_connection_that_waits_to_be_accepte
             os.kill(pid, signal.SIGCONT)
         assert set(await asking) == {b"HTTP/1.1 200 OK"}
         assert await asyncio.wait_for(serving.process.wait(), 120) == 0
+
+
+async def test_a_flood_of_connections_beyond_the_open_files_passes_and_leaves_nothing(tmp_path: Path) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}
+        children = serving.children()
+        before = {pid: descriptors(pid) for pid in children}
+        for pid in children:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (before[pid] + 20, before[pid] + 20))
+        flood = await asyncio.to_thread(serving.connect, 150)
+        await until(lambda: all(descriptors(pid) >= before[pid] + 20 for pid in children))
+        for each in flood:
+            each.close()
+        assert set(await serving.send(12)) == {200}
+        assert serving.children() == children
+        await until(lambda: all(descriptors(pid) <= before[pid] + 4 for pid in children))
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
