@@ -218,8 +218,8 @@ def bomb(length: int = 60) -> bytes:
 
 async def test_long_jobs_leave_a_process_to_quick_ones_and_end_in_time() -> None:
     """Of another key and of the same one."""
-    async with validators(quick_s=0.05, limit_s=1.0) as pool:
-        bombs = [asyncio.create_task(pool.run(bomb(60 + at), "bomber")) for at in range(6)]
+    async with validators(quick_s=0.05, limit_s=0.6) as pool:
+        bombs = [asyncio.create_task(pool.run(bomb(60 + at), "bomber")) for at in range(4)]
         await asyncio.sleep(0)
         for owner in ("bomber", "innocent"):
             assert await quick(pool, owner) == b"null"

@@ -132,6 +132,7 @@ def test_the_automaton_and_jsonschema_agree_on_a_small_world(schema: Json) -> No
             assert compiled.needs_check, value
 
 
+@pytest.mark.slow
 @given(SCHEMAS, st.integers(0, 2**32))
 def test_random_members_are_valid(schema: Json, seed: int) -> None:
     """Random walks through the automaton end in documents that satisfy the schema."""
