@@ -192,6 +192,7 @@ def test_thousands_of_literals_are_deduplicated_in_one_pass() -> None:
     assert not automaton.accepts(b"3000")
 
 
+@pytest.mark.slow
 def test_too_many_oneof_branches_are_united_and_checked() -> None:
     """Instead of exceeding the state budget."""
     branches = [
