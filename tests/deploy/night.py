@@ -83,6 +83,7 @@ async def play(folder: Path, pictures: Path) -> Night:
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
+        await _until_percentiles(stage, samples)
         end_s = time.time()
         window = Window(begin_s=begin_s, end_s=end_s, step_s=1.0, rate_s=10.0)
         return await asyncio.to_thread(_look, stage, samples, window, pictures)
@@ -193,6 +194,16 @@ async def _change_policy(stage: Stage) -> None:
     for pause_s, now in ((6.0, f"{text}\n# more"), (6.0, text.replace("0.9999", "0.9998")), (22.0, f"{text}\n]")):
         await asyncio.sleep(pause_s)
         stage.policy.write_text(now)
+
+
+async def _until_percentiles(stage: Stage, samples: list[Sample]) -> None:
+    """Send more requests until Prometheus has the percentile of a lane, which needs twenty answers within its window: on
+    a slow machine no lane may have had them."""
+    query = f"{stage.url('prometheus')}/api/v1/query?query=twolane_lane_p95_seconds"
+    calls = [Call(due_s=0.0, prompt=Prompt(body=_body(ANNA, "structured", **AS_ORDER))) for _ in range(5)]
+    async with asyncio.timeout(UP_WITHIN_S):
+        while not json.loads(await asyncio.to_thread(_read, query))["data"]["result"]:
+            await run(calls, LoadOptions(url=stage.url("gateway")), on_result=samples.append)
 
 
 def _read(url: str) -> str:
