@@ -197,8 +197,8 @@ async def _change_policy(stage: Stage) -> None:
 
 
 async def _until_percentiles(stage: Stage, samples: list[Sample]) -> None:
-    """Send more requests until Prometheus has the percentile of a lane. It needs twenty answers within its window, which
-    no lane may have had on a slow machine."""
+    """Send more requests until Prometheus has the percentile of a lane. It needs twenty answers within its window,
+    which no lane may have had on a slow machine."""
     query = f"{stage.url('prometheus')}/api/v1/query?query=twolane_lane_p95_seconds"
     calls = [Call(due_s=0.0, prompt=Prompt(body=_body(ANNA, "structured", **AS_ORDER))) for _ in range(5)]
     async with asyncio.timeout(UP_WITHIN_S):
