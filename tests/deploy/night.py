@@ -200,7 +200,7 @@ async def _until_percentiles(stage: Stage, samples: list[Sample]) -> None:
     """Send more requests until Prometheus has the percentile of a lane. It needs twenty answers within its window,
     which no lane may have had on a slow machine."""
     query = f"{stage.url('prometheus')}/api/v1/query?query=twolane_lane_p95_seconds"
-    calls = [Call(due_s=0.0, prompt=Prompt(body=_body(ANNA, "structured", **AS_ORDER))) for _ in range(5)]
+    calls = [Call(due_s=0.0, prompt=Prompt(body=_body(SLOPPY, "summarize"))) for _ in range(5)]
     async with asyncio.timeout(UP_WITHIN_S):
         while not json.loads(await asyncio.to_thread(_read, query))["data"]["result"]:
             await run(calls, LoadOptions(url=stage.url("gateway")), on_result=samples.append)
