@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Collection only makes objects that stay; see `pytest_collection_finish`.
+# Collecting tests makes objects that stay: `pytest_collection_finish` enables garbage collections. It is not called in
+# the process that only distributes tests to others, which makes hardly any garbage.
 gc.disable()
 
 # A property test must not fail because the machine is busy.
