@@ -1,6 +1,7 @@
 """`twolane serve`. Its modules are imported when they are needed: the parent of several processes imports no server."""
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -65,12 +66,15 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _serve_alone(settings: Settings) -> int:
+    """Import the server without collections, which would find nothing: modules live as long as the process."""
+    gc.disable()
     import asyncio
 
     import uvloop
 
     from gateway.app import serve
 
+    gc.enable()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
