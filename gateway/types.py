@@ -347,11 +347,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged."""
+    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged.
+
+    Without `data`, its `pieces` are what a target streams of a response that was requested as a whole, and follows. With
+    neither, it says only that the target is alive.
+    """
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
     usage: Usage | None = None
+
+
+HEARTBEAT: Final = Delta(data=b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-MAX_PIECE_BYTES: Final = 1 << 16  # a small compressed input cannot fill the memory in one call
+MAX_PIECE_BYTES: Final = 1 << 14  # a small compressed input cannot fill the memory in one call
 MAX_EMPTY_MEMBERS: Final = 1000  # of gzip: each costs as much as a full one and brings nothing
 _SLICE_BYTES: Final = 4096  # of input: zlib copies what follows a member, once for each member
 _MAX_CODINGS: Final = 2

@@ -63,6 +63,22 @@ def normalise(document: dict[str, Any], calls: CallIndexes) -> dict[str, Any]:
     return {**document, "choices": kept}
 
 
+def body_of(choice: dict[str, Any], *, is_chunk: bool) -> dict[str, Any]:
+    """The content of a choice. As in OpenAI's clients, it is the `delta` in a chunk of a stream and the `message` in a
+    whole completion; the other one counts only if that is missing."""
+    for name in ("delta", "message") if is_chunk else ("message", "delta"):
+        body = choice.get(name)
+        if isinstance(body, dict):
+            return body
+    return {}
+
+
+def index_of(entry: dict[str, Any], position: int) -> int:
+    """The index of a choice or a call; its position if it has none, or an impossible one."""
+    index = _number(entry.get("index"))
+    return position if index is None else int(index)
+
+
 def count_of(value: Any) -> int | None:
     """A number of tokens, given as a number or as text."""
     number = _number(value)
@@ -70,8 +86,7 @@ def count_of(value: Any) -> int | None:
 
 
 def _choice(position: int, choice: dict[str, Any], calls: CallIndexes) -> dict[str, Any]:
-    index = _number(choice.get("index"))
-    number = position if index is None else int(index)
+    number = index_of(choice, position)
     reason = choice.get("finish_reason")
     result = {**choice, "index": number, "finish_reason": reason if isinstance(reason, str) else None}
     for key in ("delta", "message"):

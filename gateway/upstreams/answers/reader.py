@@ -4,15 +4,21 @@ The content decides whether a body is a stream of events or one JSON document: c
 No I/O: the caller feeds bytes.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.errors import UpstreamError
-from gateway.types import Delta
+from gateway.types import Delta, Piece
 from gateway.upstreams.answers import lenient, reframe
 from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.answers.reframe import ChunkMerger
 from gateway.upstreams.parse_response import error_of, read_delta, read_event
-from gateway.upstreams.sse_reader import Event, EventReader, EventTooLarge
+from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 
+MAX_CHOICES: Final = 128  # OpenAI's limit of `n`
+MAX_CALLS: Final = 1024  # of all choices
+MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DONE: Final = b"[DONE]"
@@ -23,6 +29,8 @@ class AnswerReader:
 
     `is_done`: the end of the stream was read, and nothing that follows matters. `is_finished`: every choice so far has
     a finish reason, so the answer is complete even if the stream breaks off.
+
+    A stream that becomes a whole response is reported as it arrives by Deltas without `data`.
     """
 
     def __init__(self, *, stream: bool, max_bytes: int) -> None:
@@ -31,9 +39,12 @@ class AnswerReader:
         self._max_bytes = max_bytes
         self._head = b""  # what was read before the form of the body is known
         self._events: EventReader | None = None
-        self._document: list[bytes] | None = None  # of a whole response, or of the chunks to be merged
-        self._size = 0
+        self._document: list[bytes] | None = None  # of a whole response
+        self._merger: ChunkMerger | None = None  # of the chunks of a stream, if a whole response was requested
+        self._size = 0  # of what is kept
+        self._idle_size = 0  # read since the last event that brought something
         self._calls = CallIndexes()
+        self._limits = _Limits()
         self._open: set[int] = set()
         self._finished: set[int] = set()
 
@@ -44,26 +55,26 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas that end in `data`. Raises AttemptFailed."""
-        if self._events is not None:
-            return self._read(self._events, data)
-        if self._document is not None:
-            self._keep(data)
+        with _readable():
+            if self._events is not None:
+                return self._read(self._events, data)
+            self._keep(len(data))
+            if self._document is None:
+                return self._start(self._head + data)
+            self._document.append(data)
             return []
-        self._size += len(data)
-        if self._size > self._max_bytes:
-            raise UpstreamError("The target's response is too large.", detail="answer too large")
-        return self._start(self._head + data)
 
     def close(self) -> list[Delta]:
         """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""
-        if self._events is None:
-            return self._whole(self._head if self._document is None else b"".join(self._document))
-        deltas = [] if self.is_done else self._deltas(self._events.close())
-        if not self.is_done and not self.is_finished:
-            raise UpstreamError(
-                "The target closed the connection before the response was complete.", detail="stream cut short"
-            )
-        return deltas if self._document is None else self._whole(reframe.as_whole(self._document))
+        with _readable():
+            if self._events is None:
+                return self._whole(self._head if self._document is None else b"".join(self._document))
+            deltas = [] if self.is_done else self._deltas(self._events.close())
+            if not self.is_done and not self.is_finished:
+                raise UpstreamError(
+                    "The target closed the connection before the response was complete.", detail="stream cut short"
+                )
+            return deltas if self._merger is None else [read_delta(self._merger.whole())]
 
     def _start(self, data: bytes) -> list[Delta]:
         """Decide the form of the body as soon as its first characters are known."""
@@ -72,16 +83,20 @@ class AnswerReader:
             return []
         if not head.startswith((b"{", b"[")) and (self._stream or head.startswith(_FIELDS)):
             self._events = EventReader()
-            self._document = None if self._stream else []
+            self._merger = None if self._stream else ChunkMerger()
             return self._read(self._events, head)
         self._document = [head]
         return []
 
     def _read(self, events: EventReader, data: bytes) -> list[Delta]:
         try:
-            return self._deltas(events.feed(data))
+            deltas = self._deltas(events.feed(data))
         except EventTooLarge as fault:
             raise UpstreamError("The target's response is too large.", detail="event too large") from fault
+        self._idle_size = 0 if deltas else self._idle_size + len(data)
+        if self._idle_size > MAX_EVENT_BYTES:
+            raise UpstreamError("The target's response is too large.", detail="too much without content")
+        return deltas
 
     def _deltas(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []
@@ -96,11 +111,12 @@ class AnswerReader:
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)
-        if self._document is None:
-            return deltas
-        for delta in deltas:
-            self._keep(delta.data)
-        return []
+        return deltas if self._merger is None else [self._merged(self._merger, delta) for delta in deltas]
+
+    def _merged(self, merger: ChunkMerger, delta: Delta) -> Delta:
+        self._keep(len(delta.data))
+        merger.add(delta.data)
+        return Delta(data=b"", pieces=delta.pieces)
 
     def _observe(self, delta: Delta) -> None:
         for piece in delta.pieces:
@@ -109,18 +125,55 @@ class AnswerReader:
                 self._open.discard(piece.index)
             elif piece.index not in self._finished:
                 self._open.add(piece.index)
+            if piece.tool_calls:
+                self._limits.count_calls(piece)
+        if len(self._open) + len(self._finished) > MAX_CHOICES:
+            raise _too_many(f"more than {MAX_CHOICES} choices")
 
     def _whole(self, document: bytes) -> list[Delta]:
         """The one delta of a whole response, or its chunks if a stream was requested."""
         delta = read_delta(document)
-        return [read_delta(chunk) for chunk in reframe.as_chunks(delta.data)] if self._stream else [delta]
+        self._observe(delta)
+        if not self._stream:
+            return [delta]
+        return [read_delta(chunk, is_chunk=True) for chunk in reframe.as_chunks(delta.data)]
 
-    def _keep(self, data: bytes) -> None:
-        assert self._document is not None
-        self._document.append(data)
-        self._size += len(data)
+    def _keep(self, size: int) -> None:
+        self._size += size
         if self._size > self._max_bytes:
             raise UpstreamError("The target's response is too large.", detail="answer too large")
+
+
+class _Limits:
+    """Counts the calls of a response: what is kept for each of them takes more memory than its bytes."""
+
+    def __init__(self) -> None:
+        self._calls: set[tuple[int, int]] = set()
+        self._name_chars = 0
+
+    def count_calls(self, piece: Piece) -> None:
+        """Raises UpstreamError."""
+        for call in piece.tool_calls:
+            self._calls.add((piece.index, call.index))
+            self._name_chars += len(call.name)
+        if len(self._calls) > MAX_CALLS:
+            raise _too_many(f"more than {MAX_CALLS} tool calls")
+        if self._name_chars > MAX_NAME_CHARS:
+            raise _too_many("tool names too long")
+
+
+def _too_many(detail: str) -> UpstreamError:
+    return UpstreamError("The target's response has too many choices or tool calls.", detail=detail)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever a parser raises for what a target sent, such as a number of more digits than Python converts, is the
+    target's fault: another one is tried."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
+        raise UpstreamError("The target's response cannot be read.", detail="malformed answer") from fault
 
 
 def _delta_of(event: Event, calls: CallIndexes) -> Delta | None:

@@ -197,7 +197,7 @@ def test_the_text_of_a_whole_response_can_be_replaced() -> None:
     calls = [{"id": "c", "function": {"name": "f", "arguments": "{"}}]
     body = {"message": {"content": "old", "tool_calls": calls}, "index": 0, "finish_reason": "stop", "mine": 1}
     delta = read_delta(orjson.dumps({"id": "x", "choices": [body]}))
-    (said,) = with_texts([delta], {(0, None): "new", (0, 0): "{}"})
+    (said,) = with_texts([delta], {(0, None): "new", (0, 0): "{}"}, is_chunk=False)
     assert said.pieces[0].text == "new"
     assert said.pieces[0].tool_calls[0].arguments == "{}"
     assert orjson.loads(said.data)["id"] == "x"
@@ -208,7 +208,7 @@ def test_the_text_of_a_stream_can_be_replaced() -> None:
     parts: list[Any] = [{"role": "assistant"}, {"content": "a"}, {"content": "b"}, {}]
     deltas = [read_delta(orjson.dumps({"choices": [{"index": 0, "delta": part}]})) for part in parts]
     deltas.append(read_delta(b'{"choices": [], "usage": {"prompt_tokens": 1}}'))
-    said = with_texts(deltas, {(0, None): "abc", (1, None): "not here"})
+    said = with_texts(deltas, {(0, None): "abc", (1, None): "not here"}, is_chunk=True)
     assert [piece.text for delta in said for piece in delta.pieces] == ["", "abc", "", ""]
     assert said[4] is deltas[4]
     assert b"assistant" in said[0].data
