@@ -349,8 +349,8 @@ class Piece:
 class Delta:
     """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged.
 
-    Without `data`, its `pieces` are what a target streams of a response that was requested as a whole, and follows. With
-    neither, it says only that the target is alive.
+    Without `data`, its `pieces` are what a target streams of a response that was requested as a whole, and follows as
+    one. With neither, it says only that the target is alive.
     """
 
     data: bytes

@@ -189,6 +189,35 @@ async def test_a_target_is_not_called_before_the_time_that_it_asked_for(
     assert answers[-1][1]["x-twolane-attempts"] == "first=overloaded"
 
 
+@pytest.mark.parametrize(
+    "status", ["500 Oops", "502 Bad Gateway", "504 Gateway Time-out", "408 Request Timeout", "403 Forbidden"]
+)
+async def test_the_time_that_a_target_asked_for_counts_whatever_its_fault(serving: Any, status: str) -> None:
+    limited = always(*sized(b"{}", "Retry-After: 60", status=status))
+    async with scripted_server(limited) as server, serving(policy(server.url)) as gateway:
+        first, *others = [await gateway.ask() for _ in range(3)]
+    assert len(server.heads) == 1
+    assert {headers["x-twolane-attempts"] for _, headers, _ in others} == {"first=overloaded"}
+    assert (first[1]["retry-after"], others[0][1]["retry-after"]) == ("60", "60")
+
+
+async def test_a_model_that_is_not_loaded_is_not_asked_before_the_time_that_it_named(serving: Any) -> None:
+    loading = always(*sized(b'{"error": {"code": "loading"}}', "Retry-After: 60", status="503 Not Loaded"))
+    async with scripted_server(loading) as server, serving(policy(server.url)) as gateway:
+        answers = [await gateway.ask() for _ in range(3)]
+    assert len(server.heads) == 1
+    assert [headers["x-twolane-attempts"] for _, headers, _ in answers] == ["first=not_resident"] + 2 * [
+        "first=overloaded"
+    ]
+
+
+async def test_a_refused_request_keeps_no_other_one_from_the_target(serving: Any) -> None:
+    refuses = always(*sized(b"{}", "Retry-After: 60", status="400 Bad Request"))
+    async with scripted_server(refuses) as server, serving(policy(server.url)) as gateway:
+        assert [(await gateway.ask())[0] for _ in range(3)] == [400] * 3
+    assert len(server.heads) == 3
+
+
 async def test_while_a_target_waits_the_next_one_answers(serving: Any) -> None:
     limited = always(*sized(b"{}", "Retry-After: 60", status="429 Too Many Requests"))
     async with (
@@ -356,3 +385,20 @@ async def test_an_event_without_choices_does_not_hold_back_the_text(serving: Any
         _, _, body = await gateway.ask(ask(stream=True))
     assert b"ping" not in body
     assert TEXT.encode() in body
+
+
+async def test_output_that_runs_away_is_found_where_a_target_streams_a_whole_answer(serving: Any) -> None:
+    """It never ends: without the check, the request would wait for its deadline."""
+    runs = [event({"content": '{"n": 1'})] + [event({"content": " " * 100})] * 60
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    good = sized(whole({"role": "assistant", "content": '{"n": 1}'}))
+    async with (
+        scripted_server(always(chunked(*runs, end=False), HANG)) as first,
+        scripted_server(always(*good)) as second,
+        serving(policy(first.url, second=second.url)) as gateway,
+    ):
+        status, headers, body = await gateway.ask(ask(response_format=form))
+        decision = await last_decision(gateway, headers)
+    assert (status, body["choices"][0]["message"]["content"]) == (200, '{"n": 1}')
+    assert headers["x-twolane-attempts"] == "first=invalid_output,second=ok"
+    assert decision["attempts"][0]["detail"] == "whitespace_runaway at #"
