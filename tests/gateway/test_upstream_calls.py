@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import ssl
@@ -155,6 +156,48 @@ async def test_another_refusal_is_no_reason_to_leave_the_field_out(serving: Any)
             status, _, _ = await gateway.ask(ask(stream=True))
             assert status == 400
     assert ["stream_options" in body for body in server.bodies] == [True, False, True, False]
+
+
+REFUSALS: dict[str, Any] = {
+    "pydantic": {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]},
+    "param": {"error": {"message": "Unknown parameter", "param": "stream_options"}},
+    "message": {"error": {"message": "property 'stream_options' is unsupported"}},
+    "older-message": {"message": "Unrecognized request argument supplied: stream_options", "object": "error"},
+    "text": "Failed to deserialize the JSON body: unknown field `stream_options`, expected one of `model`",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("prompt", ["hi", "what are stream_options?", "what are \\u0073tream_options?"])
+async def test_a_prompt_that_the_target_repeats_does_not_decide_how_it_is_called(
+    serving: Any, name: str, prompt: str
+) -> None:
+    """What the target says in its own words does, and each request is served either way."""
+    refusal = REFUSALS[name] if isinstance(REFUSALS[name], str) else json.dumps(REFUSALS[name])
+
+    def script(head: bytes, body: dict[str, Any]) -> tuple[Any, ...]:
+        refused = sized(refusal.encode(), status="400 Bad Request")
+        return refused if "stream_options" in body else answer(head, body)
+
+    sent = json.dumps(ask("PROMPT", stream=True, stream_options={"include_usage": False})).replace("PROMPT", prompt)
+    async with scripted_server(script) as server, serving(policy(server.url)) as gateway:
+        for _ in range(2):
+            assert b"hello" in (await gateway.ask(sent.encode()))[2]
+    learned = name in ("pydantic", "param") or prompt == "hi"
+    seen = [True, False, False] if learned else [True, False] * 2
+    assert ["stream_options" in body for body in server.bodies] == seen
+
+
+@pytest.mark.parametrize("form", ["{}", '{{"error": {{"message": "cannot read: {}", "param": "messages"}}}}'])
+async def test_an_error_that_repeats_the_prompt_changes_nothing_for_others(serving: Any, form: str) -> None:
+    def script(head: bytes, body: dict[str, Any]) -> tuple[Any, ...]:
+        said = body["messages"][-1]["content"]
+        return answer(head, body) if said == "hi" else sized(form.format(said).encode(), status="400 Bad Request")
+
+    async with scripted_server(script) as server, serving(policy(server.url)) as gateway:
+        assert (await gateway.ask(ask("no stream_options", stream=True)))[0] == 400
+        assert b"hello" in (await gateway.ask(ask(stream=True)))[2]
+    assert "stream_options" in server.bodies[-1]
 
 
 # Retry-After
