@@ -46,7 +46,7 @@ def parameters() -> Iterator[str]:
     rows = (
         (
             f"`{name}`",
-            "any" if each.is_hint else ", ".join(f"`{json.dumps(value)}`" for value in each.off),
+            "any" if each.is_hint else ", ".join(f"`{json.dumps(value)}`" for value in (*each.off, *each.unthinking)),
             *(str(treatment(name, capabilities, ignore)) for capabilities, ignore in targets.values()),
         )
         for name, each in PARAMETERS.items()
@@ -72,11 +72,19 @@ def parameter_targets() -> dict[str, tuple[Capabilities, frozenset[str]]]:
 _INTRODUCTION: Final = """\
 The columns are `kind: worker`, the engines of `kind: openai`, and `kind: litellm` with `engine: openai`. A target
 with a list of `capabilities` behaves like `engine: openai`, except that a parameter with a capability of its own
-(such as `stop` or `logprobs`) is refused if the list lacks it. `null` never has an effect."""
+(such as `stop` or `logprobs`) is refused if the list lacks it; penalties and `reasoning_effort` are passed *with
+effect* instead. `null` never has an effect."""
 _NOTES: Final = """\
 `messages[].name` is the name of a message's author. `cache_control` is one of a message, of a part of its content, or
-of a tool. `reasoning_effort` up to `medium`, the default of reasoning models, is a hint for models that do not think;
-a worker whose chat template can think takes it. `kind: litellm` also leaves out hints and values without effect that
+of a tool.
+
+A request for no more thinking than a model does by default (`reasoning_effort` up to `medium`, `enable_thinking:
+false`, `think: false`, `thinking: {"type": "disabled"}`, the same in `chat_template_kwargs`) has no effect on a model
+that does not think, so no target is skipped for it. What another model does by default only its server knows:
+wherever the server decides (*passed* or *with effect*), such a request is passed on, unless the target's `ignore`
+lists the parameter. OpenAI's own servers reject all of them except `reasoning_effort`; a target there that serves
+clients of other engines needs `ignore: [enable_thinking, thinking, think, chat_template_kwargs]`. A worker whose chat
+template can think takes `reasoning_effort`. `kind: litellm` also leaves out hints and values without effect that
 the provider does not support. Fields that describe the format of the answer, tools and streams are not parameters:
 they need a capability, which no `ignore` replaces.
 
