@@ -10,7 +10,7 @@ from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.tables import table
 from gateway.enums import Kind
-from gateway.parameters import MAX_FAN_OUT, PARAMETERS, treatment
+from gateway.parameters import MAX_N, PARAMETERS, treatment
 from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, fields_for
 from gateway.types import Capabilities
 from gateway.upstreams.fan_out import MAX_AT_ONCE
@@ -40,7 +40,7 @@ def parameters() -> Iterator[str]:
     targets = parameter_targets()
     yield from ("# Request parameters", "", _INTRODUCTION, "")
     yield from table(
-        ("word", "meaning"), ((f"*{w}*", text.format(most=MAX_FAN_OUT, at_once=MAX_AT_ONCE)) for w, text in _TREATMENTS)
+        ("word", "meaning"), ((f"*{w}*", text.format(most=MAX_N, at_once=MAX_AT_ONCE)) for w, text in _TREATMENTS)
     )
     yield from ("## By kind of target and engine", "")
     rows = (

@@ -17,7 +17,7 @@ from gateway.types import Capabilities, Query, RequestParameters, Target
 NAME: Final = "messages[].name"
 CACHE_CONTROL: Final = "cache_control"  # of a message, of a part of its content, or of a tool
 NESTED: Final = frozenset({NAME, CACHE_CONTROL})
-MAX_FAN_OUT: Final = 128  # choices that are requested one by one from a target without `n`: OpenAI's limit of `n`
+MAX_N: Final = 128  # OpenAI's limit of `n`; from a target without `n`, they are requested one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +160,7 @@ def read_parameters(
                 unknown.append(name)
         elif parameter.may_have_effect(value):
             names.append(name)
-            if parameter.is_hint or not parameter.has_effect(value) or (name == "n" and value <= MAX_FAN_OUT):
+            if parameter.is_hint or not parameter.has_effect(value) or name == "n":
                 continue
             if parameter.capability is None:
                 fields.append(name)

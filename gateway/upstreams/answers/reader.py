@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gateway.errors import UpstreamError
+from gateway.parameters import MAX_N
 from gateway.types import Delta, Piece
 from gateway.upstreams.answers import lenient, reframe
 from gateway.upstreams.answers.lenient import CallIndexes
@@ -16,7 +17,6 @@ from gateway.upstreams.answers.reframe import ChunkMerger
 from gateway.upstreams.parse_response import error_of, read_delta, read_event
 from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 
-MAX_CHOICES: Final = 128  # OpenAI's limit of `n`
 MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
 _BOM: Final = b"\xef\xbb\xbf"
@@ -127,8 +127,8 @@ class AnswerReader:
                 self._open.add(piece.index)
             if piece.tool_calls:
                 self._limits.count_calls(piece)
-        if len(self._open) + len(self._finished) > MAX_CHOICES:
-            raise _too_many(f"more than {MAX_CHOICES} choices")
+        if len(self._open) + len(self._finished) > MAX_N:
+            raise _too_many(f"more than {MAX_N} choices")
 
     def _whole(self, document: bytes) -> list[Delta]:
         """The one delta of a whole response, or its chunks if a stream was requested."""

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.enums import Capability, Kind, Location
 from gateway.errors import Overloaded, UpstreamError
+from gateway.parameters import MAX_N
 from gateway.types import Call, Capabilities, Delta, Piece, Query, Target
 from gateway.upstreams import fan_out
 from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, needs_fan_out
@@ -50,6 +51,14 @@ async def test_whole_responses_become_one_with_numbered_choices_and_all_usage() 
         "completion_tokens": 3,
         "diffusion": {"confidence": 0.4, "converged": True},
     }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_as_many_choices_as_openai_allows_are_served(stream: bool) -> None:
+    found = await read(ScriptedUpstream([says("a")]), call_of(MAX_N, stream=stream))
+    texts = {each["index"] for chunk in found for each in chunk["choices"] if each.get("delta", each.get("message"))}
+    assert texts == set(range(MAX_N))
+    assert found[-1]["usage"]["completion_tokens"] == MAX_N
 
 
 async def test_streams_become_one_stream_with_one_id_and_one_usage() -> None:

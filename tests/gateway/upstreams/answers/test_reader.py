@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import AttemptFailed, UpstreamError
+from gateway.parameters import MAX_N
 from gateway.types import Delta
 from gateway.upstreams.answers import reader as readers
-from gateway.upstreams.answers.reader import MAX_CALLS, MAX_CHOICES, AnswerReader
+from gateway.upstreams.answers.reader import MAX_CALLS, AnswerReader
 from gateway.upstreams.parse_response import with_texts
 from gateway.upstreams.sse_reader import MAX_EVENT_BYTES
 from twolane.process.exact_json import JsonError
@@ -148,7 +149,7 @@ def test_choices_calls_and_names_are_limited(stream: bool, monkeypatch: pytest.M
     monkeypatch.setattr(readers, "MAX_NAME_CHARS", 5000)
     named = {"function": {"name": "f" * 10, "arguments": ""}}
     too_much: list[list[dict[str, Any]]] = [
-        [choice(index=number, delta={"content": "a"}, finish_reason="stop") for number in range(MAX_CHOICES + 1)],
+        [choice(index=number, delta={"content": "a"}, finish_reason="stop") for number in range(MAX_N + 1)],
         [choice(delta={"tool_calls": [{"index": number, **named}]}) for number in range(MAX_CALLS + 1)],
         [choice(delta={"tool_calls": [{"index": 0, **named}]}) for _ in range(501)],
     ]
@@ -159,7 +160,7 @@ def test_choices_calls_and_names_are_limited(stream: bool, monkeypatch: pytest.M
     for choices in (too_much[0], [choice(message={"tool_calls": calls}, finish_reason="stop")]):
         with pytest.raises(UpstreamError, match="too many"):
             read(json.dumps({"choices": choices}).encode(), stream=stream)
-    assert len(read(events(*too_much[0][:-1]), stream=True)) == MAX_CHOICES
+    assert len(read(events(*too_much[0][:-1]), stream=True)) == MAX_N
 
 
 @pytest.mark.parametrize("filler", [b"\n", b": ping\n\n", b"data: {}\n\n", b"event: ping\ndata: x\n\n", b"\r"])
