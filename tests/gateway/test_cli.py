@@ -57,6 +57,7 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
   pool: {kind: worker, urls: ["http://a:1", "http://b:1/v1"], model: m, location: in_cluster}
 """
     with_key = POLICY.replace("location: external}", "location: external, key_env: ABSENT_KEY}")
+    more += '  far: {kind: openai, url: "https://h.example", model: m, engine: openai, location: external, key_env: ABSENT}\n'
     policy.write_text(with_key.replace("\nroutes:", f"{more}routes:"))
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@p:3128")
     monkeypatch.setenv("NO_PROXY", "")
@@ -65,7 +66,10 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
     through = "through the proxy of HTTPS_PROXY"
     assert f"  azure: POST https://h/openai/d/chat/completions?api-version=2&sig=*** {through}\n" in out
     assert "  pool: POST http://a:1/v1/chat/completions\n  pool: POST http://b:1/v1/chat/completions\n" in out
-    assert err == "warning: target quality: key_env: the variable ABSENT_KEY is not set\n"
+    assert err == (
+        "note: target quality: key_env: the variable ABSENT_KEY is not set\n"
+        "warning: target far: key_env: the variable ABSENT is not set\n"
+    )
     assert "secret" not in out + err
 
 
