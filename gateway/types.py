@@ -347,18 +347,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged.
-
-    Without `data`, its `pieces` are what a target streams of a response that was requested as a whole, and follows as
-    one. With neither, it says only that the target is alive.
-    """
+    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged; without
+    it, see `ports.UpstreamResponse`."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
     usage: Usage | None = None
-
-
-HEARTBEAT: Final = Delta(data=b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

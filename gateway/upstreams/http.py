@@ -13,7 +13,8 @@ import aiohttp
 from yarl import URL
 
 from gateway.errors import AttemptFailed, UpstreamError
-from gateway.types import HEARTBEAT, Delta, Query, Target
+from gateway.ports import HEARTBEAT
+from gateway.types import Delta, Query, Target
 from gateway.upstreams.answers.content_encoding import (
     MAX_PIECE_BYTES,
     CorruptBody,

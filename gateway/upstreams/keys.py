@@ -33,8 +33,8 @@ _log = logging.getLogger("gateway")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as read. It is empty if there is none; `problem` says why, or why it `is_unusable`. `is_unset`: its variable
-    is not set, or empty."""
+    """A key as read. It is empty if there is none; `problem` says why, or why it `is_unusable`. `is_unset`: there is no
+    such variable, or it is empty."""
 
     value: str = ""
     problem: str | None = None

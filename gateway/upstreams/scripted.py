@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
-from gateway.types import HEARTBEAT, Call, Delta, Status
+from gateway.ports import HEARTBEAT
+from gateway.types import Call, Delta, Status
 from gateway.upstreams.parse_response import read_delta
 
 

@@ -55,9 +55,9 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
   azure: {kind: openai, url: "https://h/openai/d?api-version=2&sig=secret", model: m, engine: openai,
           location: external, headers: {api-key: secret}}
   pool: {kind: worker, urls: ["http://a:1", "http://b:1/v1"], model: m, location: in_cluster}
+  far: {kind: openai, url: "https://h.example", model: m, engine: openai, location: external, key_env: ABSENT}
 """
     with_key = POLICY.replace("location: external}", "location: external, key_env: ABSENT_KEY}")
-    more += '  far: {kind: openai, url: "https://h.example", model: m, engine: openai, location: external, key_env: ABSENT}\n'
     policy.write_text(with_key.replace("\nroutes:", f"{more}routes:"))
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@p:3128")
     monkeypatch.setenv("NO_PROXY", "")
