@@ -34,6 +34,7 @@ _LARGE_BODY: Final = 1 << 20
 _LINGER_S: Final = 0.2
 # After a complete answer, a stream only brings its usage and `[DONE]`.
 _TRAILER_S: Final = 5.0
+_ERROR_BODY_S: Final = 5.0
 
 
 def open_session(*, connect_s: float) -> aiohttp.ClientSession:
@@ -161,7 +162,7 @@ async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, No
     """The parts of the body without their content coding."""
     with translate_errors():
         try:
-            decoder = decoder_for(response.headers.get("content-encoding", ""))
+            decoder = decoder_for(",".join(response.headers.getall("content-encoding", ())))
             async for part in response.content.iter_any():
                 if decoder is None and len(part) <= MAX_PIECE_BYTES:
                     yield part
@@ -186,14 +187,16 @@ def _pieces(part: bytes) -> Iterator[bytes]:
 
 
 async def _error_answer(response: aiohttp.ClientResponse) -> ErrorAnswer:
-    """Reads as much of the body as is needed for its message. The status counts even if the body cannot be read."""
+    """Reads as much of the body as is needed for its message. The status counts even if the body cannot be read, or
+    does not come."""
     body = bytearray()
     try:
-        async for part in _decoded(response):
-            body += part
-            if len(body) >= MAX_ERROR_BYTES:
-                break
-    except UpstreamError:
+        async with asyncio.timeout(_ERROR_BODY_S):
+            async for part in _decoded(response):
+                body += part
+                if len(body) >= MAX_ERROR_BYTES:
+                    break
+    except (UpstreamError, TimeoutError):
         pass
     finally:
         response.close()

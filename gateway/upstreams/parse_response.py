@@ -12,7 +12,7 @@ import msgspec
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Piece, ToolCall, Usage
 from gateway.upstreams.answers import lenient
-from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.errors import from_error_object
 from twolane.process import exact_json
 
@@ -84,15 +84,15 @@ _NO_BODY: Final = _Body()
 def read_delta(data: bytes, *, is_chunk: bool = False) -> Delta:
     """A whole response, or one chunk of a stream. Raises AttemptFailed for an error object and for anything that is not
     a completion."""
-    delta = _read(data, CallIndexes(), is_chunk=is_chunk)
+    delta = _read(data, None, is_chunk=is_chunk)
     if delta is None:
         raise UpstreamError("The target's response is not a chat completion.", detail="no choices")
     return delta
 
 
-def read_event(data: bytes, calls: CallIndexes) -> Delta | None:
+def read_event(data: bytes, state: ChunkState) -> Delta | None:
     """One event of a stream; None if it adds nothing to the response, such as a ping. Raises AttemptFailed."""
-    return _read(data, calls, is_chunk=True)
+    return _read(data, state, is_chunk=True)
 
 
 def error_of(data: bytes) -> AttemptFailed:
@@ -139,7 +139,7 @@ def _with_texts(
     return exact_json.dumps(document)
 
 
-def _read(data: bytes, calls: CallIndexes, *, is_chunk: bool) -> Delta | None:
+def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | None:
     if len(data) > _LARGE_BYTES and data.count(b"{") > MAX_OBJECTS:
         raise UpstreamError("The target's response is too large.", detail=f"more than {MAX_OBJECTS} objects")
     try:
@@ -147,7 +147,7 @@ def _read(data: bytes, calls: CallIndexes, *, is_chunk: bool) -> Delta | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
     if completion is None or completion.choices is None or _is_unusual(completion.choices):
-        rewritten = _rewritten(data, calls)
+        rewritten = _rewritten(data, state)
         if rewritten is None:
             return None
         data, completion = rewritten
@@ -161,7 +161,7 @@ def _read(data: bytes, calls: CallIndexes, *, is_chunk: bool) -> Delta | None:
     return Delta(data=data, pieces=pieces, usage=_usage(usage) if usage and usage != b"null" else None)
 
 
-def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | None:
+def _rewritten(data: bytes, state: ChunkState | None) -> tuple[bytes, _Completion] | None:
     """The slow path: the document with OpenAI's types. None if there is neither a choice, nor usage, nor an error."""
     try:
         document = lenient.load(data)
@@ -170,7 +170,7 @@ def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | N
         is_empty = not isinstance(document.get("choices"), list)
         if is_empty and not document.get("error") and not isinstance(document.get("usage"), dict):
             return None
-        rewritten = lenient.dump(lenient.normalise(document, calls))
+        rewritten = lenient.dump(lenient.normalise(document, state))
         return rewritten, _decoder.decode(rewritten)
     except (ValueError, TypeError, RecursionError) as fault:  # the decoder's errors are ValueErrors
         raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault

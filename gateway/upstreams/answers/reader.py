@@ -12,7 +12,7 @@ from gateway.errors import UpstreamError
 from gateway.parameters import MAX_N
 from gateway.types import Delta, Piece
 from gateway.upstreams.answers import lenient, reframe
-from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reframe import ChunkMerger
 from gateway.upstreams.parse_response import error_of, read_delta, read_event
 from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
@@ -43,7 +43,7 @@ class AnswerReader:
         self._merger: ChunkMerger | None = None  # of the chunks of a stream, if a whole response was requested
         self._size = 0  # of what is kept
         self._idle_size = 0  # read since the last event that brought something
-        self._calls = CallIndexes()
+        self._state = ChunkState()
         self._limits = _Limits()
         self._open: set[int] = set()
         self._finished: set[int] = set()
@@ -89,10 +89,7 @@ class AnswerReader:
         return []
 
     def _read(self, events: EventReader, data: bytes) -> list[Delta]:
-        try:
-            deltas = self._deltas(events.feed(data))
-        except EventTooLarge as fault:
-            raise UpstreamError("The target's response is too large.", detail="event too large") from fault
+        deltas = self._deltas(events.feed(data))
         self._idle_size = 0 if deltas else self._idle_size + len(data)
         if self._idle_size > MAX_EVENT_BYTES:
             raise UpstreamError("The target's response is too large.", detail="too much without content")
@@ -105,9 +102,9 @@ class AnswerReader:
                 if event.data.lstrip().startswith(_DONE):
                     self.is_done = True
                     break
-                delta = _delta_of(event, self._calls)
+                delta = _delta_of(event, self._state)
             else:
-                delta = read_event(event.data, self._calls)
+                delta = read_event(event.data, self._state)
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)
@@ -172,14 +169,16 @@ def _readable() -> Iterator[None]:
     target's fault: another one is tried."""
     try:
         yield
+    except EventTooLarge as fault:
+        raise UpstreamError("The target's response is too large.", detail="event too large") from fault
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
         raise UpstreamError("The target's response cannot be read.", detail="malformed answer") from fault
 
 
-def _delta_of(event: Event, calls: CallIndexes) -> Delta | None:
+def _delta_of(event: Event, state: ChunkState) -> Delta | None:
     """None for an event that adds nothing. Only events without a name, or named `message`, must be JSON: others may be
     pings."""
     if event.name == b"error":
         raise error_of(event.data)
     is_ping = event.name not in (b"", b"message") and not lenient.is_json(event.data)
-    return None if is_ping else read_event(event.data, calls)
+    return None if is_ping else read_event(event.data, state)

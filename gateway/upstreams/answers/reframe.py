@@ -6,7 +6,6 @@ from typing import Any, Final
 from gateway.upstreams.answers import lenient
 
 _HEAD: Final = ("id", "created", "model", "system_fingerprint", "service_tier")
-_TEXTS: Final = ("content", "refusal", "reasoning_content", "reasoning")
 _FUNCTIONS: Final = {"function": "arguments", "custom": "input"}  # and the text that arrives in fragments
 
 
@@ -69,7 +68,7 @@ class _Choice:
         if isinstance(logprobs, dict):
             self._add_logprobs(logprobs)
         for name, value in lenient.body_of(choice, is_chunk=True).items():
-            if name in _TEXTS and isinstance(value, str):
+            if name in lenient.TEXTS and isinstance(value, str):
                 self._fields.setdefault(name, None)
                 self._texts.setdefault(name, []).append(value)
             elif name == "function_call" and isinstance(value, dict):

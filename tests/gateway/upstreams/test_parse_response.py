@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import AttemptFailed, DeadlineExceeded, Overloaded, UpstreamError
 from gateway.types import Piece, ToolCall, Usage
-from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.parse_response import read_delta, read_event, with_texts
 
 
@@ -133,7 +133,7 @@ def test_integers_of_any_size_survive_a_rewrite_and_lone_surrogates_are_replaced
 
 
 def test_fragments_of_tool_calls_without_an_index_are_numbered_by_id_or_name() -> None:
-    calls = CallIndexes()
+    calls = ChunkState()
     fragments: list[dict[str, Any]] = [
         {"id": "a", "function": {"name": "f", "arguments": "{"}},
         {"function": {"arguments": "}"}},
@@ -156,11 +156,11 @@ def test_fragments_of_tool_calls_without_an_index_are_numbered_by_id_or_name() -
     [b'{"type": "ping"}', b"{}", b'{"choices": null}', b'{"choices": "x"}', b"null", b"[]", b'"ping"', b"7"],
 )
 def test_an_event_that_adds_nothing_is_skipped(data: bytes) -> None:
-    assert read_event(data, CallIndexes()) is None
+    assert read_event(data, ChunkState()) is None
 
 
 def test_usage_beside_no_choices_is_kept_and_forwarded_with_an_empty_list() -> None:
-    delta = read_event(b'{"usage": {"prompt_tokens": 3.0, "completion_tokens": "4", "extra": []}}', CallIndexes())
+    delta = read_event(b'{"usage": {"prompt_tokens": 3.0, "completion_tokens": "4", "extra": []}}', ChunkState())
     assert delta is not None
     assert (delta.usage, delta.pieces) == (Usage(input_tokens=3, output_tokens=4), ())
     assert orjson.loads(delta.data)["choices"] == []

@@ -144,6 +144,32 @@ def test_a_stream_that_becomes_a_whole_response_is_reported_as_it_arrives() -> N
     assert json.loads(whole.data)["choices"][0]["message"]["content"] == "ab"
 
 
+def test_a_character_that_two_events_share_is_joined() -> None:
+    """JSON writes it as two escapes, and some servers cut between them."""
+    call = {"index": 0, "function": {"name": "f", "arguments": '{"a": "\ud83d'}}
+    more = {"index": 0, "function": {"arguments": '\ude00"}'}}
+    sent = events(
+        choice(delta={"content": "a\ud83d", "reasoning_content": "\ud83d", "tool_calls": [call]}),
+        choice(delta={"content": "\ude00b", "reasoning_content": "\ude00", "tool_calls": [more]}),
+        choice(delta={"content": "c\ud83d"}),
+        choice(delta={"content": "d"}, finish_reason="stop"),
+    )
+    for stream in (True, False):
+        pieces = [piece for delta in read(sent, stream=stream) if delta.data for piece in delta.pieces]
+        assert "".join(piece.text for piece in pieces)[:3] == "a\U0001f600b"
+        assert "".join(call.arguments for piece in pieces for call in piece.tool_calls) == '{"a": "\U0001f600"}'
+
+
+@given(text=st.text(max_size=8), cuts=st.lists(st.integers(0, 16), max_size=4), stream=st.booleans())
+def test_a_text_is_the_same_wherever_its_utf_16_is_cut(text: str, cuts: list[int], stream: bool) -> None:
+    units = text.encode("utf-16-le")
+    borders = [0, *sorted(min(2 * cut, len(units)) for cut in cuts), len(units)]
+    parts = [units[start:end].decode("utf-16-le", "surrogatepass") for start, end in pairwise(borders)]
+    sent = events(*(choice(delta={"content": part}) for part in parts), choice(delta={}, finish_reason="stop"))
+    pieces = [piece for delta in read(sent, stream=stream) if delta.data for piece in delta.pieces]
+    assert "".join(piece.text for piece in pieces) == text
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_choices_calls_and_names_are_limited(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MAX_NAME_CHARS", 5000)
