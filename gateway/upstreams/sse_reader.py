@@ -72,7 +72,7 @@ def _event_of(text: bytes) -> Event:
     fields are skipped."""
     if text.startswith(b"data: ") and b"\n" not in text:
         return Event(b"", text[6:])
-    if text.count(b"\n") > MAX_EVENT_LINES:
+    if text.count(b"\n") >= MAX_EVENT_LINES:
         raise EventTooLarge
     name, data = b"", []
     for line in text.split(b"\n"):
