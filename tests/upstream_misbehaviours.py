@@ -218,6 +218,10 @@ LENIENT_STREAMS: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "finish-reason-a-list": ROLE + HELLO + WORLD + event({}, ["stop"]) + DONE,
     "finish-reason-an-object": ROLE + HELLO + WORLD + event({}, {"type": "stop"}) + DONE,
     "audio": ROLE + event({"audio": {"data": "AAAA"}}) + HELLO + WORLD + STOP + DONE,
+    "finish-before-text": ROLE + STOP + HELLO + WORLD + DONE,
+    "separators-of-unicode": ROLE + HELLO + WORLD + event({}, "stop", note="\u2028\x85").replace(
+        b"\\u2028", "\u2028".encode()) + DONE,
+    "empty-texts-while-it-thinks": ROLE + event({"content": ""}) * 200 + HELLO + WORLD + STOP + DONE,
     "usage-in-every-event": GOOD.replace(b'"id"', b'"usage": {"prompt_tokens": 3, "completion_tokens": 1}, "id"'),
     "heartbeats-longer-than-idle": paused(ROLE + HELLO, *[b": ping\n\n"] * 4, WORLD + STOP + DONE, seconds=0.3),
 }  # fmt: skip
@@ -287,6 +291,11 @@ LENIENT_WHOLE: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "empty-delta-beside-message": whole(
         choices=[{"delta": {}, "message": {"content": TEXT}, "finish_reason": "stop"}]),
     "encoding-in-two-lines": sized(gzip.compress(_JSON), "Content-Encoding: identity", "Content-Encoding: gzip"),
+    "utf-16-without-mark": _JSON.decode().encode("utf-16-le"),
+    "utf-32": _JSON.decode().encode("utf-32"),
+    "line-end-behind": (*sized(_JSON), b"\r\n"),
+    "content-type-multipart": sized(_JSON, kind="multipart/mixed; boundary=x"),
+    "location-with-status-200": sized(_JSON, "Location: /elsewhere"),
     "status-203": sized(_JSON, status="203 Non-Authoritative"),
     "not-a-number": whole(x=float("nan")),
     "finish-reason-an-object": whole(finish={"type": "stop"}),
@@ -402,6 +411,13 @@ USELESS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
     "message-a-text": (whole(TEXT), "upstream_error"),
     "text-of-completions": (b'{"choices": [{"text": "hello world", "finish_reason": "stop"}]}', "upstream_error"),
     "guarded-json": (b")]}'\n" + _JSON, "upstream_error"),
+    "status-300": (sized(_JSON, status="300 Multiple Choices"), "upstream_error"),
+    "status-407": (sized(b"", "Proxy-Authenticate: Basic", status="407 Authenticate"), "upstream_error"),
+    "status-418": (sized(b"I am a teapot", status="418 Teapot", kind="text/plain"), "refused"),
+    "status-100-alone": ((b"HTTP/1.1 100 Continue\r\n\r\n",), "upstream_error"),
+    "text-of-json": (json.dumps(_JSON.decode()).encode(), "upstream_error"),
+    "array-of-one": (b"[" + _JSON + b"]", "upstream_error"),
+    "nul-behind": (_JSON + b"\0", "upstream_error"),
     "one-object-per-line": (_JSON + b"\n" + _JSON, "upstream_error"),
     "error-body-hangs": ((head("500 No", "Content-Length: 50") + b"{", HANG), "upstream_error"),
     "error-body-without-end": (
@@ -473,6 +489,12 @@ BROKEN_STREAMS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
         (chunked(gzip.compress(b": ping\n\n" * 1_000_000), lines=["Content-Encoding: gzip"]),), "upstream_error"),
     "event-of-too-many-lines": (b"data:\n" * 200_000 + HELLO + WORLD + STOP + DONE, "upstream_error"),
     "error-event-with-a-status": (b'event: error\ndata: {"message": "slow", "code": 429}\n\n', "overloaded"),
+    "invalid-utf-8-in-an-unknown-field": (
+        ROLE + HELLO.replace(b'"id"', b'"x": "\xff", "id"') + WORLD + STOP, "upstream_error"),
+    "invalid-utf-8": (ROLE + HELLO.replace(b"hello", b"\xff") + WORLD + STOP + DONE, "upstream_error"),
+    "control-characters": (ROLE + HELLO.replace(b"hello", b"hel\x01lo") + WORLD + STOP + DONE, "upstream_error"),
+    "events-of-another-api": (
+        b'event: content_block_delta\ndata: {"type": "x", "delta": {"text": "hi"}}\n\n', "upstream_error"),
     "trailing-comma": (ROLE + HELLO.replace(b"}\n", b",}\n") + WORLD + STOP + DONE, "upstream_error"),
     "line-ends-behind-text": (_behind_text(b"\n" * (5 << 20)), CUT),
     "comment-without-end-behind-text": (_behind_text(b": " + b"x" * (5 << 20)), CUT),

@@ -35,6 +35,7 @@ from twolane.process.http.byte_budget import hold_more
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 MAX_BUFFERED_DELTAS: Final = 1 << 18
+_MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
 _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
@@ -166,6 +167,8 @@ class Attempt:
         buffered: list[Delta] = []
         content_bytes = 0
         while (delta := await self._next(self._deltas)) is not None:
+            if len(buffered) >= _MAX_EMPTY_DELTAS and _is_empty(delta):
+                continue  # some targets send them while they think
             buffered.append(delta)
             if self._context.query.stream:  # a whole answer is counted where it is read
                 self._keep(len(delta.data))
@@ -364,6 +367,14 @@ def _content_bytes(delta: Delta) -> int:
         + len(piece.refusal)
         + piece.other_bytes
         + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
+        for piece in delta.pieces
+    )
+
+
+def _is_empty(delta: Delta) -> bool:
+    """Whether leaving out a delta of a stream changes nothing."""
+    return delta.usage is None and not any(
+        piece.text or piece.refusal or piece.tool_calls or piece.finish_reason or piece.other_bytes
         for piece in delta.pieces
     )
 

@@ -143,7 +143,9 @@ def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | N
     if len(data) > _LARGE_BYTES and data.count(b"{") > MAX_OBJECTS:
         raise UpstreamError("The target's response is too large.", detail=f"more than {MAX_OBJECTS} objects")
     try:
-        completion = _decoder.decode(data)
+        if not data.isascii():
+            data.decode()  # the decoder does not look into the texts of fields that it skips
+        completion: _Completion | None = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
     if completion is None or completion.choices is None or _is_unusual(completion.choices):

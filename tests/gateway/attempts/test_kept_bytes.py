@@ -55,3 +55,15 @@ async def test_a_checked_stream_that_is_too_large_falls_back_or_ends(
     assert (sent.broken.code, sent.text[:8]) == ("upstream_error", '{"s": "x')
     scene = stage(fast=LONG, quality=says("{}"), route=NO_VALIDATE)
     assert (await scene.send(stream=True)).broken is None
+
+
+@pytest.mark.parametrize("route", [NO_VALIDATE, FULL])
+async def test_deltas_that_bring_nothing_are_not_kept_while_a_stream_is_held_back(
+    stage: Any, holding: Holding, monkeypatch: pytest.MonkeyPatch, route: Any
+) -> None:
+    """Some targets send an empty text for each token that they think."""
+    monkeypatch.setattr(attempt, "MAX_BUFFERED_DELTAS", 300)
+    scene = stage(fast=says(*[""] * 5000, "{", "}"), route=route)
+    sent = await scene.send(**CHECKED)
+    assert (sent.text, sent.broken) == ("{}", None)
+    assert holding.size < 300_000
