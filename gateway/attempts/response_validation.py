@@ -3,6 +3,7 @@
 Every validation error is raised as InvalidOutput.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -58,6 +59,12 @@ class ResponseValidation:
             self._progress = self._new_check(replace(self._query, stream=True))
         if self._progress is not None:
             _raise_if(self._progress.feed(delta.pieces))
+
+    async def examine_cuts(self) -> None:
+        """Before `finish`, if the response was not checked while it arrived: what would block the event loop there."""
+        if self._check is not None:
+            for _ in self._check.examine_cuts():
+                await asyncio.sleep(0)
 
     def finish(self, buffered: list[Delta]) -> list[Delta]:
         """Return the deltas to serve: `buffered`, or repaired ones. Raises InvalidOutput."""
