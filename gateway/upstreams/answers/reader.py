@@ -4,8 +4,6 @@ The content decides whether a body is a stream of events or one JSON document: c
 No I/O: the caller feeds bytes.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Final
 
 from gateway.errors import UpstreamError
@@ -22,6 +20,8 @@ MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DONE: Final = b"[DONE]"
+# What parsers raise, for example for a number of more digits than Python converts.
+_FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class AnswerReader:
@@ -55,26 +55,36 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas that end in `data`. Raises AttemptFailed."""
-        with _readable():
+        try:
             if self._events is not None:
                 return self._read(self._events, data)
-            self._keep(len(data))
-            if self._document is None:
-                return self._start(self._head + data)
-            self._document.append(data)
-            return []
+            return self._begin(data)
+        except _FAULTS as fault:
+            raise _unreadable(fault) from fault
 
     def close(self) -> list[Delta]:
         """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""
-        with _readable():
-            if self._events is None:
-                return self._whole(self._head if self._document is None else b"".join(self._document))
-            deltas = [] if self.is_done else self._deltas(self._events.close())
-            if not self.is_done and not self.is_finished:
-                raise UpstreamError(
-                    "The target closed the connection before the response was complete.", detail="stream cut short"
-                )
-            return deltas if self._merger is None else [read_delta(self._merger.whole())]
+        try:
+            return self._end()
+        except _FAULTS as fault:
+            raise _unreadable(fault) from fault
+
+    def _begin(self, data: bytes) -> list[Delta]:
+        self._keep(len(data))
+        if self._document is None:
+            return self._start(self._head + data)
+        self._document.append(data)
+        return []
+
+    def _end(self) -> list[Delta]:
+        if self._events is None:
+            return self._whole(self._head if self._document is None else b"".join(self._document))
+        deltas = [] if self.is_done else self._deltas(self._events.close())
+        if not self.is_done and not self.is_finished:
+            raise UpstreamError(
+                "The target closed the connection before the response was complete.", detail="stream cut short"
+            )
+        return deltas if self._merger is None else [read_delta(self._merger.whole())]
 
     def _start(self, data: bytes) -> list[Delta]:
         """Decide the form of the body as soon as its first characters are known."""
@@ -163,16 +173,11 @@ def _too_many(detail: str) -> UpstreamError:
     return UpstreamError("The target's response has too many choices or tool calls.", detail=detail)
 
 
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Whatever a parser raises for what a target sent, such as a number of more digits than Python converts, is the
-    target's fault: another one is tried."""
-    try:
-        yield
-    except EventTooLarge as fault:
-        raise UpstreamError("The target's response is too large.", detail="event too large") from fault
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as fault:
-        raise UpstreamError("The target's response cannot be read.", detail="malformed answer") from fault
+def _unreadable(fault: Exception) -> UpstreamError:
+    """Whatever a parser raises for what a target sent is the target's fault: another one is tried."""
+    if isinstance(fault, EventTooLarge):
+        return UpstreamError("The target's response is too large.", detail="event too large")
+    return UpstreamError("The target's response cannot be read.", detail="malformed answer")
 
 
 def _delta_of(event: Event, state: ChunkState) -> Delta | None:
