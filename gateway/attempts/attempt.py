@@ -139,9 +139,11 @@ class Attempt:
         if self._is_ended or self._deltas is None:
             return
         try:
+            kept_chars = self._output_chars
             while (delta := await self._next(self._deltas)) is not None:
                 if self._validation.keeps_text:
-                    self._keep(_content_bytes(delta))
+                    self._keep(self._output_chars - kept_chars)
+                    kept_chars = self._output_chars
                 self._validation.feed(delta)
                 yield delta
             self._validation.finish([])

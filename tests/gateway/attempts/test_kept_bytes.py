@@ -1,11 +1,13 @@
 """What an attempt keeps in memory is limited, and counted in the byte budget."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gateway.attempts import attempt
+from gateway.enums import RunawayScope
 from gateway.policy_types import READ_ALONG, Checks
 from gateway.upstreams.scripted import says
 from twolane.process.http.byte_budget import HOLDING, ByteBudget, Holding
@@ -34,6 +36,14 @@ async def test_a_checked_stream_is_counted_whether_it_is_held_back_or_not(
     sent = await scene.send(**CHECKED)
     assert sent.broken is None
     assert holding.size >= 5000
+
+
+async def test_white_space_counts_like_any_text(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "MAX_BUFFERED_BYTES", 4000)
+    checks = replace(READ_ALONG, runaway=RunawayScope.NONE)
+    scene = stage(fast=says("{", *[" " * 100] * 50, "}"), route={"checks": checks})
+    sent = await scene.send(**CHECKED)
+    assert sent.broken.code == "upstream_error"
 
 
 async def test_a_stream_that_is_passed_on_unchecked_is_not_counted(stage: Any, holding: Holding) -> None:
