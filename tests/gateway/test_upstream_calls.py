@@ -445,3 +445,19 @@ async def test_output_that_runs_away_is_found_where_a_target_streams_a_whole_ans
     assert (status, body["choices"][0]["message"]["content"]) == (200, '{"n": 1}')
     assert headers["x-twolane-attempts"] == "first=invalid_output,second=ok"
     assert decision["attempts"][0]["detail"] == "whitespace_runaway at #"
+
+
+@pytest.mark.parametrize("odd", [b"1e999", b"1" * 5000])
+async def test_an_answer_that_needs_repair_and_cannot_be_written_again_falls_back(serving: Any, odd: bytes) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    broken = whole({"role": "assistant", "content": '{"n": 1'}).replace(b'"id"', b'"x": ' + odd + b', "id"', 1)
+    good = whole({"role": "assistant", "content": '{"n": 1}'})
+    route = {**ROUTE, "validate": {"schema": "request", "buffer": "full", "repair": "syntax"}}
+    async with (
+        scripted_server(always(*sized(broken))) as first,
+        scripted_server(always(*sized(good))) as second,
+        serving(policy(first.url, second=second.url, route=route)) as gateway,
+    ):
+        status, headers, _ = await gateway.ask(ask(response_format=form))
+    assert status == 200
+    assert headers["x-twolane-attempts"] == "first=invalid_output,second=ok"
