@@ -146,8 +146,10 @@ def _check(options: argparse.Namespace) -> int:
     for target in policy.targets.values():
         for endpoint in target.endpoints or (target,):
             print(f"  {target.name}: {describe_call(endpoint, os.environ)}")
-    for problem in (*credential_problems(policy.targets.values(), os.environ), *budget_problems(policy)):
-        print(f"warning: {problem}", file=sys.stderr)
+    for problem in credential_problems(policy.targets.values(), os.environ):
+        print(f"{'note' if problem.is_minor else 'warning'}: {problem.text}", file=sys.stderr)
+    for warning in budget_problems(policy):
+        print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
 
 

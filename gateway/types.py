@@ -145,10 +145,10 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParameters:
-    """The parameters of a request that have an effect, by name; see `gateway.parameters`."""
+    """The parameters of a request that may have an effect, by name; see `gateway.parameters`."""
 
     names: frozenset[str] = frozenset()  # all of them
-    fields: frozenset[str] = frozenset()  # known ones that have no capability and are no hints
+    fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
 
 
@@ -350,7 +350,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged."""
+    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged; without
+    it, see `ports.UpstreamResponse`."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()

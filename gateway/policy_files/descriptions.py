@@ -62,8 +62,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.queue": "Requests that wait for the target while it is full and no other target is free.",
         "targets.*.queue.max_requests": "Waiting requests; 0 refuses at once. Default 64.",
         "targets.*.queue.max_wait_ms": "Longest wait in milliseconds, within the deadline. Default 1000.",
-        "targets.*.idle_s": "Longest pause between two chunks of a stream, in seconds; not before the first chunk, and"
-        " not for answers that are not streamed.",
+        "targets.*.idle_s": "Longest pause between two chunks of a stream, heartbeats included, in seconds; not before"
+        " the first chunk, and not for answers that are not streamed.",
         "targets.*.context_length": "Tokens that the model takes, prompt and completion together; a request that"
         " another target found longer skips this one.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",

@@ -77,7 +77,10 @@ DEFAULT_IGNORE: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 _PENALTIES: Final = frozenset({Capability.PRESENCE_PENALTY, Capability.FREQUENCY_PENALTY})
 # Some servers with OpenAI's API take them; OpenAI's own refuses them by name.
 _NOT_OPENAIS: Final = frozenset({Capability.TOP_K, Capability.MIN_P, Capability.REPETITION_PENALTY})
-_PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {"openai": _NOT_OPENAIS, None: _NOT_OPENAIS | _PENALTIES}
+_PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {
+    "openai": _NOT_OPENAIS,
+    None: _NOT_OPENAIS | _PENALTIES | {Capability.REASONING_EFFORT},
+}
 # The named parameters of `litellm.acompletion`, whose `metadata` is its own, and what it translates in messages.
 LITELLM_FIELDS: Final = frozenset(_PLATFORM.split()) - {"metadata"} | {NAME, CACHE_CONTROL}
 

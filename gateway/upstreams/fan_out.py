@@ -6,16 +6,19 @@ Nothing is passed on before each of the first calls has responded: if the target
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
-
+from gateway.errors import UpstreamError
 from gateway.parameters import not_taken
 from gateway.ports import Upstream
 from gateway.types import Call, Delta
 from gateway.upstreams.parse_response import read_delta
+from twolane.process import exact_json
+from twolane.process.http.byte_budget import hold_more
 
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024  # of all calls together, before any of it is passed on
 MAX_AT_ONCE: Final = 4  # calls in progress
 _HEAD: Final = ("id", "object", "created", "model")
 _Item = tuple[int, Delta] | BaseException | None
@@ -45,19 +48,22 @@ class FanOutResponse:
         """See `ports.UpstreamResponse`. What the other calls have used is reported before the error of one."""
         merged = _Stream() if self._call.query.stream else _Whole()
         silent = set(range(min(self._call.query.n, MAX_AT_ONCE)))
-        held: list[Delta] = []
+        held = _Held()
         while (item := await self._items.get()) is not None:
             if isinstance(item, BaseException):
                 for delta in merged.used():
                     yield delta
                 raise item
-            held += merged.add(*item)
-            silent.discard(item[0])
+            choice, delta = item
+            if not delta.data:  # of a response in progress
+                yield replace(delta, pieces=tuple(replace(piece, index=choice) for piece in delta.pieces))
+                continue
+            held.add(merged.add(choice, delta))
+            silent.discard(choice)
             if not silent:
-                for delta in held:
-                    yield delta
-                held.clear()
-        for delta in (*held, *merged.finish()):
+                for each in held.release():
+                    yield each
+        for delta in (*held.release(), *merged.finish()):
             yield delta
 
     async def aclose(self) -> None:
@@ -87,8 +93,33 @@ class FanOutResponse:
                 await response.aclose()
 
 
+class _Held:
+    """The deltas that wait until every call has responded, counted in the request's share of the byte budget."""
+
+    def __init__(self) -> None:
+        self._deltas: list[Delta] = []
+        self._size = 0
+
+    def add(self, deltas: Iterable[Delta]) -> None:
+        """Raises UpstreamError if it is too much."""
+        for delta in deltas:
+            self._deltas.append(delta)
+            self._size += len(delta.data)
+            hold_more(len(delta.data))
+        _check_size(self._size)
+
+    def release(self) -> list[Delta]:
+        """What is held; whoever receives it counts it."""
+        deltas, self._deltas = self._deltas, []
+        hold_more(-self._size)
+        self._size = 0
+        return deltas
+
+
 class _Merged:
     """Usage of all responses. Later reports of a choice replace earlier ones."""
+
+    _is_chunk = False
 
     def __init__(self) -> None:
         self._usages: dict[int, dict[str, Any]] = {}
@@ -96,7 +127,8 @@ class _Merged:
 
     def take_usage(self, choice: int, document: dict[str, Any], delta: Delta) -> None:
         """Remove the usage from a document."""
-        if usage := document.pop("usage", None):
+        usage = document.pop("usage", None)
+        if usage and isinstance(usage, dict):
             self._usages[choice] = usage
         if delta.usage is not None and delta.usage.cost is not None:
             self._costs[choice] = delta.usage.cost
@@ -109,7 +141,7 @@ class _Merged:
         """The document with the usage of all choices."""
         if self._usages:
             document["usage"] = _added(self._usages.values())
-        delta = read_delta(orjson.dumps(document))
+        delta = read_delta(_encoded(document), is_chunk=self._is_chunk)
         if delta.usage is None or not self._costs:
             return delta
         return replace(delta, usage=replace(delta.usage, cost=sum(self._costs.values())))
@@ -121,10 +153,13 @@ class _Whole(_Merged):
     def __init__(self) -> None:
         super().__init__()
         self._documents: dict[int, dict[str, Any]] = {}
+        self._size = 0  # counted in the byte budget where it is read
 
     def add(self, choice: int, delta: Delta) -> Iterable[Delta]:
         """One response."""
-        document = orjson.loads(delta.data)
+        self._size += len(delta.data)
+        _check_size(self._size)
+        document = _document_of(delta)
         self.take_usage(choice, document, delta)
         self._documents[choice] = document
         return ()
@@ -141,23 +176,52 @@ class _Whole(_Merged):
 class _Stream(_Merged):
     """Merges streams as they arrive, under the id of the first one."""
 
+    _is_chunk = True
+
     def __init__(self) -> None:
         super().__init__()
         self._head: dict[str, Any] = {}
 
     def add(self, choice: int, delta: Delta) -> Iterable[Delta]:
         """One event."""
-        document = orjson.loads(delta.data)
+        document = _document_of(delta)
         self._head = self._head or {name: document[name] for name in _HEAD if name in document}
         had_usage = "usage" in document
         self.take_usage(choice, document, delta)
         if had_usage and not document.get("choices"):
             return ()
-        return (read_delta(orjson.dumps({**document, **self._head, "choices": _numbered(document, choice)})),)
+        numbered = {**document, **self._head, "choices": _numbered(document, choice)}
+        return (read_delta(_encoded(numbered), is_chunk=True),)
 
     def finish(self) -> Iterable[Delta]:
         """The usage of all choices."""
         return (self.delta({**self._head, "choices": []}),) if self._usages else ()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_HELD_BYTES:
+        raise UpstreamError(f"The target's responses exceed {MAX_HELD_BYTES} bytes in all.", detail="answer too large")
+
+
+def _document_of(delta: Delta) -> dict[str, Any]:
+    """Raises UpstreamError for a response that could be read, but not be written again as it was."""
+    try:
+        document: dict[str, Any] = exact_json.loads(delta.data)
+    except exact_json.JsonError as fault:
+        raise _unreadable() from fault
+    return document
+
+
+def _encoded(document: dict[str, Any]) -> bytes:
+    """Raises UpstreamError, as above."""
+    try:
+        return exact_json.dumps(document)
+    except exact_json.JsonError as fault:
+        raise _unreadable() from fault
+
+
+def _unreadable() -> UpstreamError:
+    return UpstreamError("The target's response cannot be read.", detail="malformed answer")
 
 
 def _numbered(document: Mapping[str, Any], choice: int) -> list[dict[str, Any]]:
@@ -174,12 +238,14 @@ def _added(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _joined(name: str, known: Any, value: Any) -> Any:
+    """Of two values of different types, the first counts."""
     if known is None or value is None:
         return value if known is None else known
-    if isinstance(value, Mapping):
+    if isinstance(known, Mapping) and isinstance(value, Mapping):
         return _added((known, value))
-    if isinstance(value, bool):
+    if isinstance(known, bool) and isinstance(value, bool):
         return known and value
-    if isinstance(value, int | float):
-        return min(known, value) if name == "confidence" else known + value
+    if isinstance(known, int | float) and isinstance(value, int | float):
+        with suppress(OverflowError):  # of a float and an integer beyond its range
+            return min(known, value) if name == "confidence" else known + value
     return known

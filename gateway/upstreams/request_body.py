@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, NESTED, not_taken
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.output_format import FIELDS, write_format
@@ -64,11 +64,19 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
         fields.pop(name, None)
     unwanted = not_taken(capabilities) if capabilities is not None else {}
     for name in fields.keys() & unwanted.keys():
-        if unwanted[name].is_hint or not unwanted[name].has_effect(_read(fields[name])):
+        if not _is_wanted(unwanted[name], _read(fields[name]), capabilities):
             del fields[name]
     for name in NESTED & call.query.parameters.names:
         if name in unwanted or name in call.ignored:
             _REMOVE[name](fields)
+
+
+def _is_wanted(parameter: Parameter, value: Any, capabilities: Capabilities | None) -> bool:
+    """Whether to send a parameter that the target is not known to take."""
+    if parameter.is_hint or parameter.has_effect(value):
+        return not parameter.is_hint
+    is_open = capabilities is not None and is_left_to_server(parameter, capabilities)
+    return is_open and parameter.may_have_effect(value)
 
 
 def _request_one_choice(fields: Fields, choice: int) -> None:
