@@ -20,6 +20,7 @@ from gateway.enums import (
     Location,
     Reason,
     Residency,
+    TargetApi,
     Task,
 )
 from gateway.policy_types import (
@@ -37,6 +38,8 @@ from twolane.process.trace_context import Trace
 
 CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
+_CHAT_PATH: Final = "/chat/completions"
+_PATHS: Final = {TargetApi.COMPLETIONS: "/completions", TargetApi.EMBEDDINGS: "/embeddings"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,10 @@ class Target:
     def chat_url(self) -> str:
         """The URL that is called."""
         return self.url + self.path
+
+    def url_of(self, api: TargetApi) -> str:
+        """The URL of one of its APIs, beside that of chat completions."""
+        return self.chat_url if api is TargetApi.CHAT else self.url + self.path.replace(_CHAT_PATH, _PATHS[api], 1)
 
     @property
     def policy_name(self) -> str:
@@ -151,8 +158,25 @@ class RequestParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a text completion: a text or token ids.
+
+    With a `suffix`, the completion fills the gap between both. `marked` is the prompt as sent, if the client wrote the
+    gap with the markers of a model family; such a text contains the suffix.
+    """
+
+    text: str | tuple[int, ...]
+    suffix: str | None = None
+    marked: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
+
+    Requests of all APIs have the same form. `api` says which API of a target has the same kind of answer. A text
+    completion (`COMPLETIONS`) has `prompts`, from which the messages or the prompt of a call are written; targets
+    without text completions are asked for a chat completion.
 
     `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
     Texts are used for classification only and are never logged.
@@ -169,7 +193,7 @@ class Query:
     include_usage: bool = False
     private: bool = False
     task_hint: Task | None = None
-    task_hint_from: str = ""  # "header" or "metadata"
+    task_hint_from: str = ""  # "header", "metadata" or "api"
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
     allowed_models: frozenset[str] | None = None  # by the key; None: all
@@ -188,6 +212,10 @@ class Query:
     prompt_chars: int = 0  # of all messages together
     prefix_text: str = ""  # the beginning of the prompt
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
+    api: TargetApi = TargetApi.CHAT
+    prompts: tuple[Prompt, ...] = ()  # `n` counts the choices of all of them together
+    echo: bool = False  # each text of the answer begins with its prompt
+    source: str | None = None  # the text that an edit changes; workers start from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +396,7 @@ class Call:
     validation_error: str | None = None
     ignored: tuple[str, ...] = ()  # parameters to leave out
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
+    prompt: int | None = None  # send only this one of the query's prompts; None: all of them
     span_id: int = 0  # of this attempt in the query's trace
 
 

@@ -23,6 +23,8 @@ _MAX_NAME: Final = 64
 # The request's field that asks for a capability, where it has another name.
 _FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
+    Capability.COMPLETIONS: "prompt",
+    Capability.EMBEDDINGS: "input",
     Capability.IMAGES: "messages",
     Capability.JSON_SCHEMA: "response_format",
     Capability.JSON_OBJECT: "response_format",

@@ -6,11 +6,13 @@ No I/O: the caller feeds bytes.
 
 from typing import Final
 
+from gateway.enums import TargetApi
 from gateway.errors import UpstreamError
 from gateway.types import Delta
 from gateway.upstreams.answers import lenient, reframe
+from gateway.upstreams.answers.apis import FORMS, ReadEvent
 from gateway.upstreams.answers.lenient import CallIndexes
-from gateway.upstreams.parse_response import error_of, read_delta, read_event
+from gateway.upstreams.parse_response import error_of, read_delta
 from gateway.upstreams.sse_reader import Event, EventReader, EventTooLarge
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -19,14 +21,15 @@ _DONE: Final = b"[DONE]"
 
 
 class AnswerReader:
-    """Feed it a body, then close it. `stream`: whether the request asked for a stream.
+    """Feed it a body, then close it. `stream`: whether the request asked for a stream. `api`: what the body answers.
 
     `is_done`: the end of the stream was read, and nothing that follows matters. `is_finished`: every choice so far has
     a finish reason, so the answer is complete even if the stream breaks off.
     """
 
-    def __init__(self, *, stream: bool, max_bytes: int) -> None:
+    def __init__(self, *, stream: bool, max_bytes: int, api: TargetApi = TargetApi.CHAT) -> None:
         self.is_done = False
+        self._read_whole, self._read_event = FORMS[api]
         self._stream = stream
         self._max_bytes = max_bytes
         self._head = b""  # what was read before the form of the body is known
@@ -90,9 +93,9 @@ class AnswerReader:
                 if event.data.lstrip().startswith(_DONE):
                     self.is_done = True
                     break
-                delta = _delta_of(event, self._calls)
+                delta = _delta_of(event, self._calls, self._read_event)
             else:
-                delta = read_event(event.data, self._calls)
+                delta = self._read_event(event.data, self._calls)
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)
@@ -112,7 +115,7 @@ class AnswerReader:
 
     def _whole(self, document: bytes) -> list[Delta]:
         """The one delta of a whole response, or its chunks if a stream was requested."""
-        delta = read_delta(document)
+        delta = self._read_whole(document)
         return [read_delta(chunk) for chunk in reframe.as_chunks(delta.data)] if self._stream else [delta]
 
     def _keep(self, data: bytes) -> None:
@@ -123,7 +126,7 @@ class AnswerReader:
             raise UpstreamError("The target's response is too large.", detail="answer too large")
 
 
-def _delta_of(event: Event, calls: CallIndexes) -> Delta | None:
+def _delta_of(event: Event, calls: CallIndexes, read_event: ReadEvent) -> Delta | None:
     """None for an event that adds nothing. Only events without a name, or named `message`, must be JSON: others may be
     pings."""
     if event.name == b"error":
