@@ -26,17 +26,22 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
     decoding_mode = serving_state.decoding_mode_of(params.model)
     tokenization, info = serving_state.loaded()
     tokenization.tokenizer.check_length(request.suffix, info.max_context, "suffix")
+    tokenization.tokenizer.check_length(request.prediction or "", info.max_context, "prediction")
     inputs = RequestInputs(
         prompt_ids=_prompt_ids(request.prompt, tokenization.tokenizer, info),
         prompt_name="prompt",
         decoding_mode=decoding_mode,
         seed=secrets.randbits(63),
         deadline_ms=deadline_ms,
+        prediction_ids=_prediction_ids(request.prediction, tokenization.tokenizer),
         suffix_ids=tokenization.tokenizer.encode_plain(request.suffix),
     )
     generation = build_request(params, inputs, info)
     builder = ResponseBuilder(
-        tokenization.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids
+        tokenization.tokenizer,
+        ParserOptions(stops=params.stops, channels=False),
+        generation.prompt_ids,
+        prediction=generation.start_ids,
     )
     before, behind = _echo(request, builder)
     metadata = new_metadata(TextWriter, serving_state.model_id(decoding_mode))
@@ -48,6 +53,10 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
         include_usage=params.include_usage,
         constraint=params.constraint,
     )
+
+
+def _prediction_ids(prediction: str | None, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    return None if prediction is None else tokenizer.encode_plain(prediction)
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
