@@ -156,10 +156,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        apps, protection = (
-            (HotRoutes(dict.fromkeys(APIS, generation), public), admin),
-            _protection(settings, keys, metrics),
-        )
+        apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
 

@@ -398,28 +398,3 @@ class Call:
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     prompt: int | None = None  # send only this one of the query's prompts; None: all of them
     span_id: int = 0  # of this attempt in the query's trace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaRefusal:
-    """A request over a limit of its key. `is_daily`: over the budget of the day."""
-
-    wait_s: float
-    is_daily: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitStatus:
-    """One limit per minute: its size, what is left now, and the seconds until all of it is available again."""
-
-    limit: float
-    remaining: float
-    reset_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """What is left of a key's limits per minute; None where it has none."""
-
-    requests: LimitStatus | None
-    tokens: LimitStatus | None

@@ -11,7 +11,7 @@ _OPENINGS: Final = ("<instruction>", "<instructions>", "<code>")
 CODE_TO_EDIT: Final = "code_to_edit"
 ORIGINAL_CODE: Final = "original_code"
 UPDATE_SNIPPET: Final = "update_snippet"
-_CURSOR: Final = "<|cursor|>"
+_CARET: Final = "<|cursor|>"
 
 
 def tagged_code(message: str) -> str | None:
@@ -32,6 +32,6 @@ def section(message: str, tag: str) -> str | None:
     return text.removeprefix("\n").removesuffix("\n") if opened and closed else None
 
 
-def without_cursor(code: str) -> str:
+def without_caret(code: str) -> str:
     """The code without the mark of the cursor."""
-    return code.replace(_CURSOR, "", 1)
+    return code.replace(_CARET, "", 1)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
@@ -52,6 +52,11 @@ class GenerationApis:
         self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
         self._begin = begin
+
+    @property
+    def routes(self) -> Mapping[str, ASGIApp]:
+        """This application at each of its paths."""
+        return dict.fromkeys(self._apis, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Exactly one response, unless the client has disconnected."""

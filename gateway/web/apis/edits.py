@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.enums import Task
 from gateway.errors import InvalidField
-from gateway.routing.edit_tags import CODE_TO_EDIT, ORIGINAL_CODE, UPDATE_SNIPPET, section, without_cursor
+from gateway.routing.edit_tags import CODE_TO_EDIT, ORIGINAL_CODE, UPDATE_SNIPPET, section, without_caret
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
 from gateway.web.apis.fences import Fence, Unfence
@@ -38,7 +38,7 @@ def parse_edit(
 ) -> Query:
     """See `client_api.Parse`."""
     document, text = _message(body)
-    code = without_cursor(_required(text, CODE_TO_EDIT))
+    code = without_caret(_required(text, CODE_TO_EDIT))
     instructed = _with_instructions(document, _EDIT)
     return _as_edit(parse_chat(instructed, headers, now_s=now_s, key=key, trace=trace), code)
 

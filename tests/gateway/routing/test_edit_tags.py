@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.routing.edit_tags import CODE_TO_EDIT, section, tagged_code, without_cursor
+from gateway.routing.edit_tags import CODE_TO_EDIT, section, tagged_code, without_caret
 
 CODE = "def f():\n    return 1\n"
 LINES = st.text(alphabet=st.sampled_from("ab<>/|\n "), max_size=30)
@@ -50,4 +50,4 @@ def test_a_section_comes_back_without_the_line_breaks_next_to_its_tags(text: str
 
 
 def test_the_mark_of_the_cursor_is_removed() -> None:
-    assert without_cursor("def f(<|cursor|>):") == "def f():"
+    assert without_caret("def f(<|cursor|>):") == "def f():"
