@@ -6,7 +6,6 @@ one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -59,6 +58,8 @@ class Capabilities:
     missing: frozenset[str] = frozenset()
     passes: frozenset[Capability] = frozenset()
     context_length: int | None = None  # tokens, prompt and completion together; None: unknown
+    max_inputs: int | None = None  # of one request for embeddings; None: unknown
+    dimensions: int | None = None  # the most that an embedding has; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,8 @@ class Query:
     prompts: tuple[Prompt, ...] = ()  # `n` counts the choices of all of them together
     echo: bool = False  # each text of the answer begins with its prompt
     source: str | None = None  # the text that an edit changes; workers start from it
+    inputs: int = 0  # of a request for embeddings
+    dimensions: int | None = None  # that it asks for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,13 +342,6 @@ class Usage:
     confidence: float | None = None
     converged: bool | None = None
     cost: float | None = None  # in US dollars, if the price is known
-
-
-def estimate_usage(prompt_chars: int, output_chars: int, price: Price | None) -> Usage:
-    """What a call has probably used, at four characters per token (OpenAI's rule of thumb for English)."""
-    prompt, output = ceil(prompt_chars / CHARS_PER_TOKEN), ceil(output_chars / CHARS_PER_TOKEN)
-    cost = None if price is None else price.cost(prompt, output)
-    return Usage(input_tokens=prompt, output_tokens=output, cost=cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.web.apis.client_api import ClientApi
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
+from gateway.web.apis.embeddings import parse_embeddings
 from gateway.web.apis.text_answer import TextWriter
 from gateway.web.apis.text_request import parse_completion, parse_fill_in
 from gateway.web.parse_request import parse_chat
@@ -41,6 +42,12 @@ _LISTED: Final = (
         summary="Merges an update into a file, as Inception's clients send it.",
         parse=parse_apply,
         writer=partial(CodeWriter, in_fence=False),
+    ),
+    ClientApi(
+        path="/v1/embeddings",
+        summary="OpenAI's embeddings, of targets that have them.",
+        parse=parse_embeddings,
+        renamed={"messages": "input"},
     ),
 )
 APIS: Final[Mapping[str, ClientApi]] = MappingProxyType({api.path: api for api in _LISTED})
