@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.beyond_chat import A_CHAT, BeyondChat
 from gateway.enums import (
     BreakerState,
     Capability,
@@ -159,25 +160,10 @@ class RequestParameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """One prompt of a text completion: a text or token ids.
-
-    With a `suffix`, the completion fills the gap between both. `marked` is the prompt as sent, if the client wrote the
-    gap with the markers of a model family; such a text contains the suffix.
-    """
-
-    text: str | tuple[int, ...]
-    suffix: str | None = None
-    marked: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
-    Requests of all APIs have the same form. `api` says which API of a target has the same kind of answer. A text
-    completion (`COMPLETIONS`) has `prompts`, from which the messages or the prompt of a call are written; targets
-    without text completions are asked for a chat completion.
+    Requests of all APIs have the form of a chat, and what they have beyond it.
 
     `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
     Texts are used for classification only and are never logged.
@@ -213,12 +199,7 @@ class Query:
     prompt_chars: int = 0  # of all messages together
     prefix_text: str = ""  # the beginning of the prompt
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
-    api: TargetApi = TargetApi.CHAT
-    prompts: tuple[Prompt, ...] = ()  # `n` counts the choices of all of them together
-    echo: bool = False  # each text of the answer begins with its prompt
-    source: str | None = None  # the text that an edit changes; workers start from it
-    inputs: int = 0  # of a request for embeddings
-    dimensions: int | None = None  # that it asks for
+    beyond_chat: BeyondChat = A_CHAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

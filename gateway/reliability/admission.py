@@ -45,7 +45,11 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         detail = f"lacks {', '.join(names[:_MAX_NAMES])}{more}"
         return Verdict(reason=Reason.UNSUPPORTED, detail=detail, param=_FIELDS.get(names[0], names[0]))
-    if query.inputs and capabilities is not None and (verdict := check_embeddings(capabilities, query)).reason:
+    if (
+        query.beyond_chat.inputs
+        and capabilities is not None
+        and (verdict := check_embeddings(capabilities, query)).reason
+    ):
         return verdict
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
@@ -65,8 +69,8 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
 def check_embeddings(capabilities: Capabilities, query: Query) -> Verdict:
     """Skip a target that takes fewer inputs at once, or whose embeddings are shorter than requested."""
     for param, most, wanted in (
-        ("input", capabilities.max_inputs, query.inputs),
-        ("dimensions", capabilities.dimensions, query.dimensions),
+        ("input", capabilities.max_inputs, query.beyond_chat.inputs),
+        ("dimensions", capabilities.dimensions, query.beyond_chat.dimensions),
     ):
         if most is not None and wanted is not None and wanted > most:
             unit = "inputs" if param == "input" else "dimensions"

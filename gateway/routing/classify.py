@@ -51,7 +51,7 @@ def from_structure(query: Query) -> Classification | None:
     """The task that the request's fields imply, regardless of its text."""
     if query.has_prediction:
         return _classification(Task.EDIT, "prediction")
-    if query.source is not None:
+    if query.beyond_chat.source is not None:
         return _classification(Task.EDIT, "edit_tags")
     if query.has_suffix:
         return _classification(Task.AUTOCOMPLETE, "suffix")

@@ -29,9 +29,9 @@ def needs_fan_out(upstream: Upstream, call: Call) -> bool:
     if call.query.n == 1:
         return False
     capabilities = call.target.capabilities or upstream.status.capabilities
-    if len(call.query.prompts) > 1 and not takes_all_prompts(call, capabilities):
+    if len(call.query.beyond_chat.prompts) > 1 and not takes_all_prompts(call, capabilities):
         return True
-    if "n" in call.ignored or call.query.n == len(call.query.prompts):
+    if "n" in call.ignored or call.query.n == len(call.query.beyond_chat.prompts):
         return False
     return capabilities is None or "n" in not_taken(capabilities)
 
@@ -43,7 +43,7 @@ class FanOutResponse:
         self._upstream = upstream
         self._call = call
         self._one = replace(call, query=replace(call.query, n=1))  # clients read a single choice more leniently
-        prompts = len(call.query.prompts) or 1
+        prompts = len(call.query.beyond_chat.prompts) or 1
         self._choices = prompts if "n" in call.ignored else call.query.n
         self._per_prompt = max(1, self._choices // prompts)
         self._free = asyncio.Semaphore(MAX_AT_ONCE)

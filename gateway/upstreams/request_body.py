@@ -43,8 +43,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     fields["model"] = _raw(target.model)
     _strip_metadata(fields)
     _write_format(fields, call)
-    if query.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
-        fields.setdefault("prediction", _raw({"type": "content", "content": query.source}))
+    if query.beyond_chat.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
+        fields.setdefault("prediction", _raw({"type": "content", "content": query.beyond_chat.source}))
     _leave_out(fields, call, capabilities)
     if call.choice is not None:
         _request_one_choice(fields, call.choice)
@@ -55,7 +55,7 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
         fields.pop("diffusion", None)
     elif target.diffusion:
         _apply_decoding_defaults(fields, target.diffusion)
-    if query.prompts:
+    if query.beyond_chat.prompts:
         write_prompt(fields, call, capabilities)
     if call.validation_error is not None and "messages" in fields:
         note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."

@@ -6,10 +6,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from gateway.beyond_chat import Prompt
 from gateway.enums import Capability, Kind, TargetApi
 from gateway.parameters import api_for
 from gateway.routing.fill_in_the_middle import STOPS
-from gateway.types import Call, Capabilities, Prompt
+from gateway.types import Call, Capabilities
 
 _encode: Final = msgspec.json.encode
 _read: Final = msgspec.json.decode
@@ -26,7 +27,7 @@ _FILL: Final = (
 
 def write_prompt(fields: dict[str, Raw], call: Call, capabilities: Capabilities | None) -> None:
     """Replace `messages` by what the target takes. A call for one of several prompts gets only that one."""
-    prompts = call.query.prompts if call.prompt is None else (call.query.prompts[call.prompt],)
+    prompts = call.query.beyond_chat.prompts if call.prompt is None else (call.query.beyond_chat.prompts[call.prompt],)
     if api_for(call.target, capabilities, call.query) is TargetApi.CHAT:
         fields["messages"] = _raw(messages_of(prompts[0]))
         _drop_marker_stops(fields)
@@ -48,7 +49,7 @@ def takes_all_prompts(call: Call, capabilities: Capabilities | None) -> bool:
     if api_for(call.target, capabilities, call.query) is TargetApi.CHAT:
         return False
     has_suffix = Capability.SUFFIX in capabilities.supported
-    return len({_sent(prompt, has_suffix=has_suffix)[1] for prompt in call.query.prompts}) == 1
+    return len({_sent(prompt, has_suffix=has_suffix)[1] for prompt in call.query.beyond_chat.prompts}) == 1
 
 
 def messages_of(prompt: Prompt) -> list[dict[str, str]]:

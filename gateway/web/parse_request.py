@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from gateway.beyond_chat import A_CHAT, BeyondChat
 from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, read_parameters
@@ -86,7 +87,7 @@ def parse_chat(
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
-        source=tagged_code(user_text),
+        beyond_chat=A_CHAT if (code := tagged_code(user_text)) is None else BeyondChat(source=code),
     )
 
 

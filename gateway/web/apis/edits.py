@@ -8,6 +8,7 @@ which keeps the lines that do not change.
 from dataclasses import replace
 from typing import Any, Final
 
+from gateway.beyond_chat import BeyondChat
 from gateway.enums import Task
 from gateway.errors import InvalidField
 from gateway.routing.edit_tags import CODE_TO_EDIT, ORIGINAL_CODE, UPDATE_SNIPPET, section, without_caret
@@ -65,7 +66,7 @@ class CodeWriter:
         self._query = query
         self._created = int(wall_s)
         self._in_fence = in_fence
-        self._is_fenced_source = (query.source or "").lstrip().startswith("```")
+        self._is_fenced_source = (query.beyond_chat.source or "").lstrip().startswith("```")
         self._texts: dict[int, _Code] = {}
         self._head: dict[str, Any] = {}
 
@@ -152,7 +153,7 @@ def _as_edit(query: Query, source: str) -> Query:
     has_hint = query.task_hint is not None
     return replace(
         query,
-        source=source,
+        beyond_chat=BeyondChat(source=source),
         task_hint=query.task_hint if has_hint else Task.EDIT,
         task_hint_from=query.task_hint_from if has_hint else "api",
     )

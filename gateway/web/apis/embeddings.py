@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from gateway.beyond_chat import BeyondChat
 from gateway.enums import Capability, TargetApi
 from gateway.errors import InvalidField
 from gateway.types import CHARS_PER_TOKEN, Query
@@ -41,14 +42,11 @@ def parse_embeddings(
     return replace(
         query,
         body=body,
-        api=TargetApi.EMBEDDINGS,
+        beyond_chat=BeyondChat(api=TargetApi.EMBEDDINGS, inputs=len(sizes), dimensions=given.dimensions),
         needs=query.needs - {Capability.CHAT} | {Capability.EMBEDDINGS},
         stream=False,
         n=1,
-        source=None,
         prompt_chars=sum(sizes),
-        inputs=len(sizes),
-        dimensions=given.dimensions,
     )
 
 

@@ -95,11 +95,11 @@ class _ChoiceText:
     """The text of one choice: after its prompt with `echo`, and without a fence that the text around a gap lacks."""
 
     def __init__(self, query: Query, index: int) -> None:
-        prompts = query.prompts
+        prompts = query.beyond_chat.prompts
         prompt = prompts[min(index * len(prompts) // max(1, query.n), len(prompts) - 1)]
         text = prompt.text if isinstance(prompt.text, str) else ""
         around = text + (prompt.suffix or "")
-        self._before = (text if prompt.marked is None else prompt.marked) if query.echo else ""
+        self._before = (text if prompt.marked is None else prompt.marked) if query.beyond_chat.echo else ""
         self._unfence = Unfence() if prompt.suffix is not None and _FENCE not in around else None
         self._offset = 0
 

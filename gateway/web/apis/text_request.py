@@ -10,10 +10,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from gateway.beyond_chat import BeyondChat, Prompt
 from gateway.enums import Capability, TargetApi, Task
 from gateway.errors import BadRequest, InvalidField
 from gateway.routing.fill_in_the_middle import gap_of, suffix_of
-from gateway.types import CHARS_PER_TOKEN, Prompt, Query
+from gateway.types import CHARS_PER_TOKEN, Query
 from gateway.web.parse_request import checked, decode, parse_chat
 from gateway.web.request_schema import ABSENT, is_present
 from twolane.process import exact_json
@@ -73,11 +74,8 @@ def _as_text(query: Query, prompts: tuple[Prompt, ...], given: _TextFields) -> Q
     has_hint = query.task_hint is not None
     return replace(
         query,
-        api=TargetApi.COMPLETIONS,
-        prompts=prompts,
+        beyond_chat=BeyondChat(api=TargetApi.COMPLETIONS, prompts=prompts, echo=bool(given.echo)),
         n=query.n * len(prompts),
-        echo=bool(given.echo),
-        source=None,
         task_hint=query.task_hint if has_hint else Task.AUTOCOMPLETE,
         task_hint_from=query.task_hint_from if has_hint else "api",
         needs=query.needs - {Capability.CHAT},

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.beyond_chat import BeyondChat
 from gateway.enums import Capability, Kind, Location, TargetApi
 from gateway.parameters import api_for, lacking
 from gateway.reliability.admission import admit
@@ -147,7 +148,10 @@ def test_a_chat_is_always_sent_as_a_chat() -> None:
 
 def test_the_source_of_an_edit_is_where_a_worker_starts() -> None:
     def edited(kind: Kind, **fields: Any) -> Any:
-        edit = Query(request_id="r", model="auto", body=b'{"messages":[]}', received_s=0.0, source="x = 1", **fields)
+        beyond = BeyondChat(source="x = 1")
+        edit = Query(
+            request_id="r", model="auto", body=b'{"messages":[]}', received_s=0.0, beyond_chat=beyond, **fields
+        )
         return orjson.loads(body_for(Call(target=target(kind), query=edit), None))
 
     assert edited(Kind.WORKER)["prediction"] == {"type": "content", "content": "x = 1"}

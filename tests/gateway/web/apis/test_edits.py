@@ -31,7 +31,7 @@ def parse(parser: Any, *given: Any, **fields: Any) -> Query:
 @pytest.mark.parametrize(("parser", "text"), [(parse_edit, EDIT), (parse_apply, APPLY)])
 def test_an_edit_starts_from_the_code_and_is_an_edit_by_construction(parser: Any, text: str) -> None:
     query = parse(parser, text, temperature=0)
-    assert (query.source, query.api) == (CODE, TargetApi.CHAT)
+    assert (query.beyond_chat.source, query.beyond_chat.api) == (CODE, TargetApi.CHAT)
     assert (query.task_hint, query.task_hint_from) == (Task.EDIT, "api")
     assert query.needs == {Capability.CHAT, Capability.TEMPERATURE}
     messages = orjson.loads(query.body)["messages"]
@@ -46,7 +46,7 @@ def test_instructions_of_the_client_take_the_place_of_ours() -> None:
 
 
 def test_text_in_parts_is_read_too() -> None:
-    assert parse(parse_apply, [{"type": "text", "text": APPLY}]).source == CODE
+    assert parse(parse_apply, [{"type": "text", "text": APPLY}]).beyond_chat.source == CODE
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def parse(**fields: Any) -> Query:
 )
 def test_every_form_of_input_is_counted(given: Any, inputs: int, chars: int) -> None:
     query = parse(input=given, dimensions=256)
-    assert (query.inputs, query.dimensions, query.prompt_chars) == (inputs, 256, chars)
-    assert query.api is TargetApi.EMBEDDINGS
+    assert (query.beyond_chat.inputs, query.beyond_chat.dimensions, query.prompt_chars) == (inputs, 256, chars)
+    assert query.beyond_chat.api is TargetApi.EMBEDDINGS
     assert query.needs == {Capability.EMBEDDINGS}
 
 

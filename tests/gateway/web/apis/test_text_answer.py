@@ -4,23 +4,29 @@ from typing import Any
 
 import orjson
 
+from gateway.beyond_chat import BeyondChat, Prompt
 from gateway.enums import TargetApi
-from gateway.types import Prompt, Query
+from gateway.types import Query
 from gateway.web.apis.text_answer import TextWriter
 
 FILLED = (Prompt(text="def f():\n", suffix="\n\nf()"),)
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
 
 
-def writer(prompts: tuple[Prompt, ...] = (Prompt(text="a"),), *, is_fill_in: bool = False, **fields: Any) -> TextWriter:
+def writer(
+    prompts: tuple[Prompt, ...] = (Prompt(text="a"),),
+    *,
+    is_fill_in: bool = False,
+    echo: bool = False,
+    n: int | None = None,
+) -> TextWriter:
     query = Query(
         request_id="req_1",
         model="auto",
         body=b"{}",
         received_s=0.0,
-        api=TargetApi.COMPLETIONS,
-        prompts=prompts,
-        **{"n": len(prompts), **fields},
+        beyond_chat=BeyondChat(api=TargetApi.COMPLETIONS, prompts=prompts, echo=echo),
+        n=n or len(prompts),
     )
     return TextWriter(query, 7.9, is_fill_in=is_fill_in)
 

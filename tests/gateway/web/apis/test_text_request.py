@@ -5,9 +5,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.beyond_chat import Prompt
 from gateway.enums import Capability, FormatKind, TargetApi, Task
 from gateway.errors import BadRequest
-from gateway.types import Prompt, Query
+from gateway.types import Query
 from gateway.web.apis.text_request import MAX_CHOICES, parse_completion, parse_fill_in
 
 MARKED = "<|fim_prefix|>a = <|fim_suffix|>\nb<|fim_middle|>"
@@ -24,7 +25,7 @@ def fill_in(**fields: Any) -> Query:
 
 def test_a_completion_is_an_autocomplete_by_construction() -> None:
     query = completion(max_tokens=5, stream=True, stream_options={"include_usage": True})
-    assert (query.api, query.prompts) == (TargetApi.COMPLETIONS, (Prompt(text="def f():"),))
+    assert (query.beyond_chat.api, query.beyond_chat.prompts) == (TargetApi.COMPLETIONS, (Prompt(text="def f():"),))
     assert (query.task_hint, query.task_hint_from) == (Task.AUTOCOMPLETE, "api")
     assert (query.stream, query.include_usage, query.n, query.has_suffix) == (True, True, 1, False)
     assert (query.last_user_text, query.prefix_text, query.prompt_chars) == ("def f():", "def f():", 8)
@@ -48,16 +49,16 @@ def test_a_task_that_the_client_names_takes_precedence() -> None:
     ],
 )
 def test_every_form_of_a_prompt_is_understood(prompt: Any, prompts: list[Prompt]) -> None:
-    assert completion(prompt=prompt).prompts == tuple(prompts)
+    assert completion(prompt=prompt).beyond_chat.prompts == tuple(prompts)
 
 
 def test_a_suffix_belongs_to_every_prompt_and_markers_beside_it_are_text() -> None:
-    assert completion(prompt=["a", MARKED], suffix="b").prompts == (
+    assert completion(prompt=["a", MARKED], suffix="b").beyond_chat.prompts == (
         Prompt(text="a", suffix="b"),
         Prompt(text=MARKED, suffix="b"),
     )
     assert completion(suffix="b").has_suffix
-    assert completion(suffix="<|endoftext|>").prompts == (Prompt(text="def f():"),)
+    assert completion(suffix="<|endoftext|>").beyond_chat.prompts == (Prompt(text="def f():"),)
 
 
 def test_choices_of_all_prompts_count_together() -> None:
@@ -83,7 +84,7 @@ def test_the_parameters_are_kept_for_the_target() -> None:
 
 
 def test_tags_of_edits_have_no_meaning_in_a_prompt() -> None:
-    assert completion(prompt="<code>a</code><update>b</update>").source is None
+    assert completion(prompt="<code>a</code><update>b</update>").beyond_chat.source is None
 
 
 @pytest.mark.parametrize(
@@ -143,10 +144,10 @@ def test_a_malformed_body_is_refused(body: bytes, param: str | None) -> None:
 
 def test_a_fill_in_takes_mistral_s_fields() -> None:
     query = fill_in(prompt="a = ", suffix="\nb", random_seed=7, min_tokens=0)
-    assert (query.prompts, query.task_hint) == ((Prompt(text="a = ", suffix="\nb"),), Task.AUTOCOMPLETE)
+    assert (query.beyond_chat.prompts, query.task_hint) == ((Prompt(text="a = ", suffix="\nb"),), Task.AUTOCOMPLETE)
     assert orjson.loads(query.body)["seed"] == 7
-    assert fill_in(prompt=MARKED).prompts == (Prompt(text="a = ", suffix="\nb", marked=MARKED),)
-    assert fill_in(prompt="a").prompts == (Prompt(text="a"),)
+    assert fill_in(prompt=MARKED).beyond_chat.prompts == (Prompt(text="a = ", suffix="\nb", marked=MARKED),)
+    assert fill_in(prompt="a").beyond_chat.prompts == (Prompt(text="a"),)
 
 
 def test_a_fill_in_has_one_text() -> None:
