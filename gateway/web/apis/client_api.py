@@ -46,7 +46,6 @@ class ClientApi:
     """
 
     path: str
-    summary: str  # for the documentation
     parse: Parse
     writer: Callable[[Query, float], Writer] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
