@@ -108,6 +108,13 @@ async def test_a_gap_is_filled_by_the_worker_whatever_marks_it(tmp_path: Any) ->
             assert told["usage"]["diffusion"]["confidence"] > 0.01
 
 
+async def test_a_completion_has_the_format_that_it_asks_for(pair: Both) -> None:
+    body = {"model": "auto", "prompt": "7", "max_tokens": 20, "response_format": NUMBER}
+    status, headers, told = await pair.gateway.ask(body, path="/v1/completions")
+    assert (status, headers["x-twolane-attempts"], headers["x-twolane-schema"]) == (200, "fast=ok", "valid"), told
+    assert told["choices"][0]["text"] == "7"
+
+
 async def test_a_completion_starts_from_a_prediction(pair: Both) -> None:
     body = {"model": "auto", "prompt": "x = 1", "max_tokens": 20, "prediction": {"type": "content", "content": "x = 1"}}
     _, headers, told = await pair.gateway.ask(body, path="/v1/completions")

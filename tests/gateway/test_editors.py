@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.gateway.serving import RealGateway, fake_server, start_stream
+from tests.gateway.serving import RealGateway, completion, fake_server, start_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -198,6 +198,26 @@ async def test_a_chat_model_takes_over_when_the_worker_fails(stack: Stack, strea
         assert (told["object"], told["choices"][0]["text"]) == ("text_completion", "hello")
     assert stack.quality.paths == [CHAT]
     assert stack.quality.bodies[0]["messages"][1]["content"] == f"{BEFORE}<GAP>{AFTER}"
+
+
+async def test_a_completion_with_a_format_is_checked_and_falls_back(stack: Stack) -> None:
+    """The worker writes no JSON here, so the quality lane answers, in the form of a text completion."""
+
+    async def says_json(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response(completion('{"sum": 3}'))
+
+    stack.quality.answer = says_json
+    _, headers, told = await stack.ask(COMPLETIONS, prompt="1 + 2 as JSON: ", response_format={"type": "json_object"})
+    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+    assert (headers["x-twolane-schema"], told["choices"][0]["text"]) == ("valid", '{"sum": 3}')
+    stack.quality.answer = answer_text
+    status, _, told = await stack.ask(COMPLETIONS, prompt="1 + 2: ", response_format={"type": "json_object"})
+    assert (status, told["error"]["code"]) == (502, "invalid_output")
+
+
+async def answer_text(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """No JSON."""
+    return web.json_response(completion("three"))
 
 
 async def test_several_prompts_are_several_calls_to_a_worker_and_one_answer(stack: Stack) -> None:
