@@ -232,6 +232,15 @@ async def test_several_prompts_are_several_calls_to_a_worker_and_one_answer(stac
     ]
 
 
+async def test_a_stream_of_several_prompts_numbers_its_choices(stack: Stack) -> None:
+    chunks = await stack.chunks(COMPLETIONS, prompt=["x = ", "y = "], echo=True)
+    texts = {0: "", 1: ""}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["text"]
+    assert texts == {0: "x = a + b", 1: "y = a + b"}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [

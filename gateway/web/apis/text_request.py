@@ -106,8 +106,8 @@ def _chat_body(given: _TextFields, document: dict[str, Any], prompts: tuple[Prom
     shown = "\n".join(_shown(prompt) for prompt in prompts)
     chat = {name: value for name, value in document.items() if name not in _OWN_FIELDS}
     chat["messages"] = [{"role": "user", "content": shown}]
-    if given.random_seed is not None:
-        chat.setdefault("seed", given.random_seed)
+    if given.random_seed is not None and chat.get("seed") is None:
+        chat["seed"] = given.random_seed
     if given.logprobs is not None and given.logprobs is not False:
         chat |= {"logprobs": True, "top_logprobs": int(given.logprobs)}
     return exact_json.dumps(chat)

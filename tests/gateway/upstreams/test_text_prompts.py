@@ -9,6 +9,7 @@ import pytest
 from gateway.beyond_chat import BeyondChat
 from gateway.enums import Capability, Kind, Location, TargetApi
 from gateway.parameters import api_for, lacking
+from gateway.policy_files.load import parse
 from gateway.reliability.admission import admit
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Candidate, Capabilities, Health, Query, Target
@@ -139,6 +140,30 @@ def test_a_target_that_cannot_serve_the_request_is_skipped_by_name(
     assert lacking(asked_of, capabilities, asked) == missing
     verdict = admit(Candidate(route="r", target=asked_of), asked, Health())
     assert (verdict.admitted, verdict.param) == (not missing, param)
+
+
+@pytest.mark.parametrize(
+    ("url", "called"),
+    [
+        ("https://h", "https://h/v1/completions"),
+        ("https://h/v1", "https://h/v1/completions"),
+        ("https://h/v1/fim", "https://h/v1/fim/completions"),
+        ("https://h/beta", "https://h/beta/completions"),
+        ("https://h/x/v1/chat/completions", "https://h/x/v1/completions"),
+        ("https://h/deployments/d?api-version=1", "https://h/deployments/d/completions?api-version=1"),
+    ],
+)
+def test_text_completions_are_beside_the_chat_completions(url: str, called: str) -> None:
+    policy = parse(
+        f"""
+version: 1
+targets: {{t: {{kind: openai, url: "{url}", model: m, capabilities: [completions], location: external}}}}
+routes: [{{name: default, use: t}}]
+""",
+        {},
+    )
+    assert policy.targets["t"].url_of(TargetApi.COMPLETIONS) == called
+    assert policy.targets["t"].url_of(TargetApi.EMBEDDINGS) == called.replace("/completions", "/embeddings")
 
 
 def test_a_chat_is_always_sent_as_a_chat() -> None:

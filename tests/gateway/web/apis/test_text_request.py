@@ -146,6 +146,8 @@ def test_a_fill_in_takes_mistral_s_fields() -> None:
     query = fill_in(prompt="a = ", suffix="\nb", random_seed=7, min_tokens=0)
     assert (query.beyond_chat.prompts, query.task_hint) == ((Prompt(text="a = ", suffix="\nb"),), Task.AUTOCOMPLETE)
     assert orjson.loads(query.body)["seed"] == 7
+    assert orjson.loads(fill_in(prompt="a", random_seed=7, seed=None).body)["seed"] == 7
+    assert orjson.loads(fill_in(prompt="a", random_seed=7, seed=8).body)["seed"] == 8
     assert fill_in(prompt=MARKED).beyond_chat.prompts == (Prompt(text="a = ", suffix="\nb", marked=MARKED),)
     assert fill_in(prompt="a").beyond_chat.prompts == (Prompt(text="a"),)
 
