@@ -6,6 +6,8 @@ from typing import Final
 
 from gateway.enums import TargetApi
 
+CHAT_PATH: Final = "/v1/chat/completions"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
@@ -26,6 +28,7 @@ class BeyondChat:
     from which the messages or the prompt of a call are written; targets without text completions are asked for a chat
     completion. Texts are never logged."""
 
+    path: str = CHAT_PATH  # that the client called
     api: TargetApi = TargetApi.CHAT
     prompts: tuple[Prompt, ...] = ()  # the query's `n` counts the choices of all of them together
     echo: bool = False  # each text of the answer begins with its prompt

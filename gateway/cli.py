@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.app import serve
+from gateway.beyond_chat import CHAT_PATH
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
 from gateway.parameters import ignored_by
@@ -32,7 +33,7 @@ from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.upstreams.registry import credential_problems, describe_call
-from gateway.web.apis.table import APIS, CHAT_PATH
+from gateway.web.apis.table import APIS
 from gateway.web.parse_request import unique_headers
 from twolane.process import bundled
 from twolane.process.api_keys import Key
@@ -181,7 +182,7 @@ def _explain(options: argparse.Namespace) -> int:
     try:
         headers = unique_headers(options.header)
         key = Key(name=options.key) if options.key else None
-        query = APIS[options.path].parse(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
+        query = APIS[options.path].read(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
         classification = open_classifier()(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil
 
+from gateway.beyond_chat import CHAT_PATH
 from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.policy_types import Price
 from gateway.types import CHARS_PER_TOKEN, Classification, Usage
@@ -97,6 +98,7 @@ class Decision:
     cost: float = 0.0
     trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
+    api_path: str = CHAT_PATH  # that the client called
 
     @property
     def ignored(self) -> tuple[str, ...]:

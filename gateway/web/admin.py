@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway import __version__
+from gateway.beyond_chat import CHAT_PATH
 from gateway.decision import Decision
 from gateway.errors import BodyTooLarge, InvalidField, NotFound
 from gateway.pipeline import Pipeline
@@ -17,7 +18,7 @@ from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Candidate, Health, Verdict
-from gateway.web.apis.table import APIS, CHAT_PATH
+from gateway.web.apis.table import APIS
 from gateway.web.parse_request import unique_headers
 from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
 from twolane.process.api_keys import Key, KeyScope
@@ -73,7 +74,7 @@ def admin_app(
         api = APIS.get(request.query_params.get("path", CHAT_PATH))
         if api is None:
             raise InvalidField(f"'path' must be one of {', '.join(APIS)}.", param="path")
-        query = api.parse(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), key=None)
+        query = api.read(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), key=None)
         decision, evaluations = pipeline.explain(query)
         return json_response(
             {

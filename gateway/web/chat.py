@@ -64,7 +64,7 @@ class GenerationApis:
         try:
             query = await self._read(api, scope, receive)
         except BadRequest as error:
-            await send_early_error(send, api.in_its_terms(error))
+            await send_early_error(send, error)
             return
         except ClientDisconnected:
             return
@@ -86,7 +86,7 @@ class GenerationApis:
             raise BodyTooLarge(str(error)) from error
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        parse = partial(api.parse, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+        parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if len(body) <= LARGE_BYTES:
             return parse()
         return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)

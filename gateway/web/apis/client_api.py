@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from gateway.errors import GatewayError
+from gateway.errors import BadRequest, GatewayError
 from gateway.types import Query
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
@@ -49,6 +49,18 @@ class ClientApi:
     parse: Parse
     writer: Callable[[Query, float], Writer] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def read(
+        self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
+    ) -> Query:
+        """The request, with the path that was called. Raises BadRequest in the terms of this API."""
+        try:
+            query = self.parse(body, headers, now_s=now_s, key=key, trace=trace)
+        except BadRequest as error:
+            raise self.in_its_terms(error) from None
+        if self.path == query.beyond_chat.path:
+            return query
+        return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
     def in_its_terms(self, error: GatewayError) -> GatewayError:
         """The error with the field named as the client wrote it."""

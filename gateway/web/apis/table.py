@@ -6,6 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
+from gateway.beyond_chat import CHAT_PATH
 from gateway.web.apis.client_api import ClientApi
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
@@ -13,7 +14,6 @@ from gateway.web.apis.text_answer import TextWriter
 from gateway.web.apis.text_request import parse_completion, parse_fill_in
 from gateway.web.parse_request import parse_chat
 
-CHAT_PATH: Final = "/v1/chat/completions"
 _FILL_IN_WRITER: Final = partial(TextWriter, is_fill_in=True)
 _AS_PROMPT: Final = {"messages": "prompt"}
 _LISTED: Final = (

@@ -107,11 +107,12 @@ async def ask(gateway: Any, **fields: Any) -> tuple[int, dict[str, str], Any]:
 
 @pytest.mark.anyio
 async def test_an_embedding_passes_with_its_explanation_and_its_usage(gateway: Any) -> None:
-    status, headers, told = await ask(gateway, input="abc", encoding_format="base64")
+    """As the code indexes of Roo and Kilo ask for it."""
+    status, headers, told = await ask(gateway, input=["abc"], encoding_format="base64")
     assert (status, headers["x-twolane-attempts"]) == (200, "few=ok")
     assert struct.unpack("<2f", base64.b64decode(told["data"][0]["embedding"]))[0] == 3.0
     assert gateway.few.paths == [PATH]
-    assert gateway.few.bodies == [{"model": "e", "input": "abc", "encoding_format": "base64"}]
+    assert gateway.few.bodies == [{"model": "e", "input": ["abc"], "encoding_format": "base64"}]
     url = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
     async with gateway.client.get(url) as response:
         assert (await response.json())["input_tokens"] == 7
