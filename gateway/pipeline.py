@@ -35,7 +35,7 @@ from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
 from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
-from gateway.validation.json_schema import SchemaCache
+from gateway.validation.json_schema import COMPILED
 
 
 class Policies(Protocol):
@@ -67,7 +67,7 @@ class Pipeline:
         self._observer = observer
         self._clock = world
         self._sample = world.sample
-        self._schemas = SchemaCache()
+        self._schemas = COMPILED
         self._context_limits = ContextLimits()
         self._shadows = Shadows(self._handle_shadow, observer, world)
         self._is_stopped = False
