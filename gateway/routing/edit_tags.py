@@ -16,7 +16,7 @@ _CARET: Final = "<|cursor|>"
 
 def tagged_code(message: str) -> str | None:
     """The code of a message that asks to apply an update with Morph's and Relace's tags; None for any other message."""
-    if not message.startswith(_OPENINGS):
+    if not message.startswith(_OPENINGS) and not (message[:1].isspace() and message.lstrip().startswith(_OPENINGS)):
         return None
     head, found, _ = message.rpartition("<update>")
     code, closed, _ = head.rpartition("</code>")

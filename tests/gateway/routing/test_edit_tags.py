@@ -16,6 +16,7 @@ LINES = st.text(alphabet=st.sampled_from("ab<>/|\n "), max_size=30)
         f"<instruction>Return two.</instruction>\n<code>{CODE}</code>\n<update>return 2</update>",
         f"<instructions>Return two.</instructions>\n<code>{CODE}</code>\n<update>return 2</update>",
         f"<code>{CODE}</code>\n<update>return 2</update>",
+        f"\n  <code>{CODE}</code><update>return 2</update>\n",
     ],
 )
 def test_the_code_of_a_message_with_an_update_is_found(message: str) -> None:

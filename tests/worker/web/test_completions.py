@@ -60,6 +60,11 @@ async def test_a_gap_is_filled_and_echo_returns_the_surrounding_text(suffix: str
         assert await text_of(served, prompt, echo=True, stop="🙂", **fields) == prompt + "brown é" + suffix
 
 
+async def test_a_gap_at_the_beginning_of_a_file_is_filled() -> None:
+    async with serving(toy_model(answer=GAP)) as served:
+        assert await text_of(served, "", suffix=" jumps", max_tokens=200, echo=True) == GAP + " jumps"
+
+
 @pytest.mark.parametrize("suffix", ["", " jumps"])
 async def test_a_completion_starts_from_a_predicted_text(suffix: str) -> None:
     """Also between two texts: where the model agrees with the prediction, one step per canvas is enough."""
