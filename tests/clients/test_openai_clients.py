@@ -16,7 +16,7 @@ from tests.gateway.test_upstream_misbehaviours import policy
 from tests.scripted_server import scripted_server
 from tests.upstream_misbehaviours import MISBEHAVE, cases, script_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
 READABLE = [case for case in cases() if case.direct]
 
 
