@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.enums import Capability
+from gateway.enums import Capability, Kind, TargetApi
 from gateway.types import Capabilities, Query, RequestParameters, Target
 
 NAME: Final = "messages[].name"
@@ -213,14 +213,44 @@ def is_left_to_server(parameter: Parameter, capabilities: Capabilities) -> bool:
 def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozenset[str]:
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
-    if query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
+    is_chat = query.beyond_chat.api is TargetApi.CHAT
+    if is_chat and query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
+    if not is_chat:
+        missing |= _lacking_api(target, capabilities, query)
     if capabilities.is_open:
         missing.update(asked.fields & capabilities.missing)
     else:
         missing.update(asked.fields | asked.unknown)
     return frozenset(missing - capabilities.fields - target.ignore)
+
+
+def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> TargetApi:
+    """The API of a target that a request is sent to. A text completion becomes a chat completion where the target has
+    no text completions, or none with a suffix. Capabilities are None for a worker that was not polled yet."""
+    if query.beyond_chat.api is not TargetApi.COMPLETIONS:
+        return query.beyond_chat.api
+    if capabilities is None:
+        return TargetApi.COMPLETIONS if target.kind is Kind.WORKER else TargetApi.CHAT
+    if target.kind is Kind.LITELLM or Capability.COMPLETIONS not in capabilities.supported:
+        return TargetApi.CHAT
+    has_suffix = any(prompt.suffix is not None and prompt.marked is None for prompt in query.beyond_chat.prompts)
+    return TargetApi.CHAT if has_suffix and Capability.SUFFIX not in capabilities.supported else TargetApi.COMPLETIONS
+
+
+def _lacking_api(target: Target, capabilities: Capabilities, query: Query) -> set[str]:
+    """Token ids cannot be sent as a message."""
+    if query.beyond_chat.api is TargetApi.EMBEDDINGS:
+        return {Capability.EMBEDDINGS.value} if target.kind is Kind.LITELLM else set()
+    if api_for(target, capabilities, query) is TargetApi.COMPLETIONS:
+        has_none = target.kind is Kind.WORKER and Capability.LOGPROBS in query.needs  # of labels only, in chats
+        return {Capability.LOGPROBS.value} if has_none else set()
+    is_text = all(isinstance(prompt.text, str) for prompt in query.beyond_chat.prompts)
+    if is_text and Capability.CHAT in capabilities.supported:
+        return set()
+    is_taken = target.kind is not Kind.LITELLM and Capability.COMPLETIONS in capabilities.supported
+    return {(Capability.SUFFIX if is_taken else Capability.COMPLETIONS).value}
 
 
 def ignored_by(target: Target, query: Query) -> tuple[str, ...]:

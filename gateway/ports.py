@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.decision import AttemptRecord, Decision, Mirrored
-from gateway.policy_types import Limit
-from gateway.types import Call, Candidate, Delta, Health, Quota, QuotaRefusal, Status, Verdict
+from gateway.policy_types import Limit, Quota, QuotaRefusal
+from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
 
 HEARTBEAT: Final = Delta(data=b"")
 

@@ -12,7 +12,7 @@ from typing import Final
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
-from gateway.decision import AttemptRecord
+from gateway.decision import AttemptRecord, estimate_usage
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import (
     AttemptFailed,
@@ -27,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.parameters import ignored_by
 from gateway.ports import Permit, Upstream, UpstreamResponse, World
-from gateway.types import Call, Candidate, Delta, Usage, estimate_usage
+from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import hold_more

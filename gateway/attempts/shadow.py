@@ -12,7 +12,7 @@ from typing import Final
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Mirrored
-from gateway.enums import Outcome, ShadowResult
+from gateway.enums import Outcome, ShadowResult, TargetApi
 from gateway.errors import AttemptFailed
 from gateway.policy_types import Checks
 from gateway.ports import Clock, Observer
@@ -38,6 +38,8 @@ class Shadows:
     def recorder(self, context: RequestContext, sample: float) -> "ResponseRecorder | None":
         """A recorder for the real response, if this request is sampled for shadowing."""
         shadow = context.plan.shadow
+        if context.query.beyond_chat.api is TargetApi.EMBEDDINGS:  # there is no text to compare
+            return None
         if shadow is None or sample >= shadow.share or len(self._running) >= MAX_CONCURRENT:
             return None
         return ResponseRecorder(lambda text: self._start(context, text))

@@ -37,8 +37,9 @@ _PROFILES: Final = {
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
+    # Without text completions: few of OpenAI's models have them, and a chat completion takes their place.
     "openai": (
-        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object tools tool_choice"
+        f"chat stream {_SAMPLING} n logprobs logit_bias images json_schema json_object tools tool_choice"
         " prediction embeddings reasoning_effort",
         Grade.GUARANTEED,
         Grade.GUARANTEED,

@@ -1,4 +1,5 @@
-"""Serves a request for `n` choices by n calls for one choice each, at targets that do not support `n`.
+"""Serves a request for `n` choices by n calls for one choice each, at targets that do not support `n`, and a request
+with several prompts at targets that take one.
 
 The responses are merged into one: choices are numbered, usage is added up. If one call fails, all are cancelled.
 Nothing is passed on before each of the first calls has responded: if the target refuses one, another can be tried.
@@ -15,6 +16,7 @@ from gateway.parameters import not_taken
 from gateway.ports import Upstream
 from gateway.types import Call, Delta
 from gateway.upstreams.parse_response import read_delta
+from gateway.upstreams.text_prompts import takes_all_prompts
 from twolane.process import exact_json
 from twolane.process.http.byte_budget import hold_more
 
@@ -25,10 +27,15 @@ _Item = tuple[int, Delta] | BaseException | None
 
 
 def needs_fan_out(upstream: Upstream, call: Call) -> bool:
-    """Whether the call asks for several choices, and the target gives one at a time."""
-    if call.query.n == 1 or "n" in call.ignored:
+    """Whether the call asks for several choices, and the target gives one at a time; or has several prompts, and the
+    target takes one at a time."""
+    if call.query.n == 1:
         return False
     capabilities = call.target.capabilities or upstream.status.capabilities
+    if len(call.query.beyond_chat.prompts) > 1 and not takes_all_prompts(call, capabilities):
+        return True
+    if "n" in call.ignored or call.query.n == len(call.query.beyond_chat.prompts):
+        return False
     return capabilities is None or "n" in not_taken(capabilities)
 
 
@@ -39,6 +46,9 @@ class FanOutResponse:
         self._upstream = upstream
         self._call = call
         self._one = replace(call, query=replace(call.query, n=1))  # clients read a single choice more leniently
+        prompts = len(call.query.beyond_chat.prompts) or 1
+        self._choices = prompts if "n" in call.ignored else call.query.n
+        self._per_prompt = max(1, self._choices // prompts)
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self._items: asyncio.Queue[_Item] = asyncio.Queue(maxsize=MAX_AT_ONCE)
         self._is_closed = False
@@ -47,7 +57,7 @@ class FanOutResponse:
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`. What the other calls have used is reported before the error of one."""
         merged = _Stream() if self._call.query.stream else _Whole()
-        silent = set(range(min(self._call.query.n, MAX_AT_ONCE)))
+        silent = set(range(min(self._choices, MAX_AT_ONCE)))
         held = _Held()
         while (item := await self._items.get()) is not None:
             if isinstance(item, BaseException):
@@ -75,7 +85,7 @@ class FanOutResponse:
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for choice in range(self._call.query.n):
+                for choice in range(self._choices):
                     group.create_task(self._receive(choice))
         except BaseExceptionGroup as faults:
             if not self._is_closed:  # then nobody reads the queue, which may be full
@@ -85,7 +95,8 @@ class FanOutResponse:
 
     async def _receive(self, choice: int) -> None:
         async with self._free:
-            response = await self._upstream.send(replace(self._one, choice=choice))
+            one = replace(self._one, choice=choice, prompt=choice // self._per_prompt)
+            response = await self._upstream.send(one)
             try:
                 async for delta in response.deltas():
                     await self._items.put((choice, delta))

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import aiohttp
 from yarl import URL
 
+from gateway.enums import TargetApi
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.ports import HEARTBEAT
 from gateway.types import Delta, Query, Target
@@ -67,16 +68,18 @@ class ErrorAnswer(NamedTuple):
 
 
 class ChatEndpoint:
-    """The URL of a target's chat completions, with the target's static headers and its proxy."""
+    """The URLs of a target's APIs, with the target's static headers and its proxy."""
 
     def __init__(self, target: Target, session: aiohttp.ClientSession, proxy: Proxy | None = None) -> None:
         self._session = session
-        self._url = URL(target.chat_url, encoded=True)
+        self._urls = {api: URL(target.url_of(api), encoded=True) for api in TargetApi}
         self._headers = dict(target.headers)
         self._problem = proxy.problem if proxy else None
         self._proxy = URL(proxy.url) if proxy and not proxy.problem else None
 
-    async def post(self, body: bytes, headers: Mapping[str, str], query: Query) -> "HttpReply | ErrorAnswer":
+    async def post(
+        self, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi = TargetApi.CHAT
+    ) -> "HttpReply | ErrorAnswer":
         """Returns when the headers of the response have arrived. Raises AttemptFailed.
 
         Follows redirects that keep method and body (307, 308) on the same host. The credentials are sent again only to
@@ -84,7 +87,7 @@ class ChatEndpoint:
         """
         if self._problem is not None:
             raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
-        url, sent = self._url, {**self._headers, **headers}
+        url, sent = self._urls[api], {**self._headers, **headers}
         with translate_errors():
             for _ in range(_MAX_REDIRECTS):
                 data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes a BytesIO in chunks
@@ -92,7 +95,7 @@ class ChatEndpoint:
                     url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
                 )
                 if 200 <= response.status < 300:
-                    return HttpReply(response, query)
+                    return HttpReply(response, query, api)
                 next_url = _redirect(response, url)
                 if next_url is None:
                     return await _error_answer(response)
@@ -106,8 +109,9 @@ class ChatEndpoint:
 class HttpReply:
     """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends."""
 
-    def __init__(self, response: aiohttp.ClientResponse, query: Query) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
+        self._api = api
         self._stream = query.stream
         self._trailer_until_s: float | None = None
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
@@ -115,7 +119,7 @@ class HttpReply:
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`. A stream is complete with `[DONE]`, or if it ends after its finish reasons."""
-        reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES)
+        reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
         parts = _decoded(self._response)
         while (part := await self._next(parts, reader)) is not None:
             if not self._stream:  # kept until it is complete

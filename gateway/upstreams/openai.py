@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, TypeGuard
 
+from gateway.parameters import api_for
 from gateway.types import Call, Status, Target
 from gateway.upstreams.errors import error_object
 from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
@@ -51,8 +52,9 @@ class OpenAIUpstream:
         """Nothing to close: the session owns the connections."""
 
     async def _post(self, call: Call, headers: Mapping[str, str], *, stream_options: bool) -> HttpReply | ErrorAnswer:
-        body = body_for(call, call.target.capabilities, stream_options=stream_options)
-        return await self._endpoint.post(body, headers, call.query)
+        capabilities = call.target.capabilities
+        body = body_for(call, capabilities, stream_options=stream_options)
+        return await self._endpoint.post(body, headers, call.query, api_for(call.target, capabilities, call.query))
 
 
 def _mentions_stream_options(answer: HttpReply | ErrorAnswer) -> TypeGuard[ErrorAnswer]:

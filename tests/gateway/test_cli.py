@@ -231,6 +231,10 @@ def test_a_request_is_explained_without_sending_it(capsys: Any, policy: Path, tm
     code, out, _ = run(capsys, "policy", "explain", str(request), "--policy", str(policy))
     assert code == 1
     assert "messages" in out
+    request.write_text('{"model": "auto", "prompt": "def f():", "suffix": "f()"}')
+    line = ("policy", "explain", str(request), "--policy", str(policy), "--path", "/v1/completions")
+    code, out, _ = run(capsys, *line)
+    assert (code, "task     autocomplete (1.00, by api)" in out) == (0, True)
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ No I/O: the caller feeds bytes.
 
 from typing import Final
 
+from gateway.enums import TargetApi
 from gateway.errors import UpstreamError
 from gateway.parameters import MAX_N
 from gateway.types import Delta, Piece
 from gateway.upstreams.answers import lenient, reframe
+from gateway.upstreams.answers.apis import FORMS, ReadEvent
 from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reframe import ChunkMerger
-from gateway.upstreams.parse_response import error_of, read_delta, read_event
+from gateway.upstreams.parse_response import error_of, read_delta
 from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 
 MAX_CALLS: Final = 1024  # of all choices
@@ -25,7 +27,7 @@ _FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeEr
 
 
 class AnswerReader:
-    """Feed it a body, then close it. `stream`: whether the request asked for a stream.
+    """Feed it a body, then close it. `stream`: whether the request asked for a stream. `api`: what the body answers.
 
     `is_done`: the end of the stream was read, and nothing that follows matters. `is_finished`: every choice so far has
     a finish reason, so the answer is complete even if the stream breaks off.
@@ -33,8 +35,9 @@ class AnswerReader:
     A stream that becomes a whole response is reported as it arrives by Deltas without `data`.
     """
 
-    def __init__(self, *, stream: bool, max_bytes: int) -> None:
+    def __init__(self, *, stream: bool, max_bytes: int, api: TargetApi = TargetApi.CHAT) -> None:
         self.is_done = False
+        self._read_whole, self._read_event = FORMS[api]
         self._stream = stream
         self._max_bytes = max_bytes
         self._head = b""  # what was read before the form of the body is known
@@ -112,9 +115,9 @@ class AnswerReader:
                 if event.data.lstrip().startswith(_DONE):
                     self.is_done = True
                     break
-                delta = _delta_of(event, self._state)
+                delta = _delta_of(event, self._state, self._read_event)
             else:
-                delta = read_event(event.data, self._state)
+                delta = self._read_event(event.data, self._state)
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)
@@ -139,7 +142,7 @@ class AnswerReader:
 
     def _whole(self, document: bytes) -> list[Delta]:
         """The one delta of a whole response, or its chunks if a stream was requested."""
-        delta = read_delta(document)
+        delta = self._read_whole(document)
         self._observe(delta)
         if not self._stream:
             return [delta]
@@ -180,7 +183,7 @@ def _unreadable(fault: Exception) -> UpstreamError:
     return UpstreamError("The target's response cannot be read.", detail="malformed answer")
 
 
-def _delta_of(event: Event, state: ChunkState) -> Delta | None:
+def _delta_of(event: Event, state: ChunkState, read_event: ReadEvent) -> Delta | None:
     """None for an event that adds nothing. Only events without a name, or named `message`, must be JSON: others may be
     pings."""
     if event.name == b"error":
