@@ -115,6 +115,10 @@ class DeviceFailed(Refused):
     code = "device_failed"
 
 
+class DeviceHangs(DeviceFailed):
+    """A step makes no progress: its thread cannot be ended, only the process."""
+
+
 class CompilerFailed(WorkerError):
     """The constraint compiler process crashed or misbehaved; it is restarted for the next constraint."""
 

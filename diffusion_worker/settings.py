@@ -95,6 +95,11 @@ class Settings:
     max_step_tokens: int = setting(
         whole(0, 2**30), "maximum positions per step, over all requests; 0: no limit", default=0
     )
+    step_timeout_s: float = setting(
+        seconds(),
+        "exit if a step makes no progress for this time, and for 10 times as long as expected: the device hangs",
+        default=300.0,
+    )
     exact: bool = setting(
         SWITCH, "bitwise-reproducible results regardless of batching or preemption, at lower throughput", default=False
     )

@@ -7,7 +7,7 @@ leave as one tensor, `Advanced.report`, which the caller fetches once. The same 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +40,15 @@ class Advanced:
 
 
 def step(
-    model: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
+    model: DiffusionModel,
+    items: Sequence[Denoise],
+    canvases: Sequence[Canvas],
+    context: CanvasContext,
+    draws: Draws,
+    progress: Callable[[], None] = lambda: None,
 ) -> Advanced:
-    """Advance every canvas by one step; `items[i]` holds the parameters of `canvases[i]`."""
+    """Advance every canvas by one step; `items[i]` holds the parameters of `canvases[i]`. `progress` is called after
+    the host work for each constrained row."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
     rows = _Rows(items, model.device)
@@ -56,7 +62,7 @@ def step(
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     _sample_truncated(items, keys, plain, sampled, draws)
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
+    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits, progress)
     labelled = label(items, constrained, logits)
     constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)

@@ -63,6 +63,7 @@ class Stepper:
         self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
+        self.progress: Callable[[], None] = lambda: None  # called at each pass and each constrained row
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepResult:
@@ -115,7 +116,7 @@ class Stepper:
             rows, shown = self._padding.fill(items, canvases, dummy_slot=self.cache.slots - 1)
             bucket = self.cache.slot_tokens
         context = self.cache.canvas_view([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
-        done = step(self.model, rows, shown, context, self._draws)
+        done = step(self.model, rows, shown, context, self._draws, self.progress)
         return [
             _Passed(
                 items=items,
@@ -134,6 +135,7 @@ class Stepper:
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
+        self.progress()
         passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
         faults = [outcome for outcome in outcomes if isinstance(outcome, RowFault)]
         numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
@@ -178,6 +180,7 @@ class Stepper:
         """Run the items together; if that raises, one by one, so that only failing items are lost. This is safe because
         a pass commits context and canvases only after its last tensor operation. An error of the commit itself
         (CacheDamaged), or one that the device does not survive, fails the step."""
+        self.progress()
         try:
             return run(items)
         except _PASS_ERRORS as error:

@@ -51,6 +51,11 @@ class KvCache:
         """Number of slots."""
         return self._slots
 
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of all slots."""
+        return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
+
     def prefill_view(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> "PrefillView":
         """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`; see
         `seal`. Raises ValueError if they exceed a slot."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign
-from diffusion_worker.models.device_errors import is_out_of_memory
+from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, DeviceFailed
+from diffusion_worker.models.device_errors import device_problem, is_fatal, is_out_of_memory
 from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 
@@ -43,7 +43,8 @@ class LoadOptions:
 def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tuple[Any, Mapping[str, Any]]:
     """Load the weights of a folder; returns the model and transformers' loading info (missing and unexpected keys).
 
-    Raises CheckpointBroken, CheckpointForeign if the quantisation is not supported here, or BadSetting for bad options.
+    Raises CheckpointBroken, CheckpointForeign if the quantisation is not supported here, BadSetting for bad options, or
+    DeviceFailed.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import DiffusionGemmaForBlockDiffusion
@@ -66,6 +67,7 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
             **kwargs,
         )
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
+        _raise_device_failure(error, device)
         raise _translated(error, folder, quantisation, options) from error
     _refuse_scattered(model)
     return model, found
@@ -100,6 +102,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_fatal(error):
+            raise DeviceFailed(f"the device {name} failed: {first_line(error)}", retry_after_s=1.0) from error
         raise BadSetting(f"--device {name}: not available on this machine: {first_line(error)}") from error
     return device
 
@@ -156,6 +160,14 @@ def _as_config_says(folder: Path, quantisation: Quantisation | None, options: Lo
         holder.quantization_config = {**holder.quantization_config, "dequantize": True}
         named["config"] = config
     return named
+
+
+def _raise_device_failure(error: Exception, device: torch.device) -> None:
+    """Raises DeviceFailed if a device that has failed is the reason; the library may not say so."""
+    cause = error if is_fatal(error) else device_problem(device)
+    if cause is not None:
+        message = f"the device failed while the weights were loaded: {first_line(cause)}"
+        raise DeviceFailed(message, retry_after_s=1.0) from error
 
 
 def _translated(
