@@ -15,6 +15,7 @@ from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointFore
 from diffusion_worker.models.device_errors import device_problem, is_fatal, is_out_of_memory
 from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
+from twolane.process.errors import first_line
 
 AUTO = "auto"
 KEEP, UNPACK = "keep", "unpack"
@@ -88,11 +89,6 @@ def meta_model(config: Any) -> Any:
 
     with torch.device("meta"):
         return DiffusionGemmaForBlockDiffusion(config)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error message, without the advice that libraries append."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _device(name: str) -> torch.device:
