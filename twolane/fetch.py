@@ -244,7 +244,7 @@ def _get_rest(item: Item, part: BinaryIO, advance: Any) -> None:
         if failures >= ATTEMPTS:
             raise FetchError(f"{item.file.name}: {cause}; run the same command to resume")
         if failures:
-            backoff_s = BACKOFF_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)
+            backoff_s = BACKOFF_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
             time.sleep(min(max(backoff_s, least_wait_s), _LONGEST_WAIT_S))
 
 
