@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.inference.sample import NEGLIGIBLE
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Truncation
 
 _ONE_BITS = 0x3F800000  # of 1.0 in float32, the largest weight
 _AT_ONCE = 1 << 24  # numbers per block, to bound temporary memory
 _FEW: Final = 64  # tokens that usually contain the nucleus
-_NEGLIGIBLE: Final = 40.0  # nats below the most likely token; all such tokens together are below float32's rounding
 
 
 def truncated(logits: torch.Tensor, truncations: Sequence[Truncation]) -> torch.Tensor:
@@ -57,7 +57,7 @@ def likeliest_tokens(
     Called for every position of a canvas at every step: only the few tokens that top_p may keep are sorted.
     """
     relative = log_weights - log_weights.max()
-    tokens: NDArray[np.integer] = np.flatnonzero(relative >= -_NEGLIGIBLE)
+    tokens: NDArray[np.integer] = np.flatnonzero(relative >= -NEGLIGIBLE)
     weights: NDArray[np.float64] = np.exp(relative[tokens])
     if truncation.min_p:
         tokens, weights = _at_least(truncation.min_p, tokens, weights)

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import CHUNK, Floats
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, classes_of
-from diffusion_worker.constraints.inference.token_set_scores import FLOOR, TokenSetMasses
+from diffusion_worker.constraints.inference.token_set_scores import FLOOR, TokenSetMasses, TokenSetScores
 from diffusion_worker.constraints.inference.viterbi import write_path
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
 from diffusion_worker.constraints.tokens.transition_graph import TransitionGraph, transition_graph_of
 
 Doubles = NDArray[np.float64]
-# From the log weights of all tokens, the tokens that may be chosen and their weights.
+# From log weights of tokens, the indices of those that may be chosen and their weights. It never chooses one that is
+# more than NEGLIGIBLE below the largest.
 Truncate = Callable[[Doubles], tuple[NDArray[np.integer], Doubles]]
+NEGLIGIBLE: Final = 40.0  # nats; all such tokens together are below float32's rounding
+_ROUNDING: Final = 1.0  # nats, more than the error of a score in float32
 _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
@@ -43,8 +46,10 @@ def sample_path(
         if state == automaton.done:
             break
         if truncate is not None:
-            weights = _token_weights(automaton, graph, state, masses.scores.logits[position], backward[position + 1])
-            tokens.append(_truncated(*truncate(weights), uniforms[position]))
+            of_class = _completions(automaton, graph, state, backward[position + 1])
+            candidates, weights = _candidates(automaton.token_sets, masses.scores, position, of_class)
+            kept, shares = truncate(weights)
+            tokens.append(int(candidates[kept[_invert(shares, uniforms[position])[0]]]))
             state = automaton.after(state, tokens[-1])
             continue
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
@@ -58,19 +63,26 @@ def sample_path(
     return write_path(matcher, masses.scores, tokens, state)
 
 
-def _token_weights(
-    automaton: TokenAutomaton, graph: TransitionGraph, state: int, logits: Floats, completions: Doubles
-) -> Doubles:
-    """[vocab] log weight of each token as the next one: its logit, and the mass of the completions after it."""
+def _completions(automaton: TokenAutomaton, graph: TransitionGraph, state: int, masses: Doubles) -> Doubles:
+    """[classes] log mass of the completions after a token of the class; -inf where the state does not allow it."""
     of_class = np.full(automaton.token_sets.classes, -np.inf)
     for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1]):
-        of_class[classes_of(automaton.token_sets, int(automaton.label[edge]))] = completions[graph.target_node[edge]]
-    weights: Doubles = np.maximum(logits, FLOOR) + of_class[automaton.token_sets.class_of]
-    return weights
+        of_class[classes_of(automaton.token_sets, int(automaton.label[edge]))] = masses[graph.target_node[edge]]
+    return of_class
 
 
-def _truncated(tokens: NDArray[np.integer], shares: Doubles, uniform: float) -> int:
-    return int(tokens[_invert(shares, uniform)[0]])
+def _candidates(
+    token_sets: TokenSets, scores: TokenSetScores, position: int, of_class: Doubles
+) -> tuple[NDArray[np.integer], Doubles]:
+    """Tokens, in ascending order, that are not negligible as the next one, and their log weights: the logit, and the
+    mass of the completions after it. One comparison per token of the vocabulary finds a few of them; the largest logit
+    of each class tells how large a logit must be."""
+    allowed, logits = np.flatnonzero(of_class > -np.inf), scores.logits[position]
+    peaks = np.maximum(scores.node_best[token_sets.leaf_of[allowed], position] + scores.normaliser[position], FLOOR)
+    largest = (peaks + of_class[allowed]).max()
+    least = largest - of_class[allowed].max() - NEGLIGIBLE - _ROUNDING
+    candidates = np.flatnonzero(logits >= np.float32(least)) if least > FLOOR else np.arange(len(logits))
+    return candidates, np.maximum(logits[candidates], FLOOR) + of_class[token_sets.class_of[candidates]]
 
 
 class _Members:
