@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,12 @@ def test_a_truncated_draw_is_allowed_and_takes_a_token_that_the_truncation_keeps
     cases(),
     st.integers(1, 6),
     st.lists(uniforms, min_size=3, max_size=3),
-    st.builds(Truncation, top_k=st.integers(0, 4), top_p=st.floats(0.1, 1.0), min_p=st.floats(0.0, 0.5)),
+    st.builds(
+        Truncation,
+        top_k=st.integers(0, 4),
+        top_p=st.sampled_from((0.137, 0.613, 0.891, 1.0)),
+        min_p=st.sampled_from((0.0, 1e-6, 0.137)),
+    ),
     st.sampled_from((1.0, 100.0, 1e6)),
 )
 def test_a_truncated_draw_looks_at_few_tokens_but_draws_as_if_it_looked_at_all(
@@ -95,13 +101,13 @@ def test_a_truncated_draw_looks_at_few_tokens_but_draws_as_if_it_looked_at_all(
     truncate, backward = partial(likeliest_tokens, truncation=truncation), backward_masses(matcher, masses)
     few = sample_path(matcher, masses, backward, np.array(draws), truncate)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sample, "NEGLIGIBLE", np.inf)
+        patched.setattr(sample, "_GAPS", (np.inf,))
         every = sample_path(matcher, masses, backward, np.array(draws), truncate)
     assert few.tokens.tolist() == every.tokens.tolist()
 
 
 def test_a_truncated_draw_weighs_few_of_many_tokens() -> None:
-    """Ten thousand tokens are allowed, of which three are not negligible."""
+    """Ten thousand tokens are allowed, of which three can be among the most likely ones."""
     tokens = [b"", b"", *(b"a%d" % number for number in range(10_000))]
     language = freeze([[(ord("a"), ord("a"), 1)], [(byte, byte, 1) for byte in b"0123456789"]], [False, True], 0)
     automaton = compile_tokens(language, build_token_trie(tokens, (1,), 0))
@@ -111,13 +117,16 @@ def test_a_truncated_draw_weighs_few_of_many_tokens() -> None:
     masses, matcher = weigh_token_sets(automaton.token_sets, logits), open_matcher(automaton, 2)
     weighed: list[int] = []
 
-    def counted(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weighed.append(len(weights))
-        return likeliest_tokens(weights, Truncation(top_k=2))
+    for truncation in (Truncation(top_k=2), Truncation(top_p=0.9), Truncation(min_p=0.1)):
 
-    path = sample_path(matcher, masses, backward_masses(matcher, masses), np.array([0.1, 0.5]), counted)
-    assert path.tokens.tolist() == [7, 1]
-    assert weighed[0] <= 4
+        def counted(weights: Any, not_given: Any, truncation: Truncation = truncation) -> Any:
+            weighed.append(len(weights))
+            return likeliest_tokens(weights, truncation, not_given)
+
+        path = sample_path(matcher, masses, backward_masses(matcher, masses), np.array([0.1, 0.5]), counted)
+        assert path.tokens.tolist() == [7, 1]
+        assert weighed.pop(0) <= 4
+        weighed.clear()
 
 
 def test_a_large_equivalence_class_is_sampled_exactly() -> None:
