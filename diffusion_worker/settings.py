@@ -21,8 +21,8 @@ PREFIX: Final = "TWOLANE_WORKER_"
 
 
 def _device(given: str) -> str:
-    if given != "auto" and not re.fullmatch(r"(cpu|cuda|xpu|mps)(:\d+)?", given):
-        raise ValueError(f"{given!r} is neither auto nor a device such as cpu or cuda:0")
+    if given != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", given):
+        raise ValueError(f"{given!r} is not supported (choose from auto, cpu, cuda and cuda:N)")
     return given
 
 

@@ -4,7 +4,7 @@ The loader checks that the files are complete and match.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from twolane.process.errors import first_line
 
 AUTO = "auto"
 KEEP, UNPACK = "keep", "unpack"
+DEVICES = ("cpu", "cuda")  # whose memory the worker can measure, see `memory.lifecycle`; ROCm's devices are called cuda
 VISION_MODULES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # not used for text
 
 # Raised by the library and its quantisers for unsuitable files and machines.
@@ -70,7 +71,7 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
         _raise_device_failure(error, device)
         raise _translated(error, folder, quantisation, options) from error
-    _refuse_scattered(model)
+    _check_devices(model)
     return model, found
 
 
@@ -96,6 +97,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        _check_supported({device.type}, f"--device {name}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if is_fatal(error):
@@ -181,9 +183,17 @@ def _translated(
     return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {first_line(error)}{hint}")
 
 
-def _refuse_scattered(model: Any) -> None:
+def _check_supported(types: Iterable[str], setting: str) -> None:
+    """Raises BadSetting for types of devices whose memory cannot be measured: the plan would be that of the host."""
+    if unsupported := sorted(set(types) - {*DEVICES, "meta"}):
+        raise BadSetting(f"{setting}: unsupported device {unsupported[0]!r} (choose from {', '.join(DEVICES)})")
+
+
+def _check_devices(model: Any) -> None:
     """All text layers must be on one device, where the KV cache is; the vision tower may be elsewhere."""
-    devices = {str(weight.device) for name, weight in model.named_parameters() if not name.startswith(VISION_MODULES)}
+    placed = {weight.device for name, weight in model.named_parameters() if not name.startswith(VISION_MODULES)}
+    _check_supported((device.type for device in placed), "--device-map")
+    devices = {str(device) for device in placed}
     if len(devices) > 1 or "meta" in devices:
         raise BadSetting(
             f"--device-map: all text layers must be on one device, but are on {', '.join(sorted(devices))}"

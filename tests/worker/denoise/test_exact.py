@@ -33,7 +33,7 @@ def requests(dice: Random, count: int) -> list[GenerationRequest]:
                 DENOISING,
                 steps=dice.randint(2, 6),
                 entropy_bound=dice.choice((0.1, 4.0)),
-                canvas_length=dice.choice((12, 12, 7, 3)),
+                canvas_length=dice.choice((12, 12, 12, 7)),
             ),
             temperature=dice.choice((None, 0.0, 1.3)),
             truncation=dice.choice((None, None, None, Truncation(top_p=0.9, min_p=0.01), Truncation(top_k=5))),

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointForeign, DeviceFailed, WorkerError
+from diffusion_worker.models import placement
 from diffusion_worker.models.device_errors import device_problem
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import Finished
@@ -82,10 +84,20 @@ def test_exact_mode_chooses_its_own_experts(folder: Path) -> None:
     assert "--experts eager" in refusal(folder, BadSetting, experts="eager", is_exact=True)
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "xpu", "mps"])
+@pytest.mark.parametrize("device", ["xpu", "xpu:1", "mps", "hpu"])
+def test_a_device_whose_memory_cannot_be_measured_is_refused_by_name(folder: Path, device: str) -> None:
+    """Whether it is there or not: the plan would be made for the memory of the host."""
+    message = refusal(folder, BadSetting, device=device)
+    assert message == f"--device {device}: unsupported device {device.split(':')[0]!r} (choose from cpu, cuda)"
+    parameter = SimpleNamespace(device=torch.device(device))
+    with pytest.raises(BadSetting, match=f"--device-map: unsupported device '{device.split(':')[0]}'"):
+        placement._check_devices(SimpleNamespace(named_parameters=lambda: [("lm_head.weight", parameter)]))
+
+
+@pytest.mark.parametrize("device", ["cuda:7"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
     """The error precedes any read of weights."""
-    if torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available():
+    if torch.cuda.is_available():
         pytest.skip("there is an accelerator")
     assert f"--device {device}: not available on this machine" in refusal(folder, BadSetting, device=device)
 
