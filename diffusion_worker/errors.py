@@ -116,7 +116,7 @@ class DeviceFailed(Refused):
 
 
 class DeviceHangs(DeviceFailed):
-    """A step makes no progress: its thread cannot be ended, only the process."""
+    """The device hangs: a step makes no progress, and the worker exits, to be restarted by its supervisor."""
 
 
 class CompilerFailed(WorkerError):
