@@ -192,8 +192,9 @@ class Stepper:
             return self._canvases[item.sequence]
         length, info = item.denoising.canvas_length, self.model.info
         if item.start_ids:
-            start = warm_start(item.start_ids, length=length, end_id=info.end_ids[0], pad_id=info.pad_id)
-            ids = upload(start, self.model.device)
+            width = length - len(item.pinned_suffix)
+            start = warm_start(item.start_ids, length=width, end_id=info.end_ids[0], pad_id=info.pad_id)
+            ids = upload((*start, *item.pinned_suffix), self.model.device)
         else:
             key = DrawKey(sequence=item.sequence, seed=item.seed, block=item.block, step=item.step)
             ids = self._draws.opening(key, length, info.vocab_size)

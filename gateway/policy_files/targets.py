@@ -250,7 +250,11 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
         raise entry.error(
             f"a target of kind {kind} requires exactly one of `engine` and `capabilities`", "engine" if engine else None
         )
-    length = entry.integer("context_length", None, minimum=1, maximum=1 << 30)
+    limits = {
+        "context_length": entry.integer("context_length", None, minimum=1, maximum=1 << 30),
+        "max_inputs": entry.integer("max_inputs", None, minimum=1, maximum=1 << 20),
+        "dimensions": entry.integer("dimensions", None, minimum=1, maximum=1 << 20),
+    }
     if engine is None:
         listed = capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
     elif engine in ENGINES:
@@ -258,7 +262,7 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
     else:
         raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
     found = with_fields(listed, kind, engine)
-    return replace(found, fields=found.fields | takes, context_length=length)
+    return replace(found, fields=found.fields | takes, **limits)
 
 
 def _ignore(entry: Section, takes: frozenset[str]) -> frozenset[str]:

@@ -37,8 +37,9 @@ _PROFILES: Final = {
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
+    # Without text completions: few of OpenAI's models have them, and a chat completion takes their place.
     "openai": (
-        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object tools tool_choice"
+        f"chat stream {_SAMPLING} n logprobs logit_bias images json_schema json_object tools tool_choice"
         " prediction embeddings reasoning_effort",
         Grade.GUARANTEED,
         Grade.GUARANTEED,
@@ -77,7 +78,10 @@ DEFAULT_IGNORE: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 _PENALTIES: Final = frozenset({Capability.PRESENCE_PENALTY, Capability.FREQUENCY_PENALTY})
 # Some servers with OpenAI's API take them; OpenAI's own refuses them by name.
 _NOT_OPENAIS: Final = frozenset({Capability.TOP_K, Capability.MIN_P, Capability.REPETITION_PENALTY})
-_PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {"openai": _NOT_OPENAIS, None: _NOT_OPENAIS | _PENALTIES}
+_PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {
+    "openai": _NOT_OPENAIS,
+    None: _NOT_OPENAIS | _PENALTIES | {Capability.REASONING_EFFORT},
+}
 # The named parameters of `litellm.acompletion`, whose `metadata` is its own, and what it translates in messages.
 LITELLM_FIELDS: Final = frozenset(_PLATFORM.split()) - {"metadata"} | {NAME, CACHE_CONTROL}
 

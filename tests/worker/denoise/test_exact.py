@@ -84,7 +84,7 @@ def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> list[bool
     return [together[place] == alone[index] for place, index in enumerate(order)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("experts", [1, 4])
 def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
     make_model: Any, experts: int, dtype: torch.dtype

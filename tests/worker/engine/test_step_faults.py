@@ -258,6 +258,7 @@ def test_blocks_sealed_before_a_failed_step_stay_delivered() -> None:
     assert ids(events) == ids(expected(False)[0])[: len(ids(events))] != ()
 
 
+@pytest.mark.slow
 def test_a_seal_that_fails_halfway_is_not_repeated_over_the_ring_that_it_has_overwritten() -> None:
     """Repeated row by row, the pass would attend to new entries in place of the old ones that they replaced."""
     for at in range(0, operations(False, "aten::index_put_"), 3):

@@ -68,10 +68,13 @@ def test_an_unreachable_hub_is_told_in_one_line_before_the_port_is_open(
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     else:
         hub.point(monkeypatch, "http://127.0.0.1:9")
+    pauses = list[float]()
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", pauses.append)  # between its attempts: 23 s together
     monkeypatch.setattr("diffusion_worker.app.serve", lambda *_: pytest.fail("the port was opened"))
     assert main(["--checkpoint", "owner/model", "--port", "0"]) == 2
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
+    assert sum(pauses) < 30
     cause = "HF_HUB_OFFLINE forbids downloads" if has_cause else "the hub cannot be reached: "
     assert complaint.startswith("twolane worker: checkpoint owner/model: no such folder, ")
     assert cause in complaint
