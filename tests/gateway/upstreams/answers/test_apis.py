@@ -56,7 +56,8 @@ def test_a_stream_of_text_is_read_as_a_stream_of_a_chat() -> None:
 
 
 def test_the_form_that_was_requested_is_kept_whatever_the_target_sends() -> None:
-    (whole,) = deltas(events(chunk("a"), chunk("b", reason="stop")))
+    *progress, whole = deltas(events(chunk("a"), chunk("b", reason="stop")))
+    assert [delta.data for delta in progress] == [b"", b""]
     assert orjson.loads(whole.data)["choices"][0]["message"]["content"] == "ab"
     parts = deltas(orjson.dumps(chunk("ab", reason="stop")), stream=True)
     assert "".join(piece.text for delta in parts for piece in delta.pieces) == "ab"
