@@ -26,7 +26,7 @@ from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import ConstraintObserved, ConstraintWork, Observer
 
-REFUSAL_TTL_S: Final = 60.0  # refusals expire, because a timeout may be due to load
+REFUSAL_TTL_S: Final = 60.0  # refusals expire, because processor time varies with load
 MAX_REFUSALS: Final = 256
 
 
@@ -59,9 +59,7 @@ class ConstraintService:
     ) -> None:
         self._cache, self._pool, self._observe = cache or ConstraintCache(), compiler_pool or CompilerPool(), observe
         self._pending: dict[str, _PendingCompilation] = {}
-        self._refused: OrderedDict[str, tuple[float, InvalidRequest]] = (
-            OrderedDict()
-        )  # time of the refusal on the loop's clock
+        self._refused = OrderedDict[str, tuple[float, InvalidRequest]]()  # with its time on the loop's clock
         self._vocabulary: tuple[Tokenizer, VocabularyBytes] | None = None
         self._token_index: tuple[VocabularyBytes, TokenIndex] | None = None
 
@@ -74,9 +72,9 @@ class ConstraintService:
         *,
         owner: str = "",
     ) -> BoundConstraint:
-        """Compile a constraint, or take it from the cache. `owner`: the API key whose share of the compilers is used.
-        Raises InvalidRequest, UnsupportedSchema (both name the
-        field), OverCapacity or CompilerFailed. Cancelling ends the compilation unless other requests wait for it."""
+        """Compile a constraint, or take it from the cache. `owner` is the API key whose share of the compilers is used.
+        Raises InvalidRequest and UnsupportedSchema, which name the field, OverCapacity, and CompilerFailed. Cancelling
+        ends the compilation unless other requests wait for it."""
         try:
             vocabulary = await self._vocabulary_bytes(tokenizer, info)
             key = await asyncio.to_thread(digest_of, constraint, vocabulary.digest, prefixes)
@@ -158,7 +156,7 @@ class ConstraintService:
         try:
             with self._timed(ConstraintWork.VALIDATE):
                 return await self._pool.validate(constraint, text, owner)
-        except UnsupportedSchema as error:  # validation timed out
+        except UnsupportedSchema as error:  # validation takes too long
             error.param = constraint.field
             self._remember_refusal(key, error)
             raise

@@ -163,6 +163,7 @@ class RequestContext:
             cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
             trace=query.trace,
             timings_ms=dict(self._timings_ms),
+            api_path=query.beyond_chat.path,
         )
 
     def final_error(self) -> GatewayError:

@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.structure.syntax_trees import nodes, parsed
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
@@ -29,15 +30,9 @@ def sources() -> list[Path]:
     return sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
 
 
-@cache
-def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
-    return ast.parse(path.read_text())
-
-
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function of a file, nested ones included."""
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -110,6 +105,33 @@ def test_the_gateway_starts_without_torch_transformers_and_litellm(package: str)
     )
     outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def modules_of(code: str) -> set[str]:
+    """The modules that this code imports, beside those of a bare interpreter."""
+    listing = "import sys; before = set(sys.modules)\n%s\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", listing % code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_help_text_is_printed_without_importing_any_command() -> None:
+    imported = modules_of("from twolane.cli import main; main(['--help'])")
+    assert {name for name in imported if name.split(".")[0] in ("twolane", "gateway", "diffusion_worker")} == {
+        "twolane",
+        "twolane.cli",
+        "twolane.process",
+        "twolane.process.errors",
+    }
+    assert len(imported) < 30
+
+
+def test_the_parent_of_several_processes_imports_no_server() -> None:
+    """It has sockets, signals and a dispatcher; each further megabyte would be needed once more per machine."""
+    imported = modules_of("import gateway.serve_command, gateway.server.supervisor")
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names | {"gateway", "twolane"}
+    assert not {"asyncio", "ssl", "http", "ctypes", "multiprocessing"} & imported
+    ours = {name for name in imported if name.startswith("gateway.")}
+    assert not {"gateway.app", "gateway.pipeline", "gateway.types", "gateway.routing"} & ours
 
 
 def test_the_repository_names_no_machine_path() -> None:
