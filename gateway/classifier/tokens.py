@@ -7,6 +7,7 @@ its longest known stem, otherwise that of its shape, so every text has tokens.
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -85,7 +86,7 @@ class Vocabulary:
     def merged(self, tokens: list[str]) -> list[str]:
         """The tokens; two characters that are a word of the vocabulary are one."""
         pairs, found, skip = self.pairs, [], False
-        for one, two in zip(tokens, [*tokens[1:], ""], strict=True):
+        for one, two in zip_longest(tokens, tokens[1:], fillvalue=""):
             if skip:
                 skip = False
             elif one + two in pairs:
