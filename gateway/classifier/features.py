@@ -113,8 +113,8 @@ def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, la
     named = classes.nonzero()[0]
     if named.size < 2:
         return
-    told, units = classes[named], lasts.searchsorted(named)
-    hashed[3, named[1:]] = (told[:-1] * _CONCEPT_PAIR + told[1:]) * (units[1:] == units[:-1])
+    concepts, units = classes[named], lasts.searchsorted(named)
+    hashed[3, named[1:]] = (concepts[:-1] * _CONCEPT_PAIR + concepts[1:]) * (units[1:] == units[:-1])
 
 
 def _ends(text: str, sizes: tuple[int, int]) -> str:

@@ -13,7 +13,7 @@ from gateway.types import Classification, Query
 
 _SEARCHED: Final = 4096  # characters of a text, at each end
 
-_CURSOR: Final = re.compile(
+_CARET: Final = re.compile(
     r"<\|?/?(?:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>"
     r"|\[(?:CURSOR|FILL|HOLE|GAP)[^\]\n]{0,16}\]|█|⟨cursor⟩|▮|‸",
     re.IGNORECASE,
@@ -37,7 +37,7 @@ CONFIDENCE: Final = {
 def form_of(query: Query) -> str | None:
     """The form of a request, a key of CONFIDENCE; None if it has none."""
     user, system = _ends(query.last_user_text), _ends(query.system_text)
-    if _CURSOR.search(user):
+    if _CARET.search(user):
         return "cursor"
     if system and _BLOCKS.search(system):
         return "blocks"

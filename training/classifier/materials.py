@@ -13,7 +13,7 @@ import json
 import random
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Final
@@ -43,13 +43,25 @@ class Materials:
         self.functions, self.paragraphs = _code_of(modules), _prose_of(modules)
         self.sentences = [each for text in self.paragraphs for each in _SENTENCE.split(text) if 30 < len(each) < 220]
         self.pasted = pasted or {}
+        self._kinds: dict[str, Callable[[random.Random], str]] = {
+            "prose": self._prose,
+            "article": self._article,
+            "email": self._email,
+            "transcript": self._dialogue,
+            "notes": self._notes,
+            "log": self._log,
+            "table": self._table,
+            "json": self._json,
+            "code": self._code,
+            "diff": self._diff,
+        }
 
     def write(self, rng: random.Random, kind: str, lang: str) -> str:
         """A text of the kind, in the language if there are pasted texts in it."""
         texts = self.pasted.get(lang, ())
         if kind in _PROSE_LIKE and texts and (lang != "en" or rng.random() < 0.5):
             return rng.choice(texts)
-        return str(getattr(self, f"_{kind}")(rng))
+        return self._kinds[kind](rng)
 
     def _some(self, rng: random.Random, low: int, high: int) -> list[str]:
         return [rng.choice(self.sentences) for _ in range(rng.randint(low, high))]
@@ -73,7 +85,7 @@ class Materials:
         close = rng.choice(("Best,", "Kind regards,", "Thanks,", "Cheers", "BR"))
         return f"{head}\n\n{' '.join(self._some(rng, 1, 5))}\n\n{close}\n{sender}"
 
-    def _transcript(self, rng: random.Random) -> str:
+    def _dialogue(self, rng: random.Random) -> str:
         who = rng.sample(_NAMES, 3)
         minute = rng.randint(0, 30)
         times = rng.random() < 0.5
