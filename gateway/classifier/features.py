@@ -26,10 +26,24 @@ UNIT_FLAGS: Final = 64
 REQUEST_FLAGS: Final = 64
 
 READ_CHARS: Final = 2048  # at each end of the last user message; fenced blocks in it are then left out
-USER_ENDS: Final = (360, 280)  # characters at the beginning and the end of what is left
+USER_ENDS: Final = (340, 260)  # characters at the beginning and the end of what is left
 SYSTEM_ENDS: Final = (320, 160)
 EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
-_TOKEN_ENDS: Final = (80, 60)  # tokens of the user's text: scripts without spaces have more of them
+_TOKEN_ENDS: Final = (76, 56)  # tokens of the user's text: scripts without spaces have more of them
+# How a text ends that is to be continued: an article, a conjunction or a preposition; an open bracket or a comma.
+_OPEN_WORDS: Final = frozenset(
+    (
+        "a an the and or but of to in on at for with from by that which because as is was are were be not if when"
+        " than so my our your its their his her this der die das dem den ein eine und oder aber dass weil mit von"
+        " zu für im ist wird le la les un une des et ou mais que qui de du dans pour avec par est sont el los las"
+        " una y o pero con por para en es se del al il lo gli e ma che di da per è i w z na do że oraz ale het een"
+        " maar dat van voor met os um uma mas com em"
+    ).split()
+)
+_OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
+_OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
+_CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
+_SHORT_CHARS: Final = 80
 _FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
 _FENCE: Final = "```"
 
@@ -185,6 +199,7 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
     system, earlier, answer = turns
     start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
     whole = start + end if len(user) > _FLAG_CHARS else user.strip()
+    asks = bool(system or answer) or len(user) < _SHORT_CHARS
     present = (
         True,
         bool(system),
@@ -214,6 +229,13 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
         whole[-1:].isalnum(),
         "<<<" in whole,
         "__" in whole,
+        user[-1:].isspace(),
+        end[-1:] in _OPEN_SIGNS,
+        end[end.rfind(" ") + 1 :].lower() in _OPEN_WORDS,
+        end[-1:] in _OPEN_CHARS,
+        whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
+        end[-1:] in _CLOSING,
+        not asks and end[-1:] not in _CLOSING,
     )
     found = [number for number, is_set in enumerate(present) if is_set]
     found.append(40 + context)

@@ -23,7 +23,7 @@ from training.classifier.compose import Request
 from training.classifier.concepts import Concepts, parents
 
 BATCH: Final = 128
-UNKNOWN_SHARE: Final = 0.1  # of words that training takes for unknown ones, so that stems and concepts learn
+UNKNOWN_SHARE: Final = 0.2  # of words that training takes for unknown ones, so that stems and concepts learn
 CONCEPT_WEIGHT: Final = 4.0  # concepts learn faster than single words
 OTHER_LABEL: Final = 0.3  # probability of the labels that are as defensible as the first
 _TASKS: Final = list(Task)
