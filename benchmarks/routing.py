@@ -7,9 +7,11 @@ tasks to lanes. The baseline is a classifier of ten keyword rules.
 """
 
 import argparse
+import inspect
 import json
 import os
 import re
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -67,6 +69,8 @@ FILE_THRESHOLDS: Final = {
 }
 _MAXIMA: Final = ("_us", "_error")
 _TIMED_BYTES: Final = 4096
+_PROSE: Final = (inspect.getdoc(argparse) or "").split() + (inspect.getdoc(textwrap.TextWrapper) or "").split() * 3
+_CODE: Final = inspect.getsource(textwrap)
 _KEYWORDS: Final = (
     (Task.TRANSLATE, re.compile(r"\btranslate\b", re.IGNORECASE)),
     (Task.SUMMARIZE, re.compile(r"\b(summar(y|ize|ise)|tl;?dr)\b", re.IGNORECASE)),
@@ -199,20 +203,41 @@ def _counts(predictions: Sequence[Prediction], keys: Sequence[str]) -> dict[str,
     return {key: (count, correct[key]) for key, count in total.items()}
 
 
-def time_classifier(model: TaskModel, calls: int = 3000) -> list[float]:
-    """Microseconds of single calls of the trained stage with 4 KB of text, which differs between calls.
+def time_classifier(model: TaskModel, calls: int = 600) -> list[float]:
+    """Microseconds of single calls of the trained stage, `calls` for each of five shapes of 4 KB: prose, fenced code,
+    Chinese, JSON, and a follow-up with a system prompt. Texts differ between calls.
 
     CPU time of this thread, so that other programs on a busy machine do not count.
     """
     learned, times = LearnedStage(model), []
     for number in range(calls):
-        words = " ".join(f"word{number + at} and the {at} others" for at in range(400))
-        text = f"Please summarize this report. {words}"[:_TIMED_BYTES]
-        query = Query(request_id="", model="auto", body=b"", received_s=0.0, last_user_text=text)
-        started = time.thread_time_ns()
-        learned(query)
-        times.append((time.thread_time_ns() - started) / 1000)
+        for query in _timed_queries(number):
+            started = time.thread_time_ns()
+            learned(query)
+            times.append((time.thread_time_ns() - started) / 1000)
     return times
+
+
+def _timed_queries(number: int) -> list[Query]:
+    prose = _PROSE[number % len(_PROSE) :] + _PROSE[: number % len(_PROSE)]
+    records = json.dumps([{"id": number + at, "name": "Rosa", "total": 3.5, "tags": ["a", "b"]} for at in range(90)])
+    texts = (
+        "Could this be a little shorter?\n\n" + " ".join(prose),
+        f"Rename n{number} to count.\n```python\n" + _CODE[number % 500 :],
+        f"请把第{number}段改短一些，语气更客气一点。" + "我们于上周三收到了贵公司的报价单，其中单价与合同不符。" * 200,
+        records[: _TIMED_BYTES - 40] + "\nturn the ids into strings",
+    )
+    turn = _query(
+        "shorter, and mention the date",
+        system_text="You are the assistant of a small company. Answer in the language of the user.",
+        earlier_text=f"Write a mail to the landlord about the heating in flat {number}.",
+        answer_text=" ".join(prose)[:1000],
+    )
+    return [*(_query(text[:_TIMED_BYTES]) for text in texts), turn]
+
+
+def _query(text: str, **given: str) -> Query:
+    return Query(request_id="", model="auto", body=b"", received_s=0.0, last_user_text=text, **given)  # type: ignore[arg-type]
 
 
 # Output

@@ -166,9 +166,11 @@ def _context(asked: str, fences: int, answer: str, ids: Ids) -> int:
     """What stands beside the user's words: nothing, a fenced block, something like code or data, or prose."""
     if fences:
         return 1
-    signs = int(np.count_nonzero((ids >= FIRST_SIGN) & (ids < FIRST_WORD)))
-    if signs * 4 > ids.size and ids.size > 20:
-        return 2
+    if ids.size > 20:
+        numbers = np.sort(ids)
+        signs = int(numbers.searchsorted(FIRST_WORD) - numbers.searchsorted(FIRST_SIGN))
+        if signs * 4 > ids.size:
+            return 2
     if len(asked) > 360:
         return 3
     if answer:

@@ -7,6 +7,7 @@ model card), and reduced if the units that decide consist of unknown words.
 """
 
 from dataclasses import dataclass
+from math import exp
 from typing import Final
 
 import numpy as np
@@ -47,6 +48,12 @@ class TaskModel:
     temperature: float
 
 
+def scales_of(weights: Floats) -> Floats:
+    """The step of each column's weights when they are rounded to 8 bits."""
+    steps: Floats = (np.maximum(np.abs(weights).max(axis=0), 1e-6) / 127.0).astype(np.float32)
+    return steps
+
+
 class LearnedStage:
     """See `classify.EvidenceStage`. Returns None for a request without words."""
 
@@ -54,8 +61,11 @@ class LearnedStage:
         self._model = model
         names = model.vocabulary.names
         self._structured = model.tasks.index(Task.STRUCTURED)
-        self._sharpness = np.float32(1.0 / model.temperature)
+        self._sharpness = 1.0 / model.temperature
         self._first_hashed = len(names)
+        # Integers of 8 bits: rows are read at random, and a smaller table stays in the processor's cache.
+        self._scales = scales_of(model.weights)
+        self._table = np.rint(model.weights / self._scales).astype(np.int8)
         flags = model.weights[len(names) + HASHED_ROWS :] * np.float32(FLAG_WEIGHT)
         self._unit_flags = flags[:UNIT_FLAGS]
         self._request_flags = flags[UNIT_FLAGS:, :-1].copy()
@@ -79,11 +89,9 @@ class LearnedStage:
         shares = np.exp(gates - gates.max())
         shares /= shares.sum()
         scores = (shares @ units)[:-1] + self._request_flags.take(found.request, axis=0).sum(axis=0)
-        odds = np.exp((scores - scores.max()) * self._sharpness)
-        odds *= self._trust(found, shares) / odds.sum()
+        probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
         if not (query.answer_text or query.system_text):
-            odds[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
-        probabilities = odds.tolist()
+            probabilities[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
         confidence = max(probabilities)
         best = probabilities.index(confidence)
         return Classification(
@@ -93,13 +101,20 @@ class LearnedStage:
             probabilities=tuple(probabilities),
         )
 
-    def _scores(self, found: Features) -> tuple[Floats, Floats]:
-        """The scores of all tokens [tokens, tasks + 1] and units [units, tasks + 1]."""
+    def _probabilities(self, scores: list[float], trust: float) -> list[float]:
+        """A softmax; for ten numbers, Python is faster than numpy."""
+        top, sharpness = max(scores), self._sharpness
+        odds = [exp((score - top) * sharpness) for score in scores]
+        share = trust / sum(odds)
+        return [each * share for each in odds]
+
+    def _scores(self, found: Features) -> tuple[npt.NDArray[np.int32], Floats]:
+        """The scores of all tokens [tokens, tasks + 1], in steps of the scales, and of units [units, tasks + 1]."""
         rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
         rows[0] = found.ids
         np.add(found.hashed, self._first_hashed, out=rows[1:])
-        each = self._model.weights.take(rows, axis=0).sum(axis=0)
-        units = np.add.reduceat(each, found.firsts)
+        each = self._table.take(rows, axis=0).sum(axis=0, dtype=np.int32)
+        units = np.add.reduceat(each, found.firsts) * self._scales
         units *= _SHARES.take(found.sizes, axis=0, mode="clip")
         units += self._unit_flags.take(found.flags[0], axis=0)
         units += self._unit_flags.take(found.flags[1], axis=0)
@@ -111,7 +126,7 @@ class LearnedStage:
         known, total = (shares @ words).tolist()
         return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
 
-    def _evidence(self, found: Features, each: Floats, unit: int, best: int) -> str:
+    def _evidence(self, found: Features, each: npt.NDArray[np.int32], unit: int, best: int) -> str:
         """`words`, and those with the highest score for the task in the unit that says most for it."""
         first = int(found.firsts[unit])
         span = slice(first, first + int(found.sizes[unit]))

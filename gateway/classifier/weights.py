@@ -12,7 +12,7 @@ import numpy as np
 
 from gateway.classifier.features import VERSION
 from gateway.classifier.forms import FORM_STAGES
-from gateway.classifier.model import LearnedStage, TaskModel, table_rows
+from gateway.classifier.model import LearnedStage, TaskModel, scales_of, table_rows
 from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
 from gateway.errors import BadWeights
@@ -57,13 +57,13 @@ def read_model(path: Path = FILE) -> TaskModel:
 
 def write_model(model: TaskModel, path: Path) -> None:
     """Write the weights; the same model gives the same bytes."""
-    scales = np.maximum(np.abs(model.weights).max(axis=0), 1e-6) / 127.0
+    scales = scales_of(model.weights)
     np.savez_compressed(
         path,
         version=np.array(VERSION),
         tasks=np.array([task.value for task in model.tasks]),
         table=np.rint(model.weights / scales).astype(np.int8),
-        scales=scales.astype(np.float32),
+        scales=scales,
         temperature=np.array(model.temperature),
         words=np.array(model.vocabulary.words),
         classes=np.array(model.vocabulary.numbers, dtype=np.uint8),
