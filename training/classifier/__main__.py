@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gateway.classifier.forms import FORM_STAGES
 from gateway.classifier.model import TaskModel
 from gateway.classifier.weights import write_model
 from gateway.enums import Task
+from gateway.routing.classify import STAGES
+from gateway.types import Classification, Query
 from training.classifier.compose import Request, compose, pasted_texts
 from training.classifier.concepts import read_concepts, vocabulary_of
 from training.classifier.fit import Model, Table, fit, scores, temperature
@@ -68,7 +72,7 @@ def main() -> None:
 # Fitting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LeftOut:
     """Requests of writers that a model was not fitted to, their scores [requests, tasks], and the temperature."""
 
@@ -76,10 +80,19 @@ class LeftOut:
     found: Tensor
     divisor: float
 
-    @property
+    @cached_property
+    def by_form(self) -> list[Classification | None]:
+        """The classification of each request by its form, before the words are asked."""
+        return [_by_form(each) for each in self.requests]
+
+    @cached_property
     def probabilities(self) -> np.ndarray:
-        """[requests, tasks]."""
+        """[requests, tasks]: those of the form if it decides, otherwise those of the words."""
         odds: np.ndarray = (self.found / self.divisor).softmax(1).numpy()
+        for at, decided in enumerate(self.by_form):
+            if decided is not None:
+                odds[at] = (1.0 - decided.confidence) / (len(_TASKS) - 1)
+                odds[at, _TASKS.index(decided.task)] = decided.confidence
         return odds
 
 
@@ -135,6 +148,19 @@ def bundled_requests(rng: random.Random) -> list[Request]:
     return found
 
 
+def _by_form(request: Request) -> Classification | None:
+    query = Query(
+        request_id="",
+        model="",
+        body=b"",
+        received_s=0.0,
+        last_user_text=request.user,
+        system_text=request.system,
+    )
+    stages = (*STAGES, *FORM_STAGES)
+    return next((found for stage in stages if (found := stage(query)) is not None), None)
+
+
 def _text(line: Line) -> str:
     return "\n".join((line.system, line.asked, *(content for _, content in line.before)))
 
@@ -147,6 +173,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
     odds = found.probabilities
     best = odds.argmax(axis=1)
     right = np.array([_is_right(each.line, _TASKS[at]) for each, at in zip(found.requests, best, strict=True)])
+    by_words = np.array([each is None for each in found.by_form])
     threshold, recall = lane_threshold(found)
 
     def by(key: Callable[[Line], str]) -> dict[str, float]:
@@ -157,7 +184,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
         "temperature": round(found.divisor, 3),
         "accuracy": round(float(right.mean()), 4),
         "macro_f1": round(macro_f1(found), 4),
-        "calibration_error": round(equal_mass_error(odds.max(axis=1), right), 4),
+        "calibration_error": round(equal_mass_error(odds[by_words].max(axis=1), right[by_words]), 4),
         "lane_threshold": round(threshold, 3),
         "lane_recall": round(recall, 3),
         "by_task": by(lambda line: line.task.value),
