@@ -30,7 +30,8 @@ FIRST_WORD: Final = len(FIXED)
 STEM: Final = "~"  # ends a stem in the vocabulary
 STEM_SIZES: Final = (6, 4)
 
-# Negation: up to three words after (or, in the second list, before) one of these, within the unit.
+# Negation: up to three words after one of these, within the unit. Those of the second list deny the words before them,
+# unless they begin the unit.
 _REACH: Final = 3
 _BEFORE: Final = frozenset(
     (
@@ -125,7 +126,7 @@ class Vocabulary:
     def _scope(self, ids: Ids, at: int) -> list[int]:
         """The positions that the word at `at` negates, within its unit; none if the next word cancels it."""
         name, found = self.names[ids[at]], []
-        if name in _BEHIND:
+        if name in _BEHIND and at and ids[at - 1] >= FIRST_WORD:
             for each in range(at - 1, max(-1, at - 1 - _REACH), -1):
                 if ids[each] < FIRST_WORD:
                     break

@@ -33,7 +33,7 @@ NEUTRAL: Final = (
     "Follow the user's instruction. Output nothing else.",
     "The user is a member of our team. Help with everyday text and data work.",
 )
-DENIED_SHARE: Final = 0.06
+DENIED_SHARE: Final = 0.09
 _LABELS: Final = (
     "Text:",
     "Here is the text:",
@@ -148,7 +148,7 @@ def beside(rng: random.Random, line: Line, text: str) -> str:
     gap = (
         rng.choice(("\n\n", "\n\n", "\n\n", "\n", "\n\n\n"))
         if "\n" in text or len(text) > 120
-        else rng.choice(("\n\n", "\n", " ", ": "))
+        else rng.choice(("\n\n", "\n", " ", ": ", ": "))
     )
     if gap == ": ":
         asked = asked.rstrip(".:!")

@@ -67,8 +67,8 @@ class Materials:
         return [rng.choice(self.sentences) for _ in range(rng.randint(low, high))]
 
     def _prose(self, rng: random.Random) -> str:
-        if rng.random() < 0.3:
-            return " ".join(self._some(rng, 1, 2))
+        if rng.random() < 0.4:
+            return " ".join(self._some(rng, 1, 1 if rng.random() < 0.6 else 2))
         return "\n\n".join(rng.choice(self.paragraphs) for _ in range(rng.choice((1, 1, 1, 2))))
 
     def _article(self, rng: random.Random) -> str:
