@@ -201,7 +201,7 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
     system, earlier, answer = turns
     start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
     whole = start + end if len(user) > _FLAG_CHARS else user.strip()
-    asks = bool(system or answer) or len(user) < _SHORT_CHARS
+    is_asked = bool(system or answer) or len(user) < _SHORT_CHARS
     present = (
         True,
         bool(system),
@@ -237,7 +237,7 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
         end[-1:] in _OPEN_CHARS,
         whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
         end[-1:] in _CLOSING,
-        not asks and end[-1:] not in _CLOSING,
+        not is_asked and end[-1:] not in _CLOSING,
     )
     found = [number for number, is_set in enumerate(present) if is_set]
     found.append(40 + context)
