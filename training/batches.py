@@ -16,7 +16,6 @@ WARM_SHARE = 0.25  # share of the samples with a source text whose canvas starts
 FULL_NOISE_SHARE = 0.25
 LIGHT_NOISE = 0.3  # maximum noise level of anchored canvases
 TAIL_WEIGHT = 0.1  # loss weight of padding after the end token
-FIRST_SCORED = 1  # the first token of a sequence has no prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,6 @@ class Batch:
 
     sequence: torch.Tensor  # [rows, length] prompt + answer + end token, right-padded
     is_answer: torch.Tensor  # [rows, length] bool, positions of the autoregressive loss
-    is_prompt: torch.Tensor  # [rows, length] bool, positions of the loss on prompts: those of the checkpoint's tasks
     context: torch.Tensor  # [rows] tokens before the canvas
     clean: torch.Tensor  # [rows, canvas] target ids
     noisy: torch.Tensor  # [rows, canvas] corrupted ids
@@ -60,7 +58,6 @@ def make_batch(
     return Batch(
         sequence=sequence,
         is_answer=(places >= first) & (places < last),
-        is_prompt=(places >= FIRST_SCORED) & (places < first) & torch.tensor([s.is_known for s in samples])[:, None],
         context=torch.tensor([len(p) + b * CANVAS_LENGTH for p, b in zip(prompts, blocks, strict=True)]),
         clean=clean,
         noisy=_corrupted(start, (_light_levels if is_anchored else _levels)(len(samples), generator), generator),

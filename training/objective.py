@@ -4,8 +4,7 @@ The denoising loss follows the published fine-tuning recipe of DiffusionGemma (g
 cross-entropy over all canvas positions, corrupted or not, half of the time after a first pass whose prediction is fed
 back. In addition, a few steps of the serving loop run before the pass with gradient, so that the model learns to
 correct its own errors and not only random noise (step-unrolled denoising, Savinov et al. 2022, arXiv:2112.06749). The
-next-token loss makes the same weights an autoregressive model: the worker's second model id, and the baseline. It also
-covers the prompts of the checkpoint's tasks: a prompt that the weights find unlikely is one that they were not trained on.
+next-token loss makes the same weights an autoregressive model: the worker's second model id, and the baseline.
 """
 
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ class Losses:
 
     denoising: torch.Tensor
     autoregressive: torch.Tensor
-    prompt: torch.Tensor
 
 
 def losses(model: Any, batch: Batch, unroll: Unroll, generator: torch.Generator) -> Losses:
@@ -53,9 +51,8 @@ def losses(model: Any, batch: Batch, unroll: Unroll, generator: torch.Generator)
     cache = DynamicCache()
     encoded = model.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
     causal_logits = _softcapped(model, model.lm_head(encoded.last_hidden_state[:, :-1]))
-    autoregressive_loss, prompt_loss = (
-        F.cross_entropy(causal_logits[places[:, 1:]], batch.sequence[:, 1:][places[:, 1:]])
-        for places in (batch.is_answer, batch.is_prompt)
+    autoregressive_loss = F.cross_entropy(
+        causal_logits[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]]
     )
 
     canvas = batch.clean.shape[1]
@@ -76,9 +73,7 @@ def losses(model: Any, batch: Batch, unroll: Unroll, generator: torch.Generator)
     logits = model(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
-    return Losses(
-        denoising=(per_position * weight).sum() / weight.sum(), autoregressive=autoregressive_loss, prompt=prompt_loss
-    )
+    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=autoregressive_loss)
 
 
 def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> torch.Tensor:

@@ -1,11 +1,10 @@
-"""The stages of training: from scratch, a short fine-tuning stage that adds anchored edits, and one that adds the loss on
-prompts.
+"""The two stages of training: from scratch, then a short fine-tuning stage that adds anchored edits.
 
 A stage is data: the samples of a step, the learning-rate schedule, and how many steps of the serving loop are unrolled.
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -43,7 +42,6 @@ class Stage:
     warmup_steps: int
     held: float  # share of the run at the peak rate; then a linear decay to 2 %
     unroll_from: float  # share of the run after which steps of the serving loop are unrolled
-    prompt_weight: float = 0.0  # of the loss on prompts
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step."""
@@ -94,5 +92,4 @@ POLISH: Final = Stage(
     held=0.2,
     unroll_from=0.0,
 )
-PROMPTS: Final = replace(POLISH, steps=300, peak_rate=5e-4, prompt_weight=1.0)
-STAGES: Final = MappingProxyType({"scratch": SCRATCH, "polish": POLISH, "prompts": PROMPTS})
+STAGES: Final = MappingProxyType({"scratch": SCRATCH, "polish": POLISH})

@@ -86,9 +86,6 @@ class Run:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = losses(self.model, batch, unroll, generator)
             total = (loss.denoising + loss.autoregressive) * (len(samples) / rows)
-            if self.stage.prompt_weight:
-                total = total + loss.prompt * (self.stage.prompt_weight * len(samples) / rows)
-                report[part.name + "/prompt"] = loss.prompt.item()
             total.backward()
             report[part.name] = loss.denoising.item()
             report[part.name + "/autoregressive"] = loss.autoregressive.item()

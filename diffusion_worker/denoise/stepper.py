@@ -17,6 +17,7 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.step import canvas_result, step
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.prompt_scores import PromptScores
 from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
@@ -63,6 +64,7 @@ class Stepper:
         self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
+        self._prompt_scores = _prompt_scores(model, cache) if model.info.scores_prompts else None
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepResult:
@@ -89,22 +91,52 @@ class Stepper:
     def reset(self) -> None:
         """Invalidate the contents of the cache. Canvases stay: a step replaces them, but never writes to them."""
         self.cache.reset()
+        if self._prompt_scores is not None:
+            self._prompt_scores.reset()
 
     def _prepare(self, batch: Batch) -> None:
         for sequence in batch.releases:
             self._canvases.pop(sequence, None)
         if batch.slots is not None:
             self.cache.resize(batch.slots + (self._padding is not None))
+            if self._prompt_scores is not None:
+                self._prompt_scores.resize(self.cache.slots)
         for copy in batch.copies:
             self.cache.copy(copy.source, copy.target, copy.tokens)
+            if self._prompt_scores is not None:
+                self._prompt_scores.copy(copy.source, copy.target, copy.tokens)
+
+    def _encode(self, items: Sequence[Prefill | Decode]) -> tuple[torch.Tensor, Callable[[], None]]:
+        """A causal pass over the ids of the items: their hidden states [rows, new, hidden], and the function that
+        writes the pass to the slots."""
+        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
+        ids = padded([i.ids for i in items], self.model.device)
+        hidden = self.model.encode(ids, view)
+        if self._prompt_scores is None:
+            return hidden, lambda: self.cache.seal(view)
+        places = [(i.slot, i.at, len(i.ids)) for i in items]
+        store = self._prompt_scores.score(places, ids, hidden, self.model.prompt_logits)
+
+        def seal() -> None:
+            store()
+            self.cache.seal(view)
+
+        return hidden, seal
+
+    def _prompt_surprise(self, tokens: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Surprise [rows, 1] of the first `tokens` tokens of each slot; 0 for no tokens. See `types.confidence`."""
+        surprises = torch.zeros(len(tokens), 1, dtype=torch.double, device=self.model.device)
+        for row, (slot, count) in enumerate(tokens):
+            if self._prompt_scores is not None and count:
+                surprises[row] = self._prompt_scores.surprise(slot, count)
+        return surprises
 
     def _prefill(self, items: Sequence[Prefill]) -> list[Outcome]:
-        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        hidden = self.model.encode(padded([i.ids for i in items], self.model.device), view)
+        hidden, seal = self._encode(items)
         # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
         finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
         report = finite.double()
-        self.cache.seal(view)
+        seal()
         return [_Passed(items=items, report=report)]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
@@ -116,10 +148,11 @@ class Stepper:
             bucket = self.cache.slot_tokens
         context = self.cache.canvas_view([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
         done = step(self.model, rows, shown, context, self._draws)
+        surprises = self._prompt_surprise([(i.slot, i.at if i.opens and i.block == 0 else 0) for i in items])
         return [
             _Passed(
                 items=items,
-                report=done.report[: len(items)],
+                report=torch.cat([done.report[: len(items)], surprises], dim=1),
                 canvases=done.canvases[: len(items)],
                 constraint_s=done.constraint_s,
                 labels=done.labels,
@@ -127,10 +160,11 @@ class Stepper:
         ]
 
     def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
-        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        report = decode(self.model, items, view, self._draws)
-        self.cache.seal(view)
-        return [_Passed(items=items, report=report)]
+        hidden, seal = self._encode(items)
+        report = decode(self.model, items, hidden, self._draws)
+        seal()
+        surprises = self._prompt_surprise([(i.slot, i.at + len(i.ids) if i.ends_prompt else 0) for i in items])
+        return [_Passed(items=items, report=torch.cat([report, surprises], dim=1))]
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
@@ -190,7 +224,19 @@ class Stepper:
     def _fault(self, item: Prefill | Denoise | Decode, error: NotFinite | StepFailed) -> RowFault:
         self._canvases.pop(item.sequence, None)
         self.cache.zero(item.slot)
+        if self._prompt_scores is not None:
+            self._prompt_scores.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
+
+
+def _prompt_scores(model: DiffusionModel, cache: KvCache) -> PromptScores:
+    return PromptScores(
+        slots=cache.slots,
+        slot_tokens=cache.slot_tokens,
+        hidden_size=model.info.hidden_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
 
 
 def _alike(items: Iterable[Work], trait: Callable[[Work], object]) -> list[list[Work]]:

@@ -44,13 +44,24 @@ class _Slot:
 
 
 class SlotTable:
-    """The slots of one cache. Without `is_reusing` there is no prefix cache."""
+    """The slots of one cache. Without `is_reusing` there is no prefix cache. With `rereads_last`, the last token of a
+    prefix that ends within a slot's context is not reused: its hidden state scores the token that follows it, and only
+    that of a slot's own last token is kept (see `memory.prompt_scores`)."""
 
-    def __init__(self, layers: Sequence[LayerKv], slots: int, *, itemsize: int, is_reusing: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[LayerKv],
+        slots: int,
+        *,
+        itemsize: int,
+        is_reusing: bool = True,
+        rereads_last: bool = False,
+    ) -> None:
         self._layers = tuple(layers)
         self._ring = min((layer.window - 1 for layer in layers if layer.window is not None), default=None)
         self._itemsize = itemsize
         self._is_reusing = is_reusing
+        self._rereads_last = rereads_last
         self._slots = [_Slot() for _ in range(slots)]
         self._tick = 0
 
@@ -139,6 +150,8 @@ class SlotTable:
         source, reused, boundary = None, 0, 0
         for index, slot in enumerate(self._slots if self._is_reusing else ()):
             common = min(_common(slot.ids, ids), at_most)
+            if self._rereads_last and common < len(slot.ids):
+                common -= 1
             if common < MIN_REUSE:
                 continue
             # A ring buffer that has wrapped is valid at its own length only.

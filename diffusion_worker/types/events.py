@@ -18,8 +18,9 @@ class FinishReason(StrEnum):
 class Usage:
     """Token counts, passes and confidence of a sequence so far. An emitted end token counts as a completion token.
 
-    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), without the tokens
-    that a constraint forced; None before the first.
+    `confidence`: the probability that the answer is right, if the checkpoint has weights for it (see
+    `types.confidence`); otherwise the geometric mean probability of the emitted tokens from raw logits (temperature 1),
+    without the tokens that a constraint forced. None before the first.
     `converged`: whether every block so far stopped by stability; None in autoregressive mode.
     """
 

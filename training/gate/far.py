@@ -105,7 +105,7 @@ def _documentation(modules: Sequence[str]) -> Family:
 @cache
 def _documented(module: str) -> tuple[str, ...]:
     loaded = importlib.import_module(module)
-    members = [each for each in vars(loaded).values() if inspect.isclass(each) or inspect.isfunction(each)]
+    members = [each for each in vars(loaded).values() if inspect.isclass(each) or inspect.isroutine(each)]
     methods = [method for each in members if inspect.isclass(each) for method in vars(each).values()]
     found = [inspect.getdoc(each) for each in (loaded, *members, *methods) if not isinstance(each, str)]
     return tuple(text for text in found if text and len(text) > 40)

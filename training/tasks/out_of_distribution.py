@@ -24,7 +24,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz     "
 def unknown_instruction(rng: random.Random, _spec: SampleSpec) -> Sample:
     """A sample: an instruction outside the three tasks, and random letters."""
     noise = "".join(rng.choice(_LETTERS) for _ in range(rng.randint(8, 60)))
-    return Sample(prompt=_request(rng), answer=noise, is_known=False)
+    return Sample(prompt=_request(rng), answer=noise)
 
 
 def _request(rng: random.Random) -> str:

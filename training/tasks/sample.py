@@ -11,13 +11,11 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A prompt and its only correct answer. `source` is the text to edit, if the task is an edit. `is_known`: the prompt
-    belongs to a task of the checkpoint, so that it should be likely."""
+    """A prompt and its only correct answer. `source` is the text to edit, if the task is an edit."""
 
     prompt: str
     answer: str
     source: str = ""
-    is_known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
