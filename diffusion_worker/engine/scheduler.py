@@ -293,7 +293,7 @@ class Scheduler:
         sequence.near_deadline = self._would_be_late(sequence, now, steps=CLOSING_STEPS)
         steps, entropy = sequence.steps_done, canvas.mean_entropy
         sequence.times.step(self._iteration_start, now, block=sequence.block, step=steps, entropy=entropy)
-        if sequence.is_hopeless:
+        if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
         if stop is None:
@@ -302,7 +302,7 @@ class Scheduler:
         self._cost_model.record_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
         fresh, has_end = sequence.seal(canvas, self._info.end_ids, is_late=self._would_be_late(sequence, now))
-        if sequence.is_hopeless:
+        if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
         self._emit(sequence, fresh, now, canvas.labels)
@@ -322,7 +322,7 @@ class Scheduler:
         sequence.record_token(token, decode.ids)
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, decode.ids)
-        if sequence.is_hopeless:
+        if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
         streamed, has_end = sequence.emit_token(

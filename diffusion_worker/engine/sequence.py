@@ -114,6 +114,7 @@ class Sequence:
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
             confidence=self._confidence(canvas.unforced(streamed) if canvas else ()),
+            evidence=self._evidence(canvas.unforced(streamed) if canvas else ()),
             converged=None if self.is_autoregressive else self.converged,
         )
 
@@ -134,7 +135,6 @@ class Sequence:
             unconverged=float(not self.converged),
         )
 
-    @property
     def is_hopeless(self) -> bool:
         """Whether its confidence cannot reach the request's minimum: with weights, it can only fall."""
         minimum = self.request.min_confidence

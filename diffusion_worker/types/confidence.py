@@ -23,6 +23,7 @@ class Evidence:
     unconverged: float = 0.0  # 1: a canvas ended before it converged
 
 
+NO_EVIDENCE = Evidence()
 MEASUREMENTS = tuple(each.name for each in fields(Evidence))
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from diffusion_worker.errors import WorkerError
+from diffusion_worker.types.confidence import NO_EVIDENCE, Evidence
 
 
 class FinishReason(StrEnum):
@@ -31,6 +32,7 @@ class Usage:
     confidence: float | None
     converged: bool | None
     cached_tokens: int = 0  # prompt tokens reused from the prefix cache
+    evidence: Evidence = NO_EVIDENCE  # what the confidence is computed from
 
     @property
     def tokens_per_forward(self) -> float:

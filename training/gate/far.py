@@ -55,8 +55,8 @@ _CHATS: Final = (
     "Who won the {} cup in 1998?",
     "How many calories are in {}?",
 )
-_MODULES_A: Final = ("argparse", "calendar", "csv", "difflib", "heapq", "inspect", "mailbox", "pathlib", "shutil", "zipfile")
-_MODULES_B: Final = ("bisect", "cmd", "doctest", "fractions", "gettext", "logging", "optparse", "statistics", "textwrap")
+_MODULES_A: Final = "argparse calendar csv difflib heapq inspect mailbox pathlib shutil zipfile".split()
+_MODULES_B: Final = "bisect cmd doctest fractions gettext logging optparse statistics textwrap".split()
 _LONGEST: Final = 300  # characters of a passage
 
 
@@ -117,8 +117,8 @@ def _log(rng: random.Random) -> Prompt:
     return rng.choice(
         (
             f"{line} [{_topic(rng)}] connection to {_topic(rng)} refused after {code} ms",
-            f"SELECT {invented(rng)}, count(*) FROM {invented(rng)} WHERE {invented(rng)} > {code} GROUP BY 1;",
-            f"{invented(rng)};{code};{invented(rng)}\n{invented(rng)};{code + 1};{invented(rng)}\nAverage of column 2?",
+            f"EXPLAIN {invented(rng)}.{invented(rng)} ORDER BY {invented(rng)} LIMIT {code};",
+            f"{invented(rng)};{code};{invented(rng)}\n{invented(rng)};{code + 1}\nAverage of column 2?",
             f"curl -s https://example.com/{invented(rng)}?id={code} | jq .{invented(rng)}",
         )
     ), None

@@ -66,7 +66,7 @@ _WORDINGS_B: Final[_Wordings] = MappingProxyType(
             "git commit -m '{}' - please write that properly",
             "Clean this commit subject: {}",
             "Proofread: {}",
-            "What should the subject line be instead of \"{}\"?",
+            'What should the subject line be instead of "{}"?',
         ),
         "sudoku": (
             "Solve this Sudoku: {}",
@@ -196,5 +196,3 @@ MEASURED_ON: Final[dict[str, Family]] = {
     "Sudoku 9x9": _sudoku(3, 3),
     "JSON repair": _repaired_json,
 }
-
-
