@@ -22,6 +22,7 @@ from gateway.app import serve
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
 from gateway.parameters import ignored_by
+from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
@@ -146,7 +147,8 @@ def _check(options: argparse.Namespace) -> int:
     for target in policy.targets.values():
         for endpoint in target.endpoints or (target,):
             print(f"  {target.name}: {describe_call(endpoint, os.environ)}")
-    for problem in (*credential_problems(policy.targets.values(), os.environ), *budget_problems(policy)):
+    credentials = credential_problems(policy.targets.values(), os.environ)
+    for problem in (*credentials, *budget_problems(policy), *gate_problems(policy)):
         print(f"warning: {problem}", file=sys.stderr)
     return SUCCESS
 

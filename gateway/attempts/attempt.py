@@ -9,6 +9,13 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from gateway.attempts.confidence import (
+    as_requested,
+    check_confidence,
+    has_blank_choice,
+    needs_logprobs,
+    reported_confidence,
+)
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
@@ -72,6 +79,7 @@ class Attempt:
         self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
+        self._confidence: float | None = None  # of a complete answer whose candidate has a minimum
         self._output_chars = 0
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
@@ -115,6 +123,21 @@ class Attempt:
             await self.aclose()
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._total_until_s - now_s)
+        return self._buffered
+
+    @property
+    def unsure_confidence(self) -> float | None:
+        """The confidence of an answer that only the gate refused, and that is not blank; None for any other attempt."""
+        is_unsure = isinstance(self.error, LowConfidence) and self.is_complete
+        return self._confidence if is_unsure and not has_blank_choice(self._buffered) else None
+
+    def commit_unsure(self) -> list[Delta]:
+        """Serve an answer although the gate refused it, because no other answer was surer; see `commit`. The attempt
+        has ended and stays recorded as it was."""
+        started_ms, now_s = self._context.at_ms(self._started_s), self._clock.now_s()
+        self._context.record_validation(self._validation.result, self._validation.took_ms)
+        self._context.commit(self.candidate, started_ms, self._usage, now_s)
+        self._context.mark_unsure(self._confidence)
         return self._buffered
 
     def lasted_s(self) -> float:
@@ -187,6 +210,9 @@ class Attempt:
             validation_error=self._context.validation_error,
             ignored=self._ignored,
             span_id=self._span_id,
+            # Where the surest answer may be served, no answer ends early.
+            min_confidence=None if self._context.plan.serves_surest else self.candidate.min_confidence,
+            wants_logprobs=needs_logprobs(self.candidate),
         )
         if needs_fan_out(upstream, call):
             return FanOutResponse(upstream, call)
@@ -201,20 +227,11 @@ class Attempt:
         if not self._params.is_last and _is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)
-        self._check_confidence()
-
-    def _check_confidence(self) -> None:
         minimum = self.candidate.min_confidence
-        if minimum is None:
-            return
-        confidence = self._usage.confidence if self._usage else None
-        if confidence is None:
-            raise LowConfidence(
-                "The route requires a minimum confidence, but the target reported none.", detail="no confidence given"
-            )
-        if confidence < minimum:
-            detail = f"confidence {confidence:.3f} < {minimum:g}"
-            raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
+        if minimum is not None:
+            self._confidence = reported_confidence(self.candidate, self._buffered, self._usage)
+            self._buffered = as_requested(self.candidate, self._buffered, self._context.query)
+            check_confidence(minimum, self._confidence, self._buffered, self._context.query)
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
         try:
@@ -271,6 +288,8 @@ class Attempt:
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
         self._end(error.reason, error)
+        if self._context.plan.serves_surest and self.unsure_confidence is not None:
+            self._context.unsure.append(self)
 
     def _priced_usage(self) -> Usage | None:
         """The usage with the cost by the target's price, if the policy has one."""

@@ -43,6 +43,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     _strip_metadata(fields)
     _write_format(fields, call)
     _leave_out(fields, call, capabilities)
+    if call.wants_logprobs:
+        fields["logprobs"] = _raw(True)
     if call.choice is not None:
         _request_one_choice(fields, call.choice)
     if query.stream:

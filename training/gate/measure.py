@@ -11,12 +11,15 @@ from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.confidence import Evidence
 from diffusion_worker.types.events import Finished
-from diffusion_worker.types.requests import DecodingMode
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.gate.rows import Row, Third
 from training.requests import request_for, text_of
 from training.tasks.sample import Sample
+from training.vocabulary import encode_text
 
 TOGETHER: Final = 32  # sequences that run at a time
+HOPELESS_TOKENS: Final = 32  # of an answer that is wrong whatever it is
+SPARE_TOKENS: Final = 8  # beyond the correct answer
 MIN_CONFIDENCE: Final = 0.8  # of the shipped policies
 PRECISION_BAR: Final = 0.95
 RECALL_BAR: Final = 0.90
@@ -44,8 +47,8 @@ class Answered:
 
 
 def answered(model: DiffusionModel, rows: Sequence[Row], mode: DecodingMode) -> list[Answered]:
-    """Answer all rows to their end, whatever their confidence."""
-    requests = [request_for(model, Sample(prompt=row.prompt, answer=""), mode) for row in rows]
+    """Answer all rows, whatever their confidence, as far as it takes to tell whether the answer is right."""
+    requests = [_request(model, row, mode) for row in rows]
     found = []
     for row, answer in zip(rows, run(model, requests, max_num_seqs=TOGETHER), strict=True):
         usage = answer.end.usage
@@ -61,14 +64,17 @@ def answered(model: DiffusionModel, rows: Sequence[Row], mode: DecodingMode) -> 
     return found
 
 
+def _request(model: DiffusionModel, row: Row, mode: DecodingMode) -> GenerationRequest:
+    request = request_for(model, Sample(prompt=row.prompt, answer=""), mode)
+    if row.answer is None:
+        return dataclasses.replace(request, max_tokens=HOPELESS_TOKENS)
+    return dataclasses.replace(request, max_tokens=len(encode_text(row.answer)) + SPARE_TOKENS)
+
+
 def steps_with_gate(model: DiffusionModel, rows: Sequence[Row]) -> list[int]:
     """Denoising steps of each row that a request with the minimum confidence ends before its answer is complete."""
     requests = [
-        dataclasses.replace(
-            request_for(model, Sample(prompt=row.prompt, answer=""), DecodingMode.DIFFUSION),
-            min_confidence=MIN_CONFIDENCE,
-        )
-        for row in rows
+        dataclasses.replace(_request(model, row, DecodingMode.DIFFUSION), min_confidence=MIN_CONFIDENCE) for row in rows
     ]
     ends = [answer.end for answer in run(model, requests, max_num_seqs=TOGETHER)]
     return [end.usage.denoising_steps for end in ends if not isinstance(end, Finished)]

@@ -1,0 +1,51 @@
+"""The confidence gate: whether an answer is sure enough for its candidate's minimum. Pure."""
+
+from collections.abc import Sequence
+
+from gateway.enums import Kind
+from gateway.errors import LowConfidence
+from gateway.types import Candidate, Delta, Query, Usage
+from gateway.upstreams.logprobs import confidence_of, without_logprobs
+
+
+def needs_logprobs(candidate: Candidate) -> bool:
+    """Whether the confidence of the candidate's answers is computed from log-probabilities of their tokens."""
+    return candidate.min_confidence is not None and candidate.target.kind in (Kind.OPENAI, Kind.LITELLM)
+
+
+def reported_confidence(candidate: Candidate, deltas: Sequence[Delta], usage: Usage | None) -> float | None:
+    """The confidence of a complete answer, as reported or as computed; None if the target reported neither."""
+    if needs_logprobs(candidate):
+        return confidence_of(deltas)
+    return usage.confidence if usage else None
+
+
+def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[Delta], query: Query) -> None:
+    """Raises LowConfidence if the confidence is missing or below the minimum, or if a choice is blank. A text between
+    two others (`suffix`) may be empty."""
+    if confidence is None:
+        raise LowConfidence(
+            "The route requires a minimum confidence, but the target reported none.", detail="no confidence given"
+        )
+    if confidence < minimum:
+        detail = f"confidence {confidence:.3f} < {minimum:g}"
+        raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
+    if not query.has_suffix and has_blank_choice(deltas):
+        raise LowConfidence("The target's answer is blank.", detail="blank answer")
+
+
+def has_blank_choice(deltas: Sequence[Delta]) -> bool:
+    """Whether a choice has neither visible text nor any other content."""
+    filled: dict[int, bool] = {}
+    for delta in deltas:
+        for piece in delta.pieces:
+            has_content = bool(piece.text.strip() or piece.refusal or piece.tool_calls or piece.other_bytes)
+            filled[piece.index] = filled.get(piece.index, False) or has_content
+    return not all(filled.values())
+
+
+def as_requested(candidate: Candidate, deltas: list[Delta], query: Query) -> list[Delta]:
+    """The answer without log-probabilities that only the gateway asked for."""
+    if needs_logprobs(candidate) and "logprobs" not in query.parameters.names:
+        return without_logprobs(deltas)
+    return deltas
