@@ -36,10 +36,14 @@ def decode(model: DiffusionModel, items: Sequence[Decode], hidden: torch.Tensor,
     return torch.stack([ids.double(), logprob.double(), is_forced.double()], dim=-1)
 
 
-def token_result(item: Decode, row: Sequence[float]) -> TokenResult:
-    """One row of the result of `decode`, on the host, followed by the surprise of the prompt."""
+def token_result(item: Decode, row: Sequence[float], *, prompt_surprise: float = 0.0) -> TokenResult:
+    """One row of the result of `decode`, on the host."""
     return TokenResult(
-        sequence=item.sequence, id=int(row[0]), logprob=row[1], is_forced=bool(row[2]), prompt_surprise=row[3]
+        sequence=item.sequence,
+        id=int(row[0]),
+        logprob=row[1],
+        is_forced=bool(row[2]),
+        prompt_surprise=prompt_surprise,
     )
 
 

@@ -34,7 +34,7 @@ class Advanced:
     """Canvases after one step, and the step's results; `surest` is what would be sealed."""
 
     canvases: tuple[Canvas, ...]
-    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64; `canvas_result` reads it with the prompt's surprise
+    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `canvas_result`
     constraint_s: float = 0.0
     labels: tuple[tuple[float, ...], ...] = ()  # log-probabilities per row
 
@@ -98,11 +98,13 @@ def step(
     )
 
 
-def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
-    """One row of `Advanced.report`, on the host, followed by the surprise of the prompt. Its mean entropy is not finite
-    where the model returned NaN or infinity."""
+def canvas_result(
+    item: Denoise, row: Sequence[float], labels: tuple[float, ...] = (), *, prompt_surprise: float = 0.0
+) -> CanvasResult:
+    """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
+    infinity."""
     length = item.denoising.canvas_length
-    mean_entropy, accepted, stable_length, converged, prompt_surprise = row[3 * length :]
+    mean_entropy, accepted, stable_length, converged = row[3 * length :]
     return CanvasResult(
         sequence=item.sequence,
         ids=tuple(map(int, row[:length])),

@@ -40,7 +40,8 @@ _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Passed:
-    """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces."""
+    """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces. The last
+    number of a canvas or a token is the surprise of its prompt."""
 
     items: Sequence[Prefill | Denoise | Decode]
     report: torch.Tensor
@@ -183,9 +184,9 @@ class Stepper:
                     faults.append(self._fault(item, NotFinite("the model returned NaN or infinity")))
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
-                    canvases.append(canvas_result(item, fetched, each.labels[row]))
+                    canvases.append(canvas_result(item, fetched[:-1], each.labels[row], prompt_surprise=fetched[-1]))
                 elif isinstance(item, Decode):
-                    tokens.append(token_result(item, fetched))
+                    tokens.append(token_result(item, fetched[:-1], prompt_surprise=fetched[-1]))
         constraint_s = sum(each.constraint_s for each in passes)
         return StepResult(
             canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults), constraint_s=constraint_s

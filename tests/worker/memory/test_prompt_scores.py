@@ -1,0 +1,113 @@
+"""Scores of context tokens: whatever is cached, chunked or copied, a context has those of one pass over all of it."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.memory.prompt_scores import PromptScores
+from diffusion_worker.types.confidence import WEAKEST
+
+VOCAB, HIDDEN, TOKENS = 7, 5, 24
+_draw = torch.Generator().manual_seed(1)
+TABLE, HEAD = torch.randn(VOCAB, HIDDEN, generator=_draw), torch.randn(VOCAB, HIDDEN, generator=_draw)
+IDS = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=TOKENS)
+
+
+def hidden_of(ids: Sequence[int]) -> torch.Tensor:
+    """A causal reading: the hidden state [tokens, hidden] of a token depends on all tokens up to it."""
+    return TABLE[torch.tensor(ids)].cumsum(0).tanh()
+
+
+def logits(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden @ HEAD.T
+
+
+def scores(slots: int = 3) -> PromptScores:
+    return PromptScores(
+        slots=slots, slot_tokens=TOKENS, hidden_size=HIDDEN, dtype=torch.float32, device=torch.device("cpu")
+    )
+
+
+def expected(ids: Sequence[int]) -> float:
+    """The mean surprise of the eight least likely tokens, computed directly."""
+    logprobs = logits(hidden_of(ids))[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    return sum(sorted((-logprobs).tolist(), reverse=True)[:WEAKEST]) / WEAKEST
+
+
+def read(found: PromptScores, slot: int, ids: Sequence[int], at: int = 0, until: int | None = None) -> None:
+    """A causal pass over the tokens from `at` on, in a batch with a longer row of another slot."""
+    until = len(ids) if until is None else until
+    other = [0] * TOKENS
+    rows, places = [list(ids[at:until]), other], [(slot, at, until - at), (2, 0, TOKENS)]
+    padded = torch.tensor([row + [0] * (TOKENS - len(row)) for row in rows])
+    hidden = torch.zeros(2, TOKENS, HIDDEN)
+    hidden[0, : until - at] = hidden_of(ids[:until])[at:]
+    hidden[1] = hidden_of(other)
+    found.score(places, padded, hidden, logits)()
+
+
+@given(IDS, st.sets(st.integers(1, TOKENS - 1)))
+def test_chunks_give_the_scores_of_a_single_pass(ids: list[int], cuts: set[int]) -> None:
+    found = scores()
+    for start, end in pairwise([0, *sorted(cut for cut in cuts if cut < len(ids)), len(ids)]):
+        read(found, 0, ids, start, end)
+    assert float(found.surprise(0, len(ids))) == pytest.approx(expected(ids), abs=1e-4)
+
+
+@given(IDS, IDS, st.integers(2, TOKENS), st.booleans())
+def test_a_reused_prefix_keeps_its_scores_if_its_last_token_is_read_again(
+    ids: list[int], tail: list[int], shared: int, in_place: bool
+) -> None:
+    """Within another context, from which it is copied or that it replaces."""
+    shared = min(shared, len(ids))
+    other = [*ids[:shared], *tail][:TOKENS]
+    found = scores()
+    read(found, 0, other)
+    slot = 0 if in_place else 1
+    if not in_place:
+        found.copy(0, slot, shared - 1)
+    read(found, slot, ids, at=shared - 1)
+    assert float(found.surprise(slot, len(ids))) == pytest.approx(expected(ids), abs=1e-4)
+
+
+@given(IDS, st.integers(1, TOKENS - 1))
+def test_a_context_that_continues_a_whole_cached_one_need_not_read_anything_again(ids: list[int], held: int) -> None:
+    held = min(held, len(ids) - 1)
+    found = scores()
+    read(found, 0, ids[:held])
+    found.copy(0, 1, held)
+    read(found, 1, ids, at=held)
+    assert float(found.surprise(1, len(ids))) == pytest.approx(expected(ids), abs=1e-4)
+
+
+def test_a_pass_that_is_not_stored_leaves_no_trace() -> None:
+    found = scores()
+    ids = [1, 2, 3, 4]
+    found.score([(0, 0, 4)], torch.tensor([ids]), hidden_of(ids)[None], logits)
+    assert float(found.surprise(0, 4)) == 0.0
+
+
+def test_slots_that_are_dropped_zeroed_or_reset_are_forgotten() -> None:
+    ids = [1, 2, 3, 4]
+    for forget in (
+        lambda found: found.zero(0),
+        lambda found: found.reset(),
+        lambda found: (found.resize(0), found.resize(3)),
+    ):
+        found = scores()
+        read(found, 0, ids)
+        forget(found)
+        assert float(found.surprise(0, 4)) == 0.0
+        read(found, 0, ids)
+        assert float(found.surprise(0, 4)) == pytest.approx(expected(ids), abs=1e-4)
+
+
+def test_slots_that_stay_keep_their_scores_when_others_are_added() -> None:
+    found, ids = scores(), [1, 2, 3, 4]
+    read(found, 0, ids)
+    found.resize(9)
+    assert float(found.surprise(0, 4)) == pytest.approx(expected(ids), abs=1e-4)
