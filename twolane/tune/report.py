@@ -79,7 +79,7 @@ routes:
 
 
 def _minimum(threshold: Threshold | None) -> str:
-    return "" if threshold is None else f"    # Measured: {threshold}.\n    min_confidence: {threshold.minimum:g}\n"
+    return "" if threshold is None else f"    # Measured: {threshold}.\n    min_confidence: {threshold.minimum!r}\n"
 
 
 def _measured(trial: Trial) -> str:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import floor
 from typing import Final
 
 MIN_ANSWERS: Final = 20  # fewer say nothing about a precision of 95 %
-_DIGITS: Final = 4
 
 Judged = tuple[float, bool]  # the confidence of an answer, and whether it is correct
 
@@ -24,7 +22,7 @@ class Threshold:
 
     def __str__(self) -> str:
         return (
-            f"min_confidence {self.minimum:g} serves {self.recall:.1%} of the correct answers with a precision of "
+            f"min_confidence {self.minimum:.4f} serves {self.recall:.1%} of the correct answers with a precision of "
             f"{self.precision:.1%} ({self.precision_without:.1%} without it), over {self.answers} answers"
         )
 
@@ -42,7 +40,7 @@ def find_threshold(judged: Sequence[Judged], *, precision: float) -> Threshold |
         served, served_right = served + len(equal), served_right + sum(equal)
         if served_right / served >= precision:
             found = Threshold(
-                minimum=floor(confidence * 10**_DIGITS) / 10**_DIGITS,
+                minimum=confidence,
                 answers=len(judged),
                 precision=served_right / served,
                 recall=served_right / right,

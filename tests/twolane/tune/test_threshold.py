@@ -27,7 +27,7 @@ def test_it_keeps_its_promise_and_no_lower_one_serves_more_correct_answers(
     if found is not None:
         assert found.recall == served(min(good))[0] / sum(is_right for _, is_right in judged)
         assert found.precision >= precision
-        assert found.minimum <= min(good) < found.minimum + 2e-4
+        assert found.minimum == min(good)
 
 
 def test_a_wide_gap_between_right_and_wrong_answers_is_found() -> None:
