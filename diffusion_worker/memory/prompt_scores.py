@@ -49,9 +49,10 @@ class PromptScores:
         return store
 
     def surprise(self, slot: int, tokens: int) -> torch.Tensor:
-        """Mean surprise of the WEAKEST least likely of the first `tokens` tokens of a slot; see `types.confidence`."""
-        known = self._logprobs[slot, :tokens]
-        return -known.topk(min(WEAKEST, tokens), largest=False).values.sum() / WEAKEST
+        """Mean surprise of the WEAKEST least likely of the first `tokens` tokens of a slot, or of all if there are
+        fewer; the first one, which nothing predicts, does not count."""
+        known = self._logprobs[slot, 1:tokens]
+        return -known.topk(min(WEAKEST, len(known)), largest=False).values.mean() if len(known) else known.new_zeros(())
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy at least the first `tokens` tokens of a slot, and one more: a token that is read again keeps its

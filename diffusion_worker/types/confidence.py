@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 
-WEAKEST = 8  # least likely tokens that are averaged; fewer tokens count as if the others were certain
+WEAKEST = 8  # least likely tokens that are averaged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class Evidence:
     """Measurements of an answer so far. Surprises are negative log-probabilities in nats, at temperature 1."""
 
     prompt_surprise: float = 0.0  # mean of the WEAKEST least likely tokens of the prompt, read causally
-    token_surprise: float = 0.0  # of the answer's tokens that no constraint forced
+    token_surprise: float = 0.0  # of the answer's tokens that no constraint forced; missing ones count as certain
     entropy: float = 0.0  # nats: highest mean entropy with which one of its canvases ended
     steps: float = 0.0  # highest share of the steps of a canvas that was used
     unconverged: float = 0.0  # 1: a canvas ended before it converged

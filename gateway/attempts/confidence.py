@@ -15,9 +15,9 @@ def needs_logprobs(candidate: Candidate) -> bool:
 
 def reported_confidence(candidate: Candidate, deltas: Sequence[Delta], usage: Usage | None) -> float | None:
     """The confidence of a complete answer, as reported or as computed; None if the target reported neither."""
-    if needs_logprobs(candidate):
-        return confidence_of(deltas)
-    return usage.confidence if usage else None
+    if usage is not None and usage.confidence is not None:
+        return usage.confidence
+    return confidence_of(deltas) if needs_logprobs(candidate) else None
 
 
 def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[Delta], query: Query) -> None:

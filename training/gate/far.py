@@ -55,8 +55,9 @@ _CHATS: Final = (
     "Who won the {} cup in 1998?",
     "How many calories are in {}?",
 )
+_SHORT_A: Final = ("ok", "yes", "test", "hello there", "why?", "go on", "json", "fix it", "42", "¿sí?", "...")
 _MODULES_A: Final = "argparse calendar csv difflib heapq inspect mailbox pathlib shutil zipfile".split()
-_MODULES_B: Final = "bisect cmd doctest fractions gettext logging optparse statistics textwrap".split()
+_MODULES_B: Final = "sched cmd doctest fractions gettext logging optparse statistics textwrap".split()
 _LONGEST: Final = 300  # characters of a passage
 
 
@@ -105,10 +106,10 @@ def _documentation(modules: Sequence[str]) -> Family:
 @cache
 def _documented(module: str) -> tuple[str, ...]:
     loaded = importlib.import_module(module)
-    members = [each for each in vars(loaded).values() if inspect.isclass(each) or inspect.isroutine(each)]
-    methods = [method for each in members if inspect.isclass(each) for method in vars(each).values()]
-    found = [inspect.getdoc(each) for each in (loaded, *members, *methods) if not isinstance(each, str)]
-    return tuple(text for text in found if text and len(text) > 40)
+    own = [each for each in vars(loaded).values() if getattr(each, "__module__", None) == module]
+    methods = [method for each in own if inspect.isclass(each) for method in vars(each).values()]
+    found = [getattr(each, "__doc__", None) for each in (loaded, *own, *methods) if not isinstance(each, str)]
+    return tuple(inspect.cleandoc(text) for text in found if isinstance(text, str) and len(text) > 40)
 
 
 def _log(rng: random.Random) -> Prompt:
@@ -126,6 +127,7 @@ def _log(rng: random.Random) -> Prompt:
 
 CHOSEN_ON: Final[dict[str, Family]] = {
     "questions A": _asked(_QUESTIONS_A),
+    "short messages": _asked(_SHORT_A),
     "code A": _code(_MODULES_A),
     "documentation A": _documentation(_MODULES_A),
 }

@@ -37,15 +37,16 @@ def evaluate_gate(model: DiffusionModel, per_third: int, *, json_file: Path | No
         bars = f"precision {PRECISION_BAR:.0%}, recall {RECALL_BAR:.0%}"
         console.print(f"Bars: {bars}: {'reached' if measured[0].is_cleared else 'missed'}.")
     steps = _rejected_steps(model, rows, found[DecodingMode.DIFFUSION])
+    mean, most = statistics.fmean(steps) if steps else 0.0, max(steps, default=0)
     console.print(
-        f"{len(steps)} answers end early, after {statistics.fmean(steps) if steps else 0:.1f} denoising steps on average"
-        f" and {max(steps, default=0)} at most; a canvas has {model.info.denoising.steps}."
+        f"{len(steps)} answers end early, after {mean:.1f} denoising steps on average and {most} at most; a canvas has "
+        f"{model.info.denoising.steps}."
     )
     if json_file:
         figures = {mode.value: [asdict(each) for each in measured] for mode, measured in parts.items()}
         json_file.write_text(json.dumps({"gate": figures, "rejected_steps": steps}, indent=1) + "\n")
     is_cleared = all(measured[0].is_cleared for measured in parts.values())
-    return int(is_checked and not (is_cleared and max(steps, default=0) <= model.info.denoising.steps))
+    return int(is_checked and not (is_cleared and most <= model.info.denoising.steps))
 
 
 def _rejected_steps(model: DiffusionModel, rows: Sequence[Row], answers: Sequence[Answered]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 import torch
@@ -33,9 +34,9 @@ def scores(slots: int = 3) -> PromptScores:
 
 
 def expected(ids: Sequence[int]) -> float:
-    """The mean surprise of the eight least likely tokens, computed directly."""
+    """The mean surprise of the eight least likely tokens, or of all of fewer, computed directly."""
     logprobs = logits(hidden_of(ids))[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
-    return sum(sorted((-logprobs).tolist(), reverse=True)[:WEAKEST]) / WEAKEST
+    return fmean(sorted((-logprobs).tolist(), reverse=True)[:WEAKEST])
 
 
 def read(found: PromptScores, slot: int, ids: Sequence[int], at: int = 0, until: int | None = None) -> None:
