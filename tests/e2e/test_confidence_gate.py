@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from diffusion_worker.models.loader import LoadOptions, load
-from tests.gateway.serving import RealGateway, fake_server, real_gateway
+from tests.gateway.serving import RealGateway, completion, fake_server, real_gateway
 from tests.worker.serving import listening
 from training.gate.measure import MIN_CONFIDENCE
 from training.gate.mix import MEASURING
@@ -49,13 +50,17 @@ class Answer:
         return self.text == self.row.answer
 
 
+async def _quality(*_: Any) -> web.StreamResponse:
+    return web.json_response(completion('{"answer": "of the quality lane"}'))
+
+
 @pytest.fixture(scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RealGateway]:
     """Gateway, worker and a quality server on sockets. SLOs are out of reach: a busy machine must not eject a lane."""
     folder = tmp_path_factory.mktemp("stack")
     policy = (ROOT / "policies" / "demo.yaml").read_text().replace("p95_ms: 1500", "p95_ms: 3000000")
     model: Any = load(CHECKPOINT, LoadOptions(threads=1))
-    async with listening(model) as worker, fake_server() as quality:
+    async with listening(model) as worker, fake_server(_quality) as quality:
         os.environ |= {"WORKER_URL": str(worker.client.base_url).rstrip("/"), "QUALITY_URL": quality.url}
         try:
             async with real_gateway(folder, policy) as gateway:
