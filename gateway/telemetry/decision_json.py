@@ -28,10 +28,9 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "target": decision.target,
         "outcome": decision.outcome,
         "fallback": decision.fallback,
-        "low_confidence": None if decision.low_confidence is None else round(decision.low_confidence, 4),
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
-    }
+    } | ({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)})
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:

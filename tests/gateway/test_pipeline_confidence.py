@@ -7,6 +7,7 @@ import pytest
 from gateway.enums import Kind, OnLowConfidence, Outcome
 from gateway.routing.engine_profiles import ENGINES
 from gateway.routing.gates import Gate
+from gateway.telemetry.decision_json import document_of
 from gateway.upstreams.scripted import says
 from gateway.web.headers import describe
 
@@ -62,6 +63,7 @@ async def test_a_policy_may_serve_the_surest_answer_marked_as_such(stage: Any, s
     assert (scene.decision.target, scene.decision.low_confidence) == ("fast", 0.3)
     assert scene.attempts == {"fast": "low_confidence", "careful": "low_confidence"}
     assert dict(describe(scene.decision))[b"x-twolane-low-confidence"] == b"0.300"
+    assert document_of(scene.decision)["low_confidence"] == 0.3
 
 
 async def test_the_surest_answer_is_not_served_if_it_is_blank(stage: Any) -> None:
@@ -75,6 +77,7 @@ async def test_an_answer_that_passes_is_preferred_to_the_surest_and_bears_no_mar
     scene = stage(fast=says("eh", confidence=0.7), careful=says("oh", confidence=0.9), route=SUREST)
     assert (await scene.send()).text == "oh"
     assert scene.decision.low_confidence is None
+    assert "low_confidence" not in document_of(scene.decision)
 
 
 @pytest.mark.parametrize(("route", "minimum"), [(GATED, 0.8), (SUREST, None)])
