@@ -115,6 +115,8 @@ FORMAT_FIELDS: Final = frozenset(
     "response_format structured_outputs guided_json guided_regex guided_choice guided_grammar guided_decoding_backend"
     " guided_whitespace_pattern json_schema regex ebnf grammar structural_tag format".split()
 )
+# Objects in which a request may nest these fields: the argument of OpenAI's SDKs, taken literally, and NIM's.
+NESTS: Final = ("extra_body", "nvext")
 # Fields that every target takes, or that the gateway translates; what they ask for has capabilities of its own.
 HANDLED: Final = FORMAT_FIELDS | frozenset(
     "model messages stream stream_options max_tokens max_completion_tokens tools tool_choice parallel_tool_calls suffix"

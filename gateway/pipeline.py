@@ -34,7 +34,7 @@ from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
 from gateway.types import Candidate, Classification, Health, Plan, Query, Quota, Target, Verdict
-from gateway.validation.json_schema import SchemaCache
+from gateway.validation.json_schema import COMPILED
 
 
 class Policies(Protocol):
@@ -66,7 +66,7 @@ class Pipeline:
         self._observer = observer
         self._clock = world
         self._sample = world.sample
-        self._schemas = SchemaCache()
+        self._schemas = COMPILED
         self._context_limits = ContextLimits()
         self._shadows = Shadows(self._handle_shadow, observer, world)
         self._is_stopped = False

@@ -108,7 +108,8 @@ class Target:
 class OutputFormat:
     """The output format that a request requires. Only the field for its `form` is set.
 
-    `schema` is the JSON Schema as sent (never changed), `digest` is "sha256:..." of its canonical form.
+    `schema` is the JSON Schema as sent (never changed), `digest` is "sha256:..." of its canonical form. `param` is the
+    request's field that asks for it.
     """
 
     form: FormatKind
@@ -117,6 +118,7 @@ class OutputFormat:
     choices: tuple[str, ...] = ()
     digest: str | None = None
     grammar: str | None = None  # only targets can check it
+    param: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,6 +334,7 @@ class ToolCall:
     index: int
     name: str = ""
     arguments: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

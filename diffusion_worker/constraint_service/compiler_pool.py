@@ -5,12 +5,12 @@ import json
 from typing import Final
 
 from diffusion_worker.constraint_service.compiler_process import constraint_job, vocabulary_job
-from diffusion_worker.constraint_service.job_pool import START_S, JobPool, JobProcess, Times
+from diffusion_worker.constraint_service.job_pool import START_S, JobPool, JobProcess, Times, TooLong
 from diffusion_worker.constraint_service.validator_process import validation_job
 from diffusion_worker.constraints.compiled import CompiledConstraint, TokenPrefixes, from_bytes
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
-from diffusion_worker.errors import CompilerFailed, UnsupportedSchema
+from diffusion_worker.errors import Refused, UnsupportedSchema
 
 COMPILE: Final = Times(quick_s=2.0, limit_s=10.0, wait_s=10.0)
 VALIDATE: Final = Times(quick_s=0.5, limit_s=3.0, wait_s=10.0)
@@ -27,8 +27,8 @@ class CompilerPool:
         self, constraint: Constraint, vocabulary: VocabularyBytes, prefixes: TokenPrefixes, owner: str = ""
     ) -> CompiledConstraint:
         """Compile a constraint for a vocabulary, on behalf of an API key. Raises InvalidRequest and UnsupportedSchema
-        as the compiler does, the latter also on a timeout; OverCapacity if the compilers are busy; CompilerFailed if
-        a process crashed twice."""
+        as the compiler does, the latter also if it needs too much processor time; OverCapacity if the compilers are
+        busy, Refused if the machine is; CompilerFailed if a process crashed twice."""
         await self._validators.start()  # needed once the answer is complete
 
         async def prepare(process: JobProcess) -> None:
@@ -36,7 +36,7 @@ class CompilerPool:
 
         try:
             compiled = await self._compilers.run(constraint_job(constraint, prefixes), owner, prepare)
-        except TimeoutError:
+        except TooLong:
             raise _too_long(constraint, "compile", self._compilers.times) from None
         return await asyncio.to_thread(from_bytes, compiled)
 
@@ -44,7 +44,7 @@ class CompilerPool:
         """The violation of a whole answer; None: valid. Raises as `compile` does."""
         try:
             response = await self._validators.run(validation_job(constraint, text), owner)
-        except TimeoutError:
+        except TooLong:
             raise _too_long(constraint, "check", self._validators.times) from None
         violation: str | None = json.loads(response)
         return violation
@@ -61,9 +61,12 @@ async def _load_vocabulary(process: JobProcess, vocabulary: VocabularyBytes) -> 
     try:
         await process.request(vocabulary_job(vocabulary), START_S)
     except TimeoutError:
-        raise CompilerFailed("the constraint compiler did not load the vocabulary in time") from None
+        message = "the constraint compiler did not load the vocabulary in time"
+        raise Refused(message, retry_after_s=START_S) from None
     process.loaded_vocabulary = vocabulary.digest
 
 
 def _too_long(constraint: Constraint, task: str, times: Times) -> UnsupportedSchema:
-    return UnsupportedSchema(f"takes longer than {times.limit_s:g} s to {task}", keyword=constraint.kind, pointer="")
+    return UnsupportedSchema(
+        f"takes longer than {times.limit_s:g} s of processor time to {task}", keyword=constraint.kind, pointer=""
+    )

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from diffusion_worker.constraint_service.fair_queue import FairQueue, Job
-from diffusion_worker.constraint_service.pipe_framing import LENGTH_BYTES, frame, read_refusal
-from diffusion_worker.errors import CompilerFailed, OverCapacity
+from diffusion_worker.constraint_service.pipe_framing import LENGTH_BYTES, TOO_LONG, job_frame, read_refusal
+from diffusion_worker.errors import CompilerFailed, OverCapacity, Refused
 
 START_S: Final = 30.0  # to start, or to load a vocabulary, on a busy machine
 _GRACE_S: Final = 5.0  # after which an orphaned process ends itself
 _ATTEMPTS: Final = 2  # a process may have died between two jobs
+_OUTAGE: Final = 20  # times the limit of a job's processor time: a machine on which that takes longer is too busy
 _ROOT: Final = Path(__file__).parents[2]
 
 
@@ -31,13 +32,22 @@ class ProcessDied(Exception):  # noqa: N818 - says what happened
     """The process has died."""
 
 
+class TooLong(Exception):  # noqa: N818 - says what happened
+    """The job has used more processor time than it may."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
     """Of one kind of job, in seconds."""
 
     quick_s: float  # a job that takes longer is a long one
-    limit_s: float  # after which a job is refused
+    limit_s: float  # of processor time, after which a job is refused
     wait_s: float  # for a process; all waits of a job together
+
+    @property
+    def outage_s(self) -> float:
+        """Elapsed time after which the machine is too busy for the job; this does not blame the job."""
+        return _OUTAGE * self.limit_s
 
 
 class JobProcess:
@@ -55,22 +65,25 @@ class JobProcess:
         self.loaded_vocabulary = ""  # digest
         self._is_ready = False
 
-    async def request(self, job: bytes, limit_s: float, prolong: Callable[[], float] = lambda: 0.0) -> bytes:
-        """Send a job and return the response. Raises InvalidRequest or UnsupportedSchema as the job does, TimeoutError
-        after `limit_s` and the seconds that `prolong` adds then. The process is killed unless the job completes, also
-        on cancellation."""
+    async def request(
+        self, job: bytes, limit_s: float, prolong: Callable[[], float] = lambda: 0.0, *, cpu_s: float = 0.0
+    ) -> bytes:
+        """Send a job and return the response. Raises InvalidRequest or UnsupportedSchema as the job does, TooLong after
+        `cpu_s` of processor time (0: no limit), TimeoutError after `limit_s` and the seconds that `prolong` adds then.
+        The process is killed unless the job completes, also on cancellation."""
         response, loop = b"", asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as limit:
                 timer = loop.call_later(limit_s, lambda: limit.reschedule(loop.time() + prolong()))
                 try:
-                    response = await self._send(job)
+                    response = await self._send(job_frame(job, cpu_s))
                 finally:
                     timer.cancel()
         except TimeoutError:  # a subclass of OSError
             raise
         except (OSError, EOFError) as error:  # broken pipe or early end of file
-            raise ProcessDied from error
+            is_too_long = self._process is not None and await self._process.wait() == TOO_LONG
+            raise (TooLong if is_too_long else ProcessDied) from error
         finally:
             if not response:
                 self._kill()
@@ -80,13 +93,13 @@ class JobProcess:
 
     async def start(self) -> None:
         """Start the process if it is not running, and wait until it can take a job: the time does not count as the
-        job's. Raises CompilerFailed if it takes too long."""
+        job's. Raises Refused if it takes too long."""
         await self.ensure_running()
         if not self._is_ready:
             try:
                 await self.request(b"", START_S)
             except TimeoutError:
-                raise CompilerFailed("the process of the constraint did not start in time") from None
+                raise Refused("the process of the constraint did not start in time", retry_after_s=START_S) from None
             self._is_ready = True
 
     async def close(self) -> None:
@@ -94,11 +107,11 @@ class JobProcess:
         self._kill()
         await asyncio.gather(*self._exiting)
 
-    async def _send(self, job: bytes) -> bytes:
+    async def _send(self, request: bytes) -> bytes:
         process = await self.ensure_running()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(frame(job))
+        process.stdin.write(request)
         await process.stdin.drain()
         length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
         return await process.stdout.readexactly(length)
@@ -128,7 +141,7 @@ class JobPool:
 
     def __init__(self, module: str, times: Times, *, processes: int = 2) -> None:
         self.times = times
-        longest_s = max(START_S, times.limit_s)
+        longest_s = max(START_S, times.outage_s)
         self._processes = tuple(JobProcess(module, longest_s=longest_s) for _ in range(processes))
         self._idle = list(self._processes)  # the last one is used first, because it is warm
         self._queue = FairQueue()
@@ -141,8 +154,9 @@ class JobPool:
         owner: str = "",
         prepare: Callable[[JobProcess], Awaitable[None]] | None = None,
     ) -> bytes:
-        """Do a job for an owner. Raises InvalidRequest or UnsupportedSchema as the job does, TimeoutError if it takes
-        too long, OverCapacity if no process was free in time, CompilerFailed if the process crashed twice."""
+        """Do a job for an owner. Raises InvalidRequest or UnsupportedSchema as the job does, TooLong if it needs more
+        than the limit, Refused if the machine is too busy for it, OverCapacity if no process was free in time,
+        CompilerFailed if the process crashed twice."""
         loop, deaths = asyncio.get_running_loop(), 0
         job = Job(owner=owner, size=len(content), arrived_s=loop.time())
         waits_until_s = job.arrived_s + self.times.wait_s
@@ -152,13 +166,15 @@ class JobPool:
                 await process.start()
                 if prepare is not None:
                     await prepare(process)
-                limit_s = self.times.limit_s if job.is_long else min(self.times.quick_s, self.times.limit_s)
-                return await process.request(content, limit_s, lambda: self._prolong(job))
+                limit_s = self.times.outage_s if job.is_long else self.times.quick_s
+                return await process.request(content, limit_s, lambda: self._prolong(job), cpu_s=self.times.limit_s)
             except ProcessDied:
                 deaths += 1
             except TimeoutError:
-                if job.is_long or self.times.limit_s <= self.times.quick_s:
-                    raise
+                if job.is_long:
+                    raise Refused(
+                        "the machine is too busy for the constraint", retry_after_s=self.times.wait_s
+                    ) from None
                 job.is_long = True  # wait again
             finally:
                 self._release(job, process, loop.time() - started_s)
@@ -184,7 +200,7 @@ class JobPool:
             return 0.0
         job.is_long = True
         self._long.add(job)
-        return self.times.limit_s - self.times.quick_s
+        return max(0.0, self.times.outage_s - self.times.quick_s)
 
     @property
     def _may_run_long(self) -> bool:

@@ -1,6 +1,8 @@
 """Pipe framing: the request-response protocol of the compiler and validator processes on standard input and output.
 
-A frame is four bytes of length, big-endian, then the content. A response starts with `+`, or with `-` and an error as
+A frame is four bytes of length, big-endian, then the content. A job starts with four bytes of its limit of processor
+time in microseconds; 0 is none. A job that exceeds it ends the process by SIGPROF, whatever it is doing: unlike
+elapsed time, this does not depend on how busy the machine is. A response starts with `+`, or with `-` and an error as
 JSON. An empty job shows that the process has started. The process ends when its input does. An alarm limits every job
 even if the parent is gone, and memory is limited too.
 """
@@ -15,6 +17,7 @@ from typing import BinaryIO, Final
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 LENGTH_BYTES: Final = 4
+TOO_LONG: Final = -signal.SIGPROF  # the exit status of a process whose job exceeded its processor time
 MEMORY_BYTES: Final = 4 << 30  # of address space; numpy reserves half a GiB before the first job
 Work = Callable[[bytes], bytes]
 
@@ -22,6 +25,11 @@ Work = Callable[[bytes], bytes]
 def frame(content: bytes) -> bytes:
     """Content preceded by its length."""
     return len(content).to_bytes(LENGTH_BYTES, "big") + content
+
+
+def job_frame(job: bytes, cpu_s: float) -> bytes:
+    """A job with its limit of processor time in seconds; 0: none."""
+    return frame(round(cpu_s * 1e6).to_bytes(LENGTH_BYTES, "big") + job)
 
 
 def respond(work: Work, content: bytes) -> bytes:
@@ -48,16 +56,19 @@ def read_refusal(content: bytes) -> InvalidRequest:
 def serve(work: Work, source: BinaryIO, sink: BinaryIO, *, limit_s: float = 0.0) -> None:
     """Serve until the input ends. A job that takes longer than `limit_s` (0: no limit) ends the process."""
     while len(length := source.read(LENGTH_BYTES)) == LENGTH_BYTES:
-        content = source.read(int.from_bytes(length, "big"))
+        cpu_us = int.from_bytes(source.read(LENGTH_BYTES), "big")
+        content = source.read(int.from_bytes(length, "big") - LENGTH_BYTES)
         signal.setitimer(signal.ITIMER_REAL, limit_s)
+        signal.setitimer(signal.ITIMER_PROF, cpu_us / 1e6)
         response = respond(work, content)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         sink.write(frame(response))
         sink.flush()
 
 
 def run(work: Work) -> None:
-    """The main function of the process. Its argument is the time limit of a job in seconds."""
+    """The main function of the process. Its argument is the limit of a job's elapsed time in seconds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes our input
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     serve(work, sys.stdin.buffer, sys.stdout.buffer, limit_s=float(sys.argv[1]))

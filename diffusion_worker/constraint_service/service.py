@@ -26,7 +26,7 @@ from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import ConstraintObserved, ConstraintWork, Observer
 
-REFUSAL_TTL_S: Final = 60.0  # refusals expire, because a timeout may be due to load
+REFUSAL_TTL_S: Final = 60.0  # refusals expire, because processor time varies with load
 MAX_REFUSALS: Final = 256
 
 
@@ -158,7 +158,7 @@ class ConstraintService:
         try:
             with self._timed(ConstraintWork.VALIDATE):
                 return await self._pool.validate(constraint, text, owner)
-        except UnsupportedSchema as error:  # validation timed out
+        except UnsupportedSchema as error:  # validation takes too long
             error.param = constraint.field
             self._remember_refusal(key, error)
             raise

@@ -103,6 +103,7 @@ class Attempt:
             self._limits.end_in(self._params.limit_ms / 1000)
             self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:
+                await self._validation.examine_cuts()
                 self._validate()
             is_ready = True
         except AttemptFailed as error:

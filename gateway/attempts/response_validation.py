@@ -3,6 +3,7 @@
 Every validation error is raised as InvalidOutput.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from gateway.enums import Buffer, RunawayScope, SchemaCheck
@@ -40,6 +41,12 @@ class ResponseValidation:
         """Raises InvalidOutput as soon as no continuation can make the response valid."""
         if self._check is not None:
             _raise_if(self._check.feed(delta.pieces))
+
+    async def examine_cuts(self) -> None:
+        """Before `finish`, if the response was not checked while it arrived: what would block the event loop there."""
+        if self._check is not None:
+            for _ in self._check.examine_cuts():
+                await asyncio.sleep(0)
 
     def finish(self, buffered: list[Delta]) -> list[Delta]:
         """Return the deltas to serve: `buffered`, or repaired ones. Raises InvalidOutput."""

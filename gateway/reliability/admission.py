@@ -24,12 +24,15 @@ _MAX_NAME: Final = 64
 _FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
     Capability.IMAGES: "messages",
-    Capability.JSON_SCHEMA: "response_format",
-    Capability.JSON_OBJECT: "response_format",
-    Capability.REGEX: "structured_outputs",
-    Capability.CHOICE: "structured_outputs",
-    Capability.TEMPLATE: "structured_outputs",
 }
+
+
+def _field_of(name: str, query: Query) -> str:
+    """The request's field behind a capability or parameter."""
+    wanted = query.output_format
+    if wanted is not None and wanted.param is not None and wanted.form.value == name:
+        return wanted.param
+    return _FIELDS.get(name, name)
 
 
 def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:
@@ -42,7 +45,7 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
         names = [name[:_MAX_NAME] for name in sorted(missing)]
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         detail = f"lacks {', '.join(names[:_MAX_NAMES])}{more}"
-        return Verdict(reason=Reason.UNSUPPORTED, detail=detail, param=_FIELDS.get(names[0], names[0]))
+        return Verdict(reason=Reason.UNSUPPORTED, detail=detail, param=_field_of(names[0], query))
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
         detail = f"asked to be called again after {wait_s:.0f} s"

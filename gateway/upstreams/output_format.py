@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.enums import FormatKind, Kind
-from gateway.parameters import FORMAT_FIELDS
+from gateway.parameters import FORMAT_FIELDS, NESTS
 from gateway.types import OutputFormat, Target
 
-FIELDS: Final = FORMAT_FIELDS | {"extra_body"}  # that `write_format` reads and writes
+FIELDS: Final = FORMAT_FIELDS | set(NESTS)  # that `write_format` reads and writes
 _CONSTRAINTS: Final = ("json", "json_object", "regex", "choice", "grammar")
 _WORKER: Final = "worker"
 Spell = Callable[[OutputFormat], dict[str, Any] | None]
@@ -55,16 +55,16 @@ def _as_structured(response_format: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unnest(document: dict[str, Any]) -> None:
-    """Move the format out of a literal `extra_body`."""
-    nested = document.get("extra_body")
-    if not isinstance(nested, dict):
-        return
-    nested = document["extra_body"] = {**nested}
-    for name in FORMAT_FIELDS:
-        if name in nested:
-            document[name] = nested.pop(name)
-    if not nested:
-        del document["extra_body"]
+    """Move the format out of nested objects."""
+    for nest in NESTS:
+        given = document.get(nest)
+        if not isinstance(given, dict):
+            continue
+        document.update({name: value for name, value in given.items() if name in FORMAT_FIELDS})
+        rest = {name: value for name, value in given.items() if name not in FORMAT_FIELDS}
+        document[nest] = rest
+        if not rest:
+            del document[nest]
 
 
 def _options(document: Mapping[str, Any]) -> dict[str, Any]:

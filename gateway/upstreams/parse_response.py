@@ -31,6 +31,7 @@ class _Custom(msgspec.Struct):
 
 class _ToolCall(msgspec.Struct):
     index: int | None = None
+    id: Any = None
     function: _Function | None = None
     custom: _Custom | None = None
 
@@ -233,6 +234,7 @@ def _tool_call(position: int, call: _ToolCall) -> ToolCall:
         index=position if call.index is None else call.index,
         name=function.name or "",
         arguments=function.arguments or "",
+        id=call.id if isinstance(call.id, str) else "",
     )
 
 

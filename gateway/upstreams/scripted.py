@@ -30,6 +30,7 @@ class ScriptedResponse:
     finish_reason: str = "stop"
     extra: dict[str, Any] = field(default_factory=dict)  # merged into the message of a whole response
     choice: dict[str, Any] = field(default_factory=dict)  # merged into its choice
+    deltas: Sequence[dict[str, Any]] = ()  # of a stream, before the texts
 
 
 def says(*texts: str, **more: Any) -> ScriptedResponse:
@@ -100,6 +101,7 @@ def _stream(response: ScriptedResponse) -> Sequence[dict[str, Any]]:
         {"id": "scripted", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}
         for text in response.texts
     ]
+    chunks[:0] = [{"id": "scripted", "choices": [{"index": 0, "delta": delta}]} for delta in response.deltas]
     if not response.fault:
         chunks.append(
             {"id": "scripted", "choices": [{"index": 0, "delta": {}, "finish_reason": response.finish_reason}]}

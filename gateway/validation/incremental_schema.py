@@ -35,7 +35,8 @@ _FIRST_CHARS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subschema:
-    """A subschema, at `pointer`, that a value must satisfy. `first_chars` None allows any character.
+    """A subschema, at `pointer`, that a value must satisfy. `first_chars` None allows any character. `longest`: the
+    keyword that limits the length of its strings, and the limit in code points.
 
     `alternatives` are its keywords that list alternatives (`anyOf`, `oneOf`).
     """
@@ -45,6 +46,7 @@ class Subschema:
     first_chars: frozenset[str] | None
     scalar: jsonschema_rs.Validator | None  # checks _SCALAR_KEYWORDS
     alternatives: tuple[str, ...] = ()
+    longest: tuple[str, int] | None = None
 
 
 class Violation(NamedTuple):
@@ -184,6 +186,7 @@ class IncrementalSchema:
             first_chars=_first_chars(node),
             scalar=self._scalar(keywords),
             alternatives=alternatives,
+            longest=_longest(node),
         )
 
     def _scalar(self, keywords: dict[str, Any]) -> jsonschema_rs.Validator | None:
@@ -205,6 +208,17 @@ def _first_chars(node: dict[str, Any]) -> frozenset[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) and name in _FIRST_CHARS for name in names):
         return None
     return frozenset("".join(_FIRST_CHARS[name] for name in names))
+
+
+def _longest(node: dict[str, Any]) -> tuple[str, int] | None:
+    """The keyword that limits the length of strings most, and the limit; None without one."""
+    limit, listed = node.get("maxLength"), node.get("enum")
+    limits = [("maxLength", int(limit))] if isinstance(limit, int | float) else []
+    if isinstance(listed, list):
+        limits.append(("enum", max((len(value) for value in listed if isinstance(value, str)), default=0)))
+    if isinstance(node.get("const"), str):
+        limits.append(("const", len(node["const"])))
+    return min(limits, key=lambda each: each[1], default=None)
 
 
 def _has_base(node: Any) -> bool:

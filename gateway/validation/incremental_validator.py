@@ -1,7 +1,8 @@
 """Incremental JSON Schema validation: validate a JSON text while it arrives, and report the first certain error.
 
 Combines the grammar (`json_prefix`) with the incremental view of a schema (`incremental_schema`). An error is certain;
-without one, the complete text must still be validated. For duplicate keys, the first member counts.
+without one, the complete text must still be validated. A repeated key is an error:
+readers differ in which member counts.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,9 +11,12 @@ from typing import Final
 
 from gateway.validation.incremental_schema import IncrementalSchema, Subschema, Subschemas, Violation
 from gateway.validation.json_prefix import JsonPrefix
+from gateway.validation.runaway import Elements
 from gateway.validation.schema_cost import escaped
 from twolane.process import exact_json
 
+REPEATED: Final = Violation("repeatedKey", "#")
+_RAW_CHARS: Final = 12  # of one code point of a string at most: two escapes of four digits
 MAX_BRANCHES: Final = 32  # alternatives followed at once; further ones are left to the final validation
 
 
@@ -23,6 +27,19 @@ class IncrementalValidator(JsonPrefix):
         super().__init__()
         self.violation: Violation | None = None
         self._validator = _Validator(schema, schema.root, _BranchBudget())
+
+    def feed(self, text: str) -> bool:
+        """See `JsonPrefix`. A string that is longer than any that the schema allows is an error before its end."""
+        if not super().feed(text):
+            return False
+        start = self.value_string_at
+        if start is None:
+            return True
+        return self._accept(self._validator.too_long((self._length - start - 1) // _RAW_CHARS), start)
+
+    def elements(self, levels: int) -> Elements:
+        """What the schema says about the number of elements in the innermost `levels` arrays that are open."""
+        return self._validator.elements(levels)
 
     def _on_value(self, char: str, at: int) -> bool:
         return self._accept(self._validator.on_value(char), at)
@@ -53,11 +70,13 @@ class _BranchBudget:
 
 @dataclass(slots=True)
 class _Container:
-    """An open array or object. `next` holds the subschemas of the next value."""
+    """An open array or object. `next` holds the subschemas of the next value. `is_declared`: the schema mentions it."""
 
     subschemas: Subschemas
     is_object: bool
+    is_declared: bool = True
     next: Subschemas = ()
+    is_next_declared: bool = True
     names: set[str] = field(default_factory=set)
     items: int = 0
 
@@ -95,18 +114,22 @@ class _Validator:
         self._value = expected
         violation = self._feed_alternatives(lambda validator: validator.on_value(char)) if self._alternatives else None
         if char in "[{":
-            self._stack.append(_Container(expected, char == "{"))
+            self._stack.append(_Container(expected, char == "{", self._is_next_declared()))
         return violation
 
     def on_key(self, name: object) -> Violation | None:
         """The name of a member is complete."""
         container = self._stack[-1]
-        if container.subschemas and isinstance(name, str):
+        if name in container.names:
+            return REPEATED
+        if isinstance(name, str):
             container.names.add(name)
+        if container.subschemas and isinstance(name, str):
             expected = _too_many_members(container) or self._schema.member(container.subschemas, name)
             if isinstance(expected, Violation):
                 return expected
             container.next = expected
+            container.is_next_declared = container.is_declared and _is_declared(container.subschemas, name)
         return self._feed_alternatives(lambda validator: validator.on_key(name)) if self._alternatives else None
 
     def on_scalar(self, value: object) -> Violation | None:
@@ -116,6 +139,13 @@ class _Validator:
                 if subschema.scalar is not None and (violation := _violation_of(subschema, value)) is not None:
                     return violation
         return self._end_value(lambda validator: validator.on_scalar(value)) if self._alternatives else None
+
+    def too_long(self, length: int) -> Violation | None:
+        """The value that started last is a string of more code points than this."""
+        for subschema in self._value:
+            if subschema.longest is not None and length > subschema.longest[1]:
+                return Violation(subschema.longest[0], subschema.pointer)
+        return None
 
     def on_close(self) -> Violation | None:
         """The innermost array or object is complete."""
@@ -129,6 +159,12 @@ class _Validator:
             if violation is not None:
                 return violation
         return self._end_value(lambda validator: validator.on_close()) if self._alternatives else None
+
+    def elements(self, levels: int) -> Elements:
+        """See `IncrementalValidator`."""
+        if any(_is_limited(container) for container in self._stack[-levels:]):
+            return Elements.LIMITED
+        return Elements.UNKNOWN if self._is_next_declared() else Elements.UNDECLARED
 
     def release(self) -> None:
         """Return this validator's share of the branch budget."""
@@ -145,6 +181,10 @@ class _Validator:
             return container.next
         container.items += 1
         return self._schema.item(container.subschemas, container.items - 1) if container.subschemas else ()
+
+    def _is_next_declared(self) -> bool:
+        container = self._stack[-1] if self._stack else None
+        return container is None or (container.is_next_declared if container.is_object else container.is_declared)
 
     def _new_alternatives(self, subschema: Subschema) -> Iterator[_Alternatives]:
         """The alternatives of a value that starts, as far as the budget allows to follow all of them."""
@@ -177,6 +217,28 @@ class _Validator:
             for validator in self._alternatives.pop().validators:
                 validator.release()
         return violation
+
+
+# Keywords that may mention more members than `properties` does, or that allow others explicitly.
+_DECLARING: Final = frozenset(
+    "patternProperties additionalProperties unevaluatedProperties anyOf oneOf if dependentSchemas dependencies".split()
+)
+
+
+def _is_declared(subschemas: Subschemas, name: str) -> bool:
+    """Whether one of the subschemas mentions the member, or none of them lists any."""
+    listed = [subschema.schema.get("properties") for subschema in subschemas]
+    if any(isinstance(properties, dict) and name in properties for properties in listed):
+        return True
+    return not any(listed) or any(not _DECLARING.isdisjoint(subschema.schema) for subschema in subschemas)
+
+
+def _is_limited(container: _Container) -> bool:
+    """Whether the schema limits the number of elements of an array, or requires more than there are."""
+    return not container.is_object and any(
+        "maxItems" in subschema.schema or _too_few_items(subschema, container.items) is not None
+        for subschema in container.subschemas
+    )
 
 
 _UNREADABLE = object()

@@ -8,6 +8,7 @@ import re
 from enum import IntEnum
 from typing import Final
 
+WHITE_SPACE: Final = " \t\n\r"
 MAX_DEPTH: Final = 512  # of arrays and objects; well below the limit of the JSON parser
 
 
@@ -53,6 +54,7 @@ _OTHER_MOVES: Final = {
 _COMPLETE_NUMBERS: Final = frozenset({_State.ZERO, _State.INTEGER, _State.FRACTION, _State.POWER})
 _BETWEEN: Final = frozenset({_State.VALUE, _State.FIRST_ITEM, _State.FIRST_KEY, _State.KEY, _State.COLON, _State.AFTER})
 _INSIDE: Final = frozenset({_State.STRING, _State.ESCAPE, _State.HEX, _State.LITERAL})
+_IN_STRING: Final = frozenset({_State.STRING, _State.ESCAPE, _State.HEX})
 _AFTER_SCALAR: Final = {
     _State.VALUE: _State.AFTER,
     _State.FIRST_ITEM: _State.AFTER,
@@ -102,6 +104,11 @@ class JsonPrefix:
         if self.error_at is not None or not is_value_complete:
             return None
         return "".join("]" if opened == "[" else "}" for opened in reversed(self._open))
+
+    @property
+    def value_string_at(self) -> int | None:
+        """The start of the string that the text ends in, unless it is a key; None outside strings."""
+        return self._token_at if self._state in _IN_STRING and not self._in_key else None
 
     def feed(self, text: str) -> bool:
         """Process a chunk. False once there is an error, which no continuation can correct."""
@@ -161,7 +168,7 @@ class JsonPrefix:
         if self._state in _COMPLETE_NUMBERS and not self._continues_number(char):
             # A number has no terminator: the next character ends it.
             self._state = _State.AFTER
-            return self._end_token(self._at) and (char in " \t\n\r" or self._step_structure(char))
+            return self._end_token(self._at) and (char in WHITE_SPACE or self._step_structure(char))
         if self._state in _BETWEEN:
             return self._step_structure(char)
         return self._step_inside(char) if self._state in _INSIDE else self._step_number(char)

@@ -7,18 +7,29 @@ patterns follow ECMA 262, and `dependencies` still applies in drafts that moved 
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from threading import Lock
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import jsonschema_rs
 
 from gateway.validation.incremental_schema import IncrementalSchema
 from gateway.validation.incremental_validator import IncrementalValidator
-from gateway.validation.schema_cost import SchemaCost, SchemaError, escaped
+from gateway.validation.regex_syntax import prefix_pattern
+from gateway.validation.schema_cost import SchemaCost, SchemaError, SchemaSize, escaped
 from twolane.process import exact_json
 
-__all__ = ["Schema", "SchemaCache", "SchemaError", "ValidationError", "check_pattern", "check_schema", "digest_of"]
+__all__ = [
+    "COMPILED",
+    "Schema",
+    "SchemaCache",
+    "SchemaError",
+    "TextPattern",
+    "ValidationError",
+    "check_schema",
+    "digest_of",
+]
 
 # Plain patterns run in linear time; patterns with lookaround or back-references fail after this many steps.
 _REGEX: Final = jsonschema_rs.FancyRegexOptions(backtrack_limit=10_000, size_limit=1 << 20)
@@ -54,6 +65,7 @@ class Schema:
             raise SchemaError("a schema must be an object, true or false")
         self._schema = schema
         self._cost = SchemaCost(schema)
+        self.size_bytes = SchemaSize(schema).memory_bytes
         self._validator = _compile(schema)
         self._incremental: IncrementalSchema | None = None
 
@@ -72,26 +84,83 @@ class Schema:
         return IncrementalValidator(self._incremental)
 
 
+class TextPattern:
+    """A regular expression that a whole text must match, compiled. Raises SchemaError."""
+
+    def __init__(self, pattern: str) -> None:
+        if len(pattern) > MAX_PATTERN_CHARS:
+            raise SchemaError(f"a pattern longer than {MAX_PATTERN_CHARS} characters")
+        try:
+            Schema({"type": "string", "pattern": pattern})  # first as given: the added brackets must not complete it
+            self._whole = _whole_text(pattern)
+        except SchemaError:
+            raise SchemaError("not a regular expression that can be checked in bounded time") from None
+        self.size_bytes = 3 * self._whole.size_bytes
+        self._pattern = pattern
+        self._prefixes: Schema | None = None
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole text matches."""
+        return self._whole.validate(text, len(text)) is None
+
+    def may_match(self, text: str) -> bool:
+        """Whether a text that starts with this one may match. True also if that cannot be decided."""
+        if self._prefixes is None:
+            self._prefixes = self._compile_prefixes()
+        return self._prefixes.validate(text, len(text)) is None
+
+    def _compile_prefixes(self) -> Schema:
+        pattern = prefix_pattern(self._pattern)
+        if pattern is not None:
+            try:
+                return _whole_text(pattern)
+            except SchemaError:  # it exceeds the limits of the engine
+                pass
+        return Schema(True)
+
+
+class Sized(Protocol):
+    """What a SchemaCache holds."""
+
+    @property
+    def size_bytes(self) -> int:
+        """An estimate of its size in memory."""
+        ...
+
+
+_Entry = TypeVar("_Entry", bound=Sized)
+
+
 class SchemaCache:
-    """LRU cache of compiled schemas by digest. One per process."""
+    """LRU cache of compiled schemas and patterns, bounded by their size. Requests are also parsed in threads."""
 
-    def __init__(self, capacity: int = 256) -> None:
-        self._capacity = capacity
-        self._schemas: OrderedDict[str, Schema] = OrderedDict()
+    def __init__(self, max_bytes: int = 64 << 20) -> None:
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._entries: OrderedDict[Hashable, Sized] = OrderedDict()
+        self.size_bytes = 0
 
-    def get(self, digest: str, compile_schema: Callable[[], Schema]) -> Schema:
-        """The schema with this digest, compiled if it is not cached."""
-        cached = self._schemas.get(digest)
-        if cached is not None:
-            self._schemas.move_to_end(digest)
-            return cached
-        schema = self._schemas[digest] = compile_schema()
-        if len(self._schemas) > self._capacity:
-            self._schemas.popitem(last=False)
-        return schema
+    def get(self, key: Hashable, make: Callable[[], _Entry]) -> _Entry:
+        """The entry under this key, made if it is not cached. A key identifies one kind of entry."""
+        with self._lock:
+            cached = self._entries.get(key)
+            if cached is not None:
+                self._entries.move_to_end(key)
+                return cast("_Entry", cached)
+        made = make()
+        with self._lock:
+            if key not in self._entries and made.size_bytes <= self._max_bytes:
+                self._entries[key] = made
+                self.size_bytes += made.size_bytes
+            while self.size_bytes > self._max_bytes:
+                self.size_bytes -= self._entries.popitem(last=False)[1].size_bytes
+        return made
 
     def __len__(self) -> int:
-        return len(self._schemas)
+        return len(self._entries)
+
+
+COMPILED: Final = SchemaCache()  # of this process
 
 
 def check_schema(schema: Any) -> str:
@@ -100,16 +169,8 @@ def check_schema(schema: Any) -> str:
     return digest_of(schema)
 
 
-def check_pattern(pattern: str) -> Schema:
-    """Compile a regular expression that must match the whole text. Raises SchemaError."""
-    if len(pattern) > MAX_PATTERN_CHARS:
-        raise SchemaError(f"a pattern longer than {MAX_PATTERN_CHARS} characters")
-    for part in (pattern, f"^(?:{pattern})$"):  # first as given: the added brackets must not complete it
-        try:
-            schema = Schema({"type": "string", "pattern": part})
-        except SchemaError:
-            raise SchemaError("not a regular expression that can be checked in bounded time") from None
-    return schema
+def _whole_text(pattern: str) -> Schema:
+    return Schema({"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
 def digest_of(schema: Any) -> str:

@@ -1,4 +1,4 @@
-"""Static cost bound of a JSON Schema: resolve references and count the evaluations that validation may need.
+"""Static cost bounds of a JSON Schema: the evaluations that validation may need, and the size once compiled.
 
 A few hundred bytes of `allOf` over `$ref` can require 2^40 evaluations; counting them takes linear time. The count only
 depends on which keywords apply a subschema in place and which apply it to a child of the value.
@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
+from gateway.validation.regex_syntax import weight_of
+
 MAX_DEPTH: Final = 64  # of a schema
 MAX_EVALUATIONS: Final = 200_000  # for a value with one of everything that the schema mentions
 _COUNT_CAP: Final = 10**12  # counts saturate here
 _MAX_LEVELS: Final = 64  # nesting levels of a value; deeper values are counted as this deep
+MAX_REGEX_WEIGHT: Final = 200_000  # of all regular expressions of a schema: half a second to compile
+MAX_REGEX_CHARS: Final = 32_768  # of all of them
+_BYTES_OF_SUBSCHEMA: Final = 2048  # measured, with the validators of `incremental_schema`
+_BYTES_OF_VALUE: Final = 100
+_BYTES_OF_REGEX_WEIGHT: Final = 100
 _LIMITED_LEVEL: Final = 4  # of a value under a recursive schema, to which MAX_EVALUATIONS applies
 
 # How a keyword applies its subschemas: to the same value, to its children, or only through references.
@@ -56,6 +63,43 @@ class SchemaCost:
     def of(self, value: Any) -> int:
         """Evaluations for a value with one element per array; longer arrays multiply it at most by their length."""
         return self._by_level[_depth(value, _MAX_LEVELS)] if self.is_recursive else self._by_level[-1]
+
+
+class SchemaSize:
+    """How large a schema is once compiled. Raises SchemaError if its regular expressions take too long to compile: a
+    few hundred bytes of `\\p{L}{20}` take seconds."""
+
+    def __init__(self, schema: Any) -> None:
+        self._regex_weight = self._regex_chars = size = 0
+        waiting = [(schema, "#")]
+        while waiting:
+            node, pointer = waiting.pop()
+            size += _BYTES_OF_SUBSCHEMA if isinstance(node, dict) else _BYTES_OF_VALUE
+            if isinstance(node, str):
+                size += len(node)
+            elif isinstance(node, list):
+                waiting += [(child, pointer) for child in node]
+            elif isinstance(node, dict):
+                waiting += [(child, f"{pointer}/{escaped(name)}") for name, child in node.items()]
+                size += sum(map(len, node))
+                self._weigh(node, pointer)
+        self.memory_bytes = size + self._regex_weight * _BYTES_OF_REGEX_WEIGHT
+
+    def _weigh(self, node: dict[str, Any], pointer: str) -> None:
+        properties = node.get("patternProperties")
+        for pattern in properties if isinstance(properties, dict) else ():
+            self._add(pattern, f"{pointer}/patternProperties")
+        if isinstance(node.get("pattern"), str):
+            self._add(node["pattern"], f"{pointer}/pattern")
+
+    def _add(self, pattern: str, pointer: str) -> None:
+        self._regex_chars += len(pattern)
+        weight = weight_of(pattern) if self._regex_chars <= MAX_REGEX_CHARS else 0
+        self._regex_weight += weight
+        if weight > MAX_REGEX_WEIGHT:
+            raise SchemaError("not a regular expression that can be checked in bounded time", pointer)
+        if self._regex_weight > MAX_REGEX_WEIGHT or self._regex_chars > MAX_REGEX_CHARS:
+            raise SchemaError("regular expressions that are too large together", pointer, unsupported=True)
 
 
 class _Graph:

@@ -4,13 +4,12 @@ Functions, custom tools (text input) and the older `functions`. Tools of other t
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, Final
 
 from gateway.errors import InvalidField
 from gateway.types import Tool, ToolChoice
-from gateway.validation.json_schema import MAX_PATTERN_CHARS, SchemaError, check_pattern
-from gateway.web.output_format import parse_schema
+from gateway.validation.json_schema import SchemaError
+from gateway.web.output_format import check_pattern, parse_schema
 from gateway.web.request_schema import ChatRequest, CustomTool, Function, is_present
 
 _NO_CALL: Final = frozenset({"none"})
@@ -66,11 +65,10 @@ def _custom(tool: CustomTool) -> Tool:
     """Of the grammars, a regular expression can be checked."""
     grammar = tool.format.grammar if tool.format is not None else None
     pattern = grammar.definition if grammar is not None and grammar.syntax == "regex" else None
-    is_checkable = pattern is not None and len(pattern) <= MAX_PATTERN_CHARS and _is_checkable(pattern)
+    is_checkable = pattern is not None and _is_checkable(pattern)
     return Tool(name=tool.name, is_custom=True, pattern=pattern if is_checkable else None)
 
 
-@lru_cache(maxsize=256)
 def _is_checkable(pattern: str) -> bool:
     try:
         check_pattern(pattern)

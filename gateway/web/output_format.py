@@ -6,16 +6,17 @@ vLLM (`structured_outputs`, `guided_*`), SGLang (`regex`, `ebnf`, `json_schema`)
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from gateway.enums import FormatKind
 from gateway.errors import InvalidField
+from gateway.parameters import NESTS
 from gateway.types import OutputFormat
-from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
-from gateway.web.request_schema import Forms, ResponseFormat, StructuredOutputs, is_present
+from gateway.validation.json_schema import COMPILED, Schema, SchemaError, TextPattern, digest_of
+from gateway.web.request_schema import ChatRequest, Forms, ResponseFormat, StructuredOutputs, is_present
 from twolane.process import exact_json
 
 MAX_SCHEMA_BYTES: Final = 65_536
@@ -26,17 +27,19 @@ _ANY_LINE: Final = r"[^\n\r]+"
 _META: Final = re.compile(r"[\\^$.*+?()\[\]{}|/-]")
 
 
-def output_format_of(forms: Forms, nested: Forms | None = None) -> OutputFormat | None:
-    """The format that a body, or its `extra_body`, asks for. Raises InvalidField if it asks for two that differ."""
-    found: dict[str, OutputFormat] = {}
-    for prefix, given in (("", forms), ("extra_body.", nested)):
-        if given is not None:
-            found.update((prefix + name, wanted) for name, wanted in _formats(given))
-    names = list(found)
-    for name in names[1:]:
-        if found[name] != found[names[0]]:
-            raise InvalidField(f"Set {names[0]!r} or {name!r}, not both.", param=name)
-    return found[names[0]] if names else None
+def output_format_of(request: ChatRequest) -> OutputFormat | None:
+    """The format that a request asks for, also in a nested object. Raises InvalidField for two that differ."""
+    found = list(_formats(request))
+    for nest in NESTS:
+        if (nested := getattr(request, nest)) is not None:
+            found += [(f"{nest}.{name}", wanted) for name, wanted in _formats(nested)]
+    if not found:
+        return None
+    first, wanted = found[0]
+    for name, other in found[1:]:
+        if other != wanted:
+            raise InvalidField(f"Set {first!r} or {name!r}, not both.", param=name)
+    return replace(wanted, param=first)
 
 
 def parse_schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
@@ -45,9 +48,10 @@ def parse_schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
     if len(data) > MAX_SCHEMA_BYTES:
         raise InvalidField(f"{param!r} exceeds the limit of {MAX_SCHEMA_BYTES} bytes.", param=param)
     try:
-        return _checked_schema(data)
+        parsed = COMPILED.get(data, lambda: _parse_schema(data))
     except (SchemaError, exact_json.JsonError) as fault:
         raise InvalidField(f"{param!r} is not a supported JSON Schema: {fault}", param=param) from None
+    return parsed.schema, parsed.digest
 
 
 def _formats(forms: Forms) -> Iterator[tuple[str, OutputFormat]]:
@@ -160,7 +164,7 @@ def _json_schema(raw: msgspec.Raw, param: str, *, object_only: bool = False) -> 
 
 def _regex(pattern: str, param: str) -> OutputFormat:
     try:
-        _checked_pattern(pattern)
+        check_pattern(pattern)
     except SchemaError as fault:
         raise InvalidField(f"{param!r} is not a supported regular expression: {fault}", param=param) from None
     return OutputFormat(form=FormatKind.REGEX, pattern=pattern)
@@ -178,7 +182,7 @@ def _template(raw: msgspec.Raw) -> OutputFormat:
         _hole(holes.get(part)) if index % 2 else _escaped(part) for index, part in enumerate(_HOLE.split(text))
     )
     try:
-        _checked_pattern(pattern)
+        check_pattern(pattern)
     except SchemaError:
         return OutputFormat(form=FormatKind.TEMPLATE)
     return OutputFormat(form=FormatKind.TEMPLATE, pattern=pattern)
@@ -202,13 +206,23 @@ def _text(raw: msgspec.Raw) -> str | None:
     return msgspec.json.decode(raw, type=str) if bytes(raw).startswith(b'"') else None
 
 
-@lru_cache(maxsize=256)
-def _checked_pattern(pattern: str) -> None:
-    check_pattern(pattern)
+def check_pattern(pattern: str) -> None:
+    """Compile a regular expression for the check of the response. Raises SchemaError."""
+    COMPILED.get(f"regex:{pattern}", lambda: TextPattern(pattern))
 
 
-@lru_cache(maxsize=1024)
-def _checked_schema(data: bytes) -> tuple[Any, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ParsedSchema:
     """Cached, because applications send the same few schemas repeatedly."""
+
+    schema: Any
+    digest: str
+    size_bytes: int
+
+
+def _parse_schema(data: bytes) -> _ParsedSchema:
+    """Parse a schema, and compile it for the check of the response."""
     schema = exact_json.loads(data)
-    return schema, check_schema(schema)
+    digest = digest_of(schema)
+    compiled = COMPILED.get(digest, lambda: Schema(schema))
+    return _ParsedSchema(schema=schema, digest=digest, size_bytes=compiled.size_bytes)

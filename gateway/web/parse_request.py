@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
-from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, read_parameters
+from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, NESTS, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
 from gateway.routing.classify import SEARCHED_CHARS
@@ -46,7 +46,7 @@ def parse_chat(
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     body = _checked(body)
     request, document = decode(body)
-    output_format = output_format_of(request, request.extra_body)
+    output_format = output_format_of(request)
     tools = tools_of(request)
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
@@ -164,11 +164,11 @@ def _invalid_field(fault: str) -> BadRequest:
 
 
 def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
-    """The body without an `extra_body` that only asks for an output format, which the gateway translates."""
-    extra = document.get("extra_body")
-    if isinstance(extra, dict) and extra.keys() <= FORMAT_FIELDS:
-        return {name: value for name, value in document.items() if name != "extra_body"}
-    return document
+    """The body without nested objects that only ask for an output format, which the gateway translates."""
+    translated = [
+        name for name in NESTS if isinstance(document.get(name), dict) and document[name].keys() <= FORMAT_FIELDS
+    ]
+    return {name: value for name, value in document.items() if name not in translated} if translated else document
 
 
 def _nested_parameters(request: ChatRequest) -> Iterator[str]:

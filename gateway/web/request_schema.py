@@ -175,6 +175,7 @@ class ChatRequest(Forms, kw_only=True):
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     logit_bias: dict[str, float] | None = None
     extra_body: Forms | None = None  # of clients that send the SDKs' argument itself
+    nvext: Forms | None = None  # NIM
     tools: Annotated[list[ToolEntry], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None

@@ -1,12 +1,14 @@
 """The form that a request asks for is checked on every route, and output that runs away or is cut off is recognised."""
 
+import json
 from typing import Any
 
 import pytest
 
 from gateway.enums import Outcome, RunawayScope, SchemaCheck
-from gateway.errors import InvalidOutput
+from gateway.errors import InvalidOutput, Unsupported
 from gateway.policy_types import READ_ALONG, Checks
+from gateway.routing.engine_profiles import ENGINES
 from gateway.upstreams.scripted import says
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,14 @@ FORMS: list[Any] = [
     ({"regex": "[a-z]+"}, says("ABC")),
     ({"format": SCHEMA}, WRONG),
     ({"extra_body": {"guided_json": SCHEMA}}, WRONG),
+    ({"extra_body": {"guided_regex": "[a-z]+"}}, says("ABC")),
+    ({"nvext": {"guided_json": SCHEMA}}, WRONG),
+    ({"nvext": {"guided_choice": ["yes", "no"]}}, says("maybe")),
+    ({"json_schema": SCHEMA}, WRONG),
+    ({"structured_outputs": {"json": SCHEMA}}, WRONG),
+    ({"structured_outputs": {"json_object": True}}, says("[1]")),
+    ({"format": "json"}, says("[1]")),
+    ({"response_format": {"type": "regex", "pattern": "[a-z]+"}}, says("ABC")),
     ({"tools": [TOOL], "tool_choice": "required"}, says("I will not call.")),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, says("no")),
     ({"tools": [TOOL, OTHER], "tool_choice": {"type": "function", "function": {"name": "f"}}}, calls(("g", "{}"))),
@@ -97,6 +107,45 @@ async def test_a_direct_target_is_checked_as_well_and_validate_none_switches_tha
     assert unchecked.decision.schema_check is None
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("body", "wrong"), FORMS)
+async def test_a_form_is_checked_or_refused_by_name_whatever_the_engine(
+    stage: Any, body: dict[str, Any], wrong: Any, engine: str
+) -> None:
+    """In every spelling: a target of another engine gets it translated, or is skipped."""
+    scene = stage(quality=wrong, quality_target={"engine": engine, "capabilities": ENGINES[engine]}, route=NO_VALIDATE)
+    sent = await scene.send(**body)
+    if isinstance(sent.error, Unsupported):
+        asked = (*body, *body.get("extra_body", {}), *body.get("nvext", {}))
+        assert sent.error.param.rpartition(".")[2] in asked
+    else:
+        assert isinstance(sent.error, InvalidOutput)
+
+
+@pytest.mark.parametrize(
+    ("body", "texts", "is_error"),
+    [
+        ({"response_format": FORMAT}, ('{"n"', ": 1"), True),
+        ({"response_format": FORMAT}, ('{"n"', ": 1}"), False),
+        ({"response_format": FORMAT, "stop": ["x"]}, ('{"n"', ": 1"), True),
+        ({"structured_outputs": {"regex": "[a-z]+!"}}, ("ab", "c"), True),
+        ({"structured_outputs": {"regex": "[a-z]+!"}, "stop": ["x"]}, ("ab", "c"), True),
+        ({"guided_choice": ["yes", "no"], "stop": ["x"]}, ("y", "e"), True),
+        ({"tools": [TOOL], "tool_choice": "required"}, ("I will", " not"), True),
+        ({}, ("free", " text"), False),
+    ],
+)
+@pytest.mark.parametrize("route", [NO_VALIDATE, FULL], ids=["read along", "buffered"])
+async def test_a_stream_that_ends_without_a_finish_reason_is_checked_as_it_is(
+    stage: Any, body: dict[str, Any], texts: tuple[str, ...], is_error: bool, route: Any
+) -> None:
+    """The client sees an error event, not a regular end, unless what was sent is what it asked for."""
+    scene = stage(quality=says(*texts, finish_reason=None), route=route)
+    sent = await scene.send(stream=True, **body)
+    assert isinstance(sent.error or sent.broken, InvalidOutput) is is_error
+    assert scene.decision.outcome is (Outcome.ERROR if is_error else Outcome.OK)
+
+
 RIGHT: list[Any] = [
     ({"tools": [CUSTOM, TOOL]}, calls(("patch", "*** Begin Patch"))),
     ({"tools": [CUSTOM, TOOL]}, calls(("patch", "x"), ("f", '{"n": 1}'))),
@@ -104,7 +153,6 @@ RIGHT: list[Any] = [
     ({"tools": [TOOL], "response_format": FORMAT}, calls(("f", '{"n": 1}'), text="\n")),
     ({"tools": [TOOL], "tool_choice": "none"}, says("just text")),
     ({"functions": [{"name": "f"}]}, says("", extra={"function_call": {"name": "f", "arguments": '{"n": 1}'}})),
-    ({"response_format": FORMAT}, says("", extra={"content": None, "refusal": "I must not."})),
 ]
 
 
@@ -113,6 +161,26 @@ async def test_a_right_answer_passes(stage: Any, body: dict[str, Any], right: An
     scene = stage(quality=right, route=NO_VALIDATE)
     sent = await scene.send(**body)
     assert (sent.error, scene.decision.schema_check) == (None, SchemaCheck.VALID)
+
+
+DECLINED = [
+    says("", extra={"content": None, "refusal": "I must not."}),
+    says("I must", finish_reason="content_filter"),
+    says('{"n": 1', finish_reason="content_filter"),
+    says('{"n": 1}', finish_reason="content_filter"),
+]
+
+
+@pytest.mark.parametrize(
+    ("declined", "stream"), [(each, False) for each in DECLINED] + [(each, True) for each in DECLINED[2:]]
+)
+@pytest.mark.parametrize("body", [{"response_format": FORMAT}, {"tools": [TOOL], "tool_choice": "required"}])
+async def test_a_refusal_passes_and_is_not_called_valid(
+    stage: Any, body: dict[str, Any], declined: Any, stream: bool
+) -> None:
+    scene = stage(quality=declined, route=FULL)
+    sent = await scene.send(stream=stream, **body)
+    assert (sent.error, sent.broken, scene.decision.schema_check) == (None, None, None)
 
 
 @pytest.mark.parametrize("model", ["auto", "quality"])
@@ -170,6 +238,21 @@ async def test_read_along_it_falls_back_while_nothing_has_left_and_ends_with_an_
     else:
         assert isinstance(sent.broken, InvalidOutput)
         assert len(sent.text) <= 4096 + 100
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"n": 1, "a": {"b": [0] * 1200}}, {"n": 1, "csv": "0,0,1\n" * 600}, {"n": 1, "a": [None] * 2000, "s": "=" * 4000}],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("asked", [{"type": "json_object"}, FORMAT | {"json_schema": {"name": "x", "schema": True}}])
+async def test_equal_elements_and_rows_are_no_runaway(
+    stage: Any, document: dict[str, Any], indent: int | None, asked: Any
+) -> None:
+    text = json.dumps(document, indent=indent)
+    scene = stage(fast=says(*pieces(text)), quality=GOOD, route=FULL)
+    sent = await scene.send(stream=True, response_format=asked)
+    assert (sent.text, scene.decision.schema_check) == (text, SchemaCheck.VALID)
 
 
 async def test_a_whole_answer_with_absurd_white_space_is_served_if_it_is_valid(stage: Any) -> None:

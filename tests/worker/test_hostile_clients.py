@@ -178,7 +178,7 @@ async def test_schema_bombs_do_not_keep_other_schemas_waiting(with_keys: bool, t
     keys.write_text(f"{key_line('bomber', 'sk-b')}\n{key_line('innocent', 'sk-i')}\n")
     settings: dict[str, Any] = {"constraint_cache": None, **({"keys_file": keys} if with_keys else {})}
     async with serving(toy_model("{}"), **settings) as served:
-        pool = CompilerPool(compiling=Times(quick_s=0.3, limit_s=0.6, wait_s=60.0))
+        pool = CompilerPool(compiling=Times(quick_s=0.3, limit_s=0.4, wait_s=60.0))
         served.worker.serving_state.constraint_service._pool = pool
         bomber, innocent = ({"authorization": f"Bearer {key}"} for key in ("sk-b", "sk-i"))
         assert (await served.ask(headers=innocent, **constrained({"enum": [0]}))).status_code == 200  # warm

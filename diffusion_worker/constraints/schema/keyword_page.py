@@ -33,8 +33,11 @@ size limits below is accepted in its normal form:
 - numbers without redundant zeros, exponents of at most two digits, no exponent if bounds or `multipleOf` restrict
   the number; at most as many digits as a double distinguishes if a bound is exclusive; integers without a fraction;
 - values of `enum` and `const` as written in the schema;
-- white space of any length wherever RFC 8259 allows it: a bound would cost one state per byte, and `max_tokens` limits
-  it anyway.
+- white space as serialisers write it: nothing before a colon or a comma; nothing or one space after them; inside
+  brackets and after a comma also one newline with the indentation of the next line, which is 2 or 4 spaces per level
+  (one width or none in the last tiers, see the size limits); nothing before the document and at most one newline after
+  it. No tabs and no carriage returns. With `structured_outputs.disable_any_whitespace: false`, or a
+  `whitespace_pattern` that allows any number, white space of any length wherever RFC 8259 allows it.
 
 Regular expressions are read so that ECMA 262 and Python's `re` agree: `\\d` and `\\w` are ASCII where they must match.
 

@@ -35,7 +35,7 @@ def test_a_whole_response_is_one_delta() -> None:
     )
     delta = read_delta(data)
     assert delta.data is data
-    calls = (ToolCall(index=0, name="f", arguments="{}"), ToolCall(index=1, name="g", arguments="[]"))
+    calls = (ToolCall(index=0, name="f", arguments="{}", id="a"), ToolCall(index=1, name="g", arguments="[]", id="b"))
     assert delta.pieces == (
         Piece(index=0, tool_calls=calls, finish_reason="tool_calls", is_answer=True),
         Piece(index=1, text="hi", finish_reason="stop", is_answer=True),

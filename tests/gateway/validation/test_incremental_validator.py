@@ -99,6 +99,31 @@ def test_no_error_is_reported_before_its_position(schema: Any, value: Any) -> No
         assert read(schema, text[:at]).error_at is None
 
 
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [({"maxLength": 50}, "maxLength"), ({"enum": ["a", "b" * 50, 7]}, "enum"), ({"const": "c" * 50}, "const")],
+)
+@pytest.mark.parametrize("unit", ["a", "é", "\\n", "\\u00e9", "\\ud83e\\udd8a"])
+def test_a_string_that_is_too_long_is_an_error_before_its_end(schema: Any, keyword: str, unit: str) -> None:
+    validator = Schema({"properties": {"s": schema}}).incremental_validator()
+    length = 0
+    for piece in ['{"s": "', *[unit] * 2000]:
+        length += len(piece)
+        if not validator.feed(piece):
+            break
+    assert validator.violation == (keyword, "#/properties/s")
+    assert validator.error_at == 6
+    assert length <= 12 * 50 + 40
+
+
+@given(st.text(max_size=30), st.booleans(), st.integers(1, 9))
+def test_a_string_of_the_allowed_length_is_never_an_error(text: str, ascii_only: bool, chunk: int) -> None:
+    document = json.dumps({"s": text}, ensure_ascii=ascii_only)
+    for schema in ({"maxLength": len(text)}, {"enum": [text]}, {"const": text}):
+        validator = Schema({"properties": {"s": schema}}).incremental_validator()
+        assert all(validator.feed(document[at : at + chunk]) for at in range(0, len(document), chunk))
+
+
 ORDER = {
     "type": "object",
     "properties": {

@@ -14,8 +14,8 @@ from gateway.validation.json_schema import (
     Schema,
     SchemaCache,
     SchemaError,
+    TextPattern,
     ValidationError,
-    check_pattern,
     check_schema,
     digest_of,
 )
@@ -187,23 +187,44 @@ def test_too_much_work_is_an_error_instead_of_a_wait() -> None:
     ],
 )
 def test_a_pattern_must_match_the_whole_text(pattern: str, text: str, matches: bool) -> None:
-    assert (check_pattern(pattern).validate(text, len(text)) is None) is matches
+    assert TextPattern(pattern).matches(text) is matches
 
 
 @pytest.mark.parametrize("pattern", ["(", "a)|(b", "[", "a{1,100000}", "a" * 5000])
 def test_a_pattern_that_cannot_be_checked_is_refused(pattern: str) -> None:
     with pytest.raises(SchemaError, match=r"expression|longer"):
-        check_pattern(pattern)
+        TextPattern(pattern)
 
 
-def test_the_cache_evicts_the_least_recently_used_schema() -> None:
-    cache, made = SchemaCache(capacity=2), []
+class Entry:
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
 
-    def get(name: str) -> Schema:
-        return cache.get(name, lambda: made.append(name) or Schema(True))  # type: ignore[func-returns-value]
+
+def test_the_cache_evicts_the_least_recently_used_entries() -> None:
+    cache, made = SchemaCache(max_bytes=20), []
+
+    def get(name: str) -> Entry:
+        return cache.get(name, lambda: made.append(name) or Entry(10))  # type: ignore[func-returns-value]
 
     for name in ("a", "b", "a", "c", "a", "b"):
         get(name)
     assert made == ["a", "b", "c", "b"]
-    assert len(cache) == 2
+    assert (len(cache), cache.size_bytes) == (2, 20)
     assert get("b") is get("b")
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40)), max_size=60))
+def test_the_cache_is_bounded_by_bytes(entries: list[tuple[int, int]]) -> None:
+    cache = SchemaCache(max_bytes=50)
+    for key, size in entries:
+        cache.get(key, lambda size=size: Entry(size))  # type: ignore[misc]
+        assert cache.size_bytes <= 50
+
+
+@pytest.mark.parametrize("pattern", [r"\p{L}{20}", "(a{100}){50}", "[^a]{900}", "[ab]" * 99])
+def test_regular_expressions_that_take_long_to_compile_are_refused_together(pattern: str) -> None:
+    Schema({"allOf": [{"pattern": pattern}]})
+    with pytest.raises(SchemaError, match="too large together") as refused:
+        Schema({"allOf": [{"pattern": f"{number}{pattern}"} for number in range(100)]})
+    assert refused.value.unsupported

@@ -79,7 +79,7 @@ def test_a_text_must_match_the_requested_format(
         (ToolCall(index=0, name="add", arguments="{}"), "required at tool add: #/properties/x, byte 1"),
         (ToolCall(index=0, name="add", arguments='{"x": '), "json at tool add: its end"),
         (ToolCall(index=0, name="subtract", arguments="{}"), "early: name at a tool call"),
-        (ToolCall(index=0, name="subtract"), "name at a tool call"),
+        (ToolCall(index=0, name="subtract"), "early: name at a tool call"),
         (ToolCall(index=0, name="now", arguments="{}"), None),
         (ToolCall(index=0, name="now", arguments="soon"), "json at tool now: #, byte 0"),
         (ToolCall(index=0, name="now", arguments="[]"), "type at tool now: #, byte 0"),
@@ -174,7 +174,7 @@ def test_a_text_that_a_token_limit_cut_is_valid_as_far_as_it_goes(
         (ToolCall(index=0, name="add", arguments='{"x": '), None),
         (ToolCall(index=0, name="ad"), None),
         (ToolCall(index=0, name="add"), None),
-        (ToolCall(index=0, name="sub"), "name at a tool call"),
+        (ToolCall(index=0, name="sub"), "early: name at a tool call"),
         (ToolCall(index=0, name="add", arguments='{"x": "1"'), "type at tool add: #/properties/x, byte 6"),
         (None, None),
     ],
@@ -184,10 +184,214 @@ def test_a_call_may_be_cut_as_well(query: MakeQuery, call: ToolCall | None, deta
     assert error_of(wanted, Piece(index=0, tool_calls=(call,) if call else ()), CUT) == detail
 
 
-def test_a_stop_string_of_the_request_may_cut_the_text(query: MakeQuery) -> None:
-    stopping = query(output_format=JSON_SCHEMA, needs=frozenset({Capability.CHAT, Capability.STOP}))
-    assert error_of(stopping, piece_of('{"n": 1')) is None
-    assert error_of(stopping, piece_of('{"n": "1"')) == "type at #/properties/n, byte 6"
+REGEX = OutputFormat(form=FormatKind.REGEX, pattern=r"[a-z]+ \d{4}")
+GRAMMAR = OutputFormat(form=FormatKind.GRAMMAR, grammar="root ::= a")
+
+
+def verdict_of(query: Query, *pieces: Piece) -> str:
+    """What the header would say."""
+    check = ResponseCheck(query, SchemaCache(), early=query.stream)
+    error = next((found for piece in pieces if (found := check.feed([piece])) is not None), None) or check.finish()
+    if error is not None:
+        return error.keyword
+    if check.is_truncated:
+        return "truncated"
+    return "valid" if check.is_verified else "none"
+
+
+def call_of(name: str, arguments: str = "", index: int = 0, id_: str = "") -> Piece:
+    return Piece(index=0, tool_calls=(ToolCall(index=index, name=name, arguments=arguments, id=id_),))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "piece", "verdict"),
+    [
+        ({"tools": TOOLS}, piece_of("half a sent"), "truncated"),
+        ({"tools": TOOLS, "tool_choice": REQUIRED}, piece_of("half a sent"), "truncated"),
+        ({"tools": TOOLS, "tool_choice": REQUIRED}, Piece(index=0), "truncated"),
+        ({"tools": TOOLS, "tool_choice": REQUIRED, "output_format": JSON_OBJECT}, piece_of("{}"), "truncated"),
+        ({"tools": TOOLS, "tool_choice": ToolChoice(is_required=True, allowed=frozenset({"now"}))}, Piece(index=0),
+         "truncated"),
+        ({"tools": TOOLS}, call_of("ad"), "truncated"),
+        ({"tools": TOOLS}, call_of("now"), "truncated"),
+        ({"tools": TOOLS}, call_of("now", "{}"), "truncated"),  # another call may have been cut
+        ({"tools": TOOLS}, call_of("add", '{"x": '), "truncated"),
+        ({"tools": TOOLS, "tool_choice": ToolChoice(allowed=frozenset({"add"}))}, call_of("no"), "tool_choice"),
+        ({"tools": (Tool(name="patch", is_custom=True),)}, call_of("patch", "*** Beg"), "truncated"),
+        ({"tools": TOOLS, "output_format": JSON_OBJECT}, piece_of("{}"), "valid"),
+        ({"output_format": GRAMMAR}, piece_of("half"), "truncated"),
+        ({"output_format": REGEX}, piece_of("may 20"), "truncated"),
+        ({"output_format": REGEX}, piece_of("may 2026"), "valid"),
+        ({"output_format": REGEX}, piece_of("May"), "regex"),
+        ({}, piece_of("half"), "none"),
+    ],
+)  # fmt: skip
+def test_a_response_that_a_token_limit_cut_is_not_called_valid(
+    query: MakeQuery, fields: dict[str, Any], piece: Piece, verdict: str, stream: bool
+) -> None:
+    found = verdict_of(query(**fields, stream=stream), piece, CUT)
+    assert found == verdict if verdict != "tool_choice" else found in ("tool_choice", "name")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("reason", ["length", "stop"])
+def test_only_the_last_call_can_be_cut(query: MakeQuery, reason: str, stream: bool) -> None:
+    wanted = query(tools=TOOLS, stream=stream, needs=frozenset({Capability.STOP}))
+    end = Piece(index=0, finish_reason=reason)
+    assert verdict_of(wanted, call_of("add", '{"x": '), call_of("now", "{}", 1), end) == "json"
+    assert verdict_of(wanted, call_of("now", "{}"), call_of("add", '{"x": ', 1), end) == "truncated"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("output_format", "text", "verdict"),
+    [
+        (JSON_SCHEMA, '{"n": 1}', "valid"),
+        (JSON_SCHEMA, '{"n": 1', "truncated"),
+        (JSON_SCHEMA, '{"n": "1"', "type"),
+        (REGEX, "may 2026", "valid"),
+        (REGEX, "may ", "truncated"),
+        (REGEX, "May 2026", "regex"),
+        (REGEX, "may 2026.", "regex"),
+        (REGEX, "I do not know", "regex"),
+        (OutputFormat(form=FormatKind.TEMPLATE, pattern="On [a-z]+day"), "On mon", "truncated"),
+        (OutputFormat(form=FormatKind.TEMPLATE, pattern="On [a-z]+day"), "At mon", "regex"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "ye", "truncated"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yo", "choice"),
+    ],
+)
+def test_a_stop_string_of_the_request_may_cut_the_text_but_not_excuse_another_one(
+    query: MakeQuery, output_format: OutputFormat, text: str, verdict: str, stream: bool
+) -> None:
+    stopping = query(output_format=output_format, needs=frozenset({Capability.CHAT, Capability.STOP}), stream=stream)
+    assert verdict_of(stopping, piece_of(text), Piece(index=0, finish_reason="stop")) == verdict
+    if verdict == "truncated":  # without a finish reason the response broke off
+        assert verdict_of(stopping, piece_of(text)) in ("json", "regex", "choice")
+
+
+def test_a_stop_string_does_not_replace_a_required_call(query: MakeQuery) -> None:
+    stopping = query(tools=TOOLS, tool_choice=REQUIRED, needs=frozenset({Capability.STOP}))
+    assert verdict_of(stopping, piece_of("I will not."), Piece(index=0, finish_reason="stop")) == "tool_choice"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_long_text_that_was_cut_is_checked_as_well(query: MakeQuery, stream: bool) -> None:
+    wanted = query(output_format=JSON_SCHEMA, stream=stream)
+    filler = json.dumps({"a": list(range(20_000))})[:-1] + ", "
+    assert verdict_of(wanted, piece_of(filler + '"n": 1'), CUT) == "truncated"
+    assert verdict_of(wanted, piece_of(filler + '"n": "1"'), CUT) == "type"
+    assert verdict_of(wanted, piece_of(filler + "n: 1"), CUT) == "json"
+
+
+def test_a_long_text_that_was_cut_is_examined_in_steps(query: MakeQuery) -> None:
+    check = ResponseCheck(query(output_format=JSON_SCHEMA), SchemaCache(), early=False)
+    check.feed([piece_of('{"a": "' + "x" * 100_000), CUT])
+    assert len(list(check.examine_cuts())) > 20
+    assert len(list(check.examine_cuts())) == 0  # once
+    assert (check.finish(), check.is_truncated) == (None, True)
+
+
+@pytest.mark.parametrize("piece", [Piece(index=0, refusal="no"), Piece(index=0, finish_reason="content_filter")])
+def test_what_was_declined_is_not_called_valid(query: MakeQuery, piece: Piece) -> None:
+    other = Piece(index=1, text='{"n": 1}')
+    assert verdict_of(query(output_format=JSON_SCHEMA, stream=True), piece_of('{"n": 1}'), piece, other) == "none"
+    assert verdict_of(query(tools=TOOLS), piece, call_of("now", "{}"), CUT) == "none"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("tool", "arguments", "verdict"),
+    [
+        (Tool(name="f"), "", "valid"),
+        (Tool(name="f"), " \n", "valid"),
+        (Tool(name="f", parameters={"type": "object", "properties": {}}), "", "valid"),
+        (Tool(name="f", parameters={"type": "object", "required": ["x"]}), "", "required"),
+        (Tool(name="f", parameters={"required": ["x"]}), "[1]", "type"),
+        (Tool(name="f", parameters={"required": ["x"]}), '"{}"', "type"),
+        (Tool(name="f", parameters=True), "null", "type"),
+        (Tool(name="f", parameters={}), " 5", "type"),
+        (Tool(name="f", parameters={}), " {}", "valid"),
+        (Tool(name="f"), "{} {}", "json"),
+        (Tool(name="f", is_custom=True), "", "valid"),
+        (Tool(name="f", is_custom=True, pattern="[a-z]+"), "", "regex"),
+        (Tool(name="f", is_custom=True, pattern="[a-z]+"), "ab", "valid"),
+        (Tool(name="f", is_custom=True, pattern="[a-z]+"), "aB", "regex"),
+    ],
+)
+def test_the_arguments_of_a_call_are_an_object(
+    query: MakeQuery, tool: Tool, arguments: str, verdict: str, stream: bool
+) -> None:
+    fragments = [call_of("f"), *(Piece(index=0, tool_calls=(ToolCall(index=0, arguments=c),)) for c in arguments)]
+    whole = [call_of("f", arguments)]
+    assert verdict_of(query(tools=(tool,), stream=stream), *(fragments if stream else whole)) == verdict
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_have_different_ids(query: MakeQuery, stream: bool) -> None:
+    wanted = query(tools=TOOLS, stream=stream)
+    assert verdict_of(wanted, call_of("now", "{}", 0, "a"), call_of("now", "{}", 1, "a")) == "id"
+    assert verdict_of(wanted, call_of("now", "{}", 0, "a"), call_of("now", "{}", 1, "b")) == "valid"
+    assert verdict_of(wanted, call_of("now", "{}"), call_of("now", "{}", 1)) == "valid"
+    assert verdict_of(wanted, call_of("now", "", 0, "a"), call_of("", "{}", 0, "a")) == "valid"
+
+
+@pytest.mark.parametrize(
+    ("choice", "name", "verdict"),
+    [
+        (ToolChoice(), "sub", "name"),
+        (ToolChoice(allowed=frozenset({"add"})), "now", "tool_choice"),
+        (ToolChoice(allowed=frozenset()), "now", "tool_choice"),
+    ],
+)
+def test_a_wrong_call_is_found_by_its_name(query: MakeQuery, choice: ToolChoice, name: str, verdict: str) -> None:
+    check = ResponseCheck(query(tools=TOOLS, tool_choice=choice, stream=True), SchemaCache(), early=True)
+    error = check.feed([call_of(name)])
+    assert error is not None
+    assert error.keyword == verdict
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        ("MAX_TOKENS", "truncated"),
+        ("model_length", "truncated"),
+        ("SAFETY", "none"),
+        ("sensitive", "none"),
+        ("error", "json"),
+        ("abort", "json"),
+        ("eos", "json"),
+    ],
+)
+def test_finish_reasons_of_other_servers(query: MakeQuery, reason: str, verdict: str) -> None:
+    end = Piece(index=0, finish_reason=reason)
+    assert verdict_of(query(output_format=JSON_SCHEMA), piece_of('{"n": 1'), end) == verdict
+    assert verdict_of(query(tools=TOOLS), piece_of("half a"), end) == {
+        "json": "valid" if reason == "eos" else "finish_reason"
+    }.get(verdict, verdict)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ('{"n": 1, "n": 1}', "repeatedKey"),
+        ('{"n": "x", "n": 1}', "type"),  # which comes first
+        ('{"n": 1, "a": [{"b": 1, "c": 2, "b": 3}]}', "repeatedKey"),
+        ('{"n": 1, "a": {"b": "\\u0022", "b": 1}}', "repeatedKey"),
+        ('{"n": 1, "a": {"b": 1, "\\u0062": 1}}', "repeatedKey"),
+        ('{"n": 1, "a": [{"b": "\\u0022\\""}, {"b": 3}]}', "valid"),
+        ('{"n": 1, "N": 1, "a": "\\"n\\":"}', "valid"),
+    ],
+)
+def test_a_repeated_key_is_an_error(query: MakeQuery, text: str, verdict: str, stream: bool) -> None:
+    assert verdict_of(query(output_format=JSON_SCHEMA, stream=stream), piece_of(text)) == verdict
+
+
+def test_a_stream_under_a_regular_expression_fails_while_it_arrives(query: MakeQuery) -> None:
+    wanted = query(output_format=REGEX, stream=True)
+    assert error_of(wanted, *map(piece_of, "I do not know")) == "early: regex at #"
+    assert error_of(wanted, *map(piece_of, "may 2026")) is None
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 + 1, 10**40])

@@ -8,6 +8,9 @@ import pytest
 from gateway.enums import Capability, FormatKind
 from gateway.errors import InvalidField
 from gateway.types import OutputFormat, Query
+from gateway.validation.json_schema import Schema, SchemaCache
+from gateway.validation.text_checks import TextChecks
+from gateway.web import output_format
 from gateway.web.parse_request import parse_chat
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -38,6 +41,7 @@ JSON_SCHEMA_SPELLINGS: list[dict[str, Any]] = [
     {"format": SCHEMA},
     {"extra_body": {"guided_json": SCHEMA}},
     {"extra_body": {"structured_outputs": {"json": SCHEMA}}},
+    {"nvext": {"guided_json": SCHEMA}},
     {"guided_json": SCHEMA, "response_format": {"type": "json_object", "schema": SCHEMA}},
 ]
 
@@ -48,6 +52,27 @@ def test_a_schema_is_read_in_every_spelling(body: dict[str, Any]) -> None:
     assert query.output_format is not None
     assert (query.output_format.form, query.output_format.schema) == (FormatKind.JSON_SCHEMA, SCHEMA)
     assert Capability.JSON_SCHEMA in query.needs
+
+
+@pytest.mark.parametrize("body", JSON_SCHEMA_SPELLINGS)
+def test_the_format_names_the_field_that_asks_for_it(body: dict[str, Any]) -> None:
+    name = str(format_of(**body).param)
+    outer, _, inner = name.partition(".")
+    assert inner in body[outer] if inner else outer in body
+
+
+def test_a_schema_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is sent, in whatever layout, and for the check of the answer as well."""
+    cache, compiled = SchemaCache(), []
+    monkeypatch.setattr(output_format, "COMPILED", cache)
+    monkeypatch.setattr(output_format, "Schema", lambda schema: compiled.append(schema) or Schema(schema))
+    for _ in range(3):
+        for body in JSON_SCHEMA_SPELLINGS:
+            parse(**body)
+    check = TextChecks(cache, early=True, guarded=True).of_format(format_of(guided_json=SCHEMA))
+    check.feed('{"n": 1}')
+    assert check.finish() is None
+    assert compiled == [SCHEMA]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +135,7 @@ def test_other_values_ask_for_nothing(body: dict[str, Any]) -> None:
         ({"guided_json": SCHEMA, "response_format": {"type": "json_object"}}, "guided_json"),
         ({"regex": "a", "ebnf": "root ::= a"}, "ebnf"),
         ({"guided_json": SCHEMA, "extra_body": {"guided_regex": "a"}}, "extra_body.guided_regex"),
+        ({"guided_regex": "a", "nvext": {"guided_regex": "b"}}, "nvext.guided_regex"),
         ({"guided_json": {"type": "objekt"}}, "guided_json"),
         ({"guided_json": "{"}, "guided_json"),
         ({"guided_regex": "("}, "guided_regex"),

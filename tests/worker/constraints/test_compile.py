@@ -111,6 +111,32 @@ def test_the_layouts_that_serialisers_write_are_accepted(layout: dict[str, Any],
     assert compile_schema(NESTED).automaton.accepts((json.dumps(VALUE, **layout) + end).encode())
 
 
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ('{"a":1}', True),
+        ('{ "a": 1 }', True),
+        ('{\n  "a": 1\n}', True),
+        ('{\n    "a": 1\n}\n', True),
+        ('{"a" :1}', False),
+        ('{"a":  1}', False),
+        ('{"a":\n1}', False),
+        ('{\n   "a": 1\n}', False),
+        ('{\n\t"a": 1\n}', False),
+        ('{\r\n  "a": 1\r\n}', False),
+        ('{\n\n  "a": 1\n}', False),
+        (' {"a":1}', False),
+        ('{"a":1} ', False),
+        ('{"a":1}\n\n', False),
+    ],
+)
+def test_bounded_white_space_is_what_the_page_says(text: str, accepted: bool) -> None:
+    """`docs/reference/json-schema.md`, in the normal form."""
+    schema = {"properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False, "type": "object"}
+    assert compile_schema(schema).automaton.accepts(text.encode()) is accepted
+    assert compile_schema(schema, white_space=WhiteSpace.ANY).automaton.accepts(text.encode())
+
+
 def longest_white_space(constraint: Constraint) -> int:
     """The longest run of white space outside strings, on any path of the automaton."""
     automaton = compile_constraint(constraint).automaton
