@@ -107,21 +107,23 @@ class Sequence:
     def usage(self, canvas: CanvasResult | None = None) -> Usage:
         """Usage so far; of an unsealed `canvas`, the streamed tokens count."""
         streamed = len(self.streamed) if canvas else 0
+        logprobs = canvas.unforced(streamed) if canvas else []
+        evidence = self._evidence(logprobs)
         return Usage(
             prompt_tokens=len(self.request.prompt_ids),
             cached_tokens=self.cached,
             completion_tokens=self.emitted + streamed,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
-            confidence=self._confidence(canvas.unforced(streamed) if canvas else ()),
-            evidence=self._evidence(canvas.unforced(streamed) if canvas else ()),
+            confidence=self._confidence(evidence, logprobs),
+            evidence=evidence,
             converged=None if self.is_autoregressive else self.converged,
         )
 
-    def _confidence(self, logprobs: Ids[float] = ()) -> float | None:
+    def _confidence(self, evidence: Evidence, logprobs: Ids[float]) -> float | None:
         """Confidence so far, with these unsealed tokens; None before the first step."""
         if self.weights is not None:
-            return self.weights.confidence(self._evidence(logprobs)) if self.forward_passes else None
+            return self.weights.confidence(evidence) if self.forward_passes else None
         count = self.scored + len(logprobs)
         return math.exp((self.logprob + math.fsum(logprobs)) / count) if count else None
 

@@ -7,7 +7,7 @@ is therefore an upper bound of the final one, so that a hopeless answer can end 
 import heapq
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 WEAKEST = 8  # least likely tokens that are averaged
 
@@ -50,8 +50,7 @@ class ConfidenceWeights:
 
     def confidence(self, evidence: Evidence) -> float:
         """The probability, from 0 to 1, that the answer is right."""
-        values = asdict(evidence)
-        score = self.intercept + sum(weight * values[name] for name, weight in self.weights.items())
+        score = self.intercept + sum(weight * getattr(evidence, name) for name, weight in self.weights.items())
         return 1.0 / (1.0 + math.exp(-score)) if score >= 0.0 else math.exp(score) / (1.0 + math.exp(score))
 
 
