@@ -113,16 +113,24 @@ class Stepper:
         view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
         ids = padded([i.ids for i in items], self.model.device)
         hidden = self.model.encode(ids, view)
-        if self._prompt_scores is None:
-            return hidden, lambda: self.cache.seal(view)
-        places = [(i.slot, i.at, len(i.ids)) for i in items]
-        store = self._prompt_scores.score(places, ids, hidden, self.model.prompt_logits)
+        store = self._scored(items, ids, hidden)
 
         def seal() -> None:
             store()
             self.cache.seal(view)
 
         return hidden, seal
+
+    def _scored(self, items: Sequence[Prefill | Decode], ids: torch.Tensor, hidden: torch.Tensor) -> Callable[[], None]:
+        """Score the tokens of a causal pass, for the confidence; returns the function that stores the scores. Tokens
+        that were decoded one by one are not scored."""
+        scores = self._prompt_scores
+        if scores is None:
+            return lambda: None
+        if not any(isinstance(item, Prefill) or item.ends_prompt for item in items):
+            return lambda: _skip_all(scores, items)
+        places = [(i.slot, i.at, len(i.ids)) for i in items]
+        return scores.score(places, ids, hidden, self.model.prompt_logits)
 
     def _prompt_surprise(self, tokens: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Surprise [rows, 1] of the first `tokens` tokens of each slot; 0 for no tokens. See `types.confidence`."""
@@ -228,6 +236,11 @@ class Stepper:
         if self._prompt_scores is not None:
             self._prompt_scores.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
+
+
+def _skip_all(scores: PromptScores, items: Sequence[Prefill | Decode]) -> None:
+    for item in items:
+        scores.skip(item.slot, item.at)
 
 
 def _prompt_scores(model: DiffusionModel, cache: KvCache) -> PromptScores:

@@ -48,6 +48,12 @@ class PromptScores:
 
         return store
 
+    def skip(self, slot: int, at: int) -> None:
+        """A generated token was appended after `at` ones without being scored: it counts as certain, and so does the
+        one that follows it."""
+        self._logprobs[slot, at : at + 2] = 0.0
+        self._lengths[slot] = _UNKNOWN
+
     def surprise(self, slot: int, tokens: int) -> torch.Tensor:
         """Mean surprise of the WEAKEST least likely of the first `tokens` tokens of a slot, or of all if there are
         fewer; the first one, which nothing predicts, does not count."""

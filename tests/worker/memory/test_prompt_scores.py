@@ -35,8 +35,13 @@ def scores(slots: int = 3) -> PromptScores:
 
 def expected(ids: Sequence[int]) -> float:
     """The mean surprise of the eight least likely tokens, or of all of fewer, computed directly."""
-    logprobs = logits(hidden_of(ids))[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
-    return fmean(sorted((-logprobs).tolist(), reverse=True)[:WEAKEST])
+    return -fmean(sorted(logprobs_of(ids))[:WEAKEST])
+
+
+def logprobs_of(ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of all tokens but the first."""
+    scored = logits(hidden_of(ids))[:-1].log_softmax(-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    return [float(each) for each in scored]
 
 
 def read(found: PromptScores, slot: int, ids: Sequence[int], at: int = 0, until: int | None = None) -> None:
@@ -83,6 +88,18 @@ def test_a_context_that_continues_a_whole_cached_one_need_not_read_anything_agai
     found.copy(0, 1, held)
     read(found, 1, ids, at=held)
     assert float(found.surprise(1, len(ids))) == pytest.approx(expected(ids), abs=1e-4)
+
+
+@given(IDS, IDS)
+def test_a_skipped_token_and_the_one_after_it_count_as_certain_whatever_the_slot_held(
+    ids: list[int], old: list[int]
+) -> None:
+    found = scores()
+    read(found, 0, old)
+    read(found, 0, ids[:-1])
+    found.skip(0, len(ids) - 1)
+    least = sorted([*logprobs_of(ids[:-1]), 0.0])[:WEAKEST] if len(ids) > 2 else [0.0]
+    assert float(found.surprise(0, len(ids))) == pytest.approx(-fmean(least), abs=1e-4)
 
 
 def test_a_pass_that_is_not_stored_leaves_no_trace() -> None:
