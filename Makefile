@@ -6,9 +6,9 @@ PROVIDERS := .venv/.providers
 
 # Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# Three processes run the tests, one file at a time: on two cores, one has work while another waits for a timeout.
-# tests/conftest.py starts the longest files first.
-PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Several processes run the tests, one file at a time: on two cores, two have work while others wait for a timeout or for
+# another process. Slow tests wait more. tests/conftest.py starts the longest files first.
+PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 
 .PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-deploy \
   test-images secrets chaos demo docs clean
@@ -69,7 +69,7 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff format .
 
 test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all tests except those of images
-	$(PYTEST_SHARED) -m 'not images'
+	$(PYTEST_SHARED) --numprocesses 4 -m 'not images'
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
 	$(PYTEST_SHARED) -m 'not slow and not images'

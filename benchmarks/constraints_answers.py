@@ -72,10 +72,10 @@ class Method:
 
 
 def measure(
-    model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None
+    model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None, is_naive: bool = True
 ) -> list[Method]:
-    """Answer the same `count` samples in all ways: on canvases unconstrained, with a naive mask, and constrained; left
-    to right unconstrained, constrained and, with a guide and a schema, by llguidance."""
+    """Answer the same `count` samples in all ways: on canvases unconstrained, constrained and, if `is_naive`, with a
+    naive mask; left to right unconstrained, constrained and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
     samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
     automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
@@ -90,11 +90,12 @@ def measure(
             _measure_method(decoding_mode, "free", samples, _by(model, requests)),
             _measure_method(decoding_mode, KEPT, samples, _by(model, kept)),
         ]
-        if decoding_mode is DecodingMode.DIFFUSION:
+        is_diffusion = decoding_mode is DecodingMode.DIFFUSION
+        if is_diffusion and is_naive:
             methods.append(
                 _measure_method(decoding_mode, "naive mask", samples, _by(MaskedModel(model, automaton), requests))
             )
-        elif guide is not None and task.constraint.kind == "json_schema":
+        elif not is_diffusion and guide is not None and task.constraint.kind == "json_schema":
             methods.append(
                 _measure_method(
                     decoding_mode, "llguidance", samples, _guided(model, guide, task.constraint.value, requests)

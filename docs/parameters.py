@@ -10,8 +10,8 @@ from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.tables import table
 from gateway.enums import Kind
-from gateway.parameters import MAX_FAN_OUT, PARAMETERS, treatment
-from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, fields_for
+from gateway.parameters import MAX_N, PARAMETERS, treatment
+from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, with_fields
 from gateway.types import Capabilities
 from gateway.upstreams.fan_out import MAX_AT_ONCE
 from gateway.upstreams.health import read_models
@@ -40,13 +40,13 @@ def parameters() -> Iterator[str]:
     targets = parameter_targets()
     yield from ("# Request parameters", "", _INTRODUCTION, "")
     yield from table(
-        ("word", "meaning"), ((f"*{w}*", text.format(most=MAX_FAN_OUT, at_once=MAX_AT_ONCE)) for w, text in _TREATMENTS)
+        ("word", "meaning"), ((f"*{w}*", text.format(most=MAX_N, at_once=MAX_AT_ONCE)) for w, text in _TREATMENTS)
     )
     yield from ("## By kind of target and engine", "")
     rows = (
         (
             f"`{name}`",
-            "any" if each.is_hint else ", ".join(f"`{json.dumps(value)}`" for value in each.off),
+            "any" if each.is_hint else ", ".join(f"`{json.dumps(value)}`" for value in (*each.off, *each.unthinking)),
             *(str(treatment(name, capabilities, ignore)) for capabilities, ignore in targets.values()),
         )
         for name, each in PARAMETERS.items()
@@ -65,18 +65,26 @@ def parameter_targets() -> dict[str, tuple[Capabilities, frozenset[str]]]:
     published = {"capabilities": dict(capabilities_of(DecodingMode.DIFFUSION))}
     worker = read_models(orjson.dumps({"data": [{"id": "m", "twolane": published}]}))["m"]
     engines = {name: (ENGINES[name], DEFAULT_IGNORE.get(name, frozenset())) for name in ENGINES}
-    litellm = fields_for(ENGINES["openai"], Kind.LITELLM, "openai")
+    litellm = with_fields(ENGINES["openai"], Kind.LITELLM, "openai")
     return {"worker": (worker, frozenset()), **engines, "litellm": (litellm, frozenset())}
 
 
 _INTRODUCTION: Final = """\
 The columns are `kind: worker`, the engines of `kind: openai`, and `kind: litellm` with `engine: openai`. A target
 with a list of `capabilities` behaves like `engine: openai`, except that a parameter with a capability of its own
-(such as `stop` or `logprobs`) is refused if the list lacks it. `null` never has an effect."""
+(such as `stop` or `logprobs`) is refused if the list lacks it; penalties and `reasoning_effort` are passed *with
+effect* instead. `null` never has an effect."""
 _NOTES: Final = """\
 `messages[].name` is the name of a message's author. `cache_control` is one of a message, of a part of its content, or
-of a tool. `reasoning_effort` up to `medium`, the default of reasoning models, is a hint for models that do not think;
-a worker whose chat template can think takes it. `kind: litellm` also leaves out hints and values without effect that
+of a tool.
+
+A request for no more thinking than a model does by default (`reasoning_effort` up to `medium`, `enable_thinking:
+false`, `think: false`, `thinking: {"type": "disabled"}`, the same in `chat_template_kwargs`) has no effect on a model
+that does not think, so no target is skipped for it. What another model does by default only its server knows:
+wherever the server decides (*passed* or *with effect*), such a request is passed on, unless the target's `ignore`
+lists the parameter. OpenAI's own servers reject all of them except `reasoning_effort`; a target there that serves
+clients of other engines needs `ignore: [enable_thinking, thinking, think, chat_template_kwargs]`. A worker whose chat
+template can think takes `reasoning_effort`. `kind: litellm` also leaves out hints and values without effect that
 the provider does not support. Fields that describe the format of the answer, tools and streams are not parameters:
 they need a capability, which no `ignore` replaces.
 

@@ -40,8 +40,9 @@ from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
+from gateway.web.apis.table import APIS
 from gateway.web.auth import fairness_key
-from gateway.web.chat import PATH, ChatCompletions
+from gateway.web.chat import GenerationApis
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
@@ -148,14 +149,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        chat = ChatCompletions(
+        generation = GenerationApis(
             pipeline, clock, max_body_bytes=settings.max_body_bytes, heartbeat_s=settings.heartbeat_s, begin=begin
         )
         public = public_app(lambda: policies.current, registry.status_of)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        apps, protection = (HotRoutes({PATH: chat}, public), admin), _protection(settings, keys, metrics)
+        apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
 
@@ -211,12 +212,12 @@ async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopWatch]:
 
 
 def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None) -> Ingress:
-    """Where chat requests wait for the event loop; health checks and other routes do not."""
+    """Where requests to generate wait for the event loop; health checks and other routes do not."""
 
     def key_of(scope: Scope) -> str:
         return fairness_key(scope, keys.current if keys else None)
 
-    ingress = Ingress(paths=frozenset({PATH}), watch=watch, on_shed=metrics.shed, key_of=key_of)
+    ingress = Ingress(paths=frozenset(APIS), watch=watch, on_shed=metrics.shed, key_of=key_of)
     watch.is_busy = lambda: ingress.is_busy
     return ingress
 

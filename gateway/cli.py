@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.app import serve
+from gateway.beyond_chat import CHAT_PATH
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
 from gateway.parameters import ignored_by
@@ -33,7 +34,8 @@ from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.upstreams.registry import credential_problems, describe_call
-from gateway.web.parse_request import parse_chat, unique_headers
+from gateway.web.apis.table import APIS
+from gateway.web.parse_request import unique_headers
 from twolane.process import bundled
 from twolane.process.api_keys import Key
 from twolane.process.errors import ConfigurationError
@@ -90,8 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     schema = verbs.add_parser("schema", help="print the JSON Schema of policy files, for editors")
     schema.set_defaults(run=_schema)
-    explain = verbs.add_parser("explain", help="show how a chat request would be routed, without sending it")
-    explain.add_argument("request", type=Path, metavar="REQUEST.json", help="body of a chat completion request")
+    explain = verbs.add_parser("explain", help="show how a request would be routed, without sending it")
+    explain.add_argument("request", type=Path, metavar="REQUEST.json", help="body of the request")
+    explain.add_argument(
+        "--path", choices=APIS, default=CHAT_PATH, help="path that it is sent to (default: %(default)s)"
+    )
     explain.add_argument(
         "--policy", type=Path, default=None, metavar="FILE", help="policy file (default: TWOLANE_POLICY)"
     )
@@ -147,9 +152,10 @@ def _check(options: argparse.Namespace) -> int:
     for target in policy.targets.values():
         for endpoint in target.endpoints or (target,):
             print(f"  {target.name}: {describe_call(endpoint, os.environ)}")
-    credentials = credential_problems(policy.targets.values(), os.environ)
-    for problem in (*credentials, *budget_problems(policy), *gate_problems(policy)):
-        print(f"warning: {problem}", file=sys.stderr)
+    for problem in credential_problems(policy.targets.values(), os.environ):
+        print(f"{'note' if problem.is_minor else 'warning'}: {problem.text}", file=sys.stderr)
+    for warning in (*budget_problems(policy), *gate_problems(policy)):
+        print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
 
 
@@ -179,7 +185,7 @@ def _explain(options: argparse.Namespace) -> int:
     try:
         headers = unique_headers(options.header)
         key = Key(name=options.key) if options.key else None
-        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
+        query = APIS[options.path].read(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
         classification = open_classifier()(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:

@@ -6,9 +6,12 @@ Times are milliseconds since the request arrived, unless a name says otherwise.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import ceil
 
+from gateway.beyond_chat import CHAT_PATH
 from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
-from gateway.types import Classification, Usage
+from gateway.policy_types import Price
+from gateway.types import CHARS_PER_TOKEN, Classification, Usage
 from twolane.process.trace_context import Trace
 
 # A complete response was received, valid or not: its latency counts.
@@ -96,6 +99,7 @@ class Decision:
     cost: float = 0.0
     trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
+    api_path: str = CHAT_PATH  # that the client called
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -143,3 +147,10 @@ class Mirrored:
     route: str
     target: str
     result: ShadowResult
+
+
+def estimate_usage(prompt_chars: int, output_chars: int, price: Price | None) -> Usage:
+    """What a call has probably used, at four characters per token (OpenAI's rule of thumb for English)."""
+    prompt, output = ceil(prompt_chars / CHARS_PER_TOKEN), ceil(output_chars / CHARS_PER_TOKEN)
+    cost = None if price is None else price.cost(prompt, output)
+    return Usage(input_tokens=prompt, output_tokens=output, cost=cost)

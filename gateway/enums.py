@@ -179,6 +179,14 @@ class Capability(StrEnum):
     EMBEDDINGS = "embeddings"
 
 
+class TargetApi(StrEnum):
+    """An API of targets that the gateway calls."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
 class Grade(StrEnum):
     """Support level: `json_schema` and `tools` use the first three values, `prediction` the first and the last two."""
 

@@ -38,6 +38,7 @@ GatewayError
     ├── TraceError            a trace or decision log cannot be read; names file, line and column
     ├── NoLatency             the simulation has no latency model for a target
     └── PolicyError           the policy is missing or invalid; names file, line, column and key
+        └── PolicyUnreadable  the policy file cannot be read, perhaps only now
 """
 
 # ruff: noqa: N818 - the names say what happened; an "Error" suffix on each would only repeat the root of the tree.
@@ -385,3 +386,7 @@ class PolicyError(CannotStart):
         self.line = line
         self.column = column
         self.key = key
+
+
+class PolicyUnreadable(PolicyError):
+    """The policy file cannot be read. The cause may pass without a change of the file."""

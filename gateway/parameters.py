@@ -11,33 +11,41 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway.enums import Capability
+from gateway.enums import Capability, Kind, TargetApi
 from gateway.types import Capabilities, Query, RequestParameters, Target
 
 NAME: Final = "messages[].name"
 CACHE_CONTROL: Final = "cache_control"  # of a message, of a part of its content, or of a tool
 NESTED: Final = frozenset({NAME, CACHE_CONTROL})
-MAX_FAN_OUT: Final = 16  # choices that are requested one by one from a target without `n`
+MAX_N: Final = 128  # OpenAI's limit of `n`; from a target without `n`, they are requested one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One parameter. `off` are the values that change nothing, apart from null. A hint may be left out, whatever its
-    value. A target with the `capability` takes the parameter."""
+    """One parameter. `off` are the values that change nothing, apart from null. `unthinking` ones change nothing for a
+    model that does not think; what another model does without them, only its server knows. A hint may be left out,
+    whatever its value. A target with the `capability` takes the parameter."""
 
     name: str
     capability: Capability | None = None
     off: tuple[Any, ...] = ()
+    unthinking: tuple[Any, ...] = ()
     is_hint: bool = False
 
     def has_effect(self, value: Any) -> bool:
-        """Whether leaving the value out would change the answer."""
-        if value is None:
-            return False
-        for each in self.off:  # noqa: SIM110 - a generator takes twice as long
-            if value == each and isinstance(value, bool) is isinstance(each, bool):  # in JSON, 0 and false differ
-                return False
-        return True
+        """Whether leaving the value out would change the answer of a model that does not think."""
+        return self.may_have_effect(value) and not _is_one_of(value, self.unthinking)
+
+    def may_have_effect(self, value: Any) -> bool:
+        """Whether leaving the value out could change the answer of any model."""
+        return value is not None and not _is_one_of(value, self.off)
+
+
+def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
+    for each in values:  # noqa: SIM110 - a generator takes twice as long
+        if value == each and isinstance(value, bool) is isinstance(each, bool):  # in JSON, 0 and false differ
+            return True
+    return False
 
 
 # With a capability, by its name.
@@ -53,8 +61,14 @@ _SAMPLING: Final[Mapping[str, tuple[Any, ...]]] = {
     "stop": ([],),
     "n": (1,),
     "logprobs": (False,),
-    # The default and below: models that do not think cannot think less.
-    "reasoning_effort": ("none", "minimal", "low", "medium"),
+    "reasoning_effort": (),
+}
+_UNTHINKING: Final[Mapping[str, tuple[Any, ...]]] = {
+    "reasoning_effort": ("none", "minimal", "low", "medium"),  # the default and below
+    "chat_template_kwargs": ({"enable_thinking": False},),
+    "thinking": ({"type": "disabled"},),
+    "enable_thinking": (False,),
+    "think": (False,),
 }
 # Of OpenAI's API, and of vLLM, SGLang, llama.cpp and Ollama.
 _OTHERS: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -63,10 +77,10 @@ _OTHERS: Final[Mapping[str, tuple[Any, ...]]] = {
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
-    "chat_template_kwargs": ({}, {"enable_thinking": False}),
-    "thinking": ({"type": "disabled"},),
-    "enable_thinking": (False,),
-    "think": (False,),
+    "chat_template_kwargs": ({},),
+    "thinking": (),
+    "enable_thinking": (),
+    "think": (),
     "best_of": (1,),
     "use_beam_search": (False,),
     "length_penalty": (1,),
@@ -102,12 +116,18 @@ _HINTS: Final[Mapping[str, Capability | None]] = {
         )
     ),
 }
+
+
+def _parameter(name: str, off: tuple[Any, ...], capability: Capability | None = None) -> Parameter:
+    return Parameter(name=name, capability=capability, off=off, unthinking=_UNTHINKING.get(name, ()))
+
+
 PARAMETERS: Final[Mapping[str, Parameter]] = MappingProxyType(
     {
-        **{name: Parameter(name=name, capability=Capability(name), off=off) for name, off in _SAMPLING.items()},
+        **{name: _parameter(name, off, Capability(name)) for name, off in _SAMPLING.items()},
         "top_logprobs": Parameter(name="top_logprobs", capability=Capability.LOGPROBS, off=(0,)),
         **{name: Parameter(name=name, capability=each, is_hint=True) for name, each in _HINTS.items()},
-        **{name: Parameter(name=name, off=off) for name, off in _OTHERS.items()},
+        **{name: _parameter(name, off) for name, off in _OTHERS.items()},
     }
 )
 # Fields that ask for an output format, as OpenAI and common engines spell them.
@@ -130,8 +150,8 @@ _NO_PARAMETERS: Final = RequestParameters()
 def read_parameters(
     document: Mapping[str, Any], nested: Iterable[str] = ()
 ) -> tuple[RequestParameters, frozenset[Capability]]:
-    """The parameters of a request body that have an effect, and the capabilities that they need. `nested` are the names
-    of those that are present within messages and tools."""
+    """The parameters of a request body that may have an effect, and the capabilities that they need. `nested` are the
+    names of those that are present within messages and tools."""
     names, fields, unknown, needs = [*nested], [], [], []
     for name, value in document.items():
         if name in HANDLED:
@@ -140,9 +160,9 @@ def read_parameters(
         if parameter is None:
             if value is not None:
                 unknown.append(name)
-        elif parameter.has_effect(value):
+        elif parameter.may_have_effect(value):
             names.append(name)
-            if parameter.is_hint or (name == "n" and value <= MAX_FAN_OUT):
+            if parameter.is_hint or not parameter.has_effect(value) or name == "n":
                 continue
             if parameter.capability is None:
                 fields.append(name)
@@ -178,24 +198,59 @@ def treatment(name: str, capabilities: Capabilities, ignore: frozenset[str] = fr
         return Treatment.LEFT_OUT
     if name == "n":
         return Treatment.CALLS
+    if not is_left_to_server(parameter, capabilities):
+        return Treatment.REFUSED
+    return Treatment.PASSED if parameter.unthinking and not parameter.off else Treatment.WITH_EFFECT
+
+
+def is_left_to_server(parameter: Parameter, capabilities: Capabilities) -> bool:
+    """Whether a parameter that the target is not known to take is sent to it, if it has an effect."""
     if parameter.capability is None:
-        is_passed = capabilities.is_open and name not in capabilities.missing
-    else:
-        is_passed = parameter.capability in capabilities.passes
-    return Treatment.WITH_EFFECT if is_passed else Treatment.REFUSED
+        return capabilities.is_open and parameter.name not in capabilities.missing
+    return parameter.capability in capabilities.passes
 
 
 def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozenset[str]:
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
-    if query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
+    is_chat = query.beyond_chat.api is TargetApi.CHAT
+    if is_chat and query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
+    if not is_chat:
+        missing |= _lacking_api(target, capabilities, query)
     if capabilities.is_open:
         missing.update(asked.fields & capabilities.missing)
     else:
         missing.update(asked.fields | asked.unknown)
     return frozenset(missing - capabilities.fields - target.ignore)
+
+
+def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> TargetApi:
+    """The API of a target that a request is sent to. A text completion becomes a chat completion where the target has
+    no text completions, or none with a suffix. Capabilities are None for a worker that was not polled yet."""
+    if query.beyond_chat.api is not TargetApi.COMPLETIONS:
+        return query.beyond_chat.api
+    if capabilities is None:
+        return TargetApi.COMPLETIONS if target.kind is Kind.WORKER else TargetApi.CHAT
+    if target.kind is Kind.LITELLM or Capability.COMPLETIONS not in capabilities.supported:
+        return TargetApi.CHAT
+    has_suffix = any(prompt.suffix is not None and prompt.marked is None for prompt in query.beyond_chat.prompts)
+    return TargetApi.CHAT if has_suffix and Capability.SUFFIX not in capabilities.supported else TargetApi.COMPLETIONS
+
+
+def _lacking_api(target: Target, capabilities: Capabilities, query: Query) -> set[str]:
+    """Token ids cannot be sent as a message."""
+    if query.beyond_chat.api is TargetApi.EMBEDDINGS:
+        return {Capability.EMBEDDINGS.value} if target.kind is Kind.LITELLM else set()
+    if api_for(target, capabilities, query) is TargetApi.COMPLETIONS:
+        has_none = target.kind is Kind.WORKER and Capability.LOGPROBS in query.needs  # of labels only, in chats
+        return {Capability.LOGPROBS.value} if has_none else set()
+    is_text = all(isinstance(prompt.text, str) for prompt in query.beyond_chat.prompts)
+    if is_text and Capability.CHAT in capabilities.supported:
+        return set()
+    is_taken = target.kind is not Kind.LITELLM and Capability.COMPLETIONS in capabilities.supported
+    return {(Capability.SUFFIX if is_taken else Capability.COMPLETIONS).value}
 
 
 def ignored_by(target: Target, query: Query) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from gateway.attempts.waiting import Queued, wait_for_slot
 from gateway.decision import Decision
 from gateway.enums import BreakerState, Outcome, Reason
 from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, RateLimitExceeded
+from gateway.policy_types import Quota
 from gateway.ports import Observer, Permit, StateStore, Upstream, Waiter, World
 from gateway.reliability.admission import (
     admit,
@@ -33,7 +34,7 @@ from gateway.reliability.load_balancing import pick_endpoint
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
-from gateway.types import Candidate, Classification, Health, Plan, Query, Quota, Target, Verdict
+from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
 from gateway.validation.json_schema import COMPILED
 
 

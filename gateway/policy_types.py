@@ -1,4 +1,5 @@
-"""Settings that a policy defines for lanes, extra attempts and API keys: SLOs, checks, hedging, retries, limits."""
+"""Settings that a policy defines for lanes, extra attempts and API keys: SLOs, checks, hedging, retries, limits, and
+what is left of the limits of a key."""
 
 from dataclasses import dataclass
 from math import inf
@@ -107,3 +108,28 @@ class Price:
     def cost(self, input_tokens: int | None, output_tokens: int | None) -> float:
         """The cost of one call in US dollars."""
         return ((input_tokens or 0) * self.input + (output_tokens or 0) * self.output) / 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRefusal:
+    """A request over a limit of its key. `is_daily`: over the budget of the day."""
+
+    wait_s: float
+    is_daily: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitStatus:
+    """One limit per minute: its size, what is left now, and the seconds until all of it is available again."""
+
+    limit: float
+    remaining: float
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What is left of a key's limits per minute; None where it has none."""
+
+    requests: LimitStatus | None
+    tokens: LimitStatus | None

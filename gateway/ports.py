@@ -1,11 +1,13 @@
 """Interfaces (ports) of the request pipeline. Each has a real implementation and a fake that ships with the package."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.decision import AttemptRecord, Decision, Mirrored
-from gateway.policy_types import Limit
-from gateway.types import Call, Candidate, Delta, Health, Quota, QuotaRefusal, Status, Verdict
+from gateway.policy_types import Limit, Quota, QuotaRefusal
+from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
+
+HEARTBEAT: Final = Delta(data=b"")
 
 
 class UpstreamResponse(Protocol):
@@ -13,6 +15,9 @@ class UpstreamResponse(Protocol):
 
     def deltas(self) -> AsyncGenerator[Delta, None]:
         """The events of a stream in order, or the single complete response.
+
+        Deltas without `data` may come in between: with `pieces`, they are what a target streams of a response that was
+        requested as a whole; HEARTBEAT says only that the target is alive.
 
         Ends only when the response is complete; raises AttemptFailed (never another error) if it is truncated.
         """

@@ -6,10 +6,10 @@ one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.beyond_chat import A_CHAT, BeyondChat
 from gateway.enums import (
     BreakerState,
     Capability,
@@ -20,6 +20,7 @@ from gateway.enums import (
     Location,
     Reason,
     Residency,
+    TargetApi,
     Task,
 )
 from gateway.policy_types import (
@@ -37,6 +38,8 @@ from twolane.process.trace_context import Trace
 
 CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
+_CHAT_PATH: Final = "/chat/completions"
+_PATHS: Final = {TargetApi.COMPLETIONS: "/completions", TargetApi.EMBEDDINGS: "/embeddings"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,8 @@ class Capabilities:
     missing: frozenset[str] = frozenset()
     passes: frozenset[Capability] = frozenset()
     context_length: int | None = None  # tokens, prompt and completion together; None: unknown
+    max_inputs: int | None = None  # of one request for embeddings; None: unknown
+    dimensions: int | None = None  # the most that an embedding has; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,10 @@ class Target:
     def chat_url(self) -> str:
         """The URL that is called."""
         return self.url + self.path
+
+    def url_of(self, api: TargetApi) -> str:
+        """The URL of one of its APIs, beside that of chat completions."""
+        return self.chat_url if api is TargetApi.CHAT else self.url + self.path.replace(_CHAT_PATH, _PATHS[api], 1)
 
     @property
     def policy_name(self) -> str:
@@ -145,16 +154,18 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParameters:
-    """The parameters of a request that have an effect, by name; see `gateway.parameters`."""
+    """The parameters of a request that may have an effect, by name; see `gateway.parameters`."""
 
     names: frozenset[str] = frozenset()  # all of them
-    fields: frozenset[str] = frozenset()  # known ones that have no capability and are no hints
+    fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
+
+    Requests of all APIs have the form of a chat, and what they have beyond it.
 
     `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
     Texts are used for classification only and are never logged.
@@ -171,7 +182,7 @@ class Query:
     include_usage: bool = False
     private: bool = False
     task_hint: Task | None = None
-    task_hint_from: str = ""  # "header" or "metadata"
+    task_hint_from: str = ""  # "header", "metadata" or "api"
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
     allowed_models: frozenset[str] | None = None  # by the key; None: all
@@ -190,6 +201,7 @@ class Query:
     prompt_chars: int = 0  # of all messages together
     prefix_text: str = ""  # the beginning of the prompt
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
+    beyond_chat: BeyondChat = A_CHAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,13 +329,6 @@ class Usage:
     cost: float | None = None  # in US dollars, if the price is known
 
 
-def estimate_usage(prompt_chars: int, output_chars: int, price: Price | None) -> Usage:
-    """What a call has probably used, at four characters per token (OpenAI's rule of thumb for English)."""
-    prompt, output = ceil(prompt_chars / CHARS_PER_TOKEN), ceil(output_chars / CHARS_PER_TOKEN)
-    cost = None if price is None else price.cost(prompt, output)
-    return Usage(input_tokens=prompt, output_tokens=output, cost=cost)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """A tool call of the response, or a fragment of one. Fragments with the same `index` are concatenated.
@@ -352,7 +357,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged."""
+    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged; without
+    it, see `ports.UpstreamResponse`."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
@@ -375,29 +381,5 @@ class Call:
     min_confidence: float | None = None  # a worker ends an answer that cannot reach it
     wants_logprobs: bool = False  # request the log-probabilities of the tokens, whether the client did or not
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
+    prompt: int | None = None  # send only this one of the query's prompts; None: all of them
     span_id: int = 0  # of this attempt in the query's trace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaRefusal:
-    """A request over a limit of its key. `is_daily`: over the budget of the day."""
-
-    wait_s: float
-    is_daily: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitStatus:
-    """One limit per minute: its size, what is left now, and the seconds until all of it is available again."""
-
-    limit: float
-    remaining: float
-    reset_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """What is left of a key's limits per minute; None where it has none."""
-
-    requests: LimitStatus | None
-    tokens: LimitStatus | None

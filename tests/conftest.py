@@ -13,6 +13,10 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Collecting tests makes objects that stay: `pytest_collection_finish` enables garbage collections. It is not called in
+# the process that only distributes tests to others, which makes hardly any garbage.
+gc.disable()
+
 # A property test must not fail because the machine is busy.
 _STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", _STEADY, max_examples=50)
@@ -37,8 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Exempt imported modules (torch, transformers, every test module) from garbage collection: they live as long as
     the process, and each full collection would traverse them again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")  # so that fixtures of any scope may be async

@@ -100,6 +100,17 @@ def _gzipped_events(*events: bytes) -> list[bytes]:
     return [packer.compress(each) + packer.flush(zlib.Z_SYNC_FLUSH) for each in events] + [packer.flush()]
 
 
+def part(data: bytes) -> bytes:
+    """A chunk of HTTP."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def paused(*parts: bytes, seconds: float = 0.01, lines: Iterable[str] = ()) -> tuple[Step, ...]:
+    """A response whose chunks arrive one by one."""
+    sent = [step for each in parts for step in (part(each), seconds)]
+    return (chunked(end=False, lines=lines), *sent, b"0\r\n\r\n")
+
+
 # Streams that OpenAI's client reads to a good end.
 LENIENT_STREAMS: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "plain": GOOD,
@@ -190,6 +201,29 @@ LENIENT_STREAMS: Final[dict[str, tuple[Step, ...] | bytes]] = {
                            + chunked(GOOD).partition(b"\r\n\r\n")[2],),
     "status-201": (chunked(GOOD).replace(b"200 OK", b"201 Created"),),
     "early-hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + chunked(GOOD),),
+    "status-206": (chunked(GOOD).replace(b"200 OK", b"206 Partial Content"),),
+    "message-so-far-beside-delta": event({"content": "hello"}, choice={"message": {"content": "hello"}})
+    + event({"content": " world"}, choice={"message": {"content": TEXT}})
+    + event({}, "stop", choice={"message": {"content": TEXT}}) + DONE,
+    "trailers": (chunked(GOOD, end=False) + b"0\r\nX-Checksum: 1\r\n\r\n",),
+    "folded-header": (chunked(GOOD, lines=["X-A: b\r\n  folded"]),),
+    "headers-latin-1": (chunked(GOOD, lines=["X-Name: caf\xe9"]),),
+    "head-in-bare-newlines": (b"HTTP/1.1 200 OK\nConnection: close\nContent-Length: %d\n\n" % len(GOOD) + GOOD,),
+    "encoding-in-two-lines": (
+        chunked(gzip.compress(GOOD), lines=["Content-Encoding: identity", "Content-Encoding: gzip"]),),
+    "gzip-without-trailer": (chunked(gzip.compress(GOOD)[:-8], lines=["Content-Encoding: gzip"]),),
+    "choices-an-object": ROLE + data('{"choices": {"0": {"delta": {"content": "x"}}}}') + HELLO + WORLD + STOP + DONE,
+    "choices-twice": ROLE + HELLO.replace(b'"choices"', b'"choices": [], "choices"') + WORLD + STOP + DONE,
+    "finish-reason-a-number": ROLE + HELLO + WORLD + event({}, 1) + DONE,
+    "finish-reason-a-list": ROLE + HELLO + WORLD + event({}, ["stop"]) + DONE,
+    "finish-reason-an-object": ROLE + HELLO + WORLD + event({}, {"type": "stop"}) + DONE,
+    "audio": ROLE + event({"audio": {"data": "AAAA"}}) + HELLO + WORLD + STOP + DONE,
+    "finish-before-text": ROLE + STOP + HELLO + WORLD + DONE,
+    "separators-of-unicode": ROLE + HELLO + WORLD + event({}, "stop", note="\u2028\x85").replace(
+        b"\\u2028", "\u2028".encode()) + DONE,
+    "empty-texts-while-it-thinks": ROLE + event({"content": ""}) * 200 + HELLO + WORLD + STOP + DONE,
+    "usage-in-every-event": GOOD.replace(b'"id"', b'"usage": {"prompt_tokens": 3, "completion_tokens": 1}, "id"'),
+    "heartbeats-longer-than-idle": paused(ROLE + HELLO, *[b": ping\n\n"] * 4, WORLD + STOP + DONE, seconds=0.3),
 }  # fmt: skip
 
 _TOOL_START: Final = event({"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "add", "arguments": '{"a"'}}]})
@@ -254,6 +288,17 @@ LENIENT_WHOLE: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "reasoning": whole({"role": "assistant", "content": TEXT, "reasoning_content": "hm"}),
     "two-choices": whole(choices=[
         {"message": {"content": TEXT}, "finish_reason": "stop"}, {"message": {"content": "b"}}]),
+    "empty-delta-beside-message": whole(
+        choices=[{"delta": {}, "message": {"content": TEXT}, "finish_reason": "stop"}]),
+    "encoding-in-two-lines": sized(gzip.compress(_JSON), "Content-Encoding: identity", "Content-Encoding: gzip"),
+    "utf-16-without-mark": _JSON.decode().encode("utf-16-le"),
+    "utf-32": _JSON.decode().encode("utf-32"),
+    "line-end-behind": (*sized(_JSON), b"\r\n"),
+    "content-type-multipart": sized(_JSON, kind="multipart/mixed; boundary=x"),
+    "location-with-status-200": sized(_JSON, "Location: /elsewhere"),
+    "status-203": sized(_JSON, status="203 Non-Authoritative"),
+    "not-a-number": whole(x=float("nan")),
+    "finish-reason-an-object": whole(finish={"type": "stop"}),
     "redirect-307": sized(b"", "Location: /elsewhere", status="307 Temporary Redirect"),
     "redirect-308": sized(b"", "Location: /elsewhere?x=1", status="308 Permanent Redirect"),
 }  # fmt: skip
@@ -283,6 +328,18 @@ MORE_LENIENT: Final[dict[tuple[str, bool], tuple[tuple[Step, ...] | bytes, str]]
         sized(gzip.compress(_JSON[:9]) + gzip.compress(_JSON[9:]), "Content-Encoding: x-gzip"), OK),
     ("done-without-finish", True): (ROLE + HELLO + WORLD + DONE, INCOMPLETE),
     ("finish-reason-null", False): (whole(finish=None), INCOMPLETE),
+    ("gzip-member-of-each-event", True): (
+        paused(*map(gzip.compress, (ROLE, HELLO, WORLD, STOP, DONE)), lines=["Content-Encoding: gzip"]), OK),
+    ("index-negative", True): (GOOD.replace(b'"index": 0', b'"index": -1'), OK),
+    ("heartbeats-behind-finish", True): (paused(GOOD.removesuffix(DONE), *[b": ping\n\n"] * 9, seconds=0.05), OK),
+    ("two-responses-at-once", True): ((chunked(GOOD) + chunked(GOOD.replace(b"hello", b"stale")),), OK),
+    ("two-responses-at-once", False): ((*sized(_JSON), *sized(_JSON.replace(b"hello", b"stale"))), OK),
+    ("data-without-value", True): (ROLE + b"data\n\ndata:\n\n" + HELLO + WORLD + STOP + DONE, OK),
+    ("events-without-objects", True): (
+        ROLE + data("[1]") + HELLO + data('"x"') + data("7") + data("true") + WORLD + STOP + DONE, OK),
+    ("many-lines-of-data", True): (ROLE + b"data:\n" * 20_000 + HELLO + WORLD + STOP + DONE, OK),
+    ("text-in-nested-parts", False): (whole({"content": [["hello "], [[{"type": "text", "text": "world"}]]]}), OK),
+    ("text-in-an-object", False): (whole({"content": {"text": TEXT}}), OK),
     ("empty-text", False): (whole({"role": "assistant", "content": ""}), EMPTY),
     ("empty-text", True): (ROLE + STOP + DONE, EMPTY),
 }  # fmt: skip
@@ -329,6 +386,45 @@ USELESS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
     "closes-at-once": ((), "upstream_error"),
     "resets-at-once": ((RESET,), "upstream_error"),
     "closes-in-the-head": ((b"HTTP/1.1 200 OK\r\nContent-",), "upstream_error"),
+    "gzip-bomb": (sized(gzip.compress(b" " * 50_000_000), "Content-Encoding: gzip"), "upstream_error"),
+    "gzip-of-empty-members": (
+        sized(gzip.compress(b"") * 5000 + gzip.compress(_JSON), "Content-Encoding: gzip"), "upstream_error"),
+    "gzip-of-wrong-sum": (
+        sized(gzip.compress(_JSON)[:-8] + bytes(8), "Content-Encoding: gzip"), "upstream_error"),
+    "transfer-encoding-gzip": (
+        (chunked(gzip.compress(_JSON)).replace(b"Encoding: ", b"Encoding: gzip, "),), "upstream_error"),
+    "two-lengths": (sized(_JSON, "Content-Length: 7"), "upstream_error"),
+    "negative-length": ((head("200 OK", "Content-Length: -5") + _JSON,), "upstream_error"),
+    "length-in-words": ((head("200 OK", "Content-Length: many") + _JSON,), "upstream_error"),
+    "length-zero": ((head("200 OK", "Content-Length: 0", "Connection: close") + _JSON,), "upstream_error"),
+    "chunk-size-huge": ((head("200 OK", "Transfer-Encoding: chunked") + b"F" * 18 + b"\r\n",), "upstream_error"),
+    "switches-protocols": ((head("101 Switching Protocols", "Upgrade: x", "Connection: upgrade"),), "upstream_error"),
+    "tls": ((b"\x15\x03\x01\x00\x02\x02\x46",), "upstream_error"),
+    "http-2": ((b"\x00\x00\x12\x04" + bytes(23),), "upstream_error"),
+    "too-many-headers": (sized(_JSON, *(f"X-{number}: {number}" for number in range(10_000))), "upstream_error"),
+    "status-999": (sized(_JSON, status="999 Odd"), "upstream_error"),
+    "objects-without-end": (b'{"choices":[' + b"{}," * (1 << 20) + b"{}]}", "upstream_error"),
+    "choices-without-end": (
+        whole(choices=[{"message": {"content": "x"}, "finish_reason": "stop"}] * 1000), "upstream_error"),
+    "calls-without-end": (whole({"tool_calls": [CALLED] * 3000}, "tool_calls"), "upstream_error"),
+    "choices-an-object": (b'{"choices": {"0": {"message": {"content": "x"}}}}', "upstream_error"),
+    "message-a-text": (whole(TEXT), "upstream_error"),
+    "text-of-completions": (b'{"choices": [{"text": "hello world", "finish_reason": "stop"}]}', "upstream_error"),
+    "guarded-json": (b")]}'\n" + _JSON, "upstream_error"),
+    "status-300": (sized(_JSON, status="300 Multiple Choices"), "upstream_error"),
+    "status-407": (sized(b"", "Proxy-Authenticate: Basic", status="407 Authenticate"), "upstream_error"),
+    "status-418": (sized(b"I am a teapot", status="418 Teapot", kind="text/plain"), "refused"),
+    "status-100-alone": ((b"HTTP/1.1 100 Continue\r\n\r\n",), "upstream_error"),
+    "text-of-json": (json.dumps(_JSON.decode()).encode(), "upstream_error"),
+    "array-of-one": (b"[" + _JSON + b"]", "upstream_error"),
+    "nul-behind": (_JSON + b"\0", "upstream_error"),
+    "one-object-per-line": (_JSON + b"\n" + _JSON, "upstream_error"),
+    "error-body-hangs": ((head("500 No", "Content-Length: 50") + b"{", HANG), "upstream_error"),
+    "error-body-without-end": (
+        (head("500 No", "Transfer-Encoding: chunked"), *[part(b"x" * 60_000)] * 9, HANG), "upstream_error"),
+    "retry-after-odd": (sized(b"{}", "Retry-After: nan", "Retry-After: -5", status="429 Slow"), "overloaded"),
+    "redirect-to-no-port": (sized(b"", "Location: http://127.0.0.1:99999/x", status="307 T"), "upstream_error"),
+    "redirect-with-controls": (sized(b"", "Location: /x\x0b", status="307 T"), "upstream_error"),
     "hangs": ((HANG,), "deadline"),
     "hangs-in-the-head": ((b"HTTP/1.1 200 OK\r\nContent-", HANG), "deadline"),
     "hangs-behind-the-head": ((head("200 OK", "Content-Length: 99"), HANG), "deadline"),
@@ -389,6 +485,21 @@ BROKEN_STREAMS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
     "half-an-event-behind-text": (ROLE + HELLO + WORLD[:30], CUT),
     "reset-behind-text": ((chunked(ROLE, HELLO, end=False), 0.02, RESET), CUT),
     "silent-behind-text": ((chunked(ROLE, HELLO, end=False), HANG), CUT),
+    "compressed-heartbeats": (
+        (chunked(gzip.compress(b": ping\n\n" * 1_000_000), lines=["Content-Encoding: gzip"]),), "upstream_error"),
+    "event-of-too-many-lines": (b"data:\n" * 200_000 + HELLO + WORLD + STOP + DONE, "upstream_error"),
+    "error-event-with-a-status": (b'event: error\ndata: {"message": "slow", "code": 429}\n\n', "overloaded"),
+    "invalid-utf-8-in-an-unknown-field": (
+        ROLE + HELLO.replace(b'"id"', b'"x": "\xff", "id"') + WORLD + STOP, "upstream_error"),
+    "invalid-utf-8": (ROLE + HELLO.replace(b"hello", b"\xff") + WORLD + STOP + DONE, "upstream_error"),
+    "control-characters": (ROLE + HELLO.replace(b"hello", b"hel\x01lo") + WORLD + STOP + DONE, "upstream_error"),
+    "events-of-another-api": (
+        b'event: content_block_delta\ndata: {"type": "x", "delta": {"text": "hi"}}\n\n', "upstream_error"),
+    "trailing-comma": (ROLE + HELLO.replace(b"}\n", b",}\n") + WORLD + STOP + DONE, "upstream_error"),
+    "line-ends-behind-text": (_behind_text(b"\n" * (5 << 20)), CUT),
+    "comment-without-end-behind-text": (_behind_text(b": " + b"x" * (5 << 20)), CUT),
+    "choices-without-end-behind-text": (
+        _behind_text(b"".join(event({"content": "x"}, choice={"index": number}) for number in range(500))), CUT),
     "second-choice-unfinished": (ROLE + HELLO + event({"content": "b"}, choice={"index": 1}) + WORLD + STOP, CUT),
 }  # fmt: skip
 

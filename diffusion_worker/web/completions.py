@@ -11,7 +11,7 @@ from diffusion_worker.web.completion_response import TextWriter
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.handler import PreparedRequest
 from diffusion_worker.web.requests.build_request import RequestInputs, build_request
-from diffusion_worker.web.requests.completion_request import CompletionRequest, Prompt, parse_completion
+from diffusion_worker.web.requests.completion_request import CompletionRequest, parse_completion
 from diffusion_worker.web.response_builder import ResponseBuilder
 from diffusion_worker.web.response_parts import new_metadata
 from diffusion_worker.web.serving_state import ServingState
@@ -26,17 +26,22 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
     decoding_mode = serving_state.decoding_mode_of(params.model)
     tokenization, info = serving_state.loaded()
     tokenization.tokenizer.check_length(request.suffix, info.max_context, "suffix")
+    tokenization.tokenizer.check_length(request.prediction or "", info.max_context, "prediction")
     inputs = RequestInputs(
-        prompt_ids=_prompt_ids(request.prompt, tokenization.tokenizer, info),
+        prompt_ids=_prompt_ids(request, tokenization.tokenizer, info),
         prompt_name="prompt",
         decoding_mode=decoding_mode,
         seed=secrets.randbits(63),
         deadline_ms=deadline_ms,
+        prediction_ids=_prediction_ids(request.prediction, tokenization.tokenizer),
         suffix_ids=tokenization.tokenizer.encode_plain(request.suffix),
     )
     generation = build_request(params, inputs, info)
     builder = ResponseBuilder(
-        tokenization.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids
+        tokenization.tokenizer,
+        ParserOptions(stops=params.stops, channels=False),
+        generation.prompt_ids,
+        prediction=generation.start_ids,
     )
     before, behind = _echo(request, builder)
     metadata = new_metadata(TextWriter, serving_state.model_id(decoding_mode))
@@ -50,8 +55,16 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
     )
 
 
-def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
-    """Ids of the prompt. Text is preceded by the checkpoint's opening tokens; ids are used unchanged."""
+def _prediction_ids(prediction: str | None, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    return None if prediction is None else tokenizer.encode_plain(prediction)
+
+
+def _prompt_ids(request: CompletionRequest, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
+    """Ids of the prompt. Text is preceded by the checkpoint's opening tokens; ids are used unchanged. A gap at the
+    beginning of a file follows a line break, if the checkpoint has no opening tokens."""
+    prompt = request.prompt
+    if prompt == "" and request.suffix and not tokenizer.opening:
+        prompt = "\n"
     if isinstance(prompt, str):
         tokenizer.check_length(prompt, info.max_context, "prompt")
     ids = (*tokenizer.opening, *tokenizer.encode_plain(prompt)) if isinstance(prompt, str) else prompt

@@ -13,31 +13,38 @@ from gateway.attempts.confidence import (
     as_requested,
     check_confidence,
     has_blank_choice,
+    minimum_of,
     needs_logprobs,
     reported_confidence,
 )
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
-from gateway.decision import AttemptRecord
+from gateway.decision import AttemptRecord, estimate_usage
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import (
     AttemptFailed,
     DeadlineExceeded,
     LowConfidence,
+    NotResident,
     Overloaded,
     Refused,
     TargetRateLimited,
+    UpstreamAuth,
     UpstreamError,
 )
 from gateway.parameters import ignored_by
 from gateway.ports import Permit, Upstream, UpstreamResponse, World
-from gateway.types import Call, Candidate, Delta, Usage, estimate_usage
+from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import hold_more
 
+_CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
+MAX_BUFFERED_DELTAS: Final = 1 << 18
+_MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
+_DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
 
@@ -79,13 +86,15 @@ class Attempt:
         self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
-        self._confidence: float | None = None  # of a complete answer whose candidate has a minimum
+        self._minimum = minimum_of(params.candidate, context.query)
+        self._confidence: float | None = None  # of a complete answer that has a minimum
         self._output_chars = 0
+        self._kept_bytes = self._kept_deltas = 0
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
         # Targets report their confidence at the end of a response.
-        needs_all = not context.query.stream or self.candidate.min_confidence is not None
+        needs_all = not context.query.stream or self._minimum is not None
         self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
         self._total_until_s = clock.now_s() + params.total_ms / 1000
         self.is_complete = False  # the whole response is buffered, nothing follows
@@ -155,7 +164,11 @@ class Attempt:
         if self._is_ended or self._deltas is None:
             return
         try:
+            kept_chars = self._output_chars
             while (delta := await self._next(self._deltas)) is not None:
+                if self._validation.keeps_text:
+                    self._keep(self._output_chars - kept_chars)
+                    kept_chars = self._output_chars
                 self._validation.feed(delta)
                 yield delta
             self._validation.finish([])
@@ -180,17 +193,13 @@ class Attempt:
         self._response = await self._call(upstream)
         self._deltas = self._response.deltas()
         buffered: list[Delta] = []
-        size = content_bytes = 0
+        content_bytes = 0
         while (delta := await self._next(self._deltas)) is not None:
+            if len(buffered) >= _MAX_EMPTY_DELTAS and _is_empty(delta):
+                continue  # some targets send them while they think
             buffered.append(delta)
-            size += len(delta.data)
             if self._context.query.stream:  # a whole answer is counted where it is read
-                hold_more(len(delta.data))
-            if size > MAX_BUFFERED_BYTES:
-                raise UpstreamError(
-                    f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes and cannot be validated.",
-                    detail="answer too large",
-                )
+                self._keep(len(delta.data))
             self._validation.feed(delta)  # fail early, not only at the end of the response
             content_bytes += _content_bytes(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
@@ -200,6 +209,18 @@ class Attempt:
         self.is_complete = True
         self._received_ms = self._arrived_ms(self._clock.now_s())  # its validation is not the target's time
         return buffered
+
+    def _keep(self, size: int) -> None:
+        """Count a delta that stays in memory, to be sent or for its check. Raises UpstreamError if it is too much."""
+        self._kept_bytes += size
+        self._kept_deltas += 1
+        hold_more(size + _DELTA_BYTES)
+        if self._kept_bytes > MAX_BUFFERED_BYTES or self._kept_deltas > MAX_BUFFERED_DELTAS:
+            raise UpstreamError(
+                f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes or {MAX_BUFFERED_DELTAS} events and cannot"
+                " be validated.",
+                detail="answer too large",
+            )
 
     async def _call(self, upstream: Upstream) -> UpstreamResponse:
         """The beginning of the response. The target is told when the whole of it must be complete."""
@@ -212,8 +233,8 @@ class Attempt:
             ignored=self._ignored,
             span_id=self._span_id,
             # Where the surest answer may be served, no answer ends early.
-            min_confidence=None if self._context.plan.serves_surest else self.candidate.min_confidence,
-            wants_logprobs=needs_logprobs(self.candidate),
+            min_confidence=None if self._context.plan.serves_surest else self._minimum,
+            wants_logprobs=needs_logprobs(self.candidate, self._context.query),
         )
         if needs_fan_out(upstream, call):
             return FanOutResponse(upstream, call)
@@ -228,21 +249,28 @@ class Attempt:
         if not self._params.is_last and _is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)
-        minimum = self.candidate.min_confidence
-        if minimum is not None:
-            self._confidence = reported_confidence(self.candidate, self._buffered, self._usage)
-            self._buffered = as_requested(self.candidate, self._buffered, self._context.query)
-            check_confidence(minimum, self._confidence, self._buffered, self._context.query)
+        if self._minimum is not None:
+            query = self._context.query
+            self._confidence = reported_confidence(self.candidate, self._buffered, self._usage, query)
+            self._buffered = as_requested(self.candidate, self._buffered, query)
+            check_confidence(self._minimum, self._confidence, self._buffered, query)
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
-        try:
-            with self._limits:
-                delta = await anext(deltas, None)
-        except TimeoutError as fault:
-            raise self._time_out() from fault
-        if delta is not None:
-            self._observe(delta)
-        return delta
+        """The next delta with data; None at the end."""
+        while True:
+            try:
+                with self._limits:
+                    delta = await anext(deltas, None)
+            except TimeoutError as fault:
+                raise self._time_out() from fault
+            if delta is None:
+                return None
+            if delta.data:
+                self._observe(delta)
+                return delta
+            if delta.pieces:  # of a whole response in progress; otherwise a heartbeat
+                self._observe(delta)
+                self._validation.watch(delta)
 
     def _time_out(self) -> AttemptFailed:
         """The error for the limit that expired."""
@@ -264,6 +292,8 @@ class Attempt:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._arrived_ms(self._clock.now_s())
+        if delta.data and not self._context.query.stream:  # the whole, of which parts may have been observed
+            self._output_chars = 0
         for piece in delta.pieces:
             self._output_chars += len(piece.text)
             for call in piece.tool_calls:
@@ -334,11 +364,16 @@ class Attempt:
             queued_ms=self._params.queued_ms,
             ignored=self._ignored,
             is_hang=self._is_hang(outcome, now_s),
-            retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else None,
+            retry_after_s=_retry_after_s(error),
             is_quota=isinstance(error, TargetRateLimited),
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)
+
+
+def _retry_after_s(error: AttemptFailed | None) -> float | None:
+    """When the target may be called again. Whoever refuses a request for what it asks refuses no other one."""
+    return error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None
 
 
 def _budget_ms(candidate: Candidate) -> float | None:
@@ -356,6 +391,14 @@ def _content_bytes(delta: Delta) -> int:
         + len(piece.refusal)
         + piece.other_bytes
         + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
+        for piece in delta.pieces
+    )
+
+
+def _is_empty(delta: Delta) -> bool:
+    """Whether leaving out a delta of a stream changes nothing."""
+    return delta.usage is None and not any(
+        piece.text or piece.refusal or piece.tool_calls or piece.finish_reason or piece.other_bytes
         for piece in delta.pieces
     )
 

@@ -2,22 +2,29 @@
 
 from collections.abc import Sequence
 
-from gateway.enums import Kind
+from gateway.enums import Kind, TargetApi
 from gateway.errors import LowConfidence
 from gateway.types import Candidate, Delta, Query, Usage
 from gateway.upstreams.logprobs import confidence_of, without_logprobs
 
 
-def needs_logprobs(candidate: Candidate) -> bool:
-    """Whether the confidence of the candidate's answers is computed from log-probabilities of their tokens."""
-    return candidate.min_confidence is not None and candidate.target.kind in (Kind.OPENAI, Kind.LITELLM)
+def minimum_of(candidate: Candidate, query: Query) -> float | None:
+    """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence."""
+    return None if query.beyond_chat.api is TargetApi.EMBEDDINGS else candidate.min_confidence
 
 
-def reported_confidence(candidate: Candidate, deltas: Sequence[Delta], usage: Usage | None) -> float | None:
+def needs_logprobs(candidate: Candidate, query: Query) -> bool:
+    """Whether the confidence of the answer is computed from log-probabilities of its tokens."""
+    return minimum_of(candidate, query) is not None and candidate.target.kind in (Kind.OPENAI, Kind.LITELLM)
+
+
+def reported_confidence(
+    candidate: Candidate, deltas: Sequence[Delta], usage: Usage | None, query: Query
+) -> float | None:
     """The confidence of a complete answer, as reported or as computed; None if the target reported neither."""
     if usage is not None and usage.confidence is not None:
         return usage.confidence
-    return confidence_of(deltas) if needs_logprobs(candidate) else None
+    return confidence_of(deltas) if needs_logprobs(candidate, query) else None
 
 
 def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[Delta], query: Query) -> None:
@@ -46,6 +53,6 @@ def has_blank_choice(deltas: Sequence[Delta]) -> bool:
 
 def as_requested(candidate: Candidate, deltas: list[Delta], query: Query) -> list[Delta]:
     """The answer without log-probabilities that only the gateway asked for."""
-    if needs_logprobs(candidate) and "logprobs" not in query.parameters.names:
+    if needs_logprobs(candidate, query) and "logprobs" not in query.parameters.names:
         return without_logprobs(deltas)
     return deltas

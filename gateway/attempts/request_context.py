@@ -190,6 +190,7 @@ class RequestContext:
             trace=query.trace,
             timings_ms=dict(self._timings_ms),
             low_confidence=self._unsure,
+            api_path=query.beyond_chat.path,
         )
 
     def final_error(self) -> GatewayError:

@@ -5,6 +5,7 @@ Every validation error is raised as InvalidOutput.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from gateway.enums import Buffer, RunawayScope, SchemaCheck
 from gateway.errors import InvalidOutput
@@ -13,6 +14,7 @@ from gateway.types import Delta, Query
 from gateway.upstreams.parse_response import with_texts
 from gateway.validation.json_schema import SchemaCache, ValidationError
 from gateway.validation.response_check import ResponseCheck
+from twolane.process.exact_json import JsonError
 
 
 class ResponseValidation:
@@ -28,7 +30,14 @@ class ResponseValidation:
         self._checks = checks
         self._schemas = schemas
         self._now_s = now_s
-        self._check = self._new_check()
+        self._check = self._new_check(query)
+        self._progress: ResponseCheck | None = None  # of a stream that becomes a whole response
+        self._is_watched = False
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether what is fed stays in memory until the end."""
+        return self._check is not None and (self._query.output_format is not None or bool(self._query.tools))
 
     @property
     def bytes_to_buffer(self) -> int | None:
@@ -41,6 +50,15 @@ class ResponseValidation:
         """Raises InvalidOutput as soon as no continuation can make the response valid."""
         if self._check is not None:
             _raise_if(self._check.feed(delta.pieces))
+
+    def watch(self, delta: Delta) -> None:
+        """What a target streams of a response that is passed on as a whole. Raises InvalidOutput like `feed`, also for
+        output that runs away; `feed` the whole response as well."""
+        if not self._is_watched:
+            self._is_watched = True
+            self._progress = self._new_check(replace(self._query, stream=True))
+        if self._progress is not None:
+            _raise_if(self._progress.feed(delta.pieces))
 
     async def examine_cuts(self) -> None:
         """Before `finish`, if the response was not checked while it arrived: what would block the event loop there."""
@@ -68,20 +86,23 @@ class ResponseValidation:
 
     def _repaired(self, check: ResponseCheck, buffered: Sequence[Delta]) -> list[Delta] | None:
         """The response with its JSON syntax closed, if the route allows repair and the result is valid."""
-        again = self._new_check()
+        again = self._new_check(self._query)
         if self._checks is None or not self._checks.repair or again is None:
             return None
         texts = check.repaired_texts()
         if not texts:
             return None
-        repaired = with_texts(buffered, texts)
+        try:
+            repaired = with_texts(buffered, texts, is_chunk=self._query.stream)
+        except JsonError:  # the response has what cannot be written again, such as a number that is out of range
+            return None
         error = again.feed(piece for delta in repaired for piece in delta.pieces) or again.finish()
         return repaired if error is None else None
 
-    def _new_check(self) -> ResponseCheck | None:
-        if self._checks is None:
+    def _new_check(self, query: Query) -> ResponseCheck | None:
+        checks = self._checks
+        if checks is None:
             return None
-        query, checks = self._query, self._checks
         if query.output_format is None and not query.tools and checks.runaway is not RunawayScope.ALL:
             return None
         early = query.stream and not checks.repair

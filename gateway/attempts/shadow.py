@@ -12,7 +12,7 @@ from typing import Final
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Mirrored
-from gateway.enums import Outcome, ShadowResult
+from gateway.enums import Outcome, ShadowResult, TargetApi
 from gateway.errors import AttemptFailed
 from gateway.policy_types import Checks
 from gateway.ports import Clock, Observer
@@ -20,6 +20,7 @@ from gateway.types import Delta, Plan
 from twolane.process import exact_json
 
 MAX_CONCURRENT: Final = 8
+MAX_COMPARED_CHARS: Final = 1 << 20  # of a response; a longer one is not mirrored
 _MAX_DEADLINE_MS: Final = 60_000.0
 
 Handle = Callable[[RequestContext], Awaitable[GatewayResponse]]
@@ -37,6 +38,8 @@ class Shadows:
     def recorder(self, context: RequestContext, sample: float) -> "ResponseRecorder | None":
         """A recorder for the real response, if this request is sampled for shadowing."""
         shadow = context.plan.shadow
+        if context.query.beyond_chat.api is TargetApi.EMBEDDINGS:  # there is no text to compare
+            return None
         if shadow is None or sample >= shadow.share or len(self._running) >= MAX_CONCURRENT:
             return None
         return ResponseRecorder(lambda text: self._start(context, text))
@@ -90,11 +93,13 @@ class Shadows:
 
 
 class ResponseRecorder:
-    """Records a response as it is sent; calls `on_done` with its text if it was sent completely."""
+    """Records a response as it is sent; calls `on_done` with its text if it was sent completely and is not longer than
+    MAX_COMPARED_CHARS."""
 
     def __init__(self, on_done: Callable[[str], None]) -> None:
         self._on_done = on_done
         self._texts: list[str] = []
+        self._chars = 0
 
     @property
     def text(self) -> str:
@@ -104,12 +109,21 @@ class ResponseRecorder:
     def feed(self, delta: Delta) -> None:
         """Record one delta of the response."""
         for piece in delta.pieces:
-            self._texts.append(piece.text)
-            self._texts.extend(call.name + call.arguments for call in piece.tool_calls)
+            self._record(piece.text)
+            for call in piece.tool_calls:
+                self._record(call.name + call.arguments)
 
     def done(self) -> None:
         """The response is complete."""
-        self._on_done(self.text)
+        if self._chars <= MAX_COMPARED_CHARS:
+            self._on_done(self.text)
+
+    def _record(self, text: str) -> None:
+        self._chars += len(text)
+        if self._chars <= MAX_COMPARED_CHARS:
+            self._texts.append(text)
+        else:
+            self._texts.clear()
 
 
 def _are_equal(one: str, other: str) -> bool:

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from gateway.enums import Task
 from gateway.policy_files.section import Section
 from gateway.routing.conditions import COMPARISONS, DAYS, Comparison, Header, Hours, When
+from gateway.routing.model_patterns import split_patterns
 
 _COMPARISON: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
 _CLOCK: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
@@ -28,10 +29,13 @@ def read_when(entry: Section) -> When:
     when = entry.section("when")
     if when is None:
         return When()
+    models = _set(when.strings("model", None))
+    names, patterns = split_patterns(models or frozenset())
     conditions = When(
         tasks=_set(when.choices("task", Task, None)),
         confidence=_comparison(when, "confidence", ">= 0.6", maximum=1),
-        models=_set(when.strings("model", None)),
+        models=None if models is None else names,
+        model_patterns=patterns,
         keys=_set(when.strings("key", None)),
         stream=when.boolean("stream", None),
         schema=when.boolean("schema", None),

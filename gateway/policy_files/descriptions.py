@@ -35,7 +35,7 @@ def _below(path: str, keys: Mapping[str, str]) -> dict[str, str]:
 DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "version": "Version of the policy language; 1.",
-        "aliases": "Model names that are routed like `auto`.",
+        "aliases": "Model names that are routed like `auto`; `*` represents any characters.",
         "targets": "Named entries that can answer requests.",
         "targets.*": "A target; its name is also a model name that addresses it directly.",
         "targets.*.kind": "worker: a Twolane diffusion worker; openai: an OpenAI-compatible server; litellm: a provider"
@@ -62,10 +62,12 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.queue": "Requests that wait for the target while it is full and no other target is free.",
         "targets.*.queue.max_requests": "Waiting requests; 0 refuses at once. Default 64.",
         "targets.*.queue.max_wait_ms": "Longest wait in milliseconds, within the deadline. Default 1000.",
-        "targets.*.idle_s": "Longest pause between two chunks of a stream, in seconds; not before the first chunk, and"
-        " not for answers that are not streamed.",
+        "targets.*.idle_s": "Longest pause between two chunks of a stream, heartbeats included, in seconds; not before"
+        " the first chunk, and not for answers that are not streamed.",
         "targets.*.context_length": "Tokens that the model takes, prompt and completion together; a request that"
         " another target found longer skips this one.",
+        "targets.*.max_inputs": "Most inputs of one request for embeddings; a request with more skips this target.",
+        "targets.*.dimensions": "Dimensions of its embeddings; a request for more skips this target.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
         "targets.*.retry.times": "Retries per request.",
         "targets.*.retry.max_share": "Retry budget: retries as a fraction of requests sent to the target.",
@@ -82,7 +84,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].when": "Conditions, all of which must match; only the last route may omit them.",
         "routes[].when.task": "Tasks as classified or declared.",
         "routes[].when.confidence": "Classification confidence, for example `>= 0.6`.",
-        "routes[].when.model": "Requested model names.",
+        "routes[].when.model": "Requested model names; `*` represents any characters.",
         "routes[].when.key": "Names of API keys.",
         "routes[].when.stream": "Whether the request asks for a stream.",
         "routes[].when.schema": "Whether the request asks for structured output.",

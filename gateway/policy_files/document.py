@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scanner import RoundTripScanner, ScannerError
 
-from gateway.errors import PolicyError
+from gateway.errors import PolicyError, PolicyUnreadable
 from gateway.policy_files.section import Section
 
 # The parser needs seconds per megabyte, and quadratic time for nested open brackets.
@@ -73,7 +73,7 @@ def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PolicyError(f"cannot read the file: {error.strerror or error}", file=str(path)) from error
+        raise PolicyUnreadable(f"cannot read the file: {error.strerror or error}", file=str(path)) from error
     if len(content) > _MAX_BYTES:
         raise PolicyError(f"the file is larger than {_MAX_BYTES} bytes", file=str(path))
     try:

@@ -15,7 +15,7 @@ from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
-from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, fields_for
+from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, with_fields
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
 
@@ -250,15 +250,19 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
         raise entry.error(
             f"a target of kind {kind} requires exactly one of `engine` and `capabilities`", "engine" if engine else None
         )
-    length = entry.integer("context_length", None, minimum=1, maximum=1 << 30)
+    limits = {
+        "context_length": entry.integer("context_length", None, minimum=1, maximum=1 << 30),
+        "max_inputs": entry.integer("max_inputs", None, minimum=1, maximum=1 << 20),
+        "dimensions": entry.integer("dimensions", None, minimum=1, maximum=1 << 20),
+    }
     if engine is None:
         listed = capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
     elif engine in ENGINES:
         listed = ENGINES[engine]
     else:
         raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
-    found = fields_for(listed, kind, engine)
-    return replace(found, fields=found.fields | takes, context_length=length)
+    found = with_fields(listed, kind, engine)
+    return replace(found, fields=found.fields | takes, **limits)
 
 
 def _ignore(entry: Section, takes: frozenset[str]) -> frozenset[str]:

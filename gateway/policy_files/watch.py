@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.errors import CannotStart, PolicyError
+from gateway.errors import CannotStart, PolicyError, PolicyUnreadable
 from gateway.policy_files.dns import Resolver
 from gateway.policy_files.load import load
 from gateway.routing.policy import Policy
@@ -76,6 +76,7 @@ class PolicyWatcher:
         self._prepare_targets = prepare_targets
         self._reload_requested = asyncio.Event()
         self._watch = FileWatch(policies.path)
+        self._unreadable = ""  # why the file could not be read at the last attempt
         self._resolved_s = float("-inf")
 
     def request_reload(self) -> None:
@@ -83,22 +84,30 @@ class PolicyWatcher:
         self._reload_requested.set()
 
     async def run(self, every_s: float) -> None:
-        """Check the file every `every_s` seconds until cancelled."""
+        """Check the file every `every_s` seconds until cancelled. A file that cannot be read, because it is being
+        replaced or its file system is away, is tried again at every check, and reported once."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._reload_requested.wait()
-            if self._reload_requested.is_set() or self._watch.has_settled() or await self._has_new_addresses():
+            is_due = self._watch.has_settled(again=bool(self._unreadable))
+            if self._reload_requested.is_set() or is_due or await self._has_new_addresses():
                 self._reload_requested.clear()
                 await self.reload()
 
     async def reload(self) -> None:
         """Load in a thread, so that no request waits for the parser; then swap."""
         self._watch.loading()
+        known, self._unreadable = self._unreadable, ""
         try:
             prepared = await asyncio.to_thread(self._policies.prepare)
             if self._prepare_targets is not None:
                 await self._prepare_targets(prepared)
+        except PolicyUnreadable as error:
+            self._unreadable = error.message
+            if error.message != known:
+                self._on_reload(error)
+            return
         except PolicyError as error:
             self._on_reload(error)
             return

@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.enums import BreakerState, Capability, Reason, Residency
 from gateway.parameters import lacking
-from gateway.types import Candidate, Health, Query, Verdict
+from gateway.types import Candidate, Capabilities, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
 _NOT_READY: Final = frozenset(
@@ -23,6 +23,8 @@ _MAX_NAME: Final = 64
 # The request's field that asks for a capability, where it has another name.
 _FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
+    Capability.COMPLETIONS: "prompt",
+    Capability.EMBEDDINGS: "input",
     Capability.IMAGES: "messages",
 }
 
@@ -46,6 +48,12 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         detail = f"lacks {', '.join(names[:_MAX_NAMES])}{more}"
         return Verdict(reason=Reason.UNSUPPORTED, detail=detail, param=_field_of(names[0], query))
+    if (
+        query.beyond_chat.inputs
+        and capabilities is not None
+        and (verdict := check_embeddings(capabilities, query)).reason
+    ):
+        return verdict
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
         detail = f"asked to be called again after {wait_s:.0f} s"
@@ -58,6 +66,18 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
         wait_ms = health.status.predicted_wait_ms or 0.0
         if left_ms <= wait_ms:
             return Verdict(reason=Reason.DEADLINE, detail=f"{left_ms:.0f} ms left, predicted wait {wait_ms:.0f} ms")
+    return ADMITTED
+
+
+def check_embeddings(capabilities: Capabilities, query: Query) -> Verdict:
+    """Skip a target that takes fewer inputs at once, or whose embeddings are shorter than requested."""
+    for param, most, wanted in (
+        ("input", capabilities.max_inputs, query.beyond_chat.inputs),
+        ("dimensions", capabilities.dimensions, query.beyond_chat.dimensions),
+    ):
+        if most is not None and wanted is not None and wanted > most:
+            unit = "inputs" if param == "input" else "dimensions"
+            return Verdict(reason=Reason.UNSUPPORTED, detail=f"{wanted} {unit}, at most {most}", param=param)
     return ADMITTED
 
 

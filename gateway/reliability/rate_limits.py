@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from gateway.policy_types import Limit
+from gateway.policy_types import Limit, LimitStatus, Quota
 from gateway.reliability.replication import KeyUsageSnapshot
-from gateway.types import LimitStatus, Quota
 
 _MINUTE_S: Final = 60.0
 PEER_TTL_S: Final = 3.0  # a peer's snapshot older than a few exchanges is ignored

@@ -4,11 +4,11 @@ The stages here have a fixed confidence for each kind of evidence (`CONFIDENCE`)
 linear model (`gateway.classifier`). Policies set the required confidence; a route usually requires 0.6 or more.
 """
 
-import re
 from collections.abc import Callable
 from typing import Final
 
 from gateway.enums import FormatKind, Task
+from gateway.routing.fill_in_the_middle import MARKERS
 from gateway.types import Classification, Query
 
 EvidenceStage = Callable[[Query], Classification | None]
@@ -17,17 +17,17 @@ Classify = Callable[[Query], Classification]
 CONFIDENCE: Final = {
     "header": 1.0,  # the client named the task
     "metadata": 1.0,
+    "api": 1.0,  # an API for one task, such as completions
     "prediction": 0.98,  # OpenAI's field for edits: most of the output is known
     "suffix": 0.98,  # text before and after a gap
     "tools": 0.95,  # functions to call: an agent
     "response_format": 0.95,  # a JSON schema, or any JSON object
     "structured_outputs": 0.95,  # a regex, a choice or a template
+    "edit_tags": 0.95,  # the tags of models that apply edits, around the code and the update
     "fim_markers": 0.95,  # fill-in-the-middle markers of code models, in plain text
     "none": 0.3,  # no evidence: a chat
 }
 
-# From the prompt templates of code models: Qwen, StarCoder, CodeGemma; Code Llama; DeepSeek.
-_FIM_MARKERS: Final = re.compile(r"<\|?fim[_▁](?:prefix|suffix|middle|begin|hole|end)\|?>|<｜fim▁|<(?:PRE|SUF|MID)>")
 SEARCHED_CHARS: Final = 16_384  # in long texts, markers are searched in the head and the tail only
 
 
@@ -41,7 +41,7 @@ def classify(query: Query, stages: tuple[EvidenceStage, ...] | None = None) -> C
 
 
 def from_hint(query: Query) -> Classification | None:
-    """The task that the client named, in a header or in `metadata`."""
+    """The task that the client named, in a header, in `metadata` or by the API that it called."""
     if query.task_hint is None:
         return None
     return _classification(query.task_hint, query.task_hint_from or "header")
@@ -51,6 +51,8 @@ def from_structure(query: Query) -> Classification | None:
     """The task that the request's fields imply, regardless of its text."""
     if query.has_prediction:
         return _classification(Task.EDIT, "prediction")
+    if query.beyond_chat.source is not None:
+        return _classification(Task.EDIT, "edit_tags")
     if query.has_suffix:
         return _classification(Task.AUTOCOMPLETE, "suffix")
     if query.has_tools:
@@ -66,7 +68,7 @@ def from_markers(query: Query) -> Classification | None:
     text = query.last_user_text
     if len(text) > 2 * SEARCHED_CHARS:
         text = text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
-    if "<" in text and _FIM_MARKERS.search(text):
+    if "<" in text and MARKERS.search(text):
         return _classification(Task.AUTOCOMPLETE, "fim_markers")
     return None
 

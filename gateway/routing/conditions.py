@@ -7,6 +7,7 @@ from operator import ge, gt, le, lt
 from typing import Final
 
 from gateway.enums import Task
+from gateway.routing.model_patterns import ModelPattern
 from gateway.types import Classification, Query
 
 COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {">=": ge, ">": gt, "<=": le, "<": lt}
@@ -67,6 +68,7 @@ class When:
     tasks: frozenset[Task] | None = None
     confidence: Comparison | None = None
     models: frozenset[str] | None = None
+    model_patterns: tuple[ModelPattern, ...] = ()  # beside `models`
     keys: frozenset[str] | None = None  # names of API keys
     stream: bool | None = None
     schema: bool | None = None
@@ -87,10 +89,13 @@ class When:
 
     def _matches_who(self, query: Query) -> bool:
         return (
-            (self.models is None or query.model in self.models)
+            (self.models is None or query.model in self.models or self._matches_pattern(query.model))
             and (self.keys is None or query.principal in self.keys)
             and all(header.holds(query) for header in self.headers)
         )
+
+    def _matches_pattern(self, model: str) -> bool:
+        return any(pattern.matches(model) for pattern in self.model_patterns)
 
     def _matches_what(self, query: Query) -> bool:
         return (

@@ -37,8 +37,9 @@ _PROFILES: Final = {
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
+    # Without text completions: few of OpenAI's models have them, and a chat completion takes their place.
     "openai": (
-        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object tools tool_choice"
+        f"chat stream {_SAMPLING} n logprobs logit_bias images json_schema json_object tools tool_choice"
         " prediction embeddings reasoning_effort",
         Grade.GUARANTEED,
         Grade.GUARANTEED,
@@ -77,12 +78,15 @@ DEFAULT_IGNORE: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 _PENALTIES: Final = frozenset({Capability.PRESENCE_PENALTY, Capability.FREQUENCY_PENALTY})
 # Some servers with OpenAI's API take them; OpenAI's own refuses them by name.
 _NOT_OPENAIS: Final = frozenset({Capability.TOP_K, Capability.MIN_P, Capability.REPETITION_PENALTY})
-_PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {"openai": _NOT_OPENAIS, None: _NOT_OPENAIS | _PENALTIES}
+_PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {
+    "openai": _NOT_OPENAIS,
+    None: _NOT_OPENAIS | _PENALTIES | {Capability.REASONING_EFFORT},
+}
 # The named parameters of `litellm.acompletion`, whose `metadata` is its own, and what it translates in messages.
 LITELLM_FIELDS: Final = frozenset(_PLATFORM.split()) - {"metadata"} | {NAME, CACHE_CONTROL}
 
 
-def fields_for(capabilities: Capabilities, kind: Kind, engine: str | None) -> Capabilities:
+def with_fields(capabilities: Capabilities, kind: Kind, engine: str | None) -> Capabilities:
     """The same capabilities with the request fields that a target takes. Without an `engine`, the policy lists them."""
     if kind is Kind.LITELLM:  # litellm refuses what the provider does not support
         return replace(capabilities, fields=LITELLM_FIELDS, is_open=False, missing=frozenset(), passes=_PENALTIES)
@@ -107,7 +111,7 @@ def capabilities_of(supported: frozenset[Capability], *, json_schema: Grade, too
 
 ENGINES: Final[Mapping[str, Capabilities]] = MappingProxyType(
     {
-        name: fields_for(
+        name: with_fields(
             capabilities_of(frozenset(map(Capability, names.split())), json_schema=json_schema, tools=tools),
             Kind.OPENAI,
             name,

@@ -12,6 +12,7 @@ from gateway.enums import Kind, Location, OnLowConfidence
 from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
 from gateway.routing.gates import Gate, reports_confidence
+from gateway.routing.model_patterns import ModelPattern, split_patterns
 from gateway.types import Candidate, Plan, Shadow, Target
 
 AUTO: Final = "auto"
@@ -81,6 +82,7 @@ class Policy:
     rules: tuple[Rule, ...]
     direct: Mapping[str, Rule]
     aliases: frozenset[str] = field(default_factory=frozenset)
+    alias_patterns: tuple[ModelPattern, ...] = ()  # names of targets take precedence
     limits: tuple[Limit, ...] = ()
     limit_by_key: Mapping[str, Limit] = field(default_factory=dict)
     general_limit: Limit | None = None
@@ -88,6 +90,10 @@ class Policy:
     def limit_of(self, key: str | None) -> Limit | None:
         """The limit of a key (None: no key): the first that names it, otherwise the general one."""
         return self.limit_by_key.get(key or "", self.general_limit)
+
+    def is_routed(self, model: str) -> bool:
+        """Whether requests for a model that is no target take a route: it is an alias, or matches one."""
+        return model in self.aliases or any(pattern.matches(model) for pattern in self.alias_patterns)
 
     @property
     def unpriced(self) -> tuple[str, ...]:
@@ -129,6 +135,7 @@ def compile_policy(
     `target_slos` are the objectives of targets used as fallbacks, or in routes without an objective of their own.
     """
     version = content_hash[:HASH_DIGITS]
+    names, patterns = split_patterns(aliases)
     rules = tuple(_rule(version, route, targets, target_slos) for route in routes)
     direct = {name: _rule(version, _direct_route(name), targets, target_slos) for name in targets}
     return Policy(
@@ -137,7 +144,8 @@ def compile_policy(
         target_slos=target_slos,
         rules=rules,
         direct=direct,
-        aliases=aliases | {AUTO},
+        aliases=names | {AUTO},
+        alias_patterns=patterns,
         limits=limits,
         limit_by_key={key: limit for limit in reversed(limits) for key in limit.keys or ()},
         general_limit=next((limit for limit in limits if limit.keys is None), None),

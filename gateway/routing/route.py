@@ -29,9 +29,10 @@ def plan_request(policy: Policy, query: Query, classification: Classification, *
 def _rule_for(policy: Policy, query: Query, classification: Classification, wall_s: float) -> Rule:
     if query.model not in policy.aliases:
         rule = policy.direct.get(query.model)
-        if rule is None:
+        if rule is not None:
+            return rule
+        if not policy.is_routed(query.model):
             raise ModelNotFound(query.model)
-        return rule
     # The loader guarantees that the last route matches everything.
     return next(rule for rule in policy.rules if rule.route.when.matches(query, classification, wall_s))
 

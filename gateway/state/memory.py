@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from gateway.decision import ABANDONED, ANSWERED, AttemptRecord
 from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Reason
-from gateway.policy_types import Limit, Slo
+from gateway.policy_types import Limit, Quota, QuotaRefusal, Slo
 from gateway.ports import Waiter
 from gateway.reliability import breaker as breakers
 from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
@@ -22,7 +22,7 @@ from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
 from gateway.reliability.retry_budget import RetryBudgets
 from gateway.reliability.slo_guard import Admission, Guard
 from gateway.reliability.waiting_queue import Slots
-from gateway.types import Candidate, Health, Quota, QuotaRefusal, Status, Verdict
+from gateway.types import Candidate, Health, Status, Verdict
 
 # The server responded, if only to reject the request.
 _PROOF_OF_LIFE = ANSWERED | {

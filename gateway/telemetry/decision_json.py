@@ -21,6 +21,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "route": decision.route,
         "private": decision.private,
         "stream": decision.stream,
+        "path": decision.api_path,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
         "schema": decision.schema,

@@ -19,9 +19,9 @@ from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.gauges import Gauges, Reading
 from gateway.telemetry.multiprocess import MultiprocessMetrics
+from gateway.telemetry.semantic_conventions import operation_of
 
 _NONE: Final = "none"
-_CHAT: Final = "chat"
 _OPEN_METRICS: Final = "application/openmetrics-text"
 
 
@@ -115,8 +115,9 @@ class Metrics:
         if decision.first_byte_ms is not None:
             self._time(self._first_byte, decision.first_byte_ms, route, target)
         self._observe(self._overhead, decision.overhead_ms / 1000)
+        operation = operation_of(decision.api_path)
         for attempt in decision.attempts:
-            self._attempted(route, attempt)
+            self._attempted(route, attempt, operation)
         for left, taken, reason in decision.changes:
             self._count(self._fallbacks, route, left, taken, reason)
         if decision.schema_check is not None:
@@ -167,7 +168,7 @@ class Metrics:
         yield Reading(names.POLICY_LOADED, (), self._loaded_s)
         yield Reading(names.POLICY_CURRENT, (), self._is_current)
 
-    def _attempted(self, route: str, attempt: AttemptRecord) -> None:
+    def _attempted(self, route: str, attempt: AttemptRecord, operation: str) -> None:
         target, outcome, usage = attempt.target, attempt.outcome, attempt.usage
         if attempt.queued_ms is not None:
             self._time(self._queue_wait, attempt.queued_ms, target, "expired" if attempt.skipped else "served")
@@ -180,9 +181,11 @@ class Metrics:
             self._count(self._ignored, target, parameter)
         if attempt.hedge:
             self._count(self._hedges, route, _hedged(attempt))
-        self._time(self._operation, attempt.elapsed_ms, _CHAT, target, "" if outcome is AttemptOutcome.OK else outcome)
+        self._time(
+            self._operation, attempt.elapsed_ms, operation, target, "" if outcome is AttemptOutcome.OK else outcome
+        )
         if attempt.first_byte_ms is not None:
-            self._time(self._first_chunk, attempt.first_byte_ms - attempt.started_ms, _CHAT, target)
+            self._time(self._first_chunk, attempt.first_byte_ms - attempt.started_ms, operation, target)
         if outcome is Reason.INVALID_OUTPUT:
             self._count(self._validations, route, target, "invalid", _keyword(attempt.detail))
         if usage is None:
@@ -192,9 +195,9 @@ class Metrics:
         if usage.confidence is not None:
             self._observe(self._confidence, usage.confidence, route, target)
         if usage.input_tokens is not None:
-            self._observe(self._tokens, usage.input_tokens, _CHAT, target, "input")
+            self._observe(self._tokens, usage.input_tokens, operation, target, "input")
         if usage.output_tokens is not None:
-            self._observe(self._tokens, usage.output_tokens, _CHAT, target, "output")
+            self._observe(self._tokens, usage.output_tokens, operation, target, "output")
 
     def _time_lane(self, route: str, attempt: AttemptRecord) -> None:
         """Uses the same numbers as the lane's guard, so that dashboards and alerts agree with it."""

@@ -5,6 +5,7 @@ telemetry/semantic-conventions-genai, read at 004902b); the Python package conta
 so the names are written out here.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 OPERATION: Final = "gen_ai.operation.name"
@@ -41,3 +42,13 @@ FIRST_BYTE: Final = "first_byte"
 
 CHAT: Final = "chat"  # values
 TWOLANE: Final = "twolane"
+_OPERATIONS: Final[Mapping[str, str]] = {
+    "/v1/completions": "text_completion",
+    "/v1/fim/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+
+
+def operation_of(path: str) -> str:
+    """The operation of a request to this path; edits are chats."""
+    return _OPERATIONS.get(path, CHAT)

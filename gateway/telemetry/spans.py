@@ -30,14 +30,14 @@ def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
     if trace is None or not trace.is_recorded:
         return
     start_ns = round((decision.time_s - decision.timings_ms.get("classify", 0.0) / 1000) * 1e9)
-    own = _context(trace, trace.span_id)
+    own, operation = _context(trace, trace.span_id), c.operation_of(decision.api_path)
     called = [attempt for attempt in decision.attempts if not attempt.skipped]
     yield ReadableSpan(
-        f"{c.CHAT} {decision.route}".rstrip(),
+        f"{operation} {decision.route}".rstrip(),
         context=own,
         parent=_context(trace, trace.parent_id, is_remote=True) if trace.parent_id else None,
         resource=resource,
-        attributes=_request(decision),
+        attributes=_request(decision, operation),
         events=[_skip(attempt, start_ns) for attempt in decision.attempts if attempt.skipped],
         kind=SpanKind.SERVER,
         status=Status(StatusCode.ERROR if decision.outcome is Outcome.ERROR else StatusCode.UNSET),
@@ -47,11 +47,11 @@ def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
     )
     for attempt in called:
         yield ReadableSpan(
-            f"{c.CHAT} {attempt.target}",
+            f"{operation} {attempt.target}",
             context=_context(trace, attempt.span_id),
             parent=own,
             resource=resource,
-            attributes=_attempt(attempt),
+            attributes=_attempt(attempt, operation),
             events=_first_byte(attempt, start_ns),
             kind=SpanKind.CLIENT,
             status=Status(StatusCode.UNSET if attempt.outcome in _NO_ERROR else StatusCode.ERROR),
@@ -69,12 +69,12 @@ def _at(start_ns: int, ms: float) -> int:
     return start_ns + round(ms * 1e6)
 
 
-def _request(decision: Decision) -> Attributes:
+def _request(decision: Decision, operation: str) -> Attributes:
     attributes: Attributes = {
-        c.OPERATION: c.CHAT,
+        c.OPERATION: operation,
         c.PROVIDER: c.TWOLANE,
         c.HTTP_METHOD: "POST",
-        c.URL_PATH: "/v1/chat/completions",
+        c.URL_PATH: decision.api_path,
         c.REQUEST_ID: decision.query_id,
         c.REQUEST_STREAM: decision.stream,
         c.TASK: decision.classification.task.value,
@@ -100,9 +100,9 @@ def _request(decision: Decision) -> Attributes:
     return attributes | _used(decision.usage)
 
 
-def _attempt(attempt: AttemptRecord) -> Attributes:
+def _attempt(attempt: AttemptRecord, operation: str) -> Attributes:
     attributes: Attributes = {
-        c.OPERATION: c.CHAT,
+        c.OPERATION: operation,
         c.PROVIDER: c.TWOLANE,
         c.REQUEST_MODEL: attempt.target,
         c.REQUEST_STREAM: attempt.stream,

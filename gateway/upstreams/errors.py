@@ -11,7 +11,6 @@ from email.utils import mktime_tz, parsedate_tz
 from typing import Any, Final
 
 import aiohttp
-import orjson
 
 from gateway.errors import (
     AttemptFailed,
@@ -28,6 +27,7 @@ from gateway.errors import (
     UpstreamAuth,
     UpstreamError,
 )
+from gateway.upstreams.answers import lenient
 from gateway.upstreams.context_length import read_context_limit
 
 _NOT_RESIDENT: Final = frozenset({"not_resident", "draining", "device_failed", "model_not_loaded", "loading"})
@@ -42,11 +42,13 @@ _NO_CREDIT: Final = frozenset({"insufficient_quota", "insufficient_balance", "bi
 # Caused by the gateway's configuration, not by the client's request, so the client must not see them as its own error.
 _GATEWAY_FAULTS: Final = frozenset({404, 405, 407, 408, 421, 499})
 _MAX_MESSAGE: Final = 500
+_MAX_ENTRIES: Final = 8
+_MAX_NAME: Final = 64
 
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
     """The error for a response whose status is not 200."""
-    error = _error_object(body)
+    error = error_object(body)
     fault = from_error_object(error, status=status)
     fault.retry_after_s = read_retry_after(headers, now_s=time.time())
     return fault
@@ -138,22 +140,56 @@ def _kind(fault: Exception) -> str:
     return type(fault).__name__
 
 
-def _error_object(body: bytes) -> Mapping[str, Any]:
+def error_object(body: bytes) -> Mapping[str, Any]:
+    """The error in a body: its `message`, `type`, `code` and `param`, as far as they are known. Reads OpenAI's object
+    and those of other servers, also behind a byte order mark, and plain text."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
+        document = lenient.load(body)
+    except (ValueError, RecursionError):
+        return _plain_error(body)
+    if isinstance(document, list):  # Gemini
+        document = _first_object(document)
     if not isinstance(document, dict):
         return {}
-    error = document.get("error")
+    error = document.get("error") or document.get("errors")
+    if isinstance(error, list):
+        error = _first_object(error)
     if isinstance(error, dict):
         return error
     if isinstance(error, str):  # TGI; its type stands beside it
         return {"message": error, "type": document.get("error_type")}
     if isinstance(document.get("message"), str):  # vLLM and Mistral: the object itself
         return document
-    detail = document.get("detail")  # FastAPI
-    return {"message": detail} if isinstance(detail, str) else {}
+    return _detailed_error(document.get("detail"))
+
+
+def _first_object(entries: list[Any]) -> Any:
+    first = next((entry for entry in entries if isinstance(entry, dict)), None)
+    return first.get("error", first) if first else first
+
+
+def _detailed_error(detail: Any) -> Mapping[str, Any]:
+    """FastAPI's errors: a text, an object, or pydantic's list of what is wrong and where."""
+    if isinstance(detail, dict):
+        return detail
+    if isinstance(detail, str):
+        return {"message": detail}
+    entries = [entry for entry in detail if isinstance(entry, dict)] if isinstance(detail, list) else []
+    found = [(_location(entry.get("loc")), _text(entry.get("msg"))) for entry in entries[:_MAX_ENTRIES]]
+    if not found:
+        return {}
+    return {"message": "; ".join(": ".join(filter(None, each)) for each in found), "param": found[0][0] or None}
+
+
+def _location(loc: Any) -> str:
+    names = [str(name)[:_MAX_NAME] for name in loc[:_MAX_ENTRIES]] if isinstance(loc, list) else []
+    return ".".join(names[1:] if names[:1] == ["body"] else names)
+
+
+def _plain_error(body: bytes) -> Mapping[str, Any]:
+    """A message in plain text. HTML is a page of a proxy, and half a JSON document says nothing."""
+    text = body.decode("utf-8", "replace").strip()
+    return {} if text[:1] in ("", "<", "{", "[", "\ufeff") or not text.isprintable() else {"message": text}
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""Serves a request for `n` choices by n calls for one choice each, at targets that do not support `n`.
+"""Serves a request for `n` choices by n calls for one choice each, at targets that do not support `n`, and a request
+with several prompts at targets that take one.
 
 The responses are merged into one: choices are numbered, usage is added up. If one call fails, all are cancelled.
 Nothing is passed on before each of the first calls has responded: if the target refuses one, another can be tried.
@@ -6,26 +7,35 @@ Nothing is passed on before each of the first calls has responded: if the target
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
-
+from gateway.errors import UpstreamError
 from gateway.parameters import not_taken
 from gateway.ports import Upstream
 from gateway.types import Call, Delta
 from gateway.upstreams.parse_response import read_delta
+from gateway.upstreams.text_prompts import takes_all_prompts
+from twolane.process import exact_json
+from twolane.process.http.byte_budget import hold_more
 
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024  # of all calls together, before any of it is passed on
 MAX_AT_ONCE: Final = 4  # calls in progress
 _HEAD: Final = ("id", "object", "created", "model")
 _Item = tuple[int, Delta] | BaseException | None
 
 
 def needs_fan_out(upstream: Upstream, call: Call) -> bool:
-    """Whether the call asks for several choices, and the target gives one at a time."""
-    if call.query.n == 1 or "n" in call.ignored:
+    """Whether the call asks for several choices, and the target gives one at a time; or has several prompts, and the
+    target takes one at a time."""
+    if call.query.n == 1:
         return False
     capabilities = call.target.capabilities or upstream.status.capabilities
+    if len(call.query.beyond_chat.prompts) > 1 and not takes_all_prompts(call, capabilities):
+        return True
+    if "n" in call.ignored or call.query.n == len(call.query.beyond_chat.prompts):
+        return False
     return capabilities is None or "n" in not_taken(capabilities)
 
 
@@ -36,6 +46,9 @@ class FanOutResponse:
         self._upstream = upstream
         self._call = call
         self._one = replace(call, query=replace(call.query, n=1))  # clients read a single choice more leniently
+        prompts = len(call.query.beyond_chat.prompts) or 1
+        self._choices = prompts if "n" in call.ignored else call.query.n
+        self._per_prompt = max(1, self._choices // prompts)
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self._items: asyncio.Queue[_Item] = asyncio.Queue(maxsize=MAX_AT_ONCE)
         self._is_closed = False
@@ -44,20 +57,23 @@ class FanOutResponse:
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`. What the other calls have used is reported before the error of one."""
         merged = _Stream() if self._call.query.stream else _Whole()
-        silent = set(range(min(self._call.query.n, MAX_AT_ONCE)))
-        held: list[Delta] = []
+        silent = set(range(min(self._choices, MAX_AT_ONCE)))
+        held = _Held()
         while (item := await self._items.get()) is not None:
             if isinstance(item, BaseException):
                 for delta in merged.used():
                     yield delta
                 raise item
-            held += merged.add(*item)
-            silent.discard(item[0])
+            choice, delta = item
+            if not delta.data:  # of a response in progress
+                yield replace(delta, pieces=tuple(replace(piece, index=choice) for piece in delta.pieces))
+                continue
+            held.add(merged.add(choice, delta))
+            silent.discard(choice)
             if not silent:
-                for delta in held:
-                    yield delta
-                held.clear()
-        for delta in (*held, *merged.finish()):
+                for each in held.release():
+                    yield each
+        for delta in (*held.release(), *merged.finish()):
             yield delta
 
     async def aclose(self) -> None:
@@ -69,7 +85,7 @@ class FanOutResponse:
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for choice in range(self._call.query.n):
+                for choice in range(self._choices):
                     group.create_task(self._receive(choice))
         except BaseExceptionGroup as faults:
             if not self._is_closed:  # then nobody reads the queue, which may be full
@@ -79,7 +95,8 @@ class FanOutResponse:
 
     async def _receive(self, choice: int) -> None:
         async with self._free:
-            response = await self._upstream.send(replace(self._one, choice=choice))
+            one = replace(self._one, choice=choice, prompt=choice // self._per_prompt)
+            response = await self._upstream.send(one)
             try:
                 async for delta in response.deltas():
                     await self._items.put((choice, delta))
@@ -87,8 +104,33 @@ class FanOutResponse:
                 await response.aclose()
 
 
+class _Held:
+    """The deltas that wait until every call has responded, counted in the request's share of the byte budget."""
+
+    def __init__(self) -> None:
+        self._deltas: list[Delta] = []
+        self._size = 0
+
+    def add(self, deltas: Iterable[Delta]) -> None:
+        """Raises UpstreamError if it is too much."""
+        for delta in deltas:
+            self._deltas.append(delta)
+            self._size += len(delta.data)
+            hold_more(len(delta.data))
+        _check_size(self._size)
+
+    def release(self) -> list[Delta]:
+        """What is held; whoever receives it counts it."""
+        deltas, self._deltas = self._deltas, []
+        hold_more(-self._size)
+        self._size = 0
+        return deltas
+
+
 class _Merged:
     """Usage of all responses. Later reports of a choice replace earlier ones."""
+
+    _is_chunk = False
 
     def __init__(self) -> None:
         self._usages: dict[int, dict[str, Any]] = {}
@@ -96,7 +138,8 @@ class _Merged:
 
     def take_usage(self, choice: int, document: dict[str, Any], delta: Delta) -> None:
         """Remove the usage from a document."""
-        if usage := document.pop("usage", None):
+        usage = document.pop("usage", None)
+        if usage and isinstance(usage, dict):
             self._usages[choice] = usage
         if delta.usage is not None and delta.usage.cost is not None:
             self._costs[choice] = delta.usage.cost
@@ -109,7 +152,7 @@ class _Merged:
         """The document with the usage of all choices."""
         if self._usages:
             document["usage"] = _added(self._usages.values())
-        delta = read_delta(orjson.dumps(document))
+        delta = read_delta(_encoded(document), is_chunk=self._is_chunk)
         if delta.usage is None or not self._costs:
             return delta
         return replace(delta, usage=replace(delta.usage, cost=sum(self._costs.values())))
@@ -121,10 +164,13 @@ class _Whole(_Merged):
     def __init__(self) -> None:
         super().__init__()
         self._documents: dict[int, dict[str, Any]] = {}
+        self._size = 0  # counted in the byte budget where it is read
 
     def add(self, choice: int, delta: Delta) -> Iterable[Delta]:
         """One response."""
-        document = orjson.loads(delta.data)
+        self._size += len(delta.data)
+        _check_size(self._size)
+        document = _document_of(delta)
         self.take_usage(choice, document, delta)
         self._documents[choice] = document
         return ()
@@ -141,23 +187,52 @@ class _Whole(_Merged):
 class _Stream(_Merged):
     """Merges streams as they arrive, under the id of the first one."""
 
+    _is_chunk = True
+
     def __init__(self) -> None:
         super().__init__()
         self._head: dict[str, Any] = {}
 
     def add(self, choice: int, delta: Delta) -> Iterable[Delta]:
         """One event."""
-        document = orjson.loads(delta.data)
+        document = _document_of(delta)
         self._head = self._head or {name: document[name] for name in _HEAD if name in document}
         had_usage = "usage" in document
         self.take_usage(choice, document, delta)
         if had_usage and not document.get("choices"):
             return ()
-        return (read_delta(orjson.dumps({**document, **self._head, "choices": _numbered(document, choice)})),)
+        numbered = {**document, **self._head, "choices": _numbered(document, choice)}
+        return (read_delta(_encoded(numbered), is_chunk=True),)
 
     def finish(self) -> Iterable[Delta]:
         """The usage of all choices."""
         return (self.delta({**self._head, "choices": []}),) if self._usages else ()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_HELD_BYTES:
+        raise UpstreamError(f"The target's responses exceed {MAX_HELD_BYTES} bytes in all.", detail="answer too large")
+
+
+def _document_of(delta: Delta) -> dict[str, Any]:
+    """Raises UpstreamError for a response that could be read, but not be written again as it was."""
+    try:
+        document: dict[str, Any] = exact_json.loads(delta.data)
+    except exact_json.JsonError as fault:
+        raise _unreadable() from fault
+    return document
+
+
+def _encoded(document: dict[str, Any]) -> bytes:
+    """Raises UpstreamError, as above."""
+    try:
+        return exact_json.dumps(document)
+    except exact_json.JsonError as fault:
+        raise _unreadable() from fault
+
+
+def _unreadable() -> UpstreamError:
+    return UpstreamError("The target's response cannot be read.", detail="malformed answer")
 
 
 def _numbered(document: Mapping[str, Any], choice: int) -> list[dict[str, Any]]:
@@ -174,12 +249,14 @@ def _added(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _joined(name: str, known: Any, value: Any) -> Any:
+    """Of two values of different types, the first counts."""
     if known is None or value is None:
         return value if known is None else known
-    if isinstance(value, Mapping):
+    if isinstance(known, Mapping) and isinstance(value, Mapping):
         return _added((known, value))
-    if isinstance(value, bool):
+    if isinstance(known, bool) and isinstance(value, bool):
         return known and value
-    if isinstance(value, int | float):
-        return min(known, value) if name == "confidence" else known + value
+    if isinstance(known, int | float) and isinstance(value, int | float):
+        with suppress(OverflowError):  # of a float and an integer beyond its range
+            return min(known, value) if name == "confidence" else known + value
     return known

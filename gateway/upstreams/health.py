@@ -6,6 +6,7 @@ Reads the worker's `/health` and `/v1/models`.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Final, TypeVar
 
 import aiohttp
@@ -17,6 +18,7 @@ from gateway.types import Capabilities, Status
 
 POLL_S: Final = 1.0
 _POLLS_PER_MODELS_REFRESH: Final = 30  # polls
+_MAX_BYTES: Final = 1 << 20
 WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
 _CAPABILITIES: Final = frozenset(Capability)
 _GRADES: Final = frozenset(Grade)
@@ -77,7 +79,7 @@ class HealthPoller:
     def record_response(self, headers: Mapping[str, str]) -> None:
         """A response shows that the worker is up, and its header carries the predicted wait of the next request."""
         residency = Residency.DEGRADED if self._status.residency is Residency.DEGRADED else Residency.READY
-        self._update(residency, _number(headers.get(WAIT_HEADER)))
+        self._update(residency, _wait_ms(headers.get(WAIT_HEADER)))
 
     def record_failure(self, fault: AttemptFailed) -> None:
         """A `not_resident` failure marks the worker cold until the next poll; the breaker handles other failures."""
@@ -105,7 +107,7 @@ class HealthPoller:
             if self._timed_out_polls > 1:
                 self._update(Residency.UNREACHABLE, None)
             return False
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError, ValueError):  # aiohttp raises ValueErrors for some invalid responses
             self._update(Residency.UNREACHABLE, None)
             return False
         except UpstreamAuth:  # the key cannot be sent; a call says so
@@ -124,8 +126,13 @@ class HealthPoller:
     async def _get(self, path: str) -> bytes:
         """The body, whatever the status: a worker that is not ready responds with 503 and a body."""
         headers = {"authorization": f"Bearer {key}"} if (key := self._key()) else {}
+        body = bytearray()
         async with self._session.get(self._url + path, headers=headers, timeout=self._timeout) as response:
-            return await response.read()
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > _MAX_BYTES:
+                    raise aiohttp.ClientPayloadError(f"more than {_MAX_BYTES} bytes")
+        return bytes(body)
 
 
 def read_models(listing: bytes) -> dict[str, Capabilities]:
@@ -170,8 +177,9 @@ def _read(data: bytes, kind: type[_Kind]) -> _Kind:
         return kind()
 
 
-def _number(value: str | None) -> float | None:
+def _wait_ms(value: str | None) -> float | None:
     try:
-        return float(value or "")
+        wait_ms = float(value or "")
     except ValueError:
         return None
+    return wait_ms if 0 <= wait_ms < inf else None  # a NaN would compare as too long for every request

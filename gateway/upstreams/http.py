@@ -12,9 +12,16 @@ from typing import Final, NamedTuple
 import aiohttp
 from yarl import URL
 
+from gateway.enums import TargetApi
 from gateway.errors import AttemptFailed, UpstreamError
+from gateway.ports import HEARTBEAT
 from gateway.types import Delta, Query, Target
-from gateway.upstreams.answers.content_encoding import CorruptBody, UnsupportedEncoding, decoder_for
+from gateway.upstreams.answers.content_encoding import (
+    MAX_PIECE_BYTES,
+    CorruptBody,
+    UnsupportedEncoding,
+    decoder_for,
+)
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.proxies import Proxy
@@ -28,6 +35,7 @@ _LARGE_BODY: Final = 1 << 20
 _LINGER_S: Final = 0.2
 # After a complete answer, a stream only brings its usage and `[DONE]`.
 _TRAILER_S: Final = 5.0
+_ERROR_BODY_S: Final = 5.0
 
 
 def open_session(*, connect_s: float) -> aiohttp.ClientSession:
@@ -60,16 +68,18 @@ class ErrorAnswer(NamedTuple):
 
 
 class ChatEndpoint:
-    """The URL of a target's chat completions, with the target's static headers and its proxy."""
+    """The URLs of a target's APIs, with the target's static headers and its proxy."""
 
     def __init__(self, target: Target, session: aiohttp.ClientSession, proxy: Proxy | None = None) -> None:
         self._session = session
-        self._url = URL(target.chat_url, encoded=True)
+        self._urls = {api: URL(target.url_of(api), encoded=True) for api in TargetApi}
         self._headers = dict(target.headers)
         self._problem = proxy.problem if proxy else None
         self._proxy = URL(proxy.url) if proxy and not proxy.problem else None
 
-    async def post(self, body: bytes, headers: Mapping[str, str], query: Query) -> "HttpReply | ErrorAnswer":
+    async def post(
+        self, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi = TargetApi.CHAT
+    ) -> "HttpReply | ErrorAnswer":
         """Returns when the headers of the response have arrived. Raises AttemptFailed.
 
         Follows redirects that keep method and body (307, 308) on the same host. The credentials are sent again only to
@@ -77,7 +87,7 @@ class ChatEndpoint:
         """
         if self._problem is not None:
             raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
-        url, sent = self._url, {**self._headers, **headers}
+        url, sent = self._urls[api], {**self._headers, **headers}
         with translate_errors():
             for _ in range(_MAX_REDIRECTS):
                 data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes a BytesIO in chunks
@@ -85,7 +95,7 @@ class ChatEndpoint:
                     url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
                 )
                 if 200 <= response.status < 300:
-                    return HttpReply(response, query)
+                    return HttpReply(response, query, api)
                 next_url = _redirect(response, url)
                 if next_url is None:
                     return await _error_answer(response)
@@ -99,29 +109,30 @@ class ChatEndpoint:
 class HttpReply:
     """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends."""
 
-    def __init__(self, response: aiohttp.ClientResponse, query: Query) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
+        self._api = api
         self._stream = query.stream
+        self._trailer_until_s: float | None = None
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self.headers = response.headers
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`. A stream is complete with `[DONE]`, or if it ends after its finish reasons."""
-        reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES)
+        reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
         parts = _decoded(self._response)
         while (part := await self._next(parts, reader)) is not None:
             if not self._stream:  # kept until it is complete
                 hold_more(len(part))
-            with _readable():
-                found = reader.feed(part)
+            found = reader.feed(part)
             for delta in found:
                 yield delta
             if reader.is_done:
                 await self._linger()
                 break
-        with _readable():
-            found = list(reader.close())
-        for delta in found:
+            if not found and self._stream:
+                yield HEARTBEAT  # a comment, or a part of an event
+        for delta in reader.close():
             yield delta
 
     async def aclose(self) -> None:
@@ -132,12 +143,14 @@ class HttpReply:
             self._response.close()
 
     async def _next(self, parts: AsyncIterator[bytes], reader: AnswerReader) -> bytes | None:
-        """The next part of the body; None at its end. Once the answer is complete, a target that breaks off or falls
-        silent has done its work."""
+        """The next part of the body; None at its end. Once the answer is complete, a target that breaks off, falls
+        silent or sends heartbeats has done its work."""
         if not (reader.is_finished and self._is_single):
             return await anext(parts, None)
+        now_s = asyncio.get_running_loop().time()
+        self._trailer_until_s = self._trailer_until_s or now_s + _TRAILER_S
         try:
-            async with asyncio.timeout(_TRAILER_S):
+            async with asyncio.timeout_at(self._trailer_until_s):
                 return await anext(parts, None)
         except (UpstreamError, TimeoutError):
             return None
@@ -149,27 +162,18 @@ class HttpReply:
                 await self._response.content.readany()
 
 
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Whatever a parser raises for what a target sent, such as a number of more digits than Python converts, is the
-    target's fault: another one is tried."""
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, RecursionError) as fault:
-        raise UpstreamError("The target's response cannot be read.", detail="malformed answer") from fault
-
-
 async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     """The parts of the body without their content coding."""
     with translate_errors():
         try:
-            decoder = decoder_for(response.headers.get("content-encoding", ""))
+            decoder = decoder_for(",".join(response.headers.getall("content-encoding", ())))
             async for part in response.content.iter_any():
-                if decoder is None:
+                if decoder is None and len(part) <= MAX_PIECE_BYTES:
                     yield part
                     continue
-                for piece in decoder.decode(part):
-                    yield piece
+                for piece in _pieces(part) if decoder is None else decoder.decode(part):
+                    if piece:
+                        yield piece
                     await asyncio.sleep(0)  # a small part may expand to very many pieces: let time limits end it
         except UnsupportedEncoding as fault:
             raise UpstreamError(
@@ -180,15 +184,23 @@ async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, No
             raise UpstreamError("The target's compressed response is corrupt.", detail="corrupt encoding") from fault
 
 
+def _pieces(part: bytes) -> Iterator[bytes]:
+    """A large part, so that parsing it does not hold up other requests."""
+    for at in range(0, len(part), MAX_PIECE_BYTES):
+        yield part[at : at + MAX_PIECE_BYTES]
+
+
 async def _error_answer(response: aiohttp.ClientResponse) -> ErrorAnswer:
-    """Reads as much of the body as is needed for its message. The status counts even if the body cannot be read."""
+    """Reads as much of the body as is needed for its message. The status counts even if the body cannot be read, or
+    does not come."""
     body = bytearray()
     try:
-        async for part in _decoded(response):
-            body += part
-            if len(body) >= MAX_ERROR_BYTES:
-                break
-    except UpstreamError:
+        async with asyncio.timeout(_ERROR_BODY_S):
+            async for part in _decoded(response):
+                body += part
+                if len(body) >= MAX_ERROR_BYTES:
+                    break
+    except (UpstreamError, TimeoutError):
         pass
     finally:
         response.close()

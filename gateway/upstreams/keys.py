@@ -5,13 +5,16 @@ concerns one target, so it stops neither the gateway nor the loading of a policy
 """
 
 import asyncio
+import ipaddress
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+from gateway.enums import Kind, Location
 from gateway.errors import UpstreamAuth
 from gateway.types import Target
 from twolane.process.file_watch import FileWatch
@@ -30,11 +33,13 @@ _log = logging.getLogger("gateway")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as read. It is empty if there is none; `problem` says why, or why it `is_unusable`."""
+    """A key as read. It is empty if there is none; `problem` says why, or why it `is_unusable`. `is_unset`: there is no
+    such variable, or it is empty."""
 
     value: str = ""
     problem: str | None = None
     is_unusable: bool = False
+    is_unset: bool = False
 
 
 class TargetKey:
@@ -68,7 +73,8 @@ class TargetKey:
         key, known = read_key_file(self.file), self._fault
         self._fault = key.problem
         if key.problem is None:
-            _log.info("target %s: key changed", self._target.policy_name)
+            if key != self._key:
+                _log.info("target %s: key changed", self._target.policy_name)
             self._key = key
             return
         is_kept = bool(self._key.value) and not self._key.is_unusable
@@ -113,8 +119,21 @@ def read_target_key(target: Target, environment: Mapping[str, str]) -> Key:
         return Key()
     text = environment.get(target.key_env)
     if text is None:
-        return Key(problem=f"key_env: the variable {target.key_env} is not set")
-    return _named(read_key(text), f"key_env: the variable {target.key_env}")
+        return Key(problem=f"key_env: the variable {target.key_env} is not set", is_unset=True)
+    key = _named(read_key(text), f"key_env: the variable {target.key_env}")
+    return replace(key, is_unset=not text.strip())
+
+
+def works_without_key(target: Target) -> bool:
+    """Whether the target may need no key: it is inside the cluster, or at an address that is not public."""
+    host = urlsplit(target.url).hostname or ""
+    if target.location is Location.IN_CLUSTER:
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        is_local = host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+        return is_local or (target.kind is not Kind.LITELLM and "." not in host)
 
 
 def read_key_file(file: Path) -> Key:
@@ -178,4 +197,4 @@ def _unquoted(text: str) -> str:
 
 
 def _named(key: Key, source: str) -> Key:
-    return Key(key.value, f"{source} {key.problem}", key.is_unusable) if key.problem else key
+    return replace(key, problem=f"{source} {key.problem}") if key.problem else key

@@ -88,14 +88,14 @@ def _is_sent(name: str, value: Any, provider_takes: Container[str] | None) -> bo
 async def deltas_of(litellm: Any, model: str, response: Any) -> AsyncGenerator[Delta, None]:
     """The chunks of a stream, or the whole response, in OpenAI's format. Raises AttemptFailed."""
     if not hasattr(response, "__aiter__"):
-        yield _delta(litellm, model, response.model_dump(exclude_none=True))
+        yield _delta(litellm, model, response.model_dump(exclude_none=True), is_chunk=False)
         return
     name = ""
     try:
         async for chunk in response:
             document = chunk.model_dump(exclude_none=True)
             document["id"] = name = name or document.get("id", "")  # some providers send a new id with every chunk
-            yield _delta(litellm, model, document)
+            yield _delta(litellm, model, document, is_chunk=True)
     except AttemptFailed:
         raise
     except Exception as fault:  # litellm raises many types for a broken stream
@@ -133,13 +133,14 @@ def fault_of(fault: Exception) -> AttemptFailed:
     return found
 
 
-def _delta(litellm: Any, model: str, document: dict[str, Any]) -> Delta:
+def _delta(litellm: Any, model: str, document: dict[str, Any], *, is_chunk: bool) -> Delta:
     usage: dict[str, Any] = document.get("usage") or {}
     if usage:
         usage.pop("cost", None)
         if all(not choice.get("delta", choice) for choice in document["choices"]):
             document["choices"] = []  # OpenAI sends the usage of a stream in a chunk without choices
-    delta = read_delta(orjson.dumps({name: value for name, value in document.items() if name in _RESPONSE_FIELDS}))
+    kept = {name: value for name, value in document.items() if name in _RESPONSE_FIELDS}
+    delta = read_delta(orjson.dumps(kept), is_chunk=is_chunk)
     if delta.usage is None:
         return delta
     return Delta(data=delta.data, pieces=delta.pieces, usage=_with_cost(litellm, model, delta.usage, usage))

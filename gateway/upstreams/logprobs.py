@@ -20,7 +20,7 @@ WEAKEST: Final = 8
 
 
 class _Token(msgspec.Struct):
-    logprob: float
+    logprob: float | None = None
 
 
 class _Logprobs(msgspec.Struct):
@@ -50,7 +50,7 @@ def confidence_of(deltas: Iterable[Delta]) -> float | None:
         for position, choice in enumerate(choices):
             if choice.logprobs is not None and choice.logprobs.content is not None:
                 index = position if choice.index is None else choice.index
-                logprobs = (token.logprob for token in choice.logprobs.content)
+                logprobs = (token.logprob for token in choice.logprobs.content if token.logprob is not None)
                 weakest[index] = heapq.nsmallest(WEAKEST, (*weakest[index], *logprobs))
     if not weakest:
         return None

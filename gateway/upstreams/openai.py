@@ -1,16 +1,19 @@
 """Upstream client for servers with OpenAI's chat completions API. Their health is known only from calls."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeGuard
 
+from gateway.parameters import api_for
 from gateway.types import Call, Status, Target
+from gateway.upstreams.errors import error_object
 from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
 from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.request_body import body_for
+from twolane.process import exact_json
 
 _STATUS: Final = Status()
 _INVALID_FIELD: Final = (400, 422)
-_STREAM_OPTIONS: Final = b"stream_options"
+_STREAM_OPTIONS: Final = "stream_options"
 
 
 class OpenAIUpstream:
@@ -36,9 +39,11 @@ class OpenAIUpstream:
         stream = call.query.stream
         headers = headers_for(call, key="" if self._has_own_auth else self._key.value)
         answer = await self._post(call, headers, stream_options=self._takes_stream_options)
-        if stream and self._takes_stream_options and _names_stream_options(answer):
+        if stream and self._takes_stream_options and _mentions_stream_options(answer):
+            is_named = _names_stream_options(answer, call.query.body)
             answer = await self._post(call, headers, stream_options=False)
-            self._takes_stream_options = isinstance(answer, ErrorAnswer)
+            if is_named and not isinstance(answer, ErrorAnswer):
+                self._takes_stream_options = False
         if isinstance(answer, ErrorAnswer):
             raise answer.fault()
         return answer
@@ -47,12 +52,26 @@ class OpenAIUpstream:
         """Nothing to close: the session owns the connections."""
 
     async def _post(self, call: Call, headers: Mapping[str, str], *, stream_options: bool) -> HttpReply | ErrorAnswer:
-        body = body_for(call, call.target.capabilities, stream_options=stream_options)
-        return await self._endpoint.post(body, headers, call.query)
+        capabilities = call.target.capabilities
+        body = body_for(call, capabilities, stream_options=stream_options)
+        return await self._endpoint.post(body, headers, call.query, api_for(call.target, capabilities, call.query))
 
 
-def _names_stream_options(answer: HttpReply | ErrorAnswer) -> bool:
-    return isinstance(answer, ErrorAnswer) and answer.status in _INVALID_FIELD and _STREAM_OPTIONS in answer.body
+def _mentions_stream_options(answer: HttpReply | ErrorAnswer) -> TypeGuard[ErrorAnswer]:
+    if not isinstance(answer, ErrorAnswer) or answer.status not in _INVALID_FIELD:
+        return False
+    error = error_object(answer.body)
+    return any(_STREAM_OPTIONS in str(error.get(name)) for name in ("param", "message"))
+
+
+def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
+    """Whether the target itself names the field. A message may repeat the prompt, so one that could is no proof: a
+    client must not change how the target is called for everybody."""
+    if _STREAM_OPTIONS in str(error_object(answer.body).get("param")):
+        return True
+    document = exact_json.loads(body)
+    given = {name: value for name, value in document.items() if name != _STREAM_OPTIONS}
+    return _STREAM_OPTIONS.encode() not in exact_json.dumps(given)
 
 
 def headers_for(call: Call, *, key: str = "") -> dict[str, str]:

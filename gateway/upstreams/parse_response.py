@@ -12,7 +12,7 @@ import msgspec
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Piece, ToolCall, Usage
 from gateway.upstreams.answers import lenient
-from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.errors import from_error_object
 from twolane.process import exact_json
 
@@ -73,6 +73,8 @@ class _Completion(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Completion)
 _function_decoder = msgspec.json.Decoder(_Function)
 _usage_decoder = msgspec.json.Decoder(_Usage)
+MAX_OBJECTS: Final = 1 << 20  # of one response: each takes many times the memory of its two bytes
+_LARGE_BYTES: Final = 1 << 16  # a smaller response is not counted
 _MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
 _FALSY: Final = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})  # OpenAI's clients ignore such an error
 # A choice that ended for one of these reasons is an answer without any content.
@@ -80,18 +82,18 @@ _ENDS_WITHOUT_CONTENT: Final = frozenset({"length", "content_filter"})
 _NO_BODY: Final = _Body()
 
 
-def read_delta(data: bytes) -> Delta:
+def read_delta(data: bytes, *, is_chunk: bool = False) -> Delta:
     """A whole response, or one chunk of a stream. Raises AttemptFailed for an error object and for anything that is not
     a completion."""
-    delta = _read(data, CallIndexes())
+    delta = _read(data, None, is_chunk=is_chunk)
     if delta is None:
         raise UpstreamError("The target's response is not a chat completion.", detail="no choices")
     return delta
 
 
-def read_event(data: bytes, calls: CallIndexes) -> Delta | None:
+def read_event(data: bytes, state: ChunkState) -> Delta | None:
     """One event of a stream; None if it adds nothing to the response, such as a ping. Raises AttemptFailed."""
-    return _read(data, calls)
+    return _read(data, state, is_chunk=True)
 
 
 def error_of(data: bytes) -> AttemptFailed:
@@ -103,50 +105,66 @@ def error_of(data: bytes) -> AttemptFailed:
     return _error_of((found.get("error") or found) if isinstance(found, dict) else found)
 
 
-def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], str]) -> list[Delta]:
+def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], str], *, is_chunk: bool) -> list[Delta]:
     """The same response with these texts instead, by choice and tool call (None: the choice's content).
 
-    In a stream the first delta with content carries the whole new text; the others keep everything else.
+    In a stream (`is_chunk`) the first delta with content carries the whole new text; the others keep everything else.
+    Raises JsonError for a response that cannot be written again as it was.
     """
     left = dict(texts)
-    return [read_delta(_with_texts(delta.data, texts, left)) if delta.pieces else delta for delta in deltas]
+    return [
+        read_delta(_with_texts(delta.data, texts, left, is_chunk=is_chunk), is_chunk=is_chunk)
+        if delta.pieces
+        else delta
+        for delta in deltas
+    ]
 
 
 def _with_texts(
-    data: bytes, texts: Mapping[tuple[int, int | None], str], left: dict[tuple[int, int | None], str]
+    data: bytes,
+    texts: Mapping[tuple[int, int | None], str],
+    left: dict[tuple[int, int | None], str],
+    *,
+    is_chunk: bool,
 ) -> bytes:
     document = exact_json.loads(data)
-    for choice in document["choices"]:
-        index = choice.get("index", 0)
-        body = choice.get("delta") or choice.get("message") or {}
+    for place, choice in enumerate(document["choices"]):
+        index = lenient.index_of(choice, place)
+        body = lenient.body_of(choice, is_chunk=is_chunk)
         if body.get("content") and (index, None) in texts:
             body["content"] = left.pop((index, None), "")
         for position, call in enumerate(body.get("tool_calls") or ()):
-            number, function = call.get("index", position), call.get("function") or {}
+            number, function = lenient.index_of(call, position), call.get("function") or {}
             if function.get("arguments") and (index, number) in texts:
                 function["arguments"] = left.pop((index, number), "")
     return exact_json.dumps(document)
 
 
-def _read(data: bytes, calls: CallIndexes) -> Delta | None:
+def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | None:
+    if len(data) > _LARGE_BYTES and data.count(b"{") > MAX_OBJECTS:
+        raise UpstreamError("The target's response is too large.", detail=f"more than {MAX_OBJECTS} objects")
     try:
-        completion = _decoder.decode(data)
+        if not data.isascii():
+            data.decode()  # the decoder does not look into the texts of fields that it skips
+        completion: _Completion | None = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
     if completion is None or completion.choices is None or _is_unusual(completion.choices):
-        rewritten = _rewritten(data, calls)
+        rewritten = _rewritten(data, state)
         if rewritten is None:
             return None
         data, completion = rewritten
-    pieces = tuple(_piece(position, choice) for position, choice in enumerate(completion.choices or ()))
+    pieces = tuple(
+        _piece(position, choice, is_chunk=is_chunk) for position, choice in enumerate(completion.choices or ())
+    )
     error = bytes(completion.error)
-    if error not in _FALSY and not _is_whole_answer(completion, pieces):
+    if error not in _FALSY and (is_chunk or not _is_whole_answer(completion, pieces)):
         raise _error_of(lenient.load(error))
     usage = bytes(completion.usage)
     return Delta(data=data, pieces=pieces, usage=_usage(usage) if usage and usage != b"null" else None)
 
 
-def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | None:
+def _rewritten(data: bytes, state: ChunkState | None) -> tuple[bytes, _Completion] | None:
     """The slow path: the document with OpenAI's types. None if there is neither a choice, nor usage, nor an error."""
     try:
         document = lenient.load(data)
@@ -155,21 +173,23 @@ def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | N
         is_empty = not isinstance(document.get("choices"), list)
         if is_empty and not document.get("error") and not isinstance(document.get("usage"), dict):
             return None
-        rewritten = lenient.dump(lenient.normalise(document, calls))
+        rewritten = lenient.dump(lenient.normalise(document, state))
         return rewritten, _decoder.decode(rewritten)
     except (ValueError, TypeError, RecursionError) as fault:  # the decoder's errors are ValueErrors
         raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
 
 
 def _is_unusual(choices: list[_Choice]) -> bool:
-    """Whether applications could not use a choice: it has neither delta nor message, or a fragment of a tool call that
-    says nothing about which call it belongs to."""
+    """Whether applications could not use a choice: it has an impossible index, or neither delta nor message, or a
+    fragment of a tool call that does not say which call it belongs to."""
     for choice in choices:
         delta = choice.delta
+        if choice.index is not None and choice.index < 0:
+            return True
         if delta is None:
             if choice.message is None:
                 return True
-        elif delta.tool_calls and None in [call.index for call in delta.tool_calls]:
+        elif delta.tool_calls and not all(call.index is not None and call.index >= 0 for call in delta.tool_calls):
             return True
     return False
 
@@ -187,8 +207,10 @@ def _error_of(found: Any) -> AttemptFailed:
     return from_error_object(fields, status=code if code is not None and 400 <= code < 600 else 502)
 
 
-def _piece(position: int, choice: _Choice) -> Piece:
-    body = choice.delta or choice.message or _NO_BODY
+def _piece(position: int, choice: _Choice, *, is_chunk: bool) -> Piece:
+    """Which body counts is the rule of `lenient.body_of`."""
+    body = (choice.delta or choice.message) if is_chunk else (choice.message or choice.delta)
+    body = body or _NO_BODY
     other_bytes = _other_bytes(body)
     calls = body.tool_calls
     return Piece(

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
@@ -18,7 +19,7 @@ from gateway.ports import Upstream
 from gateway.types import Status, Target
 from gateway.upstreams.health import HealthPoller
 from gateway.upstreams.http import ChatEndpoint
-from gateway.upstreams.keys import KeyWatcher, TargetKey
+from gateway.upstreams.keys import KeyWatcher, TargetKey, read_target_key, works_without_key
 from gateway.upstreams.litellm import LiteLLMLibrary, LiteLLMUpstream
 from gateway.upstreams.openai import OpenAIUpstream
 from gateway.upstreams.proxies import proxy_of
@@ -68,7 +69,7 @@ class UpstreamRegistry:
         if self._watching is None and any(key.file is not None for key in self._keys.values()):
             self._watching = asyncio.create_task(self._key_watcher.run(), name="key files")
         for problem in credential_problems(wanted.values(), os.environ):
-            _log.warning("%s", problem)
+            _log.log(logging.INFO if problem.is_minor else logging.WARNING, "%s", problem.text)
         urls = {target.url for target in wanted.values() if target.kind is Kind.WORKER}
         for url in [url for url in self._pollers if url not in urls]:
             self._pollers.pop(url)[1].cancel()
@@ -123,18 +124,27 @@ class UpstreamRegistry:
                 self._on_return(target.name)
 
 
-def credential_problems(targets: Iterable[Target], environment: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with the keys and proxies of targets, one line for each. Never contains a key."""
+class CredentialProblem(NamedTuple):
+    """What is wrong with the key or the proxy of a target; never contains a key. `is_minor`: a variable is not set for
+    a target that probably needs no key."""
+
+    text: str
+    is_minor: bool = False
+
+
+def credential_problems(targets: Iterable[Target], environment: Mapping[str, str]) -> Iterator[CredentialProblem]:
+    """What is wrong with the keys and proxies of targets."""
     seen: set[str] = set()
     for target in targets:
         if target.policy_name in seen:  # endpoints of one target share its key
             continue
         seen.add(target.policy_name)
-        problem = TargetKey(target, environment).problem
-        proxy = proxy_of(target, environment)
-        for found in (problem, proxy.problem if proxy else None):
-            if found is not None:
-                yield f"target {target.policy_name}: {found}"
+        key, proxy = read_target_key(target, environment), proxy_of(target, environment)
+        if key.problem is not None:
+            is_minor = key.is_unset and works_without_key(target)
+            yield CredentialProblem(f"target {target.policy_name}: {key.problem}", is_minor)
+        if proxy is not None and proxy.problem is not None:
+            yield CredentialProblem(f"target {target.policy_name}: {proxy.problem}")
 
 
 def describe_call(target: Target, environment: Mapping[str, str]) -> str:

@@ -8,10 +8,11 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, NESTED, not_taken
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.output_format import FIELDS, write_format
+from gateway.upstreams.text_prompts import write_prompt
 
 _MAX_SEED: Final = 2**63 - 1  # servers take 64-bit integers
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -42,6 +43,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     fields["model"] = _raw(target.model)
     _strip_metadata(fields)
     _write_format(fields, call)
+    if query.beyond_chat.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
+        fields.setdefault("prediction", _raw({"type": "content", "content": query.beyond_chat.source}))
     _leave_out(fields, call, capabilities)
     if call.wants_logprobs:
         fields["logprobs"] = _raw(True)
@@ -54,7 +57,9 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
         fields.pop("diffusion", None)
     elif target.diffusion:
         _apply_decoding_defaults(fields, target.diffusion)
-    if call.validation_error is not None:
+    if query.beyond_chat.prompts:
+        write_prompt(fields, call, capabilities)
+    if call.validation_error is not None and "messages" in fields:
         note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
         _edit_messages(fields, lambda messages: _append_to_last_user_message(messages, note))
     return fields
@@ -66,11 +71,19 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
         fields.pop(name, None)
     unwanted = not_taken(capabilities) if capabilities is not None else {}
     for name in fields.keys() & unwanted.keys():
-        if unwanted[name].is_hint or not unwanted[name].has_effect(_read(fields[name])):
+        if not _is_wanted(unwanted[name], _read(fields[name]), capabilities):
             del fields[name]
     for name in NESTED & call.query.parameters.names:
         if name in unwanted or name in call.ignored:
             _REMOVE[name](fields)
+
+
+def _is_wanted(parameter: Parameter, value: Any, capabilities: Capabilities | None) -> bool:
+    """Whether to send a parameter that the target is not known to take."""
+    if parameter.is_hint or parameter.has_effect(value):
+        return not parameter.is_hint
+    is_open = capabilities is not None and is_left_to_server(parameter, capabilities)
+    return is_open and parameter.may_have_effect(value)
 
 
 def _request_one_choice(fields: Fields, choice: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
+from gateway.ports import HEARTBEAT
 from gateway.types import Call, Delta, Status
 from gateway.upstreams.parse_response import read_delta
 
@@ -19,13 +20,14 @@ from gateway.upstreams.parse_response import read_delta
 class ScriptedResponse:
     """One response of the script. With a `fault`, the fault is raised after `texts`.
 
-    `before_s` passes before the response starts, `between_s` before each text.
+    `before_s` passes before the response starts, `between_s` before each text, with a heartbeat every `heartbeat_s`.
     """
 
     texts: tuple[str, ...] = ()
     fault: AttemptFailed | None = None
     before_s: float = 0.0
     between_s: float = 0.0
+    heartbeat_s: float | None = None
     confidence: float | None = None
     finish_reason: str = "stop"
     extra: dict[str, Any] = field(default_factory=dict)  # merged into the message of a whole response
@@ -85,7 +87,12 @@ class ScriptedReply:
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """The scripted chunks, then the scripted fault if there is one."""
         for document in self._documents:
-            await self._sleep(self._response.between_s)
+            left_s = self._response.between_s
+            while self._response.heartbeat_s is not None and left_s > self._response.heartbeat_s:
+                await self._sleep(self._response.heartbeat_s)
+                left_s -= self._response.heartbeat_s
+                yield HEARTBEAT
+            await self._sleep(left_s)
             yield read_delta(orjson.dumps(document))
         self._finished = True
         if self._response.fault:

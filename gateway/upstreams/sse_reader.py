@@ -6,10 +6,11 @@ Follows the event stream interpretation of the HTML standard (https://html.spec.
 from typing import Final, NamedTuple
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+MAX_EVENT_LINES: Final = 1 << 15  # each takes far more time than its bytes
 
 
 class EventTooLarge(Exception):  # noqa: N818 - says what happened
-    """No event ends within `MAX_EVENT_BYTES`."""
+    """No event ends within `MAX_EVENT_BYTES`, or it has more than `MAX_EVENT_LINES`."""
 
 
 class Event(NamedTuple):
@@ -48,7 +49,7 @@ class EventReader:
         *texts, remainder = b"".join((*self._parts, data)).split(b"\n\n")
         self._parts, self._size, self._ends_line = [], 0, False
         self._keep(remainder)
-        return [event for text in texts if (event := _event_of(text)).data]
+        return [event for text in texts if text and (event := _event_of(text)).data]
 
     def close(self) -> list[Event]:
         """The last event, if the stream ended without the blank line that ends an event."""
@@ -71,6 +72,8 @@ def _event_of(text: bytes) -> Event:
     fields are skipped."""
     if text.startswith(b"data: ") and b"\n" not in text:
         return Event(b"", text[6:])
+    if text.count(b"\n") >= MAX_EVENT_LINES:
+        raise EventTooLarge
     name, data = b"", []
     for line in text.split(b"\n"):
         field, _, value = line.partition(b":")

@@ -2,6 +2,7 @@
 response."""
 
 from gateway.errors import AttemptFailed
+from gateway.parameters import api_for
 from gateway.types import Call, Status, Target
 from gateway.upstreams.health import HealthPoller
 from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
@@ -34,7 +35,9 @@ class WorkerUpstream:
             headers["x-twolane-min-confidence"] = str(call.min_confidence)
         try:
             body = body_for(call, capabilities)
-            answer = await self._endpoint.post(body, headers, call.query)
+            answer = await self._endpoint.post(
+                body, headers, call.query, api_for(call.target, capabilities, call.query)
+            )
             if isinstance(answer, ErrorAnswer):
                 raise answer.fault()
         except AttemptFailed as fault:

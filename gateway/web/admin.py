@@ -8,8 +8,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway import __version__
+from gateway.beyond_chat import CHAT_PATH
 from gateway.decision import Decision
-from gateway.errors import BodyTooLarge, NotFound
+from gateway.errors import BodyTooLarge, InvalidField, NotFound
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.routing.policy import Policy
@@ -17,7 +18,8 @@ from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Candidate, Health, Verdict
-from gateway.web.parse_request import parse_chat, unique_headers
+from gateway.web.apis.table import APIS
+from gateway.web.parse_request import unique_headers
 from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
 from twolane.process.api_keys import Key, KeyScope
 
@@ -64,11 +66,15 @@ def admin_app(
 
     @app.post("/admin/explain")
     async def explain(request: Request) -> Response:
-        """Explain a chat request without sending it: task, plan, and the state of each candidate."""
+        """Explain a request without sending it: task, plan, and the state of each candidate. `path` is the API that it
+        is for, chat completions by default."""
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"The request body exceeds the limit of {MAX_BODY_BYTES} bytes.")
-        query = parse_chat(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), key=None)
+        api = APIS.get(request.query_params.get("path", CHAT_PATH))
+        if api is None:
+            raise InvalidField(f"'path' must be one of {', '.join(APIS)}.", param="path")
+        query = api.read(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), key=None)
         decision, evaluations = pipeline.explain(query)
         return json_response(
             {

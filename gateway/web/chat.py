@@ -1,12 +1,14 @@
-"""POST /v1/chat/completions as raw ASGI, whole or streamed. The pipeline decides the response."""
+"""POST of every API that generates, as raw ASGI, whole or streamed. The pipeline decides the response.
+
+`apis.table` lists the APIs. Chat completions are the pipeline's own form of an answer and are sent unchanged."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
@@ -16,20 +18,20 @@ from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.types import Query
 from gateway.web import sse
+from gateway.web.apis.client_api import ClientApi, Writer
+from gateway.web.apis.table import APIS
 from gateway.web.asgi_responses import send_early_error, send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_quota
-from gateway.web.parse_request import LARGE_BYTES, check_encoding, parse_chat, unique_headers
+from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
 
-PATH = "/v1/chat/completions"
 
-
-class ChatCompletions:
-    """The ASGI application of this path."""
+class GenerationApis:
+    """The ASGI application of all paths of `apis`."""
 
     def __init__(
         self,
@@ -39,8 +41,10 @@ class ChatCompletions:
         max_body_bytes: int,
         heartbeat_s: float,
         begin: Callable[[Trace | None], Trace | None] = lambda caller: caller,
+        apis: Mapping[str, ClientApi] = APIS,
     ) -> None:
         """`begin` starts the request's span in the caller's trace."""
+        self._apis = apis
         self._pipeline = pipeline
         self._clock = clock
         # Few threads: parsing takes ten times the memory of a body, and more would not be faster.
@@ -49,10 +53,16 @@ class ChatCompletions:
         self._heartbeat_s = heartbeat_s
         self._begin = begin
 
+    @property
+    def routes(self) -> Mapping[str, ASGIApp]:
+        """This application at each of its paths."""
+        return dict.fromkeys(self._apis, self)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Exactly one response, unless the client has disconnected."""
+        api = self._apis[scope["path"]]
         try:
-            query = await self._read(scope, receive)
+            query = await self._read(api, scope, receive)
         except BadRequest as error:
             await send_early_error(send, error)
             return
@@ -60,13 +70,13 @@ class ChatCompletions:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
         with CancelOnDisconnect(receive) as client:
-            await (self._stream if query.stream else self._whole)(query, send, client)
+            await (self._stream if query.stream else self._whole)(api, query, send, client)
 
-    async def _read(self, scope: Scope, receive: Receive) -> Query:
+    async def _read(self, api: ClientApi, scope: Scope, receive: Receive) -> Query:
         state: dict[str, Any] = scope.get("state") or {}
         now_s = state.get("received_s") or self._clock.now_s()
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.", allow="POST")
+            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
         check_encoding(headers)
         announced = headers.get(b"content-length", b"")
@@ -76,7 +86,7 @@ class ChatCompletions:
             raise BodyTooLarge(str(error)) from error
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        parse = partial(parse_chat, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+        parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if len(body) <= LARGE_BYTES:
             return parse()
         return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
@@ -84,21 +94,26 @@ class ChatCompletions:
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))
 
-    async def _whole(self, query: Query, send: Send, client: CancelOnDisconnect) -> None:
+    def _writer(self, api: ClientApi, query: Query) -> Writer | None:
+        return None if api.writer is None else api.writer(query, self._clock.wall_s())
+
+    async def _whole(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         answer = await self._pipeline.handle(query)
         try:
             headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
-                await send_error(send, answer.error, headers)
+                await send_error(send, api.in_its_terms(answer.error), headers)
                 return
+            writer = self._writer(api, query)
             async for delta in answer.deltas():
                 client.stop()
-                await send_json(send, delta.data, headers=headers)
+                data = delta.data if writer is None else writer.whole(delta.data)
+                await send_json(send, data, headers=headers)
         finally:
             await answer.aclose()
 
-    async def _stream(self, query: Query, send: Send, client: CancelOnDisconnect) -> None:
+    async def _stream(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         contexts: list[RequestContext] = []
 
         def headers() -> ResponseHeaders:
@@ -109,21 +124,28 @@ class ChatCompletions:
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client)
+                await _send_deltas(stream, answer, client, self._writer(api, query))
             finally:
                 await answer.aclose()
         finally:
             await stream.aclose()
 
 
-async def _send_deltas(stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
+async def _send_deltas(
+    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, writer: Writer | None
+) -> None:
     """Send the answer. A failure in the middle is the last event of the stream, without [DONE]."""
     error: GatewayError | None = answer.error
     if error is None:
         try:
             async for delta in answer.deltas():
-                await stream.write(sse.event(delta.data))
+                if writer is None:
+                    await stream.write(sse.event(delta.data))
+                elif chunks := writer.chunks(delta.data):
+                    await stream.write(b"".join(map(sse.event, chunks)))
         except AttemptFailed as fault:
             error = fault
     client.stop()
+    if error is None and writer is not None and (rest := writer.end()):
+        await stream.write(b"".join(map(sse.event, rest)))
     await stream.end(error)

@@ -4,7 +4,7 @@ import secrets
 from math import ceil
 
 from gateway.decision import Decision
-from gateway.types import Quota
+from gateway.policy_types import Quota
 
 RequestHeaders = dict[bytes, bytes]
 ResponseHeaders = list[tuple[bytes, bytes]]

@@ -1,31 +1,32 @@
-"""GET /v1/models: `auto`, the policy's aliases, and every target with its capabilities."""
+"""GET /v1/models: `auto`, the policy's aliases, and every target with its capabilities and limits."""
 
 from collections.abc import Callable
 from typing import Any
 
-from gateway.enums import Grade
+from gateway.enums import Capability, Grade
 from gateway.errors import ModelNotFound
 from gateway.routing.policy import AUTO, Policy
 from gateway.types import Capabilities, Status, Target
 
+StatusOf = Callable[[Target], Status]
 
-def models_of(
-    policy: Policy, status_of: Callable[[Target], Status], allowed: frozenset[str] | None = None
-) -> list[dict[str, Any]]:
+
+def models_of(policy: Policy, status_of: StatusOf, allowed: frozenset[str] | None = None) -> list[dict[str, Any]]:
     """OpenAI's list, with `auto` first; of the `allowed` models only, if there is such a limit."""
-    routed = [AUTO, *sorted(policy.aliases - {AUTO})]
-    entries = [_entry(name, "twolane", {"routed": True}) for name in routed]
-    entries += [_target(target, status_of((target.endpoints or (target,))[0])) for target in policy.targets.values()]
+    patterns = [pattern.text for pattern in policy.alias_patterns]
+    routed = [AUTO, *sorted({*policy.aliases, *patterns} - {AUTO})]
+    entries = [_routed(name, policy, status_of) for name in routed]
+    entries += [_target(target, _capabilities(target, status_of), status_of) for target in policy.targets.values()]
     return entries if allowed is None else [entry for entry in entries if entry["id"] in allowed]
 
 
-def model_of(
-    policy: Policy, status_of: Callable[[Target], Status], name: str, allowed: frozenset[str] | None = None
-) -> dict[str, Any]:
-    """One entry. Raises ModelNotFound."""
+def model_of(policy: Policy, status_of: StatusOf, name: str, allowed: frozenset[str] | None = None) -> dict[str, Any]:
+    """One entry; a name that an alias with a wildcard matches has one too. Raises ModelNotFound."""
     for entry in models_of(policy, status_of, allowed):
         if entry["id"] == name:
             return entry
+    if policy.is_routed(name) and (allowed is None or name in allowed):
+        return _routed(name, policy, status_of)
     raise ModelNotFound(name)
 
 
@@ -40,17 +41,39 @@ def published_capabilities(capabilities: Capabilities) -> dict[str, bool | str]:
     return published | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
 
 
-def _target(target: Target, status: Status) -> dict[str, Any]:
-    capabilities = target.capabilities or status.capabilities
+def _capabilities(target: Target, status_of: StatusOf) -> Capabilities | None:
+    return target.capabilities or status_of((target.endpoints or (target,))[0]).capabilities
+
+
+def _routed(name: str, policy: Policy, status_of: StatusOf) -> dict[str, Any]:
+    """A name that takes a route. A request that is too long for one target goes to the next, so the longest context
+    counts."""
+    known = (_capabilities(target, status_of) for target in policy.targets.values())
+    lengths = [each.context_length for each in known if each is not None and each.context_length is not None]
+    return _entry(name, "twolane", max(lengths, default=None), {"routed": True})
+
+
+def _target(target: Target, capabilities: Capabilities | None, status_of: StatusOf) -> dict[str, Any]:
     extension: dict[str, Any] = {
         "routed": False,
         "kind": target.kind,
         "location": target.location,
-        "state": status.residency,
+        "state": status_of((target.endpoints or (target,))[0]).residency,
         "capabilities": published_capabilities(capabilities) if capabilities else None,
     }
-    return _entry(target.name, target.kind, extension)
+    if capabilities is not None and Capability.EMBEDDINGS in capabilities.supported:
+        extension["embeddings"] = {"max_inputs": capabilities.max_inputs, "dimensions": capabilities.dimensions}
+    return _entry(target.name, target.kind, capabilities.context_length if capabilities else None, extension)
 
 
-def _entry(name: str, owner: str, extension: dict[str, Any]) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "twolane": extension}
+def _entry(name: str, owner: str, context_length: int | None, extension: dict[str, Any]) -> dict[str, Any]:
+    """`context_length` is null if unknown; clients of vLLM read it as `max_model_len`."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": owner,
+        "context_length": context_length,
+        "max_model_len": context_length,
+        "twolane": extension,
+    }

@@ -6,16 +6,18 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from gateway.beyond_chat import A_CHAT, BeyondChat
 from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, NESTS, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
 from gateway.routing.classify import SEARCHED_CHARS
+from gateway.routing.edit_tags import tagged_code
 from gateway.types import OutputFormat, Query
 from gateway.web.headers import new_request_id
 from gateway.web.offered_tools import tool_choice_of, tools_of
@@ -29,7 +31,8 @@ from twolane.process.trace_context import Trace
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
 _METADATA = "metadata"
 
-_decoder = msgspec.json.Decoder(ChatRequest)
+_Request = TypeVar("_Request", bound=msgspec.Struct)
+CHAT: Final = msgspec.json.Decoder(ChatRequest)
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
@@ -44,13 +47,14 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
-    body = _checked(body)
-    request, document = decode(body)
+    body = checked(body)
+    request, document = decode(body, CHAT)
     output_format = output_format_of(request)
     tools = tools_of(request)
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
+    user_text = _last_text("user", request.messages, texts)
     parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request))
     return Query(
         request_id=new_request_id(),
@@ -58,7 +62,7 @@ def parse_chat(
         body=body,
         received_s=now_s,
         system_text=_ends("\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM)),
-        last_user_text=_ends(_last_text("user", request.messages, texts)),
+        last_user_text=_ends(user_text),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -83,6 +87,7 @@ def parse_chat(
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
+        beyond_chat=A_CHAT if (code := tagged_code(user_text)) is None else BeyondChat(source=code),
     )
 
 
@@ -106,10 +111,10 @@ def check_encoding(headers: dict[bytes, bytes]) -> None:
         raise UnsupportedMediaType(f"The content encoding {encoding!r} is not supported; send the body uncompressed.")
 
 
-def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
+def decode(body: bytes, decoder: msgspec.json.Decoder[_Request]) -> tuple[_Request, dict[str, Any]]:
     """Parses a body, to types and as it is; its depth was checked before any recursive parser reads it."""
     try:
-        request = _decoder.decode(body)
+        request = decoder.decode(body)
         # The typed decoder does not validate unused fields, and targets receive them.
         return request, exact_json.loads(body)
     except msgspec.ValidationError as fault:
@@ -118,7 +123,7 @@ def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
-def _checked(body: bytes) -> bytes:
+def checked(body: bytes) -> bytes:
     """The body without a byte order mark. Raises MalformedBody, or InvalidField for a key that is repeated."""
     try:
         body, keys = check_json(body)
@@ -135,6 +140,11 @@ def text_of(message: Message) -> str:
     if isinstance(message.content, str):
         return message.content
     return "\n".join(part.text for part in message.content or () if part.text)
+
+
+def last_user_text(request: ChatRequest) -> str:
+    """The text of the last message of the user; empty if there is none."""
+    return _last_text("user", request.messages, [text_of(message) for message in request.messages])
 
 
 def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:

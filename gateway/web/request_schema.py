@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
+from gateway.parameters import MAX_N
+
 MAX_MESSAGES = 4096
 MAX_TOOLS = 512
 MAX_CHOICES = 4096
@@ -166,7 +168,7 @@ class ChatRequest(Forms, kw_only=True):
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_N)] | None = None
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
     seed: int | None = None

@@ -17,7 +17,9 @@ from diffusion_worker.types.requests import DecodingMode
 def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
     """Invented words, for which the model is least certain."""
     model = load(str(SHIPPED), LoadOptions(threads=1))
-    methods = {(method.decoding_mode, method.name): method for method in measure(model, TASKS[task], count=60, seed=5)}
+    measured = measure(model, TASKS[task], count=60, seed=5, is_naive=task == "sudoku")
+    methods = {(method.decoding_mode, method.name): method for method in measured}
+    assert len(methods) == 4 + (task == "sudoku")
     for decoding_mode in DecodingMode:
         free, kept = methods[decoding_mode, "free"], methods[decoding_mode, "constrained"]
         gained, lost, p = compared(free.right, kept.right)

@@ -109,6 +109,62 @@ async def test_an_answer_that_cannot_reach_the_minimum_ends_at_the_worker_and_th
         assert net.passes - before <= 3  # the prompt, and a step of the first canvas
 
 
+async def test_a_gap_is_filled_by_the_worker_whatever_marks_it(tmp_path: Any) -> None:
+    """With a suffix or with the markers of a family of code models; the confidence comes with the answer."""
+    async for pair in both(toy_model(answer="a + b"), tmp_path):
+        before, after = "def add(a, b):\n    return ", "\n\nprint(add(1, 2))"
+        marked = {"prompt": f"<fim_prefix>{before}<fim_suffix>{after}<fim_middle>", "stop": ["<fim_prefix>"] * 14}
+        for path, fields in (
+            ("/v1/completions", {"prompt": before, "suffix": after}),
+            ("/v1/completions", marked),
+            ("/v1/fim/completions", {"prompt": before, "suffix": after, "random_seed": 1}),
+        ):
+            status, headers, told = await pair.gateway.ask({"model": "auto", "max_tokens": 40, **fields}, path=path)
+            assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok"), told
+            assert told["choices"][0]["text"] == "a + b"
+            assert told["usage"]["diffusion"]["confidence"] > 0.01
+
+
+async def test_a_completion_has_the_format_that_it_asks_for(pair: Both) -> None:
+    body = {"model": "auto", "prompt": "7", "max_tokens": 20, "response_format": NUMBER}
+    status, headers, told = await pair.gateway.ask(body, path="/v1/completions")
+    assert (status, headers["x-twolane-attempts"], headers["x-twolane-schema"]) == (200, "fast=ok", "valid"), told
+    assert told["choices"][0]["text"] == "7"
+
+
+async def test_a_completion_starts_from_a_prediction(pair: Both) -> None:
+    body = {"model": "auto", "prompt": "x = 1", "max_tokens": 20, "prediction": {"type": "content", "content": "x = 1"}}
+    _, headers, told = await pair.gateway.ask(body, path="/v1/completions")
+    assert (headers["x-twolane-target"], told["choices"][0]["text"]) == ("fast", "x = 1")
+    assert told["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] > 0
+
+
+@pytest.mark.parametrize("prompt", [["ab", "cd"], [[20, 21], [22, 23]]])
+async def test_the_worker_completes_several_prompts_one_by_one(pair: Both, prompt: Any) -> None:
+    """The toy model repeats them."""
+    status, headers, told = await pair.gateway.ask(
+        {"model": "auto", "prompt": prompt, "max_tokens": 20}, path="/v1/completions"
+    )
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok"), told
+    texts = [choice["text"] for choice in told["choices"]]
+    assert len(set(texts)) == 2
+    assert all(texts)
+
+
+async def test_an_edit_keeps_the_lines_that_do_not_change(tmp_path: Any) -> None:
+    """The worker starts from the code, so that a model that agrees with it needs few steps."""
+    code = "".join(f"value_{number} = {number}\n" for number in range(12)).rstrip()
+    edited = code.replace("value_5 = 5", "value_5 = 6")
+    text = f"<|original_code|>\n{code}\n<|/original_code|>\n<|update_snippet|>\nvalue_5 = 6\n<|/update_snippet|>"
+    async for pair in both(toy_model(answer=edited), tmp_path):
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 400}
+        status, headers, told = await pair.gateway.ask(body, path="/v1/apply/completions")
+        assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok"), told
+        assert told["choices"][0]["message"]["content"] == edited
+        details = told["usage"]["completion_tokens_details"]
+        assert details["accepted_prediction_tokens"] > 10 * details["rejected_prediction_tokens"]
+
+
 async def test_a_held_stream_of_the_worker_comes_through(pair: Both) -> None:
     status, headers, raw = await pair.ask("7", stream=True, response_format=NUMBER)
     assert status == 200

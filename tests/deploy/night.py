@@ -32,6 +32,7 @@ from twolane.process.flags import free_port
 
 SECONDS = 45.0
 RATE = 5.0
+STEP_S = 1.0  # between the points of a graph
 UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
 # The fault of the fast lane's answers, by the second at which it starts.
@@ -83,8 +84,8 @@ async def play(folder: Path, pictures: Path) -> Night:
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
-        end_s = time.time()
-        window = Window(begin_s=begin_s, end_s=end_s, step_s=1.0, rate_s=10.0)
+        end_s = await _until_percentiles(stage, samples, begin_s)
+        window = Window(begin_s=begin_s, end_s=end_s, step_s=STEP_S, rate_s=10.0)
         return await asyncio.to_thread(_look, stage, samples, window, pictures)
 
 
@@ -193,6 +194,20 @@ async def _change_policy(stage: Stage) -> None:
     for pause_s, now in ((6.0, f"{text}\n# more"), (6.0, text.replace("0.9999", "0.9998")), (22.0, f"{text}\n]")):
         await asyncio.sleep(pause_s)
         stage.policy.write_text(now)
+
+
+async def _until_percentiles(stage: Stage, samples: list[Sample], begin_s: float) -> float:
+    """Send more requests until Prometheus shows the percentile of a lane in a graph from `begin_s`; returns the graph's
+    end. A percentile needs twenty answers within its window, which no lane may have had on a slow machine."""
+    calls = [Call(due_s=0.0, prompt=Prompt(body=_body(SLOPPY, "summarize"))) for _ in range(5)]
+    async with asyncio.timeout(UP_WITHIN_S):
+        while True:
+            await run(calls, LoadOptions(url=stage.url("gateway")), on_result=samples.append)
+            end_s = time.time()
+            graph = f"query=twolane_lane_p95_seconds&start={begin_s}&end={end_s}&step={STEP_S}"
+            shown = await asyncio.to_thread(_read, f"{stage.url('prometheus')}/api/v1/query_range?{graph}")
+            if json.loads(shown)["data"]["result"]:
+                return end_s
 
 
 def _read(url: str) -> str:

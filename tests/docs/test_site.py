@@ -10,7 +10,9 @@ import pytest
 
 from docs.generate import keys_of, pages
 from gateway.policy_files.descriptions import DESCRIPTIONS
+from gateway.policy_files.load import parse
 from gateway.policy_files.schema import editor_schema
+from gateway.web.apis.table import APIS
 
 ROOT = Path(__file__).parents[2]
 PAGES = dict(pages())
@@ -52,6 +54,13 @@ def test_the_index_for_language_models_names_existing_pages() -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "llms.txt").read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_every_api_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "apis.md").read_text(encoding="utf-8")
+    assert [path for path in APIS if f"| `{path}` |" not in page] == []
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert [parse(example, {}).aliases for example in examples] == [{"auto"}]
 
 
 def test_decisions_are_numbered_without_gaps_and_headed_alike() -> None:

@@ -42,7 +42,9 @@ routes:
 """
 
 
-COVERED = 6  # requests at a worker that surely can be retried when it dies
+# Requests at a worker that surely can be retried when it dies. Either gateway may hold all of them and has half of the
+# budget, five retries, and pays as well for those that it sends to the dead address until it is told.
+COVERED = 2
 
 
 class Fleet:
@@ -78,7 +80,7 @@ class Fleet:
 
     async def die(self, address: str) -> None:
         """Kill a worker; its address stays in the name for a while. On a slow machine requests pile up: wait until the
-        retry budget, ten requests at most, covers those that the worker holds."""
+        retry budget surely covers those that the worker holds."""
         async with asyncio.timeout(600):
             while await self._load_of(address) > COVERED:  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.1)

@@ -80,7 +80,7 @@ async def test_a_required_call_is_made(client: openai.AsyncOpenAI, model: str) -
     choices: list[Any] = ["required", {"type": "function", "function": {"name": "weather"}}]
     for choice in choices:
         answer = await client.chat.completions.create(
-            model=model, tools=[TOOL], tool_choice=choice, max_tokens=300, messages=talk
+            model=model, tools=[TOOL], tool_choice=choice, max_tokens=120, messages=talk
         )
         [call] = answer.choices[0].message.tool_calls or []
         assert call.type == "function"

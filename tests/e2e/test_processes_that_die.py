@@ -99,7 +99,8 @@ async def test_a_killed_upstream_loses_no_request_and_gets_few_attempts(tmp_path
     ("more", "outcome"),
     [
         ("attempt_ms: 400", "fast=deadline,quality=ok"),
-        ("attempt_ms: 400\n    hedge: {after_ms: 100, max_share: 0.5}", "fast=hedge"),
+        # The hedge's delay does not count what the gateway itself delays; on a busy machine that is long.
+        ("attempt_ms: 3000\n    hedge: {after_ms: 100, max_share: 0.5}", "fast=hedge"),
     ],
 )
 async def test_a_stopped_upstream_is_ended_by_its_timeout(tmp_path: Any, more: str, outcome: str) -> None:

@@ -24,6 +24,7 @@ class FakeServer:
 
     answer: Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
     lost: int = 0
     url: str = ""
@@ -32,6 +33,7 @@ class FakeServer:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(orjson.loads(await request.read()))
+        self.paths.append(request.path)
         self.headers.append(request.headers)
         try:
             return await self.answer(request, self.bodies[-1])
@@ -51,7 +53,8 @@ async def fake_server(answer: Any = None, *, port: int = 0, **given: Any) -> Asy
     """Serve on a free port, or again on one that was used before."""
     server = FakeServer(answer=answer or says_hello, **given)
     app = web.Application(client_max_size=1 << 26)
-    app.router.add_post("/v1/chat/completions", server.chat)
+    for path in ("chat/completions", "completions", "embeddings"):
+        app.router.add_post(f"/v1/{path}", server.chat)
     app.router.add_get("/health", server.tell_health)
     app.router.add_get("/v1/models", server.tell_models)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -112,12 +115,14 @@ class RealGateway:
     admin_url: str
     client: aiohttp.ClientSession
 
-    async def ask(self, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
-        """POST a chat request; a body that is not a mapping is sent unchanged."""
+    async def ask(
+        self, body: Any = None, *, path: str = "/v1/chat/completions", **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
+        """POST a request, a chat request by default; a body that is not a mapping is sent unchanged."""
         body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]} if body is None else body
         data = io.BytesIO(json.dumps(body).encode() if isinstance(body, dict) else body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.client.post(f"{self.url}/v1/chat/completions", data=data, headers=names) as response:
+        async with self.client.post(f"{self.url}{path}", data=data, headers=names) as response:
             raw = await response.read()
             is_json = response.content_type == "application/json"
             lowered = {name.lower(): value for name, value in response.headers.items()}

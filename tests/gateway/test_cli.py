@@ -55,6 +55,7 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
   azure: {kind: openai, url: "https://h/openai/d?api-version=2&sig=secret", model: m, engine: openai,
           location: external, headers: {api-key: secret}}
   pool: {kind: worker, urls: ["http://a:1", "http://b:1/v1"], model: m, location: in_cluster}
+  far: {kind: openai, url: "https://h.example", model: m, engine: openai, location: external, key_env: ABSENT}
 """
     with_key = POLICY.replace("location: external}", "location: external, key_env: ABSENT_KEY}")
     policy.write_text(with_key.replace("\nroutes:", f"{more}routes:"))
@@ -65,7 +66,10 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
     through = "through the proxy of HTTPS_PROXY"
     assert f"  azure: POST https://h/openai/d/chat/completions?api-version=2&sig=*** {through}\n" in out
     assert "  pool: POST http://a:1/v1/chat/completions\n  pool: POST http://b:1/v1/chat/completions\n" in out
-    assert err == "warning: target quality: key_env: the variable ABSENT_KEY is not set\n"
+    assert err == (
+        "note: target quality: key_env: the variable ABSENT_KEY is not set\n"
+        "warning: target far: key_env: the variable ABSENT is not set\n"
+    )
     assert "secret" not in out + err
 
 
@@ -227,6 +231,10 @@ def test_a_request_is_explained_without_sending_it(capsys: Any, policy: Path, tm
     code, out, _ = run(capsys, "policy", "explain", str(request), "--policy", str(policy))
     assert code == 1
     assert "messages" in out
+    request.write_text('{"model": "auto", "prompt": "def f():", "suffix": "f()"}')
+    line = ("policy", "explain", str(request), "--policy", str(policy), "--path", "/v1/completions")
+    code, out, _ = run(capsys, *line)
+    assert (code, "task     autocomplete (1.00, by api)" in out) == (0, True)
 
 
 @pytest.fixture

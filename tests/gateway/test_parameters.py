@@ -16,11 +16,13 @@ from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.parameters import parameter_targets
 from gateway.enums import Kind, Location
 from gateway.errors import PolicyError, Unsupported
-from gateway.parameters import NESTED, PARAMETERS, Treatment, lacking, treatment
+from gateway.parameters import NESTED, PARAMETERS, Treatment, ignored_by, lacking, treatment
 from gateway.policy_files.load import parse
 from gateway.types import Call, Query, Target
 from gateway.upstreams.litellm_calls import arguments_for
+from gateway.upstreams.request_body import body_for
 from gateway.upstreams.scripted import says
+from gateway.web.parse_request import parse_chat
 from tests.gateway.serving import FakeServer, RealGateway, fake_server, last_decision, real_gateway, until
 from tests.gateway.stage import build_stage
 
@@ -92,6 +94,7 @@ EFFECTIVE: Mapping[str, Any] = {
     "xtc_probability": 0.5,
 }
 OFF = {name: each.off[0] for name, each in PARAMETERS.items() if each.off}
+UNTHINKING = [(name, value) for name, each in PARAMETERS.items() for value in each.unthinking]
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -156,6 +159,37 @@ async def test_values_without_effect_arrive_only_where_they_are_known(served: tu
         expected = {name: OFF[name] for name in names_that_are(column, Treatment.PASSED) & set(OFF)}
         ignored = {name: OFF[name] for name in names_that_are(column, Treatment.IGNORED)}
         assert {**arrived(server), **ignored} == {**expected, **ignored}, column
+
+
+@pytest.mark.anyio
+async def test_a_request_to_think_less_arrives_wherever_the_server_decides(
+    served: tuple[RealGateway, FakeServer],
+) -> None:
+    """A model that thinks by default thinks on if it does not arrive; a model that cannot think serves it as well."""
+    gateway, server = served
+    for column in COLUMNS:
+        for name, value in UNTHINKING:
+            status, headers, _ = await gateway.ask({**PLAIN, name: value, "model": column})
+            assert (column, name, status, headers.get("x-twolane-ignored")) == (column, name, 200, None)
+            is_sent = name in names_that_are(column, Treatment.PASSED, Treatment.WITH_EFFECT)
+            assert (column, arrived(server)) == (column, {name: value} if is_sent else {})
+    assert all(name in names_that_are("openai", Treatment.PASSED, Treatment.WITH_EFFECT) for name, _ in UNTHINKING)
+
+
+@pytest.mark.parametrize(("name", "value"), UNTHINKING)
+@pytest.mark.parametrize("profile", ["capabilities: [chat]", "engine: openai"])
+def test_a_request_to_think_less_is_passed_unless_the_target_ignores_it(name: str, value: Any, profile: str) -> None:
+    target = f"kind: openai, url: 'http://t', model: m, location: external, {profile}"
+    policy = parse(
+        f"version: 1\ntargets:\n  passes: {{{target}}}\n  ignores: {{{target}, ignore: [{name}]}}\n"
+        "routes: [{name: default, use: passes}]",
+        {},
+    )
+    query = parse_chat(orjson.dumps({**PLAIN, name: value}), {}, now_s=0, key=None)
+    for named, found in policy.targets.items():
+        ignored = ignored_by(found, query)
+        sent = orjson.loads(body_for(Call(target=found, query=query, ignored=ignored), found.capabilities))
+        assert (sent.get(name), ignored) == ((value, ()) if named == "passes" else (None, (name,)))
 
 
 @pytest.mark.anyio

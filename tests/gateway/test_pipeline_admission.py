@@ -33,9 +33,9 @@ async def test_a_target_without_a_required_capability_is_skipped(stage: Any) -> 
 async def test_a_parameter_that_no_target_supports_is_a_clear_400(stage: Any) -> None:
     words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
     scene = stage(fast=says("no"), fast_target={"capabilities": words})
-    sent = await scene.send(n=17)
-    assert (sent.error.status, sent.error.code) == (400, "unsupported")
-    assert "lacks n" in sent.error.message
+    sent = await scene.send(logit_bias={"5": -100})
+    assert (sent.error.status, sent.error.code, sent.error.param) == (400, "unsupported", "logit_bias")
+    assert "lacks logit_bias" in sent.error.message
 
 
 async def test_images_go_to_a_target_that_supports_them_and_are_a_clear_400_where_none_does(stage: Any) -> None:

@@ -29,7 +29,7 @@ def policy(fast: str, quality: str) -> str:
 
 
 async def slow(*_: Any) -> web.StreamResponse:
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0.1)
     return web.json_response(completion("late"))
 
 
@@ -38,6 +38,16 @@ async def until(gateway: RealGateway, line: str) -> None:
     async with asyncio.timeout(120):
         while line not in await gateway.metrics():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def asked_while(gateway: RealGateway, attempts: str) -> int:
+    """Send requests until their attempts are others, a breach of the objective; returns the number before."""
+    count = 0
+    async with asyncio.timeout(120):
+        while (found := (await gateway.ask())[1]["x-twolane-attempts"]) == attempts:
+            count += 1
+    assert found == "fast=p95_breach,quality=ok"
+    return count
 
 
 async def test_a_benching_at_one_gateway_is_one_at_the_other(tmp_path: Path) -> None:
@@ -52,9 +62,8 @@ async def test_a_benching_at_one_gateway_is_one_at_the_other(tmp_path: Path) -> 
             ):
                 await until(one, "twolane_store_up 1.0")
                 await until(other, "twolane_store_up 1.0")
-                answers = [await one.ask() for _ in range(11)]
-                attempts = [headers["x-twolane-attempts"] for _, headers, _ in answers]
-                assert attempts == ["fast=ok"] * 10 + ["fast=p95_breach,quality=ok"]
+                served = await asked_while(one, "fast=ok")
+                assert served >= 10  # what the gateway itself delayed, on a busy machine, does not count as late
                 await until(other, 'twolane_lane_state{route="default",target="fast"} 2.0')
                 _, headers, _ = await other.ask()
                 assert headers["x-twolane-fallback"] == "p95_breach"

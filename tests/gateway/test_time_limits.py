@@ -129,6 +129,24 @@ def test_pauses_within_the_idle_limit_do_not_add_up(play: Any) -> None:
     assert (sent.text, sent.broken) == ("abcdefgh", None)
 
 
+def test_a_target_that_sends_heartbeats_is_not_idle(play: Any) -> None:
+    _, sent = play(story(stream=True), fast=says(*"abc", between_s=100, heartbeat_s=15), fast_target={"idle_s": 30.0})
+    assert (sent.text, sent.broken) == ("abc", None)
+
+
+def test_heartbeats_prolong_neither_the_total_limit_nor_the_deadline_of_the_first_byte(play: Any) -> None:
+    pings = says(*"abc", between_s=100, heartbeat_s=15)
+    _, sent = play(story(stream=True), fast=pings, route={"total_ms": 250_000})
+    assert (sent.text, sent.broken.code) == ("ab", "deadline_exceeded")
+    scene, sent = play(story(stream=True), fast=pings, route={"deadline_ms": 90_000})
+    assert (sent.error.code, scene.decision.total_ms) == ("deadline_exceeded", pytest.approx(90_000, abs=50))
+
+
+def test_heartbeats_that_come_too_seldom_do_not_help(play: Any) -> None:
+    _, sent = play(story(stream=True), fast=says(*"ab", between_s=100, heartbeat_s=31), fast_target={"idle_s": 30.0})
+    assert (sent.text, sent.broken.code) == ("a", "upstream_error")
+
+
 def test_a_pause_in_a_buffered_stream_falls_back(play: Any) -> None:
     lines = {"fast": says(*JSON, between_s=31), "quality": says(*JSON)}
     scene, sent = play(story(**BUFFERED), **lines, fast_target={"idle_s": 30.0})

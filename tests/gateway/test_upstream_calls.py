@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import ssl
@@ -157,6 +158,48 @@ async def test_another_refusal_is_no_reason_to_leave_the_field_out(serving: Any)
     assert ["stream_options" in body for body in server.bodies] == [True, False, True, False]
 
 
+REFUSALS: dict[str, Any] = {
+    "pydantic": {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]},
+    "param": {"error": {"message": "Unknown parameter", "param": "stream_options"}},
+    "message": {"error": {"message": "property 'stream_options' is unsupported"}},
+    "older-message": {"message": "Unrecognized request argument supplied: stream_options", "object": "error"},
+    "text": "Failed to deserialize the JSON body: unknown field `stream_options`, expected one of `model`",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("prompt", ["hi", "what are stream_options?", "what are \\u0073tream_options?"])
+async def test_a_prompt_that_the_target_repeats_does_not_decide_how_it_is_called(
+    serving: Any, name: str, prompt: str
+) -> None:
+    """What the target says in its own words does, and each request is served either way."""
+    refusal = REFUSALS[name] if isinstance(REFUSALS[name], str) else json.dumps(REFUSALS[name])
+
+    def script(head: bytes, body: dict[str, Any]) -> tuple[Any, ...]:
+        refused = sized(refusal.encode(), status="400 Bad Request")
+        return refused if "stream_options" in body else answer(head, body)
+
+    sent = json.dumps(ask("PROMPT", stream=True, stream_options={"include_usage": False})).replace("PROMPT", prompt)
+    async with scripted_server(script) as server, serving(policy(server.url)) as gateway:
+        for _ in range(2):
+            assert b"hello" in (await gateway.ask(sent.encode()))[2]
+    learned = name in ("pydantic", "param") or prompt == "hi"
+    seen = [True, False, False] if learned else [True, False] * 2
+    assert ["stream_options" in body for body in server.bodies] == seen
+
+
+@pytest.mark.parametrize("form", ["{}", '{{"error": {{"message": "cannot read: {}", "param": "messages"}}}}'])
+async def test_an_error_that_repeats_the_prompt_changes_nothing_for_others(serving: Any, form: str) -> None:
+    def script(head: bytes, body: dict[str, Any]) -> tuple[Any, ...]:
+        said = body["messages"][-1]["content"]
+        return answer(head, body) if said == "hi" else sized(form.format(said).encode(), status="400 Bad Request")
+
+    async with scripted_server(script) as server, serving(policy(server.url)) as gateway:
+        assert (await gateway.ask(ask("no stream_options", stream=True)))[0] == 400
+        assert b"hello" in (await gateway.ask(ask(stream=True)))[2]
+    assert "stream_options" in server.bodies[-1]
+
+
 # Retry-After
 
 
@@ -187,6 +230,35 @@ async def test_a_target_is_not_called_before_the_time_that_it_asked_for(
     assert all(at_least_s <= int(headers["retry-after"]) <= 86_400 for _, headers, _ in answers)
     assert all(int(headers["retry-after"]) <= at_most_s for _, headers, _ in answers[1:])
     assert answers[-1][1]["x-twolane-attempts"] == "first=overloaded"
+
+
+@pytest.mark.parametrize(
+    "status", ["500 Oops", "502 Bad Gateway", "504 Gateway Time-out", "408 Request Timeout", "403 Forbidden"]
+)
+async def test_the_time_that_a_target_asked_for_counts_whatever_its_fault(serving: Any, status: str) -> None:
+    limited = always(*sized(b"{}", "Retry-After: 60", status=status))
+    async with scripted_server(limited) as server, serving(policy(server.url)) as gateway:
+        first, *others = [await gateway.ask() for _ in range(3)]
+    assert len(server.heads) == 1
+    assert {headers["x-twolane-attempts"] for _, headers, _ in others} == {"first=overloaded"}
+    assert (first[1]["retry-after"], others[0][1]["retry-after"]) == ("60", "60")
+
+
+async def test_a_model_that_is_not_loaded_is_not_asked_before_the_time_that_it_named(serving: Any) -> None:
+    loading = always(*sized(b'{"error": {"code": "loading"}}', "Retry-After: 60", status="503 Not Loaded"))
+    async with scripted_server(loading) as server, serving(policy(server.url)) as gateway:
+        answers = [await gateway.ask() for _ in range(3)]
+    assert len(server.heads) == 1
+    assert [headers["x-twolane-attempts"] for _, headers, _ in answers] == ["first=not_resident"] + 2 * [
+        "first=overloaded"
+    ]
+
+
+async def test_a_refused_request_keeps_no_other_one_from_the_target(serving: Any) -> None:
+    refuses = always(*sized(b"{}", "Retry-After: 60", status="400 Bad Request"))
+    async with scripted_server(refuses) as server, serving(policy(server.url)) as gateway:
+        assert [(await gateway.ask())[0] for _ in range(3)] == [400] * 3
+    assert len(server.heads) == 3
 
 
 async def test_while_a_target_waits_the_next_one_answers(serving: Any) -> None:
@@ -356,3 +428,36 @@ async def test_an_event_without_choices_does_not_hold_back_the_text(serving: Any
         _, _, body = await gateway.ask(ask(stream=True))
     assert b"ping" not in body
     assert TEXT.encode() in body
+
+
+async def test_output_that_runs_away_is_found_where_a_target_streams_a_whole_answer(serving: Any) -> None:
+    """It never ends: without the check, the request would wait for its deadline."""
+    runs = [event({"content": '{"n": 1'})] + [event({"content": " " * 100})] * 60
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    good = sized(whole({"role": "assistant", "content": '{"n": 1}'}))
+    async with (
+        scripted_server(always(chunked(*runs, end=False), HANG)) as first,
+        scripted_server(always(*good)) as second,
+        serving(policy(first.url, second=second.url)) as gateway,
+    ):
+        status, headers, body = await gateway.ask(ask(response_format=form))
+        decision = await last_decision(gateway, headers)
+    assert (status, body["choices"][0]["message"]["content"]) == (200, '{"n": 1}')
+    assert headers["x-twolane-attempts"] == "first=invalid_output,second=ok"
+    assert decision["attempts"][0]["detail"] == "whitespace_runaway at #"
+
+
+@pytest.mark.parametrize("odd", [b"1e999", b"1" * 5000])
+async def test_an_answer_that_needs_repair_and_cannot_be_written_again_falls_back(serving: Any, odd: bytes) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    broken = whole({"role": "assistant", "content": '{"n": 1'}).replace(b'"id"', b'"x": ' + odd + b', "id"', 1)
+    good = whole({"role": "assistant", "content": '{"n": 1}'})
+    route = {**ROUTE, "validate": {"schema": "request", "buffer": "full", "repair": "syntax"}}
+    async with (
+        scripted_server(always(*sized(broken))) as first,
+        scripted_server(always(*sized(good))) as second,
+        serving(policy(first.url, second=second.url, route=route)) as gateway,
+    ):
+        status, headers, _ = await gateway.ask(ask(response_format=form))
+    assert status == 200
+    assert headers["x-twolane-attempts"] == "first=invalid_output,second=ok"

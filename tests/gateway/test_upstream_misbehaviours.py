@@ -65,6 +65,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     """A misbehaving upstream, a gateway before it, and a client for each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gateway.upstreams.http._TRAILER_S", 0.2)
+        patch.setattr("gateway.upstreams.http._ERROR_BODY_S", 0.2)
         folder = tmp_path_factory.mktemp("gateway")
         async with (
             scripted_server(script_of(CASES)) as upstream,

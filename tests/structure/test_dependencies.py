@@ -1,17 +1,19 @@
 """pyproject.toml declares what each package imports, and nothing else."""
 
 import ast
+import csv
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 import gateway
+from tests.structure.syntax_trees import nodes, parsed
 from twolane.cli import COMMANDS, EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -83,9 +85,10 @@ def with_included(extra: str) -> set[str]:
 def modules_of(distribution: str) -> frozenset[str]:
     """Every module a distribution installs; the one of its own name where it is not installed."""
     try:
-        files = metadata.files(distribution) or []
+        record = metadata.distribution(distribution).read_text("RECORD") or ""
     except metadata.PackageNotFoundError:
-        files = []
+        record = ""
+    files = [PurePosixPath(row[0]) for row in csv.reader(record.splitlines())]
     code = [file for file in files if file.suffix in {".py", ".so"} and file.parts[0] != ".."]
     paths = [file.parent if file.name == "__init__.py" else file.parent / file.name.split(".")[0] for file in code]
     return frozenset(".".join(path.parts) for path in paths) or frozenset({distribution.replace("-", "_")})
@@ -100,9 +103,9 @@ def provides(distribution: str, module: str) -> bool:
 Import = tuple[str, ...]  # `from a import b` may mean the module a.b or the module a
 
 
-def imports(nodes: Iterator[ast.AST] | list[ast.stmt]) -> Iterator[Import]:
+def imports(given: Sequence[ast.AST]) -> Iterator[Import]:
     """The third-party modules that these statements import."""
-    for node in nodes:
+    for node in given:
         if isinstance(node, ast.Import):
             found = [(alias.name,) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -112,9 +115,9 @@ def imports(nodes: Iterator[ast.AST] | list[ast.stmt]) -> Iterator[Import]:
         yield from (one for one in found if one[0].split(".")[0] not in {*sys.stdlib_module_names, *OWN})
 
 
-def by_name(nodes: Iterator[ast.AST]) -> Iterator[Import]:
+def by_name(given: Sequence[ast.AST]) -> Iterator[Import]:
     """Modules imported or looked for by a name written as text."""
-    for node in nodes:
+    for node in given:
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in {"import_module", "find_spec", "importorskip"}:
@@ -122,18 +125,11 @@ def by_name(nodes: Iterator[ast.AST]) -> Iterator[Import]:
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
-    return ast.parse(path.read_text())
-
-
-@cache
 def imported_by(package: str, *, also_by_name: bool) -> frozenset[tuple[str, Import]]:
     """(file, module) for every third-party import of one of our packages, those inside functions included."""
     found = set()
     for path in (ROOT / package).rglob("*.py"):
-        tree = parsed(path)
-        all_of_it = [*imports(ast.walk(tree)), *(by_name(ast.walk(tree)) if also_by_name else ())]
+        all_of_it = [*imports(nodes(path)), *(by_name(nodes(path)) if also_by_name else ())]
         found |= {(str(path.relative_to(ROOT)), one) for one in all_of_it}
     return frozenset(found)
 

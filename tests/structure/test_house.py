@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.structure.syntax_trees import nodes, parsed
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
@@ -29,15 +30,9 @@ def sources() -> list[Path]:
     return sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
 
 
-@cache
-def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
-    return ast.parse(path.read_text())
-
-
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function of a file, nested ones included."""
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 

@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.structure.syntax_trees import nodes
+
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
 
@@ -75,7 +77,7 @@ def words_of(identifier: str) -> list[str]:
 
 def identifiers(path: Path) -> Iterator[tuple[int, str]]:
     """Names that a file defines: classes, functions, parameters, attributes and variables."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):

@@ -31,6 +31,7 @@ def test_rules_are_read_from_a_file(tmp_path: Path) -> None:
     assert read_rules(tmp_path / "one.txt") == {"first rule": ["one\ntwo"], "second": ["‹first rule›"]}
 
 
+@pytest.mark.slow
 def test_every_rule_that_is_referred_to_exists_and_every_line_can_be_written() -> None:
     context: list[Grammar] = []
     rules = {name: lines for path in sorted(PROMPTS.glob("*.txt")) for name, lines in read_rules(path).items()}

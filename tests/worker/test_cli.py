@@ -1,6 +1,7 @@
 """The command line: exit codes, and one line that names the cause."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from diffusion_worker import app, cli
 from diffusion_worker.cli import main
+from diffusion_worker.settings import read_settings
 from training.vocabulary import save_tokenizer
 
 COMMAND = [sys.executable, "-m", "diffusion_worker"]
@@ -76,6 +79,15 @@ def test_a_busy_port_ends_with_2() -> None:
         ended = outcome("--checkpoint", "x", "--port", str(port))
     assert ended.returncode == 2
     assert_one_line(ended.stderr, f"port {port}: Address already in use")
+
+
+def test_modules_are_exempt_from_garbage_collection_and_requests_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[object]()
+    monkeypatch.setattr(gc, "freeze", lambda: told.append("frozen"))
+    monkeypatch.setattr(app, "serve", lambda *_: told.append(gc.isenabled()))
+    with socket.create_server(("127.0.0.1", 0)) as public:
+        cli._serve(read_settings(["--checkpoint", "x"]), public, None)
+    assert told == ["frozen", True]
 
 
 def test_help_ends_with_0() -> None:

@@ -62,8 +62,8 @@ CHAT = ApiSupport(
     },
 )
 COMPLETIONS = ApiSupport(
-    supported=(*_COMMON, "prompt", "suffix", "echo"),
-    off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # here `logprobs: 0` requests logprobs
+    supported=(*_COMMON, "prompt", "suffix", "echo", "prediction"),
+    off={**_OFF, "logprobs": (), "response_format": ()},  # here `logprobs: 0` requests logprobs
 )
 # Fields of a platform (labels, storage, scheduling) and hints: accepted and without effect.
 IGNORED_STRINGS = (

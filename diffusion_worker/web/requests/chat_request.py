@@ -38,7 +38,7 @@ def parse_chat(body: bytes, features: TemplateFeatures = NO_FEATURES) -> ChatReq
         messages=parse_messages(fields),
         tools=parse_tools(fields),
         thinking=parse_thinking(fields, features),
-        prediction=_parse_prediction(fields.object("prediction")),
+        prediction=parse_prediction(fields.object("prediction")),
         top_logprobs=_parse_logprobs(fields),
     )
 
@@ -52,7 +52,8 @@ def _parse_logprobs(fields: Fields) -> int | None:
     return top or 0
 
 
-def _parse_prediction(fields: Fields | None) -> str | None:
+def parse_prediction(fields: Fields | None) -> str | None:
+    """The text of `prediction`; None if absent. Raises InvalidRequest."""
     if fields is None:
         return None
     fields.allow_only(("type", "content"))

@@ -1,12 +1,13 @@
 """Parser of OpenAI text completion requests.
 
 The prompt is a string or an array of token ids. With a `suffix`, the completion fills the gap between prompt and
-suffix."""
+suffix; with a `prediction`, it starts from that text."""
 
 from dataclasses import dataclass
 
 from diffusion_worker.web.error_body import InvalidType
 from diffusion_worker.web.requests.api_support import COMPLETIONS, check_fields
+from diffusion_worker.web.requests.chat_request import parse_prediction
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_request_params
 
@@ -20,6 +21,7 @@ class CompletionRequest:
     params: RequestParams
     prompt: Prompt
     suffix: str = ""  # text after the answer
+    prediction: str | None = None  # text to start from
     is_echo: bool = False  # return prompt and suffix around the answer
 
 
@@ -31,6 +33,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
         params=parse_request_params(fields),
         prompt=_parse_prompt(fields),
         suffix=fields.text("suffix") or "",
+        prediction=parse_prediction(fields.object("prediction")),
         is_echo=fields.boolean("echo") or False,
     )
 

@@ -12,7 +12,7 @@ from diffusion_worker.web.requests.output_format import parse_constraint
 from twolane.process import exact_json
 from twolane.process.http.json_body import JsonBodyError, check_json
 
-MAX_STOPS = 4
+MAX_STOPS = 32  # editors send one for each marker of every family of code models
 MAX_VALUES = 500_000  # of the whole body: a prompt may consist of token ids
 MAX_BIASES = 1024
 GREEDY_BELOW = 1e-5  # temperatures, as in vLLM: logits divided by smaller ones would overflow

@@ -7,18 +7,24 @@ It is the slow path: a completion that has OpenAI's types is never parsed here, 
 
 import json
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-_THOUGHTS = ("thinking", "reasoning")
+TEXTS: Final = ("content", "refusal", "reasoning_content", "reasoning")  # that arrive in fragments
+_THOUGHTS: Final = ("thinking", "reasoning")
 
 
-class CallIndexes:
-    """Numbers the tool calls of a stream that carry no index: a new id, or a name without an id, begins a new call."""
+class ChunkState:
+    """What the chunks of a stream leave open.
+
+    Numbers the tool calls that carry no index: a new id, or a name without an id, begins a new call. Joins characters
+    that a server cut into two surrogates, one at the end of a chunk and one at the beginning of the next.
+    """
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[int, Any]] = {}  # by choice: index and id of its last call
+        self._halves: dict[tuple[int, str], str] = {}  # by choice and field
 
     def index_of(self, choice: int, call: dict[str, Any]) -> int:
         """The index of a call, or of the call that this fragment continues."""
@@ -30,6 +36,16 @@ class CallIndexes:
             number += 1
         self._last[choice] = (number, call_id or last_id)
         return number
+
+    def joined(self, choice: int, field: str, text: str) -> str:
+        """The text behind the half of a character that the last chunk ended with; without its own last half."""
+        half = self._halves.pop((choice, field), "")
+        if half and "\udc00" <= text[:1] <= "\udfff":
+            text = half + text
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            self._halves[choice, field] = text[-1]
+            return text[:-1]
+        return text
 
 
 def load(data: bytes) -> Any:
@@ -55,12 +71,31 @@ def dump(document: Any) -> bytes:
         return json.dumps(_standard(document), separators=(",", ":")).encode()
 
 
-def normalise(document: dict[str, Any], calls: CallIndexes) -> dict[str, Any]:
-    """The same completion or chunk with OpenAI's types in all fields that the gateway reads; the others stay."""
+def normalise(document: dict[str, Any], state: ChunkState | None) -> dict[str, Any]:
+    """The same completion or chunk with OpenAI's types in all fields that the gateway reads; the others stay.
+
+    `state` is that of the stream; None for a document that stands alone.
+    """
     choices = document.get("choices")
     found = choices if isinstance(choices, list) else ()
-    kept = [_choice(position, choice, calls) for position, choice in enumerate(found) if isinstance(choice, dict)]
+    kept = [_choice(position, choice, state) for position, choice in enumerate(found) if isinstance(choice, dict)]
     return {**document, "choices": kept}
+
+
+def body_of(choice: dict[str, Any], *, is_chunk: bool) -> dict[str, Any]:
+    """The content of a choice. As in OpenAI's clients, it is the `delta` in a chunk of a stream and the `message` in a
+    whole completion; the other one counts only if that is missing."""
+    for name in ("delta", "message") if is_chunk else ("message", "delta"):
+        body = choice.get(name)
+        if isinstance(body, dict):
+            return body
+    return {}
+
+
+def index_of(entry: dict[str, Any], position: int) -> int:
+    """The index of a choice or a call; its position if it has none, or an impossible one."""
+    index = _number(entry.get("index"))
+    return position if index is None else int(index)
 
 
 def count_of(value: Any) -> int | None:
@@ -69,15 +104,13 @@ def count_of(value: Any) -> int | None:
     return None if number is None else int(number)
 
 
-def _choice(position: int, choice: dict[str, Any], calls: CallIndexes) -> dict[str, Any]:
-    index = _number(choice.get("index"))
-    number = position if index is None else int(index)
-    reason = choice.get("finish_reason")
-    result = {**choice, "index": number, "finish_reason": reason if isinstance(reason, str) else None}
+def _choice(position: int, choice: dict[str, Any], state: ChunkState | None) -> dict[str, Any]:
+    number = index_of(choice, position)
+    result = {**choice, "index": number, "finish_reason": _finish_reason(choice.get("finish_reason"))}
     for key in ("delta", "message"):
         body = choice.get(key)
         if isinstance(body, dict):
-            result[key] = _body(body, number, calls if key == "delta" else None)
+            result[key] = _body(body, number, state if key == "delta" else None)
         elif key in choice:
             result[key] = None
     if result.get("delta") is None and result.get("message") is None:
@@ -85,7 +118,18 @@ def _choice(position: int, choice: dict[str, Any], calls: CallIndexes) -> dict[s
     return result
 
 
-def _body(body: dict[str, Any], choice: int, calls: CallIndexes | None) -> dict[str, Any]:
+def _finish_reason(reason: Any) -> str | None:
+    """The reason as text. To applications, any value that is not empty says that the choice has ended."""
+    if isinstance(reason, dict):
+        reason = reason.get("type") or reason.get("reason") or bool(reason)
+    if isinstance(reason, list):
+        reason = next((each for each in reason if isinstance(each, str)), bool(reason))
+    if isinstance(reason, str):
+        return reason
+    return "stop" if reason else None
+
+
+def _body(body: dict[str, Any], choice: int, state: ChunkState | None) -> dict[str, Any]:
     result = dict(body)
     content = body.get("content")
     if not isinstance(content, str | None):
@@ -95,10 +139,14 @@ def _body(body: dict[str, Any], choice: int, calls: CallIndexes | None) -> dict[
             result["reasoning_content"] = thought
     if not isinstance(body.get("refusal"), str | None):
         result["refusal"] = None
+    if state is not None:
+        for field in TEXTS:
+            if isinstance(text := result.get(field), str):
+                result[field] = state.joined(choice, field, text)
     if "tool_calls" in body:
         found = body["tool_calls"]
         listed = found if isinstance(found, list) else [found]
-        result["tool_calls"] = [_call(call, choice, calls) for call in listed if isinstance(call, dict)] or None
+        result["tool_calls"] = [_call(call, choice, state) for call in listed if isinstance(call, dict)] or None
     return result
 
 
@@ -116,17 +164,21 @@ def _texts(content: Any) -> tuple[str | None, str]:
             texts.append(part["text"])
         elif isinstance(part, bool | int | float):
             texts.append(json.dumps(part))
+        elif isinstance(part, list):
+            nested = _texts(part)
+            texts.append(nested[0] or "")
+            thoughts.append(nested[1])
     return "".join(texts) if texts or not thoughts else None, "".join(thoughts)
 
 
-def _call(call: dict[str, Any], choice: int, calls: CallIndexes | None) -> dict[str, Any]:
-    """`calls` is None in a complete message, whose calls are numbered by their position."""
+def _call(call: dict[str, Any], choice: int, state: ChunkState | None) -> dict[str, Any]:
+    """In a complete message, calls are numbered by their position."""
     index = _number(call.get("index"))
     result = {name: value for name, value in call.items() if name != "index"}
     if index is not None:
         result["index"] = int(index)
-    elif calls is not None:
-        result["index"] = calls.index_of(choice, call)
+    elif state is not None:
+        result["index"] = state.index_of(choice, call)
     function = call.get("function")
     if not isinstance(function, dict):
         return result | ({"function": None} if "function" in call else {})
@@ -135,6 +187,8 @@ def _call(call: dict[str, Any], choice: int, calls: CallIndexes | None) -> dict[
         name = None
     if not isinstance(arguments, str | None):
         arguments = dump(arguments).decode()
+    if arguments and state is not None:
+        arguments = state.joined(choice, f"arguments of {result['index']}", arguments)
     changed = {key: value for key, value in (("name", name), ("arguments", arguments)) if key in function}
     return result | {"function": {**function, **changed}}
 

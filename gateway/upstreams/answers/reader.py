@@ -6,34 +6,48 @@ No I/O: the caller feeds bytes.
 
 from typing import Final
 
+from gateway.enums import TargetApi
 from gateway.errors import UpstreamError
-from gateway.types import Delta
+from gateway.parameters import MAX_N
+from gateway.types import Delta, Piece
 from gateway.upstreams.answers import lenient, reframe
-from gateway.upstreams.answers.lenient import CallIndexes
-from gateway.upstreams.parse_response import error_of, read_delta, read_event
-from gateway.upstreams.sse_reader import Event, EventReader, EventTooLarge
+from gateway.upstreams.answers.apis import FORMS, ReadEvent
+from gateway.upstreams.answers.lenient import ChunkState
+from gateway.upstreams.answers.reframe import ChunkMerger
+from gateway.upstreams.parse_response import error_of, read_delta
+from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 
+MAX_CALLS: Final = 1024  # of all choices
+MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DONE: Final = b"[DONE]"
+# What parsers raise, for example for a number of more digits than Python converts.
+_FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class AnswerReader:
-    """Feed it a body, then close it. `stream`: whether the request asked for a stream.
+    """Feed it a body, then close it. `stream`: whether the request asked for a stream. `api`: what the body answers.
 
     `is_done`: the end of the stream was read, and nothing that follows matters. `is_finished`: every choice so far has
     a finish reason, so the answer is complete even if the stream breaks off.
+
+    A stream that becomes a whole response is reported as it arrives by Deltas without `data`.
     """
 
-    def __init__(self, *, stream: bool, max_bytes: int) -> None:
+    def __init__(self, *, stream: bool, max_bytes: int, api: TargetApi = TargetApi.CHAT) -> None:
         self.is_done = False
+        self._read_whole, self._read_event = FORMS[api]
         self._stream = stream
         self._max_bytes = max_bytes
         self._head = b""  # what was read before the form of the body is known
         self._events: EventReader | None = None
-        self._document: list[bytes] | None = None  # of a whole response, or of the chunks to be merged
-        self._size = 0
-        self._calls = CallIndexes()
+        self._document: list[bytes] | None = None  # of a whole response
+        self._merger: ChunkMerger | None = None  # of the chunks of a stream, if a whole response was requested
+        self._size = 0  # of what is kept
+        self._idle_size = 0  # read since the last event that brought something
+        self._state = ChunkState()
+        self._limits = _Limits()
         self._open: set[int] = set()
         self._finished: set[int] = set()
 
@@ -44,18 +58,28 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas that end in `data`. Raises AttemptFailed."""
-        if self._events is not None:
-            return self._read(self._events, data)
-        if self._document is not None:
-            self._keep(data)
-            return []
-        self._size += len(data)
-        if self._size > self._max_bytes:
-            raise UpstreamError("The target's response is too large.", detail="answer too large")
-        return self._start(self._head + data)
+        try:
+            if self._events is not None:
+                return self._read(self._events, data)
+            return self._begin(data)
+        except _FAULTS as fault:
+            raise _unreadable(fault) from fault
 
     def close(self) -> list[Delta]:
         """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""
+        try:
+            return self._end()
+        except _FAULTS as fault:
+            raise _unreadable(fault) from fault
+
+    def _begin(self, data: bytes) -> list[Delta]:
+        self._keep(len(data))
+        if self._document is None:
+            return self._start(self._head + data)
+        self._document.append(data)
+        return []
+
+    def _end(self) -> list[Delta]:
         if self._events is None:
             return self._whole(self._head if self._document is None else b"".join(self._document))
         deltas = [] if self.is_done else self._deltas(self._events.close())
@@ -63,7 +87,7 @@ class AnswerReader:
             raise UpstreamError(
                 "The target closed the connection before the response was complete.", detail="stream cut short"
             )
-        return deltas if self._document is None else self._whole(reframe.as_whole(self._document))
+        return deltas if self._merger is None else [read_delta(self._merger.whole())]
 
     def _start(self, data: bytes) -> list[Delta]:
         """Decide the form of the body as soon as its first characters are known."""
@@ -72,16 +96,17 @@ class AnswerReader:
             return []
         if not head.startswith((b"{", b"[")) and (self._stream or head.startswith(_FIELDS)):
             self._events = EventReader()
-            self._document = None if self._stream else []
+            self._merger = None if self._stream else ChunkMerger()
             return self._read(self._events, head)
         self._document = [head]
         return []
 
     def _read(self, events: EventReader, data: bytes) -> list[Delta]:
-        try:
-            return self._deltas(events.feed(data))
-        except EventTooLarge as fault:
-            raise UpstreamError("The target's response is too large.", detail="event too large") from fault
+        deltas = self._deltas(events.feed(data))
+        self._idle_size = 0 if deltas else self._idle_size + len(data)
+        if self._idle_size > MAX_EVENT_BYTES:
+            raise UpstreamError("The target's response is too large.", detail="too much without content")
+        return deltas
 
     def _deltas(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []
@@ -90,17 +115,18 @@ class AnswerReader:
                 if event.data.lstrip().startswith(_DONE):
                     self.is_done = True
                     break
-                delta = _delta_of(event, self._calls)
+                delta = _delta_of(event, self._state, self._read_event)
             else:
-                delta = read_event(event.data, self._calls)
+                delta = self._read_event(event.data, self._state)
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)
-        if self._document is None:
-            return deltas
-        for delta in deltas:
-            self._keep(delta.data)
-        return []
+        return deltas if self._merger is None else [self._merged(self._merger, delta) for delta in deltas]
+
+    def _merged(self, merger: ChunkMerger, delta: Delta) -> Delta:
+        self._keep(len(delta.data))
+        merger.add(delta.data)
+        return Delta(data=b"", pieces=delta.pieces)
 
     def _observe(self, delta: Delta) -> None:
         for piece in delta.pieces:
@@ -109,24 +135,58 @@ class AnswerReader:
                 self._open.discard(piece.index)
             elif piece.index not in self._finished:
                 self._open.add(piece.index)
+            if piece.tool_calls:
+                self._limits.count_calls(piece)
+        if len(self._open) + len(self._finished) > MAX_N:
+            raise _too_many(f"more than {MAX_N} choices")
 
     def _whole(self, document: bytes) -> list[Delta]:
         """The one delta of a whole response, or its chunks if a stream was requested."""
-        delta = read_delta(document)
-        return [read_delta(chunk) for chunk in reframe.as_chunks(delta.data)] if self._stream else [delta]
+        delta = self._read_whole(document)
+        self._observe(delta)
+        if not self._stream:
+            return [delta]
+        return [read_delta(chunk, is_chunk=True) for chunk in reframe.as_chunks(delta.data)]
 
-    def _keep(self, data: bytes) -> None:
-        assert self._document is not None
-        self._document.append(data)
-        self._size += len(data)
+    def _keep(self, size: int) -> None:
+        self._size += size
         if self._size > self._max_bytes:
             raise UpstreamError("The target's response is too large.", detail="answer too large")
 
 
-def _delta_of(event: Event, calls: CallIndexes) -> Delta | None:
+class _Limits:
+    """Counts the calls of a response: what is kept for each of them takes more memory than its bytes."""
+
+    def __init__(self) -> None:
+        self._calls: set[tuple[int, int]] = set()
+        self._name_chars = 0
+
+    def count_calls(self, piece: Piece) -> None:
+        """Raises UpstreamError."""
+        for call in piece.tool_calls:
+            self._calls.add((piece.index, call.index))
+            self._name_chars += len(call.name)
+        if len(self._calls) > MAX_CALLS:
+            raise _too_many(f"more than {MAX_CALLS} tool calls")
+        if self._name_chars > MAX_NAME_CHARS:
+            raise _too_many("tool names too long")
+
+
+def _too_many(detail: str) -> UpstreamError:
+    return UpstreamError("The target's response has too many choices or tool calls.", detail=detail)
+
+
+def _unreadable(fault: Exception) -> UpstreamError:
+    """Whatever a parser raises for what a target sent is the target's fault: another one is tried."""
+    if isinstance(fault, EventTooLarge):
+        return UpstreamError("The target's response is too large.", detail="event too large")
+    return UpstreamError("The target's response cannot be read.", detail="malformed answer")
+
+
+def _delta_of(event: Event, state: ChunkState, read_event: ReadEvent) -> Delta | None:
     """None for an event that adds nothing. Only events without a name, or named `message`, must be JSON: others may be
     pings."""
     if event.name == b"error":
         raise error_of(event.data)
     is_ping = event.name not in (b"", b"message") and not lenient.is_json(event.data)
-    return None if is_ping else read_event(event.data, calls)
+    return None if is_ping else read_event(event.data, state)

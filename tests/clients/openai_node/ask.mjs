@@ -9,17 +9,16 @@ for (const asked of given.cases) {
   console.log(JSON.stringify(await answer(asked)));
 }
 
-async function answer({ model, stream, text }) {
+async function answer({ model, stream, text, fields }) {
   const seen = { text: "", calls: [], finished: false, error: "" };
-  const messages = [{ role: "user", content: text }];
   try {
-    const made = await client.chat.completions.create({ model, messages, stream });
-    if (!stream) {
-      for (const choice of made.choices) add(seen, choice.message, choice);
-      return seen;
-    }
-    for await (const chunk of made) {
-      for (const choice of chunk?.choices ?? []) add(seen, choice.delta, choice);
+    const made = await (fields
+      ? client.completions.create({ model, stream, ...fields })
+      : client.chat.completions.create({ model, messages: [{ role: "user", content: text }], stream }));
+    for await (const each of stream ? made : [made]) {
+      for (const choice of each?.choices ?? []) {
+        add(seen, fields ? { content: choice.text } : stream ? choice.delta : choice.message, choice);
+      }
     }
   } catch (error) {
     // An answer that the client cannot read throws whatever its parser throws.

@@ -1,7 +1,8 @@
 """Ask one question per case with OpenAI's client for Python.
 
-stdin: {"url": ..., "cases": [{"model": ..., "stream": ..., "text": ...}]}; stdout: one JSON line for each, in order:
-{"text", "calls": [[name, arguments]], "finished", "error"}.
+stdin: {"url": ..., "cases": [{"model": ..., "stream": ..., "text": ...}]}; a case with `fields` in place of `text` is a
+text completion with these fields. stdout: one JSON line for each, in order: {"text", "calls": [[name, arguments]],
+"finished", "error"}.
 """
 
 import json
@@ -22,15 +23,26 @@ def main() -> None:
 def answer(client: OpenAI, case: dict[str, Any]) -> dict[str, Any]:
     """What an application sees of one answer."""
     seen: dict[str, Any] = {"text": "", "calls": [], "finished": False, "error": ""}
-    messages = [{"role": "user", "content": case["text"]}]
     try:
-        made: Any = client.chat.completions.create(model=case["model"], messages=messages, stream=case["stream"])  # type: ignore[call-overload]
+        made = create(client, case)
         for each in made if case["stream"] else [made]:
             for choice in (each and each.choices) or ():
-                add(seen, choice.delta if case["stream"] else choice.message, choice)
+                if "fields" in case:
+                    seen["text"] += choice.text
+                    seen["finished"] = seen["finished"] or bool(choice.finish_reason)
+                else:
+                    add(seen, choice.delta if case["stream"] else choice.message, choice)
     except Exception as error:  # an answer that the client cannot read raises whatever its parser raises
         seen["error"] = getattr(error, "code", None) or type(error).__name__
     return seen
+
+
+def create(client: OpenAI, case: dict[str, Any]) -> Any:
+    """The answer, or the stream of its chunks."""
+    asked = {"model": case["model"], "stream": case["stream"]}
+    if "fields" in case:
+        return client.completions.create(**asked, **case["fields"])
+    return client.chat.completions.create(**asked, messages=[{"role": "user", "content": case["text"]}])
 
 
 def add(seen: dict[str, Any], part: Any, choice: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.attempts import shadow
 from gateway.attempts.shadow import MAX_CONCURRENT
 from gateway.enums import Location, Outcome, ShadowResult
 from gateway.upstreams.scripted import fails, says
@@ -43,6 +44,17 @@ def test_the_shadow_response_is_compared_and_never_served(
     assert scene.attempts == {"fast": "ok"}
     assert len(scene.listener.decisions) == 1
     assert [(each.route, each.target, each.result) for each in scene.listener.mirrors] == [("main", "careful", result)]
+
+
+@pytest.mark.parametrize(("fast", "careful", "results"), [(9, 5, []), (5, 9, [ShadowResult.DIFFERENT])])
+def test_a_response_that_is_too_long_to_be_kept_is_not_mirrored(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, fast: int, careful: int, results: list[ShadowResult]
+) -> None:
+    monkeypatch.setattr(shadow, "MAX_COMPARED_CHARS", 8)
+    lines = {"fast": says(*"x" * fast), "careful": says(*"x" * careful)}
+    scene, sent = play(stage, lambda s: s.send(stream=True), **lines, route=ALL)
+    assert (sent.text, len(scene.targets["careful"].calls)) == ("x" * fast, len(results))
+    assert [each.result for each in scene.listener.mirrors] == results
 
 
 def test_json_is_compared_by_value(stage: Any) -> None:

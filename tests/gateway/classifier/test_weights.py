@@ -35,6 +35,7 @@ def test_the_file_is_small_and_fits_the_features() -> None:
     assert found.vocabulary
 
 
+@pytest.mark.slow
 def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
     """New prompts from the training grammar; the model card reports the accuracy on other prompts."""
     predictions = [(each, CLASSIFY(query_of(each.user, each.system))) for each in examples(987_654_321, count=1000)]

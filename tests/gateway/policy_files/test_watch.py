@@ -125,6 +125,30 @@ async def test_a_deleted_file_keeps_the_last_valid_policy_and_can_come_back(path
 
 
 @pytest.mark.anyio
+async def test_a_file_that_could_not_be_read_for_a_while_is_loaded_without_another_change(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system that was away, or no free file descriptor: reported once, read until it succeeds."""
+    async with following(path) as (policies, _, told):
+        with monkeypatch.context() as broken:
+            reads = asyncio.Semaphore(0)
+            loop = asyncio.get_running_loop()
+
+            def fail(_: Path) -> bytes:
+                loop.call_soon_threadsafe(reads.release)
+                raise OSError(5, "Input/output error")
+
+            broken.setattr(Path, "read_bytes", fail)
+            put(path, OTHER)
+            assert "Input/output error" in str(await told())
+            for _ in range(3):
+                await reads.acquire()
+            assert policies.current.targets["fast"].model == "m"
+        assert await told() is True, "nothing was reported in between"
+        assert policies.current.targets["fast"].model == "n"
+
+
+@pytest.mark.anyio
 async def test_a_requested_reload_reads_an_unchanged_file(path: Path) -> None:
     async with following(path) as (_, watcher, told):
         watcher.request_reload()

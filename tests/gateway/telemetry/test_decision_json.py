@@ -21,6 +21,7 @@ def test_the_format_is_as_documented(decision: Any) -> None:
         "route": "edits",
         "private": False,
         "stream": True,
+        "path": "/v1/chat/completions",
         "input_tokens": 120,
         "output_tokens": 40,
         "schema": "sha256:00",

@@ -61,6 +61,24 @@ def test_a_sampled_request_stands_below_its_caller_and_above_its_attempts(decisi
     assert len({span.context.span_id for span in spans}) == 3
 
 
+@pytest.mark.parametrize(
+    ("path", "operation"),
+    [
+        ("/v1/chat/completions", "chat"),
+        ("/v1/edit/completions", "chat"),
+        ("/v1/completions", "text_completion"),
+        ("/v1/fim/completions", "text_completion"),
+        ("/v1/embeddings", "embeddings"),
+    ],
+)
+def test_spans_say_which_api_was_called(decision: Any, path: str, operation: str) -> None:
+    tracer, spans = tracing()
+    tracer.decided(traced(decision, tracer.begin(None), api_path=path))
+    assert spans[0].attributes["url.path"] == path
+    assert [span.attributes["gen_ai.operation.name"] for span in spans] == [operation] * 3
+    assert [span.name for span in spans] == [f"{operation} {name}" for name in ("edits", "fast", "quality")]
+
+
 def test_spans_last_as_long_as_the_decision_says(decision: Any) -> None:
     tracer, spans = tracing()
     tracer.decided(traced(decision, tracer.begin(None), timings_ms={"classify": 2.0}))

@@ -1,10 +1,13 @@
 """Mapping of error responses and HTTP client exceptions."""
 
+import json
 from math import inf
 
 import aiohttp
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.errors import (
     AttemptFailed,
@@ -121,3 +124,55 @@ def test_http_client_exceptions_are_translated_without_their_message(foreign: Ex
     with pytest.raises(UpstreamError) as raised, translate_errors():
         raise foreign
     assert raised.value.__cause__ is foreign
+
+
+OURS = b'{"error": {"message": "too many cooks", "code": "invalid_value", "param": "tools"}}'
+FORMS: dict[str, tuple[bytes, str, str | None]] = {
+    "byte-order-mark": (b"\xef\xbb\xbf" + OURS, "too many cooks", "tools"),
+    "utf-16": (OURS.decode().encode("utf-16"), "too many cooks", "tools"),
+    "list": (b"[" + OURS + b"]", "too many cooks", "tools"),
+    "errors": (b'{"success": false, "errors": [{"code": 7, "message": "too many cooks"}]}', "too many cooks", None),
+    "detail": (b'{"detail": "too many cooks"}', "too many cooks", None),
+    "detail-object": (b'{"detail": {"message": "too many cooks", "param": "tools"}}', "too many cooks", "tools"),
+    "pydantic": (
+        b'{"detail": [{"loc": ["body", "tools", 0], "msg": "too many cooks"}, {"loc": ["body", "n"], "msg": "x"}]}',
+        "tools.0: too many cooks; n: x",
+        "tools.0",
+    ),
+    "text": (b" too many cooks\n", "too many cooks", None),
+    "object-itself": (b'{"object": "error", "message": "too many cooks", "param": null}', "too many cooks", None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_words_of_an_error_are_read_in_every_form(form: str) -> None:
+    body, message, param = FORMS[form]
+    fault = from_response(400, {}, body)
+    assert (type(fault), fault.message, fault.param) == (Refused, message, param)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"\x00\x01", b'{"error": {"mess', b"[]", b"7", b'"x"'])
+def test_anything_else_is_an_error_without_words(body: bytes) -> None:
+    assert from_response(400, {}, body).message == "The target rejected the request with HTTP status 400."
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from("error errors detail message code type param loc msg n_ctx error_type".split()),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(
+    body=st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()),
+    status=st.sampled_from([400, 401, 404, 422, 429, 500, 503]),
+)
+def test_a_body_of_any_shape_is_an_error_of_the_gateway(body: bytes, status: int) -> None:
+    assert isinstance(from_response(status, {}, body), AttemptFailed)

@@ -1,6 +1,7 @@
 """n choices from a target that gives one per call."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 
 from gateway.enums import Capability, Kind, Location
 from gateway.errors import Overloaded, UpstreamError
-from gateway.types import Call, Capabilities, Query, Target
+from gateway.parameters import MAX_N
+from gateway.types import Call, Capabilities, Delta, Piece, Query, Target
+from gateway.upstreams import fan_out
 from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, needs_fan_out
+from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import body_for
 from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 
@@ -47,6 +51,14 @@ async def test_whole_responses_become_one_with_numbered_choices_and_all_usage() 
         "completion_tokens": 3,
         "diffusion": {"confidence": 0.4, "converged": True},
     }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_as_many_choices_as_openai_allows_are_served(stream: bool) -> None:
+    found = await read(ScriptedUpstream([says("a")]), call_of(MAX_N, stream=stream))
+    texts = {each["index"] for chunk in found for each in chunk["choices"] if each.get("delta", each.get("message"))}
+    assert texts == set(range(MAX_N))
+    assert found[-1]["usage"]["completion_tokens"] == MAX_N
 
 
 async def test_streams_become_one_stream_with_one_id_and_one_usage() -> None:
@@ -154,6 +166,94 @@ async def test_closing_ends_also_if_a_call_fails_meanwhile_and_nobody_reads() ->
     async with asyncio.timeout(60):
         await response.aclose()
     assert upstream.left == 2
+
+
+class Plays(ScriptedUpstream):
+    """Answers the call for each choice with documents, as they are."""
+
+    def __init__(self, *choices: list[Any]) -> None:
+        super().__init__([says("")])
+        self._choices = choices
+
+    async def send(self, call: Call) -> Any:
+        reply = await super().send(call)
+        assert call.choice is not None
+        documents = self._choices[call.choice]
+
+        async def deltas() -> AsyncIterator[Delta]:
+            for document in documents:
+                data = document if isinstance(document, bytes) else orjson.dumps(document)
+                yield read_delta(data, is_chunk=call.query.stream)
+
+        reply.deltas = deltas
+        return reply
+
+
+def whole_of(text: str, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}], **more}
+
+
+@pytest.mark.parametrize("usage", [[1], "x", 7, True, {"prompt_tokens": "3", "x": {"y": [1]}}, {"x": {"y": None}}])
+@pytest.mark.parametrize("other", [{"prompt_tokens": 3, "x": 2.5}, {"x": {"y": 10**18}}, [], None])
+async def test_usage_of_any_shape_is_added_up_as_far_as_it_can_be(usage: Any, other: Any) -> None:
+    sent = whole_of("a", usage=usage), whole_of("b", usage=other)
+    [document] = await read(Plays([sent[0]], [sent[1]]), call_of(2))
+    assert [choice["message"]["content"] for choice in document["choices"]] == ["a", "b"]
+    if isinstance(usage, dict) and other:
+        assert document["usage"].keys() == usage.keys() | other.keys()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("odd", [b"1e999", b"1" * 5000])
+async def test_a_response_that_cannot_be_written_again_is_a_fault_of_the_target(odd: bytes, stream: bool) -> None:
+    data = orjson.dumps(whole_of("a")).replace(b'"choices"', b'"x":' + odd + b',"choices"')
+    with pytest.raises(UpstreamError):
+        await read(Plays([data], [data]), call_of(2, stream=stream))
+
+
+async def test_integers_of_any_size_keep_their_digits() -> None:
+    data = orjson.dumps(whole_of("a")).replace(b'"choices"', b'"x":' + b"9" * 40 + b',"choices"')
+    response = FanOutResponse(Plays([data], [data]), call_of(2))
+    [delta] = [delta async for delta in response.deltas()]
+    assert b"9" * 40 in delta.data
+
+
+async def test_what_is_held_of_a_stream_is_counted_until_it_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(fan_out, "hold_more", sizes.append)
+    event = {"choices": [{"index": 0, "delta": {"content": "x" * 1000}}]}
+    response = FanOutResponse(Plays([event] * 2, [event]), call_of(2, stream=True))
+    got = [len(delta.data) async for delta in response.deltas()]
+    assert len(got) == 3
+    assert sum(size for size in sizes if size > 0) == sum(got)
+    assert sum(sizes) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_held_is_limited(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    monkeypatch.setattr(fan_out, "MAX_HELD_BYTES", 3000)
+    event = {"choices": [{"index": 0, "delta": {"content": "x" * 1000}}]}
+    upstream = Plays([event] * 9, []) if stream else Plays([whole_of("x" * 1600)], [whole_of("x" * 1600)])
+    with pytest.raises(UpstreamError, match="3000 bytes"):
+        await read(upstream, call_of(2, stream=stream))
+
+
+async def test_what_one_call_reports_of_its_progress_is_passed_on_with_its_choice() -> None:
+    class Reports(Plays):
+        async def send(self, call: Call) -> Any:
+            reply = await super().send(call)
+
+            async def deltas() -> AsyncIterator[Delta]:
+                yield Delta(data=b"", pieces=(Piece(index=0, text="a"),))
+                yield read_delta(orjson.dumps(whole_of("a")))
+
+            reply.deltas = deltas
+            return reply
+
+    response = FanOutResponse(Reports([], []), call_of(2))
+    found = [delta async for delta in response.deltas()]
+    assert sorted(piece.index for delta in found[:-1] for piece in delta.pieces) == [0, 1]
+    assert [bool(delta.data) for delta in found] == [False, False, True]
 
 
 async def _late(seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Health polling of workers."""
 
 import asyncio
+import contextlib
 import socket
 from dataclasses import replace
 from typing import Any
@@ -147,3 +148,41 @@ def _session() -> aiohttp.ClientSession:
 
 def _nothing() -> None:
     pass
+
+
+ODD: dict[str, bytes] = {
+    "not-http": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "header-too-large": b"HTTP/1.1 200 OK\r\nX-Large: " + b"x" * 200_000 + b"\r\n\r\n",
+    "length-in-words": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{}",
+    "body-without-end": b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (3 << 20),
+    "chunk-size-broken": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "redirect-in-circles": b"HTTP/1.1 302 Found\r\nLocation: /health\r\nContent-Length: 0\r\n\r\n",
+    "redirect-to-no-port": b"HTTP/1.1 302 Found\r\nLocation: http://h:99999/\r\nContent-Length: 0\r\n\r\n",
+    "redirect-to-a-file": b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_whatever_answers_at_the_url_of_a_worker_its_polling_goes_on(name: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(ODD[name])
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, _session() as session:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        poller = HealthPoller(url, session, on_return=_nothing, timeout_s=60)
+        assert await poller.poll(models=True) is False
+    assert poller.status_of("tiny").residency is Residency.UNREACHABLE
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "soon", ""])
+async def test_an_impossible_predicted_wait_is_unknown(value: str) -> None:
+    async with _session() as session:
+        poller = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing)
+        poller.record_response({"x-twolane-worker-predicted-wait-ms": value})
+    assert poller.status_of("tiny") == Status(residency=Residency.READY)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.enums import Kind, Location
 from gateway.errors import UpstreamAuth
+from gateway.policy_files.load import load
 from gateway.types import Target
 from gateway.upstreams.keys import TargetKey, read_key
 from gateway.upstreams.registry import credential_problems
@@ -178,10 +179,64 @@ def test_problems_name_the_target_and_the_source_once_per_target(tmp_path: Path)
         target(name="outside", location=Location.EXTERNAL),
     ]
     environment = {"BAD": "sk-\x01", "GOOD": "sk-1", "ALL_PROXY": "socks5://p:1080"}
-    assert list(credential_problems(found, environment)) == [
+    assert [problem.text for problem in credential_problems(found, environment)] == [
         "target pool: key_env: the variable ABSENT is not set",
         f"target folder: key_file: {tmp_path}: Is a directory",
         f"target empty: key_file: {tmp_path / 'empty'} is empty",
         "target bad: key_env: the variable BAD has a character that cannot be sent in an HTTP header",
         "target outside: ALL_PROXY: expected http://[user:password@]host[:port] or https://...",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_minor"),
+    [
+        ({"location": Location.IN_CLUSTER}, True),
+        ({"url": "https://llm.example.com", "location": Location.IN_CLUSTER}, True),
+        ({"url": "http://127.0.0.1:8002"}, True),
+        ({"url": "http://[::1]:8002"}, True),
+        ({"url": "http://10.1.2.3"}, True),
+        ({"url": "http://localhost:1"}, True),
+        ({"url": "http://quality:8002"}, True),
+        ({"url": "http://vllm.svc.internal"}, True),
+        ({"url": "https://llm.example.com"}, False),
+        ({"url": "https://8.8.8.8"}, False),
+        ({"url": "litellm:anthropic", "kind": Kind.LITELLM}, False),
+    ],
+)
+@pytest.mark.parametrize("environment", [{}, {"ABSENT": " "}])
+def test_an_unset_variable_is_a_warning_only_where_a_key_is_needed(
+    fields: dict[str, Any], is_minor: bool, environment: dict[str, str]
+) -> None:
+    found = target(**{"location": Location.EXTERNAL, "key_env": "ABSENT", **fields})
+    [problem] = credential_problems([found], environment)
+    assert problem.is_minor is is_minor
+
+
+def test_a_key_that_cannot_be_sent_and_a_missing_file_are_always_warnings(tmp_path: Path) -> None:
+    found = [target(name="env", key_env="BAD"), target(name="file", key_file=str(tmp_path / "absent"))]
+    assert [problem.is_minor for problem in credential_problems(found, {"BAD": "a b"})] == [False, False]
+
+
+def test_the_shipped_policies_start_without_any_key_and_without_a_warning() -> None:
+    files = list((Path(__file__).parents[3] / "policies").glob("*.yaml"))
+    assert files
+    for file in files:
+        assert [each for each in credential_problems(load(file, {}).endpoints, {}) if not each.is_minor] == []
+
+
+def test_an_unchanged_key_that_is_read_again_is_not_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-1")
+    key = TargetKey(target(key_file=str(file)), {})
+    caplog.set_level("INFO")
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        os.utime(file, ns=(0, 0))
+        for _ in range(3):
+            key.refresh()
+    key.refresh()
+    assert key.value == "sk-1"
+    assert (caplog.text.count("Input/output error"), caplog.text.count("key changed")) == (1, 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import AttemptFailed, DeadlineExceeded, Overloaded, UpstreamError
 from gateway.types import Piece, ToolCall, Usage
-from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.parse_response import read_delta, read_event, with_texts
 
 
@@ -133,7 +133,7 @@ def test_integers_of_any_size_survive_a_rewrite_and_lone_surrogates_are_replaced
 
 
 def test_fragments_of_tool_calls_without_an_index_are_numbered_by_id_or_name() -> None:
-    calls = CallIndexes()
+    calls = ChunkState()
     fragments: list[dict[str, Any]] = [
         {"id": "a", "function": {"name": "f", "arguments": "{"}},
         {"function": {"arguments": "}"}},
@@ -156,11 +156,11 @@ def test_fragments_of_tool_calls_without_an_index_are_numbered_by_id_or_name() -
     [b'{"type": "ping"}', b"{}", b'{"choices": null}', b'{"choices": "x"}', b"null", b"[]", b'"ping"', b"7"],
 )
 def test_an_event_that_adds_nothing_is_skipped(data: bytes) -> None:
-    assert read_event(data, CallIndexes()) is None
+    assert read_event(data, ChunkState()) is None
 
 
 def test_usage_beside_no_choices_is_kept_and_forwarded_with_an_empty_list() -> None:
-    delta = read_event(b'{"usage": {"prompt_tokens": 3.0, "completion_tokens": "4", "extra": []}}', CallIndexes())
+    delta = read_event(b'{"usage": {"prompt_tokens": 3.0, "completion_tokens": "4", "extra": []}}', ChunkState())
     assert delta is not None
     assert (delta.usage, delta.pieces) == (Usage(input_tokens=3, output_tokens=4), ())
     assert orjson.loads(delta.data)["choices"] == []
@@ -197,7 +197,7 @@ def test_the_text_of_a_whole_response_can_be_replaced() -> None:
     calls = [{"id": "c", "function": {"name": "f", "arguments": "{"}}]
     body = {"message": {"content": "old", "tool_calls": calls}, "index": 0, "finish_reason": "stop", "mine": 1}
     delta = read_delta(orjson.dumps({"id": "x", "choices": [body]}))
-    (said,) = with_texts([delta], {(0, None): "new", (0, 0): "{}"})
+    (said,) = with_texts([delta], {(0, None): "new", (0, 0): "{}"}, is_chunk=False)
     assert said.pieces[0].text == "new"
     assert said.pieces[0].tool_calls[0].arguments == "{}"
     assert orjson.loads(said.data)["id"] == "x"
@@ -208,7 +208,7 @@ def test_the_text_of_a_stream_can_be_replaced() -> None:
     parts: list[Any] = [{"role": "assistant"}, {"content": "a"}, {"content": "b"}, {}]
     deltas = [read_delta(orjson.dumps({"choices": [{"index": 0, "delta": part}]})) for part in parts]
     deltas.append(read_delta(b'{"choices": [], "usage": {"prompt_tokens": 1}}'))
-    said = with_texts(deltas, {(0, None): "abc", (1, None): "not here"})
+    said = with_texts(deltas, {(0, None): "abc", (1, None): "not here"}, is_chunk=True)
     assert [piece.text for delta in said for piece in delta.pieces] == ["", "abc", "", ""]
     assert said[4] is deltas[4]
     assert b"assistant" in said[0].data

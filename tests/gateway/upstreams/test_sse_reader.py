@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, EventReader, EventTooLarge
+from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, MAX_EVENT_LINES, EventReader, EventTooLarge
 
 STREAM = (
     b": a comment\n\n"
@@ -39,9 +39,16 @@ def test_the_last_event_needs_no_blank_line_once_the_stream_has_ended() -> None:
 
 def test_a_long_event_in_small_parts_takes_linear_time() -> None:
     reader = EventReader()
+    reader.feed(b"data:")
     for _ in range(200_000):
-        reader.feed(b"data:x\n")
-    assert len(reader.feed(b"\n")) == 1
+        reader.feed(b"x")
+    assert len(reader.feed(b"\n\n")) == 1
+
+
+def test_an_event_of_very_many_lines_is_refused() -> None:
+    with pytest.raises(EventTooLarge):
+        EventReader().feed(b"data:x\n" * (MAX_EVENT_LINES + 1) + b"\n")
+    assert len(EventReader().feed(b"data:x\n" * MAX_EVENT_LINES + b"\n")) == 1
 
 
 def test_an_incomplete_event_is_not_returned() -> None:

@@ -47,6 +47,17 @@ async def test_explain_shows_the_plan_and_sends_nothing(running: Any) -> None:
     assert "twolane_requests_total{" not in await gateway.metrics()
 
 
+async def test_a_request_of_another_api_is_explained_by_its_path(running: Any) -> None:
+    gateway, _ = running
+    url = f"{gateway.admin_url}/admin/explain"
+    body = {"model": "auto", "prompt": "def f():", "suffix": "f()"}
+    async with gateway.client.post(url, params={"path": "/v1/completions"}, json=body) as response:
+        told = await response.json()
+    assert (told["task"], told["evidence"], told["route"]) == ("autocomplete", "api", "default")
+    async with gateway.client.post(url, params={"path": "/v1/audio"}, json=body) as response:
+        assert (response.status, (await response.json())["error"]["param"]) == (400, "path")
+
+
 async def test_explaining_an_invalid_request_names_the_field(running: Any) -> None:
     gateway, _ = running
     async with gateway.client.post(f"{gateway.admin_url}/admin/explain", data=b"{}") as response:

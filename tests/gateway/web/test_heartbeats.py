@@ -9,7 +9,7 @@ import pytest
 from gateway.enums import Outcome
 from gateway.errors import Refused, UpstreamError
 from gateway.upstreams.scripted import fails, says
-from gateway.web.chat import ChatCompletions
+from gateway.web.chat import GenerationApis
 from gateway.web.error_body import body_of
 from tests.gateway.web.asgi_client import AsgiClient
 
@@ -19,8 +19,8 @@ CHAT = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], "st
 OBJECT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
 
 
-def route_of(scene: Any, heartbeat_s: float) -> ChatCompletions:
-    return ChatCompletions(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=heartbeat_s)
+def route_of(scene: Any, heartbeat_s: float) -> GenerationApis:
+    return GenerationApis(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=heartbeat_s)
 
 
 @pytest.fixture(name="ask")

@@ -54,7 +54,6 @@ def test_default_values_need_no_capability() -> None:
     [
         ("temperature", 0, "temperature"),
         ("top_p", 0.5, "top_p"),
-        ("n", 17, "n"),
         ("top_k", 40, "top_k"),
         ("min_p", 0.1, "min_p"),
         ("presence_penalty", 0.1, "presence_penalty"),

@@ -94,6 +94,7 @@ def possible(constraint: Constraint) -> Compilation:
         raise
 
 
+@pytest.mark.slow
 @given(SCHEMAS, st.sampled_from(Syntax), st.integers(0, 2**32))
 def test_accepted_texts_parse_as_valid_calls(schema: Any, syntax: Syntax, seed: int) -> None:
     """Random answers of random schemas; what keywords leave to validation is left to it."""

@@ -29,7 +29,12 @@ def requests(dice: Random, count: int) -> list[GenerationRequest]:
             prompt_ids=tuple(dice.randint(6, 60) for _ in range(dice.randint(2, 70))),
             max_tokens=12 * dice.randint(1, 3),
             seed=n,
-            denoising=replace(DENOISING, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
+            denoising=replace(
+                DENOISING,
+                steps=dice.randint(2, 6),
+                entropy_bound=dice.choice((0.1, 4.0)),
+                canvas_length=dice.choice((12, 12, 12, 7)),
+            ),
             temperature=dice.choice((None, 0.0, 1.3)),
             truncation=dice.choice((None, None, None, Truncation(top_p=0.9, min_p=0.01), Truncation(top_k=5))),
             penalties=dice.choice((None, None, Penalties(presence=0.5, repetition=1.2))),
@@ -79,7 +84,7 @@ def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> list[bool
     return [together[place] == alone[index] for place, index in enumerate(order)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("experts", [1, 4])
 def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
     make_model: Any, experts: int, dtype: torch.dtype

@@ -48,7 +48,7 @@ def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
         ((403, "GatedRepo"), "gated: accept its licence on its page of the hub, then set HF_TOKEN"),
         ((401, "RepoNotFound"), "if the model is private, set HF_TOKEN"),
         ((403, ""), "the hub refuses access: accept the model's licence"),
-        ((404, "EntryNotFound"), "the hub has no config.json for it"),
+        ((404, "EntryNotFound"), "the repository has no config.json"),
     ],
 )
 def test_a_refused_id_says_what_to_do(refusal: tuple[int, str], says: str, hub: Hub) -> None:
@@ -68,10 +68,13 @@ def test_an_unreachable_hub_is_told_in_one_line_before_the_port_is_open(
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     else:
         hub.point(monkeypatch, "http://127.0.0.1:9")
+    pauses = list[float]()
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", pauses.append)  # between its attempts: 23 s together
     monkeypatch.setattr("diffusion_worker.app.serve", lambda *_: pytest.fail("the port was opened"))
     assert main(["--checkpoint", "owner/model", "--port", "0"]) == 2
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
+    assert sum(pauses) < 30
     cause = "HF_HUB_OFFLINE forbids downloads" if has_cause else "the hub cannot be reached: "
     assert complaint.startswith("twolane worker: checkpoint owner/model: no such folder, ")
     assert cause in complaint

@@ -93,6 +93,7 @@ async def test_a_long_answer_has_a_bounded_number_of_events() -> None:
     assert span.attributes["twolane.worker.events_dropped"] > 0
 
 
+@pytest.mark.slow  # a start of the worker
 def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:
     code = "import sys, diffusion_worker.app; print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

@@ -60,6 +60,23 @@ async def test_a_gap_is_filled_and_echo_returns_the_surrounding_text(suffix: str
         assert await text_of(served, prompt, echo=True, stop="🙂", **fields) == prompt + "brown é" + suffix
 
 
+async def test_a_gap_at_the_beginning_of_a_file_is_filled() -> None:
+    async with serving(toy_model(answer=GAP)) as served:
+        assert await text_of(served, "", suffix=" jumps", max_tokens=200, echo=True) == GAP + " jumps"
+
+
+@pytest.mark.parametrize("suffix", ["", " jumps"])
+async def test_a_completion_starts_from_a_predicted_text(suffix: str) -> None:
+    """Also between two texts: where the model agrees with the prediction, one step per canvas is enough."""
+    async with serving(toy_model(answer=GAP)) as served:
+        fields = {"suffix": suffix, "max_tokens": 200}
+        plain = (await complete(served, **fields)).json()
+        predicted = (await complete(served, prediction={"type": "content", "content": GAP}, **fields)).json()
+        assert predicted["choices"][0]["text"] == plain["choices"][0]["text"] == GAP
+        assert predicted["usage"]["completion_tokens_details"]["rejected_prediction_tokens"] == 0
+        assert predicted["usage"]["diffusion"]["denoising_steps"] < plain["usage"]["diffusion"]["denoising_steps"]
+
+
 async def test_the_response_has_openais_form() -> None:
     """Object, id and choice; the last chunk of a stream has the `diffusion` object."""
     async with serving(toy_model(answer="hello")) as served:
@@ -92,7 +109,8 @@ async def test_the_response_has_openais_form() -> None:
         ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
         ({"top_p": 1.5}, "top_p", "invalid_value"),
         ({"logit_bias": {"272": 1}}, "logit_bias", "invalid_value"),
-        ({"prediction": {"type": "content", "content": "x"}}, "prediction", "unsupported_parameter"),
+        ({"prediction": {"type": "content", "content": 5}}, "prediction.content", "invalid_type"),
+        ({"prediction": {"type": "content", "content": "x"}, "model": READ}, "prediction", "unsupported_parameter"),
         ({"messages": []}, "messages", "unsupported_parameter"),
         ({"diffusion": {"anchor": 0.5}}, "diffusion.anchor", "invalid_value"),
         ({"suffix": 5}, "suffix", "invalid_type"),

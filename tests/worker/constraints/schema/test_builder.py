@@ -132,6 +132,7 @@ def test_the_automaton_and_jsonschema_agree_on_a_small_world(schema: Json) -> No
             assert compiled.needs_check, value
 
 
+@pytest.mark.slow
 @given(SCHEMAS, st.integers(0, 2**32))
 def test_random_members_are_valid(schema: Json, seed: int) -> None:
     """Random walks through the automaton end in documents that satisfy the schema."""
@@ -191,6 +192,7 @@ def test_thousands_of_literals_are_deduplicated_in_one_pass() -> None:
     assert not automaton.accepts(b"3000")
 
 
+@pytest.mark.slow
 def test_too_many_oneof_branches_are_united_and_checked() -> None:
     """Instead of exceeding the state budget."""
     branches = [

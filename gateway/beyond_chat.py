@@ -1,0 +1,40 @@
+"""What requests of other APIs have beyond a chat: the prompts of text completions, the code of edits, the inputs of
+embeddings. One record beside the chat, so that chats pay for one field."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.enums import TargetApi
+
+CHAT_PATH: Final = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a text completion: a text or token ids.
+
+    With a `suffix`, the completion fills the gap between both. `marked` is the prompt as sent, if the client wrote the
+    gap with the markers of a model family; such a text contains the suffix.
+    """
+
+    text: str | tuple[int, ...]
+    suffix: str | None = None
+    marked: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeyondChat:
+    """`api` says which API of a target has the same kind of answer. A text completion (`COMPLETIONS`) has `prompts`,
+    from which the messages or the prompt of a call are written; targets without text completions are asked for a chat
+    completion. Texts are never logged."""
+
+    path: str = CHAT_PATH  # that the client called
+    api: TargetApi = TargetApi.CHAT
+    prompts: tuple[Prompt, ...] = ()  # the query's `n` counts the choices of all of them together
+    echo: bool = False  # each text of the answer begins with its prompt
+    source: str | None = None  # the text that an edit changes; workers start from it
+    inputs: int = 0  # of a request for embeddings
+    dimensions: int | None = None  # that it asks for
+
+
+A_CHAT: Final = BeyondChat()

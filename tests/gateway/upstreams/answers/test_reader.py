@@ -1,0 +1,217 @@
+"""Reading of bodies: whatever a target sends becomes deltas or the gateway's own error."""
+
+import contextlib
+import json
+from collections import deque
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import AttemptFailed, UpstreamError
+from gateway.parameters import MAX_N
+from gateway.types import Delta
+from gateway.upstreams.answers import reader as readers
+from gateway.upstreams.answers.reader import MAX_CALLS, AnswerReader
+from gateway.upstreams.parse_response import with_texts
+from gateway.upstreams.sse_reader import MAX_EVENT_BYTES
+from twolane.process.exact_json import JsonError
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([-1, 10**30, 0.5, -1.5, 1e300, float("inf"), float("nan"), "", "0", "x", "\ud800", "stop"]),
+)
+NAMES = st.sampled_from(
+    "choices index delta message content tool_calls function arguments name id usage error finish_reason logprobs"
+    " function_call custom input role refusal reasoning_content prompt_tokens code type text".split()
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def completions(draw: st.DrawFn) -> Any:
+    """Documents that are almost right: any field may have any shape."""
+
+    def odd(usual: Any) -> Any:
+        return draw(st.one_of(st.just(usual), st.just(usual), st.just(usual), JSON))
+
+    function = {"name": odd("f"), "arguments": odd("{}")}
+    call = {"index": odd(0), "id": odd("c"), "type": odd("function"), odd_key(draw): odd(function)}
+    body = {"role": "assistant", "content": odd("a"), "tool_calls": odd([odd(call)]), "function_call": odd(None)}
+    choice = {
+        "index": odd(0),
+        draw(st.sampled_from(["delta", "message"])): odd(body),
+        "finish_reason": odd("stop"),
+        "logprobs": odd({"content": odd([1])}),
+    }
+    return odd({"id": odd("x"), "choices": odd([odd(choice)]), "usage": odd(None), "error": odd(None)})
+
+
+def odd_key(draw: st.DrawFn) -> str:
+    return draw(st.sampled_from(["function", "function", "custom"]))
+
+
+def read(body: bytes, *, stream: bool, cuts: list[int] | None = None) -> list[Delta]:
+    reader = AnswerReader(stream=stream, max_bytes=1 << 20)
+    borders = [0, *sorted(min(cut, len(body)) for cut in cuts or ()), len(body)]
+    found = [delta for start, end in pairwise(borders) for delta in reader.feed(body[start:end])]
+    return found + reader.close()
+
+
+@given(
+    documents=st.lists(completions() | JSON, max_size=4),
+    as_events=st.booleans(),
+    stream=st.booleans(),
+    done=st.booleans(),
+)
+def test_any_shape_is_read_or_the_target_s_fault(
+    documents: list[Any], as_events: bool, stream: bool, done: bool
+) -> None:
+    """And whatever is read can be repaired, or cannot be written again."""
+    texts = [json.dumps(document).encode() for document in documents]
+    body = b"".join(b"data: %s\n\n" % text for text in texts) if as_events else b"".join(texts)
+    try:
+        deltas = read(body + b"data: [DONE]\n\n" * done, stream=stream)
+    except AttemptFailed:
+        return
+    whole = [delta for delta in deltas if delta.data]
+    with contextlib.suppress(AttemptFailed, JsonError):
+        with_texts(whole, {(0, None): "b", (0, 0): "[]"}, is_chunk=stream)
+
+
+@given(
+    body=st.binary(max_size=60), lead=st.sampled_from([b"", b"data: ", b"{", b"\xef\xbb\xbf", b"event: error\ndata:"])
+)
+def test_any_bytes_are_read_or_the_target_s_fault(body: bytes, lead: bytes) -> None:
+    for stream in (True, False):
+        with contextlib.suppress(AttemptFailed):
+            read(lead + body, stream=stream)
+
+
+def choice(**more: Any) -> dict[str, Any]:
+    return {"index": 0, "finish_reason": None, **more}
+
+
+def events(*choices: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps({"choices": [each]}).encode() + b"\n\n" for each in choices)
+
+
+@pytest.mark.parametrize("index", [-1, None, 0.0, "0", "x", 0.7])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_impossible_index_of_choice_or_call_is_read_as_its_position(index: Any, stream: bool) -> None:
+    call = {"index": index, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    said = choice(index=index, delta={"content": "a", "tool_calls": [call]}, finish_reason="stop")
+    found = [delta for delta in read(events(said), stream=stream) if delta.data]
+    piece = found[0].pieces[0]
+    assert (piece.index, piece.text, piece.tool_calls[0].index) == (0, "a", 0)
+    whole = json.dumps({"choices": [{**said, "message": said["delta"], "delta": None}]}).encode()
+    assert read(whole, stream=stream)[0].pieces[0].tool_calls[0].name == "f"
+
+
+def test_a_message_that_repeats_a_chunk_s_delta_is_not_read_twice() -> None:
+    sent = [
+        choice(delta={"content": "a"}, message={"content": "a"}),
+        choice(delta={"content": "b"}, message={"content": "ab"}),
+    ]
+    sent.append(choice(delta={}, message={"content": "ab"}, finish_reason="stop"))
+    for stream in (True, False):
+        said = [delta for delta in read(events(*sent), stream=stream) if delta.data]
+        assert "".join(piece.text for delta in said for piece in delta.pieces) == "ab"
+
+
+@pytest.mark.parametrize("delta", [{}, {"content": ""}, None])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_delta_beside_a_whole_message_does_not_hide_it(delta: Any, stream: bool) -> None:
+    body = {"choices": [choice(delta=delta, message={"content": "ab"}, finish_reason="stop")]}
+    said = read(json.dumps(body).encode(), stream=stream)
+    assert "".join(piece.text for each in said for piece in each.pieces) == "ab"
+
+
+def test_a_stream_that_becomes_a_whole_response_is_reported_as_it_arrives() -> None:
+    reader = AnswerReader(stream=False, max_bytes=1 << 20)
+    first = reader.feed(events(choice(delta={"content": "a"})))
+    assert [(delta.data, delta.pieces[0].text) for delta in first] == [(b"", "a")]
+    reader.feed(events(choice(delta={"content": "b"}, finish_reason="stop")))
+    [whole] = reader.close()
+    assert json.loads(whole.data)["choices"][0]["message"]["content"] == "ab"
+
+
+def test_a_character_that_two_events_share_is_joined() -> None:
+    """JSON writes it as two escapes, and some servers cut between them."""
+    call = {"index": 0, "function": {"name": "f", "arguments": '{"a": "\ud83d'}}
+    more = {"index": 0, "function": {"arguments": '\ude00"}'}}
+    sent = events(
+        choice(delta={"content": "a\ud83d", "reasoning_content": "\ud83d", "tool_calls": [call]}),
+        choice(delta={"content": "\ude00b", "reasoning_content": "\ude00", "tool_calls": [more]}),
+        choice(delta={"content": "c\ud83d"}),
+        choice(delta={"content": "d"}, finish_reason="stop"),
+    )
+    for stream in (True, False):
+        pieces = [piece for delta in read(sent, stream=stream) if delta.data for piece in delta.pieces]
+        assert "".join(piece.text for piece in pieces)[:3] == "a\U0001f600b"
+        assert "".join(call.arguments for piece in pieces for call in piece.tool_calls) == '{"a": "\U0001f600"}'
+
+
+@given(text=st.text(max_size=8), cuts=st.lists(st.integers(0, 16), max_size=4), stream=st.booleans())
+def test_a_text_is_the_same_wherever_its_utf_16_is_cut(text: str, cuts: list[int], stream: bool) -> None:
+    units = text.encode("utf-16-le")
+    borders = [0, *sorted(min(2 * cut, len(units)) for cut in cuts), len(units)]
+    parts = [units[start:end].decode("utf-16-le", "surrogatepass") for start, end in pairwise(borders)]
+    sent = events(*(choice(delta={"content": part}) for part in parts), choice(delta={}, finish_reason="stop"))
+    pieces = [piece for delta in read(sent, stream=stream) if delta.data for piece in delta.pieces]
+    assert "".join(piece.text for piece in pieces) == text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_choices_calls_and_names_are_limited(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_NAME_CHARS", 5000)
+    named = {"function": {"name": "f" * 10, "arguments": ""}}
+    too_much: list[list[dict[str, Any]]] = [
+        [choice(index=number, delta={"content": "a"}, finish_reason="stop") for number in range(MAX_N + 1)],
+        [choice(delta={"tool_calls": [{"index": number, **named}]}) for number in range(MAX_CALLS + 1)],
+        [choice(delta={"tool_calls": [{"index": 0, **named}]}) for _ in range(501)],
+    ]
+    for choices in too_much:
+        with pytest.raises(UpstreamError, match="too many"):
+            read(events(*choices), stream=stream)
+    calls = [named for _ in range(MAX_CALLS + 1)]
+    for choices in (too_much[0], [choice(message={"tool_calls": calls}, finish_reason="stop")]):
+        with pytest.raises(UpstreamError, match="too many"):
+            read(json.dumps({"choices": choices}).encode(), stream=stream)
+    assert len(read(events(*too_much[0][:-1]), stream=True)) == MAX_N
+
+
+@pytest.mark.parametrize("filler", [b"\n", b": ping\n\n", b"data: {}\n\n", b"event: ping\ndata: x\n\n", b"\r"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_that_brings_nothing_is_ended(filler: bytes, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_EVENT_BYTES", 1 << 16)
+    reader = AnswerReader(stream=stream, max_bytes=1 << 30)
+    reader.feed(events(choice(delta={"content": "a"})))
+    part = filler * (4096 // len(filler))
+    parts = (part for _ in range(2 * (1 << 16) // len(part)))
+    with pytest.raises(UpstreamError, match="too large"):
+        deque(map(reader.feed, parts), maxlen=0)
+
+
+def test_heartbeats_between_events_do_not_add_up() -> None:
+    reader = AnswerReader(stream=True, max_bytes=1 << 23)
+    for _ in range(8):
+        reader.feed(b": " + b"x" * (MAX_EVENT_BYTES // 4) + b"\n\n")
+        assert reader.feed(events(choice(delta={"content": "a"})))
+
+
+@pytest.mark.parametrize("name", ["choices", "x"])
+def test_a_response_of_very_many_objects_is_not_built(name: str) -> None:
+    reader = AnswerReader(stream=False, max_bytes=1 << 23)
+    reader.feed(b'{"%s":[' % name.encode() + b"{}," * (1 << 20) + b"{}]}")
+    with pytest.raises(UpstreamError) as raised:
+        reader.close()
+    assert "objects" in raised.value.detail

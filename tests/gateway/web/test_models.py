@@ -1,0 +1,57 @@
+"""The list of models: names that take a route, and targets with what they can do."""
+
+from typing import Any
+
+import pytest
+
+from gateway.errors import ModelNotFound
+from gateway.policy_files.load import parse
+from gateway.types import Capabilities, Status
+from gateway.web.models import model_of, models_of
+
+POLICY = """
+version: 1
+aliases: [small, "gpt-*"]
+targets:
+  fast: {kind: worker, url: "http://a", model: diffusion, location: in_cluster}
+  big: {kind: openai, engine: openai, url: "http://b", model: m, location: external, context_length: 9000}
+  embedder:
+    {kind: openai, capabilities: [embeddings], url: "http://c", model: e, location: external, max_inputs: 32,
+     dimensions: 1024}
+routes: [{name: default, use: big}]
+"""
+
+
+def status(_target: Any) -> Status:
+    return Status(capabilities=Capabilities(supported=frozenset(), context_length=4096))
+
+
+def listed(allowed: frozenset[str] | None = None) -> dict[str, dict[str, Any]]:
+    return {entry["id"]: entry for entry in models_of(parse(POLICY, {}), status, allowed)}
+
+
+def test_aliases_wildcards_and_targets_are_listed() -> None:
+    assert list(listed()) == ["auto", "gpt-*", "small", "fast", "big", "embedder"]
+    assert [entry["twolane"]["routed"] for entry in listed().values()] == [True, True, True, False, False, False]
+    assert list(listed(frozenset({"small", "big"}))) == ["small", "big"]
+
+
+def test_each_entry_says_how_long_a_context_may_be() -> None:
+    lengths = {name: entry["context_length"] for name, entry in listed().items()}
+    assert lengths == {"auto": 9000, "gpt-*": 9000, "small": 9000, "fast": 4096, "big": 9000, "embedder": None}
+    assert all(entry["max_model_len"] == entry["context_length"] for entry in listed().values())
+
+
+def test_a_target_with_embeddings_says_how_many_inputs_and_dimensions() -> None:
+    assert listed()["embedder"]["twolane"]["embeddings"] == {"max_inputs": 32, "dimensions": 1024}
+    assert listed()["big"]["twolane"]["embeddings"] == {"max_inputs": None, "dimensions": None}
+    assert "embeddings" not in listed()["fast"]["twolane"]
+
+
+def test_a_name_that_a_wildcard_matches_is_a_model() -> None:
+    policy = parse(POLICY, {})
+    assert model_of(policy, status, "gpt-5")["id"] == "gpt-5"
+    assert model_of(policy, status, "small")["twolane"]["routed"]
+    for name, allowed in (("claude", None), ("gpt-5", frozenset({"small"}))):
+        with pytest.raises(ModelNotFound):
+            model_of(policy, status, name, allowed)
