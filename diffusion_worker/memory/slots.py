@@ -36,6 +36,7 @@ class _Slot:
     owner: SequenceId | None = None
     ids: list[int] = field(default_factory=list)  # cached tokens
     used: int = 0  # tick of the last allocation, release or copy
+    is_read: bool = False  # a pass has ended at its last token, or it is a copy of such a slot
 
     @property
     def idle_since(self) -> int:
@@ -89,12 +90,14 @@ class SlotTable:
         copy = None if source is None or source == slot else Copy(source=source, target=slot, tokens=reused)
         self._slots[slot].owner = owner
         self._slots[slot].ids = list(ids[:reused])
+        self._slots[slot].is_read = False  # a prefix of another context
         self._touch(slot)
         return Allocation(slot=slot, reused=reused, copy=copy, boundary=boundary)
 
     def extend(self, slot: int, ids: Sequence[int]) -> None:
         """Record that `ids` were appended to the slot."""
         self._slots[slot].ids += ids
+        self._slots[slot].is_read = True
 
     def snapshot(self, slot: int) -> Copy | None:
         """Copy the slot's contents into the prefix cache, if two slots are free and none holds them yet."""
@@ -105,6 +108,7 @@ class SlotTable:
         target = self._least_useful(None)
         assert target is not None
         self._slots[target].ids = list(held)
+        self._slots[target].is_read = True
         self._touch(target)
         return Copy(source=slot, target=target, tokens=len(held))
 
@@ -150,7 +154,7 @@ class SlotTable:
         source, reused, boundary = None, 0, 0
         for index, slot in enumerate(self._slots if self._is_reusing else ()):
             common = min(_common(slot.ids, ids), at_most)
-            if self._rereads_last and common < len(slot.ids):
+            if self._rereads_last and (common < len(slot.ids) or not slot.is_read):
                 common -= 1
             if common < MIN_REUSE:
                 continue

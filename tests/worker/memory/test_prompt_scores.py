@@ -6,11 +6,13 @@ from statistics import fmean
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.prompt_scores import PromptScores
+from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.confidence import WEAKEST
+from diffusion_worker.types.model_info import LayerKv
 
 VOCAB, HIDDEN, TOKENS = 7, 5, 24
 _draw = torch.Generator().manual_seed(1)
@@ -44,11 +46,13 @@ def logprobs_of(ids: Sequence[int]) -> list[float]:
     return [float(each) for each in scored]
 
 
-def read(found: PromptScores, slot: int, ids: Sequence[int], at: int = 0, until: int | None = None) -> None:
-    """A causal pass over the tokens from `at` on, in a batch with a longer row of another slot."""
+def read(
+    found: PromptScores, slot: int, ids: Sequence[int], at: int = 0, until: int | None = None, *, spare: int = 2
+) -> None:
+    """A causal pass over the tokens from `at` on, in a batch with a longer row of the slot `spare`."""
     until = len(ids) if until is None else until
     other = [0] * TOKENS
-    rows, places = [list(ids[at:until]), other], [(slot, at, until - at), (2, 0, TOKENS)]
+    rows, places = [list(ids[at:until]), other], [(slot, at, until - at), (spare, 0, TOKENS)]
     padded = torch.tensor([row + [0] * (TOKENS - len(row)) for row in rows])
     hidden = torch.zeros(2, TOKENS, HIDDEN)
     hidden[0, : until - at] = hidden_of(ids[:until])[at:]
@@ -100,6 +104,40 @@ def test_a_skipped_token_and_the_one_after_it_count_as_certain_whatever_the_slot
     found.skip(0, len(ids) - 1)
     least = sorted([*logprobs_of(ids[:-1]), 0.0])[:WEAKEST] if len(ids) > 2 else [0.0]
     assert float(found.surprise(0, len(ids))) == pytest.approx(-fmean(least), abs=1e-4)
+
+
+SHARED = tuple(range(7)) * 3  # longer than the shortest prefix that is reused
+PROMPTS = st.lists(
+    st.tuples(st.integers(16, len(SHARED)), st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3)),
+    min_size=1,
+    max_size=12,
+)
+
+
+# The third context continues a prefix that the second one has reused and not yet read to its end.
+@example(prompts=[(21, [1, 2]), (20, [0, 0]), (19, [6, 6])], together=1)
+@example(prompts=[(21, [1, 2]), (21, [1, 2]), (20, [0, 0]), (19, [6, 6])], together=2)
+@given(PROMPTS, st.integers(1, 4))
+def test_whatever_contexts_share_slots_each_has_the_scores_that_it_has_alone(
+    prompts: list[tuple[int, list[int]]], together: int
+) -> None:
+    """Slots are allocated for several contexts before their first passes, as the scheduler does."""
+    found = scores(slots=6)
+    table = SlotTable((LayerKv(heads=1, head_dim=1, window=None),), 5, itemsize=4, rereads_last=True)
+    contexts = [[*SHARED[:count], *tail] for count, tail in prompts]
+    for first in range(0, len(contexts), together):
+        batch = contexts[first : first + together]
+        allocated = [table.acquire(number, ids, at_most=len(ids)) for number, ids in enumerate(batch)]
+        for each in allocated:
+            if each.copy:
+                found.copy(each.copy.source, each.copy.target, each.copy.tokens)
+        for ids, each in zip(batch, allocated, strict=True):
+            if each.reused < len(ids):
+                read(found, each.slot, ids, at=each.reused, spare=5)
+                table.extend(each.slot, ids[each.reused :])
+            assert float(found.surprise(each.slot, len(ids))) == pytest.approx(expected(ids), abs=1e-4)
+        for each in allocated:
+            table.release(each.slot)
 
 
 def test_a_pass_that_is_not_stored_leaves_no_trace() -> None:
