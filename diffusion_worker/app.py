@@ -39,7 +39,7 @@ from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.connection import Listener
-from twolane.process.http.limits import HttpLimits, limits_of
+from twolane.process.http.limits import Broken, HttpLimits, limits_of
 from twolane.process.http.server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.keys_file import KeysFile
@@ -174,8 +174,12 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
 
 def listener_of(worker: Worker) -> Listener:
     """The client connections of one port."""
-    observe = worker.serving_state.meters.observe
-    return Listener(worker.limits, lambda broken: observe(RefusalObserved(reason=broken.value)))
+    state = worker.serving_state
+
+    def on_broken(broken: Broken) -> None:
+        state.meters.observe(RefusalObserved(reason=broken.value))
+
+    return Listener(worker.limits, on_broken, budget=state.byte_budget)
 
 
 async def _drain(worker: Worker, hurry: asyncio.Event) -> None:

@@ -23,8 +23,8 @@ from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
 from diffusion_worker.models.checkpoint_source import require
 from diffusion_worker.settings import Settings, read_settings
 from twolane.process.bundled import resolve_checkpoint
-from twolane.process.errors import ConfigurationError
-from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.errors import WRONG_USE, ConfigurationError
+from twolane.process.flags import OneLineParser
 from twolane.process.sockets import bind
 
 GOOD = 0

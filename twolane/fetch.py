@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from twolane.process.errors import first_line
-from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.errors import WRONG_USE, first_line
+from twolane.process.flags import OneLineParser
 from twolane.process.hugging_face import FILES, download_problem, is_repo_id, is_temporary
 
 GOOD: Final = 0

@@ -1,4 +1,6 @@
-"""Errors that prevent a process from starting, and the text of errors."""
+"""Errors that prevent a process from starting, its exit code then, and the text of errors."""
+
+WRONG_USE = 2
 
 
 class ConfigurationError(Exception):
