@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from gateway.attempts.answer_content import content_bytes, has_blank_choice, is_empty, is_refusal
 from gateway.attempts.confidence import (
     as_requested,
     check_confidence,
-    has_blank_choice,
     minimum_of,
     needs_logprobs,
     reported_confidence,
@@ -195,13 +195,13 @@ class Attempt:
         buffered: list[Delta] = []
         content_bytes = 0
         while (delta := await self._next(self._deltas)) is not None:
-            if len(buffered) >= _MAX_EMPTY_DELTAS and _is_empty(delta):
+            if len(buffered) >= _MAX_EMPTY_DELTAS and is_empty(delta):
                 continue  # some targets send them while they think
             buffered.append(delta)
             if self._context.query.stream:  # a whole answer is counted where it is read
                 self._keep(len(delta.data))
             self._validation.feed(delta)  # fail early, not only at the end of the response
-            content_bytes += _content_bytes(delta)
+            content_bytes += content_bytes(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
         if not self._has_answer:
@@ -246,7 +246,7 @@ class Attempt:
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
-        if not self._params.is_last and _is_refusal(self._buffered):
+        if not self._params.is_last and is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)
         if self._minimum is not None:
@@ -290,7 +290,7 @@ class Attempt:
             self._first_byte_ms = self._arrived_ms(self._clock.now_s())
             if self._context.query.stream:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
-        if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
+        if self._first_token_ms is None and self._context.query.stream and content_bytes(delta):
             self._first_token_ms = self._arrived_ms(self._clock.now_s())
         if delta.data and not self._context.query.stream:  # the whole, of which parts may have been observed
             self._output_chars = 0
@@ -379,32 +379,3 @@ def _retry_after_s(error: AttemptFailed | None) -> float | None:
 def _budget_ms(candidate: Candidate) -> float | None:
     p95_ms = candidate.slo.p95_ms if candidate.slo else inf
     return p95_ms if p95_ms < inf else None
-
-
-def _content_bytes(delta: Delta) -> int:
-    """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content.
-
-    White space alone is none: a response that begins with it and never ends falls back while nothing has been sent.
-    """
-    return sum(
-        (0 if piece.text.isspace() else len(piece.text.encode("utf-8", "surrogatepass")))
-        + len(piece.refusal)
-        + piece.other_bytes
-        + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
-        for piece in delta.pieces
-    )
-
-
-def _is_empty(delta: Delta) -> bool:
-    """Whether leaving out a delta of a stream changes nothing."""
-    return delta.usage is None and not any(
-        piece.text or piece.refusal or piece.tool_calls or piece.finish_reason or piece.other_bytes
-        for piece in delta.pieces
-    )
-
-
-def _is_refusal(deltas: list[Delta]) -> bool:
-    """Whether every choice is a refusal, by the model or by a content filter."""
-    pieces = [piece for delta in deltas for piece in delta.pieces]
-    declined = {piece.index for piece in pieces if piece.refusal or piece.finish_reason == "content_filter"}
-    return bool(pieces) and declined == {piece.index for piece in pieces}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from gateway.attempts.answer_content import has_blank_choice
 from gateway.enums import Kind, TargetApi
 from gateway.errors import LowConfidence
 from gateway.types import Candidate, Delta, Query, Usage
@@ -39,16 +40,6 @@ def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[
         raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
     if not query.has_suffix and has_blank_choice(deltas):
         raise LowConfidence("The target's answer is blank.", detail="blank answer")
-
-
-def has_blank_choice(deltas: Sequence[Delta]) -> bool:
-    """Whether a choice has neither visible text nor any other content."""
-    filled: dict[int, bool] = {}
-    for delta in deltas:
-        for piece in delta.pieces:
-            has_content = bool(piece.text.strip() or piece.refusal or piece.tool_calls or piece.other_bytes)
-            filled[piece.index] = filled.get(piece.index, False) or has_content
-    return not all(filled.values())
 
 
 def as_requested(candidate: Candidate, deltas: list[Delta], query: Query) -> list[Delta]:
