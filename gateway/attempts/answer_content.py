@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gateway.types import Delta
 
 
-def content_bytes(delta: Delta) -> int:
+def bytes_of_content(delta: Delta) -> int:
     """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content.
 
     White space alone is none: a response that begins with it and never ends falls back while nothing has been sent.

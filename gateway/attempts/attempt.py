@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
-from gateway.attempts.answer_content import content_bytes, has_blank_choice, is_empty, is_refusal
+from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, is_empty, is_refusal
 from gateway.attempts.confidence import (
     as_requested,
     check_confidence,
@@ -201,7 +201,7 @@ class Attempt:
             if self._context.query.stream:  # a whole answer is counted where it is read
                 self._keep(len(delta.data))
             self._validation.feed(delta)  # fail early, not only at the end of the response
-            content_bytes += content_bytes(delta)
+            content_bytes += bytes_of_content(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
         if not self._has_answer:
@@ -290,7 +290,7 @@ class Attempt:
             self._first_byte_ms = self._arrived_ms(self._clock.now_s())
             if self._context.query.stream:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
-        if self._first_token_ms is None and self._context.query.stream and content_bytes(delta):
+        if self._first_token_ms is None and self._context.query.stream and bytes_of_content(delta):
             self._first_token_ms = self._arrived_ms(self._clock.now_s())
         if delta.data and not self._context.query.stream:  # the whole, of which parts may have been observed
             self._output_chars = 0
