@@ -148,10 +148,10 @@ _NO_PARAMETERS: Final = RequestParameters()
 
 
 def read_parameters(
-    document: Mapping[str, Any], nested: Iterable[str] = ()
+    document: Mapping[str, Any], nested: Iterable[str] = (), media: frozenset[str] = frozenset()
 ) -> tuple[RequestParameters, frozenset[Capability]]:
     """The parameters of a request body that may have an effect, and the capabilities that they need. `nested` are the
-    names of those that are present within messages and tools."""
+    names of those that are present within messages and tools. `media`: see RequestParameters."""
     names, fields, unknown, needs = [*nested], [], [], []
     for name, value in document.items():
         if name in HANDLED:
@@ -168,10 +168,10 @@ def read_parameters(
                 fields.append(name)
             else:
                 needs.append(parameter.capability)
-    if not names and not unknown:
+    if not names and not unknown and not media:
         return _NO_PARAMETERS, frozenset()
     parameters = RequestParameters(
-        names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown)
+        names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown), media=media
     )
     return parameters, frozenset(needs)
 
@@ -214,7 +214,7 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
     is_chat = query.beyond_chat.api is TargetApi.CHAT
-    if is_chat and query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
+    if is_chat and query.needs <= capabilities.supported and asked.is_plain:
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
     if not is_chat:
@@ -223,6 +223,8 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
         missing.update(asked.fields & capabilities.missing)
     else:
         missing.update(asked.fields | asked.unknown)
+    if Capability.IMAGES not in capabilities.supported:  # a target for text only
+        missing |= asked.media
     return frozenset(missing - capabilities.fields - target.ignore)
 
 
