@@ -299,6 +299,8 @@ class Attempt:
 
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
+        if error.retry_after_s is not None:  # the target is called again after that, so the client may come back then
+            error.retry_after_s = min(error.retry_after_s, self.candidate.target.retry_after_max_s)
         self._end(error.reason, error)
 
     def _priced_usage(self) -> Usage | None:

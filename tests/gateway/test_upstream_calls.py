@@ -233,8 +233,7 @@ async def test_a_target_is_not_called_before_the_time_that_it_asked_for(
     assert len(server.heads) == 1
     expected = (429, "rate_limit_exceeded") if status.startswith("429") else (503, "overloaded")
     assert {(got, body["error"]["code"]) for got, _, body in answers} == {expected}
-    assert all(at_least_s <= int(headers["retry-after"]) <= 86_400 for _, headers, _ in answers)
-    assert all(int(headers["retry-after"]) <= at_most_s for _, headers, _ in answers[1:])
+    assert all(at_least_s <= int(headers["retry-after"]) <= at_most_s for _, headers, _ in answers)
     assert answers[-1][1]["x-twolane-attempts"] == "first=overloaded"
 
 
