@@ -144,6 +144,7 @@ HANDLED: Final = FORMAT_FIELDS | frozenset(
 )
 
 
+_NOTHING: Final[tuple[Any, ...]] = (None, [], {})  # as the value of any parameter asks for nothing
 _NO_PARAMETERS: Final = RequestParameters()
 
 
@@ -158,7 +159,7 @@ def read_parameters(
             continue
         parameter = PARAMETERS.get(name)
         if parameter is None:
-            if value is not None:
+            if value not in _NOTHING:
                 unknown.append(name)
         elif parameter.may_have_effect(value):
             names.append(name)
@@ -174,6 +175,15 @@ def read_parameters(
         names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown), media=media
     )
     return parameters, frozenset(needs)
+
+
+def asks_nothing(name: str, value: Any) -> bool:
+    """Whether a field may be left out whatever the target: it is null, or unknown and empty."""
+    if value is None:
+        return True
+    if name in NESTS:  # whose format was translated, if it has one
+        return isinstance(value, dict) and all(each is None and key in FORMAT_FIELDS for key, each in value.items())
+    return name not in HANDLED and name not in PARAMETERS and value in _NOTHING
 
 
 class Treatment(StrEnum):
