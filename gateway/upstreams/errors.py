@@ -21,6 +21,7 @@ from gateway.errors import (
     NotResident,
     Overloaded,
     Refused,
+    TargetMisconfigured,
     TargetRateLimited,
     Unsupported,
     UpstreamAuth,
@@ -48,7 +49,9 @@ _STATUS_OF_TYPE: Final[Mapping[str, int]] = {
     "overloaded_error": 529,
 }
 # Caused by the gateway's configuration, not by the client's request, so the client must not see them as its own error.
-_GATEWAY_FAULTS: Final = frozenset({404, 405, 407, 408, 421, 499})
+_GATEWAY_FAULTS: Final = frozenset({408, 421, 499})
+# The same at the next attempt: a wrong URL or model in the policy, or a redirect that is not followed.
+_LASTING: Final = frozenset({301, 302, 303, 307, 308, 404, 405, 407, 501})
 _MAX_MESSAGE: Final = 500
 _MAX_ENTRIES: Final = 8
 _MAX_NAME: Final = 64
@@ -85,8 +88,9 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
             param=_text(error.get("param")) or None,
             detail=f"status {status}, context length",
         )
-    if status >= 500 or status in _GATEWAY_FAULTS or status < 400:
-        return UpstreamError(f"The target returned HTTP status {status}.", detail=f"status {status}")
+    if status >= 500 or status in _LASTING or status in _GATEWAY_FAULTS or status < 400 or code == "cancelled":
+        kind = TargetMisconfigured if status in _LASTING else UpstreamError
+        return kind(f"The target returned HTTP status {status}.", detail=f"status {status}")
     return _request_error(error, code, status)
 
 

@@ -17,6 +17,7 @@ from gateway.errors import (
     NotResident,
     Overloaded,
     Refused,
+    TargetMisconfigured,
     TargetRateLimited,
     Unsupported,
     UpstreamAuth,
@@ -53,9 +54,13 @@ from gateway.upstreams.errors import from_response, read_retry_after, translate_
         (422, None, Refused),
         (401, "invalid_api_key", UpstreamAuth),
         (403, None, UpstreamAuth),
-        (404, "model_not_found", UpstreamError),
+        (404, "model_not_found", TargetMisconfigured),
+        (405, None, TargetMisconfigured),
+        (501, None, TargetMisconfigured),
         (499, "cancelled", UpstreamError),
-        (302, None, UpstreamError),
+        (302, None, TargetMisconfigured),
+        (304, None, UpstreamError),
+        (400, "cancelled", UpstreamError),
     ],
 )
 def test_status_and_code_map_to_an_error(status: int, code: str | None, kind: type[AttemptFailed]) -> None:
