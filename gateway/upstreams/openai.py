@@ -59,8 +59,9 @@ class OpenAIUpstream:
 
 
 def _mentions_stream_options(answer: HttpReply | ErrorAnswer) -> TypeGuard[ErrorAnswer]:
-    is_invalid = isinstance(answer, ErrorAnswer) and answer.status in _INVALID_FIELD
-    return is_invalid and any(word in answer.body for word in _MENTIONS)
+    if not isinstance(answer, ErrorAnswer) or answer.status not in _INVALID_FIELD:
+        return False
+    return any(word in answer.body for word in _MENTIONS)
 
 
 def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:

@@ -96,7 +96,7 @@ Refused = Callable[..., PolicyError]
         ),
         (
             "https://example.com/v1/",
-            "'http://example.com/a b'",
+            "http://example.com/a b",
             "targets.quality.url: a URL must not contain white space",
         ),
         ("https://example.com/v1/", "http://example.com:99999", "targets.quality.url: invalid URL"),
