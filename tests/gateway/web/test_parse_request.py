@@ -244,6 +244,9 @@ def test_a_schema_may_contain_integers_of_any_size(number: int) -> None:
         ({"response_format": {}}, "response_format.type"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.name"),
         ({"metadata": []}, "metadata"),
+        ({"store": "yes"}, "store"),
+        ({"service_tier": 5}, "service_tier"),
+        ({"modalities": "text"}, "modalities"),
     ],
 )  # fmt: skip
 def test_an_invalid_field_is_named_by_its_path(body: dict[str, Any], param: str) -> None:
