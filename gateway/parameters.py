@@ -177,7 +177,7 @@ def read_parameters(
     return parameters, frozenset(needs)
 
 
-def asks_nothing(name: str, value: Any) -> bool:
+def is_without_effect(name: str, value: Any) -> bool:
     """Whether a field may be left out whatever the target: it is null, or unknown and empty."""
     if value is None:
         return True

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, asks_nothing, is_left_to_server, not_taken
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_without_effect, is_left_to_server, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.output_format import FIELDS, write_format
@@ -70,7 +70,7 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
     for name in call.ignored:
         fields.pop(name, None)
     if call.target.kind is not Kind.OPENAI:  # the others refuse a field that they do not know
-        for name in [name for name, value in fields.items() if _asks_nothing(name, value)]:
+        for name in [name for name, value in fields.items() if _is_without_effect(name, value)]:
             del fields[name]
     unwanted = not_taken(capabilities) if capabilities is not None else {}
     for name in fields.keys() & unwanted.keys():
@@ -81,10 +81,10 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
             _REMOVE[name](fields)
 
 
-def _asks_nothing(name: str, value: Raw) -> bool:
+def _is_without_effect(name: str, value: Raw) -> bool:
     if memoryview(value).nbytes > _MAX_EMPTY_BYTES:
         return False
-    return bytes(value).startswith(_EMPTY_STARTS) and asks_nothing(name, _read(value))
+    return bytes(value).startswith(_EMPTY_STARTS) and is_without_effect(name, _read(value))
 
 
 def _is_wanted(parameter: Parameter, value: Any, capabilities: Capabilities | None) -> bool:
