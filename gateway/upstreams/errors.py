@@ -18,6 +18,7 @@ from gateway.errors import (
     DeadlineExceeded,
     InsufficientQuota,
     InvalidOutput,
+    LowConfidence,
     NotResident,
     Overloaded,
     Refused,
@@ -72,10 +73,8 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
         return NotResident("The target's model is not loaded.", detail=f"status {status}, {code}")
     if code == "deadline_exceeded":
         return DeadlineExceeded("The target exceeded its deadline.", detail=f"status {status}")
-    if code == "invalid_output":  # the worker's own validation failed: it is healthy, and a retry would fail again
-        return InvalidOutput(
-            "The target could not produce output that matches the schema.", detail=f"status {status}, {code}"
-        )
+    if (doubt := _answer_error(code, status)) is not None:
+        return doubt
     if (overload := _overload_error(error, code, status)) is not None:
         return overload
     if status in (401, 403) or _REJECTED_KEY & {code, _text(error.get("type"))} or _names_api_key(error):
@@ -109,6 +108,16 @@ def _names_api_key(error: Mapping[str, Any]) -> bool:
     details = error.get("details")
     entries = details if isinstance(details, list) else ()
     return any(isinstance(entry, dict) and entry.get("reason") == "API_KEY_INVALID" for entry in entries)
+
+
+def _answer_error(code: str, status: int) -> InvalidOutput | LowConfidence | None:
+    """The worker rejected its own answer: it is healthy, and a retry would fail again."""
+    detail = f"status {status}, {code}"
+    if code == "invalid_output":
+        return InvalidOutput("The target could not produce output that matches the schema.", detail=detail)
+    if code == "low_confidence":  # and could not reach the minimum any more
+        return LowConfidence("The target's confidence is below the route's minimum.", detail=detail)
+    return None
 
 
 def _overload_error(error: Mapping[str, Any], code: str, status: int) -> Overloaded | None:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_without_effect, is_left_to_server, not_taken
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, is_without_effect, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.output_format import FIELDS, write_format
@@ -48,6 +48,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     if query.beyond_chat.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
         fields.setdefault("prediction", _raw({"type": "content", "content": query.beyond_chat.source}))
     _leave_out(fields, call, capabilities)
+    if call.wants_logprobs:
+        fields["logprobs"] = _raw(True)
     if call.choice is not None:
         _request_one_choice(fields, call.choice)
     if query.stream:
