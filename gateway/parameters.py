@@ -224,7 +224,7 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
     is_chat = query.beyond_chat.api is TargetApi.CHAT
-    if is_chat and query.needs <= capabilities.supported and asked.is_plain:
+    if is_chat and query.needs <= capabilities.supported and not (asked.fields or asked.unknown or asked.media):
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
     if not is_chat:

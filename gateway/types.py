@@ -161,11 +161,6 @@ class RequestParameters:
     unknown: frozenset[str] = frozenset()
     media: frozenset[str] = frozenset()  # types of parts of messages that are neither text nor `image_url`
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every target takes them, as far as no capability is needed."""
-        return not self.fields and not self.unknown and not self.media
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
