@@ -237,10 +237,12 @@ class Pipeline:
         """Whether to try the same target again. An endpoint that is draining has not started any work and is skipped
         from now on, so trying another endpoint needs no retry budget; an endpoint that failed may fail again at the
         same cost."""
-        reason = attempt.error.reason if attempt.error is not None else None
-        if reason is Reason.NOT_RESIDENT:
+        error = attempt.error
+        if error is None or not error.retryable:
+            return False
+        if error.reason is Reason.NOT_RESIDENT:
             return tries < len(candidate.per_endpoint)
-        return reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
+        return error.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
 
     def _may_retry(self, candidate: Candidate, tries: int) -> bool:
         retry = candidate.target.retry

@@ -159,6 +159,7 @@ class RequestParameters:
     names: frozenset[str] = frozenset()  # all of them
     fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
+    media: frozenset[str] = frozenset()  # types of parts of messages that are neither text nor `image_url`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -309,6 +309,11 @@ async def test_what_ordinary_clients_send_keeps_the_fast_lane(pair: Both, privat
         modalities=["text"],
         stop=None,
         think=False,
+        future=None,
+        future_list=[],
+        future_object={},
+        extra_body={},
+        guided_json=None,
     )
     assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
     assert "x-twolane-ignored" not in headers

@@ -111,13 +111,19 @@ class AnswerReader:
     def _deltas(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []
         for event in events:
-            if event.name or not event.data.startswith(b"{"):
-                if event.data.lstrip().startswith(_DONE):
-                    self.is_done = True
-                    break
-                delta = _delta_of(event, self._state, self._read_event)
-            else:
-                delta = self._read_event(event.data, self._state)
+            try:
+                if event.name or not event.data.startswith(b"{"):
+                    if event.data.lstrip().startswith(_DONE):
+                        self.is_done = True
+                        break
+                    delta = _delta_of(event, self._state, self._read_event)
+                else:
+                    delta = self._read_event(event.data, self._state)
+            except (UpstreamError, *_FAULTS):
+                if not self.is_finished or event.name == b"error" or lenient.is_json(event.data):
+                    raise
+                self.is_done = True  # an odd spelling of `[DONE]`, or half an event: the answer is complete
+                break
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)
