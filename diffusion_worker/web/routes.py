@@ -32,7 +32,7 @@ def build_routes(serving_state: ServingState) -> ASGIApp:
     hot = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
     router = _Router(hot, _cold_routes(serving_state))
 
-    async def refuse(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+    async def refuse(_: Scope, send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
         if isinstance(fault, BudgetExceededError):
             serving_state.meters.observe(RefusalObserved(reason="byte_budget"))
         await refuse_body(send, fault)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision
-from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed
+from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.types import Query
@@ -64,7 +64,7 @@ class GenerationApis:
         try:
             query = await self._read(api, scope, receive)
         except BadRequest as error:
-            await send_early_error(send, error)
+            await send_early_error(send, error, path=api.path)
             return
         except ClientDisconnected:
             return
@@ -103,7 +103,7 @@ class GenerationApis:
             headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
-                await send_error(send, api.in_its_terms(answer.error), headers)
+                await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
                 return
             writer = self._writer(api, query)
             async for delta in answer.deltas():
@@ -119,12 +119,12 @@ class GenerationApis:
         def headers() -> ResponseHeaders:
             return self._headers(query, contexts[0].decision(self._clock.now_s()))
 
-        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s)
+        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s, path=api.path)
         stream.start()
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client, self._writer(api, query))
+                await _send_deltas(stream, answer, client, api, self._writer(api, query))
             finally:
                 await answer.aclose()
         finally:
@@ -132,20 +132,20 @@ class GenerationApis:
 
 
 async def _send_deltas(
-    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, writer: Writer | None
+    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, api: ClientApi, writer: Writer | None
 ) -> None:
     """Send the answer. A failure in the middle is the last event of the stream, without [DONE]."""
-    error: GatewayError | None = answer.error
+    error, event = answer.error, sse.form_of(api.path).event
     if error is None:
         try:
             async for delta in answer.deltas():
                 if writer is None:
                     await stream.write(sse.event(delta.data))
                 elif chunks := writer.chunks(delta.data):
-                    await stream.write(b"".join(map(sse.event, chunks)))
+                    await stream.write(b"".join(map(event, chunks)))
         except AttemptFailed as fault:
             error = fault
     client.stop()
     if error is None and writer is not None and (rest := writer.end()):
-        await stream.write(b"".join(map(sse.event, rest)))
-    await stream.end(error)
+        await stream.write(b"".join(map(event, rest)))
+    await stream.end(None if error is None else api.in_its_terms(error))

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.types import Query
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
+
+Error = TypeVar("Error", bound=GatewayError)
 
 
 class Parse(Protocol):
@@ -63,10 +65,13 @@ class ClientApi:
         return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
     def in_its_terms(self, error: GatewayError) -> GatewayError:
-        """The error with the field named as the client wrote it."""
+        """The error with the field named as the client wrote it, also in its text."""
         name = self.renamed.get(error.param or "")
-        if name is None:
-            return error
-        renamed = copy(error)
-        renamed.param = name
-        return renamed
+        return error if name is None else renamed_field(error, name)
+
+
+def renamed_field(error: Error, name: str) -> Error:
+    """The same error of another field."""
+    renamed = copy(error)
+    renamed.message, renamed.param = error.message.replace(repr(error.param), repr(name)), name
+    return renamed
