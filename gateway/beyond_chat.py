@@ -28,13 +28,15 @@ class MessagesOptions:
     """What Anthropic's Messages API has and targets spell in different ways, or not at all; see `messages_options`.
 
     `thinking`: whether the model should think; None leaves it to the target. `is_prefilled`: the last message is the
-    beginning of the answer. `stops` are the stop strings, for the answer to name. `has_thoughts`: messages of the assistant carry their reasoning.
+    beginning of the answer. `stops`: the stop strings, for the answer to name. `has_thoughts`: messages of the
+    assistant carry their reasoning. `estimated_tokens`: of the input, if the request asks for their number.
     """
 
     thinking: bool | None = None
     is_prefilled: bool = False
     stops: frozenset[str] = frozenset()
     has_thoughts: bool = False
+    estimated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,11 +35,11 @@ def write_options(
         fields[_TEMPLATE] = Raw(_encode({"enable_thinking": options.thinking, **given}))
     elif options.thinking is not None and target.kind is Kind.WORKER:
         _write_effort(fields, call, capabilities, is_on=options.thinking)
-    if options.is_prefilled and target.kind is Kind.OPENAI and capabilities is not None:
-        if _CONTINUE in capabilities.fields:
-            fields.setdefault(_CONTINUE, Raw(b"true"))
-            if _GENERATE in capabilities.fields:
-                fields.setdefault(_GENERATE, Raw(b"false"))
+    taken = capabilities.fields if capabilities is not None else frozenset()
+    if options.is_prefilled and _CONTINUE in taken:
+        fields.setdefault(_CONTINUE, Raw(b"true"))
+        if _GENERATE in taken:
+            fields.setdefault(_GENERATE, Raw(b"false"))
     if target.engine == "openai" and "max_tokens" in fields:  # its reasoning models take only the newer name
         fields.setdefault("max_completion_tokens", fields.pop("max_tokens"))
 

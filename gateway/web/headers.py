@@ -3,6 +3,7 @@
 import secrets
 from math import ceil
 
+from gateway.attempts.token_count import TokenCount
 from gateway.beyond_chat import MESSAGES_PATH
 from gateway.decision import Decision
 from gateway.policy_types import Quota
@@ -21,6 +22,7 @@ FALLBACK = b"x-twolane-fallback"
 IGNORED = b"x-twolane-ignored"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
+TOKEN_COUNT = b"x-twolane-token-count"
 SERVER_TIMING = b"server-timing"
 RATE_LIMIT = b"x-ratelimit-"
 RETRY_AFTER = b"retry-after"
@@ -42,6 +44,8 @@ MEANINGS = {
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
+    TOKEN_COUNT: "On `/v1/messages/count_tokens`: `exact` if the target's tokenizer counted, `estimate` if it has none"
+    " that the gateway can call.",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
     RATE_LIMIT + b"limit-requests": "Requests per minute of the API key, if it has a limit; `-tokens` likewise.",
     RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",
@@ -103,6 +107,11 @@ def describe_quota(quota: Quota | None) -> ResponseHeaders:
                 (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(status.reset_s * 1000)),
             ]
     return headers
+
+
+def describe_count(count: TokenCount) -> ResponseHeaders:
+    """The target whose tokens were counted, and whether they were counted or estimated."""
+    return [(TARGET, count.target.policy_name.encode()), (TOKEN_COUNT, b"exact" if count.is_exact else b"estimate")]
 
 
 def _timing(decision: Decision) -> str:

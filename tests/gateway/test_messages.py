@@ -332,3 +332,46 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(stack: Stack) -> No
     assert events[-1]["type"] == "error"
     assert events[-1]["error"]["type"] == "api_error"
     assert events[-1]["request_id"].startswith("req_")
+
+
+COUNT = f"{PATH}/count_tokens"
+
+
+async def test_tokens_are_counted_by_a_target_that_has_a_tokenizer(stack: Stack) -> None:
+    async def counts(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"count": 17, "max_model_len": 4096, "tokens": [1] * 17})
+
+    stack.server.answer = counts
+    status, headers, told = await stack.ask(path=COUNT, tools=[WEATHER], system="Be brief.")
+    assert (status, told) == (200, {"input_tokens": 17})
+    assert (headers["x-twolane-token-count"], headers["x-twolane-target"]) == ("exact", "quality")
+    assert stack.server.paths == ["/tokenize"]
+    (sent,) = stack.server.bodies
+    assert sent["messages"] == [{"role": "system", "content": "Be brief."}, *USER]
+    assert sent["tools"][0]["function"]["name"] == "get_weather"
+
+
+async def test_tokens_are_estimated_where_the_tokenizer_fails(stack: Stack) -> None:
+    """The header says so; the estimate counts texts, calls and tools."""
+
+    async def fails(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    stack.server.answer = fails
+    counted = []
+    for more in ({}, {"system": "x" * 400}, {"tools": [WEATHER]}):
+        status, headers, told = await stack.ask(path=COUNT, **more)
+        assert (status, headers["x-twolane-token-count"]) == (200, "estimate")
+        counted.append(told["input_tokens"])
+    short, long, tooled = counted
+    assert len(USER[0]["content"]) / 4 <= short < 20
+    assert short + 100 <= long <= short + 110
+    assert tooled > short + 20
+
+
+async def test_a_count_of_an_unknown_model_or_an_invalid_request_is_refused(stack: Stack) -> None:
+    status, headers, told = await stack.ask(path=COUNT, model="unknown")
+    assert (status, told["error"]["type"], told["request_id"]) == (404, "not_found_error", headers["request-id"])
+    status, _, told = await stack.ask(path=COUNT, messages=[])
+    assert (status, told["error"]["type"]) == (400, "invalid_request_error")
+    assert stack.server.paths == []

@@ -44,13 +44,15 @@ class ClientApi:
     """One API. Without a `writer`, answers are sent as the pipeline returns them.
 
     `writer` makes the writer for one request; its second argument is the time in seconds since the epoch. `renamed` are
-    fields that have another name in this API than in chat completions, for errors that name a field.
+    fields that have another name in this API than in chat completions, for errors that name a field. `counts_tokens`:
+    the answer is the number of input tokens.
     """
 
     path: str
     parse: Parse
     writer: Callable[[Query, float], Writer] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    counts_tokens: bool = False
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None

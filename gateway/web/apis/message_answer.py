@@ -1,7 +1,7 @@
 """Answers in the form of Anthropic's Messages API, written from chat completions, whole or as events.
 
-Reasoning that the target reports becomes a `thinking` block, whose signature is only the ID of the request. Token counts
-that the target does not report are estimated.
+Reasoning that the target reports becomes a `thinking` block, whose signature is only the ID of the request. Token
+counts that the target does not report are estimated.
 """
 
 from collections.abc import Mapping
