@@ -112,7 +112,9 @@ def _parts(blocks: Iterable[Block], where: str) -> list[Block]:
 def _part(block: Block, place: str) -> list[Block]:
     match block["type"]:
         case "text":
-            return [{"type": "text", "text": _required(block, "text", place)} | _cache_control(block)]
+            return [
+                {"type": "text", "text": _required(block, "text", place, may_be_empty=True)} | _cache_control(block)
+            ]
         case "image":
             return [{"type": "image_url", "image_url": {"url": _image_url(block, place)}} | _cache_control(block)]
         case "document":
@@ -129,7 +131,7 @@ def _part(block: Block, place: str) -> list[Block]:
 def _image_url(block: Block, place: str) -> str:
     source = _source(block, place)
     if source.get("type") == "url":
-        return str(_required(source, "url", f"{place}.source"))
+        return _required(source, "url", f"{place}.source")
     if source.get("type") == "base64":
         media_type, data = (_required(source, name, f"{place}.source") for name in ("media_type", "data"))
         return f"data:{media_type};base64,{data}"
@@ -140,7 +142,7 @@ def _document(block: Block, place: str) -> list[Block]:
     source = _source(block, place)
     match source.get("type"):
         case "text":
-            parts = [_text(_required(source, "data", f"{place}.source"))]
+            parts = [_text(_required(source, "data", f"{place}.source", may_be_empty=True))]
         case "content":
             parts = _parts(_blocks(source.get("content")), f"{place}.source.content")
         case _:
@@ -163,9 +165,9 @@ def _unsupported_source(source: Mapping[str, Any], place: str, allowed: str) -> 
     )
 
 
-def _required(block: Mapping[str, Any], name: str, place: str) -> Any:
+def _required(block: Mapping[str, Any], name: str, place: str, *, may_be_empty: bool = False) -> str:
     value = block.get(name)
-    if not isinstance(value, str) or (not value and name != "text"):
+    if not isinstance(value, str) or not (value or may_be_empty):
         raise InvalidField(f"'{place}.{name}' is required.", param=f"{place}.{name}")
     return value
 
