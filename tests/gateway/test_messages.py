@@ -1,13 +1,16 @@
 """Anthropic's Messages API through a real gateway: whole answers, streams, tools, errors, and what targets are sent."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
 
+from gateway.reliability.load_shedding import LoadShedder, SheddingRule
 from tests.gateway.serving import RealGateway, completion, fake_server, start_stream
+from twolane.process.api_keys import key_line
 
 pytestmark = pytest.mark.anyio
 
@@ -332,6 +335,27 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(stack: Stack) -> No
     assert events[-1]["type"] == "error"
     assert events[-1]["error"]["type"] == "api_error"
     assert events[-1]["request_id"].startswith("req_")
+
+
+async def test_refusals_before_the_request_is_parsed_have_anthropic_s_form(serving: Any, tmp_path: Path) -> None:
+    """By the key, by the size of the body, and by the load of the gateway."""
+    file = tmp_path / "keys"
+    file.write_text(key_line("anna", "sk-anna") + "\n")
+    async with fake_server() as server, serving(POLICY % server.url, keys_file=file, max_body_bytes=2000) as gateway:
+        body = {"model": "claude-x", "max_tokens": 9, "messages": USER}
+        told = [await gateway.ask(body, path=path, x_api_key="wrong") for path in (PATH, COUNT)]
+        told.append(await gateway.ask({**body, "system": "x" * 3000}, path=PATH, x_api_key="sk-anna"))
+        served = await gateway.ask(body, path=PATH, x_api_key="sk-anna", anthropic_version="2023-06-01")
+        gateway.gateway.ingress._shedder = LoadShedder(SheddingRule(max_delay_s=-1, overloaded_delay_s=-1))
+        told.append(await gateway.ask(body, path=PATH, x_api_key="sk-anna"))
+    assert [(status, answer["error"]["type"]) for status, _, answer in told] == [
+        (401, "authentication_error"),
+        (401, "authentication_error"),
+        (413, "request_too_large"),
+        (503, "overloaded_error"),
+    ]
+    assert all(answer["request_id"] == headers["request-id"] for _, headers, answer in told)
+    assert served[0] == 200
 
 
 COUNT = f"{PATH}/count_tokens"

@@ -112,9 +112,7 @@ def _parts(blocks: Iterable[Block], where: str) -> list[Block]:
 def _part(block: Block, place: str) -> list[Block]:
     match block["type"]:
         case "text":
-            return [
-                {"type": "text", "text": _required(block, "text", place, may_be_empty=True)} | _cache_control(block)
-            ]
+            return [_text(_required(block, "text", place, may_be_empty=True)) | _cache_control(block)]
         case "image":
             return [{"type": "image_url", "image_url": {"url": _image_url(block, place)}} | _cache_control(block)]
         case "document":
