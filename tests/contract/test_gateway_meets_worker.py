@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -148,10 +149,9 @@ async def test_messages_of_the_worker_are_counted_as_they_are_billed(pair: Both)
         "tools": [tool],
         "tool_choice": {"type": "none"},
     }
-    _, counted_headers, counted = await pair.gateway.ask(asked, path="/v1/messages/count_tokens", x_twolane_task="edit")
-    status, headers, told = await pair.gateway.ask(
-        {**asked, "max_tokens": 20}, path="/v1/messages", x_twolane_task="edit"
-    )
+    ask, path = partial(pair.gateway.ask, x_twolane_task="edit"), "/v1/messages"
+    _, counted_headers, counted = await ask(asked, path=f"{path}/count_tokens")
+    status, headers, told = await ask({**asked, "max_tokens": 20}, path=path)
     assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok"), told
     assert (counted_headers["x-twolane-token-count"], counted_headers["x-twolane-target"]) == ("exact", "fast")
     assert counted["input_tokens"] == told["usage"]["input_tokens"]
