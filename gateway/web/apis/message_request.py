@@ -148,15 +148,17 @@ def parse_count(
 
 def estimated_tokens(chat: dict[str, Any]) -> int:
     """About how many tokens a chat has: a quarter of its bytes, and some for each message and image."""
-    messages = chat["messages"]
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    messages: list[dict[str, Any]] = chat["messages"]
+    parts: list[dict[str, Any]] = [
+        part for message in messages if isinstance(message["content"], list) for part in message["content"]
+    ]
     images = sum(part["type"] == "image_url" for part in parts)
-    texts = [message["content"] for message in messages if isinstance(message["content"], str)]
+    texts: list[str] = [message["content"] for message in messages if isinstance(message["content"], str)]
     texts += [part["text"] for part in parts if part["type"] == "text"]
     texts += [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-    size += sum(len(exact_json.dumps(tool["function"])) for tool in chat.get("tools", ()))
-    return -(-size // CHARS_PER_TOKEN) + _MESSAGE_TOKENS * len(messages) + _IMAGE_TOKENS * images
+    sizes = [len(text.encode("utf-8", "surrogatepass")) for text in texts]
+    sizes += [len(exact_json.dumps(tool["function"])) for tool in chat.get("tools", ())]
+    return -(-sum(sizes) // CHARS_PER_TOKEN) + _MESSAGE_TOKENS * len(messages) + _IMAGE_TOKENS * images
 
 
 def _as_query(
