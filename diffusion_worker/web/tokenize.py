@@ -7,9 +7,10 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from diffusion_worker.text.chat_template import TemplateFeatures
-from diffusion_worker.web.http_io import JSON, read_body, send_response
+from diffusion_worker.web.http_io import JSON, send_response
 from diffusion_worker.web.requests.chat_request import parse_chat
 from diffusion_worker.web.serving_state import ServingState
+from twolane.process.http_body import read_body
 
 _MAX_RUNNING: Final = 2  # tokenization needs the processors that the engine needs too
 
@@ -21,9 +22,9 @@ class TokenizeEndpoint:
         self._state = serving_state
         self._running = asyncio.Semaphore(_MAX_RUNNING)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """`{"count": ..., "max_model_len": ...}`; a prompt longer than the context is counted too."""
-        body = await read_body(scope, receive, self._state.max_body_bytes)
+        body = await read_body(receive)
         async with self._running:
             answer = await asyncio.to_thread(self._count, body)
         await send_response(send, 200, (JSON,), answer)

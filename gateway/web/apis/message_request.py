@@ -152,7 +152,7 @@ def estimated_tokens(chat: dict[str, Any]) -> int:
     parts: list[dict[str, Any]] = [
         part for message in messages if isinstance(message["content"], list) for part in message["content"]
     ]
-    images = sum(part["type"] == "image_url" for part in parts)
+    images: int = sum(part["type"] == "image_url" for part in parts)
     texts: list[str] = [message["content"] for message in messages if isinstance(message["content"], str)]
     texts += [part["text"] for part in parts if part["type"] == "text"]
     texts += [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
