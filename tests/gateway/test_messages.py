@@ -399,3 +399,17 @@ async def test_a_count_of_an_unknown_model_or_an_invalid_request_is_refused(stac
     status, _, told = await stack.ask(path=COUNT, messages=[])
     assert (status, told["error"]["type"]) == (400, "invalid_request_error")
     assert stack.server.paths == []
+
+
+async def test_an_image_that_no_target_takes_is_refused_by_name(serving: Any) -> None:
+    limited = POLICY.replace("engine: vllm", "capabilities: [chat, stream]")
+    async with fake_server() as server, serving(limited % server.url) as gateway:
+        messages = [{"role": "user", "content": [IMAGE]}]
+        body = {"model": "claude-x", "max_tokens": 9, "messages": messages}
+        status, _, told = await gateway.ask(body, path=PATH)
+        counted = await gateway.ask(body, path=COUNT)
+    assert (status, told["error"]["type"]) == (400, "invalid_request_error")
+    assert "images" in told["error"]["message"]
+    assert server.bodies == []
+    assert (counted[0], counted[1]["x-twolane-token-count"]) == (200, "estimate")
+    assert counted[2]["input_tokens"] > 1000

@@ -5,7 +5,7 @@ as it arrives, and what cannot be written yet is held back until the end.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twolane.process import exact_json
@@ -19,8 +19,8 @@ class Call:
 
     id: str = ""
     name: str = ""
-    arguments: str = ""
-    written: int = 0  # characters of the arguments that were sent
+    parts: list[str] = field(default_factory=list)  # of the arguments
+    written: int = 0  # parts that were sent
     is_open: bool = False  # its block was begun
     is_closed: bool = False
 
@@ -30,7 +30,13 @@ class Call:
         if isinstance(given := fragment.get("id"), str):
             self.id = self.id or given
         self.name += function.get("name") or ""
-        self.arguments += function.get("arguments") or function.get("input") or ""
+        if part := function.get("arguments") or function.get("input"):
+            self.parts.append(part)
+
+    @property
+    def arguments(self) -> str:
+        """What has arrived of them."""
+        return "".join(self.parts)
 
     @property
     def is_complete(self) -> bool:
@@ -92,9 +98,9 @@ class BlockWriter:
     def call(self, index: int, fragment: Mapping[str, Any]) -> list[Event]:
         """A fragment of a call."""
         call = self._calls.setdefault(index, Call())
-        before = len(call.arguments)
+        before = len(call.parts)
         call.add(fragment)
-        self.chars += len(call.arguments) - before
+        self.chars += sum(map(len, call.parts[before:]))
         if call.is_closed or (self._is_interleaved and index != self._live):
             return []
         events: list[Event] = []
@@ -108,7 +114,7 @@ class BlockWriter:
             events = self._finish(self._live)
             self._live = index
         # Before the arguments begin, the name may be incomplete.
-        return events + (self._write(index) if call.arguments else [])
+        return events + (self._write(index) if call.parts else [])
 
     def close(self) -> list[Event]:
         """End the open block, and write what was held back."""
@@ -145,9 +151,10 @@ class BlockWriter:
             call.is_open = True
             call_id = call.id or new_call_id(self._request_id, index)
             events = self._begin("tool_use", {"type": "tool_use", "id": call_id, "name": call.name, "input": {}})
-        if call.written < len(call.arguments):
-            events.append(self._delta({"type": "input_json_delta", "partial_json": call.arguments[call.written :]}))
-            call.written = len(call.arguments)
+        if call.written < len(call.parts):
+            text = "".join(call.parts[call.written :])
+            events.append(self._delta({"type": "input_json_delta", "partial_json": text}))
+            call.written = len(call.parts)
         return events
 
     def _finish(self, index: int) -> list[Event]:
