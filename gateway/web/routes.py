@@ -15,7 +15,7 @@ from gateway.routing.policy import Policy
 from gateway.types import Status, Target
 from gateway.web.error_body import body_of, headers_of
 from gateway.web.headers import new_request_id, request_id_headers
-from gateway.web.models import model_of, models_of
+from gateway.web.models import model_of, models_of, page_of
 from twolane.process.api_keys import Key
 
 # FastAPI's spans and meters would cost more than a whole request.
@@ -55,7 +55,7 @@ def public_app(policy: Callable[[], Policy], status_of: Callable[[Target], Statu
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         """List the models that requests can name, as far as the API key allows them."""
-        return json_response({"object": "list", "data": models_of(policy(), status_of, _allowed_models(request))})
+        return json_response(page_of(models_of(policy(), status_of, _allowed_models(request))))
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:

@@ -60,6 +60,7 @@ async def test_the_client_reads_every_kind_of_answer(tmp_path: Any) -> None:
         case("parse"),
         case("run", "weather?"),
         case("count", tools=[TOOL]),
+        {"how": "models", "fields": {}},
         case("create", model="unknown"),
         case("stream", model="unknown"),
         case("create", max_tokens=0),
@@ -81,7 +82,8 @@ async def test_the_client_reads_every_kind_of_answer(tmp_path: Any) -> None:
         assert called[1].pop("input") == {"city": "Rome"}
         assert called == call
     assert seen[6:9] == [{"name": "Rome"}, {"text": "I see sun in Rome."}, {"tokens": 21}]
-    assert seen[9:] == [
+    assert seen[9] == {"models": [[name, name] for name in ("auto", "claude-*", "big")]}
+    assert seen[10:] == [
         {"error": "NotFoundError", "type": "not_found_error"},
         {"error": "NotFoundError", "type": "not_found_error"},
         {"error": "BadRequestError", "type": "invalid_request_error"},

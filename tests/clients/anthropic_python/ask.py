@@ -1,8 +1,8 @@
 """Ask one question per case with Anthropic's client for Python.
 
 stdin: {"url": ..., "cases": [{"how": ..., "fields": {...}}]}, where `how` is `create`, `stream` (the client accumulates
-the events), `parse` (a structured answer), `run` (the client's own loop of tool calls) or `count`. stdout: one JSON
-line for each, in order: what an application sees, or {"error": ...}.
+the events), `parse` (a structured answer), `run` (the client's own loop of tool calls), `count` or `models`.
+stdout: one JSON line for each, in order: what an application sees, or {"error": ...}.
 """
 
 import json
@@ -47,6 +47,8 @@ def answer(client: Anthropic, how: str, fields: dict[str, Any]) -> dict[str, Any
     """What an application sees of one answer."""
     if how == "count":
         return {"tokens": client.messages.count_tokens(**fields).input_tokens}
+    if how == "models":
+        return {"models": [[model.id, model.display_name] for model in client.models.list()]}
     if how == "parse":
         parsed = client.messages.parse(output_format=City, **fields)
         return {"name": parsed.parsed_output.name if parsed.parsed_output else None}
