@@ -32,7 +32,9 @@ async def count_tokens(upstream: Upstream, target: Target, query: Query) -> Toke
 
 
 def _has_tokenizer(target: Target) -> bool:
-    return target.kind is Kind.WORKER or (target.kind is Kind.OPENAI and target.engine in _ENGINES)
+    """A URL that is not that of chat completions says nothing about where the tokenizer is."""
+    is_known = target.kind is Kind.WORKER or (target.kind is Kind.OPENAI and target.engine in _ENGINES)
+    return is_known and target.url_of(TargetApi.TOKENIZE) != target.chat_url
 
 
 async def _exact(upstream: Upstream, target: Target, query: Query) -> int | None:
