@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.types import Query
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
+
+Error = TypeVar("Error", bound=GatewayError)
 
 
 class Parse(Protocol):
@@ -42,13 +44,15 @@ class ClientApi:
     """One API. Without a `writer`, answers are sent as the pipeline returns them.
 
     `writer` makes the writer for one request; its second argument is the time in seconds since the epoch. `renamed` are
-    fields that have another name in this API than in chat completions, for errors that name a field.
+    fields that have another name in this API than in chat completions, for errors that name a field. `counts_tokens`:
+    the answer is the number of input tokens.
     """
 
     path: str
     parse: Parse
     writer: Callable[[Query, float], Writer] | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    counts_tokens: bool = False
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
@@ -63,10 +67,13 @@ class ClientApi:
         return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
     def in_its_terms(self, error: GatewayError) -> GatewayError:
-        """The error with the field named as the client wrote it."""
+        """The error with the field named as the client wrote it, also in its text."""
         name = self.renamed.get(error.param or "")
-        if name is None:
-            return error
-        renamed = copy(error)
-        renamed.param = name
-        return renamed
+        return error if name is None else renamed_field(error, name)
+
+
+def renamed_field(error: Error, name: str) -> Error:
+    """The same error of another field."""
+    renamed = copy(error)
+    renamed.message, renamed.param = error.message.replace(repr(error.param), repr(name)), name
+    return renamed

@@ -6,10 +6,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from gateway.beyond_chat import CHAT_PATH
+from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
 from gateway.web.apis.client_api import ClientApi
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
+from gateway.web.apis.message_answer import MessageWriter
+from gateway.web.apis.message_request import RENAMED, parse_count, parse_messages
 from gateway.web.apis.text_answer import TextWriter
 from gateway.web.apis.text_request import parse_completion, parse_fill_in
 from gateway.web.parse_request import parse_chat
@@ -22,6 +24,8 @@ _LISTED: Final = (
     ClientApi(path="/v1/fim/completions", parse=parse_fill_in, writer=_FILL_IN_WRITER, renamed=_AS_PROMPT),
     ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=partial(CodeWriter, in_fence=True)),
     ClientApi(path="/v1/apply/completions", parse=parse_apply, writer=partial(CodeWriter, in_fence=False)),
+    ClientApi(path=MESSAGES_PATH, parse=parse_messages, writer=MessageWriter, renamed=RENAMED),
+    ClientApi(path=f"{MESSAGES_PATH}/count_tokens", parse=parse_count, renamed=RENAMED, counts_tokens=True),
     ClientApi(path="/v1/embeddings", parse=parse_embeddings, renamed={"messages": "input"}),
 )
 APIS: Final[Mapping[str, ClientApi]] = MappingProxyType({api.path: api for api in _LISTED})
