@@ -118,7 +118,7 @@ class GenerationApis:
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client, self._writer(api, query))
+                await _send_deltas(stream, answer, client, api, self._writer(api, query))
             finally:
                 await answer.aclose()
         finally:
@@ -126,20 +126,22 @@ class GenerationApis:
 
 
 async def _send_deltas(
-    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, writer: Writer | None
+    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, api: ClientApi, writer: Writer | None
 ) -> None:
-    """Send the answer. A failure in the middle is the last event of the stream, without [DONE]."""
+    """Send the answer. A failure in the middle is the end of the stream."""
     error: GatewayError | None = answer.error
     if error is None:
         try:
             async for delta in answer.deltas():
                 if writer is None:
                     await stream.write(sse.event(delta.data))
-                elif chunks := writer.chunks(delta.data):
-                    await stream.write(b"".join(map(sse.event, chunks)))
+                elif events := writer.events(delta.data):
+                    await stream.write(events)
         except AttemptFailed as fault:
             error = fault
     client.stop()
-    if error is None and writer is not None and (rest := writer.end()):
-        await stream.write(b"".join(map(sse.event, rest)))
-    await stream.end(error)
+    if error is None:
+        await stream.end(sse.DONE if writer is None else writer.end())
+        return
+    error = api.in_its_terms(error)
+    await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)

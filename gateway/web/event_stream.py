@@ -53,10 +53,10 @@ class EventStream:
             self._sent_s = self._loop.time()
             self._is_writing = False
 
-    async def end(self, error: GatewayError | None = None) -> None:
-        """Send the last event, or an error as a response of its own if no head was sent.
+    async def end(self, last: bytes, error: GatewayError | None = None) -> None:
+        """Send the `last` events, or an error as a response of its own if no head was sent.
 
-        Headers that the head of a heartbeat could not contain precede the last event as one comment.
+        Headers that the head of a heartbeat could not contain precede the last events as one comment.
         """
         self._stop_timer()
         await self._finish_ping()
@@ -67,7 +67,7 @@ class EventStream:
         if self._early:
             known, sent = [*(headers_of(error) if error else ()), *self._headers()], {name for name, _ in self._early}
             comment = sse.header_comment(each for each in known if each[0] not in sent)
-        await self.write(comment + (sse.error_event(error) if error else sse.DONE), more=False)
+        await self.write(comment + last, more=False)
 
     async def aclose(self) -> None:
         """Send no more heartbeats."""

@@ -1,14 +1,19 @@
 """What one API that clients call consists of: how its requests become a Query, and how answers take its form."""
 
+import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.types import Query
+from gateway.web import sse
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
+
+
+_NESTED: Final = re.compile(r"[.\[]")
 
 
 class Parse(Protocol):
@@ -28,6 +33,26 @@ class Writer(Protocol):
         """The answer to a request that does not stream."""
         ...
 
+    def events(self, chunk: bytes) -> bytes:
+        """The events for one chunk of the answer; empty if it adds nothing."""
+        ...
+
+    def end(self) -> bytes:
+        """The last events of a complete stream."""
+        ...
+
+    def failed(self, error: GatewayError) -> bytes:
+        """The last events of a stream that failed, perhaps before its first chunk."""
+        ...
+
+
+class ChunkWriter(Protocol):
+    """Writes an answer whose stream consists of chunks, as those of chat completions do."""
+
+    def whole(self, completion: bytes) -> bytes:
+        """See `Writer`."""
+        ...
+
     def chunks(self, chunk: bytes) -> list[bytes]:
         """The chunks for one chunk of the answer; none if it adds nothing."""
         ...
@@ -37,17 +62,49 @@ class Writer(Protocol):
         ...
 
 
+class ChunkEvents:
+    """See `Writer`. Chunks are sent as chat completions send them: unnamed events, `[DONE]` at the end."""
+
+    def __init__(self, chunks: ChunkWriter) -> None:
+        self._chunks = chunks
+
+    def whole(self, completion: bytes) -> bytes:
+        """See `Writer`."""
+        return self._chunks.whole(completion)
+
+    def events(self, chunk: bytes) -> bytes:
+        """See `Writer`."""
+        return b"".join(map(sse.event, self._chunks.chunks(chunk)))
+
+    def end(self) -> bytes:
+        """See `Writer`."""
+        return b"".join(map(sse.event, self._chunks.end())) + sse.DONE
+
+    def failed(self, error: GatewayError) -> bytes:
+        """See `Writer`."""
+        return sse.error_event(error)
+
+
+MakeWriter = Callable[[Query, float], Writer]
+
+
+def in_chunks(make: Callable[[Query, float], ChunkWriter]) -> MakeWriter:
+    """The writers of an API whose streams consist of chunks."""
+    return lambda query, wall_s: ChunkEvents(make(query, wall_s))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientApi:
     """One API. Without a `writer`, answers are sent as the pipeline returns them.
 
     `writer` makes the writer for one request; its second argument is the time in seconds since the epoch. `renamed` are
-    fields that have another name in this API than in chat completions, for errors that name a field.
+    fields that have another name in this API than in chat completions, for errors that name a field; the name of a
+    field also stands for what is nested in it.
     """
 
     path: str
     parse: Parse
-    writer: Callable[[Query, float], Writer] | None = None
+    writer: MakeWriter | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def read(
@@ -64,9 +121,11 @@ class ClientApi:
 
     def in_its_terms(self, error: GatewayError) -> GatewayError:
         """The error with the field named as the client wrote it."""
-        name = self.renamed.get(error.param or "")
+        param = error.param or ""
+        name = self.renamed.get(param) or self.renamed.get(_NESTED.split(param, maxsplit=1)[0])
         if name is None:
             return error
         renamed = copy(error)
         renamed.param = name
+        renamed.message = error.message.replace(repr(param), repr(name))
         return renamed
