@@ -159,6 +159,8 @@ class RequestParameters:
     names: frozenset[str] = frozenset()  # all of them
     fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
+    # What a chat completion cannot ask for, such as tools that the provider runs, and the request's field of each.
+    hosted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

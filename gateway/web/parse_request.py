@@ -118,7 +118,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_Request]) -> tuple[_Reque
         # The typed decoder does not validate unused fields, and targets receive them.
         return request, exact_json.loads(body)
     except msgspec.ValidationError as fault:
-        raise _invalid_field(str(fault)) from None
+        raise invalid_field(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
@@ -162,15 +162,20 @@ def _has_images(message: Message) -> bool:
     return isinstance(message.content, list) and any(part.type == "image_url" for part in message.content)
 
 
-def _invalid_field(fault: str) -> BadRequest:
+def invalid_field(fault: str, within: str = "") -> BadRequest:
+    """The error for a message of msgspec; `within` is the field whose value was read."""
     found = _PATH.match(fault)
     if found:
-        cause, param = found.groups()
+        cause, path = found.groups()
+        param = within + (f".{path}" if within and path and not path.startswith("[") else path)
         allowed = ALLOWED.get(_INDEX.sub("[]", param)) if cause.startswith("Invalid enum value") else None
         listed = f"; allowed: {', '.join(allowed)}" if allowed else ""
         return InvalidField(f"{cause.replace(' enum', '')} at {param!r}{listed}.", param=param or None)
     missing = re.search(r"required field `(\w+)`", fault)
-    return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
+    if missing is None:
+        return InvalidField(f"{within!r}: {fault}." if within else f"{fault}.", param=within or None)
+    param = f"{within}.{missing[1]}" if within else missing[1]
+    return InvalidField(f"{param!r} is required.", param=param)
 
 
 def _without_forms(document: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,11 @@ def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
+def named_event(name: bytes, data: bytes) -> bytes:
+    """The same with the event's name."""
+    return b"event: " + name + b"\ndata: " + data + b"\n\n"
+
+
 def error_event(error: GatewayError) -> bytes:
     """The last event of a failed stream; OpenAI's clients raise an exception for it."""
     return b"event: error\ndata: " + body_of(error) + b"\n\n"

@@ -12,7 +12,6 @@ from gateway.web import sse
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
 
-
 _NESTED: Final = re.compile(r"[.\[]")
 
 

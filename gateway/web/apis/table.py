@@ -10,6 +10,8 @@ from gateway.beyond_chat import CHAT_PATH
 from gateway.web.apis.client_api import ClientApi, in_chunks
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
+from gateway.web.apis.responses.answer import ResponseWriter
+from gateway.web.apis.responses.request import RENAMED, parse_response
 from gateway.web.apis.text_answer import TextWriter
 from gateway.web.apis.text_request import parse_completion, parse_fill_in
 from gateway.web.parse_request import parse_chat
@@ -18,6 +20,7 @@ _FILL_IN_WRITER: Final = in_chunks(partial(TextWriter, is_fill_in=True))
 _AS_PROMPT: Final = {"messages": "prompt"}
 _LISTED: Final = (
     ClientApi(path=CHAT_PATH, parse=parse_chat),
+    ClientApi(path="/v1/responses", parse=parse_response, writer=ResponseWriter, renamed=RENAMED),
     ClientApi(path="/v1/completions", parse=parse_completion, writer=in_chunks(TextWriter), renamed=_AS_PROMPT),
     ClientApi(path="/v1/fim/completions", parse=parse_fill_in, writer=_FILL_IN_WRITER, renamed=_AS_PROMPT),
     ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=in_chunks(partial(CodeWriter, in_fence=True))),
