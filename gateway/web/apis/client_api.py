@@ -4,15 +4,16 @@ import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from gateway.errors import BadRequest, GatewayError
+from gateway.errors import GatewayError
 from gateway.types import Query
 from gateway.web import sse
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
 
 _NESTED: Final = re.compile(r"[.\[]")
+_Error = TypeVar("_Error", bound=GatewayError)
 
 
 class Parse(Protocol):
@@ -109,22 +110,24 @@ class ClientApi:
     def read(
         self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
     ) -> Query:
-        """The request, with the path that was called. Raises BadRequest in the terms of this API."""
-        try:
-            query = self.parse(body, headers, now_s=now_s, key=key, trace=trace)
-        except BadRequest as error:
-            raise self.in_its_terms(error) from None
+        """The request, with the path that was called. Raises BadRequest."""
+        query = self.parse(body, headers, now_s=now_s, key=key, trace=trace)
         if self.path == query.beyond_chat.path:
             return query
         return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
     def in_its_terms(self, error: GatewayError) -> GatewayError:
-        """The error with the field named as the client wrote it."""
-        param = error.param or ""
-        name = self.renamed.get(param) or self.renamed.get(_NESTED.split(param, maxsplit=1)[0])
-        if name is None:
-            return error
-        renamed = copy(error)
-        renamed.param = name
-        renamed.message = error.message.replace(repr(param), repr(name))
-        return renamed
+        """An error of the pipeline, with the field named as the client wrote it."""
+        return with_names(error, self.renamed)
+
+
+def with_names(error: _Error, names: Mapping[str, str]) -> _Error:
+    """The error with the field under its name in `names`, which may be that of the object that contains it."""
+    param = error.param or ""
+    name = names.get(param) or names.get(_NESTED.split(param, maxsplit=1)[0])
+    if name is None:
+        return error
+    renamed = copy(error)
+    renamed.param = name
+    renamed.message = error.message.replace(repr(param), repr(name))
+    return renamed

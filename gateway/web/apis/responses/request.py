@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.errors import BadRequest, InvalidField
 from gateway.types import Query
+from gateway.web.apis.client_api import with_names
 from gateway.web.apis.responses.input_items import conversation_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
 from gateway.web.parse_request import checked, decode, parse_chat
@@ -116,7 +117,7 @@ def parse_response(
     try:
         query = parse_chat(labelled, headers, now_s=now_s, key=key, trace=trace)
     except BadRequest as error:
-        raise _at_its_tool(error, tools) from None
+        raise with_names(_at_its_tool(error, tools), RENAMED) from None
     hosted = {name: name for name in _HOSTED if document.get(name) is not None} | conversation.hosted | tools.hosted
     return _as_response(query, sent, given, document, hosted)
 
