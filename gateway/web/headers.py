@@ -35,7 +35,8 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
-    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
+    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
+    " cannot honour (`store` of a response); absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
