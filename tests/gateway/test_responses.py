@@ -225,6 +225,22 @@ async def test_a_loop_of_two_tool_steps_works_with_the_items_sent_back(stack: St
     assert last["parallel_tool_calls"] is False
 
 
+async def test_references_to_reasoning_are_left_out_as_reasoning_is(stack: Stack) -> None:
+    """The AI SDK repeats calls, and refers to reasoning by its id unless `store` is false."""
+    stack.says({"reasoning_content": "Hm.", "tool_calls": [call("weather", '{"city": "Rome"}')]}, {"content": "Warm."})
+    common: Any = {"model": "auto", "tools": [WEATHER]}
+    thought, called = (await stack.client.responses.create(input="Rome?", **common)).output
+    items: Any = [
+        {"role": "user", "content": "Rome?"},
+        {"type": "item_reference", "id": thought.id},
+        called.model_dump(exclude_none=True),
+        {"type": "function_call_output", "call_id": "call_1", "output": "20"},
+    ]
+    made = await stack.client.responses.create(input=items, **common)
+    assert made.output_text == "Warm."
+    assert [each["role"] for each in stack.target.bodies[-1]["messages"]] == ["user", "assistant", "tool"]
+
+
 async def test_calls_of_a_stream_are_parsed_with_their_arguments(stack: Stack) -> None:
     stack.says({"tool_calls": [call("weather", '{"city": "Rome"}', "a"), call("weather", '{"city": "Oslo"}', "b")]})
     async with stack.client.responses.stream(model="auto", input="Both?", tools=[WEATHER]) as stream:

@@ -8,6 +8,7 @@ from gateway.errors import GatewayError
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
 from gateway.web import sse
+from gateway.web.apis.responses.input_items import REASONING_ID
 from gateway.web.apis.responses.output_items import REASONING, REFUSAL, TEXT, CallItem, ContentItem, Event, Item
 
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -195,7 +196,7 @@ class _Output:
         is_reasoning = kind == REASONING
         if self._content is None or self._content.is_reasoning is not is_reasoning:
             yield from self._end_content()
-            item_id = f"{'rs' if is_reasoning else 'msg'}_{self._key}_{len(self._items)}"
+            item_id = f"{REASONING_ID if is_reasoning else 'msg_'}{self._key}_{len(self._items)}"
             self._content = ContentItem(item_id, len(self._items), is_reasoning=is_reasoning)
             yield self._begin(self._content)
         yield from self._located(self._content, self._content.feed(kind, text, logprobs, annotations))

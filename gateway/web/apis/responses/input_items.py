@@ -2,9 +2,10 @@
 
 A chat completion needs the outputs of an assistant's calls directly behind its message, so outputs are attached to the
 message with their call, wherever they stand. Reasoning items are dropped: chats have no place for them, and they can be
-encrypted. Items that only a provider's own tools create are reported as hosted, see `types.RequestParameters`.
+encrypted. So are references to reasoning of the gateway's own responses, which SDKs send by default. Items that only a provider's own tools create are reported as hosted, see `types.RequestParameters`.
 """
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,11 @@ from gateway.web.parse_request import invalid_field
 
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _NAME = Annotated[str, msgspec.Meta(min_length=1)]
-_CURE: Final = "the gateway keeps no responses; send the earlier items themselves in 'input'"
+_CURE: Final = (
+    "the gateway keeps no responses; send the earlier items themselves in 'input', as SDKs do if 'store' is false"
+)
+REASONING_ID: Final = "rs_"
+_REASONING: Final = re.compile(rf"{REASONING_ID}[0-9a-f]{{24}}_\d+")
 _T = TypeVar("_T")
 
 
@@ -41,6 +46,10 @@ class _CustomCall(msgspec.Struct):
 class _Output(msgspec.Struct):
     call_id: _NAME
     output: str | list[Any]
+
+
+class _Reference(msgspec.Struct):
+    id: str
 
 
 class _Text(msgspec.Struct):
@@ -149,7 +158,8 @@ class _Reader:
             case "reasoning":
                 pass
             case "item_reference":
-                raise InvalidField(f"An 'item_reference' cannot be resolved: {_CURE}.", param=f"{at}.type")
+                if not _REASONING.fullmatch(converted(item, _Reference, at).id):
+                    raise InvalidField(f"An 'item_reference' cannot be resolved: {_CURE}.", param=f"{at}.type")
             case str() as kind:
                 self.hosted.setdefault(hosted_name(kind), f"{at}.type")
             case _:

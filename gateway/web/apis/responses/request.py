@@ -49,8 +49,8 @@ _OWN: Final = frozenset(
     " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n".split()
 )
 _STATEFUL: Final = {
-    "previous_response_id": "send the earlier items themselves in 'input'",
-    "conversation": "send the earlier items themselves in 'input'",
+    "previous_response_id": "send the earlier items themselves in 'input', as SDKs do if 'store' is false",
+    "conversation": "send the earlier items themselves in 'input', as SDKs do if 'store' is false",
     "background": "leave it out, and wait for the response or stream it",
 }
 _HOSTED: Final = ("prompt", "context_management", "moderation")
