@@ -2,7 +2,8 @@
 
 A chat completion needs the outputs of an assistant's calls directly behind its message, so outputs are attached to the
 message with their call, wherever they stand. Reasoning items are dropped: chats have no place for them, and they can be
-encrypted. So are references to reasoning of the gateway's own responses, which SDKs send by default. Items that only a provider's own tools create are reported as hosted, see `types.RequestParameters`.
+encrypted. So are references to reasoning that the gateway returned, which SDKs send by default. Items that only a
+provider's own tools create are reported as hosted, see `types.RequestParameters`.
 """
 
 import re
