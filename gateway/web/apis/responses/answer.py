@@ -10,6 +10,7 @@ from gateway.upstreams.answers import lenient
 from gateway.web import sse
 from gateway.web.apis.responses.input_items import REASONING_ID
 from gateway.web.apis.responses.output_items import REASONING, REFUSAL, TEXT, CallItem, ContentItem, Event, Item
+from gateway.web.apis.responses.tools import namespaces_of
 
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _RUNNING: Final = "in_progress"
@@ -43,7 +44,7 @@ class ResponseWriter:
         self._query = query
         self._created = int(wall_s)
         self._key = query.request_id.removeprefix("req_")
-        self._output = _Output(self._key)
+        self._output = _Output(self._key, namespaces_of(query.beyond_chat.repeated.get("tools")))
         self._model = query.model
         self._tier: str | None = None
         self._usage: dict[str, Any] | None = None
@@ -151,8 +152,9 @@ class _PendingCall:
 class _Output:
     """The output items, in the order in which they begin."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, namespaces: Mapping[str, tuple[str, str]]) -> None:
         self._key = key
+        self._namespaces = namespaces
         self._items: list[tuple[Item, str]] = []  # with the status of each
         self._content: ContentItem | None = None  # that the next text may continue
         self._calls: dict[int, _PendingCall] = {}
@@ -220,7 +222,8 @@ class _Output:
         place = f"{self._key}_{len(self._items)}"
         item_id = f"{'ctc' if is_custom else 'fc'}_{place}"
         call_id = pending.call_id or f"call_{place}"
-        pending.item = CallItem(item_id, len(self._items), call_id=call_id, name=name, is_custom=is_custom)
+        names = self._namespaces.get(name, (None, name))
+        pending.item = CallItem(item_id, len(self._items), call_id=call_id, names=names, is_custom=is_custom)
         yield self._begin(pending.item)
         yield from self._located(pending.item, pending.item.feed("".join(pending.texts)))
 

@@ -10,12 +10,13 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from gateway.errors import InvalidField
-from gateway.web.parse_request import invalid_field
+from gateway.web.apis.responses.fields import converted
+from gateway.web.apis.responses.tools import joined_name
 
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _NAME = Annotated[str, msgspec.Meta(min_length=1)]
@@ -24,7 +25,6 @@ _CURE: Final = (
 )
 REASONING_ID: Final = "rs_"
 _REASONING: Final = re.compile(rf"{REASONING_ID}[0-9a-f]{{24}}_\d+")
-_T = TypeVar("_T")
 
 
 class _Message(msgspec.Struct):
@@ -36,12 +36,14 @@ class _FunctionCall(msgspec.Struct):
     call_id: _NAME
     name: _NAME
     arguments: str
+    namespace: str | None = None
 
 
 class _CustomCall(msgspec.Struct):
     call_id: _NAME
     name: _NAME
     input: str
+    namespace: str | None = None
 
 
 class _Output(msgspec.Struct):
@@ -109,14 +111,6 @@ def hosted_name(kind: str) -> str:
     return "mcp" if kind.startswith("mcp_") else kind.removesuffix("_output").removesuffix("_call")
 
 
-def converted(given: Any, kind: type[_T], at: str) -> _T:
-    """The value of the field `at`, as this type. Raises InvalidField."""
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as fault:
-        raise invalid_field(str(fault), at) from None
-
-
 @dataclass(slots=True)
 class _Turn:
     """One message. That of an assistant who calls tools has their outputs; files are sent behind these."""
@@ -150,10 +144,12 @@ class _Reader:
                 self._add_message(converted(item, _Message, at), at)
             case "function_call":
                 call = converted(item, _FunctionCall, at)
-                self._add_call("function", call.call_id, {"name": call.name, "arguments": call.arguments}, at)
+                name = joined_name(call.namespace, call.name)
+                self._add_call("function", call.call_id, {"name": name, "arguments": call.arguments}, at)
             case "custom_tool_call":
                 custom = converted(item, _CustomCall, at)
-                self._add_call("custom", custom.call_id, {"name": custom.name, "input": custom.input}, at)
+                name = joined_name(custom.namespace, custom.name)
+                self._add_call("custom", custom.call_id, {"name": name, "input": custom.input}, at)
             case "function_call_output" | "custom_tool_call_output":
                 self._add_output(converted(item, _Output, at), at)
             case "reasoning":

@@ -98,13 +98,16 @@ class ContentItem:
 
 
 class CallItem:
-    """See `Item`. A call of a function or of a custom tool; its arguments or input arrive in fragments."""
+    """See `Item`. A call of a function or of a custom tool; its arguments or input arrive in fragments. `names` are its
+    namespace, if it has one, and its name."""
 
-    def __init__(self, item_id: str, index: int, *, call_id: str, name: str, is_custom: bool) -> None:
+    def __init__(
+        self, item_id: str, index: int, *, call_id: str, names: tuple[str | None, str], is_custom: bool
+    ) -> None:
         self.id = item_id
         self.index = index
         self._call_id = call_id
-        self._name = name
+        self._namespace, self._name = names
         self._is_custom = is_custom
         self._key = "input" if is_custom else "arguments"
         self._texts: list[str] = []
@@ -113,6 +116,8 @@ class CallItem:
         """See `Item`."""
         kind = "custom_tool_call" if self._is_custom else "function_call"
         head = {"type": kind, "id": self.id, "call_id": self._call_id, "name": self._name}
+        if self._namespace is not None:
+            head["namespace"] = self._namespace
         return {**head, self._key: "".join(self._texts), "status": status}
 
     def feed(self, text: str) -> Iterator[Event]:

@@ -46,7 +46,8 @@ _OF_CHATS: Final = {
 _OWN: Final = frozenset(
     "input instructions text reasoning include store background background_options conversation previous_response_id"
     " prompt context_management moderation truncation max_output_tokens max_tool_calls stream_options tools tool_choice"
-    " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n".split()
+    " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n"
+    " client_metadata".split()
 )
 _STATEFUL: Final = {
     "previous_response_id": "send the earlier items themselves in 'input', as SDKs do if 'store' is false",
@@ -191,10 +192,10 @@ def _write_tools(chat: dict[str, Any], given: _Fields, document: dict[str, Any],
 
 
 def _at_its_tool(error: BadRequest, tools: Tools) -> BadRequest:
-    """The error with the tool's position in the request, and without the nesting of chats."""
+    """The error with the tool's field in the request, and without the nesting of chats."""
 
     def own(found: re.Match[str]) -> str:
-        return f"tools[{tools.positions[int(found[1])]}]"
+        return tools.fields[int(found[1])]
 
     if error.param is not None and _TOOL.match(error.param):
         param = _TOOL.sub(own, error.param, count=1)

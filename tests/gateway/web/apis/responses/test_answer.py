@@ -6,6 +6,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.beyond_chat import BeyondChat
 from gateway.errors import InvalidOutput, RateLimitExceeded
 from gateway.types import Query
 from gateway.web.apis.responses.answer import ResponseWriter
@@ -139,6 +140,15 @@ def test_calls_of_custom_tools_have_an_input() -> None:
     item = {"type": "custom_tool_call", "call_id": "c", "name": "sh", "input": "ls", "status": "completed"}
     assert events[-1]["response"]["output"] == [{**item, "id": "ctc_1_0"}]
     assert written({"tool_calls": [custom]})["output"] == events[-1]["response"]["output"]
+
+
+def test_a_call_of_a_namespace_s_tool_is_named_by_both() -> None:
+    space = {"type": "namespace", "name": "files", "description": "d", "tools": [{"type": "function", "name": "f"}]}
+    beyond = BeyondChat(repeated={"tools": [space]})
+    query = Query(request_id="req_1", model="auto", body=b"{}", received_s=0.0, beyond_chat=beyond)
+    choice = {"message": {"tool_calls": [call("files__f", "{}", 0), call("f", "{}", 1)]}, "finish_reason": "tool_calls"}
+    made = orjson.loads(ResponseWriter(query, 7.9).whole(orjson.dumps({"choices": [choice]})))
+    assert [(item.get("namespace"), item["name"]) for item in made["output"]] == [("files", "f"), (None, "f")]
 
 
 def test_a_call_begins_when_its_name_is_known_and_gets_an_id_if_it_has_none() -> None:

@@ -36,6 +36,7 @@ def test_options_take_the_names_of_chats() -> None:
         seed=5,
         service_tier="flex",
         max_tool_calls=3,
+        client_metadata={"turn": "1"},
         stream_options={"include_obfuscation": False},
     )
     assert chat == {
@@ -115,6 +116,23 @@ def test_a_tool_choice_is_nested_as_in_chats(given: Any, written: Any) -> None:
     assert sent(tools=[FUNCTION, CUSTOM], tool_choice=given).get("tool_choice") == written
 
 
+def test_the_tools_of_a_namespace_are_offered_under_joined_names() -> None:
+    space = {
+        "type": "namespace",
+        "name": "files",
+        "description": "d",
+        "tools": [FUNCTION, {**CUSTOM, "name": "n" * 60}],
+    }
+    call = {"type": "function_call", "call_id": "a", "namespace": "files", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "a", "output": "1"}
+    choice = {"type": "function", "namespace": "files", "name": "f"}
+    chat = sent(tools=[FUNCTION, space], input=[call, output], tool_choice=choice)
+    first, second, third = (tool[tool["type"]]["name"] for tool in chat["tools"])
+    assert (first, second, len(third), third[:10]) == ("f", "files__f", 64, "files__nnn")
+    assert chat["messages"][0]["tool_calls"][0]["function"]["name"] == "files__f"
+    assert chat["tool_choice"]["function"]["name"] == "files__f"
+
+
 def test_a_choice_of_the_tool_binds_the_check_of_the_answer() -> None:
     choice = parsed(tools=[FUNCTION, CUSTOM], tool_choice={"type": "function", "name": "f"}).tool_choice
     assert (choice.is_required, choice.allowed) == (True, {"f"})
@@ -180,6 +198,15 @@ def test_images_and_tools_need_a_target_that_has_them() -> None:
         ({"tools": [{"type": "custom", "name": 5}]}, "tools[0].name"),
         ({"tools": [{"type": "mcp"}, {**FUNCTION, "name": "f" * 65}]}, "tools[1].name"),
         ({"tools": [{"type": "mcp"}, {**FUNCTION, "parameters": {"type": 5}}]}, "tools[1].parameters"),
+        ({"tools": [{"type": "namespace", "name": "s"}]}, "tools[0].tools"),
+        (
+            {"tools": [FUNCTION, {"type": "namespace", "name": "s", "tools": [{"type": "custom"}]}]},
+            "tools[1].tools[0].name",
+        ),
+        (
+            {"tools": [{"type": "namespace", "name": "s", "tools": [CUSTOM, {**FUNCTION, "parameters": {"type": 5}}]}]},
+            "tools[0].tools[1].parameters",
+        ),
         ({"tool_choice": 5}, "tool_choice"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
