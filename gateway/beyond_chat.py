@@ -37,6 +37,7 @@ class BeyondChat:
     inputs: int = 0  # of a request for embeddings
     dimensions: int | None = None  # that it asks for
     ignored: frozenset[str] = frozenset()  # fields that no target gets, and that the response names
+    items_to_store: bytes | None = None  # with the response; None: it is not stored
     repeated: Mapping[str, Any] = field(default_factory=dict)  # fields that the answer repeats
 
 

@@ -5,6 +5,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -88,8 +89,13 @@ class GenerationApis:
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))
 
-    def _writer(self, api: ClientApi, query: Query) -> Writer | None:
-        return None if api.writer is None else api.writer(query, self._clock.wall_s())
+    def _writer(self, api: ClientApi, query: Query, answer: GatewayResponse) -> Writer | None:
+        """None for the pipeline's own form. Writers are told what a route made private."""
+        if api.writer is None:
+            return None
+        if not query.private and answer.decision(self._clock.now_s()).private:
+            query = replace(query, private=True)
+        return api.writer(query, self._clock.wall_s())
 
     async def _whole(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         answer = await self._pipeline.handle(query)
@@ -99,7 +105,7 @@ class GenerationApis:
                 client.stop()
                 await send_error(send, api.in_its_terms(answer.error), headers)
                 return
-            writer = self._writer(api, query)
+            writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
                 client.stop()
                 data = delta.data if writer is None else writer.whole(delta.data)
@@ -118,7 +124,7 @@ class GenerationApis:
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client, api, self._writer(api, query))
+                await _send_deltas(stream, answer, client, api, self._writer(api, query, answer))
             finally:
                 await answer.aclose()
         finally:

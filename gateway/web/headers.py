@@ -36,7 +36,7 @@ MEANINGS = {
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
-    " cannot honour (`store` of a response); absent if none.",
+    " cannot honour (`store` of a response without a store); absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",

@@ -2,11 +2,13 @@
 answers, which are chat completions, take its form."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
 from gateway.beyond_chat import CHAT_PATH
+from gateway.state.response_store import ResponseStore
 from gateway.web.apis.client_api import ClientApi, in_chunks
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
@@ -18,9 +20,10 @@ from gateway.web.parse_request import parse_chat
 
 _FILL_IN_WRITER: Final = in_chunks(partial(TextWriter, is_fill_in=True))
 _AS_PROMPT: Final = {"messages": "prompt"}
+RESPONSES: Final = "/v1/responses"
 _LISTED: Final = (
     ClientApi(path=CHAT_PATH, parse=parse_chat),
-    ClientApi(path="/v1/responses", parse=parse_response, writer=ResponseWriter, renamed=RENAMED),
+    ClientApi(path=RESPONSES, parse=parse_response, writer=ResponseWriter, renamed=RENAMED),
     ClientApi(path="/v1/completions", parse=parse_completion, writer=in_chunks(TextWriter), renamed=_AS_PROMPT),
     ClientApi(path="/v1/fim/completions", parse=parse_fill_in, writer=_FILL_IN_WRITER, renamed=_AS_PROMPT),
     ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=in_chunks(partial(CodeWriter, in_fence=True))),
@@ -28,3 +31,13 @@ _LISTED: Final = (
     ClientApi(path="/v1/embeddings", parse=parse_embeddings, renamed={"messages": "input"}),
 )
 APIS: Final[Mapping[str, ClientApi]] = MappingProxyType({api.path: api for api in _LISTED})
+
+
+def apis_with(store: ResponseStore | None) -> Mapping[str, ClientApi]:
+    """The same, with a store of responses."""
+    if store is None:
+        return APIS
+    stored = replace(
+        APIS[RESPONSES], parse=partial(parse_response, store=store), writer=partial(ResponseWriter, store=store)
+    )
+    return MappingProxyType({**APIS, RESPONSES: stored})

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.errors import GatewayError
+from gateway.state.response_store import ResponseStore, StoredResponse
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
 from gateway.web import sse
+from gateway.web.apis.responses.history import RESPONSE_ID
 from gateway.web.apis.responses.input_items import REASONING_ID
 from gateway.web.apis.responses.output_items import REASONING, REFUSAL, TEXT, CallItem, ContentItem, Event, Item
 from gateway.web.apis.responses.tools import namespaces_of
@@ -38,10 +40,15 @@ _CODES: Final = frozenset({"rate_limit_exceeded", "insufficient_quota", "context
 
 
 class ResponseWriter:
-    """See `client_api.Writer`. `wall_s` is the time in seconds since the epoch."""
+    """See `client_api.Writer`. `wall_s` is the time in seconds since the epoch.
 
-    def __init__(self, query: Query, wall_s: float) -> None:
+    A complete response is stored before its end is sent, unless the query is private.
+    """
+
+    def __init__(self, query: Query, wall_s: float, *, store: ResponseStore | None = None) -> None:
         self._query = query
+        is_stored = query.beyond_chat.items_to_store is not None and not query.private
+        self._store = store if is_stored else None
         self._created = int(wall_s)
         self._key = query.request_id.removeprefix("req_")
         self._output = _Output(self._key, namespaces_of(query.beyond_chat.repeated.get("tools")))
@@ -57,7 +64,9 @@ class ResponseWriter:
         self._note(document)
         list(self._read(document, is_chunk=False))
         list(self._output.close(is_incomplete=self._is_incomplete))
-        return lenient.dump({**self._response(self._status), "completed_at": self._created})
+        response = lenient.dump({**self._response(self._status), "completed_at": self._created})
+        self._keep(response)
+        return response
 
     def events(self, chunk: bytes) -> bytes:
         """The events for one chunk."""
@@ -67,8 +76,11 @@ class ResponseWriter:
 
     def end(self) -> bytes:
         """The end of the last items, and the whole response."""
-        begun, rest = self._begun(), self._output.close(is_incomplete=self._is_incomplete)
-        return begun + b"".join(self._event(*each) for each in rest) + self._lifecycle(self._status)
+        begun = self._begun()
+        rest = b"".join(self._event(*each) for each in self._output.close(is_incomplete=self._is_incomplete))
+        if self._store is not None:
+            self._keep(lenient.dump(self._response(self._status)))
+        return begun + rest + self._lifecycle(self._status)
 
     def failed(self, error: GatewayError) -> bytes:
         """The response as far as it came, and the error."""
@@ -79,6 +91,12 @@ class ResponseWriter:
         described = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
         flat = {name: described[name] for name in ("code", "message", "param")}
         return begun + self._lifecycle("failed", **failed) + self._event("error", {**flat, "error": described})
+
+    def _keep(self, response: bytes) -> None:
+        items = self._query.beyond_chat.items_to_store
+        if self._store is not None and items is not None:
+            stored = StoredResponse(owner=self._query.principal, response=response, items=items)
+            self._store.put(f"{RESPONSE_ID}{self._key}", stored)
 
     @property
     def _is_incomplete(self) -> bool:
@@ -122,13 +140,13 @@ class ResponseWriter:
     def _response(self, status: str) -> dict[str, Any]:
         cause = _INCOMPLETE.get(self._reason or "") if status == "incomplete" else None
         return {
-            "id": f"resp_{self._key}",
+            "id": f"{RESPONSE_ID}{self._key}",
             "object": "response",
             "created_at": self._created,
             "completed_at": None,
             "status": status,
             "background": False,
-            "store": False,
+            "store": self._store is not None,
             "error": None,
             "incomplete_details": None if cause is None else {"reason": cause},
             "model": self._model,

@@ -16,12 +16,13 @@ import msgspec
 
 from gateway.errors import InvalidField
 from gateway.web.apis.responses.fields import converted
+from gateway.web.apis.responses.history import NO_HISTORY, PREVIOUS, History
 from gateway.web.apis.responses.tools import joined_name
 
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _NAME = Annotated[str, msgspec.Meta(min_length=1)]
-_CURE: Final = (
-    "the gateway keeps no responses; send the earlier items themselves in 'input', as SDKs do if 'store' is false"
+CURE: Final = (
+    "the gateway did not store it; send the earlier items themselves in 'input', as SDKs do if 'store' is false"
 )
 REASONING_ID: Final = "rs_"
 _REASONING: Final = re.compile(rf"{REASONING_ID}[0-9a-f]{{24}}_\d+")
@@ -84,11 +85,16 @@ class Conversation:
     hosted: dict[str, str]
 
 
-def conversation_of(given: Any, instructions: str | None) -> Conversation:
-    """`given` is the field `input`: a text or a list of items. Raises InvalidField."""
-    reader = _Reader()
+def conversation_of(
+    given: Any, instructions: str | None, history: History = NO_HISTORY, previous: Any = None
+) -> Conversation:
+    """`given` is the field `input`: a text or a list of items. `previous` is the id of the response that it continues.
+    Raises InvalidField."""
+    reader = _Reader(history)
     if instructions:
         reader.turns.append(_Turn({"role": "system", "content": instructions}))
+    for item in history.items_before(previous):
+        reader.add(item, PREVIOUS)
     if isinstance(given, str):
         reader.turns.append(_Turn({"role": "user", "content": given}))
     elif isinstance(given, list) and given:
@@ -104,6 +110,11 @@ def conversation_of(given: Any, instructions: str | None) -> Conversation:
     if not messages:
         raise InvalidField("'input' has no message and no call.", param="input")
     return Conversation(messages, reader.hosted)
+
+
+def items_of(given: Any) -> list[Any]:
+    """The field `input` as a list of items."""
+    return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
 
 
 def hosted_name(kind: str) -> str:
@@ -131,8 +142,9 @@ class _Turn:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
         self.turns: list[_Turn] = []
+        self._history = history
         self.hosted: dict[str, str] = {}
         self._waiting: dict[str, deque[tuple[_Turn, str]]] = defaultdict(deque)  # calls without an output, by call_id
 
@@ -155,8 +167,7 @@ class _Reader:
             case "reasoning":
                 pass
             case "item_reference":
-                if not _REASONING.fullmatch(converted(item, _Reference, at).id):
-                    raise InvalidField(f"An 'item_reference' cannot be resolved: {_CURE}.", param=f"{at}.type")
+                self._add_reference(converted(item, _Reference, at).id, at)
             case str() as kind:
                 self.hosted.setdefault(hosted_name(kind), f"{at}.type")
             case _:
@@ -168,6 +179,13 @@ class _Reader:
             for _, at in calls:
                 text = f"The call {call_id!r} has no output in 'input'."
                 raise InvalidField(text, param=f"{at}.call_id")
+
+    def _add_reference(self, item_id: str, at: str) -> None:
+        found = self._history.item(item_id)
+        if found is not None:
+            self.add(found, at)
+        elif not _REASONING.fullmatch(item_id):
+            raise InvalidField(f"The 'item_reference' {item_id!r} cannot be resolved: {CURE}.", param=f"{at}.type")
 
     def _add_message(self, given: _Message, at: str) -> None:
         if given.role not in _ROLES:

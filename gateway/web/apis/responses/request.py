@@ -5,15 +5,18 @@ tools, by every target whose policy does not ignore them.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from gateway.errors import BadRequest, InvalidField
+from gateway.state.response_store import ResponseStore
 from gateway.types import Query
 from gateway.web.apis.client_api import with_names
-from gateway.web.apis.responses.input_items import conversation_of
+from gateway.web.apis.responses.history import PREVIOUS, History
+from gateway.web.apis.responses.input_items import conversation_of, items_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
 from gateway.web.parse_request import checked, decode, parse_chat
 from gateway.web.request_schema import Positive
@@ -49,11 +52,12 @@ _OWN: Final = frozenset(
     " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n"
     " client_metadata".split()
 )
+_SEND_ITEMS: Final = "send the earlier items themselves in 'input', as SDKs do if 'store' is false"
 _STATEFUL: Final = {
-    "previous_response_id": "send the earlier items themselves in 'input', as SDKs do if 'store' is false",
-    "conversation": "send the earlier items themselves in 'input', as SDKs do if 'store' is false",
+    "conversation": f"the gateway keeps no conversations; {_SEND_ITEMS}",
     "background": "leave it out, and wait for the response or stream it",
 }
+_NO_STORE: Final = {PREVIOUS: f"the gateway keeps no responses; {_SEND_ITEMS}"}
 _HOSTED: Final = ("prompt", "context_management", "moderation")
 _LOGPROBS: Final = "message.output_text.logprobs"
 _INCLUDES: Final = (
@@ -68,7 +72,8 @@ _INCLUDES: Final = (
 )
 _REPEATED: Final = (
     "instructions max_output_tokens max_tool_calls prompt_cache_key safety_identifier user temperature top_p"
-    " presence_penalty frequency_penalty parallel_tool_calls service_tier top_logprobs truncation metadata"
+    " presence_penalty frequency_penalty previous_response_id parallel_tool_calls service_tier top_logprobs truncation"
+    " metadata"
 ).split()
 _TOOL: Final = re.compile(r"tools\[(\d+)\](?:\.(?:function|custom)\b)?")
 
@@ -102,12 +107,20 @@ _DECODER: Final = msgspec.json.Decoder(_Fields)
 
 
 def parse_response(
-    body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
+    body: bytes,
+    headers: dict[bytes, bytes],
+    *,
+    now_s: float,
+    key: Key | None,
+    trace: Trace | None = None,
+    store: ResponseStore | None = None,
 ) -> Query:
-    """See `client_api.Parse`."""
+    """See `client_api.Parse`. `store` is where responses are kept, if they are."""
     given, document = decode(checked(body), _DECODER)
-    _refuse(given, document)
-    conversation, tools = conversation_of(document.get("input"), given.instructions), tools_of(document.get("tools"))
+    _refuse(given, document, _STATEFUL if store is not None else _STATEFUL | _NO_STORE)
+    history, previous = History(store, key.name if key else None), document.get(PREVIOUS)
+    conversation = conversation_of(document.get("input"), given.instructions, history, previous)
+    tools = tools_of(document.get("tools"))
     chat = {name: value for name, value in document.items() if name not in _OWN}
     chat["messages"] = conversation.messages
     _write_options(chat, given)
@@ -120,7 +133,12 @@ def parse_response(
     except BadRequest as error:
         raise with_names(_at_its_tool(error, tools), RENAMED) from None
     hosted = {name: name for name in _HOSTED if document.get(name) is not None} | conversation.hosted | tools.hosted
-    return _as_response(query, sent, given, document, hosted)
+    query = _as_response(query, sent, given, document, hosted)
+    if store is None or not given.store or query.private:
+        return query
+    items = exact_json.dumps([*history.items_before(previous), *history.resolved(items_of(document["input"]))])
+    beyond = replace(query.beyond_chat, items_to_store=items, ignored=query.beyond_chat.ignored - {"store"})
+    return replace(query, beyond_chat=beyond)
 
 
 def _as_response(query: Query, body: bytes, given: _Fields, document: dict[str, Any], hosted: dict[str, str]) -> Query:
@@ -138,11 +156,11 @@ def _as_response(query: Query, body: bytes, given: _Fields, document: dict[str, 
     )
 
 
-def _refuse(given: _Fields, document: dict[str, Any]) -> None:
-    """Raises InvalidField for what needs a store, and for fields of chats."""
-    for name, cure in _STATEFUL.items():
+def _refuse(given: _Fields, document: dict[str, Any], stateful: Mapping[str, str]) -> None:
+    """Raises InvalidField for what needs state that the gateway does not have, and for fields of chats."""
+    for name, cure in stateful.items():
         if document.get(name) not in (None, False):
-            raise InvalidField(f"{name!r} is not supported: the gateway keeps no responses; {cure}.", param=name)
+            raise InvalidField(f"{name!r} is not supported: {cure}.", param=name)
     for name, own in _OF_CHATS.items():
         if document.get(name) is not None:
             raise InvalidField(f"{name!r} is a field of chat completions; use {own!r}.", param=name)
