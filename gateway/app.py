@@ -42,6 +42,7 @@ from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
+from gateway.web.apis.responses.stored import add_response_routes
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
@@ -49,7 +50,6 @@ from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
-from gateway.web.stored_responses import add_response_routes
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.server import config_of
 from twolane.process.keys_file import KeysFile
