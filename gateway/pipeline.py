@@ -16,6 +16,7 @@ from gateway.attempts.hedging import open_hedged
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
+from gateway.attempts.token_count import TokenCount, count_tokens
 from gateway.attempts.waiting import Queued, wait_for_slot
 from gateway.decision import Decision
 from gateway.enums import BreakerState, Outcome, Reason
@@ -121,6 +122,15 @@ class Pipeline:
         candidates = [self._at_endpoint(each, query) for each in context.plan.candidates]
         verdicts = tuple((each, self._health(each), self._check(context, each)) for each in candidates)
         return context.decision(self._clock.now_s()), verdicts
+
+    async def count_tokens(self, query: Query) -> TokenCount:
+        """The input tokens of a query at the target that it would go to now. Not an attempt: no limit counts it.
+
+        Raises ModelNotFound, NoPrivateTarget.
+        """
+        evaluations = self.explain(query)[1]
+        target = next((each for each, _, verdict in evaluations if verdict.admitted), evaluations[0][0]).target
+        return await count_tokens(self._upstreams(target), target, query)
 
     # Routing
 

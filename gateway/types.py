@@ -39,7 +39,11 @@ from twolane.process.trace_context import Trace
 CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 _CHAT_PATH: Final = "/chat/completions"
-_PATHS: Final = {TargetApi.COMPLETIONS: "/completions", TargetApi.EMBEDDINGS: "/embeddings"}
+_PATHS: Final = {
+    TargetApi.COMPLETIONS: (_CHAT_PATH, "/completions"),
+    TargetApi.EMBEDDINGS: (_CHAT_PATH, "/embeddings"),
+    TargetApi.TOKENIZE: (f"/v1{_CHAT_PATH}", "/tokenize"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ class Target:
 
     def url_of(self, api: TargetApi) -> str:
         """The URL of one of its APIs, beside that of chat completions."""
-        return self.chat_url if api is TargetApi.CHAT else self.url + self.path.replace(_CHAT_PATH, _PATHS[api], 1)
+        return self.chat_url if api is TargetApi.CHAT else self.url + self.path.replace(*_PATHS[api], 1)
 
     @property
     def policy_name(self) -> str:

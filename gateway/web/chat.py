@@ -3,7 +3,7 @@
 `apis.table` lists the APIs. Chat completions are the pipeline's own form of an answer and are sent unchanged."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,11 +24,13 @@ from gateway.web.apis.table import APIS
 from gateway.web.asgi_responses import send_early_error, send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
-from gateway.web.headers import ResponseHeaders, describe, describe_quota
+from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
+
+Handler = Callable[[ClientApi, Query, Send, CancelOnDisconnect], Awaitable[None]]
 
 
 class GenerationApis:
@@ -63,13 +65,18 @@ class GenerationApis:
         try:
             query = await self._read(api, scope, receive)
         except BadRequest as error:
-            await send_early_error(send, error)
+            await send_early_error(send, error, path=api.path)
             return
         except ClientDisconnected:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
         with CancelOnDisconnect(receive) as client:
-            await (self._stream if query.stream else self._whole)(api, query, send, client)
+            await self._handler(api, query)(api, query, send, client)
+
+    def _handler(self, api: ClientApi, query: Query) -> Handler:
+        if api.counts_tokens:
+            return self._count
+        return self._stream if query.stream else self._whole
 
     async def _read(self, api: ClientApi, scope: Scope, receive: Receive) -> Query:
         state: dict[str, Any] = scope.get("state") or {}
@@ -103,7 +110,7 @@ class GenerationApis:
             headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
-                await send_error(send, api.in_its_terms(answer.error), headers)
+                await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
                 return
             writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
@@ -113,13 +120,24 @@ class GenerationApis:
         finally:
             await answer.aclose()
 
+    async def _count(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
+        headers = request_id_headers(query.request_id, api.path)
+        try:
+            count = await self._pipeline.count_tokens(query)
+        except GatewayError as error:
+            client.stop()
+            await send_error(send, api.in_its_terms(error), headers, path=api.path)
+            return
+        client.stop()
+        await send_json(send, b'{"input_tokens":%d}' % count.tokens, headers=headers + describe_count(count))
+
     async def _stream(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         contexts: list[RequestContext] = []
 
         def headers() -> ResponseHeaders:
             return self._headers(query, contexts[0].decision(self._clock.now_s()))
 
-        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s)
+        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s, path=api.path)
         stream.start()
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)

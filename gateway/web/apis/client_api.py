@@ -13,7 +13,7 @@ from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
 
 _NESTED: Final = re.compile(r"[.\[]")
-_Error = TypeVar("_Error", bound=GatewayError)
+Error = TypeVar("Error", bound=GatewayError)
 
 
 class Parse(Protocol):
@@ -63,10 +63,12 @@ class ChunkWriter(Protocol):
 
 
 class ChunkEvents:
-    """See `Writer`. Chunks are sent as chat completions send them: unnamed events, `[DONE]` at the end."""
+    """See `Writer`. The events of chunks have the form of the API's streams, see `sse.form_of`."""
 
-    def __init__(self, chunks: ChunkWriter) -> None:
+    def __init__(self, chunks: ChunkWriter, query: Query) -> None:
         self._chunks = chunks
+        self._query = query
+        self._form = sse.form_of(query.beyond_chat.path)
 
     def whole(self, completion: bytes) -> bytes:
         """See `Writer`."""
@@ -74,15 +76,15 @@ class ChunkEvents:
 
     def events(self, chunk: bytes) -> bytes:
         """See `Writer`."""
-        return b"".join(map(sse.event, self._chunks.chunks(chunk)))
+        return b"".join(map(self._form.event, self._chunks.chunks(chunk)))
 
     def end(self) -> bytes:
         """See `Writer`."""
-        return b"".join(map(sse.event, self._chunks.end())) + sse.DONE
+        return b"".join(map(self._form.event, self._chunks.end())) + self._form.done
 
     def failed(self, error: GatewayError) -> bytes:
         """See `Writer`."""
-        return sse.error_event(error)
+        return sse.error_event(error, self._query.beyond_chat.path, self._query.request_id)
 
 
 MakeWriter = Callable[[Query, float], Writer]
@@ -90,7 +92,7 @@ MakeWriter = Callable[[Query, float], Writer]
 
 def in_chunks(make: Callable[[Query, float], ChunkWriter]) -> MakeWriter:
     """The writers of an API whose streams consist of chunks."""
-    return lambda query, wall_s: ChunkEvents(make(query, wall_s))
+    return lambda query, wall_s: ChunkEvents(make(query, wall_s), query)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +101,14 @@ class ClientApi:
 
     `writer` makes the writer for one request; its second argument is the time in seconds since the epoch. `renamed` are
     fields that have another name in this API than in chat completions, for errors that name a field; the name of a
-    field also stands for what is nested in it.
+    field also stands for what is nested in it. `counts_tokens`: the answer is the number of input tokens.
     """
 
     path: str
     parse: Parse
     writer: MakeWriter | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    counts_tokens: bool = False
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
@@ -121,13 +124,15 @@ class ClientApi:
         return with_names(error, self.renamed)
 
 
-def with_names(error: _Error, names: Mapping[str, str]) -> _Error:
+def with_names(error: Error, names: Mapping[str, str]) -> Error:
     """The error with the field under its name in `names`, which may be that of the object that contains it."""
     param = error.param or ""
     name = names.get(param) or names.get(_NESTED.split(param, maxsplit=1)[0])
-    if name is None:
-        return error
+    return error if name is None else renamed_field(error, name)
+
+
+def renamed_field(error: Error, name: str) -> Error:
+    """The same error of another field, also in its text."""
     renamed = copy(error)
-    renamed.param = name
-    renamed.message = error.message.replace(repr(param), repr(name))
+    renamed.message, renamed.param = error.message.replace(repr(error.param), repr(name)), name
     return renamed

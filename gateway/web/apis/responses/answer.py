@@ -135,7 +135,7 @@ class ResponseWriter:
     def _event(self, kind: str, fields: Mapping[str, Any]) -> bytes:
         data = lenient.dump({"type": kind, "sequence_number": self._sequence, **fields})
         self._sequence += 1
-        return sse.named_event(kind.encode(), data)
+        return sse.typed_event(data)
 
     def _response(self, status: str) -> dict[str, Any]:
         cause = _INCOMPLETE.get(self._reason or "") if status == "incomplete" else None
