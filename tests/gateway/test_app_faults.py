@@ -208,7 +208,7 @@ async def test_a_target_with_a_too_large_response_is_replaced(
     fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr("gateway.upstreams.http.MAX_ANSWER_BYTES", 10_000)
-    monkeypatch.setattr("gateway.upstreams.sse_reader.MAX_EVENT_BYTES", 10_000)
+    monkeypatch.setattr("gateway.upstreams.answers.sse_reader.MAX_EVENT_BYTES", 10_000)
 
     async def talks(request: Any, _: Any) -> Any:
         if not stream:

@@ -14,8 +14,8 @@ from gateway.upstreams.answers import lenient, reframe
 from gateway.upstreams.answers.apis import FORMS, ReadEvent
 from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reframe import ChunkMerger
+from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 from gateway.upstreams.parse_response import error_of, read_delta
-from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 
 MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
