@@ -163,18 +163,15 @@ class RequestParameters:
     names: frozenset[str] = frozenset()  # all of them
     fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
-    # What a chat completion cannot ask for, such as tools that the provider runs, and the request's field of each.
-    hosted: Mapping[str, str] = field(default_factory=dict)
+    hosted: Mapping[str, str] = field(default_factory=dict)  # what chats cannot ask for, and the field of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
-    Requests of all APIs have the form of a chat, and what they have beyond it.
-
-    `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
-    Texts are used for classification only and are never logged.
+    Requests of all APIs have the form of a chat, and what they have beyond it. `needs` are the capabilities that a target
+    must support; options that may be ignored safely are left out. Texts are for classification only and never logged.
     """
 
     request_id: str
