@@ -170,8 +170,8 @@ class RequestParameters:
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
-    Requests of all APIs have the form of a chat, and what they have beyond it. `needs` are the capabilities that a target
-    must support; options that may be ignored safely are left out. Texts are for classification only and never logged.
+    Requests of all APIs have the form of a chat, and what they have beyond it. `needs` are the capabilities that a
+    target must support; options that may be ignored safely are left out. Texts are for classification, never logged.
     """
 
     request_id: str
