@@ -224,9 +224,11 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
     is_chat = query.beyond_chat.api is TargetApi.CHAT
-    if is_chat and query.needs <= capabilities.supported and not (asked.fields or asked.unknown or asked.media):
+    has_others = asked.fields or asked.unknown or asked.media or asked.hosted
+    if is_chat and not has_others and query.needs <= capabilities.supported:
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
+    missing.update(asked.hosted)
     if not is_chat:
         missing |= _lacking_api(target, capabilities, query)
     if capabilities.is_open:
@@ -266,8 +268,12 @@ def _lacking_api(target: Target, capabilities: Capabilities, query: Query) -> se
 
 
 def ignored_by(target: Target, query: Query) -> tuple[str, ...]:
-    """The parameters of a request that have an effect and that the policy tells the target to ignore."""
-    return tuple(sorted(target.ignore & query.parameters.names)) if target.ignore else ()
+    """The parameters of a request that have an effect and that are left out: the policy tells the target to ignore
+    them, or the gateway cannot honour them."""
+    ignored = query.beyond_chat.ignored
+    if target.ignore:
+        ignored |= target.ignore & query.parameters.names
+    return tuple(sorted(ignored)) if ignored else ()
 
 
 _NOT_TAKEN: Final[dict[int, tuple[Capabilities, Mapping[str, Parameter]]]] = {}

@@ -163,16 +163,15 @@ class RequestParameters:
     fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
     media: frozenset[str] = frozenset()  # types of parts of messages that are neither text nor `image_url`
+    hosted: Mapping[str, str] = field(default_factory=dict)  # what chats cannot ask for, and the field of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
-    Requests of all APIs have the form of a chat, and what they have beyond it.
-
-    `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
-    Texts are used for classification only and are never logged.
+    Requests of all APIs have the form of a chat, and what they have beyond it. `needs` are the capabilities that a
+    target must support; options that may be ignored safely are left out. Texts are for classification, never logged.
     """
 
     request_id: str

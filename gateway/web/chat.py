@@ -5,6 +5,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,8 +96,13 @@ class GenerationApis:
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))
 
-    def _writer(self, api: ClientApi, query: Query) -> Writer | None:
-        return None if api.writer is None else api.writer(query, self._clock.wall_s())
+    def _writer(self, api: ClientApi, query: Query, answer: GatewayResponse) -> Writer | None:
+        """None for the pipeline's own form. Writers are told what a route made private."""
+        if api.writer is None:
+            return None
+        if not query.private and answer.decision(self._clock.now_s()).private:
+            query = replace(query, private=True)
+        return api.writer(query, self._clock.wall_s())
 
     async def _whole(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         answer = await self._pipeline.handle(query)
@@ -106,7 +112,7 @@ class GenerationApis:
                 client.stop()
                 await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
                 return
-            writer = self._writer(api, query)
+            writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
                 client.stop()
                 data = delta.data if writer is None else writer.whole(delta.data)
@@ -136,7 +142,7 @@ class GenerationApis:
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client, api, self._writer(api, query))
+                await _send_deltas(stream, answer, client, api, self._writer(api, query, answer))
             finally:
                 await answer.aclose()
         finally:
@@ -146,18 +152,20 @@ class GenerationApis:
 async def _send_deltas(
     stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, api: ClientApi, writer: Writer | None
 ) -> None:
-    """Send the answer. A failure in the middle is the last event of the stream, without [DONE]."""
-    error, event = answer.error, sse.form_of(api.path).event
+    """Send the answer. A failure in the middle is the end of the stream."""
+    error: GatewayError | None = answer.error
     if error is None:
         try:
             async for delta in answer.deltas():
                 if writer is None:
                     await stream.write(sse.event(delta.data))
-                elif chunks := writer.chunks(delta.data):
-                    await stream.write(b"".join(map(event, chunks)))
+                elif events := writer.events(delta.data):
+                    await stream.write(events)
         except AttemptFailed as fault:
             error = fault
     client.stop()
-    if error is None and writer is not None and (rest := writer.end()):
-        await stream.write(b"".join(map(event, rest)))
-    await stream.end(None if error is None else api.in_its_terms(error))
+    if error is None:
+        await stream.end(sse.DONE if writer is None else writer.end())
+        return
+    error = api.in_its_terms(error)
+    await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)

@@ -12,7 +12,7 @@ from starlette.types import Send
 
 from gateway.errors import GatewayError
 from gateway.web import sse
-from gateway.web.asgi_responses import request_id_in, send_bytes, send_error, start_stream
+from gateway.web.asgi_responses import send_bytes, send_error, start_stream
 from gateway.web.error_body import headers_of
 from gateway.web.headers import KNOWN_EARLY, ResponseHeaders
 
@@ -60,10 +60,10 @@ class EventStream:
             self._sent_s = self._loop.time()
             self._is_writing = False
 
-    async def end(self, error: GatewayError | None = None) -> None:
-        """Send the last event, or an error as a response of its own if no head was sent.
+    async def end(self, last: bytes, error: GatewayError | None = None) -> None:
+        """Send the `last` events, or an error as a response of its own if no head was sent.
 
-        Headers that the head of a heartbeat could not contain precede the last event as one comment.
+        Headers that the head of a heartbeat could not contain precede the last events as one comment.
         """
         self._stop_timer()
         await self._finish_ping()
@@ -74,7 +74,6 @@ class EventStream:
         if self._early:
             known, sent = [*(headers_of(error) if error else ()), *self._headers()], {name for name, _ in self._early}
             comment = sse.header_comment(each for each in known if each[0] not in sent)
-        last = self._form.done if error is None else self._error_event(error)
         await self.write(comment + last, more=False)
 
     async def aclose(self) -> None:
@@ -83,9 +82,6 @@ class EventStream:
         if self._ping is not None:
             self._ping.cancel()
             await asyncio.gather(self._ping, return_exceptions=True)
-
-    def _error_event(self, error: GatewayError) -> bytes:
-        return sse.error_event(error, self._path, request_id_in(self._headers()))
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

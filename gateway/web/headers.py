@@ -43,7 +43,8 @@ MEANINGS = {
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     LOW_CONFIDENCE: "Confidence of an answer that is below the route's minimum and served as the surest one; absent"
     " otherwise.",
-    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
+    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
+    " cannot honour (`store` of a response without a store); absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",

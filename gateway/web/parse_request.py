@@ -123,7 +123,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_Request]) -> tuple[_Reque
         # The typed decoder does not validate unused fields, and targets receive them.
         return request, exact_json.loads(body)
     except msgspec.ValidationError as fault:
-        raise _invalid_field(str(fault)) from None
+        raise invalid_field(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
@@ -189,18 +189,19 @@ def _media(request: ChatRequest) -> frozenset[str]:
     return frozenset(each for each in types if any(word in each for word in _MEDIA)) if types else _NO_MEDIA
 
 
-def _invalid_field(fault: str) -> BadRequest:
+def invalid_field(fault: str, within: str = "") -> BadRequest:
+    """The error for a message of msgspec; `within` is the field whose value was read."""
     found = _PATH.match(fault)
-    if found:
-        cause, param = found.groups()
-        if missing := _MISSING.search(cause):
-            param = f"{param}.{missing[1]}"
-            return InvalidField(f"{param!r} is required.", param=param)
-        allowed = ALLOWED.get(_INDEX.sub("[]", param)) if cause.startswith("Invalid enum value") else None
-        listed = f"; allowed: {', '.join(allowed)}" if allowed else ""
-        return InvalidField(f"{cause.replace(' enum', '')} at {param!r}{listed}.", param=param or None)
-    missing = _MISSING.search(fault)
-    return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
+    cause, path = found.groups() if found else (fault, "")
+    param = within + (f".{path}" if within and path and not path.startswith("[") else path)
+    if missing := _MISSING.search(cause):
+        param = f"{param}.{missing[1]}" if param else missing[1]
+        return InvalidField(f"{param!r} is required.", param=param)
+    if not found:
+        return InvalidField(f"{within!r}: {fault}." if within else f"{fault}.", param=within or None)
+    allowed = ALLOWED.get(_INDEX.sub("[]", param)) if cause.startswith("Invalid enum value") else None
+    listed = f"; allowed: {', '.join(allowed)}" if allowed else ""
+    return InvalidField(f"{cause.replace(' enum', '')} at {param!r}{listed}.", param=param or None)
 
 
 def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
