@@ -77,7 +77,7 @@ def _start(answer: aiohttp.ClientResponse, *more: tuple[bytes, bytes]) -> Messag
 if __name__ == "__main__":
     port, upstream_port = map(int, sys.argv[1:])
     uvicorn.run(
-        Relay(upstream_port),  # type: ignore[arg-type]  # uvicorn's own types of the same messages
+        Relay(upstream_port),
         port=port,
         http="httptools",
         loop="uvloop",

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import httptools
@@ -52,7 +53,7 @@ async def drive(request: Request, *, connections: int, seconds: float = 1e9, req
     answers, loop = Answers(), asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     began_s = time.perf_counter()
-    budget = _Budget(began_s + seconds, requests, connections, lambda: done.done() or done.set_result(None))
+    budget = _Budget(began_s + seconds, requests, connections, partial(_resolve, done))
     encoded = request.encoded()
     clients = []
     for _ in range(connections):
@@ -85,6 +86,11 @@ async def abort_streams(request: Request, *, count: int, connections: int) -> No
             writer.transport.abort()
 
     await asyncio.gather(*(one() for _ in range(connections)))
+
+
+def _resolve(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 class _Budget:

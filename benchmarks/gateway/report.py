@@ -52,11 +52,11 @@ class Figures:
 
     def cpu_us(self, connections: int) -> Figure:
         """CPU time per request."""
-        return lambda name, number: (found := self.whole(name, connections, number)) and found.cpu_us
+        return lambda name, number: found.cpu_us if (found := self.whole(name, connections, number)) else None
 
     def p99_us(self, connections: int) -> Figure:
         """p99 of the latency."""
-        return lambda name, number: (found := self.whole(name, connections, number)) and found.p99_us
+        return lambda name, number: found.p99_us if (found := self.whole(name, connections, number)) else None
 
     def added_us(self, connections: int, quantile: str = "p50_us") -> Figure:
         """What a server adds to a quantile of the latency."""
@@ -70,7 +70,7 @@ class Figures:
 
     def chunk_us(self, name: str, number: int) -> float | None:
         """CPU time per chunk."""
-        return (found := self.streams(name, number)) and found.cpu_us
+        return found.cpu_us if (found := self.streams(name, number)) else None
 
     def median(self, figure: Figure, name: str) -> float | None:
         """The median round; None if there is none."""
