@@ -37,7 +37,9 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
-from gateway.upstreams.http import open_session
+from gateway.upstreams.http_client.aiohttp_client import open_session
+from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.apis.table import APIS
@@ -124,7 +126,13 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
         session = open_session(connect_s=settings.connect_s)
-        registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
+        is_pooled = settings.http_client == "pooled"
+        registry = UpstreamRegistry(
+            session,
+            on_return=state.reset_breaker,
+            plain=PooledClient(ClientLimits(connect_s=settings.connect_s)) if is_pooled else None,
+            health_timeout_s=settings.health_timeout_s,
+        )
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
