@@ -115,6 +115,7 @@ class Connection(asyncio.Protocol):
         "_is_over",
         "_is_paused",
         "_is_reused",
+        "_keeps",
         "_loop",
         "_on_idle",
         "_on_lost",
@@ -152,7 +153,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._answered = self._sent = 0  # bytes of earlier requests, and of the current one
         self._headers: dict[str, str] = {}
-        self._is_reused = self._has_eof = self._is_paused = self._is_over = False
+        self._is_reused = self._has_eof = self._is_paused = self._is_over = self._keeps = False
         self.idle_since_s = 0.0
         self._reset()
 
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
         self._is_bodiless = is_bodiless
         self._waiter = waiter = self._loop.create_future()
         if self.limits.head_s is not None:
-            self._timer = self._loop.call_later(self.limits.head_s, self._fail, ResponseTimeout())
+            self._timer = self._loop.call_later(self.limits.head_s, self.fail, ResponseTimeout())
         self._transport.write(request)
         self._sent = len(request)
         return waiter
@@ -205,13 +206,13 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             if not self._is_over:
-                self._fail(_cause(error))
+                self.fail(_cause(error))
                 return
             self._transport.abort()  # there is more than the response
         if self._is_over:
             self._finish()
         elif self._seen > self.limits.head_bytes + len(data):
-            self._fail(InvalidResponse("the headers or trailers are too large"))
+            self.fail(InvalidResponse("the headers or trailers are too large"))
         elif self._response is not None:
             self._response.wake()
 
@@ -226,9 +227,9 @@ class Connection(asyncio.Protocol):
         if self._response is not None and is_end and not self._is_framed:
             self._response.end()  # the end of the connection is the end of the body
         elif is_end and self._is_reused and not self._has_begun and self._is_unreceived():
-            self._fail(NotReceived())
+            self.fail(NotReceived())
         else:
-            self._fail(HungUp("in the response" if self._has_begun else "before the response"))
+            self.fail(HungUp("in the response" if self._has_begun else "before the response"))
         self._on_lost(self)
 
     # The parser
@@ -277,7 +278,7 @@ class Connection(asyncio.Protocol):
         self._response, waiter, self._waiter = response, self._waiter, None
         if not waiter.done():
             waiter.set_result(response)
-        if self._is_bodiless:  # the parser expects a body
+        if self._is_bodiless:  # the parser may expect a body, so the connection is not used again
             self._is_over = True
 
     def on_body(self, body: bytes) -> None:
@@ -291,8 +292,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The response is complete, or an interim one is."""
-        if not self._is_interim:
-            self._is_over = True
+        if not self._is_interim and not self._is_bodiless:
+            self._is_over, self._keeps = True, self._parser.should_keep_alive()
 
     # Ends
 
@@ -304,8 +305,7 @@ class Connection(asyncio.Protocol):
             self.resume_reading()
         if response is not None:
             response.end()
-        keeps = self._parser.should_keep_alive() and not self._is_bodiless and not self._has_eof
-        if was_sent and keeps and response is not None and not self._transport.is_closing():
+        if was_sent and self._keeps and response is not None and not self._transport.is_closing():
             self._is_reused = True
             self._answered += self._sent
             self.idle_since_s = self._loop.time()
@@ -313,7 +313,7 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Tell whoever waits, and close."""
         waiter, response = self._waiter, self._response
         self.abort()
@@ -341,7 +341,7 @@ class Connection(asyncio.Protocol):
         """For the next response."""
         self._headers = {}
         self._head_fed = self._header_count = self._seen = 0
-        self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
+        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

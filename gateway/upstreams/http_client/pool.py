@@ -9,7 +9,7 @@ from typing import Final
 import aiohappyeyeballs
 from yarl import URL
 
-from gateway.upstreams.http_client.client import CannotConnect
+from gateway.upstreams.http_client.client import CannotConnect, HungUp
 from gateway.upstreams.http_client.connection import Connection, NotReceived, PooledResponse
 from gateway.upstreams.http_client.limits import ClientLimits
 
@@ -56,7 +56,7 @@ class PooledClient:
         if self._timer is not None:
             self._timer.cancel()
         for connection in tuple(self._open):
-            connection.abort()
+            connection.fail(HungUp("the client was closed"))
         while self._open:  # noqa: ASYNC110 - the loop closes them in its next iterations
             await asyncio.sleep(0)
 
