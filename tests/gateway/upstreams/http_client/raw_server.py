@@ -28,10 +28,10 @@ class RawServer:
             while not writer.is_closing():
                 self.requests.append(await read_request(reader))
                 await self._answer(self, reader, writer)
-        self.lost += 1
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+        self.lost += 1
         self._tasks.discard(task)
 
     async def until_lost(self, count: int) -> None:
