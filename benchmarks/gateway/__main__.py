@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PART",
         help=f"turn off parts: {', '.join(PARTS)}",
     )
+    parser.add_argument(
+        "--http-client", choices=("aiohttp", "pooled"), default="aiohttp", help="the gateway's client of targets"
+    )
     parser.add_argument("--no-tracing", action="store_true", help="do not measure the gateway with tracing")
     parser.add_argument(
         "--soak",
@@ -73,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    chosen = servers(without=frozenset(options.without), only=frozenset(options.only))
+    flags = ("--http-client", options.http_client)
+    chosen = servers(without=frozenset(options.without), only=frozenset(options.only), flags=flags)
     if options.no_tracing:
         chosen = [server for server in chosen if server.name != TRACED]
     with ExitStack() as stack:
@@ -139,6 +143,7 @@ def _facts(options: argparse.Namespace, chosen: list[Server]) -> dict[str, Any]:
     return {
         "servers": [server.name for server in chosen],
         "without": options.without,
+        "http_client": options.http_client,
         "rounds": options.rounds,
         "seconds": options.seconds,
         "python": platform.python_version(),

@@ -48,18 +48,21 @@ class Server:
     chooses_port: bool = False
 
 
-def servers(*, without: frozenset[str], only: frozenset[str] = frozenset()) -> list[Server]:
-    """The servers that can run here. `without`: parts of the gateway that are off; `only`: names, all if empty."""
-    found = [_gateway(GATEWAY, without), _gateway(TRACED, without, traced=True), _relay()]
+def servers(
+    *, without: frozenset[str], only: frozenset[str] = frozenset(), flags: tuple[str, ...] = ()
+) -> list[Server]:
+    """The servers that can run here. `without`: parts of the gateway that are off; `only`: names, all if empty;
+    `flags`: further flags of the gateway."""
+    found = [_gateway(GATEWAY, without, flags), _gateway(TRACED, without, flags, traced=True), _relay()]
     found += [server for name, server in _PEERS.items() if peers.is_installed(name)]
     return [server for server in found if not only or server.name in only]
 
 
-def _gateway(name: str, without: frozenset[str], *, traced: bool = False) -> Server:
+def _gateway(name: str, without: frozenset[str], flags: tuple[str, ...], *, traced: bool = False) -> Server:
     headers = ("x-twolane-task: chat",) if "classifier" in without else ()
     return Server(
         name=name,
-        prepare=lambda folder, ports: _prepare_gateway(folder, ports, without),
+        prepare=lambda folder, ports: [*_prepare_gateway(folder, ports, without), *flags],
         model="auto",
         headers=headers if "keys" in without else (*headers, *_AUTHORIZED),
         environment={"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
