@@ -16,6 +16,7 @@ WorkerError
 │   ├── NotFinite             its logits contain NaN or infinity                                    500
 │   ├── StepFailed            the step that included it raised an exception                         500
 │   ├── InvalidOutput         its output violates a keyword that is checked at the end only         500
+│   ├── LowConfidence         its confidence cannot reach the request's minimum                     422
 │   ├── DeadlineExceeded      its deadline passed before any output existed                         504
 │   └── Cancelled             the client disconnected, or the sequence was aborted                  499
 ├── CheckpointError           the checkpoint cannot be loaded; names the file and the cause
@@ -115,6 +116,10 @@ class DeviceFailed(Refused):
     code = "device_failed"
 
 
+class DeviceHangs(DeviceFailed):
+    """The device hangs: a step makes no progress, and the worker exits, to be restarted by its supervisor."""
+
+
 class CompilerFailed(WorkerError):
     """The constraint compiler process crashed or misbehaved; it is restarted for the next constraint."""
 
@@ -141,6 +146,14 @@ class InvalidOutput(SequenceFailed):
     """Every attempt violated a keyword that is checked only on complete output."""
 
     code = "invalid_output"
+    retryable = False
+
+
+class LowConfidence(SequenceFailed):
+    """The confidence of the answer cannot reach the minimum that the request sets."""
+
+    status = 422
+    code = "low_confidence"
     retryable = False
 
 
