@@ -125,14 +125,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
         is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
-        session = open_session(connect_s=settings.connect_s)
-        is_pooled = settings.http_client == "pooled"
-        registry = UpstreamRegistry(
-            session,
-            on_return=state.reset_breaker,
-            plain=PooledClient(ClientLimits(connect_s=settings.connect_s)) if is_pooled else None,
-            health_timeout_s=settings.health_timeout_s,
-        )
+        registry = _registry(settings, on_return=state.reset_breaker)
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
@@ -165,6 +158,17 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+
+
+def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
+    """The clients of targets."""
+    limits = ClientLimits(connect_s=settings.connect_s)
+    return UpstreamRegistry(
+        open_session(connect_s=settings.connect_s),
+        on_return,
+        plain=PooledClient(limits) if settings.http_client == "pooled" else None,
+        health_timeout_s=settings.health_timeout_s,
+    )
 
 
 def _add_gauges(

@@ -83,12 +83,14 @@ def _compare(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         mock_port = _start_mock(stack)
         running = _start(stack, chosen, mock_port)
-        samples = measure.measure(mock_port, running, rounds=options.rounds, seconds=options.seconds, tell=_tell)
+        samples = measure.measure(
+            mock_port, running, rounds=options.rounds, seconds=options.seconds, announce=_announce
+        )
         gateway = next((each for each in running if each.server.name == GATEWAY), None)
         grown = None
         requests = options.soak if options.soak is not None else WHOLE_SOAK * options.check
         if requests and gateway is not None:
-            _tell(f"soak: {requests} requests")
+            _announce(f"soak: {requests} requests")
             grown = measure.soak(gateway, requests=requests, aborted=requests // 10)
     found = report.bars(samples, grown)
     report.show(samples, found)
@@ -113,7 +115,7 @@ def _start(stack: ExitStack, chosen: list[Server], mock_port: int) -> list[proce
         except RuntimeError as error:
             if server.name in (GATEWAY, TRACED):
                 raise
-            _tell(f"left out: {error}")
+            _announce(f"left out: {error}")
     return running
 
 
@@ -154,7 +156,7 @@ def _facts(options: argparse.Namespace, chosen: list[Server]) -> dict[str, Any]:
     }
 
 
-def _tell(text: str) -> None:
+def _announce(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -55,14 +55,14 @@ class Soak:
 
 
 def measure(
-    mock_port: int, running: list[Running], *, rounds: int, seconds: float, tell: Callable[[str], None]
+    mock_port: int, running: list[Running], *, rounds: int, seconds: float, announce: Callable[[str], None]
 ) -> list[Sample]:
     """All samples. The order of the servers is reversed from round to round."""
     samples = []
     for each in running:
         uvloop.run(drive(request_of(each.server, each.port), connections=16, requests=_WARM_REQUESTS))
     for number in range(rounds):
-        tell(f"round {number + 1} of {rounds}")
+        announce(f"round {number + 1} of {rounds}")
         order = running if number % 2 == 0 else running[::-1]
         for connections in CONNECTIONS:
             samples.append(_sample(None, mock_port, number, connections, seconds))

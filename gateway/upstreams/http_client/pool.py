@@ -99,7 +99,7 @@ class PooledClient:
             _, connection = await loop.create_connection(
                 lambda: Connection(origin, self._limits, self._release, self._forget), sock=connected
             )
-        except BaseException:
+        except BaseException:  # whatever ends the attempt, such as a cancellation
             connected.close()
             raise
         self._open.add(connection)
