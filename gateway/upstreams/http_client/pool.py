@@ -88,7 +88,7 @@ class PooledClient:
                 return await self._opened(origin)
         except TimeoutError:
             raise
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
             raise CannotConnect(type(error).__name__) from error
 
     async def _opened(self, origin: Origin) -> Connection:
@@ -102,6 +102,9 @@ class PooledClient:
         except BaseException:  # whatever ends the attempt, such as a cancellation
             connected.close()
             raise
+        if self._is_closed:  # in the meantime
+            connection.abort()
+            raise ConnectionAbortedError
         self._open.add(connection)
         return connection
 

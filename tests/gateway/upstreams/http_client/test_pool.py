@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohappyeyeballs
 import pytest
 from yarl import URL
 
@@ -169,6 +170,23 @@ async def test_a_server_that_cannot_be_reached_has_received_nothing() -> None:
             await ask(client, URL(f"http://127.0.0.1:{port}/"))
         with pytest.raises(CannotConnect):
             await ask(client, URL("http://does-not-exist.invalid/"))
+        with pytest.raises(CannotConnect):
+            await ask(client, URL(f"http://{'x' * 70}.invalid/", encoded=True))
+
+
+async def test_a_client_that_is_closed_while_it_connects_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(*given: Any, **named: Any) -> socket.socket:
+        connected = await real(*given, **named)
+        await client.aclose()
+        return connected
+
+    real = aiohappyeyeballs.start_connection
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", start)
+    async with raw_server(says(OK)) as server, pooled() as client:
+        with pytest.raises(CannotConnect):
+            await ask(client, server.url)
+        await server.until_lost(1)
+        assert server.requests == []
 
 
 @pytest.mark.parametrize("answer", [(b"",), (b"HTTP/1.1 200 OK\r\nCont", b""), (CUT, b"")])
