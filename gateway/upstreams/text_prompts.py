@@ -1,6 +1,8 @@
 """Writes the prompts of a text completion into the body of one call: as a prompt with a suffix for targets with text
 completions, as messages for all others."""
 
+import re
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +25,7 @@ _FILL: Final = (
     "The user's text has a gap, marked {gap}. Reply only with the text that belongs in the gap: no introduction,"
     " no comments, no code fence, and nothing of what stands before or after the gap."
 )
+_MARKER: Final = re.compile(r"<GAP\d*>")
 
 
 def write_prompt(fields: dict[str, Raw], call: Call, capabilities: Capabilities | None) -> None:
@@ -57,13 +60,17 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
     text = prompt.text if isinstance(prompt.text, str) else ""
     if prompt.suffix is None:
         return [{"role": "system", "content": _CONTINUE}, {"role": "user", "content": text}]
-    gap, number = "<GAP>", 1
-    while gap in text or gap in prompt.suffix:
-        gap, number = f"<GAP{number}>", number + 1
+    gap = _unused_marker(text, prompt.suffix)
     return [
         {"role": "system", "content": _FILL.format(gap=gap)},
         {"role": "user", "content": f"{text}{gap}{prompt.suffix}"},
     ]
+
+
+def _unused_marker(text: str, suffix: str) -> str:
+    """A marker that neither text contains. Each is searched once: it may contain any number of markers."""
+    used = {*_MARKER.findall(text), *_MARKER.findall(suffix)}
+    return next(marker for number in count() if (marker := f"<GAP{number or ''}>") not in used)
 
 
 def _sent(prompt: Prompt, *, has_suffix: bool) -> tuple[str | tuple[int, ...], str | None]:
