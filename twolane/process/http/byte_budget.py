@@ -5,6 +5,8 @@ Belongs to one event loop.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Final, Self
@@ -90,6 +92,13 @@ class Holding:
             self._is_released = True
             self._budget.change(-self.size, self._owner)
 
+    def beside(self) -> "Holding":
+        """The share of other work for the same owner, which may outlast this request."""
+        other = self._budget.hold()
+        if self._owner is not None:
+            other.assign(self._owner)
+        return other
+
 
 IN_SCOPE: Final = "twolane.holding"  # where an ASGI scope has the holding of its request
 HOLDING: Final[ContextVar[Holding | None]] = ContextVar("HOLDING", default=None)  # of the current request
@@ -100,3 +109,17 @@ def hold_more(size: int) -> None:
     holding = HOLDING.get()
     if holding is not None:
         holding.add(size)
+
+
+@contextmanager
+def held_beside(size: int) -> Iterator[None]:
+    """Count `size` bytes, and what the block holds, apart from the current request, whose bytes are released when it
+    ends. Use it in a task of its own. Raises BudgetExceededError."""
+    holding = HOLDING.get()
+    if holding is None:
+        yield
+        return
+    with holding.beside() as other:
+        other.reserve(size)
+        HOLDING.set(other)
+        yield
