@@ -28,9 +28,10 @@ from gateway.errors import (
 from gateway.parameters import ignored_by
 from gateway.ports import Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.answer_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
-from twolane.process.http.byte_budget import hold_more
+from twolane.process.http.byte_budget import HOLDING
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -80,6 +81,8 @@ class Attempt:
         self._usage: Usage | None = None
         self._output_chars = 0
         self._kept_bytes = self._kept_deltas = 0
+        request = HOLDING.get()
+        self._holding = None if request is None else request.beside()  # what a failed attempt kept counts no longer
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
@@ -98,6 +101,7 @@ class Attempt:
         or given up (`lose_hedge`, `aclose`).
         """
         is_ready = False
+        request = HOLDING.set(self._holding)
         try:
             self._limits.end_in(self._params.limit_ms / 1000)
             self._buffered = await self._receive(self._params.upstream)
@@ -108,6 +112,7 @@ class Attempt:
         except AttemptFailed as error:
             self._fail(error)
         finally:
+            HOLDING.reset(request)
             if not is_ready:
                 await self.aclose()
         return is_ready
@@ -115,6 +120,9 @@ class Attempt:
     async def commit(self) -> list[Delta]:
         """Pass the point of no return. Returns the buffered deltas, to send at once; `remaining` has the others."""
         self._is_committed = True
+        request = HOLDING.get()
+        if request is not None and self._holding is not None:
+            request.take_over(self._holding)
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
@@ -158,6 +166,8 @@ class Attempt:
         """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
         self._end(AttemptOutcome.CANCELLED)
         self._limits.close()
+        if self._holding is not None and not self._is_committed:
+            self._holding.release()
         if self._deltas is not None:
             await self._deltas.aclose()
         if self._response is not None:
@@ -189,7 +199,7 @@ class Attempt:
         """Count a delta that stays in memory, to be sent or for its check. Raises UpstreamError if it is too much."""
         self._kept_bytes += size
         self._kept_deltas += 1
-        hold_more(size + _DELTA_BYTES)
+        keep_bytes(size + _DELTA_BYTES)
         if self._kept_bytes > MAX_BUFFERED_BYTES or self._kept_deltas > MAX_BUFFERED_DELTAS:
             raise UpstreamError(
                 f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes or {MAX_BUFFERED_DELTAS} events and cannot"

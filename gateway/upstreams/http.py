@@ -16,6 +16,7 @@ from gateway.enums import TargetApi
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.ports import HEARTBEAT
 from gateway.types import Delta, Query, Target
+from gateway.upstreams.answer_bytes import keep_bytes
 from gateway.upstreams.answers.content_encoding import (
     MAX_PIECE_BYTES,
     CorruptBody,
@@ -25,7 +26,6 @@ from gateway.upstreams.answers.content_encoding import (
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.proxies import Proxy
-from twolane.process.http.byte_budget import hold_more
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -123,7 +123,7 @@ class HttpReply:
         parts = _decoded(self._response)
         while (part := await self._next(parts, reader)) is not None:
             if not self._stream:  # kept until it is complete
-                hold_more(len(part))
+                keep_bytes(len(part))
             found = reader.feed(part)
             for delta in found:
                 yield delta

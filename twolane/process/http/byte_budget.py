@@ -81,7 +81,7 @@ class Holding:
             self.add(more)
 
     def add(self, size: int) -> None:
-        """Hold so many bytes more, even beyond the budget: they exist already, so only later requests are refused."""
+        """Hold so many bytes more, or fewer, whether they fit or not."""
         if not self._is_released:
             self.size += size
             self._budget.change(size, self._owner)
@@ -93,11 +93,16 @@ class Holding:
             self._budget.change(-self.size, self._owner)
 
     def beside(self) -> "Holding":
-        """The share of other work for the same owner, which may outlast this request."""
+        """The share of other work for the same owner, which ends before this request, or outlasts it."""
         other = self._budget.hold()
         if self._owner is not None:
             other.assign(self._owner)
         return other
+
+    def take_over(self, other: "Holding") -> None:
+        """Hold what the other one holds, which then holds nothing."""
+        self.add(other.size)
+        other.release()
 
 
 IN_SCOPE: Final = "twolane.holding"  # where an ASGI scope has the holding of its request
@@ -105,10 +110,18 @@ HOLDING: Final[ContextVar[Holding | None]] = ContextVar("HOLDING", default=None)
 
 
 def hold_more(size: int) -> None:
-    """Count bytes that the current request keeps in memory, such as a part of a buffered answer."""
+    """Count bytes that the current request keeps in memory, such as a part of a buffered answer. Raises
+    BudgetExceededError if they do not fit."""
     holding = HOLDING.get()
     if holding is not None:
-        holding.add(size)
+        holding.reserve(holding.size + size)
+
+
+def hold_less(size: int) -> None:
+    """The current request no longer keeps these bytes."""
+    holding = HOLDING.get()
+    if holding is not None:
+        holding.add(-size)
 
 
 @contextmanager
