@@ -260,6 +260,7 @@ class Plan:
     private: bool = False
     shadow: Shadow | None = None
     checks: Checks | None = None  # of the response against the request's output format and tools
+    serves_surest: bool = False  # where no answer reaches the minimum confidence, the surest one is served
 
     @property
     def silence_limit_ms(self) -> float:
@@ -318,7 +319,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`."""
+    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`; for
+    other targets a gate computes the confidence from log-probabilities."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -376,6 +378,8 @@ class Call:
     left_ms: float | None = None
     validation_error: str | None = None
     ignored: tuple[str, ...] = ()  # parameters to leave out
+    min_confidence: float | None = None  # a worker ends an answer that cannot reach it
+    wants_logprobs: bool = False  # request the log-probabilities of the tokens, whether the client did or not
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     prompt: int | None = None  # send only this one of the query's prompts; None: all of them
     span_id: int = 0  # of this attempt in the query's trace

@@ -128,7 +128,9 @@ def advance(
     )
 
 
-def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
+def canvas_result(
+    item: Denoise, row: Sequence[float], labels: tuple[float, ...] = (), *, prompt_surprise: float = 0.0
+) -> CanvasResult:
     """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
     infinity."""
     length = item.denoising.canvas_length
@@ -143,6 +145,7 @@ def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...]
         stable_prefix=int(stable_length),
         has_converged=bool(converged),
         labels=labels,
+        prompt_surprise=prompt_surprise,
     )
 
 

@@ -88,6 +88,7 @@ class Decode:
     truncation: Truncation | None = None
     penalties: PenaltyInputs | None = None
     matcher: Matcher | None = None
+    ends_prompt: bool = False  # `ids` are the end of the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,12 +117,12 @@ class CanvasResult:
     has_converged: bool  # stable and confident: denoising may stop
     forced: tuple[bool, ...] = ()  # positions where the constraint allowed one token only; empty: none
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
+    prompt_surprise: float = 0.0  # of the prompt, at the first step; see `types.confidence`
 
-    def unforced(self, count: int) -> tuple[int, float]:
-        """(count, sum of log-probabilities) of the unforced tokens among the first `count`."""
+    def unforced(self, count: int) -> list[float]:
+        """Log-probabilities of the unforced tokens among the first `count`."""
         scored = enumerate(self.logprobs[:count])
-        free = [logprob for place, logprob in scored if not any(self.forced[place : place + 1])]
-        return len(free), math.fsum(free)
+        return [logprob for place, logprob in scored if not any(self.forced[place : place + 1])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,7 @@ class TokenResult:
     id: int
     logprob: float
     is_forced: bool = False  # the constraint allowed this token only
+    prompt_surprise: float = 0.0  # of the prompt, at the first token; see `types.confidence`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

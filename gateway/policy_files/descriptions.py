@@ -99,7 +99,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].use": "The first target, or several with weights.",
         "routes[].use.*": "Weight of this target.",
         "routes[].fall_back": "Targets to try next, in order.",
-        "routes[].min_confidence": "Responses below this confidence fall back.",
+        "routes[].min_confidence": "Answers below this confidence, and blank ones, fall back; for the first target and"
+        " every worker of the route, or by target.",
+        "routes[].min_confidence.*": "Minimum confidence of this target of the route.",
+        "routes[].low_confidence": "Where no answer reaches `min_confidence`: error (502 `low_confidence`), or"
+        " serve_surest: the answer with the highest confidence, marked by `x-twolane-low-confidence`.",
         "routes[].private": "true: every request of this route stays at in_cluster targets.",
         "routes[].deadline_ms": "Time limit, all attempts together, in milliseconds: for the first byte of a stream"
         " that is passed on as it comes, for the whole of any other answer.",

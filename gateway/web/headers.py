@@ -15,6 +15,7 @@ CONFIDENCE = b"x-twolane-confidence"
 ROUTE = b"x-twolane-route"
 TARGET = b"x-twolane-target"
 ATTEMPTS = b"x-twolane-attempts"
+LOW_CONFIDENCE = b"x-twolane-low-confidence"
 FALLBACK = b"x-twolane-fallback"
 IGNORED = b"x-twolane-ignored"
 POLICY = b"x-twolane-policy"
@@ -35,6 +36,8 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
+    LOW_CONFIDENCE: "Confidence of an answer that is below the route's minimum and served as the surest one; absent"
+    " otherwise.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
@@ -72,6 +75,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TARGET, decision.target),
         (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
         (FALLBACK, decision.fallback),
+        (LOW_CONFIDENCE, None if decision.low_confidence is None else f"{decision.low_confidence:.3f}"),
         (IGNORED, ",".join(decision.ignored)),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),

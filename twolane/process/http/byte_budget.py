@@ -91,6 +91,7 @@ class Holding:
         if not self._is_released:
             self._is_released = True
             self._budget.change(-self.size, self._owner)
+            self.size = 0
 
     def beside(self) -> "Holding":
         """The share of other work for the same owner, which ends before this request, or outlasts it."""
