@@ -36,7 +36,7 @@ from gateway.errors import (
 from gateway.parameters import ignored_by
 from gateway.ports import Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
-from gateway.upstreams.answer_bytes import keep_bytes
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import HOLDING

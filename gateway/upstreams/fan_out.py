@@ -15,7 +15,7 @@ from gateway.errors import UpstreamError
 from gateway.parameters import not_taken
 from gateway.ports import Upstream
 from gateway.types import Call, Delta
-from gateway.upstreams.answer_bytes import forget_bytes, keep_bytes
+from gateway.upstreams.answers.kept_bytes import forget_bytes, keep_bytes
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.text_prompts import takes_all_prompts
 from twolane.process import exact_json

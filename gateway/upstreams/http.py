@@ -16,13 +16,13 @@ from gateway.enums import TargetApi
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.ports import HEARTBEAT
 from gateway.types import Delta, Query, Target
-from gateway.upstreams.answer_bytes import keep_bytes
 from gateway.upstreams.answers.content_encoding import (
     MAX_PIECE_BYTES,
     CorruptBody,
     UnsupportedEncoding,
     decoder_for,
 )
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.proxies import Proxy

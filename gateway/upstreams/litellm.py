@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gateway.errors import UpstreamError
 from gateway.types import Call, Delta, Status
-from gateway.upstreams.answer_bytes import keep_bytes
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.background_loop import BackgroundLoop
 from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.litellm_calls import arguments_for, close_stream, deltas_of, fault_of, provider_parameters
