@@ -177,6 +177,8 @@ class Query:
     received_s: float
     system_text: str = ""  # beginning and end, if it is long
     last_user_text: str = ""  # as above
+    earlier_text: str = ""  # the user's message before the last, and
+    answer_text: str = ""  # the assistant's last answer; as above, but shorter
     message_count: int = 1
     stream: bool = False
     include_usage: bool = False
@@ -206,11 +208,21 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The task, the confidence (0..1), and the evidence: `header`, `prediction`, `words: translate, into`."""
+    """The task, the confidence (0..1), and the evidence: `header`, `prediction`, `words: translate, into`.
+
+    `probabilities` are those of all tasks, in the order of `Task`, if words decided; otherwise empty.
+    """
 
     task: Task
     confidence: float
     evidence: str
+    probabilities: tuple[float, ...] = ()
+
+    def confidence_of(self, tasks: frozenset[Task]) -> float:
+        """The probability that the task is one of these."""
+        if not self.probabilities:
+            return self.confidence if self.task in tasks else 0.0
+        return sum(each for task, each in zip(Task, self.probabilities, strict=True) if task in tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

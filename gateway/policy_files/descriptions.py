@@ -84,6 +84,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].when": "Conditions, all of which must match; only the last route may omit them.",
         "routes[].when.task": "Tasks as classified or declared.",
         "routes[].when.confidence": "Classification confidence, for example `>= 0.6`.",
+        "routes[].when.confidence_of": "Tasks whose probabilities `confidence` adds up; default: the classified task.",
         "routes[].when.model": "Requested model names; `*` represents any characters.",
         "routes[].when.key": "Names of API keys.",
         "routes[].when.stream": "Whether the request asks for a stream.",
