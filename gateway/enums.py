@@ -185,6 +185,7 @@ class TargetApi(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    TOKENIZE = "tokenize"  # counts the tokens of a chat; see `attempts.token_count`
 
 
 class Grade(StrEnum):

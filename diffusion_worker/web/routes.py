@@ -1,4 +1,4 @@
-"""Routes of the worker's public port: chat completions, text completions, models, health and metrics.
+"""Routes of the worker's public port: chat completions, text completions, tokenization, models, health and metrics.
 
 The generation endpoints are raw ASGI and bypass FastAPI, which serves all other routes.
 """
@@ -19,13 +19,16 @@ from diffusion_worker.web.http_io import limit_bodies
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.api_support import capabilities_of
 from diffusion_worker.web.serving_state import ServingState
+from diffusion_worker.web.tokenize import TokenizeEndpoint
 
+TOKENIZE_PATH = "/tokenize"
 DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}
 
 
 def build_routes(serving_state: ServingState) -> ASGIApp:
     """The ASGI application of the public port."""
-    hot = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
+    hot: dict[str, ASGIApp] = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
+    hot[TOKENIZE_PATH] = TokenizeEndpoint(serving_state)
     router = _Router(hot, _cold_routes(serving_state))
     limited = limit_bodies(router, serving_state, max_body_bytes=serving_state.max_body_bytes)
     return Middleware(limited, serving_state)
@@ -34,7 +37,7 @@ def build_routes(serving_state: ServingState) -> ASGIApp:
 class _Router:
     """Routes generation requests to their endpoint, and everything else to FastAPI."""
 
-    def __init__(self, hot: Mapping[str, Endpoint], cold: FastAPI) -> None:
+    def __init__(self, hot: Mapping[str, ASGIApp], cold: FastAPI) -> None:
         self._hot, self._cold = hot, cold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +53,7 @@ class _Router:
 
 
 def _cold_routes(serving_state: ServingState) -> FastAPI:
-    app = app_with_probes(serving_state, (*DIALECTS, "/v1/models"))
+    app = app_with_probes(serving_state, (*DIALECTS, TOKENIZE_PATH, "/v1/models"))
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -39,7 +39,7 @@ from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
-from twolane.process.http.byte_budget import HOLDING
+from twolane.process.http.byte_budget import HoldingPart
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -91,11 +91,10 @@ class Attempt:
         self._confidence: float | None = None  # of a complete answer that has a minimum
         self._output_chars = 0
         self._kept_bytes = self._kept_deltas = 0
-        request = HOLDING.get()
-        self._holding = None if request is None else request.beside()  # what a failed attempt kept counts no longer
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
+        self._held = HoldingPart()
         # Targets report their confidence at the end of a response.
         needs_all = not context.query.stream or self._minimum is not None
         self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
@@ -111,10 +110,10 @@ class Attempt:
         or given up (`lose_hedge`, `aclose`).
         """
         is_ready = False
-        request = HOLDING.set(self._holding)
         try:
-            self._limits.end_in(self._params.limit_ms / 1000)
-            self._buffered = await self._receive(self._params.upstream)
+            with self._held.scope():
+                self._limits.end_in(self._params.limit_ms / 1000)
+                self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:
                 await self._validation.examine_cuts()
                 self._validate()
@@ -122,7 +121,6 @@ class Attempt:
         except AttemptFailed as error:
             self._fail(error)
         finally:
-            HOLDING.reset(request)
             if not is_ready:
                 await self.aclose()
         return is_ready
@@ -130,7 +128,6 @@ class Attempt:
     async def commit(self) -> list[Delta]:
         """Pass the point of no return. Returns the buffered deltas, to send at once; `remaining` has the others."""
         self._is_committed = True
-        self._settle_bytes()
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
@@ -189,19 +186,13 @@ class Attempt:
         """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
         self._end(AttemptOutcome.CANCELLED)
         self._limits.close()
-        self._settle_bytes()
         if self._deltas is not None:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
-
-    def _settle_bytes(self) -> None:
-        """Count what is kept of an answer that may be served as the request's, and of any other one no longer."""
-        request = HOLDING.get()
-        if request is not None and self._holding is not None:
-            if self._is_committed or self in self._context.unsure:
-                request.take_over(self._holding)
-            self._holding.release()
+        if not self._is_committed:
+            self._buffered = []
+            self._held.release()
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """Receive as much of the response as must be buffered before any of it may be sent."""
@@ -333,6 +324,8 @@ class Attempt:
 
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
+        if error.retry_after_s is not None:  # the target is called again after that, so the client may come back then
+            error.retry_after_s = min(error.retry_after_s, self.candidate.target.retry_after_max_s)
         self._end(error.reason, error)
         if self._context.plan.serves_surest and self.unsure_confidence is not None:
             self._context.unsure.append(self)

@@ -80,6 +80,10 @@ class Holding:
                 raise BudgetExceededError
             self.add(more)
 
+    def add_if_fits(self, size: int) -> None:
+        """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
+        self.reserve(self.size + size)
+
     def add(self, size: int) -> None:
         """Hold so many bytes more, or fewer, whether they fit or not."""
         if not self._is_released:
@@ -100,14 +104,48 @@ class Holding:
             other.assign(self._owner)
         return other
 
-    def take_over(self, other: "Holding") -> None:
-        """Hold what the other one holds, which then holds nothing."""
-        self.add(other.size)
-        other.release()
-
 
 IN_SCOPE: Final = "twolane.holding"  # where an ASGI scope has the holding of its request
-HOLDING: Final[ContextVar[Holding | None]] = ContextVar("HOLDING", default=None)  # of the current request
+HOLDING: Final[ContextVar["Holding | HoldingPart | None"]] = ContextVar("HOLDING", default=None)  # of this request
+
+
+class HoldingPart:
+    """What a part of the current request holds, such as one attempt: in its scope, `hold_more` counts here as well.
+    `release` it if the request goes on without it."""
+
+    __slots__ = ("_is_released", "_size", "_whole")
+
+    def __init__(self) -> None:
+        self._whole = HOLDING.get()
+        self._size = 0
+        self._is_released = False
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Count what is held within."""
+        token = HOLDING.set(self)
+        try:
+            yield
+        finally:
+            HOLDING.reset(token)
+
+    def add_if_fits(self, size: int) -> None:
+        """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
+        if self._whole is not None and not self._is_released:
+            self._whole.add_if_fits(size)
+            self._size += size
+
+    def add(self, size: int) -> None:
+        """Hold so many bytes more, or fewer, whether they fit or not."""
+        if self._whole is not None and not self._is_released:
+            self._size += size
+            self._whole.add(size)
+
+    def release(self) -> None:
+        """Hold nothing any longer; further calls do nothing."""
+        if self._whole is not None and not self._is_released:
+            self._is_released = True
+            self._whole.add(-self._size)
 
 
 def hold_more(size: int) -> None:
@@ -115,7 +153,7 @@ def hold_more(size: int) -> None:
     BudgetExceededError if they do not fit."""
     holding = HOLDING.get()
     if holding is not None:
-        holding.reserve(holding.size + size)
+        holding.add_if_fits(size)
 
 
 def hold_less(size: int) -> None:
@@ -130,7 +168,7 @@ def held_beside(size: int) -> Iterator[None]:
     """Count `size` bytes, and what the block holds, apart from the current request, whose bytes are released when it
     ends. Use it in a task of its own. Raises BudgetExceededError."""
     holding = HOLDING.get()
-    if holding is None:
+    if not isinstance(holding, Holding):
         yield
         return
     with holding.beside() as other:
