@@ -50,11 +50,8 @@ from typing import ClassVar
 from gateway.enums import Reason
 
 
-class GatewayError(Exception):
-    """An unexpected internal error.
-
-    The base class of all gateway errors.
-    """
+class GatewayError(Exception):  # the base class of all
+    """An unexpected internal error."""
 
     status: int = 500  # HTTP status
     code: str = "internal_error"  # stable error code
