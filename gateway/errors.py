@@ -21,7 +21,8 @@ GatewayError
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
 │   ├── Overloaded            the target is overloaded                                                  503
 │   │   ├── TargetRateLimited the target's provider limits the rate of the gateway's requests           429
-│   │   └── InsufficientQuota the account at the target's provider has no quota left                    429
+│   │   ├── InsufficientQuota the account at the target's provider has no quota left                    429
+│   │   └── OutOfBytes        the answers in progress fill the memory set aside for them                503
 │   ├── UpstreamAuth          the target rejected the gateway's credentials                             502
 │   ├── NotResident           the target's weights are not loaded, or it is draining                    503
 │   ├── DeadlineExceeded      the request's deadline passed                                             504
@@ -49,11 +50,8 @@ from typing import ClassVar
 from gateway.enums import Reason
 
 
-class GatewayError(Exception):
-    """An unexpected internal error.
-
-    The base class of all gateway errors.
-    """
+class GatewayError(Exception):  # the base class of all
+    """An unexpected internal error."""
 
     status: int = 500  # HTTP status
     code: str = "internal_error"  # stable error code
@@ -248,6 +246,10 @@ class InsufficientQuota(Overloaded):
     code = "insufficient_quota"
     kind = "insufficient_quota"
     retryable = False
+
+
+class OutOfBytes(Overloaded):
+    """The answer does not fit into the memory set aside for requests and answers; no other target is tried."""
 
 
 class UpstreamAuth(AttemptFailed):

@@ -7,7 +7,7 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Container, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Protocol
 
 from gateway.attempts.attempt import Attempt, AttemptParams
@@ -20,7 +20,7 @@ from gateway.attempts.token_count import TokenCount, count_tokens
 from gateway.attempts.waiting import Queued, wait_for_slot
 from gateway.decision import Decision
 from gateway.enums import BreakerState, Outcome, Reason
-from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, RateLimitExceeded
+from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, OutOfBytes, RateLimitExceeded
 from gateway.policy_types import Quota
 from gateway.ports import Observer, Permit, StateStore, Upstream, Waiter, World
 from gateway.reliability.admission import (
@@ -89,6 +89,8 @@ class Pipeline:
         try:
             attempt = await self._try_candidates(context)
             buffered = await attempt.commit() if attempt is not None else context.commit_surest()
+        except OutOfBytes:
+            attempt, buffered = None, context.commit_surest()
         except BaseException as exc:  # a request that ends with a bug still gets its decision
             context.outcome = Outcome.CLIENT_GONE if isinstance(exc, asyncio.CancelledError) else Outcome.ERROR
             self._finish(context)
@@ -262,11 +264,15 @@ class Pipeline:
         """Open an attempt, hedged if the route enables it; returns the attempt that succeeded, or None."""
         hedge = attempt.candidate.hedge
         if hedge is None or not remaining:
-            return attempt if await attempt.open() else None
-        after_s = self._state.hedge_after_ms(attempt.candidate, self._clock.now_s()) / 1000
-        return await open_hedged(
-            attempt, after_s=after_s, second=lambda: self._start_hedge(context, attempt.candidate, remaining)
-        )
+            winner = attempt if await attempt.open() else None
+        else:
+            after_s = self._state.hedge_after_ms(attempt.candidate, self._clock.now_s()) / 1000
+            winner = await open_hedged(
+                attempt, after_s=after_s, second=lambda: self._start_hedge(context, attempt.candidate, remaining)
+            )
+        if winner is None and isinstance(attempt.error, OutOfBytes):
+            raise attempt.error  # a shortage of the gateway's own moves no request to another target
+        return winner
 
     def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: deque[Candidate]) -> Attempt | None:
         """An attempt at the next candidate on another server than the slow one's, if the hedging budget allows it."""
@@ -367,7 +373,9 @@ class Pipeline:
 
     async def _handle_shadow(self, context: RequestContext) -> GatewayResponse:
         """Send a shadow request like any other, but report no decision. It never waits for a slot."""
-        attempt = await self._try_in_order(context, context.plan.candidates)
+        attempt = None
+        with suppress(OutOfBytes):
+            attempt = await self._try_in_order(context, context.plan.candidates)
         if attempt is None:
             context.outcome = Outcome.ERROR
             return GatewayResponse(context, self._decision, error=context.final_error())

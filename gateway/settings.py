@@ -60,7 +60,7 @@ class Settings:
     max_body_bytes: int = setting(whole(1024, 1 << 30), "maximum size of a request body", default=4_194_304)
     max_inflight_bytes: int = setting(
         whole(1024, 1 << 40),
-        "request bodies and buffered answers held in memory at a time; further requests receive 503",
+        "request bodies and buffered answers held in memory at a time; what does not fit receives 503",
         default=67_108_864,
     )
     head_timeout_s: float = setting(seconds(), "time for a client to send the headers of a request", default=20.0)

@@ -36,9 +36,10 @@ from gateway.errors import (
 from gateway.parameters import ignored_by
 from gateway.ports import Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
-from twolane.process.http.byte_budget import HoldingPart, hold_more
+from twolane.process.http.byte_budget import HoldingPart
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -219,7 +220,7 @@ class Attempt:
         """Count a delta that stays in memory, to be sent or for its check. Raises UpstreamError if it is too much."""
         self._kept_bytes += size
         self._kept_deltas += 1
-        hold_more(size + _DELTA_BYTES)
+        keep_bytes(size + _DELTA_BYTES)
         if self._kept_bytes > MAX_BUFFERED_BYTES or self._kept_deltas > MAX_BUFFERED_DELTAS:
             raise UpstreamError(
                 f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes or {MAX_BUFFERED_DELTAS} events and cannot"

@@ -1,11 +1,12 @@
 """Shadow traffic: send a copy of a share of the requests to another target, and compare the responses.
 
 A shadow request starts after the real response was sent, its response is discarded, and at most `MAX_CONCURRENT` run at
-once. The caller provides the function that sends a request.
+once, as far as the byte budget allows. The caller provides the function that sends a request.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +19,7 @@ from gateway.policy_types import Checks
 from gateway.ports import Clock, Observer
 from gateway.types import Delta, Plan
 from twolane.process import exact_json
+from twolane.process.http.byte_budget import BudgetExceededError, held_beside
 
 MAX_CONCURRENT: Final = 8
 MAX_COMPARED_CHARS: Final = 1 << 20  # of a response; a longer one is not mirrored
@@ -56,6 +58,10 @@ class Shadows:
         task.add_done_callback(self._running.discard)
 
     async def _run(self, served: RequestContext, text: str) -> None:
+        with suppress(BudgetExceededError), held_beside(len(served.query.body)):
+            await self._compare(served, text)
+
+    async def _compare(self, served: RequestContext, text: str) -> None:
         context = self._shadow_context(served)
         response = await self._handle(context)
         recorder = ResponseRecorder(lambda _: None)

@@ -87,20 +87,24 @@ class _Supervisor:
 
     def stop(self, within_s: float) -> int:
         """Hand over the connections that clients have begun, send SIGTERM and wait `within_s`; `kill` ends the rest.
-        Always returns 0."""
+        A further SIGINT meanwhile is passed on: it ends the drain. Always returns 0."""
+        is_interrupted = False
         self._dispatcher.close()
         self._processes.close_admin()
         until = time.monotonic() + HANDOVER_S
         while self._processes.any_running and not self._dispatcher.is_done and time.monotonic() < until:
-            self._wait(HANDSHAKES_S / 2)
+            is_interrupted |= signal.SIGINT in self._wait(HANDSHAKES_S / 2)
             self._processes.reap()
         self._dispatcher.finish()
         self._processes.send(signal.SIGTERM)
         until = time.monotonic() + within_s
         self._processes.reap()
         while self._processes.any_running and (left_s := until - time.monotonic()) > 0:
-            self._wait(min(left_s, 1.0))
+            is_interrupted |= signal.SIGINT in self._wait(min(left_s, 1.0))
             self._processes.reap()
+            if is_interrupted:
+                self._processes.send(signal.SIGINT)
+                is_interrupted = False
         return 0
 
     def _wait(self, timeout_s: float) -> Sequence[int]:

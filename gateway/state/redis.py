@@ -19,7 +19,7 @@ import msgspec
 from gateway.ports import Clock
 from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.reliability.replication import PeerSnapshot, Snapshot
-from gateway.state.shared_budgets import SharedBudgets
+from gateway.state.shared_budgets import SharedBudgets, is_cancelled
 from twolane.process.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Replica:
 
     async def run(self) -> None:
         """Exchange until cancelled."""
-        while True:
+        while not is_cancelled():
             try:
                 await self.exchange()
             except Exception:  # noqa: BLE001 - top of this task: one bad snapshot must not end all sharing

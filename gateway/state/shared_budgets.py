@@ -5,8 +5,9 @@ twice changes nothing, and those of a replica that has restarted remain. Every c
 the accounts that have changed since its last exchange. It exchanges as soon as a key was checked or has spent, and
 twice a second in any case, so that it knows what was spent elsewhere before the first request of a key that was idle.
 
-The hash also holds a random epoch. If it has changed, Redis has lost its data, and every replica writes all totals that
-it knows, also those of the others.
+The hash also holds the number that each replica saw at its last exchange. If that is missing or lower, Redis has lost
+data: it was emptied, was restored from an older copy, or has evicted a key. The replica then writes all totals that it
+knows, also those of the others, and reads all.
 """
 
 import asyncio
@@ -27,30 +28,35 @@ EVERY_S: Final = 0.5
 KEEP_S: Final = 2 * 86_400
 TIMEOUT_S: Final = 1.0
 
-# ARGV: the epoch and version of the last exchange, an epoch for an empty hash, seconds to keep it, then account, total.
+# ARGV: this replica, the version that it saw last, seconds to keep the keys, then account, total, account, total...
 _SCRIPT: Final = """
-local totals, changes = KEYS[1], KEYS[2]
-redis.call('HSETNX', totals, 'epoch', ARGV[3])
-local epoch = redis.call('HGET', totals, 'epoch')
-local since = epoch == ARGV[1] and tonumber(ARGV[2]) or 0
+local totals, changes, me, since = KEYS[1], KEYS[2], 'seen ' .. ARGV[1], tonumber(ARGV[2])
+local seen = tonumber(redis.call('HGET', totals, me) or 0)
+local has_lost = since > 0 and (seen < since or redis.call('EXISTS', changes) == 0)
+if has_lost then
+  since = 0
+end
 local version = tonumber(redis.call('HGET', totals, 'version') or 0)
 local function numbers(text)
   local tokens, nanodollars = string.match(text or '', '^(%d+) (%d+)$')
   return tonumber(tokens or 0), tonumber(nanodollars or 0)
 end
-for i = 5, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local tokens, nanodollars = numbers(ARGV[i + 1])
   local had_tokens, had_nanodollars = numbers(redis.call('HGET', totals, ARGV[i]) or nil)
-  if tokens > had_tokens or nanodollars > had_nanodollars then
-    version = version + 1
+  local is_more = tokens > had_tokens or nanodollars > had_nanodollars
+  if is_more then
     redis.call('HSET', totals, ARGV[i], ARGV[i + 1])
+  end
+  if is_more or not redis.call('ZSCORE', changes, ARGV[i]) then
+    version = version + 1
     redis.call('ZADD', changes, version, ARGV[i])
   end
 end
-redis.call('HSET', totals, 'version', version)
-redis.call('EXPIRE', totals, ARGV[4])
-redis.call('EXPIRE', changes, ARGV[4])
-local reply = {epoch, version}
+redis.call('HSET', totals, 'version', version, me, version)
+redis.call('EXPIRE', totals, ARGV[3])
+redis.call('EXPIRE', changes, ARGV[3])
+local reply = {has_lost and 1 or 0, version}
 for _, account in ipairs(redis.call('ZRANGEBYSCORE', changes, '(' .. since, '+inf')) do
   reply[#reply + 1] = account
   reply[#reply + 1] = redis.call('HGET', totals, account) or ''
@@ -70,14 +76,14 @@ class SharedBudgets:
         self._script = redis.register_script(_SCRIPT)
         self._prefix = f"{{{namespace}}}:spent"
         self._wanted = asyncio.Event()
-        self._known = (0, b"", 0)  # day, epoch and version of the last exchange
+        self._seen = (0, 0)  # day and version of the last exchange
         self._has_warned = False
         budgets.me = secrets.token_hex(8)
         budgets.on_activity = self._wanted.set
 
     async def run(self) -> None:
         """Exchange until cancelled."""
-        while True:
+        while not is_cancelled():
             try:
                 is_done = await self.exchange()
             except Exception:  # noqa: BLE001 - top of this task: one bad exchange must not end all sharing
@@ -106,17 +112,15 @@ class SharedBudgets:
         return True
 
     async def _exchange(self, day: int, changed: dict[Account, Spent]) -> None:
-        known_day, known_epoch, since = self._known
-        if known_day != day:
-            known_epoch, since = b"", 0
-        arguments: list[Any] = [known_epoch, since, secrets.token_hex(8), KEEP_S]
+        seen_day, seen = self._seen
+        arguments: list[Any] = [self._budgets.me, seen if seen_day == day else 0, KEEP_S]
         for account, spent in changed.items():
             arguments += [f"{account.replica} {account.key}", f"{spent.tokens} {spent.nanodollars}"]
         keys = [f"{self._prefix}:{day}", f"{self._prefix}:{day}:changes"]
-        epoch, version, *accounts = await self._script(keys=keys, args=arguments)
+        has_lost, version, *accounts = await self._script(keys=keys, args=arguments)
         self._budgets.merge(day, dict(map(_parse, accounts[::2], accounts[1::2])))
-        self._known = day, epoch, version
-        if known_epoch not in (b"", epoch):
+        self._seen = day, version
+        if has_lost:
             self._budgets.mark_changed(day)
             self._wanted.set()
 
@@ -126,6 +130,13 @@ class SharedBudgets:
                 await self._wanted.wait()
         except TimeoutError:
             return
+
+
+def is_cancelled() -> bool:
+    """Whether the current task was cancelled, also if a client library swallowed the exception on its way: the gateway
+    would wait for this task for ever when it ends."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _parse(account: bytes, total: bytes) -> tuple[Account, Spent]:

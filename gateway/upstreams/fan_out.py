@@ -15,10 +15,10 @@ from gateway.errors import UpstreamError
 from gateway.parameters import not_taken
 from gateway.ports import Upstream
 from gateway.types import Call, Delta
+from gateway.upstreams.answers.kept_bytes import forget_bytes, keep_bytes
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.text_prompts import takes_all_prompts
 from twolane.process import exact_json
-from twolane.process.http.byte_budget import hold_more
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024  # of all calls together, before any of it is passed on
 MAX_AT_ONCE: Final = 4  # calls in progress
@@ -114,15 +114,15 @@ class _Held:
     def add(self, deltas: Iterable[Delta]) -> None:
         """Raises UpstreamError if it is too much."""
         for delta in deltas:
+            keep_bytes(len(delta.data))
             self._deltas.append(delta)
             self._size += len(delta.data)
-            hold_more(len(delta.data))
         _check_size(self._size)
 
     def release(self) -> list[Delta]:
         """What is held; whoever receives it counts it."""
         deltas, self._deltas = self._deltas, []
-        hold_more(-self._size)
+        forget_bytes(self._size)
         self._size = 0
         return deltas
 

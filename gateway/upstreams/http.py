@@ -20,11 +20,11 @@ from gateway.upstreams.answers.content_encoding import (
     UnsupportedEncoding,
     decoder_for,
 )
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.http_client.client import HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
-from twolane.process.http.byte_budget import hold_more
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -100,7 +100,7 @@ class HttpReply:
         parts = _decoded(self._response)
         while (part := await self._next(parts, reader)) is not None:
             if not self._stream:  # kept until it is complete
-                hold_more(len(part))
+                keep_bytes(len(part))
             found = reader.feed(part)
             for delta in found:
                 yield delta

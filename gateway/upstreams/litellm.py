@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from gateway.errors import UpstreamError
 from gateway.types import Call, Delta, Status
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.background_loop import BackgroundLoop
 from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.litellm_calls import arguments_for, close_stream, deltas_of, fault_of, provider_parameters
@@ -99,7 +100,8 @@ class LiteLLMUpstream:
             self._takes = provider_parameters(litellm, model) or frozenset()
         arguments = arguments_for(call, key=self._key.value, provider_takes=self._takes or None)
         response = await self._library.background.run(_complete(litellm, arguments))
-        return LiteLLMReply(self._library.background, response, deltas_of(litellm, model, response))
+        deltas = self._library.background.iterate(deltas_of(litellm, model, response))
+        return LiteLLMReply(self._library.background, response, deltas, is_whole=not call.query.stream)
 
     async def aclose(self) -> None:
         """Nothing to close: the library is shared."""
@@ -108,14 +110,20 @@ class LiteLLMUpstream:
 class LiteLLMReply:
     """See `ports.UpstreamResponse`."""
 
-    def __init__(self, background: BackgroundLoop, response: Any, source: AsyncGenerator[Delta, None]) -> None:
+    def __init__(
+        self, background: BackgroundLoop, response: Any, deltas: AsyncGenerator[Delta, None], *, is_whole: bool
+    ) -> None:
         self._background = background
         self._response = response
-        self._deltas = background.iterate(source)
+        self._deltas = deltas
+        self._is_whole = is_whole
 
-    def deltas(self) -> AsyncGenerator[Delta, None]:
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`."""
-        return self._deltas
+        async for delta in self._deltas:
+            if self._is_whole:
+                keep_bytes(len(delta.data))
+            yield delta
 
     async def aclose(self) -> None:
         """Closes the connection unless the response was read to its end."""

@@ -1,6 +1,7 @@
 """Writes the prompts of a text completion into the body of one call: as a prompt with a suffix for targets with text
 completions, as messages for all others."""
 
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +24,7 @@ _FILL: Final = (
     "The user's text has a gap, marked {gap}. Reply only with the text that belongs in the gap: no introduction,"
     " no comments, no code fence, and nothing of what stands before or after the gap."
 )
+_GAP: Final = "<GAP>"
 
 
 def write_prompt(fields: dict[str, Raw], call: Call, capabilities: Capabilities | None) -> None:
@@ -57,13 +59,19 @@ def messages_of(prompt: Prompt) -> list[dict[str, str]]:
     text = prompt.text if isinstance(prompt.text, str) else ""
     if prompt.suffix is None:
         return [{"role": "system", "content": _CONTINUE}, {"role": "user", "content": text}]
-    gap, number = "<GAP>", 1
-    while gap in text or gap in prompt.suffix:
-        gap, number = f"<GAP{number}>", number + 1
+    gap = _gap_marker(text, prompt.suffix)
     return [
         {"role": "system", "content": _FILL.format(gap=gap)},
         {"role": "user", "content": f"{text}{gap}{prompt.suffix}"},
     ]
+
+
+def _gap_marker(text: str, suffix: str) -> str:
+    """A marker that neither text contains: no text can contain a hash of itself. The same texts get the same marker."""
+    if _GAP not in text and _GAP not in suffix:
+        return _GAP
+    both = f"{text}{_GAP}{suffix}".encode("utf-8", "surrogatepass")
+    return f"<GAP-{sha256(both).hexdigest()[:16]}>"
 
 
 def _sent(prompt: Prompt, *, has_suffix: bool) -> tuple[str | tuple[int, ...], str | None]:

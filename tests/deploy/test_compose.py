@@ -1,5 +1,6 @@
 """docker-compose.yml and the images' recipes: valid, confined, pinned, and consistent with the programs they start."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.compose.make_secrets import PROMETHEUS_DATA, set_user
+from deploy.compose.make_secrets import PROMETHEUS_DATA, set_user, user_of_containers
 from deploy.compose.make_secrets import main as make_secrets
 from diffusion_worker.settings import PREFIX as WORKER_PREFIX
 from diffusion_worker.settings import Settings as WorkerSettings
@@ -120,9 +121,31 @@ def test_only_their_owner_reads_the_secrets_and_the_containers_run_as_that_owner
         assert not service.get("secrets") or service["user"] == "${SECRETS_USER:-10001:10001}", name
 
 
-def test_the_user_of_the_containers_is_noted_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["A=1\nSECRETS_USER=10001:10001\n", "A=1\n", "A=1", "SECRETS_USER=1:1\nA=1"])
+def test_the_user_of_the_containers_is_noted_once(tmp_path: Path, before: str) -> None:
     file = tmp_path / ".env"
-    file.write_text("COMPOSE_PROFILES=cpu\nSECRETS_USER=10001:10001\n")
+    file.write_text(before)
     for user in ("1000:100", "1001:100"):
         set_user(file, user)
-    assert file.read_text() == "COMPOSE_PROFILES=cpu\nSECRETS_USER=1001:100\n"
+    assert file.read_text() == "A=1\nSECRETS_USER=1001:100\n"
+
+
+def test_the_user_is_noted_where_there_was_no_file(tmp_path: Path) -> None:
+    set_user(tmp_path / ".env", "1000:100")
+    assert (tmp_path / ".env").read_text() == "SECRETS_USER=1000:100\n"
+
+
+def test_the_environment_names_the_user_who_reads_the_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRETS_USER", f"{os.getuid()}:{os.getgid()}")
+    assert make_secrets(tmp_path / "secrets") == 0
+    assert {file.stat().st_uid for file in (tmp_path / "secrets").iterdir()} == {os.getuid()}
+    assert user_of_containers() == f"{os.getuid()}:{os.getgid()}"
+
+
+def test_a_user_by_name_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRETS_USER", "ann")
+    assert make_secrets(tmp_path / "secrets") == 1
+    assert "SECRETS_USER: must be UID:GID" in capsys.readouterr().err
+    assert not (tmp_path / "secrets").exists()

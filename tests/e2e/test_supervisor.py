@@ -146,7 +146,14 @@ async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(t
     assert len(server.bodies) == 180
 
 
-async def test_at_the_end_of_the_drain_period_every_request_of_every_process_gets_503(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("drain_s", "signals"),
+    [("0.5", [signal.SIGTERM]), ("600", [signal.SIGINT, signal.SIGINT])],
+    ids=["at the end of the drain period", "at a second ctrl-C of the parent alone"],
+)
+async def test_at_the_end_of_the_drain_every_request_of_every_process_gets_503(
+    tmp_path: Path, drain_s: str, signals: list[signal.Signals]
+) -> None:
     begun = asyncio.Semaphore(0)
 
     async def hang(*_: Any) -> Any:
@@ -154,13 +161,15 @@ async def test_at_the_end_of_the_drain_period_every_request_of_every_process_get
         await asyncio.sleep(600)
 
     async with fake_server(hang) as server:
-        made = await started(tmp_path, server.url, workers=2, TWOLANE_DRAIN_S="0.5")
+        made = await started(tmp_path, server.url, workers=2, TWOLANE_DRAIN_S=drain_s)
         await made.until_serving(2)
         asking = asyncio.create_task(made.send(16))
         async with asyncio.timeout(120):
             for _ in range(16):
                 await begun.acquire()
-            made.process.send_signal(signal.SIGTERM)
+            for number in signals:
+                made.process.send_signal(number)
+                await asyncio.sleep(0.3)  # the first one must have been received
             assert await asking == [503] * 16
             assert await made.process.wait() == 0
 

@@ -7,9 +7,9 @@ A keys file has one key per line: `name sha256:<64 hex digits>`, followed by wha
     routes=edits,default    the routes that requests may take
     private-only            every request is treated as private
 
-Blank lines and lines that begin with `#` are skipped. A name has 1 to 64 letters, digits and `_ . @ -`, and is
-case-sensitive. Names and keys are unique. The keys themselves are stored nowhere: they are long and random, so a plain
-hash of one cannot be reversed.
+Blank lines and lines that begin with `#` are skipped; lines end with LF, CR LF or CR. A name has 1 to 64 letters,
+digits and `_ . @ -`, and is case-sensitive. Names and keys are unique. The keys themselves are stored nowhere: they are
+long and random, so a plain hash of one cannot be reversed.
 """
 
 import hashlib
@@ -149,7 +149,7 @@ def _text_of(file: Path) -> str:
 def _parse(file: Path, text: str) -> dict[bytes, Key]:
     entries: dict[bytes, Key] = {}
     names: set[str] = set()
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue

@@ -88,3 +88,38 @@ async def test_deltas_that_bring_nothing_are_not_kept_while_a_stream_is_held_bac
     sent = await scene.send(**CHECKED)
     assert (sent.text, sent.broken) == ("{}", None)
     assert holding.size < 300_000
+
+
+@pytest.fixture(name="full")
+def make_full_budget() -> Iterator[Holding]:
+    with ByteBudget(4000).hold() as holding:
+        token = HOLDING.set(holding)
+        yield holding
+        HOLDING.reset(token)
+
+
+async def test_an_answer_that_does_not_fit_into_the_budget_is_refused_and_no_target_is_blamed(
+    stage: Any, full: Holding
+) -> None:
+    """It is not moved to another target either: that would be called for a shortage of the gateway."""
+    scene = stage(fast=LONG, quality=says("{}"), route=FULL)
+    for _ in range(20):
+        sent = await scene.send(**CHECKED)
+        assert (sent.error.status, sent.error.code, sent.error.retry_after_s) == (503, "overloaded", 1)
+        assert full.size == 0
+    assert scene.attempts == {"fast": "overloaded"}
+    assert (await scene.send(stream=True)).text  # its breaker is closed, and it is called at once
+
+
+async def test_what_a_failed_attempt_kept_counts_no_longer(stage: Any, full: Holding) -> None:
+    invalid = says("x" * 1000)
+    scene = stage(fast=invalid, quality=says('{"s": "', "x" * 1000, '"}'), route=FULL)
+    sent = await scene.send(**CHECKED)
+    assert (sent.error, scene.attempts) == (None, {"fast": "invalid_output", "quality": "ok"})
+    assert 1000 < full.size < 4000
+
+
+async def test_a_stream_that_outgrows_the_budget_later_ends_with_an_error(stage: Any, full: Holding) -> None:
+    scene = stage(fast=LONG, route=NO_VALIDATE)
+    sent = await scene.send(**CHECKED)
+    assert sent.broken.code == "overloaded"

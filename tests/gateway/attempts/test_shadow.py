@@ -10,6 +10,7 @@ from gateway.attempts.shadow import MAX_CONCURRENT
 from gateway.enums import Location, Outcome, ShadowResult
 from gateway.upstreams.scripted import fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
+from twolane.process.http.byte_budget import HOLDING, ByteBudget
 
 ALL = {"shadow": ("careful", 1.0)}
 
@@ -106,3 +107,21 @@ def test_slow_shadow_requests_are_limited_and_end_with_the_gateway(stage: Any) -
 
     scene, asked = play(stage, story, fast=says("hi"), careful=says("hi", before_s=50), route=ALL)
     assert asked == MAX_CONCURRENT == scene.targets["careful"].left
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(1 << 20, 1), (10, 0)], ids=["enough bytes", "too few bytes"])
+def test_a_shadow_request_holds_bytes_of_its_own_until_it_ends(stage: Any, limit: int, asked: int) -> None:
+    async def story(scene: Any) -> Any:
+        budget = ByteBudget(limit)
+        with budget.hold() as served:
+            served.assign("ann")
+            HOLDING.set(served)
+            await scene.send()
+        await asyncio.sleep(1)
+        during = budget.used
+        await asyncio.sleep(100)
+        return during, budget.used
+
+    scene, (during, after) = play(stage, story, fast=says("hi"), careful=says("hi", before_s=50), route=ALL)
+    assert len(scene.targets["careful"].calls) == asked
+    assert (during > 0, after) == (bool(asked), 0)

@@ -1,6 +1,7 @@
 """Daily budgets over a real Redis: replicas count together, and nothing is forgotten or counted twice."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,50 @@ async def test_a_store_that_was_emptied_is_filled_again_and_nobody_forgets(
     assert [each.tokens(key) for each in (one, other, started) for key in ("ann", "bob")] == [100] * 6
 
 
+async def test_a_store_that_was_set_back_is_brought_up_to_date(redis: Redis) -> None:
+    """A Redis that is restored from an older copy, or replaced by a copy that lagged behind it, has the same keys with
+    older contents, to which others may have written before a replica notices."""
+    one, other, third = (Replica(redis, Clock()) for _ in range(3))
+
+    async def copy() -> dict[bytes, bytes]:
+        return {key: await redis.dump(key) for key in await redis.keys("*")}
+
+    for replica in (one, other):
+        replica.spend("ann", 1)
+        assert await replica.shared.exchange()
+    before = await copy()
+    one.spend("ann", 50)
+    assert await one.shared.exchange()
+    assert await other.shared.exchange()
+    ended = Replica(redis, one.clock)
+    ended.spend("bob", 100)
+    assert await ended.shared.exchange()
+    assert await one.shared.exchange()
+    for key, contents in before.items():
+        await redis.restore(key, 0, contents, replace=True)
+    for tokens in (10, 10, 10):  # each is a change, so the count of changes soon exceeds what it was
+        other.spend("ann", tokens)
+        assert await other.shared.exchange()
+    for replica in (one, one, other, third):
+        assert await replica.shared.exchange()
+    assert [each.tokens("ann") for each in (one, other, third)] == [82] * 3
+    assert [each.tokens("bob") for each in (one, other, third)] == [100] * 3
+
+
+@pytest.mark.parametrize("lost", ["totals", "changes"])
+async def test_a_store_that_evicts_one_of_its_keys_is_filled_again(redis: Redis, lost: str) -> None:
+    one = Replica(redis, Clock())
+    one.spend("ann", 100)
+    assert await one.shared.exchange()
+    [changes] = await redis.keys("*:changes")
+    await redis.delete(changes if lost == "changes" else changes.removesuffix(b":changes"))
+    assert await one.shared.exchange()
+    assert await one.shared.exchange()
+    started = Replica(redis, one.clock)
+    assert await started.shared.exchange()
+    assert started.is_spent("ann")
+
+
 async def test_an_unexpected_error_does_not_end_the_exchange(running: list[Replica], monkeypatch: Any) -> None:
     one, other = running
     broken = asyncio.Event()
@@ -139,6 +184,23 @@ async def test_an_unexpected_error_does_not_end_the_exchange(running: list[Repli
     await broken.wait()
     one.spend("ann", 100)
     await total(other, "ann", 100)
+
+
+async def test_the_exchange_ends_although_a_cancellation_was_swallowed(redis: Redis, monkeypatch: Any) -> None:
+    one, waits = Replica(redis, Clock()), asyncio.Event()
+
+    async def swallow() -> bool:
+        waits.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return True
+
+    monkeypatch.setattr(one.shared, "exchange", swallow)
+    task = asyncio.create_task(one.shared.run())
+    await waits.wait()
+    task.cancel()
+    async with asyncio.timeout(120):
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_what_was_spent_while_redis_was_away_is_counted_afterwards(server: RedisServer, redis: Redis) -> None:

@@ -220,7 +220,8 @@ async def test_integers_of_any_size_keep_their_digits() -> None:
 
 async def test_what_is_held_of_a_stream_is_counted_until_it_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(fan_out, "hold_more", sizes.append)
+    monkeypatch.setattr(fan_out, "keep_bytes", sizes.append)
+    monkeypatch.setattr(fan_out, "forget_bytes", lambda size: sizes.append(-size))
     event = {"choices": [{"index": 0, "delta": {"content": "x" * 1000}}]}
     response = FanOutResponse(Plays([event] * 2, [event]), call_of(2, stream=True))
     got = [len(delta.data) async for delta in response.deltas()]

@@ -1,12 +1,13 @@
 """A text completion is written for each kind of target."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from gateway.beyond_chat import BeyondChat
+from gateway.beyond_chat import BeyondChat, Prompt
 from gateway.enums import Capability, Kind, Location, TargetApi
 from gateway.parameters import api_for, lacking
 from gateway.policy_files.load import parse
@@ -14,8 +15,9 @@ from gateway.reliability.admission import admit
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Candidate, Capabilities, Health, Query, Target
 from gateway.upstreams.request_body import body_for
-from gateway.upstreams.text_prompts import takes_all_prompts
+from gateway.upstreams.text_prompts import messages_of, takes_all_prompts
 from gateway.web.apis.text_request import parse_completion
+from tests.measured import cpu_s
 
 MARKED = "<PRE> a = <SUF>\nb <MID>"
 CHAT_ONLY = replace(ENGINES["vllm"], supported=ENGINES["vllm"].supported - {Capability.COMPLETIONS})
@@ -75,8 +77,20 @@ def test_any_other_target_gets_the_gap_in_a_message(capabilities: Capabilities, 
 
 
 def test_a_text_that_contains_the_mark_of_the_gap_gets_another_one() -> None:
-    body = sent(CHAT_ONLY, prompt="<GAP> <GAP1>", suffix="\n")
-    assert body["messages"][1]["content"] == "<GAP> <GAP1><GAP2>\n"
+    [told, body] = sent(CHAT_ONLY, prompt="<GAP> <GAP1>", suffix="\n")["messages"]
+    found = re.fullmatch("<GAP> <GAP1>(<GAP-[0-9a-f]{16}>)\n", body["content"])
+    assert found is not None
+    assert found[1] in told["content"]
+    again = sent(CHAT_ONLY, prompt=body["content"], suffix=found[1])["messages"][1]["content"]
+    assert again.count(found[1]) == 2  # the text that contains it gets a third one
+
+
+def test_any_number_of_such_marks_takes_linear_time() -> None:
+    def write(marks: int) -> None:
+        text = "".join(["<GAP>", *(f"<GAP{number}>" for number in range(1, marks))])
+        assert len(messages_of(Prompt(text=text, suffix="\n"))) == 2
+
+    assert cpu_s(lambda: write(10_000), times=2) < 50 * cpu_s(lambda: write(1000))
 
 
 def test_a_target_without_text_completions_is_asked_to_continue() -> None:

@@ -95,6 +95,15 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, cause: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("inside", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_only_line_ends_of_files_end_a_line(tmp_path: Path, end: str, inside: str) -> None:
+    """A comment must not contain a key that editors show as a part of it."""
+    comment = f"# replaced:{inside}{key_line('hidden', 'old')}"
+    keys = load_keys(written(tmp_path, end.join(("\ufeff" + comment, key_line("ann", "new")))))
+    assert [key.name for key in keys] == ["ann"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nowhere: No such file"):
         load_keys(tmp_path / "nowhere")

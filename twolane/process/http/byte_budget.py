@@ -80,8 +80,12 @@ class Holding:
                 raise BudgetExceededError
             self.add(more)
 
+    def add_if_fits(self, size: int) -> None:
+        """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
+        self.reserve(self.size + size)
+
     def add(self, size: int) -> None:
-        """Hold so many bytes more, even beyond the budget: they exist already, so only later requests are refused."""
+        """Hold so many bytes more, or fewer, whether they fit or not."""
         if not self._is_released:
             self.size += size
             self._budget.change(size, self._owner)
@@ -91,6 +95,14 @@ class Holding:
         if not self._is_released:
             self._is_released = True
             self._budget.change(-self.size, self._owner)
+            self.size = 0
+
+    def beside(self) -> "Holding":
+        """The share of other work for the same owner, which ends before this request, or outlasts it."""
+        other = self._budget.hold()
+        if self._owner is not None:
+            other.assign(self._owner)
+        return other
 
 
 IN_SCOPE: Final = "twolane.holding"  # where an ASGI scope has the holding of its request
@@ -117,8 +129,14 @@ class HoldingPart:
         finally:
             HOLDING.reset(token)
 
+    def add_if_fits(self, size: int) -> None:
+        """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
+        if self._whole is not None and not self._is_released:
+            self._whole.add_if_fits(size)
+            self._size += size
+
     def add(self, size: int) -> None:
-        """Hold so many bytes more."""
+        """Hold so many bytes more, or fewer, whether they fit or not."""
         if self._whole is not None and not self._is_released:
             self._size += size
             self._whole.add(size)
@@ -131,7 +149,29 @@ class HoldingPart:
 
 
 def hold_more(size: int) -> None:
-    """Count bytes that the current request keeps in memory, such as a part of a buffered answer."""
+    """Count bytes that the current request keeps in memory, such as a part of a buffered answer. Raises
+    BudgetExceededError if they do not fit."""
     holding = HOLDING.get()
     if holding is not None:
-        holding.add(size)
+        holding.add_if_fits(size)
+
+
+def hold_less(size: int) -> None:
+    """The current request no longer keeps these bytes."""
+    holding = HOLDING.get()
+    if holding is not None:
+        holding.add(-size)
+
+
+@contextmanager
+def held_beside(size: int) -> Iterator[None]:
+    """Count `size` bytes, and what the block holds, apart from the current request, whose bytes are released when it
+    ends. Use it in a task of its own. Raises BudgetExceededError."""
+    holding = HOLDING.get()
+    if not isinstance(holding, Holding):
+        yield
+        return
+    with holding.beside() as other:
+        other.reserve(size)
+        HOLDING.set(other)
+        yield

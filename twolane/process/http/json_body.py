@@ -5,6 +5,7 @@ the other can be made to take a decision on the wrong one. Repeated keys are the
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -67,10 +68,19 @@ def _check_shape(body: bytes, max_values: int) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        key = next(name for at, name in enumerate(names) if name in names[:at])
+        key = _first_repeated(name for name, _ in pairs)
         raise JsonBodyError(f"The key {key!r} occurs more than once in an object.", key=key)
     return found
+
+
+def _first_repeated(names: Iterable[str]) -> str:
+    """In linear time: an object may have MAX_VALUES members."""
+    seen = set[str]()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise AssertionError("no name is repeated")
 
 
 # Numbers stay text: converting one of many thousand digits takes long, and nobody reads them here.

@@ -151,7 +151,7 @@ class RequestCycle:
             _log.exception("the application failed")
             self._fail(FAILED)
             return
-        if not self.is_complete and not self.is_disconnected:
+        if not self.is_complete and not self.is_disconnected and self._wire.is_open:
             _log.error("the application returned without completing its response")
             self._fail(FAILED)
 

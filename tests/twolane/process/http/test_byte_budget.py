@@ -107,7 +107,8 @@ class Exchange:
 
 async def answers(scope: Any, receive: Any, send: Any) -> None:
     await read_body(receive)
-    hold_more(50)  # a buffered answer
+    with contextlib.suppress(BudgetExceededError):
+        hold_more(50)  # a buffered answer
     await asyncio.sleep(0)
     await send({"type": "http.response.start"})
 
@@ -151,7 +152,7 @@ def test_nothing_is_held_after_any_mix_of_requests(requests: list[Any]) -> None:
             for task, cancel_after in tasks:
                 if cancel_after == turn:
                     task.cancel()
-        assert peak <= 1000 + 50 * len(requests)
+        assert peak <= 1000
         for task, _ in tasks:
             if not task.done():
                 await asyncio.sleep(0)

@@ -502,6 +502,22 @@ async def test_a_failing_application_ends_in_an_error_or_a_cut_stream(started: b
             assert error_of(await it.talk(REQUEST)) == (500, "internal_error")
 
 
+async def test_a_response_that_the_client_did_not_wait_for_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """The connection may be closed before the request learns of it."""
+    sent = asyncio.Event()
+
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        [connection] = it.state.connections
+        connection.close_now()
+        await send_ok(send, bytes(LARGE))
+        sent.set()
+
+    async with served(answers) as it:
+        it.connect().sendall(REQUEST)
+        await sent.wait()
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("header", [(b"x", b"a\r\nset-cookie: b"), (b"x\n", b"a"), (b"x", b"a\0")])
 async def test_a_response_header_with_a_line_break_is_never_sent(header: tuple[bytes, bytes]) -> None:
     async def splits(scope: Any, receive: Any, send: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.measured import cpu_s
 from twolane.process.http.json_body import MAX_DEPTH, MAX_VALUES, JsonBodyError, check_json, shape_of
 
 JSON = st.recursive(
@@ -43,6 +44,16 @@ def test_depth_counts_neither_brackets_in_strings_nor_siblings(depth: int, text:
     for level in range(depth - 1):
         value = [value, text, *[{} for _ in range(noise if level == 0 else 0)]] if level % 2 else {text: value}
     assert shape_of(orjson.dumps(value))[0] == depth_of(value)
+
+
+def test_a_repeated_key_is_found_among_many_in_linear_time() -> None:
+    def refuse(members: int) -> None:
+        body = json.dumps({f"k{number}": 0 for number in range(members)})[:-1] + f', "k{members - 1}": 1}}'
+        with pytest.raises(JsonBodyError) as refused:
+            check_json(body.encode())
+        assert refused.value.key == f"k{members - 1}"
+
+    assert cpu_s(lambda: refuse(MAX_VALUES // 10), times=2) < 50 * cpu_s(lambda: refuse(MAX_VALUES // 100))
 
 
 @given(JSON)

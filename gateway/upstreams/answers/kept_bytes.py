@@ -1,0 +1,21 @@
+"""Counts the bytes of answers that stay in memory, in the byte budget of the process."""
+
+from gateway.errors import OutOfBytes
+from twolane.process.http.byte_budget import BudgetExceededError, hold_less, hold_more
+
+
+def keep_bytes(size: int) -> None:
+    """Count bytes that the current request keeps. Raises OutOfBytes, which does not say when to call the target again:
+    it did nothing wrong."""
+    try:
+        hold_more(size)
+    except BudgetExceededError:
+        raise OutOfBytes(
+            "The requests and answers in progress fill the memory that is set aside for them (--max-inflight-bytes).",
+            detail="byte budget",
+        ) from None
+
+
+def forget_bytes(size: int) -> None:
+    """The current request no longer keeps these bytes."""
+    hold_less(size)
