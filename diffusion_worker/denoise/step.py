@@ -1,9 +1,9 @@
 """The body of the denoising loop: forward, score, accept, re-noise, stop, for a batch of canvases.
 
 Every parameter is per row, so the canvases of one call may belong to different requests at different steps. Nothing
-waits for the device, except once for constrained or labelled rows (see `constrain`, `label`): results for the host
-leave as one tensor, `Advanced.report`, which the caller fetches once. The same loop as transformers'
-`generation_diffusion_gemma.py`, row by row; `tests/worker/denoise/test_parity.py` compares them.
+waits for the device, except once for constrained, labelled or templated rows (see `constrain`, `label`, `fill`):
+results for the host leave as one tensor, `Advanced.report`, which the caller fetches once. The same loop as in
+transformers' `generation_diffusion_gemma.py`, row by row; `tests/worker/denoise/test_parity.py` compares them.
 """
 
 import math
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import torch
 
+from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.accept import accept
 from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
+from diffusion_worker.denoise.fill import fill
 from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
@@ -37,6 +39,7 @@ class Advanced:
     report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `canvas_result`
     constraint_s: float = 0.0
     labels: tuple[tuple[float, ...], ...] = ()  # log-probabilities per row
+    holes: tuple[Probabilities, ...] = ()  # per row, of its template
 
 
 def step(
@@ -71,6 +74,9 @@ def step(
     mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
     converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
     converged = torch.where(labelled.rows, labelled.done, converged)
+    filled = fill(items, logits)
+    if filled is not None:
+        converged = torch.where(filled.rows, filled.done, converged)
 
     has_text = accepted | is_kept
     soft = model.soften(scores.probabilities)
@@ -95,10 +101,13 @@ def step(
         ),
         constraint_s=constrained.seconds,
         labels=labelled.logprobs,
+        holes=((),) * len(items) if filled is None else filled.holes,
     )
 
 
-def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
+def canvas_result(
+    item: Denoise, row: Sequence[float], labels: tuple[float, ...] = (), holes: Probabilities = ()
+) -> CanvasResult:
     """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
     infinity."""
     length = item.denoising.canvas_length
@@ -113,6 +122,7 @@ def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...]
         stable_prefix=int(stable_length),
         has_converged=bool(converged),
         labels=labels,
+        holes=holes,
     )
 
 

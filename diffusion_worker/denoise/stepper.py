@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.autoregressive import decode, padded, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
@@ -46,6 +47,7 @@ class _Passed:
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
     labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
+    holes: Sequence[Probabilities] = ()  # likewise
 
 
 Outcome = _Passed | RowFault
@@ -123,6 +125,7 @@ class Stepper:
                 canvases=done.canvases[: len(items)],
                 constraint_s=done.constraint_s,
                 labels=done.labels,
+                holes=done.holes,
             )
         ]
 
@@ -149,7 +152,7 @@ class Stepper:
                     faults.append(self._fault(item, NotFinite("the model returned NaN or infinity")))
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
-                    canvases.append(canvas_result(item, fetched, each.labels[row]))
+                    canvases.append(canvas_result(item, fetched, each.labels[row], each.holes[row]))
                 elif isinstance(item, Decode):
                     tokens.append(token_result(item, fetched))
         constraint_s = sum(each.constraint_s for each in passes)

@@ -80,7 +80,7 @@ class Endpoint:
             await cancel_on_disconnect(receive, self._answer(prepared, send))
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
-        deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
+        deadline_ms = read_deadline_ms(header(scope, DEADLINE_HEADER.encode()))
         body = await read_body(scope, receive, self._state.max_body_bytes)
         if len(body) > _LARGE_BYTES:
             loop = asyncio.get_running_loop()
@@ -308,7 +308,8 @@ def _usage(prepared: PreparedRequest) -> dict[str, Any]:
     return usage_body(prepared.builder.final_usage(), details)
 
 
-def _deadline_ms(text: str | None) -> float | None:
+def read_deadline_ms(text: str | None) -> float | None:
+    """The value of the deadline header. Raises InvalidValue."""
     if text is None:
         return None
     try:

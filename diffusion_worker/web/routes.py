@@ -1,4 +1,4 @@
-"""Routes of the worker's public port: chat completions, text completions, models, health and metrics.
+"""Routes of the worker's public port: chat completions, text completions, decisions, models, health and metrics.
 
 The generation endpoints are raw ASGI and bypass FastAPI, which serves all other routes.
 """
@@ -13,6 +13,7 @@ from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.chat import prepare_chat
 from diffusion_worker.web.completions import prepare_completion
+from diffusion_worker.web.decisions import DecisionEndpoint
 from diffusion_worker.web.error_body import MethodNotAllowed
 from diffusion_worker.web.handler import Endpoint
 from diffusion_worker.web.health import app_with_probes, json_response
@@ -25,11 +26,13 @@ from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http_body import BodyTooLargeError
 
 DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}
+DECISIONS = "/v1/decisions"
 
 
 def build_routes(serving_state: ServingState) -> ASGIApp:
     """The ASGI application of the public port."""
-    hot = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
+    hot: dict[str, ASGIApp] = {path: Endpoint(serving_state, prepare) for path, prepare in DIALECTS.items()}
+    hot[DECISIONS] = DecisionEndpoint(serving_state)
     router = _Router(hot, _cold_routes(serving_state))
 
     async def refuse(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
@@ -45,7 +48,7 @@ def build_routes(serving_state: ServingState) -> ASGIApp:
 class _Router:
     """Routes generation requests to their endpoint, and everything else to FastAPI."""
 
-    def __init__(self, hot: Mapping[str, Endpoint], cold: FastAPI) -> None:
+    def __init__(self, hot: Mapping[str, ASGIApp], cold: FastAPI) -> None:
         self._hot, self._cold = hot, cold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +64,7 @@ class _Router:
 
 
 def _cold_routes(serving_state: ServingState) -> FastAPI:
-    app = app_with_probes(serving_state, (*DIALECTS, "/v1/models"))
+    app = app_with_probes(serving_state, (*DIALECTS, DECISIONS, "/v1/models"))
 
     @app.get("/v1/models")
     async def models() -> Response:
