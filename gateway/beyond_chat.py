@@ -1,10 +1,11 @@
 """What requests of other APIs have beyond a chat: the prompts of text completions, the code of edits, the inputs of
-embeddings. One record beside the chat, so that chats pay for one field."""
+embeddings, the questions of decisions. One record beside the chat, so that chats pay for one field."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.enums import TargetApi
+from twolane.process.decisions.questions import DecisionRequest
 
 CHAT_PATH: Final = "/v1/chat/completions"
 
@@ -35,6 +36,7 @@ class BeyondChat:
     source: str | None = None  # the text that an edit changes; workers start from it
     inputs: int = 0  # of a request for embeddings
     dimensions: int | None = None  # that it asks for
+    decision: DecisionRequest | None = None  # its questions
 
 
 A_CHAT: Final = BeyondChat()

@@ -170,6 +170,7 @@ class Capability(StrEnum):
     STREAM = "stream"
     IMAGES = "images"
     EMBEDDINGS = "embeddings"
+    DECISIONS = "decisions"
 
 
 class TargetApi(StrEnum):
@@ -178,6 +179,7 @@ class TargetApi(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    DECISIONS = "decisions"
 
 
 class Grade(StrEnum):

@@ -39,7 +39,11 @@ from twolane.process.trace_context import Trace
 CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 _CHAT_PATH: Final = "/chat/completions"
-_PATHS: Final = {TargetApi.COMPLETIONS: "/completions", TargetApi.EMBEDDINGS: "/embeddings"}
+_PATHS: Final = {
+    TargetApi.COMPLETIONS: "/completions",
+    TargetApi.EMBEDDINGS: "/embeddings",
+    TargetApi.DECISIONS: "/decisions",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,4 +382,5 @@ class Call:
     ignored: tuple[str, ...] = ()  # parameters to leave out
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     prompt: int | None = None  # send only this one of the query's prompts; None: all of them
+    questions: tuple[int, ...] | None = None  # of a decision, ask only these; None: all of them
     span_id: int = 0  # of this attempt in the query's trace

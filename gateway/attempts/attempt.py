@@ -80,6 +80,7 @@ class Attempt:
         self._usage: Usage | None = None
         self._output_chars = 0
         self._kept_bytes = self._kept_deltas = 0
+        self._asked = context.decisions.open if context.decisions is not None else None
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
@@ -206,6 +207,7 @@ class Attempt:
             left_ms=left_ms if left_ms < inf else None,
             validation_error=self._context.validation_error,
             ignored=self._ignored,
+            questions=self._asked,
             span_id=self._span_id,
         )
         if needs_fan_out(upstream, call):
@@ -218,10 +220,29 @@ class Attempt:
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
+        if self._asked is not None:
+            self._take_answers(self._asked)
+            return
         if not self._params.is_last and _is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)
         self._check_confidence()
+
+    def _take_answers(self, asked: tuple[int, ...]) -> None:
+        """Keep the answers of a decision, and leave the doubtful ones to the next candidate if there is one."""
+        answers, [response] = self._context.decisions, self._buffered
+        assert answers is not None
+        doubtful = answers.take(
+            asked,
+            answers.read(asked, response),
+            target=self.candidate.target.policy_name,
+            usage=self._usage,
+            min_confidence=self.candidate.min_confidence,
+        )
+        if doubtful and not self._params.is_last:
+            detail = f"{doubtful} of {len(asked)} questions"
+            raise LowConfidence(f"The target's confidence is below the minimum for {detail}.", detail=detail)
+        self._buffered = [answers.merged(self._context.query.model)]
 
     def _check_confidence(self) -> None:
         minimum = self.candidate.min_confidence

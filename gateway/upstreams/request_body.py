@@ -11,6 +11,7 @@ from gateway.enums import Kind
 from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
+from gateway.upstreams.decision_body import write_decision
 from gateway.upstreams.output_format import FIELDS, write_format
 from gateway.upstreams.text_prompts import write_prompt
 
@@ -57,6 +58,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
         _apply_decoding_defaults(fields, target.diffusion)
     if query.beyond_chat.prompts:
         write_prompt(fields, call, capabilities)
+    if query.beyond_chat.decision is not None:
+        write_decision(fields, call, capabilities)
     if call.validation_error is not None and "messages" in fields:
         note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
         _edit_messages(fields, lambda messages: _append_to_last_user_message(messages, note))

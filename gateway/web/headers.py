@@ -1,6 +1,8 @@
 """Response headers from a Decision. All header names of responses are defined here."""
 
 import secrets
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import ceil
 
 from gateway.decision import Decision
@@ -17,6 +19,7 @@ TARGET = b"x-twolane-target"
 ATTEMPTS = b"x-twolane-attempts"
 FALLBACK = b"x-twolane-fallback"
 IGNORED = b"x-twolane-ignored"
+ANSWERED_BY = b"x-twolane-answered-by"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
@@ -36,6 +39,7 @@ MEANINGS = {
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
+    ANSWERED_BY: "Of a decision: the questions that each target answered, by index from 0: `fast=0-3,5; quality=4`.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
@@ -73,6 +77,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
         (FALLBACK, decision.fallback),
         (IGNORED, ",".join(decision.ignored)),
+        (ANSWERED_BY, _answered_by(decision) if decision.answered_by else None),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
         (SERVER_TIMING, _timing(decision)),
@@ -94,6 +99,18 @@ def describe_quota(quota: Quota | None) -> ResponseHeaders:
                 (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(status.reset_s * 1000)),
             ]
     return headers
+
+
+def _answered_by(decision: Decision) -> str:
+    return "; ".join(f"{target}={','.join(_ranges(indices))}" for target, indices in decision.answered_by)
+
+
+def _ranges(indices: Sequence[int]) -> Iterator[str]:
+    """Ascending indices as ranges: 0-3, 5."""
+    starts = [at for at, index in enumerate(indices) if at == 0 or index != indices[at - 1] + 1]
+    for first, behind in pairwise([*starts, len(indices)]):
+        low, high = indices[first], indices[behind - 1]
+        yield str(low) if low == high else f"{low}-{high}"
 
 
 def _timing(decision: Decision) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.beyond_chat import CHAT_PATH
 from gateway.web.apis.client_api import ClientApi
+from gateway.web.apis.decisions import parse_decision
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
 from gateway.web.apis.text_answer import TextWriter
@@ -22,6 +23,7 @@ _LISTED: Final = (
     ClientApi(path="/v1/fim/completions", parse=parse_fill_in, writer=_FILL_IN_WRITER, renamed=_AS_PROMPT),
     ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=partial(CodeWriter, in_fence=True)),
     ClientApi(path="/v1/apply/completions", parse=parse_apply, writer=partial(CodeWriter, in_fence=False)),
+    ClientApi(path="/v1/decisions", parse=parse_decision, renamed={"messages": "input"}),
     ClientApi(path="/v1/embeddings", parse=parse_embeddings, renamed={"messages": "input"}),
 )
 APIS: Final[Mapping[str, ClientApi]] = MappingProxyType({api.path: api for api in _LISTED})

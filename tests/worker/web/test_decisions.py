@@ -5,11 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from diffusion_worker.constraints.inference.template import FREE
-from diffusion_worker.web.decisions import prepare
-from diffusion_worker.web.serving_state import ServingState
-from tests.worker.serving import MODEL, READ, Served, build, serving, toy_model, toy_words
-from twolane.process import exact_json
+from tests.worker.serving import MODEL, READ, Served, serving, toy_model
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/decisions"
@@ -78,7 +74,11 @@ async def test_equal_requests_get_equal_probabilities() -> None:
         ({"model": "other"}, "model", 404),
         ({"temperature": 1}, "temperature", 400),
         ({"questions": []}, "questions", 400),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]", 400),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0]",
+            400,
+        ),
         ({"input": "long " * 1000}, "input", 400),
         ({"questions": [PREDICATE, {**PREDICATE, "instructions": "long " * 1000}]}, "questions[1]", 400),
     ],
