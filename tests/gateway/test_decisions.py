@@ -106,7 +106,6 @@ async def test_sure_answers_are_the_workers_own(stack: Stack) -> None:
             "model": "diffusion",
             "input": "A red lamp",
             "questions": [{k: v for k, v in each.items() if k != "min_confidence"} for each in questions],
-            "prompt_cache_key": "k",
         }
     ]
 

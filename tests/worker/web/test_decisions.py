@@ -5,13 +5,17 @@ from typing import Any
 import openai
 import pytest
 
-from tests.worker.serving import MODEL, READ, Served, serving, toy_model
+from diffusion_worker.constraints.inference.template import FREE
+from diffusion_worker.web.decisions import prepare
+from tests.worker.serving import MODEL, READ, Served, serving, toy_model, toy_words
+from twolane.process import exact_json
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/decisions"
 PREDICATE = {"type": "predicate", "instructions": "Is it red?"}
 COLOURS = [{"value": value} for value in ("red", "reddish", "rose", "black", True)]
 CHOICE = {"type": "choice", "instructions": "Which colour?", "choices": COLOURS, "name": "colour"}
+IMAGE = {"type": "input_image", "image_url": "x"}
 SCORE = {"type": "score", "instructions": "How large?", "levels": [{"label": "low"}, {"label": "high"}]}
 
 
@@ -62,9 +66,42 @@ async def test_many_questions_take_several_canvases_of_at_most_two_passes() -> N
 
 
 async def test_equal_requests_get_equal_probabilities() -> None:
-    async with serving(toy_model(certainty=0.4)) as served:
-        first, again = [(await decide(served, CHOICE, SCORE)).json()["answers"] for _ in range(2)]
+    """Alone or after others: the noise in the holes is the same. The model's text answers no question here, so that
+    the shares depend on it."""
+    async with serving(toy_model(answer="?" * 16)) as served:
+        first, _, again = [
+            (await decide(served, *questions)).json()["answers"]
+            for questions in ((CHOICE, SCORE), (PREDICATE,), (CHOICE, SCORE))
+        ]
     assert first == again
+
+
+def body_of(*questions: Any, text: str = "A red lamp") -> bytes:
+    return exact_json.dumps({"model": MODEL, "input": text, "questions": list(questions)})
+
+
+async def test_canvases_have_a_line_for_each_question() -> None:
+    """With padding behind a short label, numbers from 1 on each canvas, and the labels in the prompt."""
+    async with serving(toy_model()) as served:
+        canvases = prepare(served.worker.serving_state, body_of(PREDICATE, PREDICATE, SCORE))
+    tokenizer = toy_words().tokenizer
+    shown = [
+        "".join("_" if token == FREE else tokenizer.decode_with_specials([token]) for token in canvas.template.ids)
+        for canvas in canvases
+    ]
+    assert shown == ["1:_____2:_____<eos><pad>", "1:______<eos>" + "<pad>" * 7]
+    assert [len(canvas.questions) for canvas in canvases] == [2, 1]
+    first, second = (tokenizer.decode_with_specials(canvas.prompt_ids) for canvas in canvases)
+    assert "A red lamp\n\nQuestions about the text above" in first
+    assert "\n1. Is it red?\n2. Is it red?" in first
+    assert "\n1. How large? [low < high]" in second
+
+
+async def test_labels_that_no_canvas_holds_are_numbered() -> None:
+    long = [{"value": f"{letter * 20}"} for letter in "abc"]
+    async with serving(toy_model(answer="1: 2\n")) as served:
+        [answer] = (await decide(served, {**CHOICE, "choices": long})).json()["answers"]
+    assert answer["choice"] == "b" * 20
 
 
 @pytest.mark.parametrize(

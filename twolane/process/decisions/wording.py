@@ -5,17 +5,15 @@ from typing import Any, Final
 
 from twolane.process.decisions.questions import Question, QuestionKind
 
-_HEADING: Final = {
-    QuestionKind.PREDICATE: "Answer",
-    QuestionKind.CHOICE: "Choose",
-    QuestionKind.SCORE: "Rate, from lowest to highest",
-}
+_HEADING: Final = "Questions about the text above (yes or no, if no values are listed):"
+_BETWEEN: Final = {QuestionKind.CHOICE: "; ", QuestionKind.SCORE: " < "}
 
 
 def prompt_of(text: str, questions: Sequence[Question], labels: Sequence[Sequence[str]]) -> str:
-    """The text and its numbered questions, each with the labels to answer with."""
+    """The text and its numbered questions, each with the labels to answer with; those of a score ascend. The text comes
+    first, so that prompts with other questions about it share their beginning."""
     asked = [_asked(number, *each) for number, each in enumerate(zip(questions, labels, strict=True), 1)]
-    return "\n".join([text, "", "Questions about the text above:", *asked])
+    return "\n".join([text, "", _HEADING, *asked])
 
 
 def schema_of(labels: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -25,8 +23,10 @@ def schema_of(labels: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 def _asked(number: int, question: Question, labels: Sequence[str]) -> str:
-    listed = "; ".join(_option(label, question, index) for index, label in enumerate(labels))
-    return f"{number}. {question.text} {_HEADING[question.kind]}: {listed}."
+    if question.kind is QuestionKind.PREDICATE:
+        return f"{number}. {question.text}"
+    listed = _BETWEEN[question.kind].join(_option(label, question, index) for index, label in enumerate(labels))
+    return f"{number}. {question.text} [{listed}]"
 
 
 def _option(label: str, question: Question, index: int) -> str:

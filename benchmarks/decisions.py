@@ -1,0 +1,236 @@
+"""Benchmark of decisions: `python -m benchmarks.decisions [--check] [--json FILE]`.
+
+Asks questions of all three types about held-out orders twice, with the same weights and as many rows at once: from the
+holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read left to right. The
+majority class is that of each kind of question. The expected calibration error (Naeini et al., AAAI 2015) compares the
+probability of the most likely answer with its accuracy in bins of equal mass.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.vocabularies import SHIPPED, shipped
+from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.inference.matcher import open_matcher
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
+from diffusion_worker.engine.loop import Capacity, Loop, run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.requests import text_of
+from training.tasks.decisions import DecisionSample, canvases_of, decision
+from training.tasks.sample import SampleSpec
+from training.vocabulary import encode_prompt
+from twolane.process.decisions.questions import QuestionKind
+from twolane.process.decisions.wording import prompt_of, schema_of
+
+ROWS: Final = 8  # at once, of both ways
+BINS: Final = 15
+MIN_RATIO, MIN_ABOVE_MAJORITY, MAX_BELOW_JSON, MAX_ECE = 5.0, 0.20, 0.01, 0.05
+Shares = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Accuracies of one type of question; `majority` is that of the most frequent answer to each kind of question."""
+
+    kind: str
+    count: int
+    canvas: float
+    left_to_right: float
+    majority: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """All results. Passes are those over canvases, or decoded tokens of one row."""
+
+    questions: int
+    kinds: tuple[Kind, ...]
+    canvas_per_s: float
+    left_to_right_per_s: float
+    canvas_passes: float  # per canvas
+    left_to_right_passes: float  # per question
+    ece: float
+
+    @property
+    def ratio(self) -> float:
+        """Questions per second of both ways."""
+        return self.canvas_per_s / self.left_to_right_per_s
+
+    def mean(self, name: str) -> float:
+        """An accuracy over all questions."""
+        return sum(getattr(kind, name) * kind.count for kind in self.kinds) / self.questions
+
+    @property
+    def missed(self) -> list[str]:
+        """The bars that are not reached."""
+        canvas, json_, majority = (self.mean(name) for name in ("canvas", "left_to_right", "majority"))
+        bars = {
+            f"{MIN_RATIO:g} times the questions per second": self.ratio >= MIN_RATIO,
+            f"{MIN_ABOVE_MAJORITY:.0%} above the majority class": canvas >= majority + MIN_ABOVE_MAJORITY,
+            f"within {MAX_BELOW_JSON:.0%} of left to right": canvas >= json_ - MAX_BELOW_JSON,
+            f"ECE of at most {MAX_ECE:g}": self.ece <= MAX_ECE,
+        }
+        return [bar for bar, is_reached in bars.items() if not is_reached]
+
+
+def main() -> int:
+    """Run the command line; returns 1 if `--check` finds a figure below its bar."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default=str(SHIPPED), help="folder or hub id")
+    parser.add_argument("--texts", type=int, default=260, help="texts, with eight questions each")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is below its bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    options = parser.parse_args()
+    found = measure(load(options.checkpoint, LoadOptions(threads=1)), options.texts)
+    show(found)
+    if options.json:
+        options.json.write_text(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
+    return int(options.check and bool(found.missed))
+
+
+def measure(model: DiffusionModel, texts: int) -> Figures:
+    """Ask the questions about `texts` held-out texts in both ways."""
+    samples = [decision(random.Random(f"decisions/{number}"), SampleSpec(split="test")) for number in range(texts)]
+    rights = [each.right for sample in samples for each in sample.asked]
+    topics = [each.topic for sample in samples for each in sample.asked]
+    kinds = [each.question.kind for sample in samples for each in sample.asked]
+    shares, canvas_s, passes = by_canvas(model, samples)
+    chosen, json_s, tokens = by_json(model, samples)
+    most = {topic: Counter(r for r, t in zip(rights, topics, strict=True) if t == topic) for topic in set(topics)}
+    best = [max(range(len(each)), key=each.__getitem__) for each in shares]
+    canvas = [guess == right for guess, right in zip(best, rights, strict=True)]
+    read = [guess == right for guess, right in zip(chosen, rights, strict=True)]
+    majority = [most[topic].most_common(1)[0][0] == right for topic, right in zip(topics, rights, strict=True)]
+
+    def kind_of(kind: QuestionKind) -> Kind:
+        of_kind = [index for index, each in enumerate(kinds) if each is kind]
+        canvas_, read_, majority_ = (
+            statistics.fmean(each[index] for index in of_kind) for each in (canvas, read, majority)
+        )
+        return Kind(kind=kind, count=len(of_kind), canvas=canvas_, left_to_right=read_, majority=majority_)
+
+    return Figures(
+        questions=len(rights),
+        kinds=tuple(map(kind_of, QuestionKind)),
+        canvas_per_s=len(rights) / canvas_s,
+        left_to_right_per_s=len(rights) / json_s,
+        canvas_passes=passes,
+        left_to_right_passes=tokens / len(rights),
+        ece=calibration_error([max(each) for each in shares], canvas),
+    )
+
+
+def by_canvas(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[Shares], float, float]:
+    """(probabilities of each question, seconds, mean passes of a canvas)."""
+    length = model.info.denoising.canvas_length
+    requests = [
+        GenerationRequest(
+            prompt_ids=canvas.prompt_ids,
+            max_tokens=length,
+            seed=0,
+            denoising=replace(model.info.denoising, steps=2),
+            template=canvas.template,
+        )
+        for sample in samples
+        for canvas, _ in canvases_of(sample, model.info)
+    ]
+    longest = max(len(request.prompt_ids) for request in requests) + length
+    loop = Loop(model, Capacity(max_num_seqs=ROWS, max_waiting=len(requests), max_context=longest))
+    started = time.perf_counter()
+    order = [loop.add(request) for request in requests]
+    holes: dict[int, tuple[Shares, ...]] = {}
+    passes = 0
+    while loop.scheduler.has_work:
+        for sequence, event in loop.step():
+            assert not isinstance(event, Faulted), event
+            if isinstance(event, BlockSealed):
+                holes[sequence] = event.holes
+            elif isinstance(event, Finished):
+                passes += event.usage.denoising_steps
+    took_s = time.perf_counter() - started
+    return [shares for sequence in order for shares in holes[sequence]], took_s, passes / len(requests)
+
+
+def by_json(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[int | None], float, int]:
+    """(chosen option of each question, seconds without compiling the schemas, decoded tokens)."""
+    requests = [_json_request(model, sample) for sample in samples]
+    started = time.perf_counter()
+    answers = run(model, requests, max_num_seqs=ROWS)
+    took_s = time.perf_counter() - started
+    chosen: list[int | None] = []
+    for sample, answer in zip(samples, answers, strict=True):
+        document: dict[str, Any] = json.loads(text_of(answer))
+        for number, each in enumerate(sample.asked, 1):
+            labels = each.question.labels()
+            chosen.append(labels.index(document[str(number)]))
+    return chosen, took_s, sum(answer.end.usage.completion_tokens for answer in answers)
+
+
+def _json_request(model: DiffusionModel, sample: DecisionSample) -> GenerationRequest:
+    questions = sample.request.questions
+    labels = [question.labels() for question in questions]
+    automaton = compile_tokens(compile_schema(schema_of(labels)).automaton, shipped().read())
+    assert automaton is not None
+    longest = json.dumps({str(number): max(each, key=len) for number, each in enumerate(labels, 1)})
+    max_tokens = 2 * len(longest)
+    return GenerationRequest(
+        prompt_ids=tuple(encode_prompt(prompt_of(sample.text, questions, labels))),
+        max_tokens=max_tokens,
+        seed=0,
+        denoising=model.info.denoising,
+        decoding_mode=DecodingMode.AUTOREGRESSIVE,
+        matcher=open_matcher(automaton, max_tokens),
+    )
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = BINS) -> float:
+    """The expected calibration error: the mean gap of confidence and accuracy over bins of equal mass."""
+    pairs = sorted(zip(confidences, right, strict=True))
+    borders = [len(pairs) * number // bins for number in range(bins + 1)]
+    gap = 0.0
+    for low, high in itertools.pairwise(borders):
+        if inside := pairs[low:high]:
+            gap += abs(sum(confidence for confidence, _ in inside) - sum(ok for _, ok in inside))
+    return gap / len(pairs)
+
+
+def show(found: Figures) -> None:
+    """Print the figures."""
+    table = Table(title=f"Accuracy on {found.questions} questions", title_justify="left")
+    for heading in ("", "questions", "canvas", "left to right", "majority class"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for kind in found.kinds:
+        table.add_row(
+            kind.kind, str(kind.count), f"{kind.canvas:.1%}", f"{kind.left_to_right:.1%}", f"{kind.majority:.1%}"
+        )
+    means = (f"{found.mean(name):.1%}" for name in ("canvas", "left_to_right", "majority"))
+    table.add_row("all", str(found.questions), *means)
+    console = Console(width=110)
+    console.print(table)
+    console.print(
+        f"questions/s: {found.canvas_per_s:.0f} from canvases ({found.canvas_passes:.2f} passes each),"
+        f" {found.left_to_right_per_s:.0f} left to right ({found.left_to_right_passes:.1f} tokens each):"
+        f" {found.ratio:.1f} x. ECE {found.ece:.3f}."
+    )
+    for bar in found.missed:
+        console.print(f"missed: {bar}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
