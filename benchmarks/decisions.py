@@ -1,8 +1,9 @@
 """Benchmark of decisions: `python -m benchmarks.decisions [--check] [--json FILE]`.
 
-Asks questions of all three types about held-out orders twice, with the same weights and as many rows at once: from the
-holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read left to right. The
-majority class is that of each kind of question. The expected calibration error (Naeini et al., AAAI 2015) compares the
+Asks questions of all three types about held-out orders twice, with the same weights, as many rows at once and the same
+prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read left
+to right. The same eight questions are asked of TEXTS texts, so that both ways reuse the cached beginning of a prompt.
+The majority class is that of each question. The expected calibration error (Naeini et al., AAAI 2015) compares the
 probability of the most likely answer with its accuracy in bins of equal mass.
 """
 
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,19 +28,21 @@ from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_schema
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
-from diffusion_worker.engine.loop import Capacity, Loop, run
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.events import BlockSealed, Faulted, Finished
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished, Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
-from training.requests import text_of
-from training.tasks.decisions import DecisionSample, canvases_of, decision
+from training.tasks.decisions import DecisionSample, canvases_of, decision, question_set
 from training.tasks.sample import SampleSpec
-from training.vocabulary import encode_prompt
+from training.vocabulary import decode_ids, encode_prompt
 from twolane.process.decisions.questions import QuestionKind
 from twolane.process.decisions.wording import prompt_of, schema_of
 
 ROWS: Final = 8  # at once, of both ways
+TEXTS: Final = 130  # with the same questions
+PREFIX_SLOTS: Final = 8  # the server's default
 BINS: Final = 15
 MIN_RATIO, MIN_ABOVE_MAJORITY, MAX_BELOW_JSON, MAX_ECE = 5.0, 0.20, 0.01, 0.05
 Shares = tuple[float, ...]
@@ -46,7 +50,7 @@ Shares = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Accuracies of one type of question; `majority` is that of the most frequent answer to each kind of question."""
+    """Accuracies of one type of question; `majority` is that of the most frequent answer to each question."""
 
     kind: str
     count: int
@@ -106,10 +110,19 @@ def main() -> int:
 
 def measure(model: DiffusionModel, texts: int) -> Figures:
     """Ask the questions about `texts` held-out texts in both ways."""
-    samples = [decision(random.Random(f"decisions/{number}"), SampleSpec(split="test")) for number in range(texts)]
-    rights = [each.right for sample in samples for each in sample.asked]
-    topics = [each.topic for sample in samples for each in sample.asked]
-    kinds = [each.question.kind for sample in samples for each in sample.asked]
+    samples = [
+        decision(
+            random.Random(f"decisions/{number}"),
+            SampleSpec(split="test"),
+            question_set(random.Random(f"questions/{number // TEXTS}")),
+        )
+        for number in range(texts)
+    ]
+    rights = [index for sample in samples for index in sample.right]
+    topics = [
+        (number // TEXTS, question.text) for number, sample in enumerate(samples) for question in sample.questions
+    ]
+    kinds = [question.kind for sample in samples for question in sample.questions]
     shares, canvas_s, passes = by_canvas(model, samples)
     chosen, json_s, tokens = by_json(model, samples)
     most = {topic: Counter(r for r, t in zip(rights, topics, strict=True) if t == topic) for topic in set(topics)}
@@ -138,55 +151,73 @@ def measure(model: DiffusionModel, texts: int) -> Figures:
 
 def by_canvas(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[Shares], float, float]:
     """(probabilities of each question, seconds, mean passes of a canvas)."""
-    length = model.info.denoising.canvas_length
-    requests = [
+    chains = [_canvas_requests(model, sample) for sample in samples]
+    found = _complete(model, chains)
+    shares = [each for sealed in found.sealed for event in sealed for each in event.holes]
+    return shares, found.took_s, sum(usage.denoising_steps for usage in found.usages) / len(found.usages)
+
+
+def by_json(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[int], float, int]:
+    """(chosen option of each question, seconds without compiling the schemas, decoded tokens)."""
+    found = _complete(model, [[_json_request(model, sample)] for sample in samples])
+    chosen: list[int] = []
+    for sample, sealed in zip(samples, found.sealed, strict=True):
+        document: dict[str, Any] = json.loads(decode_ids([token for event in sealed for token in event.ids]))
+        for number, question in enumerate(sample.questions, 1):
+            chosen.append(question.labels().index(document[str(number)]))
+    return chosen, found.took_s, sum(usage.completion_tokens for usage in found.usages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Completed:
+    """The sealed blocks of each chain of requests, the usage of each request, and the time of all."""
+
+    sealed: list[list[BlockSealed]]
+    usages: list[Usage]
+    took_s: float
+
+
+def _complete(model: DiffusionModel, chains: Sequence[list[GenerationRequest]]) -> _Completed:
+    """Complete the requests, each one behind its predecessor in the chain, as the server does: the next canvas finds
+    its prompt in the cache."""
+    longest = max(len(request.prompt_ids) + request.max_tokens for chain in chains for request in chain)
+    capacity = Capacity(max_num_seqs=ROWS, max_waiting=len(chains), max_context=longest, prefix_slots=PREFIX_SLOTS)
+    loop = Loop(model, capacity)
+    waiting = [list(chain) for chain in chains]
+    sealed: list[list[BlockSealed]] = [[] for _ in chains]
+    usages: list[Usage] = []
+    started = time.perf_counter()
+    chain_of = {loop.add(chain.pop(0)): number for number, chain in enumerate(waiting)}
+    while loop.scheduler.has_work:
+        for sequence, event in loop.step():
+            assert not isinstance(event, Faulted), event
+            number = chain_of[sequence]
+            if isinstance(event, BlockSealed):
+                sealed[number].append(event)
+            elif isinstance(event, Finished):
+                usages.append(event.usage)
+                if waiting[number]:
+                    chain_of[loop.add(waiting[number].pop(0))] = number
+    return _Completed(sealed=sealed, usages=usages, took_s=time.perf_counter() - started)
+
+
+def _canvas_requests(model: DiffusionModel, sample: DecisionSample) -> list[GenerationRequest]:
+    return [
         GenerationRequest(
             prompt_ids=canvas.prompt_ids,
-            max_tokens=length,
+            max_tokens=model.info.denoising.canvas_length,
             seed=0,
             denoising=replace(model.info.denoising, steps=2),
             template=canvas.template,
         )
-        for sample in samples
         for canvas, _ in canvases_of(sample, model.info)
     ]
-    longest = max(len(request.prompt_ids) for request in requests) + length
-    loop = Loop(model, Capacity(max_num_seqs=ROWS, max_waiting=len(requests), max_context=longest))
-    started = time.perf_counter()
-    order = [loop.add(request) for request in requests]
-    holes: dict[int, tuple[Shares, ...]] = {}
-    passes = 0
-    while loop.scheduler.has_work:
-        for sequence, event in loop.step():
-            assert not isinstance(event, Faulted), event
-            if isinstance(event, BlockSealed):
-                holes[sequence] = event.holes
-            elif isinstance(event, Finished):
-                passes += event.usage.denoising_steps
-    took_s = time.perf_counter() - started
-    return [shares for sequence in order for shares in holes[sequence]], took_s, passes / len(requests)
-
-
-def by_json(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[int | None], float, int]:
-    """(chosen option of each question, seconds without compiling the schemas, decoded tokens)."""
-    requests = [_json_request(model, sample) for sample in samples]
-    started = time.perf_counter()
-    answers = run(model, requests, max_num_seqs=ROWS)
-    took_s = time.perf_counter() - started
-    chosen: list[int | None] = []
-    for sample, answer in zip(samples, answers, strict=True):
-        document: dict[str, Any] = json.loads(text_of(answer))
-        for number, each in enumerate(sample.asked, 1):
-            labels = each.question.labels()
-            chosen.append(labels.index(document[str(number)]))
-    return chosen, took_s, sum(answer.end.usage.completion_tokens for answer in answers)
 
 
 def _json_request(model: DiffusionModel, sample: DecisionSample) -> GenerationRequest:
-    questions = sample.request.questions
-    labels = [question.labels() for question in questions]
-    automaton = compile_tokens(compile_schema(schema_of(labels)).automaton, shipped().read())
-    assert automaton is not None
+    questions = sample.questions
+    labels = tuple(question.labels() for question in questions)
+    automaton = _automaton(labels)
     longest = json.dumps({str(number): max(each, key=len) for number, each in enumerate(labels, 1)})
     max_tokens = 2 * len(longest)
     return GenerationRequest(
@@ -197,6 +228,13 @@ def _json_request(model: DiffusionModel, sample: DecisionSample) -> GenerationRe
         decoding_mode=DecodingMode.AUTOREGRESSIVE,
         matcher=open_matcher(automaton, max_tokens),
     )
+
+
+@cache
+def _automaton(labels: tuple[tuple[str, ...], ...]) -> TokenAutomaton:
+    automaton = compile_tokens(compile_schema(schema_of(labels)).automaton, shipped().read())
+    assert automaton is not None
+    return automaton
 
 
 def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = BINS) -> float:

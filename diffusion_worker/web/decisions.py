@@ -1,6 +1,6 @@
 """POST /v1/decisions: bounded questions about one input, answered with probabilities from the holes of canvases.
 
-The first canvas runs alone, so that the others find the prefix that they share in the cache; a few of them run at once.
+The first canvas runs alone, so that the others find the prompt that they share in the cache; a few of them run at once.
 """
 
 import asyncio

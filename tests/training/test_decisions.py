@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from training.tasks.decisions import QUESTIONS, canvases_of, decision
+from training.tasks.decisions import QUESTIONS, canvases_of, decision, question_set
 from training.tasks.orders import order
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids
@@ -20,23 +21,35 @@ SPEC = SampleSpec(split="test", invented=0.5)
 
 @given(st.integers(0, 2**32))
 def test_the_right_options_follow_from_the_order(seed: int) -> None:
-    """Of every topic whose answer the object of the extraction task states directly."""
-    sample = decision(random.Random(seed), SPEC)
+    """Of every question whose answer the object of the extraction task states directly."""
+    asked = question_set(random.Random(seed))
+    sample = decision(random.Random(seed), SPEC, asked)
     said = json.loads(order(random.Random(seed), SPEC).answer)
-    right = {each.topic: each.question.options[each.right].value for each in sample.asked}
-    assert len(sample.asked) == QUESTIONS
-    assert right.get("which day") in (None, said["day"] or "none")
-    assert right.get("which item") in (None, said["item"].split()[-1])
-    assert right.get("has a day") in (None, said["day"] is not None)
-    assert right.get("how many") in (None, "few" if said["qty"] <= 10 else "some" if said["qty"] <= 20 else "many")
+    right = {
+        question.text: question.options[index].value
+        for question, index in zip(sample.questions, sample.right, strict=True)
+    }
+    assert len(right) == QUESTIONS
+    assert right.get("Which day?") in (None, said["day"] or "none")
+    assert right.get("Is a day named?") in (None, said["day"] is not None)
+    assert right.get("How many? few: to 10, some: to 20") in (
+        None,
+        "few" if said["qty"] <= 10 else "some" if said["qty"] <= 20 else "many",
+    )
+    for text, value in right.items():
+        if found := re.match(r"Is the quantity above (\d+)", text):
+            assert value == ("yes" if said["qty"] > int(found[1]) else "no")
+        if found := re.match(r"Is the day (.*)\?", text):
+            assert value == ("yes" if said["day"] in re.split(", | or ", found[1]) else "no")
 
 
-def test_all_types_and_both_outcomes_occur() -> None:
-    asked = [each for seed in range(200) for each in decision(random.Random(seed), SPEC).asked]
-    assert {each.question.kind for each in asked} == set(QuestionKind)
-    for topic in {each.topic for each in asked}:
-        rights = [each.right for each in asked if each.topic == topic]
-        assert max(map(rights.count, set(rights))) < 0.9 * len(rights), topic
+def test_all_types_and_several_answers_occur() -> None:
+    """Most texts do not get the same answer to a question, whichever it is."""
+    asked = question_set(random.Random(3))
+    samples = [decision(random.Random(seed), SPEC, asked) for seed in range(200)]
+    assert {question.kind for question in samples[0].questions} == set(QuestionKind)
+    for answers in zip(*(sample.right for sample in samples), strict=True):
+        assert max(map(answers.count, set(answers))) < 0.9 * len(answers)
 
 
 def model() -> DiffusionModel:
@@ -54,4 +67,5 @@ def test_canvases_hold_the_right_labels_in_the_holes_of_the_template() -> None:
         assert all(given in (FREE, token) for given, token in zip(canvas.template.ids, ids, strict=True))
         text = decode_ids([token for token in ids if token not in (info.pad_id, *info.end_ids)])
         lines += [line.split(": ")[1] for line in text.splitlines()]
-    assert lines == [each.question.labels()[each.right] for each in sample.asked]
+    right = zip(sample.questions, sample.right, strict=True)
+    assert lines == [question.labels()[index] for question, index in right]

@@ -1,8 +1,8 @@
 """Lays the questions of a decision out on canvases.
 
-A canvas answers as many questions as fit: its prompt holds the input and these questions, numbered from 1, and it reads
-`1: yes`, a line per question, with a hole in place of each answer. A hole is as wide as its longest label with the line
-break; padding follows a shorter one. The input stands first in every prompt, so canvases share its prefix in the cache.
+All questions stand in one prompt beside the input, as far as the context allows, so that its canvases share all of
+it. A canvas reads `1: yes`, a line per question with the question's number, and a hole in place of each answer. A hole
+is as wide as its longest label with the line break; padding follows a shorter one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from diffusion_worker.constraints.inference.template import Template, template_of
 from diffusion_worker.errors import AnswerDoesNotFit, PromptTooLong
 from diffusion_worker.types.model_info import ModelInfo
-from twolane.process.decisions.questions import DecisionRequest, Question
-from twolane.process.decisions.wording import prompt_of
+from twolane.process.decisions.questions import MAX_QUESTIONS, DecisionRequest, Question
+from twolane.process.decisions.wording import line_of, prompt_of
 
 Encode = Callable[[str], tuple[int, ...]]
 Ids = tuple[int, ...]
+_JOINED = 4  # tokens that the parts of a prompt may take more together than alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,14 @@ def lay_out(
     """The canvases, in the order of the questions. `to_prompt` renders a user message. Raises PromptTooLong, naming
     `input` or the question that does not fit the context beside it."""
     length = info.denoising.canvas_length
-    asked = [_ask(each, index, encode, length) for index, each in enumerate(request.questions)]
-    shared = len(to_prompt(prompt_of(request.text, (), ())))
+    shared = len(to_prompt(prompt_of(request.text, (), ()))) + _JOINED
     left = info.max_context - length - shared
     if left < 1:
-        needed = shared + length
         raise PromptTooLong(
-            f"The maximum context length is {info.max_context} tokens; 'input' and a canvas need {needed}.",
+            f"The maximum context length is {info.max_context} tokens; 'input' and a canvas need {shared + length}.",
             param="input",
         )
+    asked = [_ask(each, index, encode, length) for index, each in enumerate(request.questions)]
     for index, each in enumerate(asked):
         if each.prompt_tokens > left:
             param = f"questions[{index}]"
@@ -65,7 +65,9 @@ def lay_out(
                 param=param,
             )
     return tuple(
-        _canvas(request.text, group, info, encode, to_prompt) for group in _groups(asked, length, left, encode)
+        canvas
+        for prompt in _prompts(asked, left)
+        for canvas in _canvases(prompt, to_prompt(_text(request, prompt)), info, encode)
     )
 
 
@@ -74,10 +76,9 @@ def _ask(question: Question, index: int, encode: Encode, length: int) -> _Asked:
     for numbered in (False, True):
         labels = question.labels(numbered=numbered)
         label_ids = tuple(_label_ids(label, encode) for label in labels)
-        # Tokens of a line counted alone: a tokenizer may join it with its neighbours, but needs no more for it.
-        written = len(encode("\n" + prompt_of("", (question,), (labels,)).splitlines()[-1]))
+        written = len(encode(line_of(MAX_QUESTIONS, question, labels))) + len(encode("\n"))
         asked = _Asked(question=question, labels=labels, label_ids=label_ids, prompt_tokens=written)
-        if len(_heading(1, encode)) + asked.width <= length:
+        if len(_heading(MAX_QUESTIONS, encode)) + asked.width <= length:
             return asked
     raise AnswerDoesNotFit(
         f"a canvas of {length} tokens is too short for the answers of question {index}", param=f"questions[{index}]"
@@ -92,30 +93,44 @@ def _heading(number: int, encode: Encode) -> Ids:
     return encode(f"{number}:")
 
 
-def _groups(asked: Sequence[_Asked], length: int, left: int, encode: Encode) -> Iterator[tuple[_Asked, ...]]:
-    """As many neighbours together as the canvas and the context hold."""
+def _prompts(asked: Sequence[_Asked], left: int) -> Iterator[list[_Asked]]:
+    """As many neighbours together as the context holds."""
     group: list[_Asked] = []
-    used = written = 0
+    written = 0
     for each in asked:
-        taken = len(_heading(len(group) + 1, encode)) + each.width
-        if group and (used + taken > length or written + each.prompt_tokens > left):
-            yield tuple(group)
-            group, used, written, taken = [], 0, 0, len(_heading(1, encode)) + each.width
+        if group and written + each.prompt_tokens > left:
+            yield group
+            group, written = [], 0
         group.append(each)
-        used, written = used + taken, written + each.prompt_tokens
-    yield tuple(group)
+        written += each.prompt_tokens
+    yield group
+
+
+def _text(request: DecisionRequest, asked: Sequence[_Asked]) -> str:
+    return prompt_of(request.text, [each.question for each in asked], [each.labels for each in asked])
+
+
+def _canvases(asked: Sequence[_Asked], prompt_ids: Ids, info: ModelInfo, encode: Encode) -> Iterator[DecisionCanvas]:
+    """As many neighbours on one canvas as it holds."""
+    length, used = info.denoising.canvas_length, 0
+    group: list[tuple[Question, Ids, tuple[Ids, ...]]] = []
+    for number, each in enumerate(asked, 1):
+        heading = _heading(number, encode)
+        taken = len(heading) + each.width
+        if group and used + taken > length:
+            yield _canvas(group, prompt_ids, info, length - used)
+            group, used = [], 0
+        group.append((each.question, heading, each.label_ids))
+        used += taken
+    yield _canvas(group, prompt_ids, info, length - used)
 
 
 def _canvas(
-    text: str, group: Sequence[_Asked], info: ModelInfo, encode: Encode, to_prompt: Callable[[str], Ids]
+    group: Sequence[tuple[Question, Ids, tuple[Ids, ...]]], prompt_ids: Ids, info: ModelInfo, rest: int
 ) -> DecisionCanvas:
-    questions = tuple(each.question for each in group)
-    parts = [(_heading(number, encode), each.label_ids) for number, each in enumerate(group, 1)]
-    used = sum(len(heading) + max(map(len, labels)) for heading, labels in parts)
-    rest = info.denoising.canvas_length - used
     end = (info.end_ids[0], *[info.pad_id] * (rest - 1)) if rest and info.end_ids else (info.pad_id,) * rest
     return DecisionCanvas(
-        questions=questions,
-        prompt_ids=to_prompt(prompt_of(text, questions, [each.labels for each in group])),
-        template=template_of(parts, end, pad_id=info.pad_id),
+        questions=tuple(question for question, _, _ in group),
+        prompt_ids=prompt_ids,
+        template=template_of([(heading, labels) for _, heading, labels in group], end, pad_id=info.pad_id),
     )

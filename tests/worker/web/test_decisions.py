@@ -54,7 +54,7 @@ async def test_labels_of_many_tokens_are_told_apart() -> None:
 
 
 async def test_many_questions_take_several_canvases_of_at_most_two_passes() -> None:
-    """All 400 come back in their order, and canvases behind the first one find the input in the cache."""
+    """All 400 come back in their order, and canvases behind the first one find what they share in the cache."""
     questions = [{**[PREDICATE, CHOICE, SCORE][number % 3], "name": str(number)} for number in range(400)]
     async with serving(toy_model()) as served:
         answered = (await decide(served, *questions, input="A red lamp. " * 10)).json()
@@ -81,7 +81,7 @@ def body_of(*questions: Any, text: str = "A red lamp") -> bytes:
 
 
 async def test_canvases_have_a_line_for_each_question() -> None:
-    """With padding behind a short label, numbers from 1 on each canvas, and the labels in the prompt."""
+    """With padding behind the end; canvases of one prompt share its numbers."""
     async with serving(toy_model()) as served:
         canvases = prepare(served.worker.serving_state, body_of(PREDICATE, PREDICATE, SCORE))
     tokenizer = toy_words().tokenizer
@@ -89,12 +89,18 @@ async def test_canvases_have_a_line_for_each_question() -> None:
         "".join("_" if token == FREE else tokenizer.decode_with_specials([token]) for token in canvas.template.ids)
         for canvas in canvases
     ]
-    assert shown == ["1:_____2:_____<eos><pad>", "1:______<eos>" + "<pad>" * 7]
+    assert shown == ["1:_____2:_____<eos><pad>", "3:______<eos>" + "<pad>" * 7]
     assert [len(canvas.questions) for canvas in canvases] == [2, 1]
     first, second = (tokenizer.decode_with_specials(canvas.prompt_ids) for canvas in canvases)
-    assert "A red lamp\n\nQuestions about the text above" in first
-    assert "\n1. Is it red?\n2. Is it red?" in first
-    assert "\n1. How large? [low < high]" in second
+    assert first == second
+    assert "\n1. Is it red?\n2. Is it red?\n3. How large? [low < high]\n\nText: A red lamp" in first
+
+
+async def test_a_text_that_is_longer_than_its_questions_comes_first() -> None:
+    async with serving(toy_model()) as served:
+        [canvas] = prepare(served.worker.serving_state, body_of(PREDICATE, text="A red lamp. " * 20))
+    shown = toy_words().tokenizer.decode_with_specials(canvas.prompt_ids)
+    assert shown.index("Text: A red lamp.") < shown.index("1. Is it red?")
 
 
 async def test_labels_that_no_canvas_holds_are_numbered() -> None:
