@@ -1,8 +1,8 @@
 """Benchmark of decisions: `python -m benchmarks.decisions [--check] [--json FILE]`.
 
 Asks questions of all three types about held-out orders twice, with the same weights, as many rows at once and the same
-prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read left
-to right. The same eight questions are asked of TEXTS texts, so that both ways reuse the cached beginning of a prompt.
+prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read
+left to right. The same eight questions are asked of TEXTS texts, so that both ways reuse the cached beginning of a prompt.
 The majority class is that of each question. The expected calibration error (Naeini et al., AAAI 2015) compares the
 probability of the most likely answer with its accuracy in bins of equal mass.
 """

@@ -18,6 +18,7 @@ _INSTRUCTIONS: Final = (
     "Answer every question about the user's text. Reply only with a JSON object whose keys are the numbers of the"
     " questions and whose values are the chosen answers, written exactly as listed."
 )
+_OF_CHATS: Final = ("messages", "diffusion")  # that decisions do not take
 _NOT_OF_CHATS: Final = ("input", "questions", "prompt_cache_options")
 
 
@@ -26,7 +27,8 @@ def write_decision(fields: dict[str, Raw], call: Call, capabilities: Capabilitie
     decision = call.query.beyond_chat.decision
     assert decision is not None
     if api_for(call.target, capabilities, call.query) is TargetApi.DECISIONS:
-        fields.pop("messages", None)
+        for name in _OF_CHATS:
+            fields.pop(name, None)
         questions = _read(fields["questions"])
         fields["questions"] = _raw([_without_ours(questions[index]) for index in _asked(call)])
         return

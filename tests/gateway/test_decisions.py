@@ -16,7 +16,7 @@ READY = {"state": "ready", "predicted_wait_ms": 0}
 POLICY = """
 version: 1
 targets:
-  fast: {kind: worker, url: "%s", model: diffusion, location: in_cluster}
+  fast: {kind: worker, url: "%s", model: diffusion, location: in_cluster, diffusion: {steps: 8}}
   quality: {kind: openai, %s url: "%s", model: big, location: external}
 routes:
   - {name: decisions, when: {task: structured}, use: fast, fall_back: [quality], min_confidence: 0.8}
