@@ -145,8 +145,8 @@ async def test_only_doubtful_questions_are_asked_of_a_chat_model(stack: Stack) -
         "3": ["yes", "no"],
     }
     prompt = sent["messages"][-1]["content"]
-    assert prompt.startswith("A red lamp\n")
-    assert "Is it 3?" in prompt
+    assert prompt.endswith("\n\nText: A red lamp")
+    assert "\n1. Is it 3?\n" in prompt
     assert "Is it 0?" not in prompt
     assert "3 (true: the word)" in prompt
 
