@@ -2,7 +2,7 @@
 
 Asks questions of all three types about held-out orders twice, with the same weights, as many rows at once and the same
 prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read
-left to right. The same eight questions are asked of TEXTS texts, so that both ways reuse the cached beginning of a prompt.
+left to right. TEXTS texts are asked the same eight questions, so both ways reuse the cached beginning of a prompt.
 The majority class is that of each question. The expected calibration error (Naeini et al., AAAI 2015) compares the
 probability of the most likely answer with its accuracy in bins of equal mass.
 """
@@ -78,7 +78,8 @@ class Figures:
 
     def mean(self, name: str) -> float:
         """An accuracy over all questions."""
-        return sum(getattr(kind, name) * kind.count for kind in self.kinds) / self.questions
+        total: float = sum(getattr(kind, name) * kind.count for kind in self.kinds)
+        return total / self.questions
 
     @property
     def missed(self) -> list[str]:

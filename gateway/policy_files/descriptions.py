@@ -99,7 +99,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].use": "The first target, or several with weights.",
         "routes[].use.*": "Weight of this target.",
         "routes[].fall_back": "Targets to try next, in order.",
-        "routes[].min_confidence": "Responses below this confidence fall back; of a decision, only the questions below it.",
+        "routes[].min_confidence": "Responses below this confidence fall back; of a decision, only such questions.",
         "routes[].private": "true: every request of this route stays at in_cluster targets.",
         "routes[].deadline_ms": "Time limit, all attempts together, in milliseconds: for the first byte of a stream"
         " that is passed on as it comes, for the whole of any other answer.",
