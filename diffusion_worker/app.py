@@ -39,7 +39,7 @@ from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.connection import Listener
-from twolane.process.http.limits import HttpLimits, limits_of
+from twolane.process.http.limits import Broken, HttpLimits, limits_of
 from twolane.process.http.server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.keys_file import KeysFile
@@ -101,6 +101,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         prefill_chunk=settings.prefill_chunk,
         max_step_tokens=settings.max_step_tokens or None,
         is_exact=settings.exact,
+        step_timeout_s=settings.step_timeout_s,
     )
     serving_state = ServingState(
         model=settings.model,
@@ -149,9 +150,10 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     following = [asyncio.create_task(keys.follow())] if (keys := worker.serving_state.keys) else []
     loading = None if worker.is_cold else asyncio.create_task(_announce(worker))
     try:
-        await asyncio.wait([task for task in (loading, leaving) if task], return_when=asyncio.FIRST_COMPLETED)
-        if loading and loading.done():
-            loading.result()
+        if loading:
+            await asyncio.wait([loading, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
         await asyncio.wait([leaving, failing], return_when=asyncio.FIRST_COMPLETED)
         if failing.done():
             raise failing.result()
@@ -166,12 +168,18 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
+    if engine.is_hanging:  # since the signal
+        raise await engine.failure()
 
 
 def listener_of(worker: Worker) -> Listener:
     """The client connections of one port."""
-    observe = worker.serving_state.meters.observe
-    return Listener(worker.limits, lambda broken: observe(RefusalObserved(reason=broken.value)))
+    state = worker.serving_state
+
+    def on_broken(broken: Broken) -> None:
+        state.meters.observe(RefusalObserved(reason=broken.value))
+
+    return Listener(worker.limits, on_broken, budget=state.byte_budget)
 
 
 async def _drain(worker: Worker, hurry: asyncio.Event) -> None:

@@ -3,27 +3,28 @@
 `--plan CONFIG` prints the memory plan of a model from its config alone, and exits.
 
 Exit codes: 0, shut down by a signal, or plan printed; 2, invalid usage, settings or checkpoint, with one line on stderr
-that names the cause; 3, the device failed and cannot be used by this process again, so that a supervisor should restart
-the worker; 1, with a traceback, a defect.
+that names the cause; 3, the device failed or hangs and cannot be used by this process again: a supervisor should
+restart the worker; 1, with a traceback, a defect.
 """
 
 import argparse
 import contextlib
 import gc
 import json
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed
+from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed, DeviceHangs
 from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
 from diffusion_worker.models.checkpoint_source import require
 from diffusion_worker.settings import Settings, read_settings
 from twolane.process.bundled import resolve_checkpoint
-from twolane.process.errors import ConfigurationError
-from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.errors import WRONG_USE, ConfigurationError
+from twolane.process.flags import OneLineParser
 from twolane.process.sockets import bind
 
 GOOD = 0
@@ -51,8 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_USE
     except DeviceFailed as error:
         print(f"twolane worker: {' '.join(str(error).split())}", file=sys.stderr)
+        if isinstance(error, DeviceHangs):
+            _leave_at_once()
         return DEVICE_FAILED
     return GOOD
+
+
+def _leave_at_once() -> None:
+    """End the process without its finalisers: those of a device that hangs would wait for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(DEVICE_FAILED)
 
 
 def _serve(settings: Settings, public: socket.socket, admin: socket.socket | None) -> None:

@@ -115,6 +115,10 @@ class DeviceFailed(Refused):
     code = "device_failed"
 
 
+class DeviceHangs(DeviceFailed):
+    """The device hangs: a step makes no progress, and the worker exits, to be restarted by its supervisor."""
+
+
 class CompilerFailed(WorkerError):
     """The constraint compiler process crashed or misbehaved; it is restarted for the next constraint."""
 

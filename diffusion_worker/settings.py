@@ -21,8 +21,8 @@ PREFIX: Final = "TWOLANE_WORKER_"
 
 
 def _device(given: str) -> str:
-    if given != "auto" and not re.fullmatch(r"(cpu|cuda|xpu|mps)(:\d+)?", given):
-        raise ValueError(f"{given!r} is neither auto nor a device such as cpu or cuda:0")
+    if given != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", given):
+        raise ValueError(f"{given!r} is not supported (choose from auto, cpu, cuda and cuda:N)")
     return given
 
 
@@ -94,6 +94,11 @@ class Settings:
     prefill_chunk: int = setting(whole(1, 2**20), "maximum prompt tokens of a request per step", default=512)
     max_step_tokens: int = setting(
         whole(0, 2**30), "maximum positions per step, over all requests; 0: no limit", default=0
+    )
+    step_timeout_s: float = setting(
+        seconds(),
+        "exit if a step makes no progress for this time, and for 10 times as long as expected: the device hangs",
+        default=300.0,
     )
     exact: bool = setting(
         SWITCH, "bitwise-reproducible results regardless of batching or preemption, at lower throughput", default=False

@@ -250,7 +250,7 @@ def _listener_errors() -> Iterator[str]:
 
 def _error_table(kinds: Iterable[type[Any]], type_of: Callable[[type[Any]], str]) -> Iterator[str]:
     rows = {
-        (str(kind.status), f"`{kind.code}`", f"`{type_of(kind)}`", _first_line(kind), "yes" if kind.retryable else "no")
+        (str(kind.status), f"`{kind.code}`", f"`{type_of(kind)}`", _summary(kind), "yes" if kind.retryable else "no")
         for kind in kinds
     }
     yield from table(("status", "code", "type", "when", "retry"), sorted(rows))
@@ -269,7 +269,7 @@ def _tree(kind: type[Any]) -> Iterator[type[Any]]:
         yield from _tree(below)
 
 
-def _first_line(kind: type[Any]) -> str:
+def _summary(kind: type[Any]) -> str:
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 

@@ -11,7 +11,7 @@ from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.tables import table
 from gateway.enums import Kind
 from gateway.parameters import MAX_N, PARAMETERS, treatment
-from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, fields_for
+from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, with_fields
 from gateway.types import Capabilities
 from gateway.upstreams.fan_out import MAX_AT_ONCE
 from gateway.upstreams.health import read_models
@@ -65,7 +65,7 @@ def parameter_targets() -> dict[str, tuple[Capabilities, frozenset[str]]]:
     published = {"capabilities": dict(capabilities_of(DecodingMode.DIFFUSION))}
     worker = read_models(orjson.dumps({"data": [{"id": "m", "twolane": published}]}))["m"]
     engines = {name: (ENGINES[name], DEFAULT_IGNORE.get(name, frozenset())) for name in ENGINES}
-    litellm = fields_for(ENGINES["openai"], Kind.LITELLM, "openai")
+    litellm = with_fields(ENGINES["openai"], Kind.LITELLM, "openai")
     return {"worker": (worker, frozenset()), **engines, "litellm": (litellm, frozenset())}
 
 

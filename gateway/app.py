@@ -34,7 +34,8 @@ from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
+from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
@@ -94,10 +95,9 @@ class Gateway:
 
     def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
         """The servers of the public and of the admin port. `drain_s`: time for requests to finish during shutdown."""
-        public = config_of(self.public, drain_s=drain_s, listener=self.protection.listener(self.ingress.arrive))
-        return PublicServer(public), PublicServer(
-            config_of(self.admin, drain_s=drain_s, listener=self.protection.listener())
-        )
+        public = config_of(self.public, drain_s=drain_s, listener=self.protection.public_listener(self.ingress.arrive))
+        admin = config_of(self.admin, drain_s=drain_s, listener=self.protection.admin_listener())
+        return PublicServer(public), PublicServer(admin)
 
 
 @contextlib.asynccontextmanager
@@ -149,9 +149,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        generation = GenerationApis(
-            pipeline, clock, max_body_bytes=settings.max_body_bytes, heartbeat_s=settings.heartbeat_s, begin=begin
-        )
+        generation = GenerationApis(pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin)
         public = public_app(lambda: policies.current, registry.status_of)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
@@ -263,6 +261,7 @@ async def serve(settings: Settings) -> None:
             stop = _install_signal_handlers(gateway, (public, admin), drain_s=settings.drain_s)
             if handed_down:
                 public.receive_connections(first, on_parent_gone=stop)
+                admin.owns_sockets = False
             _tune_garbage_collector()
             print(
                 f"twolane serve: {f'process {os.getpid()}' if handed_down else url_of(first)},"
@@ -292,7 +291,7 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=ErrorBoundary(protection.public(public), running),
+        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
         admin=ErrorBoundary(protection.admin(admin), running),
         protection=protection,
         end_drain=end_drain,

@@ -1,24 +1,21 @@
-"""The gateway's commands: `serve`, `policy check`, `policy schema`, `policy explain`, and those of
-`gateway.simulation.commands`.
+"""The gateway's commands: `serve` (see `gateway.serve_command`), `policy check`, `policy schema`, `policy explain`, and
+those of `gateway.simulation.commands`.
 
 Exit codes: 0 success, 1 failure, 2 usage or configuration error, with one line on stderr that names the cause.
 """
 
 import argparse
-import asyncio
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from math import inf
 from pathlib import Path
 from typing import Final, NoReturn
 
-from gateway.app import serve
+from gateway import serve_command
 from gateway.beyond_chat import CHAT_PATH
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
@@ -28,19 +25,15 @@ from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
 from gateway.routing.route import plan_request
-from gateway.server.supervisor import run_supervised
-from gateway.settings import SCHEMA, Settings, read_settings
+from gateway.settings import read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.upstreams.registry import credential_problems, describe_call
 from gateway.web.apis.table import APIS
 from gateway.web.parse_request import unique_headers
-from twolane.process import bundled
 from twolane.process.api_keys import Key
-from twolane.process.errors import ConfigurationError
-from twolane.process.flags import WRONG_USE, OneLineParser
-from twolane.process.json_log import json_lines
-from twolane.process.settings import SettingsHelp
+from twolane.process.errors import WRONG_USE, ConfigurationError
+from twolane.process.flags import OneLineParser
 
 SUCCESS: Final = 0
 FAILURE: Final = 1
@@ -49,6 +42,8 @@ FAILURE: Final = 1
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["serve"]:
+        return serve_command.main(arguments)
     try:
         options, unknown = _parser().parse_known_args(arguments)
         if unknown:
@@ -63,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _reject_unknown(arguments: Sequence[str], unknown: Sequence[str]) -> NoReturn:
     """Name the command; argparse itself would name only the program, because it collects these at the top level."""
-    length = 2 if arguments[0] == "policy" else 1
-    parser = OneLineParser(prog=" ".join(("twolane", *arguments[:length])))
+    parser = OneLineParser(prog=" ".join(("twolane", *arguments[:2])))
     parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
@@ -73,17 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="twolane", description="Twolane's gateway: one OpenAI-compatible endpoint in front of several models."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
-    serving = commands.add_parser(
-        "serve",
-        help="run the gateway",
-        usage="twolane serve [OPTIONS]",
-        description="Run the gateway until SIGTERM. SIGHUP reloads the policy.",
-        epilog="Each option can also be set by the environment variable in brackets; the option takes precedence.",
-        formatter_class=SettingsHelp,
-        allow_abbrev=False,
-    )
-    SCHEMA.add_flags(serving)
-    serving.set_defaults(run=_serve)
+    serving = commands.add_parser("serve", help="run the gateway", add_help=False)
+    serving.set_defaults(run=None)
     policy = commands.add_parser("policy", help="check, explain and simulate policies")
     verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=OneLineParser)
     check = verbs.add_parser("check", help="validate a policy file; errors name file, line and column")
@@ -112,37 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     add_verbs(verbs)
     return parser
-
-
-def _serve(options: argparse.Namespace) -> int:
-    flags = _with_policy(SCHEMA.flags_in(options))
-    settings = read_settings(os.environ, flags)
-    if settings.workers > 1:
-        kept = {name: value for name, value in flags.items() if name != "workers"}
-        return run_supervised(settings, ["serve", *SCHEMA.command_line(kept)])
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    import uvloop
-
-    with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings))
-    return SUCCESS
-
-
-def _with_policy(given: Mapping[str, str]) -> Mapping[str, str]:
-    """Add the packaged default policy, if no policy is set and the working directory has no default one."""
-    default = read_settings(os.environ, given).policy
-    if "policy" in given or os.environ.get("TWOLANE_POLICY") or default.is_file():
-        return given
-    shipped = bundled.policy(bundled.DEFAULT_POLICY)
-    print(f"twolane: {default} not found; using the packaged default policy {shipped}", file=sys.stderr)
-    return {**given, "policy": str(shipped)}
-
-
-def _logging(settings: Settings) -> AbstractContextManager[None]:
-    if settings.log == "json":
-        return json_lines(sys.stderr)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return nullcontext()
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -178,7 +132,9 @@ def _header(text: str) -> tuple[bytes, bytes]:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    settings = read_settings(os.environ, _with_policy({"policy": str(options.policy)} if options.policy else {}))
+    settings = read_settings(
+        os.environ, serve_command.with_policy({"policy": str(options.policy)} if options.policy else {})
+    )
     policy = load(settings.policy, os.environ)
     wall_s = options.at.timestamp() if options.at else time.time()
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NEXT_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 _MODEL = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+?)(/(revision|tree)/(?P<revision>[^/?]+)(?P<path>/[^?]*)?)?(\?.*)?")
 _FILE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
 
@@ -23,11 +24,14 @@ class Hub:
 
     model: str = "owner/model"
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
-    revisions: tuple[str, ...] = ("main", COMMIT)
+    revisions: tuple[str, ...] = ("main", COMMIT, NEXT_COMMIT)
     refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
     sent: dict[str, bytes] = field(default_factory=dict, repr=False)  # other contents than the listing says
     cut_after: int | None = None  # bytes of a body, after which the connection closes
     ignores_ranges: bool = False
+    trouble: list[tuple[int, dict[str, str]]] = field(default_factory=list, repr=False)  # next answers to contents
+    moved: dict[str, bytes] | None = field(default=None, repr=False)  # files of `main` once it has been listed
+    is_listed: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list, repr=False)  # method, path, range
     url: str = ""
     cdn: str = ""  # another server, to which large files are redirected
@@ -38,6 +42,11 @@ class Hub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def at(self, revision: str | None) -> tuple[str, dict[str, bytes]]:
+        """(commit, files) of a revision."""
+        has_moved = self.moved is not None and (revision == NEXT_COMMIT or (revision != COMMIT and self.is_listed))
+        return (NEXT_COMMIT, self.moved or {}) if has_moved else (COMMIT, self.files)
 
     @staticmethod
     def point(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -83,6 +92,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
 class _Handler(BaseHTTPRequestHandler):
     served: Hub
+    commit: str
+    files: dict[str, bytes]  # of the revision that is asked for
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
@@ -100,28 +111,35 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.refusal is not None:
             return self._send(hub.refusal[0], b"", {"X-Error-Code": hub.refusal[1], "X-Error-Message": "refused"})
         if self.path.startswith("/cdn/"):
-            return self._content(self.path.removeprefix("/cdn/"))
+            if hub.trouble:
+                status, headers = hub.trouble.pop(0)
+                return self._send(status, b"", headers)
+            commit, name = self.path.removeprefix("/cdn/").split("/", 1)
+            self.commit, self.files = hub.at(commit)
+            return self._content(name)
         found = _MODEL.fullmatch(self.path) or _FILE.fullmatch(self.path)
         if found is None or found["id"] != hub.model:
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
         if found["revision"] is not None and found["revision"] not in hub.revisions:
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        self.commit, self.files = hub.at(found["revision"])
         if found.re is _MODEL:
+            hub.is_listed = True
             return self._json(self._tree() if "/tree/" in self.path else self._info())
         return self._resolve(found["name"])
 
     def _info(self) -> object:
         siblings = []
-        for name, content in self.served.files.items():
+        for name, content in self.files.items():
             one: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": digest_of("", content)}
             if name.endswith(".safetensors"):
                 one["lfs"] = {"sha256": digest_of(name, content), "size": len(content), "pointerSize": 130}
             siblings.append(one)
-        return {"id": self.served.model, "modelId": self.served.model, "sha": COMMIT, "siblings": siblings}
+        return {"id": self.served.model, "modelId": self.served.model, "sha": self.commit, "siblings": siblings}
 
     def _tree(self) -> object:
         rows = []
-        for name, content in self.served.files.items():
+        for name, content in self.files.items():
             row: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": digest_of("", content)}
             if name.endswith(".safetensors"):
                 row["lfs"] = {"oid": digest_of(name, content), "size": len(content), "pointerSize": 130}
@@ -129,12 +147,12 @@ class _Handler(BaseHTTPRequestHandler):
         return rows
 
     def _resolve(self, name: str) -> None:
-        content = self.served.files.get(name)
+        content = self.files.get(name)
         if content is None:
-            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        headers = {"X-Repo-Commit": COMMIT}
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.commit})
+        headers = {"X-Repo-Commit": self.commit}
         if name.endswith(".safetensors"):
-            headers |= {"Location": f"{self.served.cdn}/cdn/{name}"}
+            headers |= {"Location": f"{self.served.cdn}/cdn/{self.commit}/{name}"}
             headers |= {"X-Linked-Etag": f'"{digest_of(name, content)}"', "X-Linked-Size": str(len(content))}
             return self._send(302, b"", headers)
         headers["ETag"] = f'"{digest_of(name, content)}"'
@@ -143,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._content(name, headers)
 
     def _content(self, name: str, headers: dict[str, str] | None = None) -> None:
-        content = self.served.sent.get(name, self.served.files[name])
+        content = self.served.sent.get(name, self.files[name])
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         start = int(wanted[1]) if wanted and not self.served.ignores_ranges else 0
         if start >= len(content) and start:

@@ -5,16 +5,16 @@ A subcommand's module is imported only when it is used: `twolane serve` runs on 
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 
-from twolane.process.flags import WRONG_USE
+from twolane.process.errors import WRONG_USE
 
 Main = Callable[[list[str]], int]
 
 # command -> (module, whether its parser expects the command's own name, help)
 COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "init": ("twolane.init.command", False, "write and validate a policy for your own models"),
-    "serve": ("gateway.cli", True, "run the gateway"),
+    "serve": ("gateway.serve_command", True, "run the gateway"),
     "worker": ("diffusion_worker.cli", False, "run a diffusion worker"),
     "weights": ("twolane.fetch", False, "download a checkpoint, resumably, and verify it"),
     "quality": ("twolane.quality", False, "run a small quality server (SmolLM2-135M) on loopback"),
@@ -73,6 +73,8 @@ def usage() -> str:
 
 def version() -> str:
     """Return the installed version, or `(not installed)` in a source tree."""
+    from importlib import metadata
+
     try:
         return metadata.version("twolane")
     except metadata.PackageNotFoundError:

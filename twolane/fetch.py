@@ -1,7 +1,7 @@
 """`twolane weights fetch ID`: download a checkpoint from the Hugging Face hub, resumably, and verify every file.
 
 huggingface_hub starts a file again after an interruption and does not compare digests. Here the bytes of an incomplete
-file stay beside it (`.part`) and the next run asks for the rest. A file gets its name once its digest is right.
+file stay beside it (`.part`) and the next run requests the rest. A file gets its name after its digest was verified.
 """
 
 import argparse
@@ -9,9 +9,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from twolane.process.flags import WRONG_USE, OneLineParser
-from twolane.process.hugging_face import FILES, download_problem, is_repo_id
+from twolane.process.errors import WRONG_USE, first_line
+from twolane.process.flags import OneLineParser
+from twolane.process.hugging_face import FILES, download_problem, is_repo_id, is_temporary
 
 GOOD: Final = 0
 FAILED: Final = 1
-ATTEMPTS: Final = 5  # in a row that bring no new byte
+ATTEMPTS: Final = 5  # consecutive ones without a new byte
+BACKOFF_S: Final = 1.0  # before the second of them, then twice as long each time; with jitter
+_LONGEST_WAIT_S: Final = 60.0
 _CHUNK: Final = 1 << 20
 _TIMEOUT_S: Final = 60.0  # without a byte
 
@@ -69,7 +74,7 @@ class Item:
 
     @property
     def is_complete(self) -> bool:
-        """Whether an earlier run has finished it."""
+        """Whether the file is there with its size; `_drop_damaged` verifies contents."""
         return self.path.is_file() and self.path.stat().st_size == self.file.size
 
     @property
@@ -100,14 +105,14 @@ def fetch(checkpoint: str, revision: str | None = None, out: Path | None = None)
     """Download a checkpoint into the folder `out`, or into the cache of the hub, where `twolane worker --checkpoint ID`
     finds it; returns its folder.
 
-    Verifies files that are there already, and says on stderr how much space it needs before it begins. Raises
+    Verifies files that are there already, and prints on stderr the space that it needs before it begins. Raises
     FetchError."""
     if not is_repo_id(checkpoint):
         raise FetchRefusedError(f"{checkpoint}: not an id of the hub (owner/name)")
     commit, files = _listing(checkpoint, revision)
     items = _items(checkpoint, commit, files, out)
     try:
-        _drop_other_contents(items)
+        _drop_damaged(items)
         _check_space(items, items[0].path.parent)
         with _progress() as progress:
             task = progress.add_task(checkpoint, total=sum(item.file.size for item in items))
@@ -115,7 +120,7 @@ def fetch(checkpoint: str, revision: str | None = None, out: Path | None = None)
                 progress.advance(task, item.file.size - item.missing)
                 if not item.is_complete:
                     _download(item, lambda count: progress.advance(task, count))
-        return out if out is not None else _link(checkpoint, revision)
+        return out if out is not None else _link(checkpoint, revision, commit)
     except OSError as error:
         raise FetchError(f"{error.filename or checkpoint}: {error.strerror or error}") from error
 
@@ -169,16 +174,15 @@ def _safe(name: str) -> Path:
     return path
 
 
-def _drop_other_contents(items: Sequence[Item]) -> None:
-    """Delete files of another revision, perhaps of the same size. In the hub's cache a file's name is its digest."""
+def _drop_damaged(items: Sequence[Item]) -> None:
+    """Delete files with the right size but another content: of another revision, or damaged on disk."""
     for item in items:
-        is_named_by_digest = item.path.name == item.file.digest
-        if item.is_complete and not is_named_by_digest and _digest(item.path, item.file) != item.file.digest:
+        if item.is_complete and _digest(item.path, item.file) != item.file.digest:
             item.path.unlink()
 
 
 def _check_space(items: Sequence[Item], folder: Path) -> None:
-    """Say what is needed, and raise FetchRefusedError if there is less."""
+    """Print the space that is needed and free. Raises FetchRefusedError if it is not enough."""
     folder.mkdir(parents=True, exist_ok=True)
     missing, whole = sum(item.missing for item in items), sum(item.file.size for item in items)
     free = shutil.disk_usage(folder).free
@@ -188,37 +192,65 @@ def _check_space(items: Sequence[Item], folder: Path) -> None:
 
 
 def _download(item: Item, advance: Any) -> None:
-    """Get the rest of a file, and give it its name if the digest is right."""
+    """Download the rest of a file, verify it, and give it its name. The lock is held until then."""
     item.part.parent.mkdir(parents=True, exist_ok=True)
-    with item.part.open("ab") as part:
-        try:
-            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FetchRefusedError(f"{item.part}: another process is downloading it") from None
+    with _locked(item.part) as part:
+        if item.is_complete:  # another process has finished it, which verified it
+            item.part.unlink()
+            return
         if part.tell() > item.file.size:  # of another revision with the same name
             _begin_again(part)
         _get_rest(item, part, advance)
         part.flush()
         os.fsync(part.fileno())
-    digest = _digest(item.part, item.file)
-    if digest != item.file.digest:
-        item.part.unlink()
-        raise FetchError(f"{item.file.name}: its digest is {digest}, not {item.file.digest}: deleted; run this again")
-    item.part.replace(item.path)
+        digest = _digest(item.part, item.file)
+        if digest != item.file.digest:
+            item.part.unlink()
+            raise FetchError(
+                f"{item.file.name}: its digest is {digest}, not {item.file.digest}: deleted; run this again"
+            )
+        item.part.replace(item.path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """The file, open for appending and locked. Raises FetchRefusedError if another process has locked it."""
+    while True:
+        with path.open("ab") as part:
+            try:
+                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FetchRefusedError(f"{path}: another process is downloading it") from None
+            if _is_at(part, path):
+                yield part
+                return
+
+
+def _is_at(part: BinaryIO, path: Path) -> bool:
+    """Whether the open file still has this path: its last owner may have renamed it before the lock was free."""
+    try:
+        return os.path.samestat(os.fstat(part.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _get_rest(item: Item, part: BinaryIO, advance: Any) -> None:
-    """Append what is missing, with as many requests as necessary: each asks for the bytes after those that arrived."""
+    """Append the missing bytes, with as many requests as necessary. Each requests the bytes after those that arrived.
+    Requests without a new byte are repeated after growing waits; one that the hub refuses is not repeated."""
     failures = 0
     while (have := part.tell()) < item.file.size:
-        cause = _get(item, part, advance)
+        cause, least_wait_s = _get(item, part, advance)
         failures = 0 if part.tell() > have else failures + 1
         if failures >= ATTEMPTS:
             raise FetchError(f"{item.file.name}: {cause}; run the same command to resume")
+        if failures:
+            backoff_s = BACKOFF_S * 2 ** (failures - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            time.sleep(min(max(backoff_s, least_wait_s), _LONGEST_WAIT_S))
 
 
-def _get(item: Item, part: BinaryIO, advance: Any) -> str:
-    """One request; returns why it ended."""
+def _get(item: Item, part: BinaryIO, advance: Any) -> tuple[str, float]:
+    """One request; returns why it ended, and the least time in seconds before the next one. Raises FetchRefusedError
+    if the hub refuses the file."""
     from huggingface_hub import get_session
     from huggingface_hub.utils._headers import build_hf_headers
     from huggingface_hub.utils._http import hf_raise_for_status
@@ -238,8 +270,22 @@ def _get(item: Item, part: BinaryIO, advance: Any) -> str:
                 part.write(kept)
                 advance(len(kept))
     except (OSError, _transport_error()) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return "the server ended the file early"
+        return first_line(error), _after_refusal(item, part, error)
+    return "the server ended the file early", 0.0
+
+
+def _after_refusal(item: Item, part: BinaryIO, error: Exception) -> float:
+    """The seconds that the server wants a client to wait after an error. Raises FetchRefusedError for a response that
+    another request would get again."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return 0.0
+    if response.status_code == 416:  # the file of the server is shorter than what is here
+        _begin_again(part)
+    elif not is_temporary(response.status_code):
+        raise FetchRefusedError(download_problem(item.file.name, None, error)) from error
+    wait = response.headers.get("Retry-After", "")
+    return float(wait) if wait.isdigit() else 0.0
 
 
 def _begin_again(part: BinaryIO) -> None:
@@ -256,16 +302,24 @@ def _digest(path: Path, file: RemoteFile) -> str:
     return digest
 
 
-def _link(checkpoint: str, revision: str | None) -> Path:
-    """Let huggingface_hub name the files of its cache; it finds all of them there."""
+def _link(checkpoint: str, revision: str | None, commit: str) -> Path:
+    """Let huggingface_hub name the files of its cache, where it finds all of them. It is given the commit that was
+    verified, because a branch may have moved; the name of the branch then refers to that commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     try:
-        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(checkpoint, revision=commit, allow_patterns=list(FILES)))
     except (OSError, _transport_error()) as error:
         raise FetchError(download_problem(checkpoint, revision, error)) from error
+    if revision != commit:
+        reference = folder.parents[1] / "refs" / (revision or "main")
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        partial = reference.with_name(f"{reference.name}.{os.getpid()}.part")
+        partial.write_text(commit, encoding="utf-8")
+        partial.replace(reference)
+    return folder
 
 
 def _transport_error() -> type[Exception]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twolane.process.api_keys import NAME, KeyScope, add_key, key_line, new_key
-from twolane.process.errors import ConfigurationError
-from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.errors import WRONG_USE, ConfigurationError
+from twolane.process.flags import OneLineParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

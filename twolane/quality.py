@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, WrongUseError, port_is_free, whole_number
 from twolane.weights import WeightsUnavailableError, ensure_weights
 
 MODEL_ID = "smollm2"

@@ -59,9 +59,7 @@ class ConstraintService:
     ) -> None:
         self._cache, self._pool, self._observe = cache or ConstraintCache(), compiler_pool or CompilerPool(), observe
         self._pending: dict[str, _PendingCompilation] = {}
-        self._refused: OrderedDict[str, tuple[float, InvalidRequest]] = (
-            OrderedDict()
-        )  # time of the refusal on the loop's clock
+        self._refused = OrderedDict[str, tuple[float, InvalidRequest]]()  # with its time on the loop's clock
         self._vocabulary: tuple[Tokenizer, VocabularyBytes] | None = None
         self._token_index: tuple[VocabularyBytes, TokenIndex] | None = None
 
@@ -74,9 +72,9 @@ class ConstraintService:
         *,
         owner: str = "",
     ) -> BoundConstraint:
-        """Compile a constraint, or take it from the cache. `owner`: the API key whose share of the compilers is used.
-        Raises InvalidRequest, UnsupportedSchema (both name the
-        field), OverCapacity or CompilerFailed. Cancelling ends the compilation unless other requests wait for it."""
+        """Compile a constraint, or take it from the cache. `owner` is the API key whose share of the compilers is used.
+        Raises InvalidRequest and UnsupportedSchema, which name the field, OverCapacity, and CompilerFailed. Cancelling
+        ends the compilation unless other requests wait for it."""
         try:
             vocabulary = await self._vocabulary_bytes(tokenizer, info)
             key = await asyncio.to_thread(digest_of, constraint, vocabulary.digest, prefixes)

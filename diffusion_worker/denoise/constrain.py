@@ -46,11 +46,13 @@ def constrain(
     sampled: torch.Tensor,
     draw: Callable[[], torch.Tensor],
     logits: torch.Tensor,
+    progress: Callable[[], None] = lambda: None,
 ) -> Constrained:
     """Replace the scores and sampled tokens [rows, canvas] of constrained rows.
 
     `draw` returns uniform numbers [rows, canvas] in [0, 1) for sampling. `logits` [rows, canvas, vocab] are those of
-    the model at temperature 1, from which the confidence of the constrained text is computed.
+    the model at temperature 1, from which the confidence of the constrained text is computed. `progress` is called
+    after each constrained row.
     """
     rows = [row for row, item in enumerate(items) if item.matcher is not None]
     if not rows:
@@ -59,10 +61,10 @@ def constrain(
     fetched = torch.cat([scores.z[index].float().flatten(1), draw()[index].float()], dim=-1).cpu().numpy()
     began = time.perf_counter()
     canvas, vocab = scores.z.shape[1:]  # logits first and contiguous, so that numpy need not copy
-    constrained = [
-        _ConstrainedRow(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:])
-        for row, seen in zip(rows, fetched, strict=True)
-    ]
+    constrained = []
+    for row, seen in zip(rows, fetched, strict=True):
+        constrained.append(_ConstrainedRow(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:]))
+        progress()
     seconds = time.perf_counter() - began
 
     def replaced(old: torch.Tensor, name: str) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """Exact mode: constant shapes, which make results bitwise reproducible regardless of batching and preemption.
 
 Floating-point sums depend on how a kernel splits them, which depends on shapes. Every canvas pass therefore has the
-same number of rows, padded with dummy canvases over an empty slot, and spans the same number of context tokens; causal
-passes run one row at a time. At equal shapes, neither a row's position nor the other rows matter (measured on CPUs
-only). Same goal as batch-invariant kernels (He et al. 2025, Thinking Machines Lab), without custom kernels.
+same number of rows, padded with dummy canvases over an empty slot, the length of the checkpoint's canvas, and the same
+number of context tokens; causal passes run one row at a time. At equal shapes, neither a row's position nor the other
+rows matter (measured on CPUs only). Same goal as batch-invariant kernels (He et al. 2025, Thinking Machines Lab),
+without custom kernels.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,11 @@ class Padding:
 
     rows: int
 
-    def fill(
-        self, items: Sequence[Denoise], canvases: Sequence[Canvas], *, dummy_slot: int
-    ) -> tuple[list[Denoise], list[Canvas]]:
-        """Items and canvases, padded with dummies to `rows`; dummies use the empty slot `dummy_slot`."""
+    def fill(self, items: Sequence[Denoise], canvases: Sequence[Canvas]) -> tuple[list[Denoise], list[Canvas]]:
+        """Items and canvases of one length, padded with dummies to `rows`."""
         missing = self.rows - len(items)
         item = replace(
             items[0],
-            slot=dummy_slot,
-            at=0,
             pinned_prefix=(),
             pinned_suffix=(),
             start_ids=(),

@@ -23,12 +23,10 @@ class Filled:
     holes: tuple[Probabilities, ...]  # per row; empty without a template
 
 
-def fill(items: Sequence[Denoise], logits: torch.Tensor) -> Filled | None:
-    """Score the holes from `logits` [rows, canvas, vocab] at temperature 1; None if no row has a template. A row whose
-    logits are not finite gets uniform shares: it fails after the step."""
+def fill(items: Sequence[Denoise], logits: torch.Tensor) -> Filled:
+    """Score the holes from `logits` [rows, canvas, vocab] at temperature 1. A row whose logits are not finite gets
+    uniform shares: it fails after the step."""
     rows = [row for row, item in enumerate(items) if item.template is not None]
-    if not rows:
-        return None
     holes: list[Probabilities] = [()] * len(items)
     done = [False] * len(items)
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
@@ -48,7 +46,7 @@ def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor
     templates = [(row, template) for row in rows if (template := items[row].template) is not None]
     sites = [(row, *site) for row, template in templates for site in template.sites]
     if not sites:
-        return [np.zeros(0) for _ in rows]
+        return [np.zeros(0) for _ in templates]
     row_at, position, token = upload(sites, logits.device).unbind(-1)
     numbers = logits[row_at, position, token].double().cpu().numpy()
     return np.split(numbers, np.cumsum([len(template.sites) for _, template in templates])[:-1])

@@ -6,8 +6,10 @@ prompt, the output of earlier canvases, and the tokens accepted so far at earlie
 never counts itself, nor later ones: two positions that count each other would exchange their tokens for ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,12 +19,16 @@ from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Penalties
-from diffusion_worker.types.step_batch import Decode, Denoise
+from diffusion_worker.types.step_batch import Decode, Denoise, PenaltyInputs
+
+_BLOCKS: Final = 16  # parts of a vocabulary, one of which is adjusted at a time, to bound temporary memory
+_FEWEST: Final = 64  # tokens in a part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adjustment:
-    """New logits of one row, in the columns of `tokens`. Repeated tokens have equal columns."""
+    """New logits of one row, in the columns of `tokens`. Repeated tokens have equal columns, also in other adjustments
+    of the row."""
 
     row: int
     tokens: torch.Tensor  # [tokens] ids
@@ -47,9 +53,12 @@ class CanvasText:
         return is_text & (self.ids[row][:, None] != uncounted).all(-1)
 
 
-def adjustments(items: Sequence[Denoise], text: CanvasText, logits: torch.Tensor) -> list[Adjustment]:
-    """The adjustments of logits [rows, canvas, vocab], one for each row with penalties."""
-    return [_adjustment(row, item, text, logits[row]) for row, item in enumerate(items) if item.penalties is not None]
+def adjustments(items: Sequence[Denoise], text: CanvasText, logits: torch.Tensor) -> Iterator[Adjustment]:
+    """The adjustments of logits [rows, canvas, vocab] of rows with penalties, row after row. Each is computed when it
+    is asked for and covers a part of the tokens, because a long prompt contains most of the vocabulary."""
+    for row, item in enumerate(items):
+        if item.penalties is not None:
+            yield from _of_row(row, item.penalties, text, logits[row])
 
 
 def penalised(items: Sequence[Decode], logits: torch.Tensor) -> torch.Tensor:
@@ -59,52 +68,45 @@ def penalised(items: Sequence[Decode], logits: torch.Tensor) -> torch.Tensor:
     adjusted = logits.clone()
     for row, item in enumerate(items):
         if item.penalties is not None:
-            tokens, known = _known(item, logits.device)
-            changed = _apply(item.penalties.penalties, logits[row, tokens], *known)
+            tokens, known = _known(item.penalties, logits.shape[-1], logits.device)
+            changed = _apply(item.penalties.penalties, logits[row, tokens], *known[:, tokens])
             adjusted[row].index_copy_(0, tokens, changed.to(adjusted.dtype))
     return adjusted
 
 
-def _adjustment(row: int, item: Denoise, text: CanvasText, logits: torch.Tensor) -> Adjustment:
-    assert item.penalties is not None
-    known_tokens, known = _known(item, logits.device)
-    dense = torch.zeros(3, logits.shape[-1], device=logits.device).index_copy_(1, known_tokens, known)
-    ids = text.ids[row]
-    tokens = torch.cat([known_tokens, ids])
-    equal = ((ids[:, None] == tokens) & text.counted(row)[:, None]).float()  # [canvas, tokens]
-    before = equal.cumsum(0) - equal  # occurrences at earlier positions
-    bias, in_prompt, count = dense[:, tokens]
-    return Adjustment(
-        row=row,
-        tokens=tokens,
-        logits=_apply(item.penalties.penalties, logits[:, tokens], bias, in_prompt, count + before),
+def _of_row(row: int, inputs: PenaltyInputs, text: CanvasText, logits: torch.Tensor) -> Iterator[Adjustment]:
+    """The adjustments of one row: logits [canvas, vocab]."""
+    known_tokens, known = _known(inputs, logits.shape[-1], logits.device)
+    ids, is_text = text.ids[row], text.counted(row)[:, None]
+    parts: tuple[torch.Tensor, ...] = torch.split(
+        torch.cat([known_tokens, ids]), max(_FEWEST, logits.shape[-1] // _BLOCKS)
     )
+    for tokens in parts:
+        equal = ((ids[:, None] == tokens) & is_text).float()  # [canvas, tokens]
+        before = equal.cumsum(0) - equal  # occurrences at earlier positions
+        bias, in_prompt, count = known[:, tokens]
+        adjusted = _apply(inputs.penalties, logits[:, tokens], bias, in_prompt, count + before)
+        yield Adjustment(row=row, tokens=tokens, logits=adjusted)
 
 
-def _known(item: Denoise | Decode, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """([tokens] ids, [3, tokens] bias, whether in the prompt, occurrences in the output) of the tokens that the host
-    knows to be affected. This happens at every step, so the prompt, which may be long, is not sorted again."""
-    assert item.penalties is not None
-    bias, output, prompt = item.penalties.penalties.logit_bias, item.penalties.output, np.asarray(item.penalties.prompt)
-    others = np.array(sorted({token for token, _ in (*bias, *output)}), dtype=np.int64)
-    others = others[~_is_in(prompt, others)]
-    tokens = np.concatenate([prompt, others])
-    numbers = np.zeros((3, len(tokens)), dtype=np.float32)
-    numbers[1, : len(prompt)] = 1.0
-    for row, pairs in ((0, bias), (2, output)):
-        if pairs:
-            listed = np.array([token for token, _ in pairs], dtype=np.int64)
-            places = np.where(
-                _is_in(prompt, listed), prompt.searchsorted(listed), len(prompt) + others.searchsorted(listed)
-            )
-            numbers[row, places] = [number for _, number in pairs]
-    return upload(torch.from_numpy(tokens), device), upload(torch.from_numpy(numbers), device)
+def _known(inputs: PenaltyInputs, vocab: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """([tokens] ids, some repeatedly; [3, vocab] bias, whether in the prompt, occurrences in the output) of the tokens
+    that the host knows to be affected."""
+    bias, output, prompt = inputs.penalties.logit_bias, inputs.output, np.asarray(inputs.prompt)
+    if (numbers := _KEPT.get(inputs)) is None:
+        numbers = _KEPT[inputs] = np.array([*bias, *output], dtype=np.float64).reshape(-1, 2)
+    tokens = upload(torch.from_numpy(np.concatenate([numbers[:, 0].astype(np.int64), prompt])), device)
+    values = upload(torch.from_numpy(numbers[:, 1].astype(np.float32)), device)
+    known = torch.zeros(3, vocab, device=device)
+    biased, listed = len(bias), len(numbers)
+    known[0].index_copy_(0, tokens[:biased], values[:biased])
+    known[1].index_fill_(0, tokens[listed:], 1.0)
+    known[2].index_copy_(0, tokens[biased:listed], values[biased:])
+    return tokens, known
 
 
-def _is_in(ascending: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the tokens are among the ascending ones."""
-    found: NDArray[np.bool_] = ascending.searchsorted(tokens, "right") > ascending.searchsorted(tokens, "left")
-    return found
+# (token, number) pairs of the host as an array, for all steps of a canvas
+_KEPT: Final[WeakKeyDictionary[PenaltyInputs, NDArray[np.float64]]] = WeakKeyDictionary()
 
 
 def _apply(

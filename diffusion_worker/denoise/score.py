@@ -3,7 +3,7 @@
 Pure functions of tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,18 +39,21 @@ def score(
     logits: torch.Tensor,
     temperature: torch.Tensor,
     pins: torch.Tensor | None = None,
-    adjustments: Sequence[Adjustment] = (),
+    adjustments: Iterable[Adjustment] = (),
 ) -> Scores:
     """Scores of fp32 logits [rows, canvas, vocab] at temperature [rows]; `pins` as in `denoise.pins`. `adjustments`
     replace single logits, but not in `logprob`: it is the model's confidence."""
     z = pin_logits(logits, pins) / temperature[:, None, None]
     likeliest = logits.argmax(-1)
+    changed = dict[int, None]()
     for each in adjustments:
+        changed[each.row] = None
         adjusted = each.logits / temperature[each.row]
         if pins is not None:
             adjusted = torch.where((pins[each.row] == FREE)[:, None], adjusted, z[each.row][:, each.tokens])
         z[each.row].index_copy_(1, each.tokens, adjusted.to(z.dtype))
-        likeliest[each.row] = z[each.row].argmax(-1)
+    for row in changed:
+        likeliest[row] = z[row].argmax(-1)
     probabilities = z.softmax(-1)  # not exp(log_softmax): the same operation as transformers, so that canvases agree
     surest = pin_ids(likeliest, pins)
     return Scores(

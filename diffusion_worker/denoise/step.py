@@ -7,7 +7,7 @@ transformers' `generation_diffusion_gemma.py`, row by row; `tests/worker/denoise
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,24 +42,54 @@ class Advanced:
     holes: tuple[Probabilities, ...] = ()  # per row, of its template
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanvasInputs:
+    """Canvases of one length before a step. `ids` [rows, canvas] and `soft` [rows, canvas, hidden] are what the model
+    sees; `items[i]` holds the parameters of `canvases[i]`."""
+
+    items: Sequence[Denoise]
+    canvases: Sequence[Canvas]
+    pins: torch.Tensor | None  # see `denoise.pins`
+    ids: torch.Tensor
+    soft: torch.Tensor
+
+
+def inputs_of(items: Sequence[Denoise], canvases: Sequence[Canvas]) -> CanvasInputs:
+    """The inputs of a pass over canvases of one length."""
+    ids = torch.stack([canvas.ids for canvas in canvases])
+    pins = pins_of(items, ids.shape[1], ids.device)
+    soft = torch.stack([canvas.soft for canvas in canvases])
+    return CanvasInputs(items=items, canvases=canvases, pins=pins, ids=pin_ids(ids, pins), soft=soft)
+
+
 def step(
     model: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
 ) -> Advanced:
-    """Advance every canvas by one step; `items[i]` holds the parameters of `canvases[i]`."""
+    """Advance every canvas, all of one length, by one step."""
+    inputs = inputs_of(items, canvases)
+    return advance(model, inputs, model.denoise(inputs.ids, inputs.soft, context), draws)
+
+
+def advance(
+    model: DiffusionModel,
+    inputs: CanvasInputs,
+    logits: torch.Tensor,
+    draws: Draws,
+    progress: Callable[[], None] = lambda: None,
+) -> Advanced:
+    """The step after the pass, which has returned `logits` [rows, canvas, vocab]. `progress` is called after the host
+    work for each constrained row."""
+    items, canvases, pins = inputs.items, inputs.canvases, inputs.pins
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
     rows = _Rows(items, model.device)
-    pins = pins_of(items, len(canvases[0].ids), model.device)
-    shown = pin_ids(torch.stack([canvas.ids for canvas in canvases]), pins)
-
-    logits = model.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
     uncounted = (*model.info.end_ids, model.info.pad_id)
-    text = CanvasText(ids=shown, canvases=canvases, pins=pins, uncounted=uncounted)
+    text = CanvasText(ids=inputs.ids, canvases=canvases, pins=pins, uncounted=uncounted)
     plain = score(logits, rows.temperature, pins, adjustments(items, text, logits))
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     _sample_truncated(items, keys, plain, sampled, draws)
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
+    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits, progress)
     labelled = label(items, constrained, logits)
     constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
@@ -75,8 +105,7 @@ def step(
     converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
     converged = torch.where(labelled.rows, labelled.done, converged)
     filled = fill(items, logits)
-    if filled is not None:
-        converged = torch.where(filled.rows, filled.done, converged)
+    converged = torch.where(filled.rows, filled.done, converged)
 
     has_text = accepted | is_kept
     soft = model.soften(scores.probabilities)
@@ -101,7 +130,7 @@ def step(
         ),
         constraint_s=constrained.seconds,
         labels=labelled.logprobs,
-        holes=((),) * len(items) if filled is None else filled.holes,
+        holes=filled.holes,
     )
 
 

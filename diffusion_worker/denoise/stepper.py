@@ -15,7 +15,7 @@ from diffusion_worker.denoise.autoregressive import decode, padded, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.step import canvas_result, step
+from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.device_errors import is_fatal
@@ -65,6 +65,7 @@ class Stepper:
         self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
+        self.progress: Callable[[], None] = lambda: None  # called at each pass and each constrained row
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepResult:
@@ -76,8 +77,8 @@ class Stepper:
             outcomes += self._isolated(group, self._prefill)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         denoises = [item for item in batch.denoises if item.sequence not in lost]
-        for steps in _alike(denoises, lambda item: item.denoising.canvas_length):
-            outcomes += self._isolated(steps, self._denoise)
+        if denoises:
+            outcomes += self._isolated(denoises, self._denoise)
         for decodes in self._together(batch.decodes, lambda item: item.at == 0):
             outcomes += self._isolated(decodes, self._decode)
         return replace(self._fetch(outcomes), slots=None if batch.slots is None else self.slots)
@@ -110,24 +111,51 @@ class Stepper:
         return [_Passed(items=items, report=report)]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
-        canvases = [self._canvas_of(item) for item in items]
-        length, bucket = items[0].denoising.canvas_length, None
-        rows, shown = items, canvases
-        if self._padding is not None:
-            rows, shown = self._padding.fill(items, canvases, dummy_slot=self.cache.slots - 1)
-            bucket = self.cache.slot_tokens
-        context = self.cache.canvas_view([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
-        done = step(self.model, rows, shown, context, self._draws)
-        return [
-            _Passed(
-                items=items,
-                report=done.report[: len(items)],
-                canvases=done.canvases[: len(items)],
-                constraint_s=done.constraint_s,
-                labels=done.labels,
-                holes=done.holes,
+        """One pass over canvases of any length, padded on the right to the longest; then each length by itself, so
+        that padding takes part in nothing but the pass."""
+        groups = _alike(items, lambda item: item.denoising.canvas_length)
+        inputs = [self._inputs(group) for group in groups]
+        logits = self._logits(groups, inputs)
+        outcomes: list[Outcome] = []
+        first = 0
+        for group, each in zip(groups, inputs, strict=True):
+            length = group[0].denoising.canvas_length
+            seen = logits[first : first + len(group), :length]
+            first += len(group)
+            if missing := len(each.items) - len(group):  # dummies, whose results are dropped
+                seen = torch.cat([seen, seen[:1].expand(missing, -1, -1)])
+            done = advance(self.model, each, seen, self._draws, self.progress)
+            outcomes.append(
+                _Passed(
+                    items=group,
+                    report=done.report[: len(group)],
+                    canvases=done.canvases[: len(group)],
+                    constraint_s=done.constraint_s,
+                    labels=done.labels,
+                    holes=done.holes,
+                )
             )
-        ]
+        return outcomes
+
+    def _inputs(self, items: Sequence[Denoise]) -> CanvasInputs:
+        canvases = [self._canvas_of(item) for item in items]
+        return inputs_of(*(self._padding.fill(items, canvases) if self._padding else (items, canvases)))
+
+    def _logits(self, groups: Sequence[Sequence[Denoise]], inputs: Sequence[CanvasInputs]) -> torch.Tensor:
+        """Logits [rows, longest canvas, vocab] of all rows; those of padding mean nothing."""
+        rows = [item for group in groups for item in group]
+        slots, lengths = [item.slot for item in rows], [item.at for item in rows]
+        canvases, bucket = [item.denoising.canvas_length for item in rows], None
+        width, count = max(canvases), len(rows)
+        if self._padding is not None:
+            missing, bucket = self._padding.rows - count, self.cache.slot_tokens
+            width, count = max(width, self.model.info.denoising.canvas_length), self._padding.rows
+            slots, lengths = slots + [self.cache.slots - 1] * missing, lengths + [0] * missing
+            canvases = canvases + [width] * missing
+        ids = _padded_rows([each.ids[: len(group)] for group, each in zip(groups, inputs, strict=True)], count, width)
+        soft = _padded_rows([each.soft[: len(group)] for group, each in zip(groups, inputs, strict=True)], count, width)
+        context = self.cache.canvas_view(slots, lengths, width, canvases=canvases, bucket=bucket)
+        return self.model.denoise(ids, soft, context)
 
     def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
         view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
@@ -137,6 +165,7 @@ class Stepper:
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
+        self.progress()
         passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
         faults = [outcome for outcome in outcomes if isinstance(outcome, RowFault)]
         numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
@@ -182,6 +211,7 @@ class Stepper:
         """Run the items together; if that raises, one by one, so that only failing items are lost. This is safe because
         a pass commits context and canvases only after its last tensor operation. An error of the commit itself
         (CacheDamaged), or one that the device does not survive, fails the step."""
+        self.progress()
         try:
             return run(items)
         except _PASS_ERRORS as error:
@@ -195,6 +225,18 @@ class Stepper:
         self._canvases.pop(item.sequence, None)
         self.cache.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
+
+
+def _padded_rows(parts: Sequence[torch.Tensor], rows: int, width: int) -> torch.Tensor:
+    """Parts [some rows, canvas, ...] of unequal length as one tensor [rows, width, ...], padded with zeros."""
+    if len(parts) == 1 and parts[0].shape[:2] == (rows, width):
+        return parts[0]
+    padded_parts = parts[0].new_zeros((rows, width, *parts[0].shape[2:]))
+    first = 0
+    for part in parts:
+        padded_parts[first : first + len(part), : part.shape[1]] = part
+        first += len(part)
+    return padded_parts
 
 
 def _alike(items: Iterable[Work], trait: Callable[[Work], object]) -> list[list[Work]]:

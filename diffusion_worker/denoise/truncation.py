@@ -5,6 +5,7 @@ functions of tensors. Each of the three keeps the tokens above a threshold, whic
 the probabilities: that is exact, needs no sort of the vocabulary, and does not wait for the device.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.inference.sample import NotGiven
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Truncation
 
@@ -49,22 +51,30 @@ def truncated_canvas(logits: torch.Tensor, truncation: Truncation, temperature: 
 
 
 def likeliest_tokens(
-    log_weights: NDArray[np.float64], truncation: Truncation
-) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+    log_weights: NDArray[np.float64], truncation: Truncation, not_given: NotGiven | None = None
+) -> tuple[NDArray[np.integer], NDArray[np.float64]] | None:
     """The same on the host, for one position: the tokens that the truncation keeps, in ascending order, and their
-    weights (1 for the most likely one).
+    weights (1 for the most likely one). None if that depends on tokens that are not given.
 
     Called for every position of a canvas at every step: only the few tokens that top_p may keep are sorted.
     """
-    relative = log_weights - log_weights.max()
+    largest = log_weights.max()
+    relative = log_weights - largest
     tokens: NDArray[np.integer] = np.flatnonzero(relative >= -_NEGLIGIBLE)
     weights: NDArray[np.float64] = np.exp(relative[tokens])
     if truncation.min_p:
         tokens, weights = _at_least(truncation.min_p, tokens, weights)
-    if 0 < truncation.top_k < len(tokens):
+    has_all = not_given is None or math.exp(not_given.bound - largest) <= truncation.min_p
+    if 0 < truncation.top_k <= len(tokens):
         tokens, weights = _at_least(_nth_largest(weights, truncation.top_k), tokens, weights)
+        has_all = True
+    total = float(weights.sum())
+    if not_given is not None and not has_all:
+        total = math.exp(not_given.total - largest)
+        if truncation.min_p or truncation.top_k or weights.sum() < truncation.top_p * total:
+            return None
     if truncation.top_p < 1.0:
-        tokens, weights = _at_least(_nucleus(weights, truncation.top_p), tokens, weights)
+        tokens, weights = _at_least(_nucleus(weights, truncation.top_p * total), tokens, weights)
     return tokens, weights
 
 
@@ -79,9 +89,9 @@ def _nth_largest(weights: NDArray[np.float64], number: int) -> float:
     return float(np.partition(weights, -number)[-number])
 
 
-def _nucleus(weights: NDArray[np.float64], top_p: float) -> float:
-    """The smallest weight that the share `top_p` of the mass needs, counted from the largest weight on."""
-    wanted, candidates, number = top_p * weights.sum(), weights, _FEW
+def _nucleus(weights: NDArray[np.float64], wanted: float) -> float:
+    """The smallest weight that this mass needs, counted from the largest weight on."""
+    candidates, number = weights, _FEW
     while number < len(weights):
         candidates = weights[weights >= _nth_largest(weights, number)]
         if candidates.sum() >= wanted:

@@ -6,6 +6,7 @@ Prompt, canvas and cache are fixed, so that nothing a client sends can make it f
 from dataclasses import replace
 
 from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.engine.watchdog import positions_of
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill
@@ -31,6 +32,7 @@ class DeviceCheck:
         )
         cache = KvCache(model.kv_layers, slots=2, slot_tokens=len(ids), dtype=model.dtype, device=model.device)
         self._stepper = Stepper(model, cache)
+        self.positions = positions_of(self._batch)
 
     def failure(self) -> Exception | None:
         """The error of the step; None if the device is well."""

@@ -17,8 +17,18 @@ from diffusion_worker.engine.loop import Capacity, Gauge, Loop
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.engine.scheduler import SequenceEvent
 from diffusion_worker.engine.startup import open_loop
-from diffusion_worker.errors import DeviceFailed, Draining, NotResident, OverCapacity, Refused, WorkerError
+from diffusion_worker.engine.watchdog import TICK_S
+from diffusion_worker.errors import (
+    DeviceFailed,
+    DeviceHangs,
+    Draining,
+    NotResident,
+    OverCapacity,
+    Refused,
+    WorkerError,
+)
 from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
+from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.events import Ending
 from diffusion_worker.types.model_info import ModelInfo
@@ -55,6 +65,8 @@ class Engine:
         self._wakeup = threading.Event()
         self._should_unload = threading.Event()  # the device thread should unload the model
         self._commands: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load the model, False: end the thread
+        self._watching: asyncio.Task[None] | None = None
+        self._is_hanging = False  # the device thread will never return
         self._thread = threading.Thread(target=self._run_device_thread, name="device", daemon=True)
 
     def start(self, *, cold: bool = False) -> None:
@@ -66,6 +78,7 @@ class Engine:
         self._evicted = asyncio.Event()
         self._stopped = asyncio.Event()
         self._thread.start()
+        self._watching = asyncio.create_task(self._watch_steps())
         if not cold:
             self._begin_loading()
 
@@ -74,8 +87,14 @@ class Engine:
         await asyncio.shield(self._loaded)
 
     async def failure(self) -> DeviceFailed:
-        """Wait until the device fails. All requests have ended by then or are refused, and the process should exit."""
+        """Wait until the device fails or hangs. All requests have ended by then or are refused, and the process should
+        exit."""
         return await asyncio.shield(self._failure)
+
+    @property
+    def is_hanging(self) -> bool:
+        """Whether the device thread makes no progress and cannot be ended."""
+        return self._is_hanging
 
     async def load(self) -> None:
         """Load the weights and wait until they serve. Raises the error of loading, NotResident while the weights are
@@ -146,7 +165,7 @@ class Engine:
         """A snapshot for health endpoints and metrics, in every state."""
         loop = self._loop
         wait_s = loop.predicted_wait_s() if loop else None
-        used, limit = memory_in_use(loop.model.device if loop else None)
+        used, limit = loop.memory if loop else memory_in_use(None)
         return EngineStatus(
             state=self._lifecycle.state,
             running=loop.scheduler.running if loop else 0,
@@ -154,7 +173,7 @@ class Engine:
             max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
             predicted_wait_ms=None if wait_s is None else wait_s * 1000.0,
             memory_used_bytes=used,
-            memory_limit_bytes=loop.plan.memory_limit_bytes if loop else limit,
+            memory_limit_bytes=limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
             weight_bytes=loop.model.info.weight_bytes if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
@@ -177,14 +196,18 @@ class Engine:
         await self.close()
 
     async def close(self) -> None:
-        """Fail remaining requests with Draining and stop the device thread; returns when it has stopped."""
+        """Fail remaining requests with Draining and stop the device thread; returns when it has stopped. A thread that
+        hangs is left to the end of the process."""
         self._lifecycle.transition(Residency.DRAINING)
         self._commands.put(False)
         self._should_unload.set()
         self._wakeup.set()
         if self._thread.is_alive():
             await self._stopped.wait()
-            self._thread.join()
+            if not self._is_hanging:
+                self._thread.join()
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _finish_all(self, timeout_s: float) -> None:
         if self._streams:
@@ -225,9 +248,12 @@ class Engine:
             loop = open_loop(model, self._capacity, self._observe, self._gauge)
             del model  # unloading frees the memory with the loop
         except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
-            if isinstance(error, WorkerError):  # a defect keeps its traceback
+            refusal: Exception = error
+            if is_fatal(error) and not isinstance(error, DeviceFailed):
+                refusal = DeviceFailed(f"the device failed: {error}", retry_after_s=1.0)
+            if isinstance(refusal, WorkerError):  # a defect keeps its traceback
                 _forget_frames(error)
-            self._call_soon(self._refuse_to_start, error)
+            self._call_soon(self._refuse_to_start, refusal)
             return
         self._call_soon(self._begin_serving, loop)
         try:
@@ -276,8 +302,23 @@ class Engine:
             return NotResident("the weights are being unloaded", retry_after_s=1.0)
         return Draining("the worker is shutting down", retry_after_s=1.0)
 
+    async def _watch_steps(self) -> None:
+        """Declare the device as hanging if a step makes no progress, see `StepWatchdog`."""
+        while not self._is_hanging:
+            loop = self._loop
+            await asyncio.sleep(loop.watchdog.tick_s if loop else TICK_S)
+            if loop and (silence_s := loop.watchdog.silence_s(time.monotonic())) is not None:
+                failure = DeviceHangs(f"a step has made no progress for {silence_s:.0f} s", retry_after_s=1.0)
+                self._is_hanging = True
+                self._publish(loop.fault_all(failure))
+                self._fail(failure)
+                for waited_for in (self._evicted, self._stopped):
+                    waited_for.set()
+
     def _refuse_to_start(self, error: Exception) -> None:
-        if self._lifecycle.state is Residency.LOADING:
+        if isinstance(error, DeviceFailed):
+            self._fail(error)
+        elif self._lifecycle.state is Residency.LOADING:
             self._lifecycle.transition(Residency.COLD)
         self._loaded.set_exception(error)
         self._loaded.exception()  # mark as retrieved: no warning if `ready` is never awaited
@@ -287,7 +328,8 @@ class Engine:
         self._loop = None
         if self._lifecycle.state is not Residency.DRAINING:
             self._lifecycle.transition(Residency.FAILED)
-        self._failure.set_result(failure)
+        if not self._failure.done():
+            self._failure.set_result(failure)
 
     def _begin_serving(self, loop: Loop) -> None:
         self._loop = loop
@@ -303,9 +345,13 @@ class Engine:
         self._loop = None
         if self._lifecycle.state is Residency.EVICTING:
             gc.collect()
-            release_cached()
-            self._should_unload.clear()
-            self._lifecycle.transition(Residency.COLD)
+            try:
+                release_cached()
+            except RuntimeError as error:  # the driver reports what has happened before
+                self._fail(_failure_of(error))
+            else:
+                self._should_unload.clear()
+                self._lifecycle.transition(Residency.COLD)
         self._evicted.set()
 
     def _set_state(self, state: Residency) -> None:
@@ -327,4 +373,4 @@ def _forget_frames(error: BaseException | None) -> None:
 def _failure_of(error: Exception) -> DeviceFailed:
     if isinstance(error, DeviceFailed):
         return error
-    return DeviceFailed(f"the worker cannot recover from a failed step: {error!r}", retry_after_s=1.0)
+    return DeviceFailed(f"the worker cannot recover from an error: {error!r}", retry_after_s=1.0)

@@ -13,10 +13,11 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.device_check import DeviceCheck
 from diffusion_worker.engine.scheduler import Limits, Scheduler, SequenceEvent
-from diffusion_worker.engine.warm_up import CudaPeak, run_largest_step
+from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
+from diffusion_worker.engine.watchdog import StepWatchdog, positions_of
 from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.memory.lifecycle import memory_in_use
+from diffusion_worker.memory.lifecycle import fullest, memory_in_use, tensor_bytes
 from diffusion_worker.memory.pressure import BATCH_SHARE, PressureMonitor
 from diffusion_worker.memory.serving_plan import Demand, ModelMemory, ServingPlan, plan_serving
 from diffusion_worker.memory.slots import SlotTable
@@ -45,10 +46,14 @@ class Capacity:
     prefill_chunk: int = 512
     max_step_tokens: int | None = None
     is_exact: bool = False
+    step_timeout_s: float = 300.0  # without progress, at least, before a device counts as hanging
 
 
 class Loop:
-    """Scheduler, stepper and KV cache of one model. One thread calls `step`; all other methods are thread-safe."""
+    """Scheduler, stepper and KV cache of one model. One thread calls `step`; all other methods are thread-safe.
+
+    `memory`: (used, limit) in bytes when they were last measured: of the device, or of this worker's tensors if their
+    limit is configured. `watchdog` is checked by another thread."""
 
     def __init__(
         self,
@@ -75,7 +80,11 @@ class Loop:
         self.scheduler = Scheduler(model.info, self.limits, table, observe)
         self._padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
         self._stepper = Stepper(model, cache, padding=self._padding)
+        self.watchdog = StepWatchdog(capacity.step_timeout_s, time.monotonic)
+        self._stepper.progress = self.watchdog.progress
         self._gauge = gauge or (lambda: memory_in_use(model.device))
+        self._is_limited = capacity.memory_limit_bytes > 0
+        self.memory = self._usages()[-1]
         self._pressure_monitor = PressureMonitor()
         self._allowed_rows, self._max_rows_changed = self.limits.max_num_seqs, False
         self._checked_at, self._grow_from = float("-inf"), float("-inf")
@@ -89,11 +98,14 @@ class Loop:
         kernels need no set-up and such a step may take a minute, runs a small one. Returns the measured peak in bytes
         beside weights and slots (None: not measured). Raises the error of the step."""
         if self.model.device.type == "cpu":
-            if error := self._device_check.failure():
-                raise error
+            with self.watchdog.step(self._device_check.positions):
+                if error := self._device_check.failure():
+                    raise error
             return None
-        meter = CudaPeak(self.model.device) if self.model.device.type == "cuda" else None
-        return run_largest_step(self.model, self._stepper.cache, self.limits, self._padding, meter)
+        with self.watchdog.step(positions_of(largest_batch(self.model.info, self.limits))):
+            return run_largest_step(
+                self.model, self._stepper.cache, self.limits, self._padding, CudaPeak(self.model.device)
+            )
 
     @property
     def pressure(self) -> Pressure:
@@ -127,7 +139,8 @@ class Loop:
         with self._lock:
             batch = self.scheduler.next_batch(time.monotonic())
         self._is_stepping = True
-        result = self._stepper.step(batch)
+        with self.watchdog.step(positions_of(batch)):
+            result = self._stepper.step(batch)
         self._is_stepping = False
         if batch.prefills or batch.denoises or batch.decodes:
             self._faulting_steps = self._faulting_steps + 1 if result.faults else 0
@@ -144,7 +157,8 @@ class Loop:
         if is_fatal(error):
             raise DeviceFailed(f"the device failed: {error}", retry_after_s=1.0) from error
         try:
-            self._stepper.reset()
+            with self.watchdog.step():
+                self._stepper.reset()
         except Exception as second:  # of any kind: nothing can be computed on contents that are unknown
             raise DeviceFailed(f"the KV cache cannot be reset: {second}", retry_after_s=1.0) from second
         self.check_device()
@@ -163,7 +177,9 @@ class Loop:
     def check_device(self) -> None:
         """Step a small request. Raises DeviceFailed if it fails; otherwise only the requests before it have failed."""
         self._faulting_steps = 0
-        if failure := self._device_check.failure():
+        with self.watchdog.step():
+            failure = self._device_check.failure()
+        if failure is not None:
             raise DeviceFailed(f"the device failed a check: {failure}", retry_after_s=1.0) from failure
 
     def check_memory(self) -> None:
@@ -173,7 +189,10 @@ class Loop:
         if now - self._checked_at < PRESSURE_EVERY_S and not self._max_rows_changed:
             return
         self._checked_at, before = now, self._pressure_monitor.level
-        level = self._pressure_monitor.update(*self._gauge(), now)
+        with self.watchdog.step():
+            usages = self._usages()
+        self.memory = usages[-1]
+        level = self._pressure_monitor.update(*fullest(usages), now)
         with self._lock:
             if level is not before or self._max_rows_changed:
                 pressed = int(self.limits.max_num_seqs * BATCH_SHARE[level])
@@ -183,6 +202,13 @@ class Loop:
                 self.scheduler.evict_retained()
             elif now >= self._grow_from:
                 self.scheduler.restore_slots(self._max_slots)
+
+    def _usages(self) -> tuple[tuple[int, int], ...]:
+        """(used, limit) in bytes of the device and, with a configured limit, of this worker's tensors."""
+        if not self._is_limited:
+            return (self._gauge(),)
+        own = tensor_bytes(self.model.device, self.model.info.weight_bytes + self._stepper.cache.allocated_bytes)
+        return self._gauge(), (own, self.plan.memory_limit_bytes)
 
     def predicted_wait_s(self) -> float | None:
         """See `Scheduler.predicted_wait_s`."""

@@ -69,6 +69,7 @@ class Sequence:
     predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
     _prompt_tokens: "array[int]" = field(init=False)  # for a repetition penalty, each once and in ascending order
+    _penalty_inputs: PenaltyInputs | None = None  # None: to be made for the current canvas or token
 
     def __post_init__(self) -> None:
         self.start, self.matcher = self.request.start_ids, self.request.matcher
@@ -209,11 +210,11 @@ class Sequence:
     @property
     def penalty_inputs(self) -> PenaltyInputs | None:
         """The request's penalties and the tokens they count; None without penalties."""
-        if self.request.penalties is None:
-            return None
-        return PenaltyInputs(
-            penalties=self.request.penalties, prompt=self._prompt_tokens, output=tuple(self.occurrences.items())
-        )
+        if self._penalty_inputs is None and self.request.penalties is not None:
+            self._penalty_inputs = PenaltyInputs(
+                penalties=self.request.penalties, prompt=self._prompt_tokens, output=tuple(self.occurrences.items())
+            )
+        return self._penalty_inputs
 
     @property
     def anchor(self) -> float:
@@ -336,6 +337,7 @@ class Sequence:
         self.pending.append(ids)
         if self.request.penalties is not None:
             self.occurrences.update(ids)
+            self._penalty_inputs = None
 
 
 def prefill_chunks_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:

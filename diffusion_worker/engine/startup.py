@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop, plan_of
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed, SequenceFailed
+from diffusion_worker.memory.kv_cache import CacheDamaged
 from diffusion_worker.memory.lifecycle import release_cached
 from diffusion_worker.memory.serving_plan import ServingPlan
 from diffusion_worker.models.device_errors import is_fatal, is_out_of_memory
@@ -72,7 +73,7 @@ def _try(
         return loop, loop.warm_up() or 0
     except SequenceFailed as error:
         raise CheckpointBroken(f"the warm-up step failed: {error}") from error
-    except (RuntimeError, MemoryError, ImportError) as error:
+    except (RuntimeError, MemoryError, ImportError, CacheDamaged) as error:
         if is_out_of_memory(error):
             return None, None
         if is_fatal(error):

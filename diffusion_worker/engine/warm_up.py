@@ -2,6 +2,7 @@
 kernels exist.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -14,19 +15,21 @@ from diffusion_worker.errors import CheckpointBroken
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.model_info import ModelInfo
-from diffusion_worker.types.requests import Truncation
-from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill
+from diffusion_worker.types.requests import Penalties, Truncation
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, PenaltyInputs, Prefill
 
 Work = TypeVar("Work", Prefill, Denoise, Decode)
 
 
 def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     """For every row a prefill chunk, a sealed canvas, a canvas and a token to decode, each at the end of the longest
-    context; tokens are sampled with all truncations. The rows use one slot each, in reverse order, so that their
-    contexts are gathered."""
+    context; tokens are sampled with all truncations, and with penalties that count the whole context. The rows use one
+    slot each, in reverse order, so that their contexts are gathered."""
     slots = range(limits.max_num_seqs - 1, -1, -1)
     chunk = min(limits.prefill_chunk, limits.max_context)
     canvas = min(info.denoising.canvas_length, limits.max_context)
+    seen = array("q", range(min(info.vocab_size, limits.max_context)))
+    penalties = PenaltyInputs(penalties=Penalties(presence=0.1, frequency=0.1, repetition=1.1), prompt=seen)
 
     def prefill(slot: int, tokens: int, *, is_seal: bool) -> Prefill:
         ids = (info.vocab_size // 2,) * tokens
@@ -49,11 +52,19 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
                 seed=slot,
                 temperature=0.7,
                 truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
+                penalties=penalties,
             )
             for slot in slots
         ),
         decodes=tuple(
-            Decode(sequence=-1 - slot, slot=slot, ids=(info.vocab_size // 2,), at=limits.max_context - 1, seed=slot)
+            Decode(
+                sequence=-1 - slot,
+                slot=slot,
+                ids=(info.vocab_size // 2,),
+                at=limits.max_context - 1,
+                seed=slot,
+                penalties=penalties,
+            )
             for slot in slots
         ),
     )

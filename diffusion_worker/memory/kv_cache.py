@@ -51,6 +51,11 @@ class KvCache:
         """Number of slots."""
         return self._slots
 
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of all slots."""
+        return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
+
     def prefill_view(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> "PrefillView":
         """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`; see
         `seal`. Raises ValueError if they exceed a slot."""
@@ -70,14 +75,21 @@ class KvCache:
             raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
 
     def canvas_view(
-        self, slots: Sequence[int], lengths: Sequence[int], canvas_length: int, *, bucket: int | None = None
+        self,
+        slots: Sequence[int],
+        lengths: Sequence[int],
+        canvas_length: int,
+        *,
+        canvases: Sequence[int] | None = None,
+        bucket: int | None = None,
     ) -> "CanvasView":
-        """The context that canvases on these slots attend to. The last view is reused until a slot, a length or any
-        content changes."""
-        key = (tuple(slots), tuple(lengths), canvas_length, bucket)
+        """The context that canvases on these slots attend to. `canvases`: the length of each before its padding to
+        `canvas_length` (None: no padding). The last view is reused until a slot, a length or any content changes."""
+        key = (tuple(slots), tuple(lengths), canvas_length, tuple(canvases or ()), bucket)
         if self._last_view is None or self._last_view[0] != key:
             self._last_view = None  # before the new one is made: a view of gathered slots is as large as their contexts
-            view = CanvasView(self, slots=key[0], lengths=key[1], canvas_length=canvas_length, bucket=bucket)
+            true = key[3] or (canvas_length,) * len(key[0])
+            view = CanvasView(self, slots=key[0], lengths=key[1], canvases=true, width=canvas_length, bucket=bucket)
             self._last_view = (key, view)
         return self._last_view[1]
 
@@ -150,7 +162,8 @@ class LayerView:
 
 class CanvasView:
     """Context of one step over several canvases. All positions of a canvas attend to the same context, in
-    sliding-window layers the last window - 1 tokens.
+    sliding-window layers the last window - 1 tokens; none attends to padding. `canvases` are the lengths of the
+    canvases, which are padded on the right to `width`.
 
     `bucket` is the number of tokens that the view spans, at least those of the longest row; a constant one makes rows
     independent of each other (see `denoise.exact`).
@@ -164,7 +177,8 @@ class CanvasView:
         *,
         slots: tuple[int, ...],
         lengths: tuple[int, ...],
-        canvas_length: int,
+        canvases: tuple[int, ...],
+        width: int,
         bucket: int | None = None,
     ) -> None:
         kept = [min(bucket or max(lengths), capacity) for capacity in store.capacities]
@@ -174,11 +188,14 @@ class CanvasView:
             for layer, count in enumerate(kept)
         ]
         true = upload(lengths, store.device)
-        self.positions = true[:, None] + torch.arange(canvas_length, device=store.device)  # [rows, canvas]
+        place = torch.arange(width, device=store.device)
+        self.positions = true[:, None] + place  # [rows, canvas]
+        is_whole = bucket is None and min(canvases) == width
+        is_text = place < upload(canvases, store.device)[:, None]  # [rows, canvas]
         self.masks = {
             kind: None
-            if bucket is None and _all_full(lengths, kept[layer], store.capacities[layer])
-            else _canvas_mask(true.clamp(max=store.capacities[layer]), kept[layer], canvas_length)
+            if is_whole and _all_full(lengths, kept[layer], store.capacities[layer])
+            else _canvas_mask(true.clamp(max=store.capacities[layer]), kept[layer], is_text)
             for kind, layer in _kinds(store.layers).items()
         }
 
@@ -263,10 +280,10 @@ def _all_full(lengths: tuple[int, ...], kept: int, capacity: int) -> bool:
     return all(min(length, capacity) == kept for length in lengths)
 
 
-def _canvas_mask(valid: torch.Tensor, kept: int, canvas_length: int) -> torch.Tensor:
+def _canvas_mask(valid: torch.Tensor, kept: int, is_text: torch.Tensor) -> torch.Tensor:
     """Mask [rows, 1, 1, kept + canvas], the same for every position of a canvas."""
     context = torch.arange(kept, device=valid.device) < valid[:, None]
-    return torch.cat([context, context.new_ones(len(valid), canvas_length)], dim=1)[:, None, None]
+    return torch.cat([context, is_text], dim=1)[:, None, None]
 
 
 def _slot_index(slots: tuple[int, ...], device: torch.device) -> slice | torch.Tensor:

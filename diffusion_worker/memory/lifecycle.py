@@ -5,6 +5,7 @@ Decides whether requests may be admitted in the current state.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from diffusion_worker.types.status import Residency
 
 TRANSITIONS: dict[Residency, frozenset[Residency]] = {
     Residency.COLD: frozenset({Residency.LOADING, Residency.DRAINING}),
-    Residency.LOADING: frozenset({Residency.READY, Residency.COLD, Residency.DRAINING}),
+    Residency.LOADING: frozenset({Residency.READY, Residency.COLD, Residency.FAILED, Residency.DRAINING}),
     Residency.READY: frozenset({Residency.DEGRADED, Residency.EVICTING, Residency.FAILED, Residency.DRAINING}),
     Residency.DEGRADED: frozenset({Residency.READY, Residency.EVICTING, Residency.FAILED, Residency.DRAINING}),
     Residency.EVICTING: frozenset({Residency.COLD, Residency.FAILED, Residency.DRAINING}),
@@ -67,6 +68,16 @@ def card_usage(*, free: int, total: int, reserved: int, allocated: int) -> tuple
     """(used, limit) of a card, from the driver's `free` bytes and those of torch's caching allocator: what it has
     `reserved` but not `allocated` to tensors is available to the next step, so it is not in use."""
     return max(0, total - free - max(0, reserved - allocated)), total
+
+
+def tensor_bytes(device: torch.device, known: int) -> int:
+    """Bytes of this process's tensors on the device: on a card those of torch's allocator, elsewhere `known`."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else known
+
+
+def fullest(usages: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The (used, limit) with the largest share in use; a limit of 0 means unknown."""
+    return max(usages, key=lambda usage: usage[0] / usage[1] if usage[1] > 0 else 0.0)
 
 
 def release_cached() -> None:

@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
 from diffusion_worker.models.checkpoint_source import CONFIG
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
-from diffusion_worker.models.placement import AUTO, LoadOptions, first_line, meta_model, place, plain_config
+from diffusion_worker.models.placement import AUTO, LoadOptions, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.requests import DenoisingParams
+from twolane.process.errors import first_line
 
 __all__ = ["ARCHITECTURE", "LoadOptions", "load", "read_config"]
 

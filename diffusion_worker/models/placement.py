@@ -4,20 +4,22 @@ The loader checks that the files are complete and match.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign
-from diffusion_worker.models.device_errors import is_out_of_memory
+from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, DeviceFailed
+from diffusion_worker.models.device_errors import device_problem, is_fatal, is_out_of_memory
 from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
+from twolane.process.errors import first_line
 
 AUTO = "auto"
 KEEP, UNPACK = "keep", "unpack"
+DEVICES = ("cpu", "cuda")  # whose memory the worker can measure, see `memory.lifecycle`; ROCm's devices are called cuda
 VISION_MODULES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # not used for text
 
 # Raised by the library and its quantisers for unsuitable files and machines.
@@ -43,7 +45,8 @@ class LoadOptions:
 def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tuple[Any, Mapping[str, Any]]:
     """Load the weights of a folder; returns the model and transformers' loading info (missing and unexpected keys).
 
-    Raises CheckpointBroken, CheckpointForeign if the quantisation is not supported here, or BadSetting for bad options.
+    Raises CheckpointBroken, CheckpointForeign if the quantisation is not supported here, BadSetting for bad options, or
+    DeviceFailed.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import DiffusionGemmaForBlockDiffusion
@@ -66,8 +69,9 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
             **kwargs,
         )
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
+        _raise_device_failure(error, device)
         raise _translated(error, folder, quantisation, options) from error
-    _refuse_scattered(model)
+    _check_devices(model)
     return model, found
 
 
@@ -88,18 +92,16 @@ def meta_model(config: Any) -> Any:
         return DiffusionGemmaForBlockDiffusion(config)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error message, without the advice that libraries append."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _device(name: str) -> torch.device:
     if name == AUTO:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        _check_supported({device.type}, f"--device {name}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_fatal(error):
+            raise DeviceFailed(f"the device {name} failed: {first_line(error)}", retry_after_s=1.0) from error
         raise BadSetting(f"--device {name}: not available on this machine: {first_line(error)}") from error
     return device
 
@@ -158,6 +160,14 @@ def _as_config_says(folder: Path, quantisation: Quantisation | None, options: Lo
     return named
 
 
+def _raise_device_failure(error: Exception, device: torch.device) -> None:
+    """Raises DeviceFailed if a device that has failed is the reason; the library may not say so."""
+    cause = error if is_fatal(error) else device_problem(device)
+    if cause is not None:
+        message = f"the device failed while the weights were loaded: {first_line(cause)}"
+        raise DeviceFailed(message, retry_after_s=1.0) from error
+
+
 def _translated(
     error: Exception, folder: Path, quantisation: Quantisation | None, options: LoadOptions
 ) -> BadSetting | CheckpointBroken | CheckpointForeign:
@@ -173,9 +183,17 @@ def _translated(
     return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {first_line(error)}{hint}")
 
 
-def _refuse_scattered(model: Any) -> None:
+def _check_supported(types: Iterable[str], setting: str) -> None:
+    """Raises BadSetting for types of devices whose memory cannot be measured: the plan would be that of the host."""
+    if unsupported := sorted(set(types) - {*DEVICES, "meta"}):
+        raise BadSetting(f"{setting}: unsupported device {unsupported[0]!r} (choose from {', '.join(DEVICES)})")
+
+
+def _check_devices(model: Any) -> None:
     """All text layers must be on one device, where the KV cache is; the vision tower may be elsewhere."""
-    devices = {str(weight.device) for name, weight in model.named_parameters() if not name.startswith(VISION_MODULES)}
+    placed = {weight.device for name, weight in model.named_parameters() if not name.startswith(VISION_MODULES)}
+    _check_supported((device.type for device in placed), "--device-map")
+    devices = {str(device) for device in placed}
     if len(devices) > 1 or "meta" in devices:
         raise BadSetting(
             f"--device-map: all text layers must be on one device, but are on {', '.join(sorted(devices))}"

@@ -7,10 +7,11 @@ from diffusion_worker.errors import CheckpointBroken, OutOfRange
 from diffusion_worker.models.checkpoint_source import CONFIG
 from diffusion_worker.models.diffusion_gemma import kv_shapes, step_shape
 from diffusion_worker.models.loader import read_config
-from diffusion_worker.models.placement import VISION_MODULES, first_line, meta_model, plain_config
+from diffusion_worker.models.placement import VISION_MODULES, meta_model, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelSize, Packed
 from diffusion_worker.types.requests import DenoisingParams
+from twolane.process.errors import first_line
 
 _EXPERTS = ".experts."  # tensors [experts, ...], of which a token uses the router's top k
 

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer as Library
 
 from diffusion_worker.errors import CheckpointBroken, CheckpointForeign, CheckpointMissing, PromptTooLong
+from twolane.process.errors import first_line
 
 # The library's own threads only serve batches of several texts; with them it warns in every process that is started.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -102,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointMissing(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        raise CheckpointBroken(f"{path} cannot be read: {_first_line(error)}") from error
+        raise CheckpointBroken(f"{path} cannot be read: {first_line(error)}") from error
     if not isinstance(value, dict):
         raise CheckpointBroken(f"{path} does not contain a JSON object")
     return value
@@ -112,11 +113,7 @@ def _library(text: str) -> Library:
     try:
         return Library.from_str(text)
     except Exception as error:  # the library raises plain Exception for invalid files
-        raise CheckpointBroken(f"tokenizer.json is not a usable tokenizer: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointBroken(f"tokenizer.json is not a usable tokenizer: {first_line(error)}") from error
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -35,10 +35,10 @@ class Prefill:
     is_seal: bool = False  # a sealed canvas
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class PenaltyInputs:
     """The penalties of a sequence, and the tokens that they count: those of the prompt, and of the output before the
-    current canvas or token, each once and with its number of occurrences."""
+    current canvas or token, each once and with its number of occurrences. All steps of a canvas share one record."""
 
     penalties: Penalties
     prompt: "array[int]" = field(default_factory=lambda: array("q"))  # ascending; for a repetition penalty

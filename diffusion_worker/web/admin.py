@@ -9,11 +9,12 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp
 
 from diffusion_worker.web.health import app_with_probes, health_body, json_response
-from diffusion_worker.web.http_io import read_body
+from diffusion_worker.web.http_io import limit_bodies
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.request_params import parse_body
 from diffusion_worker.web.serving_state import ServingState
+from twolane.process.http_body import read_body
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
 _MAX_BODY_BYTES = 4096
@@ -55,7 +56,7 @@ def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
         serving_state.engine.limit(rows)
         return json_response(state_body(serving_state))
 
-    return Middleware(app, serving_state)
+    return Middleware(limit_bodies(app, serving_state, max_body_bytes=_MAX_BODY_BYTES), serving_state)
 
 
 def state_body(serving_state: ServingState) -> dict[str, Any]:
@@ -73,5 +74,5 @@ def state_body(serving_state: ServingState) -> dict[str, Any]:
 
 async def _fields(request: Request) -> Fields:
     """Fields of the body; an empty body is an empty object."""
-    body = await read_body(request.scope, request.receive, _MAX_BODY_BYTES)
+    body = await read_body(request.receive)
     return parse_body(body) if body else Fields({})

@@ -61,7 +61,7 @@ class DecisionEndpoint:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
             deadline_ms = read_deadline_ms(header(scope, DEADLINE_HEADER.encode()))
-            body = await read_body(scope, receive, self._state.max_body_bytes)
+            body = await read_body(receive)
             # Laying out encodes every question and label, so it never runs on the event loop.
             canvases = await asyncio.to_thread(prepare, self._state, body)
             deadline_s = None if deadline_ms is None else deadline_ms / 1000

@@ -27,12 +27,13 @@ from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, F
 from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
-from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, header, read_body, send_response
+from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, header, send_response
 from diffusion_worker.web.label_logprobs import Layouts
 from diffusion_worker.web.request_log import RequestLog, request_log_of
 from diffusion_worker.web.response_builder import ResponseBuilder
 from diffusion_worker.web.response_parts import DONE, Details, Writer, diffusion_body, event, usage_body
 from diffusion_worker.web.serving_state import ServingState
+from twolane.process.http_body import read_body
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
 MAX_ATTEMPTS = 6  # generations per request when validation of the complete answer fails
@@ -81,7 +82,7 @@ class Endpoint:
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
         deadline_ms = read_deadline_ms(header(scope, DEADLINE_HEADER.encode()))
-        body = await read_body(scope, receive, self._state.max_body_bytes)
+        body = await read_body(receive)
         if len(body) > _LARGE_BYTES:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._threads, self._prepare, self._state, body, deadline_ms)

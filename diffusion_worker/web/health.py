@@ -8,12 +8,10 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from diffusion_worker.errors import WorkerError
+from diffusion_worker.memory.lifecycle import SERVING
 from diffusion_worker.telemetry.metrics import CONTENT_TYPE
-from diffusion_worker.types.status import Residency
 from diffusion_worker.web.error_body import MethodNotAllowed, NoSuchRoute, problem_of
 from diffusion_worker.web.serving_state import ServingState
-
-_SERVING = frozenset({Residency.READY, Residency.DEGRADED})
 
 
 def app_with_probes(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
@@ -37,7 +35,7 @@ def app_with_probes(serving_state: ServingState, known: Sequence[str]) -> FastAP
     async def health() -> Response:
         """Readiness and load of the worker."""
         body = health_body(serving_state)
-        return json_response(body, 200 if body["state"] in _SERVING else 503)
+        return json_response(body, 200 if body["state"] in SERVING else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:

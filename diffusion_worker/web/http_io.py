@@ -1,4 +1,4 @@
-"""HTTP over raw ASGI: read a body up to a size limit, send a response, and cancel work when the client disconnects."""
+"""HTTP over raw ASGI: headers, responses, limited bodies, and work that is cancelled when the client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,13 +6,15 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_worker.errors import WorkerError
+from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.web.error_body import BodyTooLarge, Headers, TooManyBytes, problem_of
-from twolane.process import http_body
-from twolane.process.http.bounded_bodies import RETRY_AFTER_S
+from diffusion_worker.web.serving_state import ServingState
+from twolane.process.http.bounded_bodies import BoundedBodies
 from twolane.process.http.byte_budget import BudgetExceededError
+from twolane.process.http.limits import OUT_OF_BYTES, Broken
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected
 
 JSON = (b"content-type", b"application/json")
@@ -26,15 +28,6 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The complete body. Raises ClientDisconnected, and BodyTooLarge, before reading if `content-length` exceeds it."""
-    announced = (header(scope, b"content-length") or "").encode()
-    try:
-        return await http_body.read_body(receive, content_length=announced, limit=limit)
-    except BodyTooLargeError as error:
-        raise BodyTooLarge(str(error)) from error
-
-
 async def send_response(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """A complete response."""
     length = (b"content-length", str(len(body)).encode())
@@ -42,12 +35,22 @@ async def send_response(send: Send, status: int, headers: Headers, body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+def limit_bodies(app: ASGIApp, serving_state: ServingState, *, max_body_bytes: int) -> ASGIApp:
+    """The application behind a limit of its bodies, and of the bytes that all requests hold together."""
+
+    async def refuse(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+        if isinstance(fault, BudgetExceededError):
+            serving_state.meters.observe(RefusalObserved(reason=Broken.BYTE_BUDGET.value))
+        await _refuse_body(send, fault)
+
+    return BoundedBodies(app, serving_state.byte_budget, max_body_bytes=max_body_bytes, refuse=refuse)
+
+
+async def _refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
     """The response to a body that is too large, or too large for now."""
     error: WorkerError = BodyTooLarge(str(fault))
     if isinstance(fault, BudgetExceededError):
-        message = "The worker holds as many bytes of requests as its memory allows."
-        error = TooManyBytes(message, retry_after_s=RETRY_AFTER_S)
+        error = TooManyBytes(OUT_OF_BYTES.message, retry_after_s=OUT_OF_BYTES.retry_after_s)
     problem = problem_of(error)
     await send_response(send, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 

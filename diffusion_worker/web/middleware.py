@@ -17,7 +17,7 @@ from diffusion_worker.web.error_body import InvalidKey, PermissionDenied, proble
 from diffusion_worker.web.http_io import JSON, header, send_response
 from diffusion_worker.web.response_parts import event
 from diffusion_worker.web.serving_state import ServingState
-from twolane.process.api_keys import KeyScope, key_of
+from twolane.process.api_keys import INVALID_KEY, KeyScope, key_of
 from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes need no key; with a keys file every other path does
@@ -58,7 +58,7 @@ class Middleware:
             await response.send_error(error)
         except Exception:  # noqa: BLE001 - the last handler of a request: an unexpected error gets a response too
             _log.exception("a request failed")
-            await response.send_error(WorkerError("The worker failed to process this request."))
+            await response.send_error(WorkerError("Internal error of the worker; see its log."))
 
     def _authenticate(self, scope: Scope) -> None:
         """Raises InvalidKey or PermissionDenied."""
@@ -66,7 +66,7 @@ class Middleware:
             return
         key = self._state.keys.current.find(key_of(scope["headers"]))
         if key is None:
-            raise InvalidKey("A valid API key is required: 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'.")
+            raise InvalidKey(INVALID_KEY)
         needed = _scope_of(scope["path"])
         if not key.allows(needed):
             raise PermissionDenied(f"This API key lacks the scope `{needed}`.")
@@ -81,7 +81,7 @@ def _scope_of(path: str) -> KeyScope:
 
 
 def _draining() -> Draining:
-    return Draining("the worker is shutting down", retry_after_s=1.0)
+    return Draining("The worker is shutting down, and the request did not finish in time.", retry_after_s=1.0)
 
 
 class _SendWithHeaders:

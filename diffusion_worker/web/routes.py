@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.chat import prepare_chat
 from diffusion_worker.web.completions import prepare_completion
@@ -17,13 +16,10 @@ from diffusion_worker.web.decisions import DecisionEndpoint
 from diffusion_worker.web.error_body import MethodNotAllowed
 from diffusion_worker.web.handler import Endpoint
 from diffusion_worker.web.health import app_with_probes, json_response
-from diffusion_worker.web.http_io import refuse_body
+from diffusion_worker.web.http_io import limit_bodies
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.api_support import capabilities_of
 from diffusion_worker.web.serving_state import ServingState
-from twolane.process.http.bounded_bodies import BoundedBodies
-from twolane.process.http.byte_budget import BudgetExceededError
-from twolane.process.http_body import BodyTooLargeError
 
 DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}
 DECISIONS = "/v1/decisions"
@@ -34,15 +30,8 @@ def build_routes(serving_state: ServingState) -> ASGIApp:
     hot: dict[str, ASGIApp] = {path: Endpoint(serving_state, prepare) for path, prepare in DIALECTS.items()}
     hot[DECISIONS] = DecisionEndpoint(serving_state)
     router = _Router(hot, _cold_routes(serving_state))
-
-    async def refuse(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
-        if isinstance(fault, BudgetExceededError):
-            serving_state.meters.observe(RefusalObserved(reason="byte_budget"))
-        await refuse_body(send, fault)
-
-    limit = serving_state.max_body_bytes
-    bounded = BoundedBodies(router, serving_state.byte_budget, max_body_bytes=limit, refuse=refuse)
-    return Middleware(bounded, serving_state)
+    limited = limit_bodies(router, serving_state, max_body_bytes=serving_state.max_body_bytes)
+    return Middleware(limited, serving_state)
 
 
 class _Router:

@@ -15,7 +15,7 @@ from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
-from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, fields_for
+from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, with_fields
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
 
@@ -261,7 +261,7 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
         listed = ENGINES[engine]
     else:
         raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
-    found = fields_for(listed, kind, engine)
+    found = with_fields(listed, kind, engine)
     return replace(found, fields=found.fields | takes, **limits)
 
 

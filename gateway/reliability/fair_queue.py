@@ -5,7 +5,7 @@ Infinite Storage"). If the queue is full, the newest item of the key with the mo
 "Stochastic Fairness Queuing"), so that a key that floods the queue displaces only itself.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -13,10 +13,12 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 class FairQueue(Generic[Item]):
-    """All operations take constant time, except `offer` to a full queue, which looks at each key."""
+    """All operations take constant time, however many keys there are."""
 
     def __init__(self) -> None:
         self._by_key: OrderedDict[str, dict[Item, None]] = OrderedDict()  # the next key to be served first
+        self._by_count: defaultdict[int, dict[str, None]] = defaultdict(dict)  # keys by their number of items
+        self._most = 0  # items of a key
         self._length = 0
 
     def __len__(self) -> int:
@@ -31,9 +33,9 @@ class FairQueue(Generic[Item]):
         if self._length < limit:
             self._add(key, item)
             return None
-        longest = max(self._by_key, key=lambda each: len(self._by_key[each]), default=key)
-        if len(self._by_key.get(longest, ())) <= len(self._by_key.get(key, ())) + 1:
+        if self._most <= len(self._by_key.get(key, ())) + 1:
             return item
+        longest = next(iter(self._by_count[self._most]))
         newest = next(reversed(self._by_key[longest]))
         self.remove(longest, newest)
         self._add(key, item)
@@ -55,9 +57,24 @@ class FairQueue(Generic[Item]):
             return
         del items[item]
         self._length -= 1
+        self._count(key, len(items) + 1, len(items))
         if not items:
             del self._by_key[key]
 
     def _add(self, key: str, item: Item) -> None:
-        self._by_key.setdefault(key, {})[item] = None
+        items = self._by_key.setdefault(key, {})
+        items[item] = None
         self._length += 1
+        self._count(key, len(items) - 1, len(items))
+
+    def _count(self, key: str, before: int, now: int) -> None:
+        """A key has one item more, or one less."""
+        if before:
+            del self._by_count[before][key]
+            if not self._by_count[before]:
+                del self._by_count[before]
+                if self._most == before:
+                    self._most = now  # the key itself has the most now, maybe beside others
+        if now:
+            self._by_count[now][key] = None
+            self._most = max(self._most, now)

@@ -2,8 +2,8 @@
 
 Controlled delay with two limits (Nichols and Jacobson 2012, "Controlling Queue Delay"; Maurer 2015, "Fail at Scale"):
 a burst may wait, because it ends by itself, but a load that exceeds the capacity fills any queue. So once all requests
-of a whole second have waited too long, the gateway counts as overloaded and keeps only a short queue: those that it
-answers, it answers quickly. It stays overloaded until it has had to refuse nothing for a while.
+of a whole second have waited too long, the gateway counts as overloaded and keeps only a short queue, so that the
+requests which it accepts are answered quickly. It stays overloaded until it has refused no request for `calm_s`.
 """
 
 from dataclasses import dataclass

@@ -86,7 +86,7 @@ _PASSED: Final[Mapping[str | None, frozenset[Capability]]] = {
 LITELLM_FIELDS: Final = frozenset(_PLATFORM.split()) - {"metadata"} | {NAME, CACHE_CONTROL}
 
 
-def fields_for(capabilities: Capabilities, kind: Kind, engine: str | None) -> Capabilities:
+def with_fields(capabilities: Capabilities, kind: Kind, engine: str | None) -> Capabilities:
     """The same capabilities with the request fields that a target takes. Without an `engine`, the policy lists them."""
     if kind is Kind.LITELLM:  # litellm refuses what the provider does not support
         return replace(capabilities, fields=LITELLM_FIELDS, is_open=False, missing=frozenset(), passes=_PENALTIES)
@@ -111,7 +111,7 @@ def capabilities_of(supported: frozenset[Capability], *, json_schema: Grade, too
 
 ENGINES: Final[Mapping[str, Capabilities]] = MappingProxyType(
     {
-        name: fields_for(
+        name: with_fields(
             capabilities_of(frozenset(map(Capability, names.split())), json_schema=json_schema, tools=tools),
             Kind.OPENAI,
             name,

@@ -14,8 +14,10 @@ from typing import Final
 
 from gateway.server.balance import Balance
 from gateway.server.handover import Handover
+from twolane.process.sockets import has_waiting, refuse_new_connections
 
 ACCEPTS_PER_TURN: Final = 64
+HANDSHAKES_S: Final = 0.1  # for connections that clients have begun when the dispatcher closes
 READY_WITHIN_S: Final = 30.0  # after that, connections are accepted although some process has not started
 EXHAUSTED_S: Final = 0.01
 STALLED_S: Final = 1.0  # a process that takes no connection for this long gets no more
@@ -33,13 +35,21 @@ class Dispatcher:
         self._unplaced: deque[socket.socket] = deque()
         self._expected = expected
         self._is_accepting = False
-        self._is_closed = False
+        self._closing_s: float | None = None
+        self._is_finished = False
         self._began_s = time.monotonic()
 
     @property
     def pending(self) -> int:
         """Accepted connections that no process has taken yet."""
         return len(self._unplaced) + sum(each.pending for each in self._processes.values())
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is closing, and a process has taken every connection that was begun before."""
+        if self._closing_s is None or time.monotonic() - self._closing_s < HANDSHAKES_S:
+            return False
+        return self._is_finished or (not self.pending and not has_waiting(self._listener))
 
     def add(self, number: int) -> socket.socket:
         """A new process; returns its end of the channel."""
@@ -54,17 +64,21 @@ class Dispatcher:
         if process is None:
             return
         self._expected = 0  # do not wait for it
-        process.read()  # its last reports
+        process.read(time.monotonic())  # its last reports
         self._selector.unregister(process.channel)
         self._unplaced.extend(process.close())
+        self._balance.forget(number)
         self.update()
 
     def handle(self, number: int | None) -> None:
         """An event of a process's channel, or of the listening socket (None)."""
         if number is None:
             self._accept()
-        elif (process := self._processes.get(number)) is not None and not process.read():
-            self.remove(number)
+        elif (process := self._processes.get(number)) is not None:
+            is_open = process.read(time.monotonic())
+            self._unplaced.extend(process.take_returned())
+            if not is_open:
+                self.remove(number)
         self.update()
 
     def update(self) -> None:
@@ -75,13 +89,17 @@ class Dispatcher:
         is_started = ready >= max(1, self._expected) or (ready and time.monotonic() - self._began_s > READY_WITHIN_S)
         if is_started:
             self._expected = 0
-        self._accept_if(bool(is_started) and not self._unplaced and not self._is_closed)
+        self._accept_if(bool(is_started) and not self._unplaced and not self._is_finished)
 
     def close(self) -> None:
-        """Accept what waits already, and nothing from now on."""
-        self._accept()
-        self._is_closed = True
-        self.update()
+        """Let no new connection begin. Those that wait are still handed over: go on until `is_done`."""
+        self._closing_s = time.monotonic()
+        refuse_new_connections(self._listener)
+
+    def finish(self) -> None:
+        """Close the listening socket; call `close` before."""
+        self._accept_if(False)
+        self._is_finished = True
         self._listener.close()
 
     def _accept(self) -> None:
@@ -106,6 +124,7 @@ class Dispatcher:
         while able:
             picked = self._balance.pick(able)
             if self._processes[picked].send(connection, now_s):
+                self._balance.sent(picked)
                 return True
             del able[picked]
         return False
@@ -119,6 +138,6 @@ class Dispatcher:
 
 
 def _takes(process: Handover, now_s: float) -> bool:
-    """Whether a process takes connections: it has started, and it does not hang."""
+    """Whether a process takes connections: it has started, has descriptors left, and does not hang."""
     since_s = process.waiting_since_s
-    return process.is_ready and (since_s is None or now_s - since_s <= STALLED_S)
+    return process.is_ready and now_s >= process.full_until_s and (since_s is None or now_s - since_s <= STALLED_S)

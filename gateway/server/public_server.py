@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from gateway.server.handover import Receiver
+from gateway.server.receiver import Receiver
 from twolane.process.http.server import Server
 
 

@@ -20,17 +20,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from gateway.server.dispatcher import Dispatcher
+from gateway.server.dispatcher import HANDSHAKES_S, Dispatcher
 from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
-from gateway.telemetry.multiprocess import FOLDER_VARIABLE, forget, forget_all
+from gateway.telemetry.metrics_folder import FOLDER_VARIABLE, forget, forget_all
 from twolane.process.errors import ConfigurationError
-from twolane.process.sockets import url_of
+from twolane.process.sockets import refuse_new_connections, url_of
 
 EARLY_EXIT_S: Final = 5.0  # a process that ends this early has not served
 MAX_EARLY_EXITS: Final = 3  # consecutive
 GRACE_S: Final = 8.0  # in addition to the drain time: the last responses, and the end of the process
-HANDOVER_S: Final = 1.0  # for connections on their way, before the processes are stopped
+HANDOVER_S: Final = 2.0  # for connections on their way, before the processes are stopped
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -86,13 +86,15 @@ class _Supervisor:
                 self._processes.start()
 
     def stop(self, within_s: float) -> int:
-        """Hand over the connections that have been accepted, send SIGTERM and wait `within_s`; `kill` ends the rest.
+        """Hand over the connections that clients have begun, send SIGTERM and wait `within_s`; `kill` ends the rest.
         Always returns 0."""
         self._dispatcher.close()
+        self._processes.close_admin()
         until = time.monotonic() + HANDOVER_S
-        while self._processes.any_running and self._dispatcher.pending and time.monotonic() < until:
-            self._wait(HANDOVER_S / 10)
+        while self._processes.any_running and not self._dispatcher.is_done and time.monotonic() < until:
+            self._wait(HANDSHAKES_S / 2)
             self._processes.reap()
+        self._dispatcher.finish()
         self._processes.send(signal.SIGTERM)
         until = time.monotonic() + within_s
         self._processes.reap()
@@ -145,6 +147,10 @@ class _Processes:
                 pass_fds=numbers,
             )
         self._started[process] = (self._count, time.monotonic())
+
+    def close_admin(self) -> None:
+        """Let no new connection to the admin port begin; the processes accept those that wait."""
+        refuse_new_connections(self._admin)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to all."""

@@ -1,8 +1,8 @@
 """Metrics across the processes of one gateway: counters through prometheus_client's files, gauges through JSON
 files.
 
-Both are in the folder `PROMETHEUS_MULTIPROC_DIR`, which prometheus_client reads at import. Counters of a process
-outlive it; its gauges do not.
+Both are in the folder `PROMETHEUS_MULTIPROC_DIR` (see `metrics_folder`), which prometheus_client reads at import.
+Counters of a process outlive it; its gauges do not.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.telemetry.gauges import FAMILIES, Reading
+from gateway.telemetry.metrics_folder import gauges_file
 
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 PUBLISH_EVERY_S: Final = 1.0
 STALE_S: Final = 10.0  # a process that has not published for this long hangs or has ended
 
@@ -28,7 +28,7 @@ class MultiprocessMetrics:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._own = _file(folder, os.getpid())
+        self._own = gauges_file(folder, os.getpid())
 
     def counts(self) -> CollectorRegistry:
         """A registry with the counters of all processes, ended ones included."""
@@ -57,19 +57,3 @@ class MultiprocessMetrics:
     def close(self) -> None:
         """Remove this process's gauges."""
         self._own.unlink(missing_ok=True)
-
-
-def forget(folder: Path, pid: int) -> None:
-    """Remove the gauges of a process that has ended."""
-    _file(folder, pid).unlink(missing_ok=True)
-
-
-def forget_all(folder: Path) -> None:
-    """Remove the counters and gauges of earlier runs. Raises OSError."""
-    for pattern in ("*.db", "states_*"):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-def _file(folder: Path, pid: int) -> Path:
-    return folder / f"states_{pid}.json"

@@ -7,8 +7,8 @@ from starlette.types import Send
 from gateway.errors import BodyTooLarge, GatewayError, TooManyBytes
 from gateway.web.error_body import JSON, body_of, headers_of
 from gateway.web.headers import REQUEST_ID, new_request_id
-from twolane.process.http.bounded_bodies import RETRY_AFTER_S
 from twolane.process.http.byte_budget import BudgetExceededError
+from twolane.process.http.limits import OUT_OF_BYTES
 from twolane.process.http_body import BodyTooLargeError
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -28,7 +28,7 @@ async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> 
 async def send_early_error(
     send: Send, error: GatewayError, headers: Headers = (), *, request_id: str | None = None
 ) -> None:
-    """An error in OpenAI's format for a request without a decision; the request gets an ID if it has none."""
+    """An error in OpenAI's format for a request that the pipeline has not decided; a new request ID if it has none."""
     await send_error(send, error, [(REQUEST_ID, (request_id or new_request_id()).encode()), *headers])
 
 
@@ -37,8 +37,7 @@ async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError
     if isinstance(fault, BodyTooLargeError):
         await send_early_error(send, BodyTooLarge(str(fault)))
     else:
-        message = "The gateway holds as many bytes of requests and answers as its memory allows."
-        await send_early_error(send, TooManyBytes(message, retry_after_s=RETRY_AFTER_S))
+        await send_early_error(send, TooManyBytes(OUT_OF_BYTES.message, retry_after_s=OUT_OF_BYTES.retry_after_s))
 
 
 async def start_stream(send: Send, headers: Headers) -> None:

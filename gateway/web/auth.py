@@ -6,18 +6,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import PermissionDenied, Unauthorized
 from gateway.web.asgi_responses import send_early_error
-from twolane.process.api_keys import Keys, KeyScope, key_of
+from twolane.process.api_keys import INVALID_KEY, Keys, KeyScope, key_of
 
-_NO_KEY = (
-    "Missing or invalid API key; send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key', and the same one if"
-    " in several of them."
-)
 OPEN_PATHS = frozenset({"/live", "/health"})
 
 
 def fairness_key(scope: Scope, keys: Keys | None) -> str:
-    """Whose share of the gateway a request uses: its API key's, or its client's where no keys are required. Requests
-    with an unknown key share one."""
+    """Whose share of the gateway a request uses: its API key's, or its client address's if no keys are required. All
+    requests with an unknown key have one share together."""
     if keys is not None:
         key = keys.find(key_of(scope["headers"]))
         return key.name if key else ""
@@ -54,7 +50,7 @@ class Authenticate:
             return
         key = self._keys().find(key_of(scope["headers"]))
         if key is None:
-            await send_early_error(send, Unauthorized(_NO_KEY))
+            await send_early_error(send, Unauthorized(INVALID_KEY))
             return
         needed = self._scope_of(scope["path"])
         if needed is not None and not key.allows(needed):

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision
-from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed
+from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.types import Query
@@ -25,7 +25,7 @@ from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_quota
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
-from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
+from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
 
@@ -38,7 +38,6 @@ class GenerationApis:
         pipeline: Pipeline,
         clock: Clock,
         *,
-        max_body_bytes: int,
         heartbeat_s: float,
         begin: Callable[[Trace | None], Trace | None] = lambda caller: caller,
         apis: Mapping[str, ClientApi] = APIS,
@@ -49,7 +48,6 @@ class GenerationApis:
         self._clock = clock
         # Few threads: parsing takes ten times the memory of a body, and more would not be faster.
         self._parsers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="parse")
-        self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
         self._begin = begin
 
@@ -79,11 +77,7 @@ class GenerationApis:
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
         check_encoding(headers)
-        announced = headers.get(b"content-length", b"")
-        try:
-            body = await read_body(receive, content_length=announced, limit=self._max_body_bytes)
-        except BodyTooLargeError as error:
-            raise BodyTooLarge(str(error)) from error
+        body = await read_body(receive)
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)

@@ -8,6 +8,7 @@ nothing is parsed, no task is started, and the connection stays open.
 import asyncio
 import secrets
 from collections.abc import Callable, Collection
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,7 +114,8 @@ class Ingress:
     def _schedule(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
+            # In an empty context: this one may be of another request, whose variables would live on here.
+            asyncio.get_running_loop().call_soon(self._turn, context=Context())
 
 
 def _is_large(cycle: RequestCycle) -> bool:

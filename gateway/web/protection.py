@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.types import ASGIApp, Send
 
@@ -10,20 +11,18 @@ from gateway.web.admin import scope_of
 from gateway.web.asgi_responses import refuse_body
 from gateway.web.auth import Authenticate
 from gateway.web.browser_guard import BrowserGuard
-from gateway.web.cors import Cors
+from gateway.web.cors import Origins, Preflight
 from twolane.process.api_keys import Keys
 from twolane.process.http.bounded_bodies import BoundedBodies
 from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
 from twolane.process.http.connection import ClientConnection, Listener
-from twolane.process.http.limits import limits_of
+from twolane.process.http.limits import Broken, limits_of
 from twolane.process.http.request_cycle import RequestCycle
 from twolane.process.http_body import BodyTooLargeError
 from twolane.process.keys_file import KeysFile
 
-BYTE_BUDGET = "byte_budget"  # reason of a refusal, beside those of the listener
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Protection:
     """Of both ports. `on_refused` is called with the reason when the listener or the byte budget refuses a request."""
 
@@ -33,17 +32,31 @@ class Protection:
     on_refused: Callable[[str], None]
 
     def public(self, app: ASGIApp) -> ASGIApp:
-        """The application of the public port."""
-        guarded = self._guarded(Authenticate(self._bounded(app), self._keys()))
-        return Cors(guarded, self.settings.cors_origins) if self.settings.cors_origins else guarded
+        """The application of the public port, without what `preflight` adds outside of everything else."""
+        return self._guarded(Authenticate(self._bounded(app), self._keys()))
+
+    def preflight(self, app: ASGIApp) -> ASGIApp:
+        """The application of the public port, which also answers preflight requests of browsers."""
+        return Preflight(app, self._origins) if self._origins else app
 
     def admin(self, app: ASGIApp) -> ASGIApp:
         """The application of the admin port."""
         return self._guarded(Authenticate(self._bounded(app), self._keys(), scope_of))
 
-    def listener(self, arrive: Callable[[ClientConnection, RequestCycle], None] | None = None) -> Listener:
-        """The client connections of one port; see `Listener` for `arrive`."""
-        return Listener(limits_of(self.settings), self.on_refused, arrive)
+    def public_listener(self, arrive: Callable[[ClientConnection, RequestCycle], None]) -> Listener:
+        """The client connections of the public port; see `Listener` for `arrive`."""
+        limits, origins = limits_of(self.settings), self._origins
+        if origins is None:
+            return Listener(limits, self.on_refused, arrive, budget=self.budget)
+        return Listener(limits, self.on_refused, arrive, budget=self.budget, added_headers=origins.headers)
+
+    def admin_listener(self) -> Listener:
+        """The client connections of the admin port."""
+        return Listener(limits_of(self.settings), self.on_refused, budget=self.budget)
+
+    @cached_property
+    def _origins(self) -> Origins | None:
+        return Origins(self.settings.cors_origins) if self.settings.cors_origins else None
 
     def _keys(self) -> Callable[[], Keys] | None:
         keys = self.keys
@@ -58,5 +71,5 @@ class Protection:
 
     async def _refuse(self, send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
         if isinstance(fault, BudgetExceededError):
-            self.on_refused(BYTE_BUDGET)
+            self.on_refused(Broken.BYTE_BUDGET)
         await refuse_body(send, fault)

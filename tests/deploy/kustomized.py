@@ -16,10 +16,11 @@ Manifest = dict[str, Any]
 
 @functools.cache
 def built(overlay: str) -> tuple[Manifest, ...]:
-    """All manifests, as they would be applied."""
+    """All manifests of a shipped overlay, or of one in a folder elsewhere, as they would be applied."""
     kubectl = shutil.which("kubectl") or str(ROOT / ".venv" / "bin" / "kubectl")
     if not Path(kubectl).exists() and not os.environ.get("CI"):
         pytest.skip("no kubectl: `make kubectl` gets one")
-    line = [kubectl, "kustomize", ROOT / "deploy" / "kubernetes" / "overlays" / overlay]
+    folder = Path(overlay)
+    line = [kubectl, "kustomize", folder if folder.is_absolute() else ROOT / "deploy/kubernetes/overlays" / overlay]
     done = subprocess.run(line, capture_output=True, text=True, timeout=500, check=True)
     return tuple(yaml.safe_load_all(done.stdout))

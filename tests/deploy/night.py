@@ -33,6 +33,7 @@ from twolane.process.flags import free_port
 SECONDS = 45.0
 RATE = 5.0
 STEP_S = 1.0  # between the points of a graph
+PERCENTILE = "twolane_lane_p95_seconds"
 UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
 # The fault of the fast lane's answers, by the second at which it starts.
@@ -84,17 +85,15 @@ async def play(folder: Path, pictures: Path) -> Night:
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
-        end_s = await _until_percentiles(stage, samples, begin_s)
-        window = Window(begin_s=begin_s, end_s=end_s, step_s=STEP_S, rate_s=10.0)
-        return await asyncio.to_thread(_look, stage, samples, window, pictures)
+        pages = await _until_percentiles(stage, samples, begin_s)
+        window = Window(begin_s=begin_s, end_s=time.time(), step_s=STEP_S, rate_s=10.0)
+        return await asyncio.to_thread(_look, stage, samples, pages, window, pictures)
 
 
-def _look(stage: Stage, samples: list[Sample], window: Window, pictures: Path) -> Night:
+def _look(stage: Stage, samples: list[Sample], pages: Mapping[str, str], window: Window, pictures: Path) -> Night:
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
     url = stage.url("prometheus")
-    # First, because latency windows run empty while the pictures are drawn, and a page then lacks their percentiles.
-    pages = {part: _read(f"{stage.url(part)}/metrics") for part in ("admin", "worker")}
     rules = json.loads(_read(f"{url}/api/v1/rules"))["data"]["groups"]
     return Night(
         samples=samples,
@@ -196,18 +195,20 @@ async def _change_policy(stage: Stage) -> None:
         stage.policy.write_text(now)
 
 
-async def _until_percentiles(stage: Stage, samples: list[Sample], begin_s: float) -> float:
-    """Send more requests until Prometheus shows the percentile of a lane in a graph from `begin_s`; returns the graph's
-    end. A percentile needs twenty answers within its window, which no lane may have had on a slow machine."""
+async def _until_percentiles(stage: Stage, samples: list[Sample], begin_s: float) -> dict[str, str]:
+    """Send more requests until the percentile of a lane is exported and Prometheus shows it in a graph from `begin_s`;
+    returns the pages of metrics. A percentile needs twenty answers within its window, which no lane may have had on a
+    slow machine, and it is no longer exported once the window is empty."""
     calls = [Call(due_s=0.0, prompt=Prompt(body=_body(SLOPPY, "summarize"))) for _ in range(5)]
     async with asyncio.timeout(UP_WITHIN_S):
         while True:
             await run(calls, LoadOptions(url=stage.url("gateway")), on_result=samples.append)
-            end_s = time.time()
-            graph = f"query=twolane_lane_p95_seconds&start={begin_s}&end={end_s}&step={STEP_S}"
+            parts = ("admin", "worker")
+            pages = {part: await asyncio.to_thread(_read, f"{stage.url(part)}/metrics") for part in parts}
+            graph = f"query={PERCENTILE}&start={begin_s}&end={time.time()}&step={STEP_S}"
             shown = await asyncio.to_thread(_read, f"{stage.url('prometheus')}/api/v1/query_range?{graph}")
-            if json.loads(shown)["data"]["result"]:
-                return end_s
+            if f"{PERCENTILE}{{" in pages["admin"] and json.loads(shown)["data"]["result"]:
+                return pages
 
 
 def _read(url: str) -> str:

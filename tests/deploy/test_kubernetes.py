@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,27 @@ def test_the_gpu_worker_has_memory_for_a_stream_of_weights_and_keeps_compiled_ke
         assert environment[name].startswith(f"{mount['mountPath']}/")
     assert not mount.get("readOnly")
     assert spec["securityContext"]["fsGroup"] == 10001
+
+
+def test_compiled_kernels_can_be_kept_on_a_claim_for_new_pods(tmp_path: Path) -> None:
+    """An overlay of the user's own, with the component."""
+    kubernetes = Path(os.path.relpath(ROOT / "deploy" / "kubernetes", tmp_path.resolve()))
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [str(kubernetes / "overlays" / "gpu")],
+        "components": [str(kubernetes / "components" / "kernel-cache")],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    overlay = str(tmp_path.resolve())
+    for manifest in built(overlay):
+        if manifest["kind"] not in CUSTOM:
+            kubernetes_validate.validate(manifest, VERSION, strict=True)
+    claim = find(overlay, "PersistentVolumeClaim", "twolane-kernels")
+    volumes = find(overlay, "Deployment", "worker")["spec"]["template"]["spec"]["volumes"]
+    (kernels,) = [one for one in volumes if one["name"] == "kernels"]
+    assert kernels == {"name": "kernels", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
+    assert claim["metadata"]["namespace"] == find(overlay, "Deployment", "worker")["metadata"]["namespace"]
 
 
 def test_no_secret_is_in_the_manifests() -> None:

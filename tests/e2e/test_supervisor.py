@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -74,6 +75,12 @@ class Gateway:
         await until(lambda: self.log.read_text().count(", policy ") >= count)
 
 
+def proportional_bytes(pid: int) -> int:
+    """The memory of a process, of which it counts its share only where others use it, too (proc(5))."""
+    [line] = [each for each in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if each.startswith("Pss:")]
+    return int(line.split()[1]) * 1024
+
+
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
         while not holds():  # noqa: ASYNC110 - state of other processes
@@ -116,6 +123,7 @@ async def gateway(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[
 async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(tmp_path: Path) -> None:
     async with fake_server() as server, gateway(tmp_path, server.url) as serving:
         assert set(await serving.send(120)) == {200}
+        assert proportional_bytes(serving.process.pid) < 30_000_000  # the parent only accepts connections
         await serving.until_counted(120)
         assert {await serving.counted() for _ in range(8)} == {120.0}
         first = serving.children()
@@ -263,3 +271,39 @@ async def test_a_process_that_ends_resets_no_connection_that_waits_for_it(
         os.kill(stopped, number)
         os.kill(stopped, signal.SIGCONT)
         assert set(await asking) == {b"HTTP/1.1 200 OK"}
+
+
+async def test_a_gateway_that_ends_resets_no_connection_that_waits_to_be_accepted(tmp_path: Path) -> None:
+    """More than are accepted in one turn; the parent cannot know yet whether its processes will take them."""
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}
+        everybody = [serving.process.pid, *serving.children()]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        connections = await asyncio.to_thread(serving.connect, 200)
+        asking = asyncio.create_task(asyncio.to_thread(answers, connections))
+        serving.process.send_signal(signal.SIGTERM)
+        for pid in everybody:
+            os.kill(pid, signal.SIGCONT)
+        assert set(await asking) == {b"HTTP/1.1 200 OK"}
+        assert await asyncio.wait_for(serving.process.wait(), 120) == 0
+
+
+async def test_a_flood_of_connections_beyond_the_open_files_passes_and_leaves_nothing(tmp_path: Path) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}
+        children = serving.children()
+        before = {pid: descriptors(pid) for pid in children}
+        for pid in children:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (before[pid] + 20, before[pid] + 20))
+        flood = await asyncio.to_thread(serving.connect, 150)
+        await until(lambda: all(descriptors(pid) >= before[pid] + 20 for pid in children))
+        for each in flood:
+            each.close()
+        assert set(await serving.send(12)) == {200}
+        assert serving.children() == children
+        await until(lambda: all(descriptors(pid) <= before[pid] + 4 for pid in children))
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -31,7 +31,7 @@ def drained(play: Any, body: Any, *, after_s: float, **given: Any) -> Any:
 
     async def story(scene: Any) -> Any:
         running = RunningRequests()
-        chat = GenerationApis(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=15)
+        chat = GenerationApis(scene.pipeline, scene.clock, heartbeat_s=15)
         task = asyncio.create_task(AsgiClient(ErrorBoundary(chat, running)).post(body))
         await asyncio.sleep(after_s)
         scene.pipeline.stop()
@@ -72,7 +72,7 @@ def test_a_request_that_is_complete_is_not_disturbed(play: Any) -> None:
 def test_a_request_that_arrives_after_the_end_gets_503_and_reaches_no_target(play: Any) -> None:
     async def story(scene: Any) -> Any:
         running = RunningRequests()
-        chat = GenerationApis(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=15)
+        chat = GenerationApis(scene.pipeline, scene.clock, heartbeat_s=15)
         running.end()
         return await AsgiClient(ErrorBoundary(chat, running)).post(CHAT), scene
 
@@ -84,7 +84,7 @@ def test_a_request_that_arrives_after_the_end_gets_503_and_reaches_no_target(pla
 
 def test_a_cancellation_from_elsewhere_passes(play: Any) -> None:
     async def story(scene: Any) -> Any:
-        chat = GenerationApis(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=15)
+        chat = GenerationApis(scene.pipeline, scene.clock, heartbeat_s=15)
         task = asyncio.create_task(AsgiClient(ErrorBoundary(chat, RunningRequests())).post(CHAT))
         await asyncio.sleep(1)
         task.cancel()
@@ -101,7 +101,7 @@ def test_a_defect_in_the_middle_of_a_stream_ends_it_with_an_error_event(
         raise RuntimeError("a bug")
 
     async def story(scene: Any) -> Any:
-        chat = GenerationApis(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=15)
+        chat = GenerationApis(scene.pipeline, scene.clock, heartbeat_s=15)
         task = asyncio.create_task(AsgiClient(ErrorBoundary(chat, RunningRequests())).post(CHAT))
         await asyncio.sleep(25)
         monkeypatch.setattr(GatewayResponse, "_is_sent", defect)

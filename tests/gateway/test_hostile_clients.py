@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import product
 from typing import Any
 
 import orjson
@@ -257,6 +258,53 @@ async def test_a_request_that_a_shell_pipes_in_is_answered(fake: Any, serving: A
             answer = await everything(port, request(body), shut=True)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert answer.endswith(b"}")
+
+
+HEADERS = (
+    *("authorization", "x-api-key", "content-type", "content-encoding", "traceparent", "origin"),
+    *("host", "x-twolane-task", "x-twolane-private", "x-twolane-deadline-ms"),
+)
+ODD = (
+    b"",
+    b"\xff\xfe",
+    b"a" * 5000,
+    b"{}",
+    b"1e999",
+    b"-1",
+    b"nan",
+    b"0" * 400,
+    b"00-" + b"f" * 32 + b"-" + b"f" * 16 + b"-ff",
+)
+
+
+async def test_no_value_of_a_header_is_an_internal_error(fake: Any, serving: Any) -> None:
+    sent = {}
+    for name, value in product(HEADERS, ODD):
+        line = b"%b: %b\r\nconnection: close\r\n" % (name.encode(), value)
+        head = PATH.replace(b"host: 127.0.0.1\r\n", b"") if name == "host" else PATH
+        sent[name, value] = head + line + b"content-length: %d\r\n\r\n" % len(CHAT) + CHAT
+    async with attacked(fake, serving, head_timeout_s=30.0) as (_, _, port):
+        answers = [await everything(port, each) for each in sent.values()]
+    for case, answer in zip(sent, answers, strict=True):
+        assert int(answer.split()[1]) in (200, 400, 401, 403, 408, 413, 415), (case, answer)
+
+
+async def test_no_path_is_an_internal_error(fake: Any, serving: Any) -> None:
+    paths = (
+        b"/%ff%00%0d%0a",
+        b"//v1/models",
+        b"/v1/models/%2e%2e",
+        b"/v1/models/%ed%a0%80",
+        b"/?" + b"a" * 5000,
+        b"/;x",
+    )
+    async with attacked(fake, serving) as (_, _, port):
+        for method in (b"GET", b"POST", b"PUT", b"PATCH", b"TRACE", b"PROPFIND"):
+            for path in paths:
+                answer = await everything(
+                    port, method + b" " + path + b" HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+                )
+                assert int(answer.split()[1]) in (200, 404, 405, 415), (method, path, answer)
 
 
 async def test_answers_count_while_they_are_held(fake: Any, serving: Any) -> None:

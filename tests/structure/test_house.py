@@ -107,6 +107,33 @@ def test_the_gateway_starts_without_torch_transformers_and_litellm(package: str)
     assert outcome.returncode == 0, outcome.stderr
 
 
+def modules_of(code: str) -> set[str]:
+    """The modules that this code imports, beside those of a bare interpreter."""
+    listing = "import sys; before = set(sys.modules)\n%s\nprint(*sorted(set(sys.modules) - before), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", listing % code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_help_text_is_printed_without_importing_any_command() -> None:
+    imported = modules_of("from twolane.cli import main; main(['--help'])")
+    assert {name for name in imported if name.split(".")[0] in ("twolane", "gateway", "diffusion_worker")} == {
+        "twolane",
+        "twolane.cli",
+        "twolane.process",
+        "twolane.process.errors",
+    }
+    assert len(imported) < 30
+
+
+def test_the_parent_of_several_processes_imports_no_server() -> None:
+    """It has sockets, signals and a dispatcher; each further megabyte would be needed once more per machine."""
+    imported = modules_of("import gateway.serve_command, gateway.server.supervisor")
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names | {"gateway", "twolane"}
+    assert not {"asyncio", "ssl", "http", "ctypes", "multiprocessing"} & imported
+    ours = {name for name in imported if name.startswith("gateway.")}
+    assert not {"gateway.app", "gateway.pipeline", "gateway.types", "gateway.routing"} & ours
+
+
 def test_the_repository_names_no_machine_path() -> None:
     """Users have only the repository, at any path."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

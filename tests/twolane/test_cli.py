@@ -22,7 +22,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, module: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("line", "module", "passed_on"),
     [
-        (["serve", "--policy", "p.yaml"], "gateway.cli", ["serve", "--policy", "p.yaml"]),
+        (["serve", "--policy", "p.yaml"], "gateway.serve_command", ["serve", "--policy", "p.yaml"]),
         (["policy", "check", "p.yaml"], "gateway.cli", ["policy", "check", "p.yaml"]),
         (["worker", "--checkpoint", "c"], "diffusion_worker.cli", ["--checkpoint", "c"]),
         (["quality", "--port", "0"], "twolane.quality", ["--port", "0"]),

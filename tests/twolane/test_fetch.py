@@ -29,6 +29,7 @@ BIG = "model-00001-of-00002.safetensors"
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub that this process uses, and an empty cache."""
+    monkeypatch.setattr(fetch, "BACKOFF_S", 0.001)
     with serving(Hub(files=dict(FILES))) as served:
         served.use(monkeypatch, tmp_path / "cache")
         yield served
@@ -150,6 +151,111 @@ def test_a_file_of_another_revision_with_the_same_size_is_replaced(hub: Hub, tmp
     hub.files = {name: bytes(reversed(content)) for name, content in FILES.items()}
     fetch.fetch(hub.model, out=tmp_path)
     assert contents(tmp_path) == {name: hub.files[name] for name in WANTED}
+
+
+def test_a_damaged_file_in_the_hubs_cache_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
+    """Its name is the right digest, and its size is right, too."""
+    folder = fetch.fetch(hub.model)
+    blob = (folder / BIG).resolve()
+    blob.write_bytes(bytes(len(FILES[BIG])))
+    assert (fetch.fetch(hub.model) / BIG).read_bytes() == FILES[BIG]
+
+
+def test_a_branch_that_moves_during_the_download_leads_to_the_files_that_were_verified(hub: Hub) -> None:
+    hub.moved = {name: content + b"!" for name, content in FILES.items()}
+    folder = fetch.fetch(hub.model)
+    assert folder.name == COMMIT
+    assert {name: (folder / name).read_bytes() for name in WANTED} == WANTED
+    assert (folder.parents[1] / "refs" / "main").read_text() == COMMIT
+    moved = fetch.fetch(hub.model)
+    assert (moved / BIG).read_bytes() == hub.moved[BIG]
+    assert (folder.parents[1] / "refs" / "main").read_text() == moved.name != COMMIT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 400, 410])
+def test_a_refused_file_is_not_asked_for_again(
+    status: int, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.trouble = [(status, {})] * 9
+    assert fetch.main(["fetch", hub.model, "--out", str(tmp_path)]) == 2
+    assert len(hub.ranges()) == 1
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert f"{BIG}: " in complaint
+    assert ("HF_TOKEN" in complaint) == (status in (401, 403))
+    assert (f"HTTP {status}" in complaint) == (status not in (401, 403))
+
+
+def test_a_server_in_trouble_is_asked_again_after_longer_and_longer_waits(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(fetch, "BACKOFF_S", 1.0)
+    monkeypatch.setattr("time.sleep", waits.append)
+    hub.trouble = [(500, {}), (503, {}), (429, {"Retry-After": "7"}), (408, {})]
+    fetch.fetch(hub.model, out=tmp_path)
+    assert contents(tmp_path) == WANTED
+    waits = [wait for wait in waits if wait >= 0.5]
+    assert len(waits) == 4
+    assert 0.5 <= waits[0] <= 1.0 <= waits[1] <= 2.0
+    assert waits[2] >= 7.0
+    assert 4.0 <= waits[3] <= 8.0
+
+
+def test_a_server_whose_file_is_shorter_than_what_is_here_is_read_from_the_start(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / f"{BIG}.part").write_bytes(b"x" * 1000)
+    hub.trouble = [(416, {})]
+    fetch.fetch(hub.model, out=tmp_path)
+    assert contents(tmp_path) == WANTED
+
+
+def test_a_file_keeps_its_lock_until_it_has_its_name(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is verified, another process is refused."""
+    digest, seen = fetch._digest, list[str]()
+
+    def watched(path: Path, file: fetch.RemoteFile) -> str:
+        with pytest.raises(fetch.FetchRefusedError, match="another process is downloading it"), fetch._locked(path):
+            pass
+        seen.append(path.name)
+        return digest(path, file)
+
+    monkeypatch.setattr(fetch, "_digest", watched)
+    fetch.fetch(hub.model, out=tmp_path)
+    assert seen == [f"{name}.part" for name in WANTED]
+    assert contents(tmp_path) == WANTED
+
+
+def test_a_file_that_another_process_has_finished_meanwhile_is_taken(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives the file its name between this process's look and its lock."""
+    locked = fetch._locked
+
+    def finished_before(path: Path) -> object:
+        path.with_name(BIG).write_bytes(FILES[BIG])
+        return locked(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch, "_locked", lambda path: finished_before(path) if BIG in path.name else locked(path))
+        fetch.fetch(hub.model, out=tmp_path)
+    assert contents(tmp_path) == WANTED
+    assert len(hub.ranges()) == 1, "only the other large file"
+
+
+def test_a_lock_on_a_file_that_has_been_renamed_is_not_taken_for_one_on_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.part"
+    flock, renamed = fetch.fcntl.flock, list[Path]()
+
+    def renames_first(file: object, how: int) -> None:
+        if not renamed:
+            renamed.append(path.rename(tmp_path / "x"))
+        flock(file, how)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fetch.fcntl, "flock", renames_first)
+        with fetch._locked(path) as part:
+            part.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert (tmp_path / "x").read_bytes() == b""
 
 
 def test_without_space_nothing_is_downloaded(

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker import cli
+from diffusion_worker.app import run_worker
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
-from diffusion_worker.errors import DeviceFailed, SequenceFailed
+from diffusion_worker.errors import DeviceFailed, DeviceHangs, SequenceFailed
 from diffusion_worker.memory.kv_cache import CacheDamaged
 from diffusion_worker.models.device_errors import FATAL, is_fatal, is_out_of_memory
 from diffusion_worker.models.interface import CanvasContext, PrefillContext
@@ -153,6 +156,124 @@ async def test_running_and_queued_requests_end_when_the_device_fails() -> None:
         await engine.close()
 
 
+class Hangs(ToyModel):
+    """Waits in a pass from the moment at which `hangs` is set until `released` is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.hangs, self.released = threading.Event(), threading.Event()
+
+    def _take_time(self) -> None:
+        super()._take_time()
+        if self.hangs.is_set():
+            self.released.wait(600.0)
+
+
+@pytest.mark.parametrize("decoding_mode", DecodingMode)
+async def test_a_step_that_hangs_ends_all_requests_and_makes_the_worker_unready(decoding_mode: DecodingMode) -> None:
+    model = Hangs(denoising=DENOISING)
+    engine = Engine(lambda: model, Capacity(step_timeout_s=0.2, max_num_seqs=1))
+    engine.start()
+    await engine.ready()
+    try:
+        assert isinstance(await ending(engine, request()), Finished)
+        model.hangs.set()
+        async with asyncio.timeout(500):
+            ends = await asyncio.gather(*(ending(engine, request(decoding_mode=decoding_mode)) for _ in range(3)))
+            assert all(isinstance(end, Faulted) and isinstance(end.error, DeviceHangs) for end in ends)
+            assert isinstance(await engine.failure(), DeviceHangs)
+        assert engine.status().state is Residency.FAILED
+        assert engine.is_hanging
+        with pytest.raises(DeviceFailed):
+            engine.submit(request())
+        async with asyncio.timeout(500):
+            await engine.drain(100.0)
+        assert engine._thread.is_alive(), "nothing hangs: the test says nothing"
+    finally:
+        model.released.set()
+    engine._thread.join(60.0)
+    await asyncio.sleep(0)
+    assert not engine._thread.is_alive()
+    assert engine.status().state in (Residency.FAILED, Residency.DRAINING), "the late step changes nothing"
+
+
+async def test_a_step_that_hangs_ends_an_unload_and_a_drain() -> None:
+    for leave in (Engine.unload, Engine.drain):
+        model = Hangs(denoising=DENOISING)
+        engine = Engine(lambda model=model: model, Capacity(step_timeout_s=0.2))
+        engine.start()
+        await engine.ready()
+        try:
+            model.hangs.set()
+            asking = asyncio.create_task(ending(engine, request()))
+            await asyncio.sleep(0.01)
+            async with asyncio.timeout(500):
+                await leave(engine, 400.0)
+                assert isinstance((await asking).error, DeviceHangs)  # type: ignore[union-attr]
+        finally:
+            model.released.set()
+            await engine.close()
+
+
+async def test_a_slow_step_within_its_limit_is_well() -> None:
+    """Each pass takes longer than the fixed limit, as the warm-up did: slow, but not silent."""
+    model = ToyModel(denoising=DENOISING, seconds_per_pass=0.05, pace=4)
+    engine = Engine(lambda: model, Capacity(step_timeout_s=0.02))
+    engine.start()
+    await engine.ready()
+    try:
+        ends = await asyncio.gather(*(ending(engine, request(tuple(range(20, 30 + n)))) for n in range(4)))
+        assert all(isinstance(end, Finished) for end in ends)
+        assert not engine._failure.done()
+    finally:
+        await engine.close()
+
+
+HANGING_WORKER = """
+import threading, sys
+import diffusion_worker.app as app
+from diffusion_worker import cli
+from tests.worker.serving import build, toy_model
+model = toy_model()
+denoise, is_ready = model.denoise, threading.Event()
+def hangs(*inputs):
+    if is_ready.is_set():
+        threading.Event().wait()  # until the process ends
+    return denoise(*inputs)
+model.denoise = hangs
+worker = build(model, step_timeout_s=0.5)
+announce = app._announce
+async def announced(worker):
+    await announce(worker)
+    is_ready.set()
+app._announce = announced
+app.build_worker = lambda _settings: worker
+sys.exit(cli.main(["--checkpoint", sys.argv[1], "--port", sys.argv[2]]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_whose_device_hangs_exits_with_the_code_for_a_failed_device(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING_WORKER, str(tmp_path), str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    assert any("is ready" in line for line in process.stdout)
+    body = {"model": "toy", "messages": [{"role": "user", "content": "x"}]}
+    answer = httpx.post(f"http://127.0.0.1:{port}{CHAT}", json=body, timeout=120)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "device_failed")
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == cli.DEVICE_FAILED
+    assert "a step has made no progress for" in complaint
+
+
 @given(
     st.lists(
         st.tuples(
@@ -243,6 +364,78 @@ def _break_and_ask(url: str, is_broken: threading.Event) -> None:
             time.sleep(0.05)
 
 
+def failing_at(moment: str) -> Callable[[], ToyModel]:
+    """Loads a model whose device fails fatally: on the first load or a later one, in the weights or in the warm-up."""
+    loads = [0]
+
+    def load() -> ToyModel:
+        loads[0] += 1
+        model = Device(denoising=DENOISING)
+        if moment.endswith("again") and loads[0] == 1:
+            return model
+        if moment.startswith("weights"):
+            raise ILLEGAL
+        model.error = ILLEGAL
+        return model
+
+    return load
+
+
+@pytest.mark.parametrize("moment", ["weights", "weights, again", "warm-up", "warm-up, again"])
+async def test_a_device_that_fails_during_a_load_by_request_makes_the_worker_unready_for_good(moment: str) -> None:
+    engine = Engine(failing_at(moment))
+    engine.start(cold=True)
+    try:
+        if moment.endswith("again"):
+            await engine.load()
+            await engine.unload(1.0)
+        with pytest.raises(DeviceFailed, match="an illegal memory access"):
+            await engine.load()
+        assert engine.status().state is Residency.FAILED
+        assert isinstance(await engine.failure(), DeviceFailed)
+        with pytest.raises(DeviceFailed):
+            await engine.load()
+        with pytest.raises(DeviceFailed):
+            engine.submit(request())
+    finally:
+        await engine.close()
+
+
+async def test_a_device_that_fails_while_memory_is_returned_ends_the_unload(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ILLEGAL
+
+    engine = Engine(lambda: Device(denoising=DENOISING))
+    engine.start()
+    await engine.ready()
+    try:
+        monkeypatch.setattr("diffusion_worker.engine.engine.release_cached", fails)
+        async with asyncio.timeout(500):
+            await engine.unload(1.0)
+            assert isinstance(await engine.failure(), DeviceFailed)
+        assert engine.status().state is Residency.FAILED
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("is_cold", [False, True])
+async def test_a_worker_ends_with_the_failure_of_its_device_whether_it_started_with_weights_or_without(
+    is_cold: bool,
+) -> None:
+    worker = build(toy_model(), cold=is_cold, admin_port=0)
+    engine, load = worker.serving_state.engine, failing_at("weights")
+    engine._load = load
+    with socket.create_server(("127.0.0.1", 0)) as public:
+        running = asyncio.create_task(run_worker(worker, public))
+        if is_cold:
+            await asyncio.sleep(0.05)
+            with pytest.raises(DeviceFailed):
+                await engine.load()
+        async with asyncio.timeout(500):
+            with pytest.raises(DeviceFailed, match="an illegal memory access"):
+                await running
+
+
 @pytest.mark.parametrize("text", FATAL)
 def test_errors_that_a_cuda_context_does_not_survive_are_known(text: str) -> None:
     assert is_fatal(RuntimeError(f"CUDA error: {text}\nSearch for it in the CUDA documentation"))
@@ -251,6 +444,50 @@ def test_errors_that_a_cuda_context_does_not_survive_are_known(text: str) -> Non
     assert is_fatal(damaged)
     assert not is_fatal(ValueError(f"CUDA error: {text}"))
     assert not is_fatal(RuntimeError(f"the request says CUDA error: {text}"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: uncorrectable NVLink error detected during the execution",
+        "CUDA error: unknown error",
+        "CUDA error: no CUDA-capable device is detected",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( handle, opa)`",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA driver error: unspecified launch failure",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+        "HIP error: an illegal memory access was encountered",
+    ],
+)
+def test_errors_of_every_library_of_the_device_are_known(message: str) -> None:
+    assert is_fatal(RuntimeError(message))
+    assert not is_fatal(RuntimeError(f"a request wrote: {message}"))
+    assert not is_fatal(ValueError(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: invalid argument",
+        "CUDA error: invalid configuration argument",
+        "CUDA error: too many resources requested for launch",
+        "CUDA error: unknown errors",
+        "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm`",
+    ],
+)
+def test_errors_of_one_call_do_not_end_the_worker(message: str) -> None:
+    assert not is_fatal(RuntimeError(message))
+
+
+@pytest.mark.parametrize(("code", "fatal"), [*((code, True) for code in (214, 700, 721, 999)), (2, False), (1, False)])
+def test_an_error_code_counts_more_than_the_text(code: int, fatal: bool) -> None:
+    error = torch.AcceleratorError("a text of a later version")
+    error.error_code = code
+    assert is_fatal(error) == fatal
+    context = RuntimeError("the weights could not be converted")
+    context.__context__ = error
+    assert is_fatal(context) == fatal
 
 
 def test_a_lack_of_memory_is_told_from_other_errors() -> None:

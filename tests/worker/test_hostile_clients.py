@@ -88,6 +88,44 @@ async def test_ordinary_clients_are_answered_beside_every_kind_of_hostile_one() 
             assert f'twolane_worker_refused_total{{reason="{reason}"}}' in page
 
 
+HEADERS = (
+    "authorization",
+    "content-type",
+    "content-encoding",
+    "traceparent",
+    "x-request-id",
+    "host",
+    "x-twolane-deadline-ms",
+)
+ODD = (
+    b"",
+    b"\xff\xfe",
+    b"a" * 5000,
+    b"{}",
+    b"1e999",
+    b"-1",
+    b"nan",
+    b"0" * 400,
+    b"00-" + b"f" * 32 + b"-" + b"f" * 16 + b"-ff",
+)
+
+
+async def test_no_header_and_no_path_is_an_internal_error() -> None:
+    async with attacked() as served:
+        for name in HEADERS:
+            for value in ODD:
+                line = b"%b: %b\r\nconnection: close\r\n" % (name.encode(), value)
+                head = HEAD.replace(b"host: worker\r\n", b"") if name == "host" else HEAD
+                body = chat(max_tokens=1)
+                answer = await everything(served, head + line + b"content-length: %d\r\n\r\n" % len(body) + body)
+                assert int(answer.split()[1]) in (200, 400, 401, 415, 504), (name, value, answer)
+        for method in (b"GET", b"POST", b"PUT", b"TRACE"):
+            for path in (b"/%ff%00%0d%0a", b"//v1/models", b"/v1/models/%2e%2e", b"/v1/models/%ed%a0%80", b"*"):
+                line = method + b" " + path + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+                answer = await everything(served, line)
+                assert int(answer.split()[1]) in (200, 400, 404, 405), (method, path, answer)
+
+
 async def test_a_half_closed_client_is_answered_however_long_it_takes() -> None:
     """Longer than the connection takes to find out whether the client has left."""
     toy = toy_model("y" * 80, seconds_per_pass=0.01)
@@ -110,6 +148,11 @@ def test_the_limits_of_connections_are_settings() -> None:
     times = {"head_timeout_s": 1.0, "body_timeout_s": 2.0, "keep_alive_s": 3.0, "write_timeout_s": 4.0}
     limits = listener_of(build(toy_model(), **times)).limits
     assert (limits.head_s, limits.body_s, limits.keep_alive_s, limits.write_s) == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_the_bytes_of_requests_that_nobody_reads_yet_are_within_the_budget() -> None:
+    worker = build(toy_model())
+    assert listener_of(worker).budget is worker.serving_state.byte_budget
 
 
 def noting(encode: Any, sizes: list[int]) -> Any:

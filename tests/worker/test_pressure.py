@@ -127,3 +127,37 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the engine's thread looks
             await asyncio.sleep(0.002)
+
+
+@pytest.mark.anyio
+async def test_the_configured_limit_counts_besides_the_memory_of_the_device(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card is nearly empty, but the tensors of the worker approach the limit that it was given; then the limit is
+    far, but the card is full."""
+    gauge, own = Gauge(), [100]
+    monkeypatch.setattr(loop_module, "tensor_bytes", lambda _device, _known: own[0])
+    limit = 10**8
+    capacity = Capacity(max_num_seqs=4, max_context=64, memory_limit_bytes=limit)
+    engine = Engine(lambda: ToyModel(denoising=DENOISING), capacity, gauge=gauge)
+    monkeypatch.setattr(loop_module, "memory_in_use", lambda _device: (10**9, 10**10))
+    engine.start()
+    await engine.ready()
+    try:
+        status = engine.status()
+        assert (status.memory_used_bytes, status.memory_limit_bytes) == (100, limit)
+        own[0] = int(0.93 * limit)
+        await until(lambda: engine.status().pressure is Pressure.BATCH)
+        own[0] = 100
+        await until(lambda: engine.status().pressure is Pressure.NONE)
+        gauge.share = 97
+        await until(lambda: engine.status().pressure is Pressure.ADMISSION)
+    finally:
+        await engine.close()
+
+
+def test_without_a_card_the_tensors_of_a_worker_are_its_weights_and_its_slots() -> None:
+    model = ToyModel(denoising=DENOISING)
+    model.info = replace(model.info, weight_bytes=1000)
+    it = Loop(model, Capacity(max_num_seqs=4, max_context=64, memory_limit_bytes=10**8))
+    assert it.memory == (1000 + kv_bytes(it), 10**8)

@@ -23,7 +23,8 @@ from twolane.bench.figures import Figures, figures
 from twolane.bench.load import LoadOptions, Sample, run
 from twolane.bench.plan import Call, constant, poisson, read_prompts, replay, schedule
 from twolane.bench.report import check_drawable, draw, table
-from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, whole_number
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, WrongUseError, whole_number
 
 GOOD: Final = 0
 WORK_FAILED: Final = 1

@@ -28,7 +28,8 @@ from twolane.chaos.plan import GATEWAYS, FaultInjection, schedule_faults
 from twolane.chaos.report import Report, report, show
 from twolane.process import bundled
 from twolane.process.children import ProcessError
-from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, whole_number
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, WrongUseError, whole_number
 
 GOOD: Final = 0
 WORK_FAILED: Final = 1

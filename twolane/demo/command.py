@@ -25,7 +25,8 @@ from twolane.demo.environment import DEFAULT_PORTS, DemoConfig, DemoEnvironment,
 from twolane.demo.expectations import CaseResult, evaluate
 from twolane.process import bundled
 from twolane.process.children import ProcessError
-from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, WrongUseError
 from twolane.weights import WeightsUnavailableError, ensure_weights
 
 IMPORTED_BY_CHILDREN: Final = ("torch", "transformers", "jsonschema", "xllamacpp")  # checked before any process starts

@@ -27,7 +27,8 @@ from twolane.fault_proxy.control import (
 )
 from twolane.fault_proxy.corruption import StreamCorrupter, corrupt_completion
 from twolane.fault_proxy.framing import Header, Peer, value_of, without
-from twolane.process.flags import WRONG_USE, OneLineParser, loopback_host, port_is_free
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, loopback_host, port_is_free
 
 DEFAULT_PORT = 8011
 DRIP_BYTES = 16

@@ -23,7 +23,8 @@ from gateway.routing.policy import Policy
 from gateway.types import Capabilities
 from twolane.init.policy_text import WORKER, Lane, render
 from twolane.init.probe import ProbeResult, probe_all
-from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, WrongUseError
 
 DEFAULT_FAST_URL: Final = "http://127.0.0.1:8001"
 DEFAULT_WORKER_MODEL: Final = "diffusion"  # every worker serves its checkpoint under this alias as well

@@ -25,6 +25,10 @@ from typing import Final
 from twolane.process.errors import ConfigurationError
 
 _KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
+INVALID_KEY: Final = (
+    "The API key is missing or invalid. Send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'; if several of"
+    " these headers are sent, they must contain the same key."
+)
 KEY_BYTES: Final = 32
 NAME: Final = re.compile(r"[\w.@-]{1,64}")
 _LINE: Final = re.compile(rf"(?P<name>{NAME.pattern})\s+sha256:(?P<digest>[0-9a-fA-F]{{64}})(?P<options>(\s+\S+)*)")

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-WRONG_USE = 2
+from twolane.process.errors import WRONG_USE
+
 FIRST_PORT = 20_000
 FIRST_EPHEMERAL_PORT = 32_768  # start of ip_local_port_range on Linux; other systems start higher
 

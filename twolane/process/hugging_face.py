@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face hub: which files belong to one, and what a failed request means for the user.
+"""Checkpoints on the Hugging Face hub: the files that belong to one, and error messages for failed requests.
 
 Imports huggingface_hub only where it is used: most programs run without it.
 """
@@ -6,6 +6,8 @@ Imports huggingface_hub only where it is used: most programs run without it.
 import os
 from pathlib import Path
 from typing import Final
+
+from twolane.process.errors import first_line
 
 FILES: Final = ("*.json", "*.safetensors", "*.jinja")
 
@@ -20,11 +22,16 @@ def download_problem(source: str, revision: str | None, error: Exception) -> str
     for each in _chain(error):
         if refusal := _refusal(revision, each):
             return f"{source}: {refusal}"
-    return f"{source}: no such folder, and the hub cannot be reached: {_first_line(_chain(error)[-1])}"
+    return f"{source}: no such folder, and the hub cannot be reached: {first_line(_chain(error)[-1])}"
+
+
+def is_temporary(status: int) -> bool:
+    """Whether a request that got this HTTP status may succeed later."""
+    return status in (408, 425, 429) or status >= 500
 
 
 def _refusal(revision: str | None, error: BaseException) -> str | None:
-    """What the hub has answered; None if it has not."""
+    """The message for a response of the hub; None if there was no response."""
     from huggingface_hub import errors
 
     says = None
@@ -36,13 +43,15 @@ def _refusal(revision: str | None, error: BaseException) -> str | None:
         case errors.RepositoryNotFoundError():
             says = "no such folder, and no such model on the hub; if the model is private, set HF_TOKEN"
         case errors.RemoteEntryNotFoundError():
-            says = "the hub has no config.json for it: not a checkpoint of transformers"
+            says = "the repository has no config.json: not a transformers checkpoint"
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() if _is_offline():
             says = "no such folder, not downloaded yet (twolane weights fetch), and HF_HUB_OFFLINE forbids downloads"
         case errors.HFValidationError():
             says = "no such folder, and not an id of the hub (owner/name)"
         case errors.HfHubHTTPError() if _status(error) in (401, 403):
             says = "the hub refuses access: accept the model's licence on its page of the hub, and set HF_TOKEN"
+        case errors.HfHubHTTPError() if (status := _status(error)) and not is_temporary(status):
+            says = f"the hub refuses the request with HTTP {status}"
         case errors.HfHubHTTPError() if _status(error):
             says = f"the hub failed with HTTP {_status(error)}; try again later"
     return says
@@ -63,7 +72,3 @@ def _chain(error: BaseException) -> list[BaseException]:
     while cause := chain[-1].__cause__:
         chain.append(cause)
     return chain
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -56,5 +56,7 @@ class KeysFile:
         keys = load_keys(self._path)
         for key in keys:
             if key.is_restricted and not self._allows_restrictions:
-                raise ConfigurationError(f"keys file {self._path}: {key.name}: only the gateway can restrict a key so")
+                raise ConfigurationError(
+                    f"keys file {self._path}: {key.name}: models, routes and private-only are for the gateway only"
+                )
         return keys

@@ -3,11 +3,26 @@
 import contextlib
 import ipaddress
 import resource
+import select
 import socket
+import struct
+from array import array
+from typing import Final
 
 from twolane.process.errors import ConfigurationError
 
 MAX_FILES = 1 << 20
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
+# Classic BPF, linux/filter.h: drop packets whose TCP flags (byte 13 of the header, RFC 9293) contain SYN, keep others.
+_DROP_SYN: Final = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte
+        (0x45, 0, 1, 0x02),  # if the bit is not set, skip one instruction
+        (0x06, 0, 0, 0),  # return 0: drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # return all: keep
+    )
+)
 
 
 def bind(host: str, port: int, *, setting: str, backlog: int | None = None) -> socket.socket:
@@ -26,6 +41,26 @@ def bind(host: str, port: int, *, setting: str, backlog: int | None = None) -> s
             raise ConfigurationError(f"{setting}: cannot listen on {host} port {port}: {cause}") from error
         undo.pop_all()
     return bound
+
+
+def refuse_new_connections(listener: socket.socket) -> None:
+    """Let no client begin a connection; those that have begun one wait in the backlog as before. Linux only.
+
+    A connection that begins between the last `accept` and the close of its listening socket would be reset. With this
+    filter, its first packet is dropped: the client sends it again after a second, and finds the port closed, or served
+    by the next process.
+    """
+    program = array("B", _DROP_SYN)
+    pointer = struct.pack("HP", len(_DROP_SYN) // 8, program.buffer_info()[0])
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
+
+
+def has_waiting(listener: socket.socket) -> bool:
+    """Whether a connection waits to be accepted."""
+    poll = select.poll()
+    poll.register(listener.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def raise_descriptor_limit() -> None:

@@ -24,7 +24,8 @@ from twolane.bench.command import positive, root_url, share
 from twolane.bench.load import LoadOptions
 from twolane.bench.plan import Call, Prompt, poisson, read_prompts, schedule
 from twolane.bench.report import check_drawable
-from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, whole_number
+from twolane.process.errors import WRONG_USE
+from twolane.process.flags import OneLineParser, WrongUseError, whole_number
 from twolane.tune.plan import NAMES, PROMOTION, Trial, candidates, choose, longest_of_each, promoted
 from twolane.tune.report import draw, environment_of, policy_of, table
 from twolane.tune.store import TrialStore

@@ -8,21 +8,45 @@ position, so that a caller that derives it from seed, block, step and position g
 
 import math
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import CHUNK, Floats
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, classes_of
-from diffusion_worker.constraints.inference.token_set_scores import FLOOR, TokenSetMasses
+from diffusion_worker.constraints.inference.token_set_scores import FLOOR, TokenSetMasses, TokenSetScores
 from diffusion_worker.constraints.inference.viterbi import write_path
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
 from diffusion_worker.constraints.tokens.transition_graph import TransitionGraph, transition_graph_of
 
 Doubles = NDArray[np.float64]
-# From the log weights of all tokens, the tokens that may be chosen and their weights.
-Truncate = Callable[[Doubles], tuple[NDArray[np.integer], Doubles]]
+# nats below the most likely token, within which tokens are given to `Truncate`, until they suffice
+_GAPS: Final = (8.0, 20.0, math.inf)
+_ROUNDING: Final = 1.0  # nats, more than the error of a score in float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotGiven:
+    """What is known of tokens whose weights are not given: each is below `bound`, and all tokens, given or not, have
+    the log mass `total`."""
+
+    bound: float
+    total: float
+
+
+class Truncate(Protocol):
+    """Chooses among tokens."""
+
+    def __call__(
+        self, log_weights: Doubles, /, *, not_given: NotGiven | None
+    ) -> tuple[NDArray[np.integer], Doubles] | None:
+        """From log weights of tokens, the indices of those that may be chosen and their weights; None if that depends
+        on tokens that are not given."""
+        ...
+
+
 _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
@@ -43,8 +67,10 @@ def sample_path(
         if state == automaton.done:
             break
         if truncate is not None:
-            weights = _token_weights(automaton, graph, state, masses.scores.logits[position], backward[position + 1])
-            tokens.append(_truncated(*truncate(weights), uniforms[position]))
+            of_class = _completions(automaton, graph, state, backward[position + 1])
+            total = _total(automaton, graph, state, (masses.mass[position], backward[position + 1]))
+            token = _truncated(truncate, _Weights(automaton.token_sets, masses.scores, position, of_class), total)
+            tokens.append(token(uniforms[position]))
             state = automaton.after(state, tokens[-1])
             continue
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
@@ -58,19 +84,65 @@ def sample_path(
     return write_path(matcher, masses.scores, tokens, state)
 
 
-def _token_weights(
-    automaton: TokenAutomaton, graph: TransitionGraph, state: int, logits: Floats, completions: Doubles
-) -> Doubles:
-    """[vocab] log weight of each token as the next one: its logit, and the mass of the completions after it."""
+def _completions(automaton: TokenAutomaton, graph: TransitionGraph, state: int, masses: Doubles) -> Doubles:
+    """[classes] log mass of the completions after a token of the class; -inf where the state does not allow it."""
     of_class = np.full(automaton.token_sets.classes, -np.inf)
     for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1]):
-        of_class[classes_of(automaton.token_sets, int(automaton.label[edge]))] = completions[graph.target_node[edge]]
-    weights: Doubles = np.maximum(logits, FLOOR) + of_class[automaton.token_sets.class_of]
-    return weights
+        of_class[classes_of(automaton.token_sets, int(automaton.label[edge]))] = masses[graph.target_node[edge]]
+    return of_class
 
 
-def _truncated(tokens: NDArray[np.integer], shares: Doubles, uniform: float) -> int:
-    return int(tokens[_invert(shares, uniform)[0]])
+def _total(automaton: TokenAutomaton, graph: TransitionGraph, state: int, masses: tuple[Doubles, Doubles]) -> float:
+    """Log mass of all tokens that the state allows, from those of token sets and completions; normalised as logits."""
+    first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
+    of_sets, completions = masses
+    return float(np.logaddexp.reduce(of_sets[graph.label[first:stop]] + completions[graph.target_node[first:stop]]))
+
+
+class _Weights:
+    """Log weights of the next token at a position: its logit, and the mass of the completions after it."""
+
+    def __init__(self, token_sets: TokenSets, scores: TokenSetScores, position: int, of_class: Doubles) -> None:
+        self._class_of, self._of_class = token_sets.class_of, of_class
+        self._logits, self.normaliser = scores.logits[position], float(scores.normaliser[position])
+        self.count = len(self._logits)
+        allowed = of_class > -np.inf
+        peaks = np.maximum(scores.node_best[token_sets.leaf_of, position] + self.normaliser, FLOOR)
+        self._best_of_class = np.where(allowed, peaks + np.where(allowed, of_class, 0.0), -np.inf)
+        self.largest = float(self._best_of_class.max())
+
+    def above(self, bound: float) -> tuple[NDArray[np.integer], Doubles] | None:
+        """Tokens with at least this weight, in ascending order, and their weights; None if that may mean all. Each is
+        compared with the logit that its class needs, so that weights are computed for these tokens only."""
+        least = np.where(self._best_of_class >= bound, bound - self._of_class, np.inf)
+        if least.min() <= FLOOR:
+            return None
+        return self._weighed(np.flatnonzero(self._logits >= least.astype(np.float32)[self._class_of]))
+
+    def every(self) -> tuple[NDArray[np.integer], Doubles]:
+        """All tokens of the vocabulary and their weights, -inf where the state does not allow them."""
+        return self._weighed(np.arange(self.count))
+
+    def _weighed(self, tokens: NDArray[np.integer]) -> tuple[NDArray[np.integer], Doubles]:
+        return tokens, np.maximum(self._logits[tokens], FLOOR) + self._of_class[self._class_of[tokens]]
+
+
+def _truncated(truncate: Truncate, weights: _Weights, total: float) -> Callable[[float], int]:
+    """Draws one of the tokens that the truncation keeps, of which it looks at as few as possible."""
+    total += weights.normaliser
+    most = weights.largest + math.log(weights.count)
+    is_exact = weights.largest - _ROUNDING <= total <= most + _ROUNDING  # not where the lower bound of scores counts
+    for gap in _GAPS if is_exact else _GAPS[-1:]:
+        bound = weights.largest - gap
+        given = weights.above(bound - _ROUNDING) if gap < math.inf else None
+        tokens, log_weights = given or weights.every()
+        not_given = NotGiven(bound=bound, total=total) if given else None
+        found = truncate(log_weights, not_given=not_given)
+        if found is not None:
+            break
+    assert found is not None, "nothing is missing where all tokens are given"
+    kept, shares = found
+    return lambda uniform: int(tokens[kept[_invert(shares, uniform)[0]]])
 
 
 class _Members:

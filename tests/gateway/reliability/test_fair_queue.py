@@ -1,6 +1,7 @@
 """A queue that serves keys in turn, and displaces only the items of the key that floods it."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,49 @@ def test_a_key_within_its_share_is_never_displaced_by_a_flood(flood: int, limit:
     assert ("b", 0) in queue
     assert ("b", flood + 1) in queue
     assert {key for key, _ in left} == {"a"}
+
+
+STEPS = st.lists(st.one_of(st.sampled_from("abcd"), st.none(), st.integers(0, 30)), max_size=80)
+
+
+@given(steps=STEPS, limit=st.integers(1, 8))
+def test_whoever_has_to_leave_is_the_newest_of_a_longest_key(steps: list[str | int | None], limit: int) -> None:
+    """Whatever came, was served (None) and left (a number) before."""
+    queue, waiting = FairQueue[int](), dict[int, str]()
+    for number, step in enumerate(steps):
+        if isinstance(step, str):
+            waiting[number] = step
+            evicted = queue.offer(step, number, limit=limit)
+            if evicted is not None:
+                counts = Counter(waiting.values())
+                owner = waiting.pop(evicted)
+                assert counts[owner] == max(counts.values())
+                assert all(each < evicted for each, key in waiting.items() if key == owner)
+        elif step is None and waiting:
+            del waiting[queue.pop()]
+        elif step in waiting:
+            queue.remove(waiting.pop(step), step)
+        assert (sorted(queue), len(queue)) == (sorted(waiting), len(waiting))
+
+
+class Unseen(OrderedDict[str, dict[int, None]]):
+    """Keys that nobody may look through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("looked at every key")
+
+    items = keys = values = __iter__  # type: ignore[assignment]
+
+
+def test_a_full_queue_takes_an_item_without_looking_at_every_key() -> None:
+    queue = FairQueue[int]()
+    queue._by_key = Unseen()
+    for number in range(100):
+        assert queue.offer(f"key {number}", number, limit=102) is None
+    for number in (100, 101):
+        assert queue.offer("key 7", number, limit=102) is None
+    assert queue.offer("new", 102, limit=102) == 101
+    assert queue.offer("key 7", 103, limit=102) == 103
 
 
 @given(keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=20), data=st.data())

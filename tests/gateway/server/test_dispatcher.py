@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+import os
+import resource
 import selectors
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from gateway.server.dispatcher import Dispatcher
-from gateway.server.handover import Receiver
+from gateway.server.handover import _FULL_S, REPORT, Handover
+from gateway.server.receiver import Receiver
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +69,10 @@ class Parent:
             process.receiver.start()
         return process
 
+    def is_done(self) -> bool:
+        with self.lock:
+            return self.dispatcher.is_done
+
     def close(self) -> None:
         self.is_running = False
         self.thread.join()
@@ -118,7 +125,7 @@ async def test_what_a_process_did_not_take_before_it_stopped_goes_to_another_one
         assert set(await names(made.address, 10)) == {"a", "b"}
         first.receiver._loop.remove_reader(first.receiver._channel.fileno())  # it hangs
         asking = asyncio.create_task(names(made.address, 20))
-        while made.dispatcher.pending < 5:  # noqa: ASYNC110 - state of another thread
+        while not made.dispatcher._processes[1].pending:  # noqa: ASYNC110 - state of another thread
             await asyncio.sleep(0.005)
         first.receiver.close()
         assert await asking == ["b"] * 20
@@ -160,17 +167,187 @@ async def test_a_process_notices_the_end_of_its_parent() -> None:
             await process.parent_is_gone.wait()
 
 
-async def test_at_its_end_the_dispatcher_hands_over_what_waits_and_accepts_no_more() -> None:
+async def test_at_its_end_the_dispatcher_hands_over_everything_that_waits_and_accepts_no_more() -> None:
+    """More than it accepts in one turn, and although no process takes any for a while."""
     with parent(expected=1) as made:
-        waiting = [socket.create_connection(made.address) for _ in range(3)]
-        process = made.add(1, "a")
-        while made.dispatcher.pending or not process.taken:  # noqa: ASYNC110 - state of another thread
-            await asyncio.sleep(0.005)
+        waiting = [socket.create_connection(made.address) for _ in range(200)]
+        process = made.add(1, "a", starts=False)
         with made.lock:
             made.dispatcher.close()
+        assert not made.dispatcher.is_done
+        process.receiver.start()
+        while not made.is_done():  # noqa: ASYNC110 - state of another thread
+            await asyncio.sleep(0.005)
+        with made.lock:
+            made.dispatcher.finish()
         for each in waiting:
             each.settimeout(60)
             assert await asyncio.to_thread(each.recv, 1) == b"a"
             each.close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(made.address)
+
+
+async def test_while_it_closes_no_connection_begins() -> None:
+    """One that begins just before the listening socket is closed would be reset."""
+    with parent(expected=1) as made:
+        with made.lock:
+            made.dispatcher.close()
+        with socket.socket() as late:
+            late.setblocking(False)
+            connecting = asyncio.create_task(asyncio.get_running_loop().sock_connect(late, made.address))
+            await asyncio.sleep(0.2)
+            assert not connecting.done()
+            with made.lock:
+                made.dispatcher.finish()
+            with pytest.raises(ConnectionRefusedError):
+                await connecting
+
+
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """This process has as many open files as it may have."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+class Channel:
+    """Both ends of a channel, driven by hand."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.handover = Handover(ours)
+        self.process = Process("a", theirs)
+        self.process.receiver.start()
+
+    def send(self, count: int) -> list[socket.socket]:
+        """The clients of so many connections."""
+        clients = []
+        for _ in range(count):
+            client, connection = socket.socketpair()
+            assert self.handover.send(connection, 0.0)
+            clients.append(client)
+        return clients
+
+    def close(self) -> None:
+        self.process.receiver.close()
+        self.process.channel.close()
+        for connection in self.handover.close():
+            connection.close()
+
+
+@pytest.fixture
+async def channel() -> AsyncIterator[Channel]:
+    made = Channel()
+    yield made
+    made.close()
+
+
+async def test_a_connection_whose_descriptor_the_process_cannot_take_returns(channel: Channel) -> None:
+    """And the others of the same batch are taken by the right process: none is closed, none is served twice."""
+    [first] = channel.send(1)
+    channel.process.receiver._read()
+    lost = channel.send(2)
+    with no_descriptors_left():
+        channel.process.receiver._read()
+    [last] = channel.send(1)
+    channel.process.receiver._read()
+    assert channel.handover.read(now_s=7.0)
+    returned = channel.handover.take_returned()
+    assert channel.handover.pending == 0
+    assert channel.handover.full_until_s > 7.0
+    assert len(returned) == 2
+    for client, connection in zip(lost, returned, strict=True):
+        connection.send(b"b")
+        assert client.recv(1) == b"b"
+        connection.close()
+    for client in (first, last):
+        assert await asyncio.to_thread(client.recv, 1) == b"a"
+    for client in (first, last, *lost):
+        client.close()
+
+
+async def test_a_process_without_descriptors_gets_no_connections_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, lost, receive = set[socket.socket](), list[int](), socket.recv_fds
+
+    def recv_fds(channel: socket.socket, *sizes: int) -> Any:
+        data, descriptors, flags, address = receive(channel, *sizes)
+        if channel not in full:
+            return data, descriptors, flags, address
+        lost.extend(descriptors)
+        for each in descriptors:
+            os.close(each)
+        return data, [], socket.MSG_CTRUNC, address
+
+    monkeypatch.setattr(socket, "recv_fds", recv_fds)
+    with parent() as made:
+        first, _ = made.add(1, "a"), made.add(2, "b")
+        assert set(await names(made.address, 10)) == {"a", "b"}
+        full.add(first.channel)
+        assert await names(made.address, 20) == ["b"] * 20
+        assert 1 <= len(lost) <= 20
+        full.clear()
+        await asyncio.sleep(_FULL_S)
+        assert "a" in await names(made.address, 10)
+
+
+async def test_all_reports_of_a_process_are_read_at_its_end(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that it has taken is served by nobody else."""
+    monkeypatch.setattr("gateway.server.handover._READ_BYTES", 10)
+    for _ in range(20):
+        [client] = channel.send(1)
+        channel.process.receiver._read()
+        assert await asyncio.to_thread(client.recv, 1) == b"a"
+        client.close()
+    channel.process.receiver.close()
+    assert not channel.handover.read(now_s=0.0)
+    assert channel.handover.pending == 0
+
+
+async def test_a_connection_is_not_read_before_the_parent_knows_that_it_was_taken(channel: Channel) -> None:
+    """Else it could be handed to another process that lacks the bytes which were read."""
+    receiver = channel.process.receiver
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            receiver._channel.send(REPORT.pack(0, 0, False) * 100)  # the parent does not read
+    clients = channel.send(3)
+    receiver._read()
+    await asyncio.sleep(0.05)
+    assert channel.process.taken == 0
+    receiver.close()
+    channel.handover.read(now_s=0.0)
+    assert channel.handover.pending == 3
+    for client in clients:
+        client.close()
+
+
+async def test_a_process_notices_the_end_of_a_parent_that_has_not_read_for_long(channel: Channel) -> None:
+    receiver = channel.process.receiver
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            receiver._channel.send(REPORT.pack(0, 0, False) * 100)
+    [client] = channel.send(1)
+    receiver._read()
+    channel.handover.channel.close()
+    async with asyncio.timeout(30):
+        await channel.process.parent_is_gone.wait()
+    client.close()
+
+
+async def test_a_process_takes_connections_again_when_its_parent_reads_again(channel: Channel) -> None:
+    receiver = channel.process.receiver
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            receiver._channel.send(REPORT.pack(0, 0, False) * 100)
+    clients = channel.send(3)
+    receiver._read()
+    channel.handover.read(now_s=0.0)
+    for client in clients:
+        assert await asyncio.to_thread(client.recv, 1) == b"a"
+        client.close()

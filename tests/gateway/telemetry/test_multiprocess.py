@@ -8,7 +8,8 @@ import pytest
 from gateway.telemetry import metric_names as names
 from gateway.telemetry import multiprocess
 from gateway.telemetry.gauges import Gauges, Reading
-from gateway.telemetry.multiprocess import MultiprocessMetrics, forget, forget_all
+from gateway.telemetry.metrics_folder import forget, forget_all
+from gateway.telemetry.multiprocess import MultiprocessMetrics
 
 
 def values(gauges: Gauges) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """Pages of allowed origins can use the gateway from a browser; others cannot."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from gateway.reliability.load_shedding import LoadShedder, SheddingRule
 from gateway.settings import SCHEMA
-from gateway.web.headers import MEANINGS
+from gateway.web.headers import KNOWN_EARLY, MEANINGS
 from tests.gateway.serving import one_lane
 from twolane.process.api_keys import key_line
 from twolane.process.errors import ConfigurationError
@@ -32,9 +34,64 @@ async def test_a_preflight_request_of_an_allowed_origin_needs_no_key(fake: Any, 
         status, headers, _ = await gateway.ask(origin=APP, authorization="Bearer sk-anna")
         assert (status, headers["access-control-allow-origin"]) == (200, APP)
         exposed = headers["access-control-expose-headers"].split(", ")
-        assert {name.decode() for name in MEANINGS if name.startswith(b"x-twolane-")} <= set(exposed)
+        assert {name.decode() for name in (*MEANINGS, *KNOWN_EARLY)} <= set(exposed)
         status, headers, _ = await gateway.ask(origin=APP)
         assert (status, headers["access-control-allow-origin"]) == (401, APP)  # a page can read the reason
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", 503),
+        (b"x: " + b"a" * 70_000, 431),
+        (b"x: y", 408),
+        (b"content-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        (b"content-type: application/json\r\ncontent-length: 99999999\r\n\r\n", 413),
+    ],
+)
+async def test_a_page_can_read_every_error_that_precedes_the_routes(
+    sent: bytes, status: int, fake: Any, serving: Any
+) -> None:
+    """Those of the listener, of the byte budget, and of an overloaded gateway."""
+    async with fake() as server, serving(one_lane(server.url), cors_origins=(APP,), head_timeout_s=0.2) as gateway:
+        if status == 503:
+            gateway.gateway.ingress._shedder = LoadShedder(SheddingRule(max_delay_s=-1, overloaded_delay_s=-1))
+            _, headers, body = await gateway.ask(origin=APP)
+            assert body["error"]["code"] == "overloaded"
+        else:
+            lines = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\norigin: %b\r\n" % APP.encode()
+            headers = await headers_of(int(gateway.url.rpartition(":")[2]), lines + sent, status)
+        assert headers["access-control-allow-origin"] == APP
+        assert "retry-after" in headers["access-control-expose-headers"]
+
+
+async def headers_of(port: int, sent: bytes, status: int) -> dict[str, str]:
+    """The headers of the response to these bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    writer.close()
+    assert int(head.split()[1]) == status
+    return dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+
+
+async def test_a_page_can_read_the_errors_at_the_end_of_a_drain_and_of_a_defect(
+    fake: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    async with fake() as server, serving(one_lane(server.url), cors_origins=(APP,)) as gateway:
+        monkeypatch.setattr("gateway.web.chat.unique_headers", defect)
+        status, headers, _ = await gateway.ask(origin=APP)
+        assert (status, headers["access-control-allow-origin"]) == (500, APP)
+        gateway.gateway.end_drain()
+        status, headers, body = await gateway.ask(origin=APP)
+        assert (status, body["error"]["code"], headers["access-control-allow-origin"]) == (503, "draining", APP)
+        async with gateway.client.options(
+            f"{gateway.url}/v1/chat/completions", headers={"origin": APP, **PREFLIGHT}
+        ) as response:
+            assert response.status == 204  # else the page could not send the request whose error it is to read
 
 
 async def test_other_origins_get_no_permission(fake: Any, serving: Any) -> None:

@@ -20,7 +20,7 @@ OBJECT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type":
 
 
 def route_of(scene: Any, heartbeat_s: float) -> GenerationApis:
-    return GenerationApis(scene.pipeline, scene.clock, max_body_bytes=100_000, heartbeat_s=heartbeat_s)
+    return GenerationApis(scene.pipeline, scene.clock, heartbeat_s=heartbeat_s)
 
 
 @pytest.fixture(name="ask")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,6 +130,24 @@ def test_a_client_that_left_while_its_request_waited_is_forgotten() -> None:
     assert run_virtual(story()) == {("a", "started"): STARTS_PER_TURN}
 
 
+def test_a_request_that_waited_does_not_run_with_the_variables_of_another_one() -> None:
+    mark, seen = ContextVar("mark", default="none"), list[str]()
+
+    class Noting(Client):
+        def start(self, cycle: Any) -> None:
+            seen.append(mark.get())
+
+    async def story() -> None:
+        ingress = ingress_of(lambda: 0.0, [])
+        mark.set("of the request that has just ended")
+        for _ in range(STARTS_PER_TURN + 2):
+            arrive(ingress, Noting("a", Counter()))
+        await asyncio.sleep(0)
+
+    run_virtual(story())
+    assert seen[STARTS_PER_TURN:] == ["none", "none"]
+
+
 def test_a_client_that_left_is_not_refused_when_its_place_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.web.ingress.MAX_WAITING", 2)
 
@@ -251,3 +270,11 @@ def test_the_time_of_a_request_counts_from_its_arrival() -> None:
         return [each.scope["state"].get("received_s") for each in cycles]
 
     assert run_virtual(story())[-1] == 7.0
+
+
+@pytest.mark.anyio
+async def test_the_bytes_of_requests_that_wait_are_within_the_budget(serving: Any, fake: Any) -> None:
+    async with fake() as server, serving(one_lane(server.url)) as gateway:
+        protection = gateway.gateway.protection
+        for listener in (protection.public_listener(gateway.gateway.ingress.arrive), protection.admin_listener()):
+            assert listener.budget is protection.budget

@@ -44,13 +44,13 @@ def test_the_checkpoints_name_stands_for_it_unless_a_folder_has_that_name(
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The policies that `twolane serve` would have served, without serving them."""
-    cli = importlib.import_module("gateway.cli")
+    app = importlib.import_module("gateway.app")
     policies: list[Path] = []
 
     async def serve(settings: object) -> None:
         policies.append(settings.policy)  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(cli, "serve", serve)
+    monkeypatch.setattr(app, "serve", serve)
     for name in [name for name in os.environ if name.startswith("TWOLANE_")]:
         monkeypatch.delenv(name)
     return policies

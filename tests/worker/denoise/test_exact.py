@@ -29,7 +29,12 @@ def requests(dice: Random, count: int) -> list[GenerationRequest]:
             prompt_ids=tuple(dice.randint(6, 60) for _ in range(dice.randint(2, 70))),
             max_tokens=12 * dice.randint(1, 3),
             seed=n,
-            denoising=replace(DENOISING, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
+            denoising=replace(
+                DENOISING,
+                steps=dice.randint(2, 6),
+                entropy_bound=dice.choice((0.1, 4.0)),
+                canvas_length=dice.choice((12, 12, 12, 7)),
+            ),
             temperature=dice.choice((None, 0.0, 1.3)),
             truncation=dice.choice((None, None, None, Truncation(top_p=0.9, min_p=0.01), Truncation(top_k=5))),
             penalties=dice.choice((None, None, Penalties(presence=0.5, repetition=1.2))),

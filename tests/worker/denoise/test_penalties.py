@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_worker.denoise import penalties as module
 from diffusion_worker.denoise.canvas import Canvas, fresh
 from diffusion_worker.denoise.penalties import CanvasText, adjustments, penalised
 from diffusion_worker.denoise.pins import pins_of
@@ -15,6 +16,7 @@ from diffusion_worker.denoise.score import score
 from diffusion_worker.errors import OutOfRange
 from diffusion_worker.types.requests import DenoisingParams, Penalties
 from diffusion_worker.types.step_batch import Decode, Denoise, PenaltyInputs
+from tests.worker.live_bytes import LiveBytes
 
 VOCAB, CANVAS, END, PAD = 11, 6, 1, 0
 penalties = st.builds(
@@ -100,9 +102,12 @@ def test_the_next_token_has_the_logits_that_vllm_computes(
 def test_a_position_counts_the_prompt_the_output_and_accepted_tokens_before_it(
     wanted: Penalties, prompt: list[int], output: list[int], ids: list[int], accepted: list[bool], seed: int
 ) -> None:
+    """However many tokens are adjusted at a time."""
     logits = torch.randn(2, CANVAS, VOCAB, generator=torch.Generator().manual_seed(seed))
     items = [denoise(inputs(wanted, prompt, output)), denoise(None)]
-    found = adjusted(items, [canvas(ids, accepted)] * 2, logits)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_FEWEST", (1, 4, 64)[seed % 3])
+        found = adjusted(items, [canvas(ids, accepted)] * 2, logits)
     for position in range(CANVAS):
         seen = [*output, *(ids[place] for place in range(position) if accepted[place])]
         torch.testing.assert_close(found[0, position], by_vllm(logits[0, position], wanted, prompt, seen))
@@ -155,6 +160,18 @@ def test_a_step_does_not_go_through_a_long_prompt_token_by_token() -> None:
     wanted = PenaltyInputs(penalties=Penalties(repetition=2.0), prompt=Prompt("q", (3, 5)), output=((4, 1),))
     item = Decode(sequence=0, slot=0, at=0, ids=(1,), seed=0, penalties=wanted)
     assert penalised([item], torch.ones(1, VOCAB)).tolist() == [[1, 1, 1, 0.5, 0.5, 0.5, 1, 1, 1, 1, 1]]
+
+
+def test_a_prompt_with_all_tokens_of_a_large_vocabulary_takes_less_memory_than_a_copy_of_the_logits() -> None:
+    vocab, rows = 40_000, 3
+    wanted = PenaltyInputs(penalties=Penalties(presence=1.0, repetition=1.2), prompt=array("q", range(vocab)))
+    logits = torch.zeros(rows, CANVAS, vocab)
+    canvases = [canvas([5] * CANVAS, [True] * CANVAS)] * rows
+    text = CanvasText(ids=torch.full((rows, CANVAS), 5), canvases=canvases, pins=None, uncounted=(END, PAD))
+    with LiveBytes([logits]) as live:
+        count = sum(len(each.tokens) for each in adjustments([denoise(wanted)] * rows, text, logits))
+    assert count == rows * (vocab + CANVAS)
+    assert live.peak < CANVAS * vocab * 4 + 32 * vocab, "a copy of one row, and some numbers per token"
 
 
 @pytest.mark.parametrize(

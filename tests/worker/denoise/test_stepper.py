@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
@@ -49,6 +50,68 @@ def test_canvases_of_different_length_advance_in_one_batch() -> None:
         )
     )
     assert {canvas.sequence: len(canvas.ids) for canvas in result.canvases} == {1: 12, 2: 5}
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_rows_of_any_canvas_length_share_one_pass_and_advance_as_alone(make_model: Any, is_exact: bool) -> None:
+    model = make_model(window=8)
+    passes: list[tuple[int, ...]] = []
+    real = model.denoise
+    model.denoise = lambda canvas, soft, context: (passes.append(canvas.shape), real(canvas, soft, context))[1]
+    lengths = (12, 1, 7, 12, 3, 7)
+    cut = replace(DENOISING, entropy_bound=4.0)
+
+    def batch(*rows: int, opens: bool) -> Batch:
+        prompt = tuple(range(6, 9))
+        return Batch(
+            prefills=tuple(append(row + 1, *prompt, 10 + row) for row in rows) if opens else (),
+            denoises=tuple(
+                denoise(
+                    row + 1,
+                    step=4 if opens else 3,
+                    opens=opens,
+                    at=4,
+                    denoising=replace(cut, canvas_length=lengths[row]),
+                    pinned_suffix=(7, 8) if row in (0, 2) else (),
+                )
+                for row in rows
+            ),
+        )
+
+    def served(rows: tuple[int, ...]) -> dict[int, Any]:
+        it = stepper(model, slots=7)
+        it._padding = Padding(rows=6) if is_exact else None
+        return {
+            canvas.sequence: canvas for opens in (True, False) for canvas in it.step(batch(*rows, opens=opens)).canvases
+        }
+
+    together = served(tuple(range(6)))
+    assert passes == [(6, 12)] * 2, "one pass a step, whatever the lengths"
+    for row in range(6):
+        alone, mine = served((row,))[row + 1], together[row + 1]
+        assert mine.ids == alone.ids
+        assert len(mine.ids) == lengths[row]
+        assert mine.logprobs == (alone.logprobs if is_exact else pytest.approx(alone.logprobs, abs=1e-9))
+        assert (mine.accepted, mine.stable_prefix) == (alone.accepted, alone.stable_prefix)
+
+
+def test_an_iteration_has_a_bounded_number_of_passes() -> None:
+    """Prompt chunks, sealed canvases, canvases of twelve lengths, first tokens and later ones."""
+    model = ToyModel()
+    it = stepper(model, slots=40)
+    it.step(Batch(prefills=tuple(append(n, 20, 21) for n in range(1, 36))))
+    before = model.passes
+    it.step(
+        Batch(
+            prefills=(*(append(n, 22, at=2) for n in (1, 2)), *(append(n, 23, at=2, is_seal=True) for n in (3, 4))),
+            denoises=tuple(denoise(n, at=2, denoising=replace(DENOISING, canvas_length=n - 4)) for n in range(5, 17)),
+            decodes=(
+                *(Decode(sequence=n, slot=n - 1, ids=(22,), at=2, seed=n) for n in (17, 18)),
+                *(Decode(sequence=n, slot=n - 1, ids=(20, 21), at=0, seed=n) for n in (36, 37)),
+            ),
+        )
+    )
+    assert model.passes - before == 5
 
 
 def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:

@@ -63,6 +63,10 @@ def test_penalties_count_sealed_output_and_what_an_earlier_attempt_kept() -> Non
     inputs = it.penalty_inputs
     assert inputs is not None
     assert (list(inputs.prompt), dict(inputs.output)) == ([7, 8, 9], {7: 1, 8: 1, 5: 3})
+    assert it.penalty_inputs is inputs, "made once for all steps of a canvas"
+    it.open_block((6, 6, 1, 1))
+    assert it.penalty_inputs is not None
+    assert dict(it.penalty_inputs.output)[6] == 2
     again = sequence(replace(plain, penalties=Penalties(presence=1.0))).penalty_inputs
     assert again is not None
     assert not again.prompt, "only the repetition penalty counts the prompt"

@@ -18,6 +18,7 @@ from diffusion_worker.engine.scheduler import Limits
 from diffusion_worker.engine.startup import open_loop, replan, same_sizes
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
+from diffusion_worker.memory.kv_cache import PrefillView
 from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
 from diffusion_worker.models.device_errors import FATAL
 from diffusion_worker.models.toy import ToyModel
@@ -207,8 +208,58 @@ async def test_a_worker_whose_first_step_fails_does_not_become_ready(
     engine.start()
     with pytest.raises(error, match=says):
         await engine.ready()
-    assert engine.status().state is Residency.COLD
+    assert engine.status().state is (Residency.FAILED if error is DeviceFailed else Residency.COLD)
     await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "says"),
+    [
+        (RuntimeError(f"CUDA error: {FATAL[0]}"), DeviceFailed, "an illegal memory access"),
+        (RuntimeError("index out of range"), BadSetting, "the warm-up step failed: CacheDamaged: writing to the KV"),
+    ],
+)
+def test_writes_to_the_cache_that_fail_in_the_warm_up_are_reported_by_their_cause(
+    cause: Exception, error: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrefillView, "write", raises(cause))
+    monkeypatch.setattr(Loop, "warm_up", warm_up_on_a_card)
+    with pytest.raises(error, match=says):
+        open_loop(ToyModel(), Capacity(max_context=64))
+
+
+def test_a_write_to_the_cache_without_memory_leads_to_a_smaller_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    write, plans = PrefillView.write, list[ServingPlan]()
+
+    def short(view: PrefillView) -> None:
+        if len(plans) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        write(view)
+
+    def warm_up(loop: Loop) -> int | None:
+        plans.append(loop.plan)
+        return warm_up_on_a_card(loop)
+
+    monkeypatch.setattr(PrefillView, "write", short)
+    monkeypatch.setattr(Loop, "warm_up", warm_up)
+    monkeypatch.setattr(
+        startup,
+        "plan_of",
+        lambda _model, _capacity, *, step_scale: ServingPlan(
+            max_context=64,
+            max_num_seqs=4 if step_scale == 1.0 else 3,
+            slots=4,
+            step_bytes=1,
+            memory_limit_bytes=10**9,
+        ),
+    )
+    loop = open_loop(ToyModel(), Capacity(max_context=64))
+    assert [plan.max_num_seqs for plan in plans] == [4, loop.plan.max_num_seqs] == [4, 3]
+
+
+def warm_up_on_a_card(loop: Loop) -> int | None:
+    """The step that a device other than a CPU runs."""
+    return run_largest_step(loop.model, loop._stepper.cache, loop.limits, loop._padding)
 
 
 @pytest.mark.anyio

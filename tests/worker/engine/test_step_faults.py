@@ -17,7 +17,7 @@ from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.errors import StepFailed
 from diffusion_worker.memory import kv_cache
 from diffusion_worker.types.events import BlockSealed, Event, Faulted, Finished
-from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
 from diffusion_worker.types.step_batch import Batch, Copy
 from tests.worker.conftest import _make_model
 
@@ -59,11 +59,19 @@ class FaultyDevice(TorchDispatchMode):
 
 
 def requests() -> list[GenerationRequest]:
-    """Three requests that share a prefix, and two that do not; each needs two canvases or several tokens."""
+    """Three requests that share a prefix, and two that do not; each needs two canvases or several tokens. One has a
+    canvas of another length and penalties."""
     base = GenerationRequest(prompt_ids=PREFIX, max_tokens=12, seed=1, denoising=DENOISING, temperature=1.0)
     return [
         replace(base, prompt_ids=(*PREFIX, 31), seed=2),
-        replace(base, prompt_ids=(*PREFIX, 32, 33), seed=3, stream_prefix=True),
+        replace(
+            base,
+            prompt_ids=(*PREFIX, 32, 33),
+            seed=3,
+            stream_prefix=True,
+            denoising=replace(DENOISING, canvas_length=6),
+            penalties=Penalties(presence=0.5, repetition=1.2),
+        ),
         replace(base, prompt_ids=(*PREFIX, 34), seed=4, decoding_mode=DecodingMode.AUTOREGRESSIVE, max_tokens=5),
         replace(base, prompt_ids=tuple(range(40, 45)), seed=5),
         replace(base, prompt_ids=tuple(range(50, 53)), seed=6, decoding_mode=DecodingMode.AUTOREGRESSIVE, max_tokens=5),

@@ -48,7 +48,7 @@ def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
         ((403, "GatedRepo"), "gated: accept its licence on its page of the hub, then set HF_TOKEN"),
         ((401, "RepoNotFound"), "if the model is private, set HF_TOKEN"),
         ((403, ""), "the hub refuses access: accept the model's licence"),
-        ((404, "EntryNotFound"), "the hub has no config.json for it"),
+        ((404, "EntryNotFound"), "the repository has no config.json"),
     ],
 )
 def test_a_refused_id_says_what_to_do(refusal: tuple[int, str], says: str, hub: Hub) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
-from diffusion_worker.errors import BadSetting, CheckpointForeign, WorkerError
+from diffusion_worker.errors import BadSetting, CheckpointForeign, DeviceFailed, WorkerError
+from diffusion_worker.models import placement
+from diffusion_worker.models.device_errors import device_problem
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import Finished
 from diffusion_worker.types.requests import GenerationRequest
@@ -81,12 +84,61 @@ def test_exact_mode_chooses_its_own_experts(folder: Path) -> None:
     assert "--experts eager" in refusal(folder, BadSetting, experts="eager", is_exact=True)
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "xpu", "mps"])
+@pytest.mark.parametrize("device", ["xpu", "xpu:1", "mps", "hpu"])
+def test_a_device_whose_memory_cannot_be_measured_is_refused_by_name(folder: Path, device: str) -> None:
+    """Whether it is there or not: the plan would be made for the memory of the host."""
+    message = refusal(folder, BadSetting, device=device)
+    assert message == f"--device {device}: unsupported device {device.split(':')[0]!r} (choose from cpu, cuda)"
+    parameter = SimpleNamespace(device=torch.device(device))
+    with pytest.raises(BadSetting, match=f"--device-map: unsupported device '{device.split(':')[0]}'"):
+        placement._check_devices(SimpleNamespace(named_parameters=lambda: [("lm_head.weight", parameter)]))
+
+
+@pytest.mark.parametrize("device", ["cuda:7"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
     """The error precedes any read of weights."""
-    if torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available():
+    if torch.cuda.is_available():
         pytest.skip("there is an accelerator")
     assert f"--device {device}: not available on this machine" in refusal(folder, BadSetting, device=device)
+
+
+def fails(error: Exception) -> Any:
+    def load(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_a_device_that_fails_while_weights_are_read_is_not_called_a_broken_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_hidden: bool
+) -> None:
+    """Also where the library reports something else, and the device itself has to be asked."""
+    failure = RuntimeError("CUDA error: uncorrectable ECC error encountered\nCompile with ...")
+    error = ValueError("some weights could not be converted") if is_hidden else failure
+    monkeypatch.setattr("transformers.DiffusionGemmaForBlockDiffusion.from_pretrained", fails(error))
+    if is_hidden:
+        monkeypatch.setattr("diffusion_worker.models.placement.device_problem", lambda _device: failure)
+    message = refusal(folder, DeviceFailed, device="cpu")
+    assert message == "the device failed while the weights were loaded: " + str(failure).splitlines()[0]
+
+
+def test_a_device_that_has_failed_before_the_load_is_told_from_one_that_is_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "empty", fails(RuntimeError("CUDA error: unspecified launch failure")))
+    assert "the device cuda:0 failed: CUDA error: " in refusal(folder, DeviceFailed, device="cuda:0")
+    monkeypatch.setattr(torch, "empty", fails(RuntimeError("No CUDA GPUs are available")))
+    assert "not available on this machine" in refusal(folder, BadSetting, device="cuda:0")
+
+
+def test_a_device_that_works_or_lacks_memory_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_problem(torch.device("cpu")) is None
+    monkeypatch.setattr(torch, "zeros", fails(torch.OutOfMemoryError("CUDA out of memory.")))
+    assert device_problem(torch.device("cpu")) is None
+    failure = RuntimeError("CUDA error: unknown error")
+    monkeypatch.setattr(torch, "zeros", fails(failure))
+    assert device_problem(torch.device("cpu")) is failure
 
 
 def test_weights_can_be_placed_by_a_map(folder: Path) -> None:

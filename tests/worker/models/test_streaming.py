@@ -19,7 +19,7 @@ from diffusion_worker.models import placement
 from diffusion_worker.models.loader import read_config
 from diffusion_worker.models.placement import LoadOptions, meta_model, place, plain_config
 
-folder, placement._refuse_scattered = Path(sys.argv[1]), lambda _model: None
+folder, placement._check_devices = Path(sys.argv[1]), lambda _model: None
 config = read_config(folder / "config.json")
 kept = [meta_model(plain_config(config))]  # imports, and the memory of the classes themselves
 

@@ -181,6 +181,12 @@ async def test_the_batch_limit_applies_until_changed_and_survives_a_reload() -> 
         await until(lambda: worker_ports.worker.serving_state.engine.status().max_num_seqs == 4)
 
 
+async def test_a_body_that_is_too_large_is_refused() -> None:
+    async with ports() as worker_ports:
+        answer = await worker_ports.post("limits", max_num_seqs=1, more="x" * 5000)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+
+
 @pytest.mark.parametrize("body", [{}, {"max_num_seqs": 0}, {"max_num_seqs": 5}, {"max_num_seqs": "2"}, {"rows": 2}])
 async def test_a_limit_above_the_startup_value_is_refused_by_name(body: dict[str, Any]) -> None:
     async with ports(max_num_seqs=4) as worker_ports:

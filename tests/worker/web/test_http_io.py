@@ -1,50 +1,26 @@
-"""HTTP over ASGI: bounded bodies, and work that is cancelled when the client disconnects."""
+"""Work is cancelled when its client disconnects."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from diffusion_worker.errors import WorkerError
-from diffusion_worker.web.error_body import BodyTooLarge
-from diffusion_worker.web.http_io import cancel_on_disconnect, read_body
+from diffusion_worker.web.http_io import cancel_on_disconnect
 from twolane.process.http_body import ClientDisconnected
 
 pytestmark = pytest.mark.anyio
 
 
 class Wire:
-    """What a server would hand to an application, then silence until the client leaves."""
+    """What a server would hand to an application: silence until the client leaves."""
 
-    def __init__(self, *parts: bytes, announced: int | None = None) -> None:
-        length = sum(map(len, parts)) if announced is None else announced
-        self.scope = {"type": "http", "headers": [(b"content-length", str(length).encode())]}
-        self.taken = 0
+    def __init__(self) -> None:
         self.gone = asyncio.Event()
-        self._messages: Iterator[dict[str, Any]] = iter(
-            [{"type": "http.request", "body": part, "more_body": at + 1 < len(parts)} for at, part in enumerate(parts)]
-        )
 
     async def receive(self) -> dict[str, Any]:
-        for message in self._messages:
-            self.taken += 1
-            return message
         await self.gone.wait()
         return {"type": "http.disconnect"}
-
-
-async def test_a_body_in_pieces_is_read_completely() -> None:
-    """Up to exactly the limit."""
-    wire = Wire(b"ab", b"", b"cd")
-    assert await read_body(wire.scope, wire.receive, 4) == b"abcd"
-
-
-async def test_a_too_large_content_length_is_refused_before_reading() -> None:
-    wire = Wire(b"ab", announced=5)
-    with pytest.raises(BodyTooLarge):
-        await read_body(wire.scope, wire.receive, 4)
-    assert wire.taken == 0
 
 
 async def test_work_is_cancelled_and_cleaned_up_when_the_client_disconnects() -> None:

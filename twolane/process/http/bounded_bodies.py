@@ -1,7 +1,7 @@
 """ASGI middleware: limits the size of a request's body, and the bytes that all requests hold in memory together.
 
 A body whose announced length does not fit is refused before it is read. Whatever the application does, the bytes are
-released when it returns.
+released when it returns. The connection has counted what it has received already (`RequestCycle`).
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,10 +9,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twolane.process.http.byte_budget import HOLDING, BudgetExceededError, ByteBudget, Holding
+from twolane.process.http.byte_budget import HOLDING, IN_SCOPE, BudgetExceededError, ByteBudget, Holding
 from twolane.process.http_body import BodyTooLargeError
 
-RETRY_AFTER_S: Final = 1.0
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
 Refuse = Callable[[Send, BodyTooLargeError | BudgetExceededError], Awaitable[None]]
@@ -30,7 +29,9 @@ class BoundedBodies:
             await self._app(scope, receive, send)
             return
         owner: str | None = getattr((scope.get("state") or {}).get("key"), "name", None)
-        with self._budget.hold(owner) as holding:
+        with scope.get(IN_SCOPE) or self._budget.hold() as holding:
+            if owner is not None:
+                holding.assign(owner)
             HOLDING.set(holding)
             body = _BoundedBody(receive, send, holding, self._max_body_bytes, self._refuse)
             if await body.admit(_announced(scope)):

@@ -28,9 +28,9 @@ class ByteBudget:
         self._by_owner = Counter[str]()
         self.used = 0
 
-    def hold(self, owner: str | None = None) -> "Holding":
-        """The share of a new request; use it as a context manager. `owner` is the name of its API key."""
-        return Holding(self, owner)
+    def hold(self) -> "Holding":
+        """The share of a new request; use it as a context manager, or `release` it."""
+        return Holding(self)
 
     def fits(self, size: int, owner: str | None) -> bool:
         """Whether so many more bytes may be reserved."""
@@ -51,8 +51,9 @@ class Holding:
 
     __slots__ = ("_budget", "_is_released", "_owner", "size")
 
-    def __init__(self, budget: ByteBudget, owner: str | None) -> None:
-        self._budget, self._owner = budget, owner
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._owner: str | None = None
         self._is_released = False
         self.size = 0
 
@@ -61,6 +62,13 @@ class Holding:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.release()
+
+    def assign(self, owner: str) -> None:
+        """Count the bytes as those of an API key, given by its name."""
+        if not self._is_released:
+            self._budget.change(-self.size, self._owner)
+            self._owner = owner
+            self._budget.change(self.size, owner)
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
@@ -83,6 +91,7 @@ class Holding:
             self._budget.change(-self.size, self._owner)
 
 
+IN_SCOPE: Final = "twolane.holding"  # where an ASGI scope has the holding of its request
 HOLDING: Final[ContextVar[Holding | None]] = ContextVar("HOLDING", default=None)  # of the current request
 
 

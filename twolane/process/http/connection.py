@@ -24,8 +24,10 @@ import logging
 import select
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Collection
+from contextvars import Context
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
@@ -35,6 +37,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from twolane.process.http import limits
+from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
 from twolane.process.http.limits import Broken, HttpLimits, Refusal, filled
 from twolane.process.http.request_cycle import CONTINUE, STATUS_LINES, Headers, RequestCycle
 
@@ -65,10 +68,16 @@ class Listener:
         limits: HttpLimits | None = None,
         on_broken: Callable[[Broken], None] = lambda _broken: None,
         arrive: "Callable[[ClientConnection, RequestCycle], None] | None" = None,
+        *,
+        budget: ByteBudget | None = None,
+        added_headers: Callable[[Headers], Headers] = lambda _headers: (),
     ) -> None:
         """`arrive` is called with every request whose turn has come on its connection, and starts it
-        (`ClientConnection.start`) or responds (`RequestCycle.respond`), now or later; None: it starts at once."""
+        (`ClientConnection.start`) or responds (`RequestCycle.respond`), now or later; None: it starts at once.
+        `budget` counts the bodies, also of requests that nobody reads yet. `added_headers` are those of every response,
+        the connection's own included, by the headers of its request."""
         self.limits, self.on_broken, self.arrive = limits or HttpLimits(), on_broken, arrive
+        self.budget, self.added_headers = budget or ByteBudget(sys.maxsize), added_headers
         self._connections: set[ClientConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -262,7 +271,9 @@ class ClientConnection(asyncio.Protocol):
         scope = self._scope(version)
         is_last = self._is_draining or version == "1.0" or not self._parser.should_keep_alive()
         expects_continue = self._expects_continue and version == "1.1"
-        cycle = RequestCycle(self, scope, is_last=is_last, expects_continue=expects_continue)
+        holding = self._listener.budget.hold()
+        cycle = RequestCycle(self, scope, holding, is_last=is_last, expects_continue=expects_continue)
+        cycle.added_headers = self._listener.added_headers(self._headers)
         self._phase, self._parsing = _BODY, cycle
         self._body_since_s, self._body_fed, self._body_received = self._used_s, 0, 0
         self._open.append(cycle)
@@ -276,7 +287,10 @@ class ClientConnection(asyncio.Protocol):
         cycle = self._parsing
         assert cycle is not None
         self._body_received += len(body)
-        cycle.feed(body)
+        try:
+            cycle.feed(body)
+        except BudgetExceededError:
+            self._stop(limits.OUT_OF_BYTES, Broken.BYTE_BUDGET)
         if cycle.buffered_bytes > BUFFERED_BYTES:
             self._pause_reading()
 
@@ -342,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._open:
             self._start(self._open[0])
         elif self._final is not None:
-            self._send_final(self._final)
+            self._send_final(self._final, self._headers)
         else:
             self._body_since_s = self._used_s  # the rest of a body whose response was early has `linger_s`
         self.read_on()
@@ -355,7 +369,7 @@ class ClientConnection(asyncio.Protocol):
         """Send a response of the connection itself for this request, and close."""
         cycle.disconnect()
         self._drop(cycle)
-        self._send_final(refusal)
+        self._send_final(refusal, cycle.scope["headers"])
 
     # What the server calls
 
@@ -366,6 +380,8 @@ class ClientConnection(asyncio.Protocol):
             self._open[-1].is_last = True
         elif self._phase == _IDLE:
             self._close_when_quiet(QUIET_S)
+        elif self._phase == _BODY:  # nobody waits for the rest of a body whose response has been sent
+            self._linger()
         if self._closing_s is not None:
             self._loop.call_later(QUIET_S, self._transport.abort)
 
@@ -482,7 +498,8 @@ class ClientConnection(asyncio.Protocol):
         path = url.path or b"/"
         text = path.decode("latin-1")
         if url.host and url.schema:  # a target in absolute form replaces the Host header (RFC 9112, 3.2.2)
-            authority = url.host if url.port is None else b"%b:%d" % (url.host, url.port)
+            host = b"[%b]" % url.host if b":" in url.host else url.host
+            authority = host if url.port is None else b"%b:%d" % (host, url.port)
             self._headers = [(n, authority if n == b"host" else v) for n, v in self._headers]
         return {
             "type": "http",
@@ -509,8 +526,8 @@ class ClientConnection(asyncio.Protocol):
             self._listener.arrive(self, cycle)
 
     def start(self, cycle: RequestCycle) -> None:
-        """Run the application for this request."""
-        task = self._loop.create_task(cycle.run(self._app))
+        """Run the application for this request, in an empty context: the caller may belong to another request."""
+        task = self._loop.create_task(cycle.run(self._app), context=Context())
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
 
@@ -542,7 +559,7 @@ class ClientConnection(asyncio.Protocol):
         if self._open:
             self._final = refusal
         else:
-            self._send_final(refusal)
+            self._send_final(refusal, self._headers)
 
     @property
     def _head_s(self) -> float:
@@ -554,9 +571,11 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._refuse(filled(limits.HEAD_TIMED_OUT, self._head_s), Broken.HEAD_TIMEOUT)
 
-    def _send_final(self, refusal: Refusal) -> None:
+    def _send_final(self, refusal: Refusal, request_headers: Headers) -> None:
+        """Send the last response of the connection, to a request with these headers, and close."""
         if not self._transport.is_closing():
-            self.write(refusal.response(STATUS_LINES[refusal.status], list(self.default_headers)))
+            headers = [*self.default_headers, *self._listener.added_headers(request_headers)]
+            self.write(refusal.response(STATUS_LINES[refusal.status], headers))
         self._is_deaf = True
         self._linger()
 

@@ -68,6 +68,7 @@ class Broken(StrEnum):
     MALFORMED = "malformed"
     UNSUPPORTED = "unsupported"
     PIPELINE = "pipeline"
+    BYTE_BUDGET = "byte_budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,12 @@ FAILED: Final = Refusal(status=500, code="internal_error", message="Internal err
 DRAINED: Final = Refusal(
     status=503, code="draining", message="The server is shutting down; send the request again.", retry_after_s=1
 )
+OUT_OF_BYTES: Final = Refusal(
+    status=503,
+    code="overloaded",
+    message="The memory set aside for requests and responses is in use; try again later.",
+    retry_after_s=1,
+)
 HEAD_TOO_LARGE: Final = Refusal(
     status=431, code="headers_too_large", message="The request line and headers exceed the limit of {0} bytes."
 )
@@ -133,7 +140,7 @@ UNKNOWN_EXPECTATION: Final = Refusal(
 )
 RESPONSES: Final = (
     *(HEAD_TOO_LARGE, TOO_MANY_HEADERS, HEAD_TIMED_OUT, BODY_TIMED_OUT, MALFORMED, NO_PLAIN_HTTP),
-    *(UNKNOWN_CODING, UNKNOWN_VERSION, NO_TUNNEL, UNKNOWN_EXPECTATION, DRAINED, FAILED),
+    *(UNKNOWN_CODING, UNKNOWN_VERSION, NO_TUNNEL, UNKNOWN_EXPECTATION, OUT_OF_BYTES, DRAINED, FAILED),
 )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
+from twolane.process.http.byte_budget import IN_SCOPE, Holding
 from twolane.process.http.limits import DRAINED, FAILED, Refusal
 
 STATUS_LINES: Final = {
@@ -64,9 +65,13 @@ class RequestCycle:
         "_event",
         "_expects_continue",
         "_headers",
+        "_holding",
         "_is_chunked",
+        "_is_running",
         "_left",
+        "_received_bytes",
         "_wire",
+        "added_headers",
         "body_is_complete",
         "has_started",
         "is_complete",
@@ -75,11 +80,16 @@ class RequestCycle:
         "scope",
     )
 
-    def __init__(self, wire: Wire, scope: Scope, *, is_last: bool, expects_continue: bool) -> None:
+    def __init__(self, wire: Wire, scope: Scope, holding: Holding, *, is_last: bool, expects_continue: bool) -> None:
+        """`holding` counts the bytes of the request's body, and is released when nothing needs them any longer."""
         self._wire, self.scope, self.is_last = wire, scope, is_last
         self._expects_continue = expects_continue
         self._event = asyncio.Event()
         self._body = bytearray()
+        self._holding = scope[IN_SCOPE] = holding
+        self._received_bytes = 0
+        self._is_running = False
+        self.added_headers: Headers = ()  # of the response, whoever makes it
         self.body_is_complete = self.is_disconnected = False
         self.has_started = self.is_complete = False
         self._app_status = 0  # of a response whose head is not sent yet
@@ -103,8 +113,10 @@ class RequestCycle:
         return self.has_started and not self.is_complete and self._is_chunked
 
     def feed(self, data: bytes) -> None:
-        """A part of the request's body."""
-        if not self.is_complete:
+        """A part of the request's body. Raises BudgetExceededError if it does not fit into the budget of bytes."""
+        if not self.is_complete and not self.is_disconnected:
+            self._received_bytes += len(data)
+            self._holding.reserve(self._received_bytes)
             self._body += data
             self._event.set()
 
@@ -118,9 +130,18 @@ class RequestCycle:
         if not self.is_complete:
             self.is_disconnected = True
         self._event.set()
+        self._release()
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application; whatever happens, the client gets one response or notices the failure."""
+        self._is_running = True
+        try:
+            await self._run(app)
+        finally:
+            self._is_running = False
+            self._release()
+
+    async def _run(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
@@ -144,7 +165,8 @@ class RequestCycle:
         """See the ASGI specification."""
         if self._expects_continue and not self.has_started and not self.is_disconnected:
             self._expects_continue = False
-            self._wire.write(CONTINUE)
+            if not self.body_is_complete and not self._received_bytes:
+                self._wire.write(CONTINUE)
         if not self.is_disconnected and not self.is_complete:
             self._wire.read_on()
             await self._event.wait()
@@ -165,25 +187,20 @@ class RequestCycle:
             return
         if not self._app_status or self.is_complete:
             raise RuntimeError(f"unexpected message {message['type']}")
-        body, more = message.get("body", b""), message.get("more_body", False)
+        rest, more = memoryview(message.get("body", b"")), message.get("more_body", False)
         head = b"" if self.has_started else self._start()
-        if len(body) > PIECE_BYTES:
-            await self._send_large(head, body)
-            head = body = b""
-        if self._wire.is_open:
-            self._write(head, body, is_end=not more)
-        if not more and self._wire.is_open:
-            self._complete()
+        try:
+            while len(rest) > PIECE_BYTES and self._wire.is_open:
+                piece, rest = rest[:PIECE_BYTES], rest[PIECE_BYTES:]
+                self._write(head, piece, is_end=False)
+                head = b""
+                await self._wire.drained()
+        finally:  # also of a cancelled call: what is sent next must not continue the first half of this part
+            if self._wire.is_open:
+                self._write(head, rest, is_end=not more)
+                if not more:
+                    self._complete()
         await self._wire.drained()
-
-    async def _send_large(self, head: bytes, body: bytes) -> None:
-        view = memoryview(body)
-        for at in range(0, len(body), PIECE_BYTES):
-            self._write(head, view[at : at + PIECE_BYTES], is_end=False)
-            head = b""
-            await self._wire.drained()
-            if not self._wire.is_open:
-                return
 
     def _write(self, head: bytes, data: bytes | memoryview, *, is_end: bool) -> None:
         """Frame and write a part of the body."""
@@ -206,10 +223,9 @@ class RequestCycle:
     def _start(self) -> bytes:
         """The head of the response."""
         self.has_started = True
-        status, names = self._app_status, set[bytes]()
+        status = self._app_status
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in (*self._wire.default_headers, *self._headers):
-            names.add(name)
+        for name, value in (*self._wire.default_headers, *self._headers, *self.added_headers):
             if name == b"content-length":
                 self._left = int(value)
             elif name == b"connection" and b"close" in value.lower():
@@ -240,9 +256,15 @@ class RequestCycle:
         if self._left:
             raise RuntimeError("the body is shorter than its content-length")
         self.is_complete = True
-        self._body = bytearray()  # what the application did not read
         self._event.set()
+        self._release()
         self._wire.finished(self)
+
+    def _release(self) -> None:
+        """Forget what the application did not read, and count nothing any longer unless it still runs."""
+        self._body = bytearray()
+        if not self._is_running:
+            self._holding.release()
 
     def _fail(self, refusal: Refusal) -> None:
         if self.is_complete or self.is_disconnected:

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
+from diffusion_worker.constraints.inference import sample
 from diffusion_worker.constraints.inference.marginals import backward_masses
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.inference.sample import sample_path
@@ -74,6 +77,56 @@ def test_a_truncated_draw_is_allowed_and_takes_a_token_that_the_truncation_keeps
             if text[:position] == ids[:position] and len(text) > position:
                 mass[text[position]] = np.logaddexp(mass.get(text[position], -np.inf), weight)
         assert mass[token] >= max(mass.values()) - 1e-4
+
+
+@given(
+    cases(),
+    st.integers(1, 6),
+    st.lists(uniforms, min_size=3, max_size=3),
+    st.builds(
+        Truncation,
+        top_k=st.integers(0, 4),
+        top_p=st.sampled_from((0.137, 0.613, 0.891, 1.0)),
+        min_p=st.sampled_from((0.0, 1e-6, 0.137)),
+    ),
+    st.sampled_from((1.0, 100.0, 1e6)),
+)
+def test_a_truncated_draw_looks_at_few_tokens_but_draws_as_if_it_looked_at_all(
+    case: Case, max_tokens: int, draws: list[float], truncation: Truncation, spread: float
+) -> None:
+    """Also where the most likely token is not allowed, and where logits are so far apart that their floor counts."""
+    matcher = opened(case, max_tokens)
+    logits = (case.logits * np.float32(spread)).astype(np.float32)
+    masses = weigh_token_sets(matcher.automaton.token_sets, logits)
+    truncate, backward = partial(likeliest_tokens, truncation=truncation), backward_masses(matcher, masses)
+    few = sample_path(matcher, masses, backward, np.array(draws), truncate)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sample, "_GAPS", (np.inf,))
+        every = sample_path(matcher, masses, backward, np.array(draws), truncate)
+    assert few.tokens.tolist() == every.tokens.tolist()
+
+
+def test_a_truncated_draw_weighs_few_of_many_tokens() -> None:
+    """Ten thousand tokens are allowed, of which three can be among the most likely ones."""
+    tokens = [b"", b"", *(b"a%d" % number for number in range(10_000))]
+    language = freeze([[(ord("a"), ord("a"), 1)], [(byte, byte, 1) for byte in b"0123456789"]], [False, True], 0)
+    automaton = compile_tokens(language, build_token_trie(tokens, (1,), 0))
+    assert automaton is not None
+    logits = np.zeros((2, len(tokens)), np.float32)
+    logits[0, [7, 4000, 9000]], logits[0, 1] = (60.0, 61.0, 59.0), 90.0  # the last one is not allowed there
+    masses, matcher = weigh_token_sets(automaton.token_sets, logits), open_matcher(automaton, 2)
+    weighed: list[int] = []
+
+    for truncation in (Truncation(top_k=2), Truncation(top_p=0.9), Truncation(min_p=0.1)):
+
+        def counted(weights: Any, not_given: Any, truncation: Truncation = truncation) -> Any:
+            weighed.append(len(weights))
+            return likeliest_tokens(weights, truncation, not_given)
+
+        path = sample_path(matcher, masses, backward_masses(matcher, masses), np.array([0.1, 0.5]), counted)
+        assert path.tokens.tolist() == [7, 1]
+        assert weighed.pop(0) <= 4
+        weighed.clear()
 
 
 def test_a_large_equivalence_class_is_sampled_exactly() -> None:
