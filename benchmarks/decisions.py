@@ -42,7 +42,7 @@ from twolane.process.decisions.wording import prompt_of, schema_of
 
 ROWS: Final = 8  # at once, of both ways
 TEXTS: Final = 130  # with the same questions
-PREFIX_SLOTS: Final = 8  # the server's default
+PREFIX_SLOTS: Final = 32  # of both ways
 BINS: Final = 15
 MIN_RATIO, MIN_ABOVE_MAJORITY, MAX_BELOW_JSON, MAX_ECE = 5.0, 0.20, 0.01, 0.05
 Shares = tuple[float, ...]
@@ -61,7 +61,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All results. Passes are those over canvases, or decoded tokens of one row."""
+    """All results. Rates are per second of processor time; passes are those over canvases, or decoded tokens of a row."""
 
     questions: int
     kinds: tuple[Kind, ...]
@@ -151,7 +151,7 @@ def measure(model: DiffusionModel, texts: int) -> Figures:
 
 
 def by_canvas(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[Shares], float, float]:
-    """(probabilities of each question, seconds, mean passes of a canvas)."""
+    """(probabilities of each question, seconds of processor time, mean passes of a canvas)."""
     chains = [_canvas_requests(model, sample) for sample in samples]
     found = _complete(model, chains)
     shares = [each for sealed in found.sealed for event in sealed for each in event.holes]
@@ -159,7 +159,7 @@ def by_canvas(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple
 
 
 def by_json(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[int], float, int]:
-    """(chosen option of each question, seconds without compiling the schemas, decoded tokens)."""
+    """(chosen option of each question, processor time without compiling the schemas, decoded tokens)."""
     found = _complete(model, [[_json_request(model, sample)] for sample in samples])
     chosen: list[int] = []
     for sample, sealed in zip(samples, found.sealed, strict=True):
@@ -171,7 +171,7 @@ def by_json(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Completed:
-    """The sealed blocks of each chain of requests, the usage of each request, and the time of all."""
+    """The sealed blocks of each chain of requests, the usage of each request, and the processor time of all."""
 
     sealed: list[list[BlockSealed]]
     usages: list[Usage]
@@ -187,7 +187,7 @@ def _complete(model: DiffusionModel, chains: Sequence[list[GenerationRequest]]) 
     waiting = [list(chain) for chain in chains]
     sealed: list[list[BlockSealed]] = [[] for _ in chains]
     usages: list[Usage] = []
-    started = time.perf_counter()
+    started = time.process_time()
     chain_of = {loop.add(chain.pop(0)): number for number, chain in enumerate(waiting)}
     while loop.scheduler.has_work:
         for sequence, event in loop.step():
@@ -199,7 +199,7 @@ def _complete(model: DiffusionModel, chains: Sequence[list[GenerationRequest]]) 
                 usages.append(event.usage)
                 if waiting[number]:
                     chain_of[loop.add(waiting[number].pop(0))] = number
-    return _Completed(sealed=sealed, usages=usages, took_s=time.perf_counter() - started)
+    return _Completed(sealed=sealed, usages=usages, took_s=time.process_time() - started)
 
 
 def _canvas_requests(model: DiffusionModel, sample: DecisionSample) -> list[GenerationRequest]:
@@ -263,7 +263,8 @@ def show(found: Figures) -> None:
     console = Console(width=110)
     console.print(table)
     console.print(
-        f"questions/s: {found.canvas_per_s:.0f} from canvases ({found.canvas_passes:.2f} passes each),"
+        f"questions per second of processor time: {found.canvas_per_s:.0f} from canvases"
+        f" ({found.canvas_passes:.2f} passes each),"
         f" {found.left_to_right_per_s:.0f} left to right ({found.left_to_right_passes:.1f} tokens each):"
         f" {found.ratio:.1f} x. ECE {found.ece:.3f}."
     )

@@ -93,7 +93,7 @@ class Pipeline:
             self._finish(context)
             raise
         if attempt is None and context.decisions is not None and context.commit_earlier(self._clock.now_s()):
-            buffered = [context.decisions.merged(query.model)]
+            buffered = [context.decisions.merged()]
         elif attempt is None:
             return self._error_response(context, context.final_error())
         recorder = self._shadows.recorder(context, self._sample()) if context.plan.shadow is not None else None

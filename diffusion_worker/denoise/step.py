@@ -18,8 +18,8 @@ from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
-from diffusion_worker.denoise.fill import fill
-from diffusion_worker.denoise.label import label
+from diffusion_worker.denoise.fill import Filled, fill
+from diffusion_worker.denoise.label import Labelled, label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
@@ -102,11 +102,9 @@ def advance(
         torch.stack([canvas.unchanged for canvas in canvases]),
     )
     mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
-    converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
-    converged = torch.where(labelled.rows, labelled.done, converged)
     filled = fill(items, logits)
-    converged = torch.where(filled.rows, filled.done, converged)
-
+    converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
+    converged = _as_answered(converged, labelled, filled)
     has_text = accepted | is_kept
     soft = model.soften(scores.probabilities)
     single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
@@ -164,6 +162,13 @@ def _sample_truncated(
         if item.truncation is not None and item.matcher is None and item.temperature != 0.0:
             probabilities = truncated_canvas(scores.z[row], item.truncation, item.temperature or 1.0)
             sampled[row] = draws.sample([keys[row]], probabilities[None])[0]
+
+
+def _as_answered(converged: torch.Tensor, *answered: Labelled | Filled) -> torch.Tensor:
+    """Rows that answer with labels are done when these are found."""
+    for each in answered:
+        converged = torch.where(each.rows, each.done, converged)
+    return converged
 
 
 class _Rows:

@@ -220,29 +220,14 @@ class Attempt:
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
-        if self._asked is not None:
-            self._take_answers(self._asked)
+        if self._asked is not None and (answers := self._context.decisions) is not None:
+            is_last, [whole] = self._params.is_last, self._buffered
+            self._buffered = [answers.accept(self._asked, whole, self.candidate, usage=self._usage, is_last=is_last)]
             return
         if not self._params.is_last and _is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)
         self._check_confidence()
-
-    def _take_answers(self, asked: tuple[int, ...]) -> None:
-        """Keep the answers of a decision, and leave the doubtful ones to the next candidate if there is one."""
-        answers, [response] = self._context.decisions, self._buffered
-        assert answers is not None
-        doubtful = answers.take(
-            asked,
-            answers.read(asked, response),
-            target=self.candidate.target.policy_name,
-            usage=self._usage,
-            min_confidence=self.candidate.min_confidence,
-        )
-        if doubtful and not self._params.is_last:
-            detail = f"{doubtful} of {len(asked)} questions"
-            raise LowConfidence(f"The target's confidence is below the minimum for {detail}.", detail=detail)
-        self._buffered = [answers.merged(self._context.query.model)]
 
     def _check_confidence(self) -> None:
         minimum = self.candidate.min_confidence

@@ -8,8 +8,8 @@ ones with probability 1 for the value that it chose.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gateway.errors import InvalidOutput
-from gateway.types import Delta, Piece, Usage
+from gateway.errors import InvalidOutput, LowConfidence
+from gateway.types import Candidate, Delta, Piece, Usage
 from twolane.process import exact_json
 from twolane.process.decisions.answers import REFUSAL, answer_of, confidence_of, refusal_of, usage_of
 from twolane.process.decisions.questions import DecisionRequest, Question, QuestionKind
@@ -27,7 +27,7 @@ class DecisionAnswers:
         self._answers: list[Mapping[str, Any] | None] = [None] * len(request.questions)
         self._targets = [""] * len(request.questions)
         self._usage = (0, 0)
-        self._model: str | None = None
+        self._model = request.model
 
     @property
     def is_complete(self) -> bool:
@@ -43,44 +43,49 @@ class DecisionAnswers:
                 found.setdefault(target, []).append(index)
         return tuple((target, tuple(indices)) for target, indices in found.items())
 
-    def read(self, asked: Sequence[int], delta: Delta) -> list[Mapping[str, Any]]:
-        """A target's answers to the `asked` questions. Raises InvalidOutput."""
-        questions = [self._questions[index] for index in asked]
-        document = _load(delta.data.decode("utf-8", "replace"))
-        if isinstance(document, dict) and "answers" in document:
-            return _checked(document["answers"], questions)
-        return _from_chat(delta.pieces, questions)
-
-    def take(
-        self,
-        asked: Sequence[int],
-        answers: Sequence[Mapping[str, Any]],
-        *,
-        target: str,
-        usage: Usage | None,
-        min_confidence: float | None,
-    ) -> int:
-        """Keep a target's answers; returns how many are below the question's `min_confidence`, or else the lane's."""
-        doubtful = []
-        for index, answer in zip(asked, answers, strict=True):
-            least = self._questions[index].min_confidence
-            least = min_confidence if least is None else least
-            if answer["type"] == REFUSAL and self._answers[index] is not None:
-                continue  # a doubtful answer says more
-            self._answers[index], self._targets[index] = answer, target
-            if least is not None and confidence_of(answer) < least:
-                doubtful.append(index)
+    def accept(
+        self, asked: Sequence[int], response: Delta, candidate: Candidate, *, usage: Usage | None, is_last: bool
+    ) -> Delta:
+        """The response with all answers, once a candidate has answered the `asked` questions. Raises InvalidOutput, or
+        LowConfidence if answers are doubtful and other candidates are left."""
+        answers = _read(response, [self._questions[index] for index in asked])
         used = (usage.input_tokens or 0, usage.output_tokens or 0) if usage else (0, 0)
         self._usage = (self._usage[0] + used[0], self._usage[1] + used[1])
-        self.open = tuple(doubtful)
-        return len(doubtful)
+        self.open = tuple(
+            index
+            for index, answer in zip(asked, answers, strict=True)
+            if self._keep(index, answer, candidate.target.policy_name) and self._is_doubtful(index, answer, candidate)
+        )
+        if self.open and not is_last:
+            detail = f"{len(self.open)} of {len(asked)} questions"
+            raise LowConfidence(f"The target's confidence is below the minimum for {detail}.", detail=detail)
+        return self.merged()
 
-    def merged(self, model: str) -> Delta:
+    def merged(self) -> Delta:
         """The response with all answers, in OpenAI's form."""
-        document = {"answers": self._answers, "model": model, "usage": usage_of(*self._usage)}
+        document = {"answers": self._answers, "model": self._model, "usage": usage_of(*self._usage)}
         usage = Usage(input_tokens=self._usage[0], output_tokens=self._usage[1])
         pieces = (Piece(index=0, finish_reason="stop", is_answer=True),)
         return Delta(data=exact_json.dumps(document), pieces=pieces, usage=usage)
+
+    def _keep(self, index: int, answer: Mapping[str, Any], target: str) -> bool:
+        """False for a refusal where there is a doubtful answer already, which says more."""
+        if answer["type"] == REFUSAL and self._answers[index] is not None:
+            return False
+        self._answers[index], self._targets[index] = answer, target
+        return True
+
+    def _is_doubtful(self, index: int, answer: Mapping[str, Any], candidate: Candidate) -> bool:
+        own = self._questions[index].min_confidence
+        least = candidate.min_confidence if own is None else own
+        return least is not None and confidence_of(answer) < least
+
+
+def _read(response: Delta, questions: Sequence[Question]) -> list[Mapping[str, Any]]:
+    document = _load(response.data.decode("utf-8", "replace"))
+    if isinstance(document, dict) and "answers" in document:
+        return _checked(document["answers"], questions)
+    return _from_chat(response.pieces, questions)
 
 
 def _load(text: str) -> Any:

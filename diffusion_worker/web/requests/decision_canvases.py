@@ -55,7 +55,7 @@ def lay_out(
             f"The maximum context length is {info.max_context} tokens; 'input' and a canvas need {shared + length}.",
             param="input",
         )
-    asked = [_ask(each, index, encode, length) for index, each in enumerate(request.questions)]
+    asked = [_line_of_question(each, index, encode, length) for index, each in enumerate(request.questions)]
     for index, each in enumerate(asked):
         if each.prompt_tokens > left:
             param = f"questions[{index}]"
@@ -71,7 +71,7 @@ def lay_out(
     )
 
 
-def _ask(question: Question, index: int, encode: Encode, length: int) -> _Asked:
+def _line_of_question(question: Question, index: int, encode: Encode, length: int) -> _Asked:
     """With its own labels if a line with the longest of them fits a canvas, else with their numbers."""
     for numbered in (False, True):
         labels = question.labels(numbered=numbered)
