@@ -61,7 +61,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """All results. Rates are per second of processor time; passes are those over canvases, or decoded tokens of a row."""
+    """Rates are per second of processor time; passes are those over canvases, or decoded tokens of a row."""
 
     questions: int
     kinds: tuple[Kind, ...]

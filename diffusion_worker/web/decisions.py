@@ -20,7 +20,7 @@ from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from diffusion_worker.web.chat import behind_header
 from diffusion_worker.web.error_body import InvalidType, InvalidValue, MissingField, Unsupported
 from diffusion_worker.web.handler import DEADLINE_HEADER, read_deadline_ms
-from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, header, read_body, send_response
+from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, header, send_response
 from diffusion_worker.web.request_log import RequestLog, request_log_of
 from diffusion_worker.web.requests.api_support import IGNORED
 from diffusion_worker.web.requests.decision_canvases import DecisionCanvas, lay_out
@@ -30,6 +30,7 @@ from twolane.process.decisions.answers import answer_of, usage_of
 from twolane.process.decisions.members import DecisionError, Problem
 from twolane.process.decisions.questions import DecisionRequest
 from twolane.process.decisions.request import FIELDS, parse_decisions
+from twolane.process.http_body import read_body
 
 MAX_ROWS: Final = 4  # canvases of one request at once: others wait for rows too
 STEPS: Final = 2
