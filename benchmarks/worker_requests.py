@@ -83,6 +83,9 @@ class InstrumentedModel:
         """See `DiffusionModel.logits`."""
         return self._timed(lambda: self._model.logits(hidden))
 
+    def prompt_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.logits(hidden)
+
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
         """See `DiffusionModel.soften`."""
         return self._timed(lambda: self._model.soften(probabilities))

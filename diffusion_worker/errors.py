@@ -16,6 +16,7 @@ WorkerError
 │   ├── NotFinite             its logits contain NaN or infinity                                    500
 │   ├── StepFailed            the step that included it raised an exception                         500
 │   ├── InvalidOutput         its output violates a keyword that is checked at the end only         500
+│   ├── LowConfidence         its confidence cannot reach the request's minimum                     422
 │   ├── DeadlineExceeded      its deadline passed before any output existed                         504
 │   └── Cancelled             the client disconnected, or the sequence was aborted                  499
 ├── CheckpointError           the checkpoint cannot be loaded; names the file and the cause
@@ -145,6 +146,14 @@ class InvalidOutput(SequenceFailed):
     """Every attempt violated a keyword that is checked only on complete output."""
 
     code = "invalid_output"
+    retryable = False
+
+
+class LowConfidence(SequenceFailed):
+    """The confidence of the answer cannot reach the minimum that the request sets."""
+
+    status = 422
+    code = "low_confidence"
     retryable = False
 
 

@@ -20,6 +20,7 @@ from gateway.beyond_chat import CHAT_PATH
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
 from gateway.parameters import ignored_by
+from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
@@ -107,7 +108,7 @@ def _check(options: argparse.Namespace) -> int:
             print(f"  {target.name}: {describe_call(endpoint, os.environ)}")
     for problem in credential_problems(policy.targets.values(), os.environ):
         print(f"{'note' if problem.is_minor else 'warning'}: {problem.text}", file=sys.stderr)
-    for warning in budget_problems(policy):
+    for warning in (*budget_problems(policy), *gate_problems(policy)):
         print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
 

@@ -91,6 +91,7 @@ class Decision:
     target: str | None = None
     outcome: Outcome = Outcome.OK
     schema_check: SchemaCheck | None = None
+    low_confidence: float | None = None  # of an answer that is served below the route's minimum
     usage: Usage | None = None
     first_byte_ms: float | None = None  # when the first byte was ready to be sent to the client
     total_ms: float = 0.0

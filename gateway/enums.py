@@ -99,6 +99,13 @@ class Buffer(StrEnum):
     NONE = "none"
 
 
+class OnLowConfidence(StrEnum):
+    """What a route serves where no answer reaches its minimum confidence."""
+
+    ERROR = "error"
+    SERVE_SUREST = "serve_surest"  # the answer with the highest confidence, marked by a header
+
+
 class RunawayScope(StrEnum):
     """Which texts of a response are cut when they run away (see `validation.runaway`)."""
 

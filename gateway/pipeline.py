@@ -34,7 +34,7 @@ from gateway.reliability.load_balancing import pick_endpoint
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
-from gateway.types import Candidate, Classification, Delta, Health, Plan, Query, Target, Verdict
+from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
 from gateway.validation.json_schema import COMPILED
 
 
@@ -87,14 +87,14 @@ class Pipeline:
             return self._error_response(context, error)
         try:
             attempt = await self._try_candidates(context)
-            buffered: list[Delta] = await attempt.commit() if attempt is not None else []
+            buffered = await attempt.commit() if attempt is not None else context.commit_surest()
         except BaseException as exc:  # a request that ends with a bug still gets its decision
             context.outcome = Outcome.CLIENT_GONE if isinstance(exc, asyncio.CancelledError) else Outcome.ERROR
             self._finish(context)
             raise
         if attempt is None and context.decisions is not None and context.commit_earlier(self._clock.now_s()):
             buffered = [context.decisions.merged()]
-        elif attempt is None:
+        elif attempt is None and not buffered:
             return self._error_response(context, context.final_error())
         recorder = self._shadows.recorder(context, self._sample()) if context.plan.shadow is not None else None
         return GatewayResponse(context, self._finish, buffered=buffered, attempt=attempt, recorder=recorder)

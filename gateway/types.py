@@ -181,6 +181,8 @@ class Query:
     received_s: float
     system_text: str = ""  # beginning and end, if it is long
     last_user_text: str = ""  # as above
+    earlier_text: str = ""  # the user's message before the last, and
+    answer_text: str = ""  # the assistant's last answer; as above, but shorter
     message_count: int = 1
     stream: bool = False
     include_usage: bool = False
@@ -210,11 +212,21 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The task, the confidence (0..1), and the evidence: `header`, `prediction`, `words: translate, into`."""
+    """The task, the confidence (0..1), and the evidence: `header`, `prediction`, `words: translate, into`.
+
+    `probabilities` are those of all tasks, in the order of `Task`, if words decided; otherwise empty.
+    """
 
     task: Task
     confidence: float
     evidence: str
+    probabilities: tuple[float, ...] = ()
+
+    def confidence_of(self, tasks: frozenset[Task]) -> float:
+        """The probability that the task is one of these."""
+        if not self.probabilities:
+            return self.confidence if self.task in tasks else 0.0
+        return sum(each for task, each in zip(Task, self.probabilities, strict=True) if task in tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +276,7 @@ class Plan:
     private: bool = False
     shadow: Shadow | None = None
     checks: Checks | None = None  # of the response against the request's output format and tools
+    serves_surest: bool = False  # where no answer reaches the minimum confidence, the surest one is served
 
     @property
     def silence_limit_ms(self) -> float:
@@ -322,7 +335,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`."""
+    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`; for
+    other targets a gate computes the confidence from log-probabilities."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -380,6 +394,8 @@ class Call:
     left_ms: float | None = None
     validation_error: str | None = None
     ignored: tuple[str, ...] = ()  # parameters to leave out
+    min_confidence: float | None = None  # a worker ends an answer that cannot reach it
+    wants_logprobs: bool = False  # request the log-probabilities of the tokens, whether the client did or not
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     prompt: int | None = None  # send only this one of the query's prompts; None: all of them
     questions: tuple[int, ...] | None = None  # of a decision, ask only these; None: all of them

@@ -1,4 +1,5 @@
-"""Evaluates the accuracy and latency of a checkpoint: `python -m training.evaluate [--check] [--json FILE]`.
+"""Evaluates the accuracy and latency of a checkpoint: `python -m training.evaluate [--check] [--json FILE]`. With
+`--gate`, evaluates its confidence instead: precision and recall of what a minimum confidence serves (`training.gate`).
 
 Every sample is completed by the serving loop, once by diffusion and once autoregressively with the same weights.
 Accuracy is exact match on combinations that were held out of training, without constraints. Latency is the median over
@@ -24,6 +25,7 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.edits import Edits, edits
+from training.gate.report import evaluate_gate
 from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, SampleSpec
@@ -104,8 +106,12 @@ def main() -> int:
     parser.add_argument("--timed", type=int, default=TIMED, help="samples per row for the latency measurement")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a result is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--gate", action="store_true", help="evaluate the confidence, on strangers too")
+    parser.add_argument("--rows", type=int, default=300, help="with --gate: rows of each third of the mix")
     options = parser.parse_args()
     model = load(options.checkpoint, LoadOptions(threads=1))
+    if options.gate:
+        return evaluate_gate(model, options.rows, json_file=options.json, is_checked=options.check)
     rows = tuple(evaluate(model, case, options.count, timed=options.timed) for case in CASES)
     out_of_distribution = evaluate(model, OUT_OF_DISTRIBUTION, options.count // 2, timed=options.timed)
     separation = separate([row.denoised for row in (*rows, out_of_distribution)])

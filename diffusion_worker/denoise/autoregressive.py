@@ -13,18 +13,17 @@ from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.denoise.penalties import penalised
 from diffusion_worker.denoise.truncation import truncated
 from diffusion_worker.models.host_to_device import upload
-from diffusion_worker.models.interface import DiffusionModel, PrefillContext
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.step_batch import Decode, TokenResult
 
 
-def decode(model: DiffusionModel, items: Sequence[Decode], context: PrefillContext, draws: Draws) -> torch.Tensor:
-    """Append the ids of every item to its context and choose the next token: the argmax, or a sample for items with a
-    temperature above 0.
+def decode(model: DiffusionModel, items: Sequence[Decode], hidden: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """Choose the token that follows the ids of every item, from their hidden states [rows, new, hidden]: the argmax, or
+    a sample for items with a temperature above 0.
 
     Returns [rows, 3] of float64: the id; its log-probability at temperature 1, which is not finite where the model
     returned NaN or infinity; and 1 where the constraint allowed one token only.
     """
-    hidden = model.encode(padded([item.ids for item in items], model.device), context)
     last = upload([len(item.ids) - 1 for item in items], model.device)
     logits = model.logits(hidden[torch.arange(len(items), device=model.device), last])  # [rows, vocab]
     limited, is_forced = _limited(items, logits)
@@ -37,9 +36,15 @@ def decode(model: DiffusionModel, items: Sequence[Decode], context: PrefillConte
     return torch.stack([ids.double(), logprob.double(), is_forced.double()], dim=-1)
 
 
-def token_result(item: Decode, row: Sequence[float]) -> TokenResult:
+def token_result(item: Decode, row: Sequence[float], *, prompt_surprise: float = 0.0) -> TokenResult:
     """One row of the result of `decode`, on the host."""
-    return TokenResult(sequence=item.sequence, id=int(row[0]), logprob=row[1], is_forced=bool(row[2]))
+    return TokenResult(
+        sequence=item.sequence,
+        id=int(row[0]),
+        logprob=row[1],
+        is_forced=bool(row[2]),
+        prompt_surprise=prompt_surprise,
+    )
 
 
 def padded(rows: Sequence[tuple[int, ...]], device: torch.device) -> torch.Tensor:

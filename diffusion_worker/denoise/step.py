@@ -133,7 +133,12 @@ def advance(
 
 
 def canvas_result(
-    item: Denoise, row: Sequence[float], labels: tuple[float, ...] = (), holes: Probabilities = ()
+    item: Denoise,
+    row: Sequence[float],
+    labels: tuple[float, ...] = (),
+    *,
+    holes: Probabilities = (),
+    prompt_surprise: float = 0.0,
 ) -> CanvasResult:
     """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
     infinity."""
@@ -150,6 +155,7 @@ def canvas_result(
         has_converged=bool(converged),
         labels=labels,
         holes=holes,
+        prompt_surprise=prompt_surprise,
     )
 
 

@@ -18,6 +18,7 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.prompt_scores import PromptScores
 from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
@@ -40,7 +41,8 @@ _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Passed:
-    """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces."""
+    """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces. The last
+    number of a canvas or a token is the surprise of its prompt."""
 
     items: Sequence[Prefill | Denoise | Decode]
     report: torch.Tensor
@@ -65,6 +67,7 @@ class Stepper:
         self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
+        self._prompt_scores = _prompt_scores(model, cache) if model.info.scores_prompts else None
         self.progress: Callable[[], None] = lambda: None  # called at each pass and each constrained row
 
     @torch.inference_mode()
@@ -92,22 +95,60 @@ class Stepper:
     def reset(self) -> None:
         """Invalidate the contents of the cache. Canvases stay: a step replaces them, but never writes to them."""
         self.cache.reset()
+        if self._prompt_scores is not None:
+            self._prompt_scores.reset()
 
     def _prepare(self, batch: Batch) -> None:
         for sequence in batch.releases:
             self._canvases.pop(sequence, None)
         if batch.slots is not None:
             self.cache.resize(batch.slots + (self._padding is not None))
+            if self._prompt_scores is not None:
+                self._prompt_scores.resize(self.cache.slots)
         for copy in batch.copies:
             self.cache.copy(copy.source, copy.target, copy.tokens)
+            if self._prompt_scores is not None:
+                self._prompt_scores.copy(copy.source, copy.target, copy.tokens)
+
+    def _encode(self, items: Sequence[Prefill | Decode]) -> tuple[torch.Tensor, Callable[[], None]]:
+        """A causal pass over the ids of the items: their hidden states [rows, new, hidden], and the function that
+        writes the pass to the slots."""
+        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
+        ids = padded([i.ids for i in items], self.model.device)
+        hidden = self.model.encode(ids, view)
+        store = self._scored(items, ids, hidden)
+
+        def seal() -> None:
+            store()
+            self.cache.seal(view)
+
+        return hidden, seal
+
+    def _scored(self, items: Sequence[Prefill | Decode], ids: torch.Tensor, hidden: torch.Tensor) -> Callable[[], None]:
+        """Score the tokens of a causal pass, for the confidence; returns the function that stores the scores. Tokens
+        that were decoded one by one are not scored."""
+        scores = self._prompt_scores
+        if scores is None:
+            return lambda: None
+        if not any(isinstance(item, Prefill) or item.ends_prompt for item in items):
+            return lambda: _skip_all(scores, items)
+        places = [(i.slot, i.at, len(i.ids)) for i in items]
+        return scores.score(places, ids, hidden, self.model.prompt_logits)
+
+    def _prompt_surprise(self, tokens: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Surprise [rows, 1] of the first `tokens` tokens of each slot; 0 for no tokens. See `types.confidence`."""
+        surprises = torch.zeros(len(tokens), 1, dtype=torch.double, device=self.model.device)
+        for row, (slot, count) in enumerate(tokens):
+            if self._prompt_scores is not None and count:
+                surprises[row] = self._prompt_scores.surprise(slot, count)
+        return surprises
 
     def _prefill(self, items: Sequence[Prefill]) -> list[Outcome]:
-        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        hidden = self.model.encode(padded([i.ids for i in items], self.model.device), view)
+        hidden, seal = self._encode(items)
         # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
         finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
         report = finite.double()
-        self.cache.seal(view)
+        seal()
         return [_Passed(items=items, report=report)]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
@@ -125,10 +166,11 @@ class Stepper:
             if missing := len(each.items) - len(group):  # dummies, whose results are dropped
                 seen = torch.cat([seen, seen[:1].expand(missing, -1, -1)])
             done = advance(self.model, each, seen, self._draws, self.progress)
+            surprises = self._prompt_surprise([(i.slot, i.at if i.opens and i.block == 0 else 0) for i in group])
             outcomes.append(
                 _Passed(
                     items=group,
-                    report=done.report[: len(group)],
+                    report=torch.cat([done.report[: len(group)], surprises], dim=1),
                     canvases=done.canvases[: len(group)],
                     constraint_s=done.constraint_s,
                     labels=done.labels,
@@ -158,10 +200,11 @@ class Stepper:
         return self.model.denoise(ids, soft, context)
 
     def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
-        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        report = decode(self.model, items, view, self._draws)
-        self.cache.seal(view)
-        return [_Passed(items=items, report=report)]
+        hidden, seal = self._encode(items)
+        report = decode(self.model, items, hidden, self._draws)
+        seal()
+        surprises = self._prompt_surprise([(i.slot, i.at + len(i.ids) if i.ends_prompt else 0) for i in items])
+        return [_Passed(items=items, report=torch.cat([report, surprises], dim=1))]
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
@@ -181,9 +224,10 @@ class Stepper:
                     faults.append(self._fault(item, NotFinite("the model returned NaN or infinity")))
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
-                    canvases.append(canvas_result(item, fetched, each.labels[row], each.holes[row]))
+                    labels, holes = each.labels[row], each.holes[row]
+                    canvases.append(canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1]))
                 elif isinstance(item, Decode):
-                    tokens.append(token_result(item, fetched))
+                    tokens.append(token_result(item, fetched[:-1], prompt_surprise=fetched[-1]))
         constraint_s = sum(each.constraint_s for each in passes)
         return StepResult(
             canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults), constraint_s=constraint_s
@@ -224,7 +268,24 @@ class Stepper:
     def _fault(self, item: Prefill | Denoise | Decode, error: NotFinite | StepFailed) -> RowFault:
         self._canvases.pop(item.sequence, None)
         self.cache.zero(item.slot)
+        if self._prompt_scores is not None:
+            self._prompt_scores.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
+
+
+def _skip_all(scores: PromptScores, items: Sequence[Prefill | Decode]) -> None:
+    for item in items:
+        scores.skip(item.slot, item.at)
+
+
+def _prompt_scores(model: DiffusionModel, cache: KvCache) -> PromptScores:
+    return PromptScores(
+        slots=cache.slots,
+        slot_tokens=cache.slot_tokens,
+        hidden_size=model.info.hidden_size,
+        dtype=model.dtype,
+        device=model.device,
+    )
 
 
 def _padded_rows(parts: Sequence[torch.Tensor], rows: int, width: int) -> torch.Tensor:

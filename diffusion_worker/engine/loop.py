@@ -68,7 +68,11 @@ class Loop:
         self.plan = plan or plan_of(model, capacity)
         self.limits, self._max_slots = _limits(self.plan, capacity), self.plan.slots
         table = SlotTable(
-            model.kv_layers, self._max_slots, itemsize=model.dtype.itemsize, is_reusing=not capacity.is_exact
+            model.kv_layers,
+            self._max_slots,
+            itemsize=model.dtype.itemsize,
+            is_reusing=not capacity.is_exact,
+            rereads_last=model.info.scores_prompts,
         )
         cache = KvCache(
             model.kv_layers,

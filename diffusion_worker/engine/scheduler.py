@@ -13,7 +13,15 @@ from diffusion_worker.engine.batching import compose
 from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.queue import WaitingQueue
 from diffusion_worker.engine.sequence import CLOSING_STEPS, Sequence, prefill_chunks_of
-from diffusion_worker.errors import Cancelled, DeadlineExceeded, OutOfRange, OverCapacity, PromptTooLong, WorkerError
+from diffusion_worker.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    LowConfidence,
+    OutOfRange,
+    OverCapacity,
+    PromptTooLong,
+    WorkerError,
+)
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.events import (
     BlockSealed,
@@ -126,6 +134,7 @@ class Scheduler:
             request=request,
             submitted=now,
             prefill_chunks=prefill_chunks_of(request.prompt_ids, self._limits.prefill_chunk),
+            weights=self._info.confidence.get(request.decoding_mode),
         )
         sequence.predicted_wait = self._queue.predict_wait(self._running.values(), self.rows, now, sequence)
         self._next_id += 1
@@ -284,12 +293,18 @@ class Scheduler:
         sequence.near_deadline = self._would_be_late(sequence, now, steps=CLOSING_STEPS)
         steps, entropy = sequence.steps_done, canvas.mean_entropy
         sequence.times.step(self._iteration_start, now, block=sequence.block, step=steps, entropy=entropy)
+        if sequence.is_hopeless():
+            self._doubt(sequence, now)
+            return
         if stop is None:
             self._outbox += self._stream_unsealed(sequence, canvas, steps)
             return
         self._cost_model.record_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
         fresh, has_end = sequence.seal(canvas, self._info.end_ids, is_late=self._would_be_late(sequence, now))
+        if sequence.is_hopeless():
+            self._doubt(sequence, now)
+            return
         self._emit(sequence, fresh, now, canvas)
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
@@ -307,6 +322,9 @@ class Scheduler:
         sequence.record_token(token, decode.ids)
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, decode.ids)
+        if sequence.is_hopeless():
+            self._doubt(sequence, now)
+            return
         streamed, has_end = sequence.emit_token(
             token.id, self._info.end_ids, is_late=self._would_be_late(sequence, now)
         )
@@ -338,6 +356,11 @@ class Scheduler:
     def _fault(self, sequence: Sequence, error: WorkerError, now: float, outcome: Outcome = Outcome.FAULTED) -> None:
         self._outbox.append((sequence.id, Faulted(error=error, usage=sequence.usage())))
         self._end(sequence, now, outcome)
+
+    def _doubt(self, sequence: Sequence, now: float) -> None:
+        """End a sequence whose confidence cannot reach its minimum."""
+        error = LowConfidence(f"the confidence of the answer is below {sequence.request.min_confidence:g}")
+        self._fault(sequence, error, now, Outcome.LOW_CONFIDENCE)
 
     def _end(self, sequence: Sequence, now: float, outcome: Outcome) -> None:
         if self._running.pop(sequence.id, None):

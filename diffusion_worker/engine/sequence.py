@@ -14,6 +14,7 @@ from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.template import Template
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
+from diffusion_worker.types.confidence import ConfidenceWeights, Evidence, surprise, weakest_of
 from diffusion_worker.types.events import Usage
 from diffusion_worker.types.observations import BlockStop, Outcome, PredictedWait, SequenceObserved
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest, SequenceId
@@ -55,6 +56,11 @@ class Sequence:
     streamed: tuple[int, ...] = ()  # ids of the current block that were streamed already
     logprob: float = 0.0  # sum over the emitted tokens that no constraint forced
     scored: int = 0  # number of those tokens
+    weights: ConfidenceWeights | None = None  # of its confidence; None: the mean probability of its tokens
+    weakest: tuple[float, ...] = ()  # lowest log-probabilities among those tokens
+    prompt_surprise: float = 0.0
+    sealed_entropy: float = 0.0  # highest mean entropy of a sealed canvas
+    sealed_steps: int = 0  # most steps of one
     matcher: Matcher | None = None  # state before the current canvas, or the next token
     near_deadline: bool = False  # constrained text must end on the current canvas
     template: Template | None = None  # of its canvas, with what earlier passes have decided
@@ -105,17 +111,42 @@ class Sequence:
     def usage(self, canvas: CanvasResult | None = None) -> Usage:
         """Usage so far; of an unsealed `canvas`, the streamed tokens count."""
         streamed = len(self.streamed) if canvas else 0
-        count, logprob = (0, 0.0) if canvas is None else canvas.unforced(streamed)
-        count, logprob = self.scored + count, self.logprob + logprob
+        logprobs = canvas.unforced(streamed) if canvas else []
+        evidence = self._evidence(logprobs)
         return Usage(
             prompt_tokens=len(self.request.prompt_ids),
             cached_tokens=self.cached,
             completion_tokens=self.emitted + streamed,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
-            confidence=math.exp(logprob / count) if count else None,
+            confidence=self._confidence(evidence, logprobs),
+            evidence=evidence,
             converged=None if self.is_autoregressive else self.converged,
         )
+
+    def _confidence(self, evidence: Evidence, logprobs: Ids[float]) -> float | None:
+        """Confidence so far, with these unsealed tokens; None before the first step."""
+        if self.weights is not None:
+            return self.weights.confidence(evidence) if self.forward_passes else None
+        count = self.scored + len(logprobs)
+        return math.exp((self.logprob + math.fsum(logprobs)) / count) if count else None
+
+    def _evidence(self, logprobs: Ids[float] = ()) -> Evidence:
+        steps = 0 if self.is_autoregressive else max(self.sealed_steps, self.steps_done)
+        return Evidence(
+            prompt_surprise=self.prompt_surprise,
+            token_surprise=surprise(weakest_of(self.weakest, logprobs)),
+            entropy=self.sealed_entropy,
+            steps=steps / self.request.denoising.steps,
+            unconverged=float(not self.converged),
+        )
+
+    def is_hopeless(self) -> bool:
+        """Whether its confidence cannot reach the request's minimum: with weights, it can only fall."""
+        minimum = self.request.min_confidence
+        if minimum is None or self.weights is None:
+            return False
+        return self.weights.confidence(self._evidence()) < minimum
 
     def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
         """The observation to report when it ends."""
@@ -205,6 +236,7 @@ class Sequence:
             truncation=self.request.truncation,
             penalties=self.penalty_inputs,
             matcher=self.matcher,
+            ends_prompt=self.emitted == 0,
         )
 
     @property
@@ -258,6 +290,7 @@ class Sequence:
         self.mean_entropy = canvas.mean_entropy
         if self.template is not None:
             self.template = self.template.narrowed(canvas.holes)
+        self.prompt_surprise = max(self.prompt_surprise, canvas.prompt_surprise)
         if canvas.has_converged:
             return BlockStop.STABLE
         self.converged = self.converged and self.steps_to_go > 0 and not is_late
@@ -287,8 +320,9 @@ class Sequence:
         shown, has_end = self.visible(canvas.ids, end_ids)
         count = len(shown) + has_end
         self.emitted += count
-        unforced, logprob = canvas.unforced(count)
-        self.scored, self.logprob = self.scored + unforced, self.logprob + logprob
+        self._score(canvas.unforced(count))
+        self.sealed_entropy = max(self.sealed_entropy, canvas.mean_entropy)
+        self.sealed_steps = max(self.sealed_steps, self.steps_done)
         fresh, self.streamed = shown[len(self.streamed) :], ()
         if is_late and self.matcher and not has_end:
             return fresh + self._close(canvas.ids[: self.width]), True
@@ -325,11 +359,17 @@ class Sequence:
         self.emitted += 1
         if self.matcher is not None:
             self.matcher = self.matcher.after((token.id,))
+        self.prompt_surprise = max(self.prompt_surprise, token.prompt_surprise)
         if not token.is_forced:
-            self.scored += 1
-            self.logprob += token.logprob
+            self._score([token.logprob])
         self._append((token.id,))
         self.block = self.emitted - 1
+
+    def _score(self, logprobs: Ids[float]) -> None:
+        """Take emitted, unforced tokens into the confidence."""
+        self.scored += len(logprobs)
+        self.logprob += math.fsum(logprobs)
+        self.weakest = weakest_of(self.weakest, logprobs)
 
     def _append(self, ids: tuple[int, ...]) -> None:
         """Append output to the context."""

@@ -36,6 +36,7 @@ class _Slot:
     owner: SequenceId | None = None
     ids: list[int] = field(default_factory=list)  # cached tokens
     used: int = 0  # tick of the last allocation, release or copy
+    is_read: bool = False  # a pass has ended at its last token, or it is a copy of such a slot
 
     @property
     def idle_since(self) -> int:
@@ -44,13 +45,24 @@ class _Slot:
 
 
 class SlotTable:
-    """The slots of one cache. Without `is_reusing` there is no prefix cache."""
+    """The slots of one cache. Without `is_reusing` there is no prefix cache. With `rereads_last`, the last token of a
+    prefix that ends within a slot's context is not reused: its hidden state scores the token that follows it, and only
+    that of a slot's own last token is kept (see `memory.prompt_scores`)."""
 
-    def __init__(self, layers: Sequence[LayerKv], slots: int, *, itemsize: int, is_reusing: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[LayerKv],
+        slots: int,
+        *,
+        itemsize: int,
+        is_reusing: bool = True,
+        rereads_last: bool = False,
+    ) -> None:
         self._layers = tuple(layers)
         self._ring = min((layer.window - 1 for layer in layers if layer.window is not None), default=None)
         self._itemsize = itemsize
         self._is_reusing = is_reusing
+        self._rereads_last = rereads_last
         self._slots = [_Slot() for _ in range(slots)]
         self._tick = 0
 
@@ -78,12 +90,14 @@ class SlotTable:
         copy = None if source is None or source == slot else Copy(source=source, target=slot, tokens=reused)
         self._slots[slot].owner = owner
         self._slots[slot].ids = list(ids[:reused])
+        self._slots[slot].is_read = False  # a prefix of another context
         self._touch(slot)
         return Allocation(slot=slot, reused=reused, copy=copy, boundary=boundary)
 
     def extend(self, slot: int, ids: Sequence[int]) -> None:
         """Record that `ids` were appended to the slot."""
         self._slots[slot].ids += ids
+        self._slots[slot].is_read = True
 
     def snapshot(self, slot: int) -> Copy | None:
         """Copy the slot's contents into the prefix cache, if two slots are free and none holds them yet."""
@@ -94,6 +108,7 @@ class SlotTable:
         target = self._least_useful(None)
         assert target is not None
         self._slots[target].ids = list(held)
+        self._slots[target].is_read = True
         self._touch(target)
         return Copy(source=slot, target=target, tokens=len(held))
 
@@ -139,6 +154,8 @@ class SlotTable:
         source, reused, boundary = None, 0, 0
         for index, slot in enumerate(self._slots if self._is_reusing else ()):
             common = min(_common(slot.ids, ids), at_most)
+            if self._rereads_last and (common < len(slot.ids) or not slot.is_read):
+                common -= 1
             if common < MIN_REUSE:
                 continue
             # A ring buffer that has wrapped is valid at its own length only.

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from diffusion_worker.models.confidence import PromptHead
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
@@ -17,7 +18,15 @@ EVERY_EXPERT = CUSTOM_PREFIX + "every_expert"
 class DiffusionGemmaModel:
     """A loaded `DiffusionGemmaForBlockDiffusion` behind the `DiffusionModel` interface."""
 
-    def __init__(self, model: Any, info: ModelInfo, *, experts: str | None = None, is_exact: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        info: ModelInfo,
+        *,
+        experts: str | None = None,
+        is_exact: bool = False,
+        prompt_head: PromptHead | None = None,
+    ) -> None:
         """Put `model` into evaluation mode and set its experts implementation: `experts`, or the fastest for its shape
         and dtype, or, if `is_exact`, one whose matrix shapes do not depend on the router. Quantised experts keep their
         own implementation."""
@@ -27,6 +36,7 @@ class DiffusionGemmaModel:
         self._encoder = model.model.encoder.language_model
         self._decoder = model.model.decoder
         self._soft: torch.Tensor | None = None
+        self._prompt_head = prompt_head
         if experts is None and info.quantised is None:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
@@ -82,6 +92,10 @@ class DiffusionGemmaModel:
         cap: float = self._model.final_logit_softcapping
         scores: torch.Tensor = self._model.lm_head(hidden)
         return torch.tanh(scores.to(torch.float32) / cap) * cap
+
+    def prompt_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `DiffusionModel.prompt_logits`."""
+        return self.logits(hidden) if self._prompt_head is None else self._prompt_head(hidden)
 
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
         """See `DiffusionModel.soften`; embeddings are scaled as the input embeddings are."""

@@ -83,6 +83,10 @@ class DiffusionModel(Protocol):
         """fp32 logits [..., vocab] of the next token from hidden states [..., hidden] of the causal pass."""
         ...
 
+    def prompt_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `logits`, for tokens of a prompt: some checkpoints have a head of their own for them."""
+        ...
+
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Mean embeddings [rows, canvas, hidden] under probabilities [rows, canvas, vocab]: the next
         self-conditioning."""

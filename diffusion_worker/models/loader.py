@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
 from diffusion_worker.models.checkpoint_source import CONFIG
+from diffusion_worker.models.confidence import read_confidence, read_prompt_head
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
 from diffusion_worker.models.placement import AUTO, LoadOptions, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
@@ -47,7 +48,11 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
     if quantised is not None:
         info = _quantised_info(info, config, model, quantised)
     experts = None if options.experts == AUTO else options.experts
-    return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact)
+    info = dataclasses.replace(info, confidence=read_confidence(folder, config))
+    prompt_head = read_prompt_head(
+        folder, hidden_size=info.hidden_size, vocab_size=info.vocab_size, device=model.device
+    )
+    return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact, prompt_head=prompt_head)
 
 
 def read_config(file: Path) -> dict[str, Any]:

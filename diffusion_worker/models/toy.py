@@ -100,6 +100,10 @@ class ToyModel:
         scores = torch.zeros(*hidden.shape[:-1], self.vocab_size)
         return scores.scatter_(-1, hidden.long(), self._sure)
 
+    def prompt_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The same as `logits`."""
+        return self.logits(hidden)
+
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Mean id under the probabilities: [rows, canvas, 1]."""
         ids = torch.arange(self.vocab_size, dtype=probabilities.dtype)

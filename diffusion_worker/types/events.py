@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.errors import WorkerError
+from diffusion_worker.types.confidence import NO_EVIDENCE, Evidence
 
 
 class FinishReason(StrEnum):
@@ -19,8 +20,9 @@ class FinishReason(StrEnum):
 class Usage:
     """Token counts, passes and confidence of a sequence so far. An emitted end token counts as a completion token.
 
-    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), without the tokens
-    that a constraint forced; None before the first.
+    `confidence`: the probability that the answer is right, if the checkpoint has weights for it (see
+    `types.confidence`); otherwise the geometric mean probability of the emitted tokens from raw logits (temperature 1),
+    without the tokens that a constraint forced. None before the first.
     `converged`: whether every block so far stopped by stability; None in autoregressive mode.
     """
 
@@ -31,6 +33,7 @@ class Usage:
     confidence: float | None
     converged: bool | None
     cached_tokens: int = 0  # prompt tokens reused from the prefix cache
+    evidence: Evidence = NO_EVIDENCE  # what the confidence is computed from
 
     @property
     def tokens_per_forward(self) -> float:

@@ -1,8 +1,10 @@
 """Records that describe a model: shapes, sizes and the parameters that its checkpoint declares."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from diffusion_worker.types.requests import DenoisingParams
+from diffusion_worker.types.confidence import ConfidenceWeights
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +64,9 @@ class ModelInfo:
     dtype: str
     weight_bytes: int  # once the model runs
     quantised: str | None = None  # the method; None: not quantised in memory
+    confidence: Mapping[DecodingMode, ConfidenceWeights] = field(default_factory=dict)  # of modes that have weights
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the confidence of an answer depends on the likelihood of its prompt."""
+        return any(weights.reads_prompts for weights in self.confidence.values())

@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     FINISHED = "finished"
     FAULTED = "faulted"
     CANCELLED = "cancelled"
+    LOW_CONFIDENCE = "low_confidence"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

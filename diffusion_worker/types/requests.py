@@ -115,6 +115,9 @@ class GenerationRequest:
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
+    min_confidence: float | None = (
+        None  # it ends as soon as its confidence cannot reach this, if the checkpoint has weights
+    )
     matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
     labels: Labels | None = None  # choose one of these labels, in place of a matcher
     template: Template | None = None  # fill the holes of this one canvas; the denoising takes at most two steps
@@ -128,6 +131,8 @@ class GenerationRequest:
         _within("anchor", self.anchor, 0.0, 1.0)
         if self.temperature is not None:
             _within("temperature", self.temperature, 0.0, 2.0)
+        if self.min_confidence is not None:
+            _within("min_confidence", self.min_confidence, 0.0, 1.0)
         if self.deadline_s is not None:
             _within("deadline_ms", self.deadline_s, 0.0, math.inf)
 

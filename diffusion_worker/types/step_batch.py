@@ -91,6 +91,7 @@ class Decode:
     truncation: Truncation | None = None
     penalties: PenaltyInputs | None = None
     matcher: Matcher | None = None
+    ends_prompt: bool = False  # `ids` are the end of the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +121,12 @@ class CanvasResult:
     forced: tuple[bool, ...] = ()  # positions where the constraint allowed one token only; empty: none
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
     holes: Probabilities = ()  # of the holes of the item's template
+    prompt_surprise: float = 0.0  # of the prompt, at the first step; see `types.confidence`
 
-    def unforced(self, count: int) -> tuple[int, float]:
-        """(count, sum of log-probabilities) of the unforced tokens among the first `count`."""
+    def unforced(self, count: int) -> list[float]:
+        """Log-probabilities of the unforced tokens among the first `count`."""
         scored = enumerate(self.logprobs[:count])
-        free = [logprob for place, logprob in scored if not any(self.forced[place : place + 1])]
-        return len(free), math.fsum(free)
+        return [logprob for place, logprob in scored if not any(self.forced[place : place + 1])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,7 @@ class TokenResult:
     id: int
     logprob: float
     is_forced: bool = False  # the constraint allowed this token only
+    prompt_surprise: float = 0.0  # of the prompt, at the first token; see `types.confidence`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

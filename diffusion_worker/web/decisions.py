@@ -4,6 +4,7 @@ The first canvas runs alone, so that the others find the prompt that they share 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from diffusion_worker.types.events import BlockSealed, Faulted, Finished, Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from diffusion_worker.web.chat import behind_header
 from diffusion_worker.web.error_body import InvalidType, InvalidValue, MissingField, Unsupported
-from diffusion_worker.web.handler import DEADLINE_HEADER, read_deadline_ms
-from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, header, send_response
+from diffusion_worker.web.handler import DEADLINE_HEADER, header_number
+from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, send_response
 from diffusion_worker.web.request_log import RequestLog, request_log_of
 from diffusion_worker.web.requests.api_support import IGNORED
 from diffusion_worker.web.requests.decision_canvases import DecisionCanvas, lay_out
@@ -61,7 +62,7 @@ class DecisionEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
-            deadline_ms = read_deadline_ms(header(scope, DEADLINE_HEADER.encode()))
+            deadline_ms = header_number(scope, DEADLINE_HEADER, math.inf)
             body = await read_body(receive)
             # Laying out encodes every question and label, so it never runs on the event loop.
             canvases = await asyncio.to_thread(prepare, self._state, body)

@@ -36,6 +36,7 @@ from diffusion_worker.web.serving_state import ServingState
 from twolane.process.http_body import read_body
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
+CONFIDENCE_HEADER = "x-twolane-min-confidence"
 MAX_ATTEMPTS = 6  # generations per request when validation of the complete answer fails
 _LARGE_BYTES = 64 * 1024  # larger bodies are parsed in a thread, to keep the event loop responsive
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -74,14 +75,17 @@ class Endpoint:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
             owner = getattr((scope.get("state") or {}).get("key"), "name", "")
+            minimum = header_number(scope, CONFIDENCE_HEADER, 1.0)
             prepared = replace(await self._read(scope, receive), request_log=request_log, owner=owner)
+            if minimum is not None:
+                prepared = replace(prepared, generation=replace(prepared.generation, min_confidence=minimum))
             model = self._state.model_id(prepared.generation.decoding_mode)
             if timeline := request_log.begin(prepared.generation, model=model, is_stream=prepared.is_stream):
                 prepared = replace(prepared, generation=replace(prepared.generation, timeline=timeline))
             await cancel_on_disconnect(receive, self._answer(prepared, send))
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
-        deadline_ms = read_deadline_ms(header(scope, DEADLINE_HEADER.encode()))
+        deadline_ms = header_number(scope, DEADLINE_HEADER, math.inf)
         body = await read_body(receive)
         if len(body) > _LARGE_BYTES:
             loop = asyncio.get_running_loop()
@@ -309,14 +313,16 @@ def _usage(prepared: PreparedRequest) -> dict[str, Any]:
     return usage_body(prepared.builder.final_usage(), details)
 
 
-def read_deadline_ms(text: str | None) -> float | None:
-    """The value of the deadline header. Raises InvalidValue."""
+def header_number(scope: Scope, name: str, most: float) -> float | None:
+    """A finite number from 0 to `most`; None without the header. Raises InvalidValue."""
+    text = header(scope, name.encode())
     if text is None:
         return None
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0.0 <= value < math.inf:
-        raise InvalidValue(f"{DEADLINE_HEADER} must be a number of milliseconds, not {text!r}.", param=DEADLINE_HEADER)
+    if not 0.0 <= value <= most or value == math.inf:
+        allowed = "a number of milliseconds" if name == DEADLINE_HEADER else f"a number from 0 to {most:g}"
+        raise InvalidValue(f"{name} must be {allowed}, not {text!r}.", param=name)
     return value

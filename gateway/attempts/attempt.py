@@ -9,6 +9,14 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, is_empty, is_refusal
+from gateway.attempts.confidence import (
+    as_requested,
+    check_confidence,
+    minimum_of,
+    needs_logprobs,
+    reported_confidence,
+)
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
@@ -78,6 +86,8 @@ class Attempt:
         self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
+        self._minimum = minimum_of(params.candidate, context.query)
+        self._confidence: float | None = None  # of a complete answer that has a minimum
         self._output_chars = 0
         self._kept_bytes = self._kept_deltas = 0
         self._asked = context.decisions.open if context.decisions is not None else None
@@ -85,7 +95,7 @@ class Attempt:
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
         # Targets report their confidence at the end of a response.
-        needs_all = not context.query.stream or self.candidate.min_confidence is not None
+        needs_all = not context.query.stream or self._minimum is not None
         self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
         self._total_until_s = clock.now_s() + params.total_ms / 1000
         self.is_complete = False  # the whole response is buffered, nothing follows
@@ -124,6 +134,21 @@ class Attempt:
             await self.aclose()
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._total_until_s - now_s)
+        return self._buffered
+
+    @property
+    def unsure_confidence(self) -> float | None:
+        """The confidence of an answer that only the gate refused, and that is not blank; None for any other attempt."""
+        is_unsure = isinstance(self.error, LowConfidence) and self.is_complete
+        return self._confidence if is_unsure and not has_blank_choice(self._buffered) else None
+
+    def commit_unsure(self) -> list[Delta]:
+        """Serve an answer although the gate refused it, because no other answer was surer; see `commit`. The attempt
+        has ended and stays recorded as it was."""
+        started_ms, now_s = self._context.at_ms(self._started_s), self._clock.now_s()
+        self._context.record_validation(self._validation.result, self._validation.took_ms)
+        self._context.commit(self.candidate, started_ms, self._usage, now_s)
+        self._context.mark_unsure(self._confidence)
         return self._buffered
 
     def lasted_s(self) -> float:
@@ -171,13 +196,13 @@ class Attempt:
         buffered: list[Delta] = []
         content_bytes = 0
         while (delta := await self._next(self._deltas)) is not None:
-            if len(buffered) >= _MAX_EMPTY_DELTAS and _is_empty(delta):
+            if len(buffered) >= _MAX_EMPTY_DELTAS and is_empty(delta):
                 continue  # some targets send them while they think
             buffered.append(delta)
             if self._context.query.stream:  # a whole answer is counted where it is read
                 self._keep(len(delta.data))
             self._validation.feed(delta)  # fail early, not only at the end of the response
-            content_bytes += _content_bytes(delta)
+            content_bytes += bytes_of_content(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
         if not self._has_answer:
@@ -209,6 +234,9 @@ class Attempt:
             ignored=self._ignored,
             questions=self._asked,
             span_id=self._span_id,
+            # Where the surest answer may be served, no answer ends early.
+            min_confidence=None if self._context.plan.serves_surest else self._minimum,
+            wants_logprobs=needs_logprobs(self.candidate, self._context.query),
         )
         if needs_fan_out(upstream, call):
             return FanOutResponse(upstream, call)
@@ -224,23 +252,14 @@ class Attempt:
             is_last, [whole] = self._params.is_last, self._buffered
             self._buffered = [answers.accept(self._asked, whole, self.candidate, usage=self._usage, is_last=is_last)]
             return
-        if not self._params.is_last and _is_refusal(self._buffered):
+        if not self._params.is_last and is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)
-        self._check_confidence()
-
-    def _check_confidence(self) -> None:
-        minimum = self.candidate.min_confidence
-        if minimum is None:
-            return
-        confidence = self._usage.confidence if self._usage else None
-        if confidence is None:
-            raise LowConfidence(
-                "The route requires a minimum confidence, but the target reported none.", detail="no confidence given"
-            )
-        if confidence < minimum:
-            detail = f"confidence {confidence:.3f} < {minimum:g}"
-            raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
+        if self._minimum is not None:
+            query = self._context.query
+            self._confidence = reported_confidence(self.candidate, self._buffered, self._usage, query)
+            self._buffered = as_requested(self.candidate, self._buffered, query)
+            check_confidence(self._minimum, self._confidence, self._buffered, query)
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
         """The next delta with data; None at the end."""
@@ -277,7 +296,7 @@ class Attempt:
             self._first_byte_ms = self._arrived_ms(self._clock.now_s())
             if self._context.query.stream:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
-        if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
+        if self._first_token_ms is None and self._context.query.stream and bytes_of_content(delta):
             self._first_token_ms = self._arrived_ms(self._clock.now_s())
         if delta.data and not self._context.query.stream:  # the whole, of which parts may have been observed
             self._output_chars = 0
@@ -306,6 +325,8 @@ class Attempt:
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
         self._end(error.reason, error)
+        if self._context.plan.serves_surest and self.unsure_confidence is not None:
+            self._context.unsure.append(self)
 
     def _priced_usage(self) -> Usage | None:
         """The usage with the cost by the target's price, if the policy has one."""
@@ -364,32 +385,3 @@ def _retry_after_s(error: AttemptFailed | None) -> float | None:
 def _budget_ms(candidate: Candidate) -> float | None:
     p95_ms = candidate.slo.p95_ms if candidate.slo else inf
     return p95_ms if p95_ms < inf else None
-
-
-def _content_bytes(delta: Delta) -> int:
-    """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content.
-
-    White space alone is none: a response that begins with it and never ends falls back while nothing has been sent.
-    """
-    return sum(
-        (0 if piece.text.isspace() else len(piece.text.encode("utf-8", "surrogatepass")))
-        + len(piece.refusal)
-        + piece.other_bytes
-        + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
-        for piece in delta.pieces
-    )
-
-
-def _is_empty(delta: Delta) -> bool:
-    """Whether leaving out a delta of a stream changes nothing."""
-    return delta.usage is None and not any(
-        piece.text or piece.refusal or piece.tool_calls or piece.finish_reason or piece.other_bytes
-        for piece in delta.pieces
-    )
-
-
-def _is_refusal(deltas: list[Delta]) -> bool:
-    """Whether every choice is a refusal, by the model or by a content filter."""
-    pieces = [piece for delta in deltas for piece in delta.pieces]
-    declined = {piece.index for piece in pieces if piece.refusal or piece.finish_reason == "content_filter"}
-    return bool(pieces) and declined == {piece.index for piece in pieces}

@@ -4,6 +4,7 @@ It makes no decisions and reads no clock; callers pass `now_s`.
 """
 
 from collections.abc import Collection
+from typing import Protocol
 
 from gateway.attempts.decisions import DecisionAnswers
 from gateway.attempts.final_error import Failure, final_error
@@ -12,7 +13,20 @@ from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, Schem
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
 from gateway.parameters import ignored_by
 from gateway.policy_types import Limit
-from gateway.types import Candidate, Classification, Plan, Query, Usage, Verdict
+from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
+
+
+class UnsureAnswer(Protocol):
+    """A complete answer that only the confidence gate refused."""
+
+    @property
+    def unsure_confidence(self) -> float | None:
+        """Its confidence; None: unknown."""
+        ...
+
+    def commit_unsure(self) -> list[Delta]:
+        """Serve it nevertheless; returns the deltas to send."""
+        ...
 
 
 class RequestContext:
@@ -26,6 +40,7 @@ class RequestContext:
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         self.outcome = Outcome.OK
+        self.unsure: list[UnsureAnswer] = []  # kept if the route serves the surest one
         self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.schema_check: SchemaCheck | None = None
         decision = query.beyond_chat.decision
@@ -44,6 +59,7 @@ class RequestContext:
         self._timings_ms = {"classify": self.at_ms(now_s)}
         self._committed_start_ms = 0.0
         self._calls = 0
+        self._unsure: float | None = None  # confidence of an answer that is served below the minimum
         self._is_streaming = False  # the committed attempt has not ended yet
 
     def at_ms(self, now_s: float) -> float:
@@ -136,6 +152,16 @@ class RequestContext:
         self._first_byte_ms = self.at_ms(now_s)
         return True
 
+    def commit_surest(self) -> list[Delta]:
+        """Serve the surest answer below the minimum, the first of equal ones; empty if there is none."""
+        if not self.unsure:
+            return []
+        return max(self.unsure, key=lambda answer: answer.unsure_confidence or 0.0).commit_unsure()
+
+    def mark_unsure(self, confidence: float | None) -> None:
+        """The committed attempt ended below the minimum confidence, and is served as the surest answer."""
+        self._unsure, self._is_streaming = confidence, False
+
     def record_validation(self, check: SchemaCheck | None, took_ms: float) -> None:
         """Record the validation result of the served response; None if it was not validated, or not yet."""
         if check is None:
@@ -174,6 +200,7 @@ class RequestContext:
             cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
             trace=query.trace,
             timings_ms=dict(self._timings_ms),
+            low_confidence=self._unsure,
             api_path=query.beyond_chat.path,
             answered_by=self.decisions.answered_by if self.decisions is not None else (),
         )

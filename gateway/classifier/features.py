@@ -1,152 +1,245 @@
-"""Features of a text for the linear model: hashed words, word pairs, character n-grams, and a few flags.
+"""Features of a request for the task model: its texts are cut into units, and every unit has tokens.
 
-Every feature is a row number in the model's table. The computation is vectorised, because a Python loop over 200 words
-would cost more than the rest of the gateway. Prefix sums of a polynomial hash give the hash of any span in two
-operations (Rabin-Karp); see `hashing`.
+A unit is a sentence, a line, or a quoted span: small enough that it is either what is asked or part of what it is asked
+of. The model weighs the units (see `model`). Fenced blocks are left out, and long texts are read at both ends only.
 
-A negated word ("don't summarize, explain") is hashed as a different word, as in sentiment analysis since Das and Chen
-2001. The cost is bounded: of a long text, only the head and the tail are used.
+Every token has rows in the model's table: its own, and by hash with what stands beside the request, with the token
+before it, and with the concept before it (words of one meaning, see `tokens.Vocabulary`). A negated word ("don't
+summarize, explain") has other rows, as in sentiment analysis since Das and Chen 2001.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.classifier.hashing import INVERSES, MAX_CODES, POWERS, Indices, Rows, hash_buckets
-from gateway.classifier.negation import negated
+from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, GAP, NEGATED, Ids, Vocabulary, split
 
-Floats = npt.NDArray[np.float32]
+Hashes = npt.NDArray[np.uint32]
 
-VERSION: Final = 2  # of the features; weights are valid only for the version they were trained with
-HASH_BITS: Final = 15
-FLAGS: Final = 32  # rows after the hashed ones, one for each flag
-TABLE_ROWS: Final = (1 << HASH_BITS) + FLAGS
+VERSION: Final = 3  # of the features; weights are valid only for the version they were trained with
+HASH_BITS: Final = 16
+HASHED_ROWS: Final = 1 << HASH_BITS
+UNIT_FLAGS: Final = 64
+REQUEST_FLAGS: Final = 64
 
-_HEAD_CHARS: Final = 500  # of the last user message
-_TAIL_CHARS: Final = 400
-_SYSTEM_CHARS: Final = 240
-_EDGE_WORDS: Final = 12  # the first and last words are also hashed separately: instructions are at the edges
-_GAP: Final = "\x00"  # separates the parts, so that no word spans two of them
+READ_CHARS: Final = 2048  # at each end of the last user message; fenced blocks in it are then left out
+USER_ENDS: Final = (340, 260)  # characters at the beginning and the end of what is left
+SYSTEM_ENDS: Final = (320, 160)
+EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
+_TOKEN_ENDS: Final = (76, 56)  # tokens of the user's text: scripts without spaces have more of them
+# How a text ends that is to be continued: an article, a conjunction or a preposition; an open bracket or a comma.
+_OPEN_WORDS: Final = frozenset(
+    (
+        "a an the and or but of to in on at for with from by that which because as is was are were be not if when"
+        " than so my our your its their his her this der die das dem den ein eine und oder aber dass weil mit von"
+        " zu für im ist wird le la les un une des et ou mais que qui de du dans pour avec par est sont el los las"
+        " una y o pero con por para en es se del al il lo gli e ma che di da per è i w z na do że oraz ale het een"
+        " maar dat van voor met os um uma mas com em"
+    ).split()
+)
+_OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
+_OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
+_CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
+_SHORT_CHARS: Final = 80
+_FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
+_FENCE: Final = "```"
 
-_IS_WORD: Final = np.array([chr(code).isalnum() or chr(code) == "'" for code in range(1 << 16)], dtype=np.bool_)
-_NGRAMS: Final = (2, 3, 5)  # lengths of the character n-grams
-_ZERO: Final = np.uint32(ord("0"))
+_MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
 _NOT: Final = np.uint32(0x2545F491)
-_SPACELESS: Final = 0x0E00  # from Thai on, scripts are mostly written without spaces between words
-_SALTS: Final = tuple(np.uint32(salt) for salt in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D))
+_PAIR: Final = np.uint32(0x85EBCA6B)
+_CLASS_PAIR: Final = np.uint32(0x7FEB352D)
+_CONCEPT_PAIR: Final = np.uint32(0x27D4EB2F)
+_SHIFT: Final = np.uint32(32 - HASH_BITS)
+_CLASS: Final = np.uint32(3)
+HASHED: Final = 4  # rows of a token by hash
+_ROLES: Final = 3
+_CONTEXTS: Final = 6  # what stands beside the words
+_SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
+_LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Rows of the model's table and their weights; `words[i]` is the hash of the word of row i.
+    """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the `sizes[n]`
+    tokens from `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The last user
+    message has `own_tokens` tokens."""
 
-    `rows` and `weights` have shape [features]; only the first `words.size` rows represent words, `own_words` of them
-    from the user. `edges` are the hashes of the user's first and last words, in scripts that separate words by spaces.
-    """
-
-    rows: Rows
-    weights: Floats
-    words: Rows
-    own_words: int
-    edges: tuple[Rows, Rows]
+    ids: Ids
+    hashed: Hashes
+    firsts: Ids
+    sizes: Ids
+    flags: Ids
+    request: list[int]
+    own_tokens: int
 
 
-def features(*, system: str, user: str) -> Features:
-    """The features of a request's texts. Accepts any text, in bounded time."""
-    head, tail = _ends(user)
-    above = system[:_SYSTEM_CHARS].replace(_GAP, " ")
-    text = f"{above}{_GAP}{head}{_GAP}{tail}".lower().replace("’", "'")[: MAX_CODES - 1]
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    sums = np.zeros(codes.size + 1, dtype=np.uint32)
-    np.add.accumulate(codes * POWERS[: codes.size], out=sums[1:])
-    words, starts, ends = _words(codes, sums)
-    border = text.index(_GAP)
-    of_system = int(starts.searchsorted(border)) if border else 0
-    own = words[of_system:]
-    spaced = own[codes[starts[of_system:]] < _SPACELESS]
-    ngrams = [(sums[n:] - sums[:-n]) * INVERSES[: max(0, sums.size - n)] for n in _NGRAMS if sums.size > n]
-    denied = negated(words, codes, starts)
-    if denied.size:
-        words = words.copy()
-        words[denied] *= _NOT
-        own = words[of_system:]
-        ngrams = _without(ngrams, codes.size, starts[denied], ends[denied])
-    groups = [
-        words[:of_system] * _SALTS[0],
-        own,
-        own[:_EDGE_WORDS] * _SALTS[1],
-        own[-_EDGE_WORDS:] * _SALTS[2],
-        own[:-1] * _SALTS[3] + own[1:],
-        *(ngram ^ _SALTS[4] for ngram in ngrams),
-    ]
-    rows = hash_buckets(np.concatenate(groups), HASH_BITS)
-    flags = _flags(system, user, head, tail, digits=int(np.count_nonzero(codes[border:] - _ZERO < 10)))
-    sizes = [group.size for group in groups]
-    weights = [1.0 / max(1, size) ** 0.5 for size in sizes]
-    spoken = np.concatenate([words, own[:_EDGE_WORDS], own[-_EDGE_WORDS:]])
+def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "", answer: str = "") -> Features:
+    """The features of a request's texts: the system prompt, the last user message, the one before it, and the
+    assistant's answer between them. Accepts any text, in bounded time."""
+    asked, fences = _without_fences(user)
+    own = _shortened(_tokens(vocabulary, asked, USER_ENDS))
+    above = _tokens(vocabulary, system, SYSTEM_ENDS) if system else []
+    before = _tokens(vocabulary, earlier, EARLIER_ENDS) if earlier else []
+    ids = np.array(vocabulary.ids([*above, GAP, *before, GAP, *own, GAP]), dtype=np.intp)
+    hashes = vocabulary.hashes.take(ids)
+    denied = vocabulary.negated(ids)
+    if denied:
+        ids[denied] = NEGATED
+        hashes[denied] *= _NOT
+    lasts = (ids < len(BREAKS)).nonzero()[0]
+    sizes = lasts.copy()
+    sizes[1:] -= lasts[:-1]
+    sizes[0] += 1
+    borders = (len(above) + 1, len(above) + len(before) + 2, ids.size)
+    context = _context(asked, fences, answer, ids[borders[1] :])
+    hashed = np.zeros((HASHED, ids.size), dtype=np.uint32)
+    start = 0
+    for role, stop in enumerate(borders):
+        np.multiply(hashes[start:stop], _SALTS[role * _CONTEXTS + context], out=hashed[0, start:stop])
+        start = stop
+    _hash_neighbours(hashed, hashes)
+    _hash_concepts(hashed, ids, hashes, vocabulary.classes.take(ids), lasts)
+    hashed *= _MIX
+    hashed >>= _SHIFT
     return Features(
-        rows=np.concatenate([rows, np.array(flags, dtype=np.uint32) + np.uint32(1 << HASH_BITS)]),
-        weights=np.repeat(np.array([*weights, 0.5], dtype=np.float32), [*sizes, len(flags)]),
-        words=spoken,
-        own_words=own.size,
-        edges=(spaced[:_EDGE_WORDS], spaced[-_EDGE_WORDS:]),
+        ids=ids,
+        hashed=hashed,
+        firsts=lasts + 1 - sizes,
+        sizes=sizes,
+        flags=_unit_flags(sizes, lasts, borders),
+        request=_request_flags(user, fences, (system, earlier, answer), context, len(own)),
+        own_tokens=len(own),
     )
 
 
-def _ends(text: str) -> tuple[str, str]:
-    """Head and tail of a text; a short text has no tail."""
-    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
-        return text, ""
-    return text[:_HEAD_CHARS], text[-_TAIL_CHARS:]
+def _hash_neighbours(hashed: Hashes, hashes: Hashes) -> None:
+    """Every token with the one before it."""
+    hashed[1, 1:] = hashes[:-1] * _PAIR + hashes[1:]
 
 
-def _words(codes: Rows, sums: Rows) -> tuple[Rows, Indices, Indices]:
-    """Hashes of all words in order, and the start and end index of each."""
-    inside = np.zeros(codes.size + 2, dtype=np.bool_)
-    _IS_WORD.take(codes, mode="clip", out=inside[1:-1])
-    borders = (inside[1:] != inside[:-1]).nonzero()[0]
-    starts, ends = borders[::2], borders[1::2]
-    return (sums[ends] - sums[starts]) * INVERSES[starts], starts, ends
+def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, lasts: Ids) -> None:
+    """Every token's concept with that of the token before it, and with the one before it in its unit."""
+    near = np.where(ids < FIRST_WORD, hashes, classes)
+    hashed[2, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * _CLASS
+    named = classes.nonzero()[0]
+    if named.size < 2:
+        return
+    concepts, units = classes[named], lasts.searchsorted(named)
+    hashed[3, named[1:]] = (concepts[:-1] * _CONCEPT_PAIR + concepts[1:]) * (units[1:] == units[:-1])
 
 
-def _without(ngrams: list[Rows], size: int, starts: Indices, ends: Indices) -> list[Rows]:
-    """The n-grams that overlap none of the given (negated) words, whose letters would still speak for the task."""
-    steps = np.zeros(size + 1, dtype=np.int32)
-    steps[starts] += 1
-    steps[ends] -= 1
-    touched = np.concatenate([[0], np.cumsum(np.cumsum(steps[:-1]))])
-    return [ngram[touched[n:] == touched[:-n]] for n, ngram in zip(_NGRAMS, ngrams, strict=False)]
+def _ends(text: str, sizes: tuple[int, int]) -> str:
+    """Both ends of a long text, on two lines."""
+    head, tail = sizes
+    return text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}"
 
 
-def _flags(system: str, user: str, head: str, tail: str, *, digits: int) -> list[int]:
-    """Structural properties of the text. A flag's number must never change: weights are trained with it."""
-    end = (tail or head).rstrip()
-    seen = head + tail
-    letters = max(1, len(seen))
+def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[str]:
+    shown = _ends(text, sizes)
+    if shown.isascii():
+        return split(shown.lower())
+    if len(shown.encode("utf-8", "surrogatepass")) > 2 * len(shown):  # mostly a script with a token for each character
+        shown = _ends(text, (sizes[0] // 2, sizes[1] // 2))
+    return vocabulary.merged(split(shown.lower().replace("’", "'")))
+
+
+def _shortened(tokens: list[str]) -> list[str]:
+    head, tail = _TOKEN_ENDS
+    return tokens if len(tokens) <= head + tail else [*tokens[:head], "\n\n", *tokens[-tail:]]
+
+
+def _without_fences(user: str) -> tuple[str, int]:
+    """The text outside of fences, and the number of fenced blocks. A text that is one block is taken as it is."""
+    text = _ends(user, (READ_CHARS, READ_CHARS)).strip()
+    if _FENCE not in text:
+        return text, 0
+    parts = text.split(_FENCE)
+    if not any(part.strip() for part in parts[::2]):
+        return text.replace(_FENCE, ""), 1
+    return f"\n{CUT}\n".join(parts[::2]), len(parts) // 2
+
+
+def _context(asked: str, fences: int, answer: str, ids: Ids) -> int:
+    """What stands beside the user's words: nothing, a fenced block, something like code or data, or prose."""
+    if fences:
+        return 1
+    if ids.size > 20:
+        numbers = np.sort(ids)
+        signs = int(numbers.searchsorted(FIRST_WORD) - numbers.searchsorted(FIRST_SIGN))
+        if signs * 4 > ids.size:
+            return 2
+    if len(asked) > 360:
+        return 3
+    if answer:
+        return 4
+    return 5 if "\n" in asked else 0
+
+
+def _unit_flags(sizes: Ids, lasts: Ids, borders: tuple[int, int, int]) -> Ids:
+    """Rows of the properties of every unit: its place among those of its role, and its length."""
+    ends = lasts.searchsorted(borders).tolist()
+    flags = np.empty((2, sizes.size), dtype=np.intp)
+    start = 0
+    for role, end in enumerate(ends):
+        flags[0, start:end] = _places(role, end - start)
+        start = end
+    flags[1] = 48 + _LENGTHS.searchsorted(sizes, "right")
+    return flags
+
+
+@cache
+def _places(role: int, units: int) -> Ids:
+    """By unit of a message, how near it is to the message's beginning and end. A message has few hundred units."""
+    return np.array([role * 16 + min(at, 3) * 4 + min(units - 1 - at, 3) for at in range(units)], dtype=np.intp)
+
+
+def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context: int, own_tokens: int) -> list[int]:
+    """Structural properties of the request. A flag's number must never change: weights are trained with it."""
+    system, earlier, answer = turns
+    start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
+    whole = start + end if len(user) > _FLAG_CHARS else user.strip()
+    is_asked = bool(system or answer) or len(user) < _SHORT_CHARS
     present = (
         True,
         bool(system),
         end.endswith("?"),
-        "?" in seen,
-        seen.count("```") == 2,
-        seen.count("```") > 2,
+        fences == 1,
+        fences > 1,
         end.endswith("```"),
-        head.lstrip()[:1] in ("{", "["),
+        start.startswith("```"),
+        start.startswith(("{", "[")),
         end.endswith(("}", "]")),
-        '"type"' in seen,
-        digits * 20 > letters,
-        digits * 4 > letters,
-        not seen.isascii(),
-        "\n" in seen,
-        "\n\n" in seen,
+        not whole.isascii(),
+        "\n" in whole,
+        "\n\n" in whole,
         len(user) < 40,
         len(user) < 160,
-        seen.count("\n") * 30 > letters,
-        not seen.strip(),
+        len(user) > 600,
+        not own_tokens,
         end.endswith((":", ">")),
         end.endswith((";", "(", "{", "=", ",")),
-        "\n    " in seen or "\n\t" in seen or "\n  " in seen,
+        "\n  " in whole or "\n\t" in whole,
+        bool(earlier),
+        bool(answer),
+        _FENCE in answer,
+        "@@" in whole,
+        "<" in start[:200] and ">" in start[:200],
+        "|" in start[:200],
+        whole[-1:].isalnum(),
+        "<<<" in whole,
+        "__" in whole,
+        user[-1:].isspace(),
+        end[-1:] in _OPEN_SIGNS,
+        end[end.rfind(" ") + 1 :].lower() in _OPEN_WORDS,
+        end[-1:] in _OPEN_CHARS,
+        whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
+        end[-1:] in _CLOSING,
+        not is_asked and end[-1:] not in _CLOSING,
     )
-    return [number for number, is_set in enumerate(present) if is_set]
+    found = [number for number, is_set in enumerate(present) if is_set]
+    found.append(40 + context)
+    found.append(48 + min(8, own_tokens // 8))
+    return found

@@ -1,42 +1,57 @@
-"""The trained stage of task classification: a linear model over the words of a request.
+"""The trained stage of task classification: a linear model over the words of a request, with attention over its units.
 
-It is used for requests that neither the client nor the request's structure assigns to a task. Its confidence is
-calibrated: of the predictions at 0.8, about four in five are right on prompts like those of the evaluation (see the
-model card). The confidence is reduced if the text's first and last words are mostly unknown (out of distribution).
+It is used for requests that neither the client nor the request's form assigns to a task. Each unit of the request (see
+`features`) has a score for every task and a score for being what is asked; a softmax of the latter weighs the former,
+so that the topic of a pasted text counts little. The confidence is calibrated on writers that were left out (see the
+model card), and reduced if the units that decide consist of unknown words.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from math import exp
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from gateway.classifier.features import Features, features
-from gateway.classifier.hashing import Rows, hash_buckets
+from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
+from gateway.classifier.tokens import FIRST_WORD, STEM, Vocabulary
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
+Floats = npt.NDArray[np.float32]
+
 _MAX_NAMED: Final = 3  # words named in the evidence
-_MAX_CONSIDERED: Final = 8  # strongest features considered for the evidence
-KNOWN_BITS: Final = 20
-_KNOWN_SHARE: Final = 0.25  # share of known words at one edge above which the confidence is not reduced: 3 of 12
+_MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
+_KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
-_STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little about the answer
+_STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
+_SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
+FLAG_WEIGHT: Final = 0.5
+
+
+def table_rows(vocabulary: Vocabulary) -> int:
+    """Rows of a model's table: tokens, hashed rows, flags of units, flags of requests."""
+    return len(vocabulary.names) + HASHED_ROWS + UNIT_FLAGS + REQUEST_FLAGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskModel:
-    """Weights [rows, tasks], scaled by the temperature, and the words that the evidence may name, by hash.
+    """`weights` [rows, tasks + 1]; the last column scores whether a unit is what is asked. Scores are divided by the
+    temperature.
 
-    Evidence is logged and prompts are not, so only words of the model's own vocabulary are named. `known` [2^20] is
-    true at the hash buckets of all words in the training data; about one in a hundred unknown words collides.
+    Evidence is logged and prompts are not, so only words of the model's own vocabulary are named.
     """
 
     tasks: tuple[Task, ...]
-    weights: npt.NDArray[np.float32]
-    known: npt.NDArray[np.bool_]
-    vocabulary: Mapping[int, str]
+    vocabulary: Vocabulary
+    weights: Floats
+    temperature: float
+
+
+def scales_of(weights: Floats) -> Floats:
+    """The step of each column's weights when they are rounded to 8 bits."""
+    steps: Floats = (np.maximum(np.abs(weights).max(axis=0), 1e-6) / 127.0).astype(np.float32)
+    return steps
 
 
 class LearnedStage:
@@ -44,44 +59,83 @@ class LearnedStage:
 
     def __init__(self, model: TaskModel) -> None:
         self._model = model
-        self._evenly = np.full(len(model.tasks), 1.0 / len(model.tasks), dtype=np.float32)
+        names = model.vocabulary.names
+        self._structured = model.tasks.index(Task.STRUCTURED)
+        self._sharpness = 1.0 / model.temperature
+        self._first_hashed = len(names)
+        # Integers of 8 bits: rows are read at random, and a smaller table stays in the processor's cache.
+        self._scales = scales_of(model.weights)
+        self._table = np.rint(model.weights / self._scales).astype(np.int8)
+        flags = model.weights[len(names) + HASHED_ROWS :] * np.float32(FLAG_WEIGHT)
+        self._unit_flags = flags[:UNIT_FLAGS]
+        self._request_flags = flags[UNIT_FLAGS:, :-1].copy()
+        is_word = [at >= FIRST_WORD and not name.endswith(STEM) for at, name in enumerate(names)]
+        counts = [name[0].isalpha() or name.startswith("<") for name in names]
+        self._known = np.array([is_word, counts], dtype=np.float32).T.copy()
 
     def __call__(self, query: Query) -> Classification | None:
-        """The most probable task given the words of the system prompt and the last user message."""
-        found = features(system=query.system_text, user=query.last_user_text)
-        if not found.own_words:
+        """The most probable task given the words of the system prompt, the last user message and the turn before."""
+        found = features(
+            self._model.vocabulary,
+            system=query.system_text,
+            user=query.last_user_text,
+            earlier=query.earlier_text,
+            answer=query.answer_text,
+        )
+        if not found.own_tokens:
             return None
-        rows = self._model.weights.take(found.rows, axis=0)
-        scores = found.weights @ rows
-        best = int(scores.argmax())
-        odds = np.exp(scores - scores[best])
+        each, units = self._scores(found)
+        gates = units[:, -1]
+        shares = np.exp(gates - gates.max())
+        shares /= shares.sum()
+        scores = (shares @ units)[:-1] + self._request_flags.take(found.request, axis=0).sum(axis=0)
+        probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
+        if not (query.answer_text or query.system_text):
+            probabilities[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
+        confidence = max(probabilities)
+        best = probabilities.index(confidence)
         return Classification(
             task=self._model.tasks[best],
-            confidence=float(1.0 / odds.sum()) * self._trust(found) * _certainty(self._model.tasks[best], found),
-            evidence=self._evidence(found, rows[: found.words.size], best),
+            confidence=confidence,
+            evidence=self._evidence(found, each, int((shares * units[:, best]).argmax()), best),
+            probabilities=tuple(probabilities),
         )
 
-    def _trust(self, found: Features) -> float:
-        """The factor for the confidence, by the share of known words at the edges of the text."""
-        size = found.edges[0].size
-        if not size:  # a script without spaces: only its character n-grams count
-            return 1.0
-        known = max(int(np.count_nonzero(self._known(edge))) for edge in found.edges)
-        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * size)))
+    def _probabilities(self, scores: list[float], trust: float) -> list[float]:
+        """A softmax; for ten numbers, Python is faster than numpy."""
+        top, sharpness = max(scores), self._sharpness
+        odds = [exp((score - top) * sharpness) for score in scores]
+        share = trust / sum(odds)
+        return [each * share for each in odds]
 
-    def _known(self, words: Rows) -> npt.NDArray[np.bool_]:
-        return self._model.known[hash_buckets(words, KNOWN_BITS)]
+    def _scores(self, found: Features) -> tuple[npt.NDArray[np.int32], Floats]:
+        """The scores of all tokens [tokens, tasks + 1], in steps of the scales, and of units [units, tasks + 1]."""
+        rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
+        rows[0] = found.ids
+        np.add(found.hashed, self._first_hashed, out=rows[1:])
+        each = self._table.take(rows, axis=0).sum(axis=0, dtype=np.int32)
+        units = np.add.reduceat(each, found.firsts) * self._scales
+        units *= _SHARES.take(found.sizes, axis=0, mode="clip")
+        units += self._unit_flags.take(found.flags[0], axis=0)
+        units += self._unit_flags.take(found.flags[1], axis=0)
+        return each, units
 
-    def _evidence(self, found: Features, rows: npt.NDArray[np.float32], best: int) -> str:
-        """`words`, and the strongest of them: those with the highest weight for the task, relative to the average."""
-        strength = (rows[:, best] - rows @ self._evenly) * found.weights[: len(rows)]
-        order = strength.argsort()[: -_MAX_CONSIDERED - 1 : -1]
-        strongest = zip(found.words[order].tolist(), strength[order].tolist(), strict=True)
-        names = (self._model.vocabulary.get(word) for word, strong in strongest if strong > 0)
-        named = list(dict.fromkeys(name for name in names if name))[:_MAX_NAMED]
+    def _trust(self, found: Features, shares: Floats) -> float:
+        """The factor for the probabilities, by the share of known words in the units that count."""
+        words = np.add.reduceat(self._known.take(found.ids, axis=0), found.firsts)
+        known, total = (shares @ words).tolist()
+        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
+
+    def _evidence(self, found: Features, each: npt.NDArray[np.int32], unit: int, best: int) -> str:
+        """`words`, and those with the highest score for the task in the unit that says most for it."""
+        first = int(found.firsts[unit])
+        span = slice(first, first + int(found.sizes[unit]))
+        strength = each[span, best].tolist()
+        numbers = found.ids[span].tolist()
+        order = sorted(range(len(numbers)), key=strength.__getitem__, reverse=True)[:_MAX_CONSIDERED]
+        names = self._model.vocabulary.names
+        words = [
+            names[numbers[at]].removesuffix(STEM) for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD
+        ]
+        named = list(dict.fromkeys(words))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
-
-
-def _certainty(task: Task, found: Features) -> float:
-    """The factor for structured output that a few words ask for: a request that is sure of its form says which."""
-    return min(1.0, found.own_words / _STRUCTURED_WORDS) if task is Task.STRUCTURED else 1.0

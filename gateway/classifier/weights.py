@@ -1,4 +1,4 @@
-"""Reads and writes `tasks.npz`, the weights of the task classifier: int8 with one scale per task.
+"""Reads and writes `tasks.npz`, the weights of the task classifier: int8 with one scale per column.
 
 The file is written by `python -m training.classifier`; README.md in this folder is its model card.
 """
@@ -10,9 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from gateway.classifier.features import TABLE_ROWS, VERSION
-from gateway.classifier.hashing import word_hash
-from gateway.classifier.model import KNOWN_BITS, LearnedStage, TaskModel
+from gateway.classifier.features import VERSION
+from gateway.classifier.forms import FORM_STAGES
+from gateway.classifier.model import LearnedStage, TaskModel, scales_of, table_rows
+from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
 from gateway.errors import BadWeights
 from gateway.routing.classify import STAGES, Classify, classify
@@ -22,8 +23,8 @@ MAX_BYTES: Final = 2_000_000
 
 
 def open_classifier(path: Path = FILE) -> Classify:
-    """The gateway's classifier: the fixed stages, then the trained one. Raises BadWeights."""
-    return partial(classify, stages=(*STAGES, LearnedStage(read_model(path))))
+    """The gateway's classifier: the fixed stages, those by form, then the trained one. Raises BadWeights."""
+    return partial(classify, stages=(*STAGES, *FORM_STAGES, LearnedStage(read_model(path))))
 
 
 def read_model(path: Path = FILE) -> TaskModel:
@@ -32,37 +33,38 @@ def read_model(path: Path = FILE) -> TaskModel:
         raise BadWeights(f"{path}: file is missing or not an .npz archive")
     try:
         with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-            version, table, scales = int(file["version"]), file["table"], file["scales"]
-            tasks, words = tuple(Task(str(name)) for name in file["tasks"]), [str(word) for word in file["words"]]
-            known = np.unpackbits(file["known"]).astype(np.bool_)
+            version = int(file["version"])
+            if version != VERSION:
+                raise BadWeights(f"{path}: made for version {version} of the features, expected version {VERSION}")
+            table, scales, temperature = file["table"], file["scales"], float(file["temperature"])
+            tasks = tuple(Task(str(name)) for name in file["tasks"])
+            vocabulary = Vocabulary([str(word) for word in file["words"]], file["classes"].tolist())
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise BadWeights(f"{path}: cannot be read as classifier weights: {error}") from error
-    if version == VERSION and known.shape != (1 << KNOWN_BITS,):
-        raise BadWeights(f"{path}: the table of known words has {known.size} entries, expected {1 << KNOWN_BITS}")
-    if version != VERSION:
-        raise BadWeights(f"{path}: made for version {version} of the features, expected version {VERSION}")
-    if table.shape != (TABLE_ROWS, len(tasks)) or table.dtype != np.int8 or scales.shape != (len(tasks),):
+    expected = (table_rows(vocabulary), len(tasks) + 1)
+    if table.shape != expected or table.dtype != np.int8 or scales.shape != expected[1:] or tasks != tuple(Task):
         raise BadWeights(
             f"{path}: table of {table.dtype} {table.shape} with {scales.shape} scales does not fit,"
-            f" expected int8 {(TABLE_ROWS, len(tasks))} with {(len(tasks),)} scales"
+            f" expected int8 {expected} with {expected[1:]} scales for the tasks {', '.join(Task)}"
         )
     return TaskModel(
         tasks=tasks,
+        vocabulary=vocabulary,
         weights=table.astype(np.float32) * scales.astype(np.float32),
-        known=known,
-        vocabulary={word_hash(word): word for word in words},
+        temperature=temperature,
     )
 
 
 def write_model(model: TaskModel, path: Path) -> None:
     """Write the weights; the same model gives the same bytes."""
-    scales = np.abs(model.weights).max(axis=0) / 127.0
+    scales = scales_of(model.weights)
     np.savez_compressed(
         path,
         version=np.array(VERSION),
         tasks=np.array([task.value for task in model.tasks]),
         table=np.rint(model.weights / scales).astype(np.int8),
-        scales=scales.astype(np.float32),
-        known=np.packbits(model.known),
-        words=np.array(list(model.vocabulary.values())),
+        scales=scales,
+        temperature=np.array(model.temperature),
+        words=np.array(model.vocabulary.words),
+        classes=np.array(model.vocabulary.numbers, dtype=np.uint8),
     )

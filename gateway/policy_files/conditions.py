@@ -34,6 +34,7 @@ def read_when(entry: Section) -> When:
     conditions = When(
         tasks=_set(when.choices("task", Task, None)),
         confidence=_comparison(when, "confidence", ">= 0.6", maximum=1),
+        confidence_of=_set(when.choices("confidence_of", Task, None)),
         models=None if models is None else names,
         model_patterns=patterns,
         keys=_set(when.strings("key", None)),

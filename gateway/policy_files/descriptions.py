@@ -84,6 +84,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].when": "Conditions, all of which must match; only the last route may omit them.",
         "routes[].when.task": "Tasks as classified or declared.",
         "routes[].when.confidence": "Classification confidence, for example `>= 0.6`.",
+        "routes[].when.confidence_of": "Tasks whose probabilities `confidence` adds up; default: the classified task.",
         "routes[].when.model": "Requested model names; `*` represents any characters.",
         "routes[].when.key": "Names of API keys.",
         "routes[].when.stream": "Whether the request asks for a stream.",
@@ -99,7 +100,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].use": "The first target, or several with weights.",
         "routes[].use.*": "Weight of this target.",
         "routes[].fall_back": "Targets to try next, in order.",
-        "routes[].min_confidence": "Responses below this confidence fall back; of a decision, only such questions.",
+        "routes[].min_confidence": "Answers below this confidence, and blank ones, fall back; for the first target and"
+        " every worker of the route, or by target.",
+        "routes[].min_confidence.*": "Minimum confidence of this target of the route.",
+        "routes[].low_confidence": "Where no answer reaches `min_confidence`: error (502 `low_confidence`), or"
+        " serve_surest: the answer with the highest confidence, marked by `x-twolane-low-confidence`.",
         "routes[].private": "true: every request of this route stays at in_cluster targets.",
         "routes[].deadline_ms": "Time limit, all attempts together, in milliseconds: for the first byte of a stream"
         " that is passed on as it comes, for the whole of any other answer.",

@@ -6,6 +6,7 @@ from typing import Final
 from gateway.enums import Location
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.conditions import read_when
+from gateway.policy_files.gates import read_gate
 from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
@@ -41,10 +42,11 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
     name = entry.string("name")
     check_name(entry, name, reserved=DIRECT, key="name")
     when = read_when(entry)
-    min_confidence = entry.number("min_confidence", None, minimum=0, maximum=1)
     slo = read_slo(entry)
     shares, fall_back = _use(entry, targets), _fall_back(entry, targets)
-    lanes = [targets[name] for name in (*(name for name, _ in shares), *fall_back)]
+    names = tuple(dict.fromkeys((*(name for name, _ in shares), *fall_back)))
+    lanes = [targets[name] for name in names]
+    gate = read_gate(entry, names)
     deadline_ms = entry.number("deadline_ms", None, minimum=1, maximum=_MAX_MS)
     route = Route(
         name=name,
@@ -53,13 +55,13 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         shares=shares if len(shares) > 1 else (),
         fall_back=fall_back,
         slo=slo,
-        min_confidence=min_confidence,
+        gate=gate,
         deadline_ms=deadline_ms,
         total_ms=_total_ms(entry, deadline_ms),
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
         hedge=_hedge(entry, slo, lanes),
         shadow=_shadow(entry, targets),
-        checks=read_checks(entry, needs_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
+        checks=read_checks(entry, needs_confidence=gate is not None, can_fall_back=bool(fall_back)),
         private=entry.boolean("private", False),
     )
     entry.reject_unsupported(_UNSUPPORTED)

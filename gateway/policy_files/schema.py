@@ -16,7 +16,9 @@ from gateway.routing.engine_profiles import ENGINES
 
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 # Sections whose keys are chosen by the author of the policy.
-_KEYED_BY_NAME: Final = frozenset({"targets", "targets.*.headers", "routes[].use", "routes[].when.header"})
+_KEYED_BY_NAME: Final = frozenset(
+    {"targets", "targets.*.headers", "routes[].use", "routes[].when.header", "routes[].min_confidence"}
+)
 _COMPARISON: Final = {"type": "string", "pattern": rf"^\s*({'|'.join(COMPARISONS)})\s*[0-9.]+\s*$"}
 _CLOCK: Final = {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"}
 # Keys that are read as strings and then validated further.
@@ -49,11 +51,14 @@ routes:
     hedge: {after_ms: 1}
     shadow: {target: fast, share: 0.1}
     validate: {}
+    min_confidence: 0.8
+    low_confidence: error
     fall_back: pool
   - name: second
     when: {time: [{days: mon}]}
     validate: none
     use: {fast: 1, other: 1}
+    min_confidence: {fast: 0.8}
   - {name: last, use: fast}
 """
 

@@ -28,6 +28,7 @@ CONFIDENCE: Final = {
     "none": 0.3,  # no evidence: a chat
 }
 
+EARLIER_CHARS: Final = 512  # of earlier messages, at each end
 SEARCHED_CHARS: Final = 16_384  # in long texts, markers are searched in the head and the tail only
 
 

@@ -67,6 +67,7 @@ class When:
 
     tasks: frozenset[Task] | None = None
     confidence: Comparison | None = None
+    confidence_of: frozenset[Task] | None = None  # whose probability `confidence` bounds; None: the classified task
     models: frozenset[str] | None = None
     model_patterns: tuple[ModelPattern, ...] = ()  # beside `models`
     keys: frozenset[str] | None = None  # names of API keys
@@ -83,9 +84,13 @@ class When:
         """Whether the route matches the request at this time."""
         if self.tasks is not None and classification.task not in self.tasks:
             return False
-        if self.confidence is not None and not self.confidence.holds(classification.confidence):
+        if self.confidence is not None and not self.confidence.holds(self._confidence(classification)):
             return False
         return self._matches_who(query) and self._matches_what(query) and self._matches_when(wall_s)
+
+    def _confidence(self, classification: Classification) -> float:
+        of = self.confidence_of
+        return classification.confidence if of is None else classification.confidence_of(of)
 
     def _matches_who(self, query: Query) -> bool:
         return (

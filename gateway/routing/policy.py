@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind, Location, OnLowConfidence
 from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
+from gateway.routing.gates import Gate, reports_confidence
 from gateway.routing.model_patterns import ModelPattern, split_patterns
 from gateway.types import Candidate, Plan, Shadow, Target
 
@@ -32,7 +33,7 @@ class Route:
     shares: tuple[tuple[str, float], ...] = ()
     fall_back: tuple[str, ...] = ()
     slo: Slo | None = None
-    min_confidence: float | None = None
+    gate: Gate | None = None
     deadline_ms: float | None = None
     total_ms: float = DEFAULT_TOTAL_MS
     attempt_ms: float | None = None
@@ -202,11 +203,15 @@ def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, 
         route=route.name,
         target=target,
         slo=(route.slo or own) if target.name in firsts else own,
-        # Only our worker reports a confidence.
-        min_confidence=route.min_confidence if target.kind is Kind.WORKER else None,
+        min_confidence=_min_confidence(route.gate, target, is_first=target.name in firsts),
         hedge=route.hedge if hedges else None,
     )
     return _with_endpoints(candidate)
+
+
+def _min_confidence(gate: Gate | None, target: Target, *, is_first: bool) -> float | None:
+    """The minimum confidence of a candidate; None also where its confidence is never known."""
+    return gate.minimum_at(target, is_first=is_first) if gate is not None and reports_confidence(target) else None
 
 
 def _with_endpoints(candidate: Candidate) -> Candidate:
@@ -224,4 +229,5 @@ def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, priv
         attempt_ms=route.attempt_ms,
         private=private,
         checks=route.checks,
+        serves_surest=route.gate is not None and route.gate.otherwise is OnLowConfidence.SERVE_SUREST,
     )

@@ -31,7 +31,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "fallback": decision.fallback,
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
-    }
+    } | ({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)})
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:

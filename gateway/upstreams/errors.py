@@ -18,6 +18,7 @@ from gateway.errors import (
     DeadlineExceeded,
     InsufficientQuota,
     InvalidOutput,
+    LowConfidence,
     NotResident,
     Overloaded,
     Refused,
@@ -60,10 +61,8 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
         return NotResident("The target's model is not loaded.", detail=f"status {status}, {code}")
     if code == "deadline_exceeded":
         return DeadlineExceeded("The target exceeded its deadline.", detail=f"status {status}")
-    if code == "invalid_output":  # the worker's own validation failed: it is healthy, and a retry would fail again
-        return InvalidOutput(
-            "The target could not produce output that matches the schema.", detail=f"status {status}, {code}"
-        )
+    if (doubt := _answer_error(code, status)) is not None:
+        return doubt
     if (overload := _overload_error(error, code, status)) is not None:
         return overload
     if status in (401, 403):
@@ -79,6 +78,16 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
     if status >= 500 or status in _GATEWAY_FAULTS or status < 400:
         return UpstreamError(f"The target returned HTTP status {status}.", detail=f"status {status}")
     return _request_error(error, code, status)
+
+
+def _answer_error(code: str, status: int) -> InvalidOutput | LowConfidence | None:
+    """The worker rejected its own answer: it is healthy, and a retry would fail again."""
+    detail = f"status {status}, {code}"
+    if code == "invalid_output":
+        return InvalidOutput("The target could not produce output that matches the schema.", detail=detail)
+    if code == "low_confidence":  # and could not reach the minimum any more
+        return LowConfidence("The target's confidence is below the route's minimum.", detail=detail)
+    return None
 
 
 def _overload_error(error: Mapping[str, Any], code: str, status: int) -> Overloaded | None:

@@ -47,6 +47,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     if query.beyond_chat.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
         fields.setdefault("prediction", _raw({"type": "content", "content": query.beyond_chat.source}))
     _leave_out(fields, call, capabilities)
+    if call.wants_logprobs:
+        fields["logprobs"] = _raw(True)
     if call.choice is not None:
         _request_one_choice(fields, call.choice)
     if query.stream:

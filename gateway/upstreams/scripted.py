@@ -31,6 +31,7 @@ class ScriptedResponse:
     confidence: float | None = None
     finish_reason: str = "stop"
     extra: dict[str, Any] = field(default_factory=dict)  # merged into the message of a whole response
+    choice: dict[str, Any] = field(default_factory=dict)  # merged into its choice
     deltas: Sequence[dict[str, Any]] = ()  # of a stream, before the texts
 
 
@@ -121,6 +122,7 @@ def _whole(response: ScriptedResponse) -> Sequence[dict[str, Any]]:
         return ()
     message = {"role": "assistant", "content": "".join(response.texts), **response.extra}
     choice = {"index": 0, "message": message, "finish_reason": response.finish_reason}
+    choice |= response.choice
     return ({"id": "scripted", "object": "chat.completion", "choices": [choice], "usage": _usage(response)},)
 
 

@@ -31,6 +31,8 @@ class WorkerUpstream:
         headers = headers_for(call, key=self._key.value)
         if call.left_ms is not None:
             headers["x-twolane-deadline-ms"] = str(max(1, int(call.left_ms)))
+        if call.min_confidence is not None:
+            headers["x-twolane-min-confidence"] = str(call.min_confidence)
         try:
             body = body_for(call, capabilities)
             answer = await self._endpoint.post(

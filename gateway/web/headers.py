@@ -17,6 +17,7 @@ CONFIDENCE = b"x-twolane-confidence"
 ROUTE = b"x-twolane-route"
 TARGET = b"x-twolane-target"
 ATTEMPTS = b"x-twolane-attempts"
+LOW_CONFIDENCE = b"x-twolane-low-confidence"
 FALLBACK = b"x-twolane-fallback"
 IGNORED = b"x-twolane-ignored"
 ANSWERED_BY = b"x-twolane-answered-by"
@@ -38,6 +39,8 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
+    LOW_CONFIDENCE: "Confidence of an answer that is below the route's minimum and served as the surest one; absent"
+    " otherwise.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     ANSWERED_BY: "Of a decision: the questions that each target answered, by index from 0: `fast=0-3,5; quality=4`.",
     POLICY: "Hash of the policy that decided.",
@@ -76,6 +79,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TARGET, decision.target),
         (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
         (FALLBACK, decision.fallback),
+        (LOW_CONFIDENCE, None if decision.low_confidence is None else f"{decision.low_confidence:.3f}"),
         (IGNORED, ",".join(decision.ignored)),
         (ANSWERED_BY, _answered_by(decision) if decision.answered_by else None),
         (POLICY, decision.policy),

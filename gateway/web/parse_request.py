@@ -16,7 +16,7 @@ from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedM
 from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, NESTS, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
-from gateway.routing.classify import SEARCHED_CHARS
+from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.routing.edit_tags import tagged_code
 from gateway.types import OutputFormat, Query
 from gateway.web.headers import new_request_id
@@ -63,6 +63,7 @@ def parse_chat(
         received_s=now_s,
         system_text=_ends("\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM)),
         last_user_text=_ends(user_text),
+        **_turns_before(request.messages, texts),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -151,6 +152,21 @@ def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
     return next(
         (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
     )
+
+
+def _turns_before(messages: list[Message], texts: list[str]) -> dict[str, str]:
+    """The user's message before the last, and the assistant's last answer: a follow-up is understood by them."""
+    if len(messages) < 3:
+        return {}
+    roles = [message.role for message in messages]
+    last = next((at for at in range(len(roles) - 1, -1, -1) if roles[at] == "user"), 0)
+    earlier = next((texts[at] for at in range(last - 1, -1, -1) if roles[at] == "user"), "")
+    answer = next((texts[at] for at in range(last - 1, -1, -1) if roles[at] == "assistant"), "")
+    return {"earlier_text": _edges(earlier), "answer_text": _edges(answer)}
+
+
+def _edges(text: str) -> str:
+    return text if len(text) <= 2 * EARLIER_CHARS else text[:EARLIER_CHARS] + text[-EARLIER_CHARS:]
 
 
 def _ends(text: str) -> str:

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks import routing
-from benchmarks.routing import (
-    Example,
-    Prediction,
-    by_keywords,
-    calibration_error,
-    lane_scores,
-    macro_f1,
-    read_examples,
-    report,
-)
+from benchmarks.routing import FILE_THRESHOLDS, TEST_SET_THRESHOLDS, by_keywords, report
+from benchmarks.routing_rows import Example, read_examples, read_test_set
+from benchmarks.routing_scores import Prediction, accuracy, calibration_error, interval, kinds_of, lane_scores, macro_f1
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
@@ -26,9 +19,17 @@ def predicted(
     task: Task, said: Task, *, confidence: float = 0.9, also_ok: frozenset[Task] = frozenset(), **given: Any
 ) -> Prediction:
     query = Query(request_id="", model="auto", body=b"", received_s=0.0)
-    example = Example(name="r", task=task, also_ok=also_ok, is_templated=given.get("templated", False), query=query)
-    classification = Classification(task=said, confidence=confidence, evidence="words")
-    return Prediction(example=example, classification=classification, is_fast=given.get("is_fast", False))
+    fields = {name: given[name] for name in ("writer", "lang", "form", "has_material") if name in given}
+    example = Example(
+        name="r", task=task, also_ok=also_ok, is_templated=given.get("templated", False), query=query, **fields
+    )
+    classification = Classification(task=said, confidence=confidence, evidence=given.get("evidence", "words"))
+    return Prediction(
+        example=example,
+        classification=classification,
+        is_fast=given.get("is_fast", False),
+        is_keyword=given.get("is_keyword", False),
+    )
 
 
 def test_f1_is_averaged_over_the_tasks_that_occur() -> None:
@@ -51,17 +52,68 @@ def test_lane_scores_compare_the_label_with_the_policys_lane() -> None:
     assert lane_scores(rows) == (0.5, 0.5)
 
 
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+def test_a_request_that_is_right_in_either_lane_counts_in_neither_figure() -> None:
+    either = frozenset({Task.CHAT})
+    rows = [
+        predicted(Task.EDIT, Task.EDIT, is_fast=True),
+        predicted(Task.EDIT, Task.CHAT, also_ok=either),
+        predicted(Task.CHAT, Task.EDIT, also_ok=frozenset({Task.EDIT}), is_fast=True),
+        predicted(Task.EDIT, Task.CHAT, also_ok=frozenset({Task.EXTRACTION})),
+    ]
+    assert lane_scores(rows) == (1.0, 0.5)
+    assert lane_scores(rows, strict=True) == (0.5, pytest.approx(1 / 3))
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy_in_bins_of_equal_size() -> None:
     rows = [predicted(Task.CHAT, Task.CHAT, confidence=0.75), predicted(Task.CHAT, Task.CODE, confidence=0.75)]
-    assert calibration_error(rows) == pytest.approx(0.25)
+    assert calibration_error(rows * 10) == pytest.approx(0.25)
+    sure = [predicted(Task.CHAT, Task.CODE, confidence=1.0, evidence="tools")]
+    assert calibration_error(rows * 10 + sure * 50) == pytest.approx(0.25)
+
+
+def test_intervals_are_wider_where_writers_differ() -> None:
+    right, wrong = ((Task.CHAT, Task.CHAT), (Task.CHAT, Task.CODE))
+    same = [predicted(*each, writer=name) for name in "abcd" for each in (right, wrong) for _ in range(20)]
+    apart = [predicted(*(right if name in "ab" else wrong), writer=name) for name in "abcd" for _ in range(40)]
+    narrow, wide = interval(same, accuracy), interval(apart, accuracy)
+    assert narrow is not None
+    assert wide is not None
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+    assert interval([predicted(*right)], accuracy) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        ({"form": "instruction", "has_material": True, "is_keyword": True}, ["beside_text"]),
+        ({"form": "instruction", "has_material": True}, ["beside_text", "unthought"]),
+        ({"form": "followup", "lang": "ja"}, ["unthought", "followups", "other_languages"]),
+        ({"form": "system"}, ["system_prompt"]),
+        ({}, []),
+    ],
+)
+def test_kinds_are_told_by_form_and_wording(given: dict[str, Any], kinds: list[str]) -> None:
+    assert kinds_of(predicted(Task.CHAT, Task.CHAT, **given)) == kinds
 
 
 def test_templated_examples_are_excluded_from_the_natural_figure() -> None:
     found = report([predicted(Task.CHAT, Task.CHAT), predicted(Task.CODE, Task.CHAT, templated=True)], None)
-    assert found.macro_f1_natural == 1.0
-    assert found.macro_f1_all < 0.5
-    assert "macro_f1_all" in found.missed()
+    assert found.figures["macro_f1_natural"] == 1.0
+    assert found.figures["macro_f1_all"] < 0.5
+    assert "macro_f1_all" in found.missed(FILE_THRESHOLDS)
     assert found.by_task == {"chat": (1, 1), "code": (1, 0)}
+
+
+def test_an_error_or_a_time_is_missed_above_its_threshold() -> None:
+    figures = routing.Report(rows=1, figures={"calibration_error": 0.06, "learned_p50_us": 80.0})
+    assert figures.missed(TEST_SET_THRESHOLDS) == ["calibration_error"]
+
+
+def test_the_test_set_is_the_same_in_every_run() -> None:
+    one, same = read_test_set(), read_test_set()
+    assert len(one) > 1500
+    assert [each.query.last_user_text for each in one] == [each.query.last_user_text for each in same]
+    assert {each.form for each in one} == {"instruction", "complete", "followup", "system"}
 
 
 def _row(task: str, text: str, **given: Any) -> dict[str, Any]:
@@ -118,7 +170,7 @@ def test_check_exits_1_if_a_figure_misses_its_threshold(
 ) -> None:
     figures = tmp_path / "figures.json"
     assert _main(monkeypatch, str(rows), "--check", "--json", str(figures)) == 0
-    assert json.loads(figures.read_text())["macro_f1_all"] == 1.0
+    assert json.loads(figures.read_text())["figures"]["macro_f1_all"] == 1.0
     rows.write_text("\n".join(json.dumps({**row, "task": "code"}) for row in ROWS))
     assert _main(monkeypatch, str(rows), "--check", "--errors") == 1
     printed = capsys.readouterr().out

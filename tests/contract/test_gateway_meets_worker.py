@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from aiohttp import web
 
 from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.confidence import ConfidenceWeights
+from diffusion_worker.types.requests import DecodingMode
 from tests.gateway.serving import STOP, RealGateway, chunk, completion, fake_server, real_gateway
 from tests.worker.serving import listening, toy_model
 
@@ -105,6 +108,20 @@ async def test_a_doubtful_question_of_a_decision_goes_on_as_a_chat(tmp_path: Any
         first, second = told["answers"]
         assert first["probability"] > 0.9
         assert second["probability"] in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_cannot_reach_the_minimum_ends_at_the_worker_and_the_next_target_answers(
+    tmp_path: Any, stream: bool
+) -> None:
+    net = toy_model()
+    weights = ConfidenceWeights(intercept=-10.0)
+    net.info = replace(net.info, confidence=dict.fromkeys(DecodingMode, weights))
+    async for pair in both(net, tmp_path):
+        before = net.passes
+        status, headers, _ = await pair.ask("word " * 100, metadata={"task": "edit"}, max_tokens=500, stream=stream)
+        assert (status, headers["x-twolane-attempts"]) == (200, "fast=low_confidence,quality=ok")
+        assert net.passes - before <= 3  # the prompt, and a step of the first canvas
 
 
 async def test_a_gap_is_filled_by_the_worker_whatever_marks_it(tmp_path: Any) -> None:

@@ -14,6 +14,7 @@ from gateway.pipeline import Pipeline
 from gateway.policy_types import Checks
 from gateway.routing.classify import classify
 from gateway.routing.conditions import When
+from gateway.routing.gates import Gate
 from gateway.routing.policy import Policy, Route, compile_policy
 from gateway.state.memory import MemoryStore
 from gateway.types import Query, Target
@@ -131,7 +132,7 @@ def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **giv
         content_hash="0123456789abcdef",
         targets=targets,
         target_slos={},
-        routes=(replace(rule, **(route or {})),),
+        routes=(replace(rule, **_route_fields(route or {})),),
     )
     state, listener = MemoryStore(), Listener()
     pipeline = Pipeline(
@@ -148,6 +149,12 @@ def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **giv
 @dataclass
 class _Fixed:
     current: Policy
+
+
+def _route_fields(route: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Route; `min_confidence` makes its gate."""
+    minimum, fields = route.get("min_confidence"), {key: route[key] for key in route if key != "min_confidence"}
+    return fields if minimum is None else {"gate": Gate(minimum=minimum), **fields}
 
 
 def _lines(value: ScriptedResponse | Iterable[ScriptedResponse]) -> list[ScriptedResponse]:

@@ -1,87 +1,161 @@
-"""Generation of the classifier's prompts, and its training from end to end."""
+"""The classifier's training: materials, composed requests, concepts, and a small training from end to end."""
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gateway.classifier.features import features
+from gateway.classifier.model import LearnedStage
+from gateway.classifier.tokens import Vocabulary
 from gateway.classifier.weights import read_model, write_model
 from gateway.enums import Task
-from training.classifier.contexts import fillers
-from training.classifier.examples import FIT, HELD_OUT, PROMPTS, PromptGenerator, examples, rephrased, task_words
-from training.classifier.grammar import Grammar, read_rules
+from gateway.types import Query
+from training.classifier.compose import DENIALS, beside, compose, pasted_texts
+from training.classifier.concepts import concepts_by_word, read_concepts, vocabulary_of
+from training.classifier.lines import MATERIALS, Line, read_lines
+from training.classifier.materials import HELD_OUT, TRAINING, Materials
+
+LINES = list(read_lines())
+FEW: Sequence[str] = ("textwrap", "shutil")
 
 
-def test_a_line_stands_for_all_its_choices() -> None:
-    grammar = Grammar({"thing": ["pen", "cup"]}, {"n": lambda rng: "7"})
-    rng = random.Random(0)
-    found = {grammar.expand(rng, "«take|drop ‹n›|» the ‹thing›") for _ in range(200)}
-    assert found == {f"{verb} the {thing}" for verb in ("take", "drop 7", "") for thing in ("pen", "cup")}
+def line(asked: str, **given: object) -> Line:
+    fields = {"writer": "w", "number": 1, "task": Task.EDIT, "also_ok": (), "lang": "en", "form": "instruction"}
+    return Line(asked=asked, **{**fields, "material": "prose", **given})  # type: ignore[arg-type]
 
 
-def test_choices_nest_and_lines_break() -> None:
-    grammar = Grammar({}, {})
-    found = {grammar.expand(random.Random(seed), "«a «b|c»|d»!") for seed in range(50)}
-    assert found == {"a b!", "a c!", "d!"}
+@pytest.mark.parametrize("kind", sorted(MATERIALS - {"none"}))
+def test_there_are_texts_of_every_kind_and_they_are_the_same_for_a_seed(kind: str) -> None:
+    materials = Materials(FEW)
+    one, same = (materials.write(random.Random(3), kind, "en") for _ in range(2))
+    assert one == same
+    assert len(one) > 20
+    if kind == "json":
+        json.loads(one)
 
 
-def test_rules_are_read_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text("= first rule\none\\ntwo\n\n= second\n‹first rule›\n")
-    assert read_rules(tmp_path / "one.txt") == {"first rule": ["one\ntwo"], "second": ["‹first rule›"]}
+def test_no_text_for_measuring_is_one_for_training() -> None:
+    assert not set(TRAINING) & set(HELD_OUT)
+    assert not set(Materials(FEW).paragraphs) & set(Materials(HELD_OUT[:2]).paragraphs)
 
 
-@pytest.mark.slow
-def test_every_rule_that_is_referred_to_exists_and_every_line_can_be_written() -> None:
-    context: list[Grammar] = []
-    rules = {name: lines for path in sorted(PROMPTS.glob("*.txt")) for name, lines in read_rules(path).items()}
-    grammar = Grammar(rules, fillers(context))
-    context.append(grammar)
+def test_an_instruction_is_kept_whole_beside_its_text() -> None:
     rng = random.Random(1)
-    for lines in rules.values():
-        for line in lines:
-            text = grammar.expand(rng, line)
-            assert not set("«»‹›") & set(text), line
-
-
-def test_no_two_files_give_a_rule_the_same_name() -> None:
-    """The later one would silently replace the other."""
-    names = [name for path in PROMPTS.glob("*.txt") for name in read_rules(path)]
-    assert len(names) == len(set(names))
-
-
-def test_examples_are_the_same_for_the_same_seed_and_take_the_tasks_in_turn() -> None:
-    first, again, other = examples(5, count=40), examples(5, count=40), examples(6, count=40)
-    assert first == again != other
-    assert [each.task for each in first[:10]] == list(Task)
-
-
-def test_lines_that_are_held_out_are_never_learned_from() -> None:
-    learned, held_out = PromptGenerator(FIT), PromptGenerator(HELD_OUT)
-    for task in Task:
-        assert not learned.lines(task) & held_out.lines(task)
-        assert held_out.lines(task)
-
-
-def test_a_wish_said_otherwise_keeps_most_of_its_letters() -> None:
-    rng, wish = random.Random(3), "Rewrite the sentence below."
     for _ in range(200):
-        assert len(set("rewitsnc") & set(rephrased(rng, wish).lower())) >= 7
+        text = beside(rng, line("make it shorter"), "The harbour was closed on Monday.")
+        assert "make it shorter" in text
+        assert "harbour" in text
 
 
-def test_words_that_may_be_named_as_evidence_are_no_names() -> None:
-    assert {"translate", "summarize"} <= task_words()
-    assert not {"priya", "kofi", "nairobi"} & task_words()
+def test_an_instruction_stands_where_its_writer_says() -> None:
+    rng = random.Random(1)
+    for place in ("before", "after"):
+        texts = [beside(rng, line("shorter, please", place=place), "The harbour was closed.") for _ in range(50)]
+        assert all((text.index("shorter") < text.index("harbour")) is (place == "before") for text in texts)
 
 
-@pytest.mark.slow
-def test_a_short_training_gives_weights_that_tell_tasks_apart(tmp_path: Path) -> None:
+def test_a_follow_up_is_composed_of_its_last_turns() -> None:
+    before = (("user", "write a toast"), ("assistant", "To Rosa!"))
+    found = compose(random.Random(1), line("shorter", form="followup", before=before, material="none"), Materials(FEW))
+    assert (found.earlier, found.answer) == ("write a toast", "To Rosa!")
+    assert "shorter" in found.user
+
+
+def test_a_denial_is_of_another_task_than_the_line() -> None:
+    rng, materials = random.Random(2), Materials(FEW)
+    asked = [compose(rng, line("shorten it", material="none"), materials).user for _ in range(400)]
+    denied = [text for text in asked if text != "shorten it"]
+    assert denied
+    assert not [text for text in denied if any(text.startswith(each) for each in DENIALS[Task.EDIT])]
+
+
+def test_bare_texts_of_writers_are_texts_to_put_beside_instructions() -> None:
+    found = pasted_texts(LINES)
+    assert {"de", "ja", "zh", "pl"} <= found.keys()
+    assert all(len(text) > 80 for texts in found.values() for text in texts)
+
+
+def test_no_concept_names_a_word_twice_or_is_empty() -> None:
+    for name, words in read_concepts().items():
+        assert len(words) > 5, name
+
+
+def test_words_of_one_concept_share_its_number_in_all_languages() -> None:
+    concepts = {"shorten": ("short~", "kürz~", "缩短"), "other": ("else",)}
+    found = concepts_by_word(["shorter", "kürzer", "缩短", "long", "else"], concepts)
+    assert found == {"shorter": [0], "kürzer": [0], "缩短": [0], "else": [1]}
+    vocabulary = vocabulary_of(["shorter shorter"] * 3, concepts)
+    numbers = dict(zip(vocabulary.words, vocabulary.numbers, strict=True))
+    assert numbers["shorter"] == numbers["缩短"] == 1
+    assert numbers["else"] == 2
+
+
+def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path) -> None:
+    """The shipped stage computes in numpy, by other code, from weights of 8 bits."""
+    pytest.importorskip("torch")
+    from training.classifier.__main__ import train
+    from training.classifier.fit import Table, fit, scores
+
+    few, materials = LINES[::60], Materials(FEW)
+    concepts = read_concepts()
+    table = Table(vocabulary_of((each.asked for each in few), concepts), concepts)
+    requests = [compose(random.Random(4), each, materials) for each in few]
+    data = table.dataset(requests)
+    model = fit(data, table.rows, seed=1, epochs=2)
+    expected = scores(model, data).softmax(1).numpy()
+    shipped = train(few, divisor=1.0, copies=1, epochs=1)
+    assert shipped.vocabulary.words
+    from gateway.classifier.model import TaskModel
+
+    own = TaskModel(
+        tasks=tuple(Task),
+        vocabulary=table.vocabulary,
+        weights=table.folded(model.table.weight.detach().numpy()),
+        temperature=1.0,
+    )
+    write_model(own, tmp_path / "tasks.npz")
+    stage = LearnedStage(read_model(tmp_path / "tasks.npz"))
+    for request, row in zip(requests, expected, strict=True):
+        query = Query(
+            request_id="",
+            model="auto",
+            body=b"",
+            received_s=0.0,
+            last_user_text=request.user,
+            system_text=request.system,
+            earlier_text=request.earlier,
+            answer_text=request.answer,
+        )
+        found = stage(query)
+        if found is not None and sum(found.probabilities) > 0.999:
+            assert np.allclose(found.probabilities, row, atol=0.05)
+
+
+def test_the_same_lines_give_the_same_weights() -> None:
+    pytest.importorskip("torch")
     from training.classifier.__main__ import train
 
-    model, figures = train(count=1500, epochs=2)
-    write_model(model, tmp_path / "tasks.npz")
-    assert read_model(tmp_path / "tasks.npz").tasks == tuple(Task)
-    assert figures["accuracy"] > 0.5  # by chance it would be 0.1
-    assert json.dumps(figures)
-    again, _ = train(count=1500, epochs=2)
-    assert (again.weights == model.weights).all()
+    one, same = (train(LINES[::100], divisor=1.0, copies=1, epochs=1) for _ in range(2))
+    assert (one.weights == same.weights).all()
+    assert one.vocabulary.words == same.vocabulary.words
+
+
+def test_lines_are_left_out_by_writer_or_in_small_languages_by_line() -> None:
+    pytest.importorskip("torch")
+    from training.classifier.__main__ import fold_of
+
+    english = {each.writer: {fold_of(other) for other in LINES if other.writer == each.writer} for each in LINES[:50]}
+    assert all(len(folds) == 1 for folds in english.values())
+    german = {fold_of(each) for each in LINES if each.lang == "de"}
+    assert german == {0, 1, 2}
+
+
+def test_the_features_of_a_composed_request_are_those_of_its_texts() -> None:
+    vocabulary = Vocabulary(["shorter"])
+    request = compose(random.Random(1), line("shorter", material="none"), Materials(FEW))
+    found = features(vocabulary, system=request.system, user=request.user)
+    assert found.own_tokens >= 1

@@ -218,7 +218,7 @@ def constrained(schema: Any) -> dict[str, Any]:
     "with_keys", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["another key", "no keys"]
 )
 async def test_schema_bombs_do_not_keep_other_schemas_waiting(with_keys: bool, tmp_path: Path) -> None:
-    """Each of those ends in a typed error or an answer."""
+    """Each of those ends in a typed error or an answer; a machine too busy to give it its processor time says so."""
     keys = tmp_path / "keys"
     keys.write_text(f"{key_line('bomber', 'sk-b')}\n{key_line('innocent', 'sk-i')}\n")
     settings: dict[str, Any] = {"constraint_cache": None, **({"keys_file": keys} if with_keys else {})}
@@ -235,4 +235,5 @@ async def test_schema_bombs_do_not_keep_other_schemas_waiting(with_keys: bool, t
             assert number or not all(bomb.done() for bomb in bombs)
         for bomb in await asyncio.gather(*bombs):
             if bomb.status_code != 200:
-                assert (bomb.status_code, bomb.json()["error"]["code"]) == (400, "unsupported_schema")
+                error = (bomb.status_code, bomb.json()["error"]["code"])
+                assert error in ((400, "unsupported_schema"), (503, "overloaded"))

@@ -1,91 +1,195 @@
-"""Softmax regression over hashed features, and temperature scaling for a calibrated confidence.
+"""Fits the task model: softmax regression over hashed features, with attention over the units of a request.
 
-Minimises cross-entropy with decay, by Adam over shuffled batches, in one thread: the same weights for the same seed on
-the same machine. Temperature after Guo et al. 2017, "On Calibration of Modern Neural Networks".
+Minimises cross-entropy by Adam over shuffled batches, in one thread: the same weights for the same seed on the same
+machine. A word shares the rows of its stems and concepts; `folded` adds them to its own. Temperature after Guo et al.
+2017, "On Calibration of Modern Neural Networks".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gateway.classifier.features import TABLE_ROWS, features
-from gateway.classifier.hashing import Rows
+from gateway.classifier.features import HASHED, HASHED_ROWS, UNIT_FLAGS, Features, features
+from gateway.classifier.model import FLAG_WEIGHT, table_rows
+from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
-from training.classifier.examples import Example
+from training.classifier.compose import Request
+from training.classifier.concepts import Concepts, parents
 
-_TASKS = list(Task)
-_BATCH = 128
+BATCH: Final = 128
+UNKNOWN_SHARE: Final = 0.2  # of words that training takes for unknown ones, so that stems and concepts learn
+CONCEPT_WEIGHT: Final = 4.0  # concepts learn faster than single words
+OTHER_LABEL: Final = 0.3  # probability of the labels that are as defensible as the first
+_TASKS: Final = list(Task)
+
+Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
-    """Features of a set of examples: rows and weights, the start of each example, and its label.
+class Example:
+    """Features of one request: the rows and weights of all units, the number of rows of each unit, and the rows of the
+    request's flags."""
 
-    `edges` are the hashes of the words at the edges of all examples.
-    """
-
-    rows: Tensor  # [features of all]
-    weights: Tensor  # [features of all]
-    starts: Tensor  # [examples + 1]
-    labels: Tensor  # [examples]
-    edges: Rows
-
-    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows, weights, offsets and labels of the chosen examples."""
-        spans = [slice(int(self.starts[i]), int(self.starts[i + 1])) for i in chosen]
-        sizes = torch.tensor([0, *(span.stop - span.start for span in spans[:-1])])
-        rows = torch.cat([self.rows[span] for span in spans])
-        weights = torch.cat([self.weights[span] for span in spans])
-        return rows, weights, sizes.cumsum(0), self.labels[chosen]
+    rows: Numbers
+    weights: Floats
+    sizes: npt.NDArray[np.intp]
+    flags: Numbers
 
 
-def matrix(examples: Sequence[Example]) -> Matrix:
-    """Features of all examples."""
-    found = [features(system=each.system, user=each.user) for each in examples]
-    starts = np.cumsum([0, *(each.rows.size for each in found)])
-    return Matrix(
-        rows=torch.from_numpy(np.concatenate([each.rows for each in found]).astype(np.int32)),
-        weights=torch.from_numpy(np.concatenate([each.weights for each in found])),
-        starts=torch.from_numpy(starts),
-        labels=torch.tensor([_TASKS.index(each.task) for each in examples]),
-        edges=np.concatenate([edge for each in found for edge in each.edges]),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Examples and their soft labels [examples, tasks]."""
+
+    examples: list[Example]
+    targets: Tensor
 
 
-def fit(data: Matrix, *, seed: int, epochs: int, rate: float = 0.01, decay: float = 2e-6) -> nn.EmbeddingBag:
-    """Fit a table [rows, tasks]: the score of a task is the weighted sum of the active rows."""
+class Table:
+    """The rows of a model while it is fitted: those of the shipped table, then one for each concept."""
+
+    def __init__(self, vocabulary: Vocabulary, concepts: Concepts) -> None:
+        self.vocabulary, self.size = vocabulary, table_rows(vocabulary)
+        self.rows = self.size + len(concepts)
+        self._stems, self._concepts = parents(vocabulary, concepts)
+        self._own = [self._chain(number, with_word=True) for number in range(len(vocabulary.names))]
+        self._unknown = [self._chain(number, with_word=False) for number in range(len(vocabulary.names))]
+
+    def _chain(self, number: int, *, with_word: bool) -> tuple[Numbers, Floats]:
+        stems, concepts = self._stems[number], self._concepts[number]
+        words = [number, *stems] if with_word or not (stems or concepts) else stems
+        rows = np.array([*words, *(self.size + each for each in concepts)], dtype=np.int32)
+        weights = np.array([1.0] * len(words) + [CONCEPT_WEIGHT] * len(concepts), dtype=np.float32)
+        return rows, weights
+
+    def dataset(self, requests: Sequence[Request], *, rng: np.random.Generator | None = None) -> Dataset:
+        """Features of all requests; with `rng`, some words are taken for unknown ones."""
+        targets = torch.zeros(len(requests), len(_TASKS))
+        for at, each in enumerate(requests):
+            also = each.line.also_ok
+            targets[at, _TASKS.index(each.line.task)] = 1.0 - OTHER_LABEL * bool(also)
+            for task in also:
+                targets[at, _TASKS.index(task)] = OTHER_LABEL / len(also)
+        return Dataset(examples=[self._example(each, rng) for each in requests], targets=targets)
+
+    def _example(self, request: Request, rng: np.random.Generator | None) -> Example:
+        found = features(
+            self.vocabulary,
+            system=request.system,
+            user=request.user,
+            earlier=request.earlier,
+            answer=request.answer,
+        )
+        first = len(self.vocabulary.names)
+        counts = found.sizes
+        chains = self._chains(found, rng)
+        own = np.repeat(np.repeat(np.arange(counts.size), counts), [rows.size for rows, _ in chains])
+        by_hash = np.tile(np.repeat(np.arange(counts.size), counts), HASHED)
+        flags = np.tile(np.arange(counts.size), 2)
+        units = np.concatenate([own, by_hash, flags])
+        rows = np.concatenate(
+            [*(each for each, _ in chains), (found.hashed + first).ravel(), (found.flags + first + HASHED_ROWS).ravel()]
+        )
+        shares = 1.0 / np.sqrt(counts)
+        weights = np.concatenate(
+            [
+                np.concatenate([each for _, each in chains]) * shares[own],
+                shares[by_hash],
+                np.full(flags.size, FLAG_WEIGHT),
+            ]
+        )
+        order = np.argsort(units, kind="stable")
+        return Example(
+            rows=rows[order].astype(np.int32),
+            weights=weights[order].astype(np.float32),
+            sizes=np.bincount(units, minlength=counts.size),
+            flags=(np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS).astype(np.int32),
+        )
+
+    def _chains(self, found: Features, rng: np.random.Generator | None) -> list[tuple[Numbers, Floats]]:
+        numbers = found.ids.tolist()
+        if rng is None:
+            return [self._own[number] for number in numbers]
+        dropped = rng.random(len(numbers)) < UNKNOWN_SHARE
+        return [
+            (self._unknown if is_dropped else self._own)[number]
+            for number, is_dropped in zip(numbers, dropped, strict=True)
+        ]
+
+    def folded(self, weights: Floats) -> Floats:
+        """The shipped table: stems and concepts are added to the rows of their words."""
+        table = weights[: self.size].copy()
+        for number, (rows, shares) in enumerate(self._own):
+            table[number] = shares @ weights[rows]
+        return table
+
+
+class Model(nn.Module):
+    """The score of a task: the weighted sum of the active rows; units are weighed by a softmax of the last column."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(rows, len(_TASKS) + 1, mode="sum")
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, chosen: Sequence[Example]) -> Tensor:
+        """Scores [examples, tasks]."""
+        units = self._sums(
+            [each.rows for each in chosen], [each.weights for each in chosen], [each.sizes for each in chosen]
+        )
+        owner = torch.from_numpy(np.repeat(np.arange(len(chosen)), [each.sizes.size for each in chosen]))
+        gates = units[:, -1]
+        top = torch.full((len(chosen),), -torch.inf).scatter_reduce(0, owner, gates, "amax").detach()
+        shares = (gates - top[owner]).exp()
+        shares = shares / torch.zeros(len(chosen)).index_add(0, owner, shares)[owner]
+        asked = torch.zeros(len(chosen), len(_TASKS)).index_add(0, owner, units[:, :-1] * shares[:, None])
+        flags = [each.flags for each in chosen]
+        evenly = [np.full(each.size, FLAG_WEIGHT, dtype=np.float32) for each in flags]
+        return asked + self._sums(flags, evenly, [np.array([each.size]) for each in flags])[:, :-1]
+
+    def _sums(self, rows: list[Numbers], weights: list[Floats], sizes: list[npt.NDArray[np.intp]]) -> Tensor:
+        ends = np.cumsum(np.concatenate(sizes))
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int32)
+        found: Tensor = self.table(
+            torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts), torch.from_numpy(np.concatenate(weights))
+        )
+        return found
+
+
+def fit(data: Dataset, rows: int, *, seed: int, epochs: int, rate: float = 0.03) -> Model:
+    """Fit a table of this many rows."""
     generator = torch.Generator().manual_seed(seed)
-    table = nn.EmbeddingBag(TABLE_ROWS, len(_TASKS), mode="sum")
-    nn.init.zeros_(table.weight)
-    optimizer = torch.optim.Adam(table.parameters(), lr=rate)
-    count = data.labels.numel()
-    total = epochs * -(-count // _BATCH)
+    model = Model(rows)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    count = len(data.examples)
+    total = epochs * -(-count // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=total)
     for _ in range(epochs):
-        for chosen in torch.randperm(count, generator=generator).split(_BATCH):
-            rows, weights, offsets, labels = data.batch(chosen)
-            loss = F.cross_entropy(table(rows, offsets, weights), labels, label_smoothing=0.02)
-            loss = loss + decay * table.weight.square().sum()
+        for chosen in torch.randperm(count, generator=generator).split(BATCH):
+            found = model([data.examples[at] for at in chosen.tolist()])
+            loss = F.cross_entropy(found, data.targets[chosen], label_smoothing=0.02)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    return table
+    return model
 
 
 @torch.inference_mode()
-def scores(table: nn.EmbeddingBag, data: Matrix) -> Tensor:
+def scores(model: Model, data: Dataset) -> Tensor:
     """Scores [examples, tasks] before temperature scaling."""
-    found: Tensor = table(data.rows, data.starts[:-1].to(torch.int32), data.weights)
-    return found
+    starts = range(0, len(data.examples), 256)
+    return torch.cat([model(data.examples[at : at + 256]) for at in starts])
 
 
-def temperature(found: Tensor, labels: Tensor) -> float:
+def temperature(found: Tensor, targets: Tensor) -> float:
     """The temperature with the smallest loss, by search over a grid."""
     grid = np.geomspace(0.3, 5.0, 120)
-    losses = [float(F.cross_entropy(found / float(divisor), labels)) for divisor in grid]
+    losses = [float(F.cross_entropy(found / float(divisor), targets)) for divisor in grid]
     return float(grid[int(np.argmin(losses))])

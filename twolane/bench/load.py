@@ -48,6 +48,7 @@ class Sample:
     outcome: str
     text: str = ""
     tokens: int | None = None
+    confidence: float | None = None  # as a worker reports it
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -140,6 +141,7 @@ async def send(
         outcome=outcome,
         text=received.text,
         tokens=received.tokens,
+        confidence=received.confidence,
         headers=MappingProxyType(received.headers),
     )
 
@@ -151,14 +153,21 @@ class _Received:
     text: str = ""
     first_at: float | None = None
     tokens: int | None = None
+    confidence: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+    def take(self, usage: Mapping[str, Any] | None) -> None:
+        """Keep what a usage object reports."""
+        if usage:
+            self.tokens = usage.get("completion_tokens", self.tokens)
+            self.confidence = (usage.get("diffusion") or {}).get("confidence", self.confidence)
 
 
 async def _texts(response: aiohttp.ClientResponse, received: _Received) -> AsyncIterator[str]:
     """Yield the pieces of a response. Raises ResponseError for a stream without an end or with an error."""
     if not response.content_type.startswith("text/event-stream"):
         whole = json.loads(await response.read())
-        received.tokens = (whole.get("usage") or {}).get("completion_tokens")
+        received.take(whole.get("usage"))
         yield _content(whole["choices"][0]["message"])
         return
     async for line in response.content:
@@ -170,7 +179,7 @@ async def _texts(response: aiohttp.ClientResponse, received: _Received) -> Async
         chunk = json.loads(data)
         if "error" in chunk:
             raise ResponseError(_code(data, 200))
-        received.tokens = (chunk.get("usage") or {}).get("completion_tokens", received.tokens)
+        received.take(chunk.get("usage"))
         for choice in chunk.get("choices", ())[:1]:
             yield _content(choice["delta"])
     raise ResponseError(CONNECTION_CLOSED)

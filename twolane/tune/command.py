@@ -29,6 +29,7 @@ from twolane.process.flags import OneLineParser, WrongUseError, whole_number
 from twolane.tune.plan import NAMES, PROMOTION, Trial, candidates, choose, longest_of_each, promoted
 from twolane.tune.report import draw, environment_of, policy_of, table
 from twolane.tune.store import TrialStore
+from twolane.tune.threshold import MIN_ANSWERS, find_threshold
 from twolane.tune.trial import TunedWorker, has_correct_response, read_canvas_length, read_health, restored, run_trial
 
 GOOD: Final = 0
@@ -58,6 +59,7 @@ class Options:
     seed: int
     loss: float
     p95_ms: float | None
+    precision: float
     out: Path
 
     def calls(self, seconds: float) -> tuple[Call, ...]:
@@ -158,10 +160,18 @@ def _write_results(options: Options, trials: Sequence[Trial], chosen: Trial | No
         console.print(reason, style="bold red")
         return WORK_FAILED
     (options.out / "settings.env").write_text(environment_of(chosen), encoding="utf-8")
-    policy = policy_of(chosen, url=options.load.url, model=options.load.model)
+    threshold = find_threshold(chosen.judged, precision=options.precision)
+    console.print(str(threshold) if threshold else f"No min_confidence: {_without_threshold(chosen, options)}.")
+    policy = policy_of(chosen, url=options.load.url, model=options.load.model, threshold=threshold)
     (options.out / "policy.yaml").write_text(policy, encoding="utf-8")
     console.print(f"Chosen: {chosen.parameters}. Wrote settings.env, policy.yaml and pareto.png to {options.out}.")
     return GOOD
+
+
+def _without_threshold(chosen: Trial, options: Options) -> str:
+    if len(chosen.judged) < MIN_ANSWERS:
+        return f"fewer than {MIN_ANSWERS} answers had a confidence (lengthen the trials with --seconds or --rate)"
+    return f"none reaches a precision of {options.precision:.0%} with these prompts"
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -183,6 +193,7 @@ def parse(argv: Sequence[str]) -> Options:
         seed=parsed.seed,
         loss=parsed.loss,
         p95_ms=parsed.p95_ms,
+        precision=parsed.precision,
         out=parsed.out,
     )
 
@@ -235,6 +246,13 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument(
         "--loss", type=_share, default=0.01, metavar="X", help="maximum loss of quality, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        type=share,
+        default=0.95,
+        metavar="X",
+        help="precision that `min_confidence` must reach, 0 to 1 (default: %(default)s)",
     )
     parser.add_argument("--p95-ms", type=positive, metavar="N", help="maximum p95 latency in milliseconds")
     return parser

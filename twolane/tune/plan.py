@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
+from twolane.tune.threshold import Judged
+
 PROMOTION: Final = 3  # one candidate in three is promoted, to a trial three times as long
 
 
@@ -55,6 +57,7 @@ class Trial:
     quality: float
     memory_bytes: int
     errors: Mapping[str, int]
+    judged: tuple[Judged, ...] = ()  # answers with a confidence
 
     def dominates(self, other: "Trial") -> bool:
         """Return whether this trial is at least as good in both measures, and better in one."""

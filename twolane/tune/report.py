@@ -9,6 +9,7 @@ from rich.table import Table
 
 from twolane.bench.report import check_drawable
 from twolane.tune.plan import DEFAULTS, Trial, pareto_front
+from twolane.tune.threshold import Threshold
 
 HEADROOM: Final = 1.25  # an SLO at the measured p95 itself would be violated about half of the time
 MEBIBYTE: Final = 2**20
@@ -55,13 +56,13 @@ def environment_of(chosen: Trial) -> str:
     return head + (f"TWOLANE_WORKER_MAX_NUM_SEQS={max_num_seqs}\n" if max_num_seqs else unchanged)
 
 
-def policy_of(chosen: Trial, *, url: str, model: str) -> str:
-    """Return a valid policy with the request parameters and an SLO above the measured p95."""
+def policy_of(chosen: Trial, *, url: str, model: str, threshold: Threshold | None = None) -> str:
+    """Return a valid policy with the request parameters, an SLO above the measured p95, and the minimum confidence."""
     params = ", ".join(f"{name}: {value:g}" for name, value in chosen.parameters.request_params.items())
     slo_ms = math.ceil(chosen.p95_ms * HEADROOM)
     return f"""\
 # Measured: {_measured(chosen)}. The SLO is {HEADROOM - 1:.0%} above the measured p95.
-# Copy `diffusion` to your worker's target, and `slo` to the routes that use it.
+# Copy `diffusion` to your worker's target, and `slo` and `min_confidence` to the routes that use it.
 version: 1
 targets:
   fast:
@@ -74,7 +75,11 @@ routes:
   - name: tuned
     use: fast
     slo: {{p95_ms: {slo_ms}}}
-"""
+{_minimum(threshold)}"""
+
+
+def _minimum(threshold: Threshold | None) -> str:
+    return "" if threshold is None else f"    # Measured: {threshold}.\n    min_confidence: {threshold.minimum!r}\n"
 
 
 def _measured(trial: Trial) -> str:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from twolane.process.flags import WrongUseError
 from twolane.tune.plan import Parameters, Trial
@@ -34,9 +35,14 @@ class TrialStore:
     def _read(self) -> None:
         try:
             content = json.loads(self._file.read_text(encoding="utf-8"))
-            self.trials = [Trial(**one | {"parameters": Parameters(**one["parameters"])}) for one in content["trials"]]
+            self.trials = [_trial(one) for one in content["trials"]]
             same = content["fingerprint"] == self._fingerprint
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise WrongUseError(f"{self._file} is not a file of trials: {cause!r}") from None
         if not same:
             raise WrongUseError(f"{self._file} holds trials of other prompts, rates or models: choose another --out")
+
+
+def _trial(fields: dict[str, Any]) -> Trial:
+    judged = tuple((float(confidence), bool(is_right)) for confidence, is_right in fields.get("judged", ()))
+    return Trial(**fields | {"parameters": Parameters(**fields["parameters"]), "judged": judged})

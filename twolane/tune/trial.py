@@ -97,6 +97,11 @@ async def run_trial(worker: TunedWorker, parameters: Parameters, calls: Sequence
         quality=sum(is_correct(sample, worker.matches) for sample in samples) / max(1, len(samples)),
         memory_bytes=max(memory, default=0),
         errors=found.errors,
+        judged=tuple(
+            (sample.confidence, is_correct(sample, worker.matches))
+            for sample in samples
+            if sample.outcome == OK and sample.confidence is not None
+        ),
     )
 
 

@@ -8,47 +8,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.classifier.features import HASH_BITS, TABLE_ROWS, features
-from gateway.classifier.hashing import word_hash
+from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
+from gateway.classifier.tokens import BREAKS, FIRST_WORD, Vocabulary
 
 ANY_TEXT = st.text(max_size=3000) | st.text(alphabet=st.characters(categories=None), max_size=300)
+VOCABULARY = Vocabulary(["alpha", "beta", "short", "text", "dear", "翻译"], [1, 2, 0, 0, 0, 3])
 
 
-@given(system=ANY_TEXT, user=ANY_TEXT)
-def test_any_text_has_features_inside_the_table(system: str, user: str) -> None:
-    found = features(system=system, user=user)
-    assert found.rows.shape == found.weights.shape
-    assert found.words.size <= found.rows.size
-    assert found.rows.max() < TABLE_ROWS
-    assert np.isfinite(found.weights).all()
-    assert (found.weights > 0).all()
+def of(user: str, *, system: str = "", earlier: str = "", answer: str = "") -> Features:
+    return features(VOCABULARY, system=system, user=user, earlier=earlier, answer=answer)
 
 
-@given(user=ANY_TEXT, filler=st.text(max_size=5))
+def words(found: Features) -> list[str]:
+    return [VOCABULARY.names[number] for number in found.ids.tolist() if number >= FIRST_WORD]
+
+
+@given(system=ANY_TEXT, user=ANY_TEXT, earlier=ANY_TEXT, answer=ANY_TEXT)
+def test_any_text_has_features_inside_the_table(system: str, user: str, earlier: str, answer: str) -> None:
+    found = of(user, system=system, earlier=earlier, answer=answer)
+    assert found.hashed.shape == (HASHED, found.ids.size)
+    assert found.ids.max() < len(VOCABULARY.names)
+    assert found.hashed.max() < HASHED_ROWS
+    assert found.flags.shape == (2, found.firsts.size)
+    assert found.flags.max() < UNIT_FLAGS
+    assert max(found.request) < REQUEST_FLAGS
+    assert found.firsts[0] == 0
+    assert (np.diff(found.firsts) > 0).all()
+    assert found.ids[-1] < len(BREAKS)
+
+
+@given(user=ANY_TEXT, filler=st.text(alphabet=st.characters(exclude_characters="`"), max_size=5))
 def test_only_the_head_and_tail_of_a_long_text_are_used(user: str, filler: str) -> None:
     """The time is bounded: the middle of a long text has no effect."""
-    head, tail = (user * 500)[:500].ljust(500), (user * 400)[:400].rjust(400)
+    head, tail = (user.replace("`", "") * 3000)[:3000].ljust(3000), (user.replace("`", "") * 3000)[:3000].rjust(3000)
     middle, other = "x" * 5000, (filler * 9000)[:9000].rjust(9000)
-    one, two = features(system="", user=head + middle + tail), features(system="", user=head + other + tail)
-    assert np.array_equal(one.rows, two.rows)
+    one, two = of(head + middle + tail), of(head + other + tail)
+    assert np.array_equal(one.ids, two.ids)
+    assert np.array_equal(one.hashed, two.hashed)
 
 
-@given(word=st.text(alphabet=st.characters(categories=["Ll", "Lo"], max_codepoint=0xFFFF), min_size=1, max_size=30))
-def test_a_word_has_one_hash_wherever_it_stands(word: str) -> None:
-    if word.lower() != word or not word.isalnum():
-        return
-    alone = features(system="", user=word).words
-    behind = features(system="Be brief.", user=f"say: {word}, please").words
-    assert int(alone[0]) == word_hash(word)
-    assert word_hash(word) in behind.tolist()
-
-
-def test_the_hash_is_the_same_in_every_process() -> None:
+def test_the_hashes_are_the_same_in_every_process() -> None:
     """Python's own hash of text is salted; weights trained with it would be noise in the next process."""
     text = "Translate “this” 翻訳 into Greek: naïve café\n```\nx = 1\n```"
     code = (
         "import sys, hashlib; from gateway.classifier.features import features;"
-        "print(hashlib.sha256(features(system='S', user=sys.argv[1]).rows.tobytes()).hexdigest())"
+        "from gateway.classifier.tokens import Vocabulary;"
+        "found = features(Vocabulary(['translate', 'into'], [1, 2]), system='S', user=sys.argv[1]);"
+        "print(hashlib.sha256(found.hashed.tobytes()).hexdigest())"
     )
     command = [sys.executable, "-c", code, text]
     outcomes = {
@@ -58,13 +64,47 @@ def test_the_hash_is_the_same_in_every_process() -> None:
     assert len(outcomes) == 1
 
 
-def test_no_word_or_pair_reaches_from_the_system_prompt_into_the_users_text() -> None:
-    together = features(system="alpha", user="beta")
-    assert together.words.tolist()[:2] == [word_hash("alpha"), word_hash("beta")]
-    assert features(system="", user="alphabeta").words.tolist()[0] not in together.words.tolist()
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("alpha beta", 1),
+        ("alpha. beta", 2),
+        ("alpha: beta", 2),
+        ("alpha 3.14 beta", 1),
+        ("alpha\nbeta\n\nbeta", 3),
+        ('alpha "beta" text', 3),
+        ("alpha。beta", 2),
+    ],
+)
+def test_a_unit_is_a_sentence_a_line_or_a_quoted_span(text: str, units: int) -> None:
+    """Beside them are the ends of the (empty) system prompt and of the turn before."""
+    assert of(text).firsts.size == units + 2
+
+
+def test_fenced_blocks_are_left_out_unless_the_text_is_one() -> None:
+    assert words(of("short:\n```\nalpha beta\n```\ntext")) == ["short", "text"]
+    assert words(of("```\nalpha beta\n```")) == ["alpha", "beta"]
+
+
+def test_words_of_different_roles_have_different_rows() -> None:
+    by_user, by_system = of("alpha"), of("", system="alpha")
+    assert words(by_user) == words(by_system) == ["alpha"]
+    assert not set(by_user.hashed[0].tolist()) & set(by_system.hashed[0][:1].tolist())
+
+
+def test_what_stands_beside_the_words_changes_their_rows() -> None:
+    alone, beside = of("short text"), of("short text\n```\ncode\n```")
+    assert alone.hashed[0, 2] != beside.hashed[0, 2]
+    assert alone.ids[2] == beside.ids[2]
+
+
+def test_concepts_are_hashed_in_sequence_whatever_stands_between_them() -> None:
+    near, far = of("alpha beta"), of("alpha text text beta")
+    assert near.hashed[3, 3] == far.hashed[3, 5]
+    apart = of("alpha. beta")
+    assert near.hashed[3, 3] not in apart.hashed[3].tolist()
 
 
 @pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "🦊" * 2000, "İ" * 5000, "\n" * 100_000, "'" * 1000])
 def test_unusual_texts_are_accepted(text: str) -> None:
-    found = features(system=text, user=text)
-    assert (found.rows >= (1 << HASH_BITS)).any()  # at least the flag that every request has
+    assert of(text, system=text, earlier=text, answer=text).request

@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.classifier.features import TABLE_ROWS
+from gateway.classifier.model import table_rows
 from gateway.classifier.weights import FILE, MAX_BYTES, open_classifier, read_model, write_model
 from gateway.enums import Task
 from gateway.errors import BadWeights, CannotStart
 from gateway.types import Query
 from tests.measured import cpu_s
-from training.classifier.examples import examples
 
-FAST = {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
-FAST_THRESHOLD = 0.6  # for the fast lane, by the shipped policies
+FAST = frozenset({Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION})
+FAST_THRESHOLD = 0.85  # for the fast lane, by the shipped policies: of the probability of all its tasks
 CLASSIFY = open_classifier()
 
 
@@ -30,19 +29,9 @@ def test_the_file_is_small_and_fits_the_features() -> None:
     found = read_model()
     assert FILE.stat().st_size <= MAX_BYTES
     assert found.tasks == tuple(Task)
-    assert found.weights.shape == (TABLE_ROWS, len(Task))
+    assert found.weights.shape == (table_rows(found.vocabulary), len(Task) + 1)
     assert np.isfinite(found.weights).all()
-    assert found.vocabulary
-
-
-@pytest.mark.slow
-def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
-    """New prompts from the training grammar; the model card reports the accuracy on other prompts."""
-    predictions = [(each, CLASSIFY(query_of(each.user, each.system))) for each in examples(987_654_321, count=1000)]
-    correct = [found.task == each.task for each, found in predictions]
-    confidences = [found.confidence for _, found in predictions]
-    assert sum(correct) >= 940
-    assert abs(sum(confidences) - sum(correct)) <= 80
+    assert found.vocabulary.words
 
 
 @pytest.mark.parametrize(
@@ -93,7 +82,7 @@ def test_a_negated_instruction_is_not_classified_as_requested(text: str, unwante
 @pytest.mark.parametrize("denial", ["Don't {} it.", "Do not {} anything.", "You must never {} this.", "never {}!"])
 def test_a_negated_instruction_alone_is_not_sent_to_the_fast_lane(verb: str, denial: str) -> None:
     found = CLASSIFY(query_of(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
-    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
+    assert found.task not in FAST or found.confidence_of(FAST) < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize("words", [1, 2, 5, 12, 40, 150])
@@ -118,7 +107,7 @@ def test_unknown_words_give_a_low_confidence(words: int) -> None:
 )
 def test_text_that_only_resembles_an_instruction_gives_a_low_confidence(text: str) -> None:
     found = CLASSIFY(query_of(text))
-    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
+    assert found.task not in FAST or found.confidence_of(FAST) < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -134,7 +123,7 @@ def test_text_that_only_resembles_an_instruction_gives_a_low_confidence(text: st
 )
 def test_an_unknown_language_goes_to_the_quality_lane(text: str) -> None:
     found = CLASSIFY(query_of(text))
-    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
+    assert found.task not in FAST or found.confidence_of(FAST) < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -155,7 +144,7 @@ def test_an_unknown_language_goes_to_the_quality_lane(text: str) -> None:
 )
 def test_meaningless_text_goes_to_the_quality_lane(text: str) -> None:
     found = CLASSIFY(query_of(text))
-    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
+    assert found.task not in FAST or found.confidence_of(FAST) < FAST_THRESHOLD
 
 
 @given(user=st.text(max_size=400), system=st.text(max_size=100))
@@ -181,8 +170,8 @@ def test_weights_survive_being_written_and_read(tmp_path: Path) -> None:
     again = read_model(tmp_path / "one.npz")
     steps = np.abs(found.weights).max(axis=0) / 127
     assert (np.abs(again.weights - found.weights) <= steps * 0.51).all()
-    assert (again.tasks, again.vocabulary) == (found.tasks, found.vocabulary)
-    assert np.array_equal(again.known, found.known)
+    assert (again.tasks, again.temperature) == (found.tasks, found.temperature)
+    assert (again.vocabulary.words, again.vocabulary.numbers) == (found.vocabulary.words, found.vocabulary.numbers)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 

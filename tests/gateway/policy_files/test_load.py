@@ -10,6 +10,7 @@ from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
 from gateway.policy_types import READ_ALONG, Checks, Hedge, Retry, Slo
 from gateway.routing.conditions import Comparison
+from gateway.routing.gates import Gate
 from gateway.routing.policy import Policy
 from gateway.types import Query
 
@@ -32,7 +33,12 @@ def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
     edits, default = (rule.route for rule in policy_with().rules)
     assert edits.when.tasks == {Task.EDIT, Task.AUTOCOMPLETE}
     assert edits.when.confidence == Comparison(sign=">=", number=0.6)
-    assert (edits.use, edits.fall_back, edits.min_confidence, edits.deadline_ms) == ("fast", ("quality",), 0.8, 3000)
+    assert (edits.use, edits.fall_back, edits.gate, edits.deadline_ms) == (
+        "fast",
+        ("quality",),
+        Gate(minimum=0.8),
+        3000,
+    )
     assert edits.slo == Slo(p95_ms=400, window_s=60)
     assert edits.checks == Checks(buffer=Buffer.FULL)
     assert (default.use, default.fall_back, default.checks) == ("quality", (), READ_ALONG)

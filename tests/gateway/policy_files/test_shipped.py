@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.classifier.weights import open_classifier
+from gateway.enums import Kind
 from gateway.policy_files.load import load
 from gateway.routing.route import plan_request
 from gateway.web.parse_request import parse_chat
@@ -17,9 +18,17 @@ CLASSIFY = open_classifier()
 
 @pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml", "chaos.yaml"])
 def test_every_shipped_route_that_uses_the_fast_lane_requires_confidence(name: str) -> None:
-    """A worker's answer in the right form may still be one that the model does not know."""
-    routes = [rule.route for rule in load(POLICIES / name, {}).rules]
-    assert [route.name for route in routes if route.use == "fast" and (route.min_confidence or 0) < 0.8] == []
+    """A worker's answer in the right form may still be one that the model does not know; also that of a fallback."""
+    lanes = [lane for rule in load(POLICIES / name, {}).rules for lane in rule.open.candidates]
+    workers = [lane for lane in lanes if lane.target.kind is Kind.WORKER]
+    assert workers
+    assert [lane.lane for lane in workers if (lane.min_confidence or 0) < 0.8] == []
+
+
+@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml", "chaos.yaml"])
+def test_every_shipped_route_of_the_fast_lane_leaves_time_for_its_next_target(name: str) -> None:
+    plans = [rule.open for rule in load(POLICIES / name, {}).rules if rule.route.use == "fast"]
+    assert all(plan.attempt_ms and plan.deadline_ms and plan.attempt_ms <= plan.deadline_ms / 3 for plan in plans)
 
 
 @pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml"])

@@ -88,3 +88,21 @@ def test_one_of_several_windows_is_enough(query: MakeQuery) -> None:
     saturday_s = datetime(2026, 7, 4, 3, tzinfo=UTC).timestamp()
     assert When(hours=(OFFICE, NIGHT)).matches(query(), EDIT, saturday_s)
     assert not When(hours=(OFFICE,)).matches(query(), EDIT, saturday_s)
+
+
+def test_confidence_may_be_that_of_several_tasks_together(query: MakeQuery) -> None:
+    """Between an edit and an extraction, a request surely belongs to the fast lane, which takes both."""
+    found = [0.0] * len(Task)
+    for task, probability in ((Task.EDIT, 0.45), (Task.EXTRACTION, 0.45), (Task.CHAT, 0.1)):
+        found[list(Task).index(task)] = probability
+    torn = Classification(task=Task.EDIT, confidence=0.45, evidence="words", probabilities=tuple(found))
+    bound, both = Comparison(sign=">=", number=0.85), frozenset({Task.EDIT, Task.EXTRACTION})
+    assert When(confidence=bound, confidence_of=both).matches(query(), torn, 0.0)
+    assert not When(confidence=bound).matches(query(), torn, 0.0)
+    assert not When(confidence=bound, confidence_of=frozenset({Task.EDIT, Task.CHAT})).matches(query(), torn, 0.0)
+
+
+def test_without_probabilities_the_confidence_counts_if_the_task_is_named(query: MakeQuery) -> None:
+    bound = Comparison(sign=">=", number=0.7)
+    assert When(confidence=bound, confidence_of=frozenset({Task.EDIT, Task.CODE})).matches(query(), EDIT, 0.0)
+    assert not When(confidence=bound, confidence_of=frozenset({Task.CODE})).matches(query(), EDIT, 0.0)

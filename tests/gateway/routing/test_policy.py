@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gateway.enums import Kind, Location, Task
 from gateway.policy_types import READ_ALONG, Slo
 from gateway.routing.conditions import When
+from gateway.routing.gates import Gate
 from gateway.routing.policy import DIRECT, Policy, Route, compile_policy
 from gateway.types import Classification, Query, Target
 
@@ -36,9 +37,17 @@ def test_without_an_objective_of_the_route_the_targets_own_applies(target: MakeT
     assert compiled(target, Route(name="r", when=When(), use="fast")).lanes[0].slo == OWN
 
 
-def test_only_workers_have_a_minimum_confidence(target: MakeTarget) -> None:
-    route = Route(name="r", when=When(), use="fast", fall_back=("quality",), min_confidence=0.8)
-    assert [lane.min_confidence for lane in compiled(target, route).lanes] == [0.8, None]
+def test_a_gate_holds_for_every_worker_of_a_route_and_not_for_the_lane_that_it_falls_back_to(
+    target: MakeTarget,
+) -> None:
+    route = Route(name="r", when=When(), use="fast", fall_back=("careful", "quality"), gate=Gate(minimum=0.8))
+    assert [lane.min_confidence for lane in compiled(target, route).lanes] == [0.8, 0.8, None]
+
+
+def test_a_gate_by_target_holds_for_exactly_those(target: MakeTarget) -> None:
+    gate = Gate(at_targets=(("careful", 0.7),))
+    route = Route(name="r", when=When(), use="quality", fall_back=("fast", "careful"), gate=gate)
+    assert [lane.min_confidence for lane in compiled(target, route).lanes] == [None, None, 0.7]
 
 
 def test_the_private_plan_has_only_targets_in_the_cluster(target: MakeTarget) -> None:

@@ -34,6 +34,15 @@ async def test_the_worker_receives_id_trace_and_remaining_deadline(fake: Any, se
     assert server.bodies[0]["model"] == "diffusion"
 
 
+async def test_the_worker_is_told_the_minimum_confidence_of_its_route(fake: Any, serving: Any) -> None:
+    gated = POLICY.replace("deadline_ms: 9000", "deadline_ms: 9000, min_confidence: 0.75")
+    async with fake(health=READY, models={}) as server, serving(gated % (server.url, server.url)) as gateway:
+        _, headers, _ = await gateway.ask()
+    assert server.headers[0]["x-twolane-min-confidence"] == "0.75"
+    assert headers["x-twolane-attempts"] == "fast=low_confidence,quality=ok"  # this one reports no confidence
+    assert "x-twolane-min-confidence" not in server.headers[1]
+
+
 async def test_other_servers_receive_id_and_trace_only(fake: Any, serving: Any) -> None:
     async with fake() as gone:
         pass

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
-from gateway.routing.classify import SEARCHED_CHARS
+from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.types import Query
 from gateway.web.output_format import MAX_SCHEMA_BYTES
 from gateway.web.parse_request import check_encoding, parse_chat, unique_headers
@@ -380,3 +380,22 @@ def test_a_value_outside_a_closed_set_is_refused_with_the_allowed_ones(body: dic
     with pytest.raises(InvalidField) as refused:
         parse(**body)
     assert str(refused.value.message) == message
+
+
+def test_a_follow_up_is_parsed_with_the_turn_before_it() -> None:
+    turns = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "reply"},
+        {"role": "user", "content": "second"},
+        {"role": "assistant", "content": "long " * 1000},
+        {"role": "user", "content": "shorter"},
+    ]
+    query = parse(messages=turns)
+    assert (query.earlier_text, query.last_user_text) == ("second", "shorter")
+    assert query.answer_text.startswith("long long")
+    assert len(query.answer_text) == 2 * EARLIER_CHARS
+
+
+@pytest.mark.parametrize("messages", [[USER], [USER, USER], [{"role": "assistant", "content": "x"}, USER]])
+def test_a_first_message_has_no_turn_before_it(messages: list[dict[str, Any]]) -> None:
+    assert parse(messages=messages).earlier_text == ""

@@ -1,0 +1,44 @@
+"""What the deltas of an answer contain: bytes of content, nothing, a refusal, a blank choice. Pure."""
+
+from collections.abc import Sequence
+
+from gateway.types import Delta
+
+
+def bytes_of_content(delta: Delta) -> int:
+    """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content.
+
+    White space alone is none: a response that begins with it and never ends falls back while nothing has been sent.
+    """
+    return sum(
+        (0 if piece.text.isspace() else len(piece.text.encode("utf-8", "surrogatepass")))
+        + len(piece.refusal)
+        + piece.other_bytes
+        + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
+        for piece in delta.pieces
+    )
+
+
+def is_empty(delta: Delta) -> bool:
+    """Whether leaving out a delta of a stream changes nothing."""
+    return delta.usage is None and not any(
+        piece.text or piece.refusal or piece.tool_calls or piece.finish_reason or piece.other_bytes
+        for piece in delta.pieces
+    )
+
+
+def is_refusal(deltas: Sequence[Delta]) -> bool:
+    """Whether every choice is a refusal, by the model or by a content filter."""
+    pieces = [piece for delta in deltas for piece in delta.pieces]
+    declined = {piece.index for piece in pieces if piece.refusal or piece.finish_reason == "content_filter"}
+    return bool(pieces) and declined == {piece.index for piece in pieces}
+
+
+def has_blank_choice(deltas: Sequence[Delta]) -> bool:
+    """Whether a choice has neither visible text nor any other content."""
+    filled: dict[int, bool] = {}
+    for delta in deltas:
+        for piece in delta.pieces:
+            has_content = bool(piece.text.strip() or piece.refusal or piece.tool_calls or piece.other_bytes)
+            filled[piece.index] = filled.get(piece.index, False) or has_content
+    return not all(filled.values())

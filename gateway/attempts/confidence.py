@@ -1,0 +1,49 @@
+"""The confidence gate: whether an answer is sure enough for its candidate's minimum. Pure."""
+
+from collections.abc import Sequence
+
+from gateway.attempts.answer_content import has_blank_choice
+from gateway.enums import Kind, TargetApi
+from gateway.errors import LowConfidence
+from gateway.types import Candidate, Delta, Query, Usage
+from gateway.upstreams.logprobs import confidence_of, without_logprobs
+
+
+def minimum_of(candidate: Candidate, query: Query) -> float | None:
+    """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence."""
+    return None if query.beyond_chat.api is TargetApi.EMBEDDINGS else candidate.min_confidence
+
+
+def needs_logprobs(candidate: Candidate, query: Query) -> bool:
+    """Whether the confidence of the answer is computed from log-probabilities of its tokens."""
+    return minimum_of(candidate, query) is not None and candidate.target.kind in (Kind.OPENAI, Kind.LITELLM)
+
+
+def reported_confidence(
+    candidate: Candidate, deltas: Sequence[Delta], usage: Usage | None, query: Query
+) -> float | None:
+    """The confidence of a complete answer, as reported or as computed; None if the target reported neither."""
+    if usage is not None and usage.confidence is not None:
+        return usage.confidence
+    return confidence_of(deltas) if needs_logprobs(candidate, query) else None
+
+
+def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[Delta], query: Query) -> None:
+    """Raises LowConfidence if the confidence is missing or below the minimum, or if a choice is blank. A text between
+    two others (`suffix`) may be empty."""
+    if confidence is None:
+        raise LowConfidence(
+            "The route requires a minimum confidence, but the target reported none.", detail="no confidence given"
+        )
+    if confidence < minimum:
+        detail = f"confidence {confidence:.3f} < {minimum:g}"
+        raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
+    if not query.has_suffix and has_blank_choice(deltas):
+        raise LowConfidence("The target's answer is blank.", detail="blank answer")
+
+
+def as_requested(candidate: Candidate, deltas: list[Delta], query: Query) -> list[Delta]:
+    """The answer without log-probabilities that only the gateway asked for."""
+    if needs_logprobs(candidate, query) and "logprobs" not in query.parameters.names:
+        return without_logprobs(deltas)
+    return deltas

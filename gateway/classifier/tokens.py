@@ -1,0 +1,165 @@
+"""Tokens of a text for the task model: words, single characters of scripts without spaces, signs, and breaks.
+
+A break ends a unit: a sentence, a line or a quoted span. A word that the vocabulary does not contain gets the token of
+its longest known stem, otherwise that of its shape, so every text has tokens.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.intp]
+
+CUT: Final = "\x01"  # stands for a fenced block
+GAP: Final = "\x00"  # ends a message
+_QUOTES: Final = '"“”„«»「」『』`'
+# Breaks, in the order of their numbers. Several line ends are one break.
+BREAKS: Final = ("\n", "\n\n", ".", "!", "?", ";", ":", '"', GAP, CUT)
+_SIGNS: Final = tuple("(){}[]<>=+-*/|\\#@$%&~^_,'…→")
+# Shapes of unknown words and of numbers.
+_SHAPES: Final = ("negated", "unknown", "name_like", "foreign", "0", "00", "000", "0000", "sign")
+NEGATED: Final = len(BREAKS)
+FIXED: Final = (*BREAKS, *(f"<{shape}>" for shape in _SHAPES), *_SIGNS)
+FIRST_SIGN: Final = len(BREAKS) + len(_SHAPES)
+FIRST_WORD: Final = len(FIXED)
+STEM: Final = "~"  # ends a stem in the vocabulary
+STEM_SIZES: Final = (6, 4)
+
+# Negation: up to three words after one of these, within the unit. Those of the second list deny the words before them,
+# unless they begin the unit.
+_REACH: Final = 3
+_BEFORE: Final = frozenset(
+    (
+        "don't dont not never no without avoid nor neither instead doesn't needn't mustn't shouldn't"  # English
+        " no sin nunca não sem nunca non senza mai ne pas sans jamais"  # Spanish, Portuguese, Italian, French
+        " kein keine keinen ohne geen zonder nie bez не без ikke uten utan"  # German, Dutch, Slavic, Scandinavian
+    ).split()
+)
+_BEHIND: Final = frozenset(("nicht", "niet", "inte"))
+_CANCELLED_BY: Final = frozenset(("forget", "hesitate", "only", "just", "fail", "merely", "simply"))
+
+_SPACELESS: Final = "\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+# Letters of scripts with spaces, listed because a negated class would be slower; they are in lower case.
+_LETTERS: Final = "a-zª-µßà-öø-ɏ\u0250-\u0dff\u0e80-\u0eff\u10a0-\u1fff"
+# The group leaves out the spaces behind a token: at each of them, all alternatives would be tried.
+_TOKEN: Final = re.compile(
+    rf"([{_LETTERS}][{_LETTERS}0-9_']*|[{_SPACELESS}]|\d+|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]"
+    rf"|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|\w) *"
+)
+_SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
+_CHAR: Final = re.compile(rf"[{_SPACELESS}]")
+_NORMAL: Final = {"。": ".", "！": "!", "？": "?", "；": ";", "：": ":"} | dict.fromkeys(_QUOTES, '"')
+
+
+def split(text: str) -> list[str]:
+    """The tokens of a text in lower case."""
+    return _TOKEN.findall(text)
+
+
+class Vocabulary:
+    """Numbers of tokens: the fixed ones, then words and stems in the given order."""
+
+    def __init__(self, words: Sequence[str], classes: Sequence[int] = ()) -> None:
+        self.words = tuple(words)
+        names = (*FIXED, *words)
+        self._ids: dict[str, int] = {name: number for number, name in enumerate(names)}
+        for char, meaning in _NORMAL.items():
+            self._ids[char] = self._ids[meaning]
+        self.names = names
+        self.numbers = tuple(classes) or (0,) * len(self.words)
+        self.classes = np.zeros(len(names), dtype=np.uint32)
+        self.classes[FIRST_WORD:] = np.array(self.numbers, dtype=np.uint32) * _SPREAD
+        self.pairs = frozenset(word for word in words if len(word) == 2 and _CHAR.match(word) and _CHAR.match(word[1]))
+        denied = {*_BEFORE, *_BEHIND, "than"}
+        self.denies = np.array([name in denied for name in names], dtype=np.bool_)
+        self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32)
+
+    def ids(self, tokens: Iterable[str]) -> list[int]:
+        """The number of each token."""
+        known, unknown = self._ids.get, self.unknown
+        return [unknown(token) if (found := known(token)) is None else found for token in tokens]
+
+    def merged(self, tokens: list[str]) -> list[str]:
+        """The tokens; two characters that are a word of the vocabulary are one."""
+        pairs, found, skip = self.pairs, [], False
+        for one, two in zip_longest(tokens, tokens[1:], fillvalue=""):
+            if skip:
+                skip = False
+            elif one + two in pairs:
+                found.append(one + two)
+                skip = True
+            else:
+                found.append(one)
+        return found
+
+    def unknown(self, token: str) -> int:
+        """The number of a token that is no entry itself."""
+        ids = self._ids
+        if token.isalpha():
+            for size in STEM_SIZES:
+                if len(token) > size and (found := ids.get(token[:size] + STEM)) is not None:
+                    return found
+            return ids["<unknown>" if token.isascii() else "<foreign>"]
+        first = token[0]
+        if first == "\n":
+            return ids["\n\n" if token.count("\n") > 1 else "\n"]
+        if first.isdigit():
+            return ids[f"<{'0' * min(4, len(token))}>"]
+        if first in ".!?;:":
+            return ids[first]
+        if not first.isalpha():
+            return ids["<sign>"]
+        if "'" in token and "_" not in token:
+            return self.unknown(token.replace("'", ""))
+        return ids["<name_like>"]
+
+    def negated(self, ids: Ids) -> list[int]:
+        """The positions of negated words."""
+        denies = self.denies[ids].nonzero()[0]
+        return sorted({each for at in denies.tolist() for each in self._scope(ids, at)}) if denies.size else []
+
+    def _scope(self, ids: Ids, at: int) -> list[int]:
+        """The positions that the word at `at` negates, within its unit; none if the next word cancels it."""
+        name, found = self.names[ids[at]], []
+        if name in _BEHIND and at and ids[at - 1] >= FIRST_WORD:
+            for each in range(at - 1, max(-1, at - 1 - _REACH), -1):
+                if ids[each] < FIRST_WORD:
+                    break
+                found.append(each)
+            return found
+        if at + 1 < ids.size and self.names[ids[at + 1]] in _CANCELLED_BY:
+            return []
+        if name == "than" and (not at or self.names[ids[at - 1]] != "rather"):
+            return []
+        for each in range(at + 1, min(ids.size, at + 1 + _REACH)):
+            if ids[each] < FIRST_WORD:
+                break
+            found.append(each)
+        return found
+
+    def stems(self, number: int) -> list[int]:
+        """The numbers of the stems of a word or stem, which share its meaning."""
+        if number < FIRST_WORD:
+            return []
+        name = self.names[number].removesuffix(STEM)
+        found = (self._ids.get(name[:size] + STEM) for size in STEM_SIZES if len(name) > size)
+        return [each for each in found if each is not None and each != number]
+
+
+def counted_words(counts: Mapping[str, int], *, least: int) -> list[str]:
+    """Words and stems that occur at least `least` times."""
+    stems: dict[str, int] = {}
+    for word, count in counts.items():
+        if word.isalpha():
+            for size in STEM_SIZES:
+                if len(word) > size:
+                    stems[word[:size] + STEM] = stems.get(word[:size] + STEM, 0) + count
+    fixed = set(FIXED) | set(_NORMAL)
+    words = [word for word, count in counts.items() if count >= least and word not in fixed and not word[0].isdigit()]
+    words = [word for word in words if word.replace("'", "").isalpha()]
+    return sorted(words) + sorted(stem for stem, count in stems.items() if count >= least)

@@ -1,0 +1,70 @@
+"""The confidence of an answer of a server that reports log-probabilities of its tokens, and their removal.
+
+The confidence is the geometric mean probability of the eight least likely tokens: a mean over all tokens hardly falls
+when a few of many are wrong. Fewer tokens count as if the others were certain.
+"""
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from gateway.types import Delta
+from twolane.process import exact_json
+
+WEAKEST: Final = 8
+
+
+class _Token(msgspec.Struct):
+    logprob: float | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Completion).decode
+
+
+def confidence_of(deltas: Iterable[Delta]) -> float | None:
+    """The lowest confidence of the choices, from 0 to 1; None if no log-probabilities were reported."""
+    weakest: defaultdict[int, list[float]] = defaultdict(list)
+    for delta in deltas:
+        try:
+            choices = _decode(delta.data).choices or []
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # not OpenAI's types: reports none
+            continue
+        for position, choice in enumerate(choices):
+            if choice.logprobs is not None and choice.logprobs.content is not None:
+                index = position if choice.index is None else choice.index
+                logprobs = (token.logprob for token in choice.logprobs.content if token.logprob is not None)
+                weakest[index] = heapq.nsmallest(WEAKEST, (*weakest[index], *logprobs))
+    if not weakest:
+        return None
+    return min(math.exp(min(0.0, math.fsum(lowest)) / WEAKEST) for lowest in weakest.values())
+
+
+def without_logprobs(deltas: Iterable[Delta]) -> list[Delta]:
+    """The same response without them, for a client that did not ask for them."""
+    return [replace(delta, data=_cleared(delta.data)) if b'"logprobs"' in delta.data else delta for delta in deltas]
+
+
+def _cleared(data: bytes) -> bytes:
+    document: Any = exact_json.loads(data)
+    for choice in document.get("choices") or ():
+        if choice.get("logprobs") is not None:
+            choice["logprobs"] = None
+    return exact_json.dumps(document)

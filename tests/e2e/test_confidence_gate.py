@@ -1,0 +1,124 @@
+"""The shipped policy in front of the shipped checkpoint: strangers get no answer of the fast lane, its own tasks do."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from diffusion_worker.models.loader import LoadOptions, load
+from tests.gateway.serving import RealGateway, completion, fake_server, real_gateway
+from tests.worker.serving import listening
+from training.gate.measure import MIN_CONFIDENCE
+from training.gate.mix import MEASURING
+from training.gate.rows import Row, Third
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"
+FAST_LANE = ("fast", "careful")
+TOGETHER = 8
+FORMS: tuple[dict[str, Any], ...] = (
+    {},
+    {"metadata": {"task": "edit"}},
+    {"metadata": {"task": "structured"}, "response_format": {"type": "json_object"}},
+)
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@dataclass
+class Answer:
+    """What a client received for a row."""
+
+    row: Row
+    status: int
+    attempts: str
+    target: str
+    text: str
+    confidence: float | None
+    steps: int
+
+    @property
+    def is_fast(self) -> bool:
+        return self.target in FAST_LANE
+
+    @property
+    def is_right(self) -> bool:
+        return self.text == self.row.answer
+
+
+async def _quality(*_: Any) -> web.StreamResponse:
+    return web.json_response(completion('{"answer": "of the quality lane"}'))
+
+
+@pytest.fixture(scope="module")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RealGateway]:
+    """Gateway, worker and a quality server on sockets. SLOs are out of reach: a busy machine must not eject a lane."""
+    folder = tmp_path_factory.mktemp("stack")
+    policy = (ROOT / "policies" / "demo.yaml").read_text().replace("p95_ms: 1500", "p95_ms: 3000000")
+    model: Any = load(CHECKPOINT, LoadOptions(threads=1))
+    async with listening(model) as worker, fake_server(_quality) as quality:
+        os.environ |= {"WORKER_URL": str(worker.client.base_url).rstrip("/"), "QUALITY_URL": quality.url}
+        try:
+            async with real_gateway(folder, policy) as gateway:
+                yield gateway
+        finally:
+            del os.environ["WORKER_URL"], os.environ["QUALITY_URL"]
+
+
+async def answers(gateway: RealGateway, rows: list[Row], forms: tuple[dict[str, Any], ...]) -> list[Answer]:
+    free = asyncio.Semaphore(TOGETHER)
+
+    async def one(number: int, row: Row) -> Answer:
+        message = {"role": "user", "content": row.prompt}
+        async with free:
+            body = {"model": "auto", "seed": number, "messages": [message], **forms[number % len(forms)]}
+            status, headers, got = await gateway.ask(body)
+        usage = got.get("usage") or {}
+        return Answer(
+            row=row,
+            status=status,
+            attempts=headers.get("x-twolane-attempts", ""),
+            target=headers.get("x-twolane-target", ""),
+            text=got["choices"][0]["message"]["content"] or "" if status == 200 else "",
+            confidence=(usage.get("diffusion") or {}).get("confidence"),
+            steps=(usage.get("diffusion") or {}).get("denoising_steps", 0),
+        )
+
+    return await asyncio.gather(*(one(number, row) for number, row in enumerate(rows)))
+
+
+async def test_no_stranger_gets_an_answer_of_the_fast_lane_below_the_gate(stack: RealGateway) -> None:
+    """300 foreign prompts: unlabelled, and labelled so that the fast lane is asked. None below the gate, none blank."""
+    rows = [row for row in MEASURING.rows(300) if row.third is not Third.TRAINED][::2]
+    assert len(rows) == 300
+    found = await answers(stack, rows, FORMS)
+    asked = [each for each in found if each.attempts.startswith("fast=")]
+    assert len(asked) >= 150  # the gate was needed
+    fast = [each for each in found if each.is_fast]
+    assert [each for each in fast if each.confidence is None or each.confidence < MIN_CONFIDENCE] == []
+    assert [each for each in fast if not each.text.strip()] == []
+    assert sum(not each.is_right for each in fast) <= 0.05 * len(rows)
+    assert {each.status for each in found} == {200}  # the quality lane answers the others
+
+
+@pytest.fixture(scope="module")
+async def own(stack: RealGateway) -> list[Answer]:
+    """Answers to 300 unlabelled requests of the checkpoint's own tasks."""
+    return await answers(stack, [row for row in MEASURING.rows(300) if row.third is Third.TRAINED], ({},))
+
+
+async def test_the_gate_keeps_the_answers_of_its_own_tasks(own: list[Answer]) -> None:
+    """Of the requests that reach the fast lane, whatever the classifier sends there."""
+    reached = [each for each in own if each.attempts.startswith("fast=")]
+    assert len(reached) >= 150
+    assert sum(each.is_fast and each.is_right for each in reached) >= 0.9 * len(reached)
+    served = [each for each in reached if each.is_fast]
+    assert sum(each.is_right for each in served) >= 0.95 * len(served)
+
+
+async def test_unlabelled_requests_of_its_own_tasks_are_answered_by_the_fast_lane(own: list[Answer]) -> None:
+    assert sum(each.is_fast and each.is_right for each in own) >= 0.85 * len(own)

@@ -1,0 +1,61 @@
+"""Which answers have a gate, and what is asked of a target for it."""
+
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from gateway.attempts.confidence import check_confidence, minimum_of, needs_logprobs
+from gateway.beyond_chat import BeyondChat, Prompt
+from gateway.enums import Kind, TargetApi
+from gateway.errors import LowConfidence
+from gateway.routing.engine_profiles import ENGINES
+from gateway.types import Call, Candidate, Query, Target
+from gateway.upstreams.parse_response import read_delta
+from gateway.upstreams.request_body import body_for
+
+MakeQuery = Callable[..., Query]
+MakeTarget = Callable[..., Target]
+
+
+def gated(target: Target) -> Candidate:
+    return Candidate(route="r", target=target, min_confidence=0.8)
+
+
+def test_embeddings_have_no_gate(query: MakeQuery, target: MakeTarget) -> None:
+    candidate = gated(target(kind=Kind.OPENAI))
+    embedding = query(beyond_chat=BeyondChat(api=TargetApi.EMBEDDINGS, inputs=1))
+    assert (minimum_of(candidate, embedding), needs_logprobs(candidate, embedding)) == (None, False)
+    assert (minimum_of(candidate, query()), needs_logprobs(candidate, query())) == (0.8, True)
+
+
+@pytest.mark.parametrize("kind", [Kind.WORKER, Kind.SCRIPTED])
+def test_a_target_that_reports_a_confidence_need_not_report_log_probabilities(
+    query: MakeQuery, target: MakeTarget, kind: Kind
+) -> None:
+    assert not needs_logprobs(gated(target(kind=kind)), query())
+
+
+def test_log_probabilities_are_requested_in_the_form_of_the_targets_api(query: MakeQuery, target: MakeTarget) -> None:
+    """Text completions count the alternatives to each token; none are needed."""
+    server = target(kind=Kind.OPENAI, capabilities=ENGINES["vllm"])
+    chat = Call(target=server, query=query(body=b'{"messages":[]}'), wants_logprobs=True)
+    text = query(
+        body=b'{"prompt":"a","messages":[]}',
+        beyond_chat=BeyondChat(api=TargetApi.COMPLETIONS, prompts=(Prompt(text="a"),)),
+    )
+    completion = Call(target=server, query=text, wants_logprobs=True)
+    assert orjson.loads(body_for(chat, ENGINES["vllm"]))["logprobs"] is True
+    sent = orjson.loads(body_for(completion, ENGINES["vllm"]))
+    assert (sent["prompt"], sent["logprobs"]) == ("a", 0)
+
+
+@pytest.mark.parametrize(("second", "passes"), [("x", True), (" ", False)])
+def test_every_choice_must_say_something(query: MakeQuery, second: str, passes: bool) -> None:
+    choices = [{"index": i, "message": {"content": text}} for i, text in enumerate(["x", second])]
+    deltas = [read_delta(orjson.dumps({"choices": choices}))]
+    if passes:
+        check_confidence(0.8, 0.9, deltas, query())
+    else:
+        with pytest.raises(LowConfidence, match="blank"):
+            check_confidence(0.8, 0.9, deltas, query())

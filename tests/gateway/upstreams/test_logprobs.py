@@ -1,0 +1,57 @@
+"""Confidence from log-probabilities: the eight least likely tokens of the least sure choice."""
+
+import math
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.types import Delta
+from gateway.upstreams.logprobs import confidence_of, without_logprobs
+
+LOGPROBS = st.lists(st.floats(-50.0, 0.0), min_size=1, max_size=40)
+
+
+def delta(*logprobs: float, index: int = 0, **choice: object) -> Delta:
+    content = [{"token": "a", "logprob": each, "bytes": [97], "top_logprobs": []} for each in logprobs]
+    return Delta(data=orjson.dumps({"choices": [{"index": index, "logprobs": {"content": content}, **choice}]}))
+
+
+@given(LOGPROBS)
+def test_it_is_the_geometric_mean_of_the_eight_least_likely_tokens(logprobs: list[float]) -> None:
+    found = confidence_of([delta(*logprobs)])
+    assert found is not None
+    assert math.isclose(found, math.exp(sum(sorted(logprobs)[:8]) / 8))
+
+
+@given(LOGPROBS, st.floats(-50.0, 0.0))
+def test_a_further_token_never_raises_it(logprobs: list[float], further: float) -> None:
+    before, after = confidence_of([delta(*logprobs)]), confidence_of([delta(*logprobs, further)])
+    assert before is not None
+    assert after is not None
+    assert after <= before
+
+
+@given(LOGPROBS)
+def test_a_stream_has_the_confidence_of_the_whole_answer(logprobs: list[float]) -> None:
+    assert confidence_of(delta(each) for each in logprobs) == confidence_of([delta(*logprobs)])
+
+
+def test_of_several_choices_the_least_sure_counts() -> None:
+    assert confidence_of([delta(-0.1), delta(-9.0, index=1)]) == confidence_of([delta(-9.0)])
+
+
+def test_an_answer_without_them_has_none() -> None:
+    nothing = [b'{"choices":[{"index":0,"logprobs":null}]}', b'{"choices":[]}', b'{"usage":{}}', b"\xff", b"[]"]
+    assert confidence_of(Delta(data=each) for each in nothing) is None
+    assert confidence_of([Delta(data=b'{"choices":[{"logprobs":{"content":[{"logprob":"-1"}]}}]}')]) is None
+
+
+def test_removing_them_leaves_everything_else_as_it_was() -> None:
+    odd = b'{"id":9007199254740993,"choices":[{"index":0,"message":{"content":"\\u00e9"},"logprobs":{"content":[]}}]}'
+    (cleared,) = without_logprobs([Delta(data=odd)])
+    assert orjson.loads(cleared.data) == orjson.loads(odd) | {
+        "choices": [{"index": 0, "message": {"content": "é"}, "logprobs": None}]
+    }
+    plain = Delta(data=b'{"choices":[{"index":0,"message":{"content":"x"}}]}')
+    assert without_logprobs([plain]) == [plain]
