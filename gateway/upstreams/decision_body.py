@@ -18,7 +18,7 @@ _INSTRUCTIONS: Final = (
     "Answer every question about the user's text. Reply only with a JSON object whose keys are the numbers of the"
     " questions and whose values are the chosen answers, written exactly as listed."
 )
-_OF_CHATS: Final = ("messages", "diffusion")  # that decisions do not take
+_OF_CHATS: Final = ("messages", "diffusion", "logprobs")  # that decisions do not take
 _NOT_OF_CHATS: Final = ("input", "questions", "prompt_cache_options")
 
 
