@@ -39,11 +39,7 @@ from twolane.process.trace_context import Trace
 CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 _CHAT_PATH: Final = "/chat/completions"
-_PATHS: Final = {
-    TargetApi.COMPLETIONS: "/completions",
-    TargetApi.EMBEDDINGS: "/embeddings",
-    TargetApi.DECISIONS: "/decisions",
-}
+_PATHS: Final = {api: f"/{api.value}" for api in TargetApi}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
