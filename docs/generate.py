@@ -171,7 +171,8 @@ def _headers() -> Iterator[str]:
 _ERRORS_HEAD: Final = """\
 # Errors
 
-Every error has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and the header `x-should-retry`,
+Every error has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, or below `/v1/messages`
+[Anthropic's](../apis.md#messages), and the header `x-should-retry`,
 which OpenAI's clients follow. `param` names the field at fault, or is null. `retry-after` says in whole seconds when to
 try again, if that is known.
 

@@ -73,7 +73,7 @@ _INTRODUCTION: Final = """\
 The columns are `kind: worker`, the engines of `kind: openai`, and `kind: litellm` with `engine: openai`. A target
 with a list of `capabilities` behaves like `engine: openai`, except that a parameter with a capability of its own
 (such as `stop` or `logprobs`) is refused if the list lacks it; penalties and `reasoning_effort` are passed *with
-effect* instead. `null` never has an effect."""
+effect* instead. `null` never has an effect, nor has an empty list or object of an unknown parameter."""
 _NOTES: Final = """\
 `messages[].name` is the name of a message's author. `cache_control` is one of a message, of a part of its content, or
 of a tool.

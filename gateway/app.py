@@ -29,6 +29,7 @@ from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
+from gateway.state.response_store import ResponseStore
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
@@ -41,7 +42,8 @@ from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
-from gateway.web.apis.table import APIS
+from gateway.web.apis.responses.stored import add_response_routes
+from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
 from gateway.web.error_boundary import ErrorBoundary
@@ -149,8 +151,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        generation = GenerationApis(pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin)
+        store = _response_store(settings, clock)
+        generation = GenerationApis(
+            pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
+        )
         public = public_app(lambda: policies.current, registry.status_of)
+        add_response_routes(public, store)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
@@ -169,6 +175,12 @@ def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> 
     budget = ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes)
     metrics.gauges.add_source(lambda: [Reading(names.BYTES_IN_FLIGHT, (), budget.used)])
     return Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
+
+
+def _response_store(settings: Settings, clock: SystemWorld) -> ResponseStore | None:
+    if not settings.responses_bytes:
+        return None
+    return ResponseStore(max_bytes=settings.responses_bytes, lifetime_s=settings.responses_s, now_s=clock.now_s)
 
 
 def _warn_of_budgets(policy: Policy, *, is_shared: bool) -> None:

@@ -1,13 +1,16 @@
 """What requests of other APIs have beyond a chat: the prompts of text completions, the code of edits, the inputs of
-embeddings, the questions of decisions. One record beside the chat, so that chats pay for one field."""
+embeddings, the questions of decisions, the options of messages, the fields that answers repeat. One record beside the
+chat, so that chats pay for one field."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from gateway.enums import TargetApi
 from twolane.process.decisions.questions import DecisionRequest
 
 CHAT_PATH: Final = "/v1/chat/completions"
+MESSAGES_PATH: Final = "/v1/messages"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,22 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessagesOptions:
+    """What Anthropic's Messages API has and targets spell in different ways, or not at all; see `messages_options`.
+
+    `thinking`: whether the model should think; None leaves it to the target. `is_prefilled`: the last message is the
+    beginning of the answer. `stops`: the stop strings, for the answer to name. `has_thoughts`: messages of the
+    assistant carry their reasoning. `estimated_tokens`: of the input, if the request asks for their number.
+    """
+
+    thinking: bool | None = None
+    is_prefilled: bool = False
+    stops: frozenset[str] = frozenset()
+    has_thoughts: bool = False
+    estimated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BeyondChat:
     """`api` says which API of a target has the same kind of answer. A text completion (`COMPLETIONS`) has `prompts`,
     from which the messages or the prompt of a call are written; targets without text completions are asked for a chat
@@ -37,6 +56,10 @@ class BeyondChat:
     inputs: int = 0  # of a request for embeddings
     dimensions: int | None = None  # that it asks for
     decision: DecisionRequest | None = None  # its questions
+    ignored: frozenset[str] = frozenset()  # fields that no target gets, and that the response names
+    items_to_store: bytes | None = None  # with the response; None: it is not stored
+    repeated: Mapping[str, Any] = field(default_factory=dict)  # fields that the answer repeats
+    options: MessagesOptions | None = None
 
 
 A_CHAT: Final = BeyondChat()

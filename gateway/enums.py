@@ -187,6 +187,7 @@ class TargetApi(StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     DECISIONS = "decisions"
+    TOKENIZE = "tokenize"  # counts the tokens of a chat; see `attempts.token_count`
 
 
 class Grade(StrEnum):

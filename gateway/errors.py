@@ -219,6 +219,12 @@ class UpstreamError(AttemptFailed):
     code = "upstream_error"
 
 
+class TargetMisconfigured(UpstreamError):
+    """The target does not serve the URL or the model that the policy names, or redirects to another server."""
+
+    retryable = False
+
+
 class Overloaded(AttemptFailed):
     """The target is overloaded, or its concurrency limit is reached."""
 

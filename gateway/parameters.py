@@ -144,21 +144,22 @@ HANDLED: Final = FORMAT_FIELDS | frozenset(
 )
 
 
+_NOTHING: Final[tuple[Any, ...]] = (None, [], {})  # as the value of any parameter asks for nothing
 _NO_PARAMETERS: Final = RequestParameters()
 
 
 def read_parameters(
-    document: Mapping[str, Any], nested: Iterable[str] = ()
+    document: Mapping[str, Any], nested: Iterable[str] = (), media: frozenset[str] = frozenset()
 ) -> tuple[RequestParameters, frozenset[Capability]]:
     """The parameters of a request body that may have an effect, and the capabilities that they need. `nested` are the
-    names of those that are present within messages and tools."""
+    names of those that are present within messages and tools. `media`: see RequestParameters."""
     names, fields, unknown, needs = [*nested], [], [], []
     for name, value in document.items():
         if name in HANDLED:
             continue
         parameter = PARAMETERS.get(name)
         if parameter is None:
-            if value is not None:
+            if value not in _NOTHING:
                 unknown.append(name)
         elif parameter.may_have_effect(value):
             names.append(name)
@@ -168,12 +169,21 @@ def read_parameters(
                 fields.append(name)
             else:
                 needs.append(parameter.capability)
-    if not names and not unknown:
+    if not names and not unknown and not media:
         return _NO_PARAMETERS, frozenset()
     parameters = RequestParameters(
-        names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown)
+        names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown), media=media
     )
     return parameters, frozenset(needs)
+
+
+def is_without_effect(name: str, value: Any) -> bool:
+    """Whether a field may be left out whatever the target: it is null, or unknown and empty."""
+    if value is None:
+        return True
+    if name in NESTS:  # whose format was translated, if it has one
+        return isinstance(value, dict) and all(each is None and key in FORMAT_FIELDS for key, each in value.items())
+    return name not in HANDLED and name not in PARAMETERS and value in _NOTHING
 
 
 class Treatment(StrEnum):
@@ -214,15 +224,19 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
     is_chat = query.beyond_chat.api is TargetApi.CHAT
-    if is_chat and query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
+    has_others = asked.fields or asked.unknown or asked.media or asked.hosted
+    if is_chat and not has_others and query.needs <= capabilities.supported:
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
+    missing.update(asked.hosted)
     if not is_chat:
         missing |= _lacking_api(target, capabilities, query)
     if capabilities.is_open:
         missing.update(asked.fields & capabilities.missing)
     else:
         missing.update(asked.fields | asked.unknown)
+    if Capability.IMAGES not in capabilities.supported:  # a target for text only
+        missing |= asked.media
     return frozenset(missing - capabilities.fields - target.ignore)
 
 
@@ -269,8 +283,12 @@ def _lacking_api(target: Target, capabilities: Capabilities, query: Query) -> se
 
 
 def ignored_by(target: Target, query: Query) -> tuple[str, ...]:
-    """The parameters of a request that have an effect and that the policy tells the target to ignore."""
-    return tuple(sorted(target.ignore & query.parameters.names)) if target.ignore else ()
+    """The parameters of a request that have an effect and that are left out: the policy tells the target to ignore
+    them, or the gateway cannot honour them."""
+    ignored = query.beyond_chat.ignored
+    if target.ignore:
+        ignored |= target.ignore & query.parameters.names
+    return tuple(sorted(ignored)) if ignored else ()
 
 
 _NOT_TAKEN: Final[dict[int, tuple[Capabilities, Mapping[str, Parameter]]]] = {}

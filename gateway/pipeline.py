@@ -16,6 +16,7 @@ from gateway.attempts.hedging import open_hedged
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
+from gateway.attempts.token_count import TokenCount, count_tokens
 from gateway.attempts.waiting import Queued, wait_for_slot
 from gateway.decision import Decision
 from gateway.enums import BreakerState, Outcome, Reason
@@ -123,6 +124,15 @@ class Pipeline:
         candidates = [self._at_endpoint(each, query) for each in context.plan.candidates]
         verdicts = tuple((each, self._health(each), self._check(context, each)) for each in candidates)
         return context.decision(self._clock.now_s()), verdicts
+
+    async def count_tokens(self, query: Query) -> TokenCount:
+        """The input tokens of a query at the target that it would go to now. Not an attempt: no limit counts it.
+
+        Raises ModelNotFound, NoPrivateTarget.
+        """
+        evaluations = self.explain(query)[1]
+        target = next((each for each, _, verdict in evaluations if verdict.admitted), evaluations[0][0]).target
+        return await count_tokens(self._upstreams(target), target, query)
 
     # Routing
 
@@ -239,10 +249,12 @@ class Pipeline:
         """Whether to try the same target again. An endpoint that is draining has not started any work and is skipped
         from now on, so trying another endpoint needs no retry budget; an endpoint that failed may fail again at the
         same cost."""
-        reason = attempt.error.reason if attempt.error is not None else None
-        if reason is Reason.NOT_RESIDENT:
+        error = attempt.error
+        if error is None or not error.retryable:
+            return False
+        if error.reason is Reason.NOT_RESIDENT:
             return tries < len(candidate.per_endpoint)
-        return reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
+        return error.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
 
     def _may_retry(self, candidate: Candidate, tries: int) -> bool:
         retry = candidate.target.retry

@@ -97,6 +97,12 @@ class Settings:
     redis_namespace: str = setting(
         text("NAME"), "replicas with the same namespace share state in Redis", default="twolane"
     )
+    responses_bytes: int = setting(
+        whole(0, 1 << 40),
+        "responses with `store: true` that are kept in memory, in bytes; 0 keeps none; requires a single process",
+        default=0,
+    )
+    responses_s: float = setting(seconds(), "time that a response is kept", default=3600.0)
     drain_s: float = setting(seconds(), "time for running requests to finish after SIGTERM", default=310.0)
     log: str = setting(one_of("plain", "json"), "log format on stderr", default="plain")
 
@@ -105,6 +111,10 @@ class Settings:
             raise ConfigurationError(
                 f"{SCHEMA.flag('max_inflight_bytes')} {self.max_inflight_bytes}: must be at least"
                 f" {SCHEMA.flag('max_body_bytes')}, {self.max_body_bytes}"
+            )
+        if self.responses_bytes and self.workers > 1:
+            raise ConfigurationError(
+                f"{SCHEMA.flag('responses_bytes')} requires {SCHEMA.flag('workers')} 1: each process would keep its own"
             )
         for name in ("host", "admin_host"):
             if self.keys_file is None:

@@ -40,6 +40,7 @@ CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 _CHAT_PATH: Final = "/chat/completions"
 _PATHS: Final = {api: f"/{api.value}" for api in TargetApi}
+_TOKENIZED: Final = f"/v1{_CHAT_PATH}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +100,11 @@ class Target:
         return self.url + self.path
 
     def url_of(self, api: TargetApi) -> str:
-        """The URL of one of its APIs, beside that of chat completions."""
-        return self.chat_url if api is TargetApi.CHAT else self.url + self.path.replace(_CHAT_PATH, _PATHS[api], 1)
+        """The URL of one of its APIs, beside that of chat completions; `/tokenize` has no version."""
+        if api is TargetApi.CHAT:
+            return self.chat_url
+        is_versioned = api is TargetApi.TOKENIZE and _TOKENIZED in self.path
+        return self.url + self.path.replace(_TOKENIZED if is_versioned else _CHAT_PATH, f"/{api}", 1)
 
     @property
     def policy_name(self) -> str:
@@ -159,16 +163,16 @@ class RequestParameters:
     names: frozenset[str] = frozenset()  # all of them
     fields: frozenset[str] = frozenset()  # known ones with an effect that have no capability and are no hints
     unknown: frozenset[str] = frozenset()
+    media: frozenset[str] = frozenset()  # types of parts of messages that are neither text nor `image_url`
+    hosted: Mapping[str, str] = field(default_factory=dict)  # what chats cannot ask for, and the field of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
-    Requests of all APIs have the form of a chat, and what they have beyond it.
-
-    `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
-    Texts are used for classification only and are never logged.
+    Requests of all APIs have the form of a chat, and what they have beyond it. `needs` are the capabilities that a
+    target must support; options that may be ignored safely are left out. Texts are for classification, never logged.
     """
 
     request_id: str

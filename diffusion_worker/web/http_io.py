@@ -38,7 +38,7 @@ async def send_response(send: Send, status: int, headers: Headers, body: bytes) 
 def limit_bodies(app: ASGIApp, serving_state: ServingState, *, max_body_bytes: int) -> ASGIApp:
     """The application behind a limit of its bodies, and of the bytes that all requests hold together."""
 
-    async def refuse(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+    async def refuse(_: Scope, send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
         if isinstance(fault, BudgetExceededError):
             serving_state.meters.observe(RefusalObserved(reason=Broken.BYTE_BUDGET.value))
         await _refuse_body(send, fault)

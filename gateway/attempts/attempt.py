@@ -38,7 +38,7 @@ from gateway.ports import Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
-from twolane.process.http.byte_budget import hold_more
+from twolane.process.http.byte_budget import HoldingPart, hold_more
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -94,6 +94,7 @@ class Attempt:
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
+        self._held = HoldingPart()
         # Targets report their confidence at the end of a response.
         needs_all = not context.query.stream or self._minimum is not None
         self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
@@ -110,8 +111,9 @@ class Attempt:
         """
         is_ready = False
         try:
-            self._limits.end_in(self._params.limit_ms / 1000)
-            self._buffered = await self._receive(self._params.upstream)
+            with self._held.scope():
+                self._limits.end_in(self._params.limit_ms / 1000)
+                self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:
                 await self._validation.examine_cuts()
                 self._validate()
@@ -188,6 +190,9 @@ class Attempt:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
+        if not self._is_committed:
+            self._buffered = []
+            self._held.release()
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """Receive as much of the response as must be buffered before any of it may be sent."""
@@ -324,6 +329,8 @@ class Attempt:
 
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
+        if error.retry_after_s is not None:  # the target is called again after that, so the client may come back then
+            error.retry_after_s = min(error.retry_after_s, self.candidate.target.retry_after_max_s)
         self._end(error.reason, error)
         if self._context.plan.serves_surest and self.unsure_confidence is not None:
             self._context.unsure.append(self)

@@ -22,6 +22,7 @@ from gateway.errors import (
     NoRoute,
     NotResident,
     Overloaded,
+    TargetMisconfigured,
     TargetRateLimited,
     Unsupported,
     UpstreamAuth,
@@ -38,7 +39,7 @@ class Cause(IntEnum):
     CONTEXT_LENGTH = 1  # the request is too long
     REFUSED = 2  # the target rejected the request
     OUTPUT = 3  # the model's answer was invalid or uncertain
-    ACCOUNT = 4  # the gateway's credentials or account at the provider
+    ACCOUNT = 4  # the gateway's credentials or account at the provider, or what the policy says of a target
     QUOTA = 5  # may pass: the provider's rate limit
     UNAVAILABLE = 6  # overloaded, not loaded, breaker open, lane ejected
     LATE = 7  # an attempt took too long
@@ -53,8 +54,8 @@ MEANINGS: Final[Mapping[Cause, str]] = {
     Cause.UNAVAILABLE: "A target was not available: 503 `overloaded`, `not_resident` or `no_route`.",
     Cause.QUOTA: "The providers of the targets limit the rate of requests: 429 `rate_limit_exceeded` with the shortest"
     " `retry-after`.",
-    Cause.ACCOUNT: "The gateway's account at a provider has no quota left, or its credentials are rejected: 429"
-    " `insufficient_quota`, 502 `upstream_auth`.",
+    Cause.ACCOUNT: "The gateway's account at a provider has no quota left, its credentials are rejected, or the URL or"
+    " model of a target is wrong: 429 `insufficient_quota`, 502 `upstream_auth` or `upstream_error`.",
     Cause.OUTPUT: "An answer did not match what the request asked for, or was uncertain: 502 `invalid_output` or"
     " `low_confidence`.",
     Cause.REFUSED: "A target rejected the request: its own status, code and message.",
@@ -108,7 +109,7 @@ class Failure:
         """The rank of the failure."""
         if self.reason is Reason.DEADLINE and self.left_ms is not None and self.left_ms < 1:
             return Cause.DEADLINE
-        if isinstance(self.error, InsufficientQuota):
+        if isinstance(self.error, InsufficientQuota | TargetMisconfigured):
             return Cause.ACCOUNT
         if isinstance(self.error, TargetRateLimited) or (self.verdict is not None and self.verdict.is_quota):
             return Cause.QUOTA

@@ -188,6 +188,8 @@ def _url(entry: Section, url: str, kind: Kind, key: str, item: int | None = None
         raise entry.error(f"invalid URL: {error}", key, item) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise entry.error("expected http://host[:port][/path] or https://...", key, item)
+    if any(char.isspace() or not char.isprintable() for char in url.strip()):
+        raise entry.error("a URL must not contain white space or control characters", key, item)
     if parts.username is not None or parts.fragment:
         raise entry.error("a base URL must not contain credentials or a fragment", key, item)
     if parts.query and kind is not Kind.OPENAI:

@@ -35,7 +35,9 @@ def _field_of(name: str, query: Query) -> str:
     wanted = query.output_format
     if wanted is not None and wanted.param is not None and wanted.form.value == name:
         return wanted.param
-    return _FIELDS.get(name, name)
+    if name in query.parameters.hosted:
+        return query.parameters.hosted[name]
+    return "messages" if name in query.parameters.media else _FIELDS.get(name, name)
 
 
 def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:

@@ -1,8 +1,8 @@
 """Recognises error messages of targets that say: the request is longer than the model's context. Pure.
 
 OpenAI marks them with a code and llama.cpp with a type. Other servers only say it in words, so messages are matched
-against those of vLLM, SGLang, TensorRT-LLM, TGI, LM Studio, Anthropic, Gemini, Mistral, Cohere, xAI, Bedrock and
-OpenRouter.
+against those of vLLM, SGLang, TensorRT-LLM, TGI, LM Studio, Anthropic, Gemini, Mistral, Cohere, xAI, Bedrock,
+OpenRouter, Qwen, Moonshot, Zhipu and MiniMax.
 """
 
 import re
@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-_NAMES: Final = frozenset({"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"})
+_NAMES: Final = frozenset(
+    {
+        *("context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"),
+        "model_max_prompt_tokens_exceeded",
+    }
+)
 _MAX_SCANNED: Final = 1000  # characters of a message: the cause comes first
 _N: Final = r"(\d[\d,_]{0,14})"
 
@@ -23,12 +28,17 @@ _WORDS: Final = re.compile(
             r"\bcontext (?:length|window|size|limit)",
             r"context (?:length|window|size)[^.]{0,40}(?:exceeded|overflow|of only)",
             r"context (?:the )?overflow",
+            r"context window exceeds limit",
             r"\b(?:prompt|input)(?: text| length)? (?:is|was|are) too long",
+            r"(?:input|prompt) token count of \d+ exceeds",
             r"(?:input|prompt) tokens? (?:count )?(?:\(\d+\) )?exceeds? the (?:configured|maximum)",
             r"`inputs` (?:tokens \+ `max_new_tokens` )?must (?:be <=|have less than)",
             r"(?:number of )?tokens in the prompt cannot exceed",
             r"requested token count exceeds",
-            r"prompt length[^.]{0,60}(?:exceed|longer than)",
+            r"(?:prompt|input) length[^.]{0,60}(?:exceed|longer than)",
+            r"(?:prompt|input)(?: \(\d+ tokens\))? (?:is too long|exceeds? (?:the )?max(?:imum)? length)",
+            r"range of input length should be",
+            r"exceed(?:s|ed)? (?:the )?(?:model token limit|max message tokens)",
             r"reduce the length of the (?:messages|prompt|input)",
             r"(?:exceeds?|longer than|>) max_(?:seq_len|input_len|model_len|num_tokens)",
         )
@@ -40,7 +50,10 @@ _LIMITS: Final = tuple(
         (
             rf"maximum (?:context|model|prompt) length (?:is|of) {_N}",
             rf"{_N} maximum context length",
-            rf"context (?:length|window|size|limit)(?: of(?: only)?| is|:)? \(?{_N}",
+            rf"context (?:length|window|size|limit)(?: of(?: only)?| is(?: only)?|:)? \(?{_N}",
+            rf"maximum (?:input|allowed|prompt) length \({_N}",
+            rf"input length should be \[\d+, ?{_N}",
+            rf"(?:model token|exceeds?(?: the)?) limit(?: of|:)? {_N}",
             rf"(?:configured limit of|maximum number of tokens allowed) \(?{_N}",
             rf"must (?:be <=|have less than) {_N}",
             rf"cannot exceed {_N}",
@@ -55,14 +68,17 @@ _NEEDS: Final = tuple(
             rf"(?:you requested|requested)(?: a total of| about)? {_N} tokens",
             rf"(?:resulted in|contains?|has) {_N}(?: (?:input |prompt )?tokens|,)",
             rf"\({_N} tokens\) (?:is|are|exceeds?)",
+            rf"(?:length|tokens) \({_N}\) exceeds?",
+            rf"token count of {_N} exceeds",
             rf"length {_N}\) is longer",
-            rf"(?:too long: |the first ){_N} tokens",
+            rf"(?:too long: |the first ){_N}(?: tokens|,)",
             rf"token count \({_N}\)",
             rf"received {_N}",
         ),
     )
 )
 _SUM: Final = re.compile(rf"{_N} \+ {_N} > {_N}")  # Anthropic: prompt + max_tokens > limit
+_PARTS: Final = re.compile(rf"passed {_N} input tokens and requested {_N} output tokens")  # vLLM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +108,8 @@ def _figures(words: str) -> tuple[int | None, int | None]:
     if parts:
         return _number(parts[3]), _number(parts[1]) + _number(parts[2])
     limit, needed = _first(_LIMITS, words), _first(_NEEDS, words)
-    return limit, needed
+    asked = _PARTS.search(words)
+    return limit, _number(asked[1]) + _number(asked[2]) if asked else needed
 
 
 def _first(patterns: tuple[re.Pattern[str], ...], words: str) -> int | None:

@@ -22,6 +22,7 @@ from gateway.errors import (
     NotResident,
     Overloaded,
     Refused,
+    TargetMisconfigured,
     TargetRateLimited,
     Unsupported,
     UpstreamAuth,
@@ -39,8 +40,19 @@ _UNSUPPORTED: Final = frozenset(
 )
 # The account at the provider has no money or quota left: unlike a rate limit, it does not refill by waiting.
 _NO_CREDIT: Final = frozenset({"insufficient_quota", "insufficient_balance", "billing_hard_limit_reached"})
+# The gateway's key, whatever the status: some servers answer 400.
+_REJECTED_KEY: Final = frozenset({"invalid_api_key", "authentication_error", "invalid_authentication_error"})
+_STATUS_OF_TYPE: Final[Mapping[str, int]] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
 # Caused by the gateway's configuration, not by the client's request, so the client must not see them as its own error.
-_GATEWAY_FAULTS: Final = frozenset({404, 405, 407, 408, 421, 499})
+_GATEWAY_FAULTS: Final = frozenset({408, 421, 499})
+# The same at the next attempt: a wrong URL or model in the policy, or a redirect that is not followed.
+_LASTING: Final = frozenset({301, 302, 303, 307, 308, 404, 405, 407, 501})
 _MAX_MESSAGE: Final = 500
 _MAX_ENTRIES: Final = 8
 _MAX_NAME: Final = 64
@@ -65,7 +77,7 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
         return doubt
     if (overload := _overload_error(error, code, status)) is not None:
         return overload
-    if status in (401, 403):
+    if status in (401, 403) or _REJECTED_KEY & {code, _text(error.get("type"))} or _names_api_key(error):
         return UpstreamAuth("The target rejected the gateway's credentials.", detail=f"status {status}")
     if (context := read_context_limit(error)) is not None:  # whatever the status: some servers send 500 or 413
         return ContextLengthExceeded(
@@ -75,9 +87,27 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
             param=_text(error.get("param")) or None,
             detail=f"status {status}, context length",
         )
-    if status >= 500 or status in _GATEWAY_FAULTS or status < 400:
-        return UpstreamError(f"The target returned HTTP status {status}.", detail=f"status {status}")
+    if status >= 500 or status in _LASTING or status in _GATEWAY_FAULTS or status < 400 or code == "cancelled":
+        kind = TargetMisconfigured if status in _LASTING else UpstreamError
+        return kind(f"The target returned HTTP status {status}.", detail=f"status {status}")
     return _request_error(error, code, status)
+
+
+def status_of(error: Mapping[str, Any]) -> int:
+    """The status that an error object inside a response with status 200 stands for: its `code` or `status` may be one,
+    or its `type` has one; else 502."""
+    for name in ("code", "status"):
+        code = lenient.count_of(error.get(name))
+        if code is not None and 400 <= code < 600:
+            return code
+    return _STATUS_OF_TYPE.get(_text(error.get("type")), 502)
+
+
+def _names_api_key(error: Mapping[str, Any]) -> bool:
+    """Google's reason beside status 400."""
+    details = error.get("details")
+    entries = details if isinstance(details, list) else ()
+    return any(isinstance(entry, dict) and entry.get("reason") == "API_KEY_INVALID" for entry in entries)
 
 
 def _answer_error(code: str, status: int) -> InvalidOutput | LowConfidence | None:
@@ -158,8 +188,13 @@ def error_object(body: bytes) -> Mapping[str, Any]:
         return error
     if isinstance(error, str):  # TGI; its type stands beside it
         return {"message": error, "type": document.get("error_type")}
-    if isinstance(document.get("message"), str):  # vLLM and Mistral: the object itself
+    message = document.get("message")
+    if isinstance(message, str):  # vLLM and Mistral: the object itself
         return document
+    if isinstance(message, dict):  # Mistral's invalid fields
+        return _detailed_error(message.get("detail"))
+    if isinstance(document.get("msg"), str):
+        return {**document, "message": document["msg"]}
     return _detailed_error(document.get("detail"))
 
 
@@ -207,7 +242,8 @@ def read_retry_after(headers: Mapping[str, str], *, now_s: float) -> float | Non
         value = headers.get(name, "").strip()
         with suppress(ValueError):  # a date, or absent
             seconds = float(value) * unit_s
-            return seconds if seconds >= 0 and value[:1].isdigit() else None  # neither NaN nor `inf`
+            if seconds >= 0 and value[:1].isdigit():  # neither NaN nor `inf`
+                return seconds
     until_s = _epoch_s(headers.get("retry-after", ""))
     if until_s is None:
         return None

@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from gateway.enums import TargetApi
-from gateway.errors import AttemptFailed, UpstreamError
+from gateway.errors import AttemptFailed, TargetMisconfigured, UpstreamError
 from gateway.ports import HEARTBEAT
 from gateway.types import Delta, Query, Target
 from gateway.upstreams.answers.content_encoding import (
@@ -103,7 +103,7 @@ class ChatEndpoint:
                 if not _keeps_credentials(url, next_url):
                     sent = {name: value for name, value in headers.items() if name != "authorization"}
                 url = next_url
-        raise UpstreamError("The target redirects too often.", detail=f"more than {_MAX_REDIRECTS - 1} redirects")
+        raise TargetMisconfigured("The target redirects too often.", detail=f"more than {_MAX_REDIRECTS - 1} redirects")
 
 
 class HttpReply:

@@ -24,7 +24,7 @@ _MAX_BYTES: Final = 64 * 1024
 _ENCODINGS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 # `NAME=value`, as in a .env file. A name is in upper case or says what it is, because padded keys also contain "=".
 _ASSIGNMENT: Final = re.compile(
-    r"(?:export\s+|set\s+)?(?P<name>[A-Z][A-Z0-9_]*|\w*(?i:key|token|secret)\w*)\s*=\s*(?P<value>[^=\s].*)"
+    r"(?:export\s+|set\s+|\$env:)?(?P<name>[A-Z][A-Z0-9_]*|\w*(?i:key|token|secret)\w*)\s*=\s*(?P<value>[^=\s].*)"
 )
 _QUOTES: Final = ('"', "'", "`")
 
@@ -176,9 +176,8 @@ def read_key(text: str) -> Key:
 def _bare(line: str) -> str:
     assigned = _ASSIGNMENT.fullmatch(line)
     if assigned is not None:
-        value = assigned["value"]
-        line = value if value.startswith(_QUOTES) else value.partition(" #")[0]
-    line = _unquoted(line)
+        line = assigned["value"]
+    line = _unquoted(line if line.startswith(_QUOTES) else line.partition(" #")[0])
     header, colon, rest = line.partition(":")
     if colon and header.strip().lower() == "authorization":
         line = rest.strip()

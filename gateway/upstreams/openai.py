@@ -12,8 +12,9 @@ from gateway.upstreams.request_body import body_for
 from twolane.process import exact_json
 
 _STATUS: Final = Status()
-_INVALID_FIELD: Final = (400, 422)
+_INVALID_FIELD: Final = (400, 422, 500, 501)  # some servers fail on an unknown field
 _STREAM_OPTIONS: Final = "stream_options"
+_MENTIONS: Final = (b"stream_options", b"include_usage")
 
 
 class OpenAIUpstream:
@@ -60,8 +61,7 @@ class OpenAIUpstream:
 def _mentions_stream_options(answer: HttpReply | ErrorAnswer) -> TypeGuard[ErrorAnswer]:
     if not isinstance(answer, ErrorAnswer) or answer.status not in _INVALID_FIELD:
         return False
-    error = error_object(answer.body)
-    return any(_STREAM_OPTIONS in str(error.get(name)) for name in ("param", "message"))
+    return any(word in answer.body for word in _MENTIONS)
 
 
 def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
@@ -71,7 +71,8 @@ def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
         return True
     document = exact_json.loads(body)
     given = {name: value for name, value in document.items() if name != _STREAM_OPTIONS}
-    return _STREAM_OPTIONS.encode() not in exact_json.dumps(given)
+    sent = exact_json.dumps(given)
+    return not any(word in sent for word in _MENTIONS)
 
 
 def headers_for(call: Call, *, key: str = "") -> dict[str, str]:

@@ -13,7 +13,7 @@ from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Piece, ToolCall, Usage
 from gateway.upstreams.answers import lenient
 from gateway.upstreams.answers.lenient import ChunkState
-from gateway.upstreams.errors import from_error_object
+from gateway.upstreams.errors import from_error_object, status_of
 from twolane.process import exact_json
 
 _ABSENT: Final = msgspec.Raw()
@@ -149,7 +149,7 @@ def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | N
         completion: _Completion | None = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
-    if completion is None or completion.choices is None or _is_unusual(completion.choices):
+    if completion is None or completion.choices is None or _is_unusual(completion.choices, is_event=state is not None):
         rewritten = _rewritten(data, state)
         if rewritten is None:
             return None
@@ -179,15 +179,15 @@ def _rewritten(data: bytes, state: ChunkState | None) -> tuple[bytes, _Completio
         raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
 
 
-def _is_unusual(choices: list[_Choice]) -> bool:
-    """Whether applications could not use a choice: it has an impossible index, or neither delta nor message, or a
-    fragment of a tool call that does not say which call it belongs to."""
+def _is_unusual(choices: list[_Choice], *, is_event: bool) -> bool:
+    """Whether applications could not use a choice: it has an impossible index, or neither delta nor message (in an
+    event of a stream: no delta), or a fragment of a tool call that does not say which call it belongs to."""
     for choice in choices:
         delta = choice.delta
         if choice.index is not None and choice.index < 0:
             return True
         if delta is None:
-            if choice.message is None:
+            if is_event or choice.message is None:
                 return True
         elif delta.tool_calls and not all(call.index is not None and call.index >= 0 for call in delta.tool_calls):
             return True
@@ -203,8 +203,7 @@ def _is_whole_answer(completion: _Completion, pieces: tuple[Piece, ...]) -> bool
 def _error_of(found: Any) -> AttemptFailed:
     """An error inside a response that began with status 200: its code identifies it, or is the status."""
     fields: Mapping[str, Any] = found if isinstance(found, dict) else {"message": found}
-    code = lenient.count_of(fields.get("code"))
-    return from_error_object(fields, status=code if code is not None and 400 <= code < 600 else 502)
+    return from_error_object(fields, status=status_of(fields))
 
 
 def _piece(position: int, choice: _Choice, *, is_chunk: bool) -> Piece:

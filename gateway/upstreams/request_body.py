@@ -8,13 +8,16 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, not_taken
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, is_without_effect, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.decision_body import write_decision
+from gateway.upstreams.messages_options import write_options
 from gateway.upstreams.output_format import FIELDS, write_format
 from gateway.upstreams.text_prompts import write_prompt
 
+_EMPTY_STARTS: Final = (b"null", b"[", b"{")
+_MAX_EMPTY_BYTES: Final = 256  # a longer value is not empty
 _MAX_SEED: Final = 2**63 - 1  # servers take 64-bit integers
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.encode
@@ -62,6 +65,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
         write_prompt(fields, call, capabilities)
     if query.beyond_chat.decision is not None:
         write_decision(fields, call, capabilities)
+    if query.beyond_chat.options is not None:
+        write_options(fields, call, capabilities, query.beyond_chat.options)
     if call.validation_error is not None and "messages" in fields:
         note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
         _edit_messages(fields, lambda messages: _append_to_last_user_message(messages, note))
@@ -72,6 +77,9 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
     """Remove ignored parameters and, if the target does not take them, hints and values without effect."""
     for name in call.ignored:
         fields.pop(name, None)
+    if call.target.kind is not Kind.OPENAI:  # the others refuse a field that they do not know
+        for name in [name for name, value in fields.items() if _is_without_effect(name, value)]:
+            del fields[name]
     unwanted = not_taken(capabilities) if capabilities is not None else {}
     for name in fields.keys() & unwanted.keys():
         if not _is_wanted(unwanted[name], _read(fields[name]), capabilities):
@@ -79,6 +87,12 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
     for name in NESTED & call.query.parameters.names:
         if name in unwanted or name in call.ignored:
             _REMOVE[name](fields)
+
+
+def _is_without_effect(name: str, value: Raw) -> bool:
+    if memoryview(value).nbytes > _MAX_EMPTY_BYTES:
+        return False
+    return bytes(value).startswith(_EMPTY_STARTS) and is_without_effect(name, _read(value))
 
 
 def _is_wanted(parameter: Parameter, value: Any, capabilities: Capabilities | None) -> bool:

@@ -6,7 +6,7 @@ from starlette.types import Send
 
 from gateway.errors import BodyTooLarge, GatewayError, TooManyBytes
 from gateway.web.error_body import JSON, body_of, headers_of
-from gateway.web.headers import REQUEST_ID, new_request_id
+from gateway.web.headers import REQUEST_ID, new_request_id, request_id_headers
 from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http.limits import OUT_OF_BYTES
 from twolane.process.http_body import BodyTooLargeError
@@ -19,25 +19,32 @@ async def send_json(send: Send, body: bytes, *, status: int = 200, headers: Head
     await _send_whole(send, status, [(b"content-type", JSON), *headers], body)
 
 
-async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> None:
-    """An error in OpenAI's format."""
-    content_type = (b"content-type", JSON)
-    await _send_whole(send, error.status, [content_type, *headers_of(error), *headers], body_of(error))
+async def send_error(send: Send, error: GatewayError, headers: Headers = (), *, path: str = "") -> None:
+    """An error in the form of the API at `path`."""
+    headers = [(b"content-type", JSON), *headers_of(error), *headers]
+    await _send_whole(send, error.status, headers, body_of(error, path, request_id_in(headers)))
+
+
+def request_id_in(headers: Headers) -> str | None:
+    """The ID of the request in the headers of its response."""
+    return next((value.decode() for name, value in headers if name == REQUEST_ID), None)
 
 
 async def send_early_error(
-    send: Send, error: GatewayError, headers: Headers = (), *, request_id: str | None = None
+    send: Send, error: GatewayError, headers: Headers = (), *, request_id: str | None = None, path: str = ""
 ) -> None:
-    """An error in OpenAI's format for a request that the pipeline has not decided; a new request ID if it has none."""
-    await send_error(send, error, [(REQUEST_ID, (request_id or new_request_id()).encode()), *headers])
+    """An error for a request that the pipeline has not decided; a new request ID if it has none."""
+    known = request_id_headers(request_id or new_request_id(), path)
+    await send_error(send, error, [*known, *headers], path=path)
 
 
-async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError, *, path: str = "") -> None:
     """The response to a body that is too large, or too large for now."""
     if isinstance(fault, BodyTooLargeError):
-        await send_early_error(send, BodyTooLarge(str(fault)))
+        await send_early_error(send, BodyTooLarge(str(fault)), path=path)
     else:
-        await send_early_error(send, TooManyBytes(OUT_OF_BYTES.message, retry_after_s=OUT_OF_BYTES.retry_after_s))
+        error = TooManyBytes(OUT_OF_BYTES.message, retry_after_s=OUT_OF_BYTES.retry_after_s)
+        await send_early_error(send, error, path=path)
 
 
 async def start_stream(send: Send, headers: Headers) -> None:

@@ -50,11 +50,12 @@ class Authenticate:
             return
         key = self._keys().find(key_of(scope["headers"]))
         if key is None:
-            await send_early_error(send, Unauthorized(INVALID_KEY))
+            await send_early_error(send, Unauthorized(INVALID_KEY), path=scope["path"])
             return
         needed = self._scope_of(scope["path"])
         if needed is not None and not key.allows(needed):
-            await send_early_error(send, PermissionDenied(f"This API key lacks the scope `{needed}`."))
+            error = PermissionDenied(f"This API key lacks the scope `{needed}`.")
+            await send_early_error(send, error, path=scope["path"])
             return
         scope.setdefault("state", {})["key"] = key
         await self._app(scope, receive, send)

@@ -38,7 +38,7 @@ class BrowserGuard:
         if problem is None:
             await self._app(scope, receive, send)
         else:
-            await send_early_error(send, problem)
+            await send_early_error(send, problem, path=scope["path"])
 
     def _problem(self, scope: Scope) -> GatewayError | None:
         host, types, is_browser = b"", list[bytes](), False

@@ -3,8 +3,9 @@
 `apis.table` lists the APIs. Chat completions are the pipeline's own form of an answer and are sent unchanged."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,11 +24,13 @@ from gateway.web.apis.table import APIS
 from gateway.web.asgi_responses import send_early_error, send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
-from gateway.web.headers import ResponseHeaders, describe, describe_quota
+from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
+
+Handler = Callable[[ClientApi, Query, Send, CancelOnDisconnect], Awaitable[None]]
 
 
 class GenerationApis:
@@ -62,13 +65,18 @@ class GenerationApis:
         try:
             query = await self._read(api, scope, receive)
         except BadRequest as error:
-            await send_early_error(send, error)
+            await send_early_error(send, error, path=api.path)
             return
         except ClientDisconnected:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
         with CancelOnDisconnect(receive) as client:
-            await (self._stream if query.stream else self._whole)(api, query, send, client)
+            await self._handler(api, query)(api, query, send, client)
+
+    def _handler(self, api: ClientApi, query: Query) -> Handler:
+        if api.counts_tokens:
+            return self._count
+        return self._stream if query.stream else self._whole
 
     async def _read(self, api: ClientApi, scope: Scope, receive: Receive) -> Query:
         state: dict[str, Any] = scope.get("state") or {}
@@ -88,8 +96,13 @@ class GenerationApis:
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))
 
-    def _writer(self, api: ClientApi, query: Query) -> Writer | None:
-        return None if api.writer is None else api.writer(query, self._clock.wall_s())
+    def _writer(self, api: ClientApi, query: Query, answer: GatewayResponse) -> Writer | None:
+        """None for the pipeline's own form. Writers are told what a route made private."""
+        if api.writer is None:
+            return None
+        if not query.private and answer.decision(self._clock.now_s()).private:
+            query = replace(query, private=True)
+        return api.writer(query, self._clock.wall_s())
 
     async def _whole(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         answer = await self._pipeline.handle(query)
@@ -97,9 +110,9 @@ class GenerationApis:
             headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
-                await send_error(send, api.in_its_terms(answer.error), headers)
+                await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
                 return
-            writer = self._writer(api, query)
+            writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
                 client.stop()
                 data = delta.data if writer is None else writer.whole(delta.data)
@@ -107,18 +120,29 @@ class GenerationApis:
         finally:
             await answer.aclose()
 
+    async def _count(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
+        headers = request_id_headers(query.request_id, api.path)
+        try:
+            count = await self._pipeline.count_tokens(query)
+        except GatewayError as error:
+            client.stop()
+            await send_error(send, api.in_its_terms(error), headers, path=api.path)
+            return
+        client.stop()
+        await send_json(send, b'{"input_tokens":%d}' % count.tokens, headers=headers + describe_count(count))
+
     async def _stream(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         contexts: list[RequestContext] = []
 
         def headers() -> ResponseHeaders:
             return self._headers(query, contexts[0].decision(self._clock.now_s()))
 
-        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s)
+        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s, path=api.path)
         stream.start()
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client, self._writer(api, query))
+                await _send_deltas(stream, answer, client, api, self._writer(api, query, answer))
             finally:
                 await answer.aclose()
         finally:
@@ -126,20 +150,22 @@ class GenerationApis:
 
 
 async def _send_deltas(
-    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, writer: Writer | None
+    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, api: ClientApi, writer: Writer | None
 ) -> None:
-    """Send the answer. A failure in the middle is the last event of the stream, without [DONE]."""
+    """Send the answer. A failure in the middle is the end of the stream."""
     error: GatewayError | None = answer.error
     if error is None:
         try:
             async for delta in answer.deltas():
                 if writer is None:
                     await stream.write(sse.event(delta.data))
-                elif chunks := writer.chunks(delta.data):
-                    await stream.write(b"".join(map(sse.event, chunks)))
+                elif events := writer.events(delta.data):
+                    await stream.write(events)
         except AttemptFailed as fault:
             error = fault
     client.stop()
-    if error is None and writer is not None and (rest := writer.end()):
-        await stream.write(b"".join(map(sse.event, rest)))
-    await stream.end(error)
+    if error is None:
+        await stream.end(sse.DONE if writer is None else writer.end())
+        return
+    error = api.in_its_terms(error)
+    await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)

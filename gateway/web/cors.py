@@ -16,7 +16,7 @@ from gateway.web.headers import KNOWN_EARLY, MEANINGS
 from twolane.process.http.request_cycle import Headers
 
 ANY: Final = "*"
-_METHODS: Final = b"GET, HEAD, POST, OPTIONS"
+_METHODS: Final = b"GET, HEAD, POST, DELETE, OPTIONS"
 _MAX_AGE_S: Final = b"7200"  # the longest that Chrome respects
 _EXPOSED: Final = b", ".join(sorted({*MEANINGS, *KNOWN_EARLY}))
 _HEADER_NAMES: Final = re.compile(rb"[\w!#$%&'*+.^`|~, -]{1,4096}")

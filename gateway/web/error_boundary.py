@@ -71,9 +71,9 @@ class _Response:
 
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
+        request_id, path = self._scope.get("state", {}).get("request_id"), self._scope["path"]
         if not self._state:
-            request_id = self._scope.get("state", {}).get("request_id")
-            await send_early_error(self._send, error, request_id=request_id)
+            await send_early_error(self._send, error, request_id=request_id, path=path)
         elif self._state == "started" and self._is_stream:
-            await send_bytes(self._send, sse.error_event(error), more=False)
+            await send_bytes(self._send, sse.error_event(error, path, request_id), more=False)
         return not self._state or self._is_stream

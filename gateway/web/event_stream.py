@@ -20,13 +20,18 @@ from gateway.web.headers import KNOWN_EARLY, ResponseHeaders
 class EventStream:
     """`start` it before waiting for the answer; then `write` and `end`, and `aclose` in any case.
 
-    `headers` returns the headers of the response as far as they are known. `heartbeat_s` 0 sends no heartbeats.
+    `headers` returns the headers of the response as far as they are known. `heartbeat_s` 0 sends no heartbeats. `path`
+    is that of the API whose form the stream has.
     """
 
-    def __init__(self, send: Send, headers: Callable[[], ResponseHeaders], *, heartbeat_s: float) -> None:
+    def __init__(
+        self, send: Send, headers: Callable[[], ResponseHeaders], *, heartbeat_s: float, path: str = ""
+    ) -> None:
         self._send = send
         self._headers = headers
         self._heartbeat_s = heartbeat_s
+        self._path = path
+        self._form = sse.form_of(path)
         self._loop = asyncio.get_running_loop()
         self._sent_s = self._loop.time()
         self._is_writing = False
@@ -34,6 +39,7 @@ class EventStream:
         self._ping: asyncio.Task[None] | None = None
         self._early: ResponseHeaders = []  # headers that a heartbeat sent
         self._has_begun = False  # the head was sent, or is being sent
+        self._has_events = False
 
     def start(self) -> None:
         """Begin to send heartbeats."""
@@ -48,26 +54,27 @@ class EventStream:
             if not self._has_begun:
                 self._has_begun = True
                 await start_stream(self._send, self._headers())
+            self._has_events = True
             await send_bytes(self._send, data, more=more)
         finally:
             self._sent_s = self._loop.time()
             self._is_writing = False
 
-    async def end(self, error: GatewayError | None = None) -> None:
-        """Send the last event, or an error as a response of its own if no head was sent.
+    async def end(self, last: bytes, error: GatewayError | None = None) -> None:
+        """Send the `last` events, or an error as a response of its own if no head was sent.
 
-        Headers that the head of a heartbeat could not contain precede the last event as one comment.
+        Headers that the head of a heartbeat could not contain precede the last events as one comment.
         """
         self._stop_timer()
         await self._finish_ping()
         if error is not None and not self._has_begun:
-            await send_error(self._send, error, self._headers())
+            await send_error(self._send, error, self._headers(), path=self._path)
             return
         comment = b""
         if self._early:
             known, sent = [*(headers_of(error) if error else ()), *self._headers()], {name for name, _ in self._early}
             comment = sse.header_comment(each for each in known if each[0] not in sent)
-        await self.write(comment + (sse.error_event(error) if error else sse.DONE), more=False)
+        await self.write(comment + last, more=False)
 
     async def aclose(self) -> None:
         """Send no more heartbeats."""
@@ -102,5 +109,5 @@ class EventStream:
             self._has_begun = True
             self._early = [(name, value) for name, value in self._headers() if name in KNOWN_EARLY]
             await start_stream(self._send, self._early)
-        await send_bytes(self._send, sse.PING)
+        await send_bytes(self._send, self._form.ping if self._has_events else sse.PING)
         self._sent_s = self._loop.time()

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import ceil
 
+from gateway.attempts.token_count import TokenCount
+from gateway.beyond_chat import MESSAGES_PATH
 from gateway.decision import Decision
 from gateway.policy_types import Quota
 
@@ -12,6 +14,7 @@ RequestHeaders = dict[bytes, bytes]
 ResponseHeaders = list[tuple[bytes, bytes]]
 
 REQUEST_ID = b"x-request-id"
+MESSAGES_REQUEST_ID = b"request-id"  # the name that Anthropic's clients read
 TASK = b"x-twolane-task"
 CONFIDENCE = b"x-twolane-confidence"
 ROUTE = b"x-twolane-route"
@@ -23,6 +26,7 @@ IGNORED = b"x-twolane-ignored"
 ANSWERED_BY = b"x-twolane-answered-by"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
+TOKEN_COUNT = b"x-twolane-token-count"
 SERVER_TIMING = b"server-timing"
 RATE_LIMIT = b"x-ratelimit-"
 RETRY_AFTER = b"retry-after"
@@ -32,6 +36,7 @@ TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway
 # Description of each header, for docs/reference/headers.md.
 MEANINGS = {
     REQUEST_ID: "ID of the request, new for each; also in logs and traces, and sent to the targets.",
+    MESSAGES_REQUEST_ID: "The same ID, on `/v1/messages`: Anthropic's clients read it under this name.",
     TASK: "Task of the request, as declared or classified.",
     CONFIDENCE: "Confidence of the classification, 0 to 1.",
     ROUTE: "Route of the policy that took the request; `direct` if the request named a target.",
@@ -41,11 +46,14 @@ MEANINGS = {
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     LOW_CONFIDENCE: "Confidence of an answer that is below the route's minimum and served as the surest one; absent"
     " otherwise.",
-    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
+    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
+    " cannot honour (`store` of a response without a store); absent if none.",
     ANSWERED_BY: "Of a decision: the questions that each target answered, by index from 0: `fast=0-3,5; quality=4`.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
+    TOKEN_COUNT: "On `/v1/messages/count_tokens`: `exact` if the target's tokenizer counted, `estimate` if it has none"
+    " that the gateway can call.",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
     RATE_LIMIT + b"limit-requests": "Requests per minute of the API key, if it has a limit; `-tokens` likewise.",
     RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",
@@ -57,7 +65,7 @@ MEANINGS = {
 # What is known before a target has answered: the headers of a stream whose head is sent by a heartbeat.
 KNOWN_EARLY = frozenset(
     {
-        *(REQUEST_ID, TASK, CONFIDENCE, ROUTE, POLICY, TRACE),
+        *(REQUEST_ID, MESSAGES_REQUEST_ID, TASK, CONFIDENCE, ROUTE, POLICY, TRACE),
         *(RATE_LIMIT + part + of for part in (b"limit-", b"remaining-", b"reset-") for of in (b"requests", b"tokens")),
     }
 )
@@ -68,11 +76,16 @@ def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
+def request_id_headers(request_id: str, path: str) -> ResponseHeaders:
+    """The ID of a request, under the names that the clients of the API at this path read."""
+    value = request_id.encode()
+    return [(REQUEST_ID, value)] + ([(MESSAGES_REQUEST_ID, value)] if path.startswith(MESSAGES_PATH) else [])
+
+
 def describe(decision: Decision) -> ResponseHeaders:
     """All headers known so far; empty ones are omitted."""
     classification = decision.classification
     pairs = (
-        (REQUEST_ID, decision.query_id),
         (TASK, classification.task),
         (CONFIDENCE, f"{classification.confidence:.2f}"),
         (ROUTE, decision.route),
@@ -87,7 +100,8 @@ def describe(decision: Decision) -> ResponseHeaders:
         (SERVER_TIMING, _timing(decision)),
         (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
     )
-    return [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+    headers = request_id_headers(decision.query_id, decision.api_path)
+    return headers + [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
 
 
 def describe_quota(quota: Quota | None) -> ResponseHeaders:
@@ -103,6 +117,11 @@ def describe_quota(quota: Quota | None) -> ResponseHeaders:
                 (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(status.reset_s * 1000)),
             ]
     return headers
+
+
+def describe_count(count: TokenCount) -> ResponseHeaders:
+    """The target whose tokens were counted, and whether they were counted or estimated."""
+    return [(TARGET, count.target.policy_name.encode()), (TOKEN_COUNT, b"exact" if count.is_exact else b"estimate")]
 
 
 def _answered_by(decision: Decision) -> str:

@@ -6,7 +6,6 @@ nothing is parsed, no task is started, and the connection stays open.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Collection
 from contextvars import Context
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from gateway.reliability.fair_queue import FairQueue
 from gateway.reliability.load_shedding import LoadShedder
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.web.error_body import JSON, body_of, headers_of
-from gateway.web.headers import REQUEST_ID
+from gateway.web.headers import new_request_id, request_id_headers
 from twolane.process.http.connection import ClientConnection
 from twolane.process.http.request_cycle import RequestCycle
 
@@ -26,8 +25,7 @@ MAX_WAITING: Final = 4096
 MAX_DISCARDED_BYTES: Final = 65_536  # of a refused request's body; a connection that sends more is closed
 RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
-_BODY: Final = body_of(_ERROR)
-_HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR), (b"content-length", b"%d" % len(_BODY)))
+_HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +107,10 @@ class Ingress:
             return
         self._on_shed()
         cycle.is_last = cycle.is_last or _is_large(cycle)
-        cycle.respond(_ERROR.status, [(REQUEST_ID, b"req_" + secrets.token_hex(12).encode()), *_HEADERS], _BODY)
+        request_id, path = new_request_id(), cycle.scope["path"]
+        body = body_of(_ERROR, path, request_id)
+        headers = [*request_id_headers(request_id, path), *_HEADERS, (b"content-length", b"%d" % len(body))]
+        cycle.respond(_ERROR.status, headers, body)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

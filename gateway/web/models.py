@@ -20,6 +20,18 @@ def models_of(policy: Policy, status_of: StatusOf, allowed: frozenset[str] | Non
     return entries if allowed is None else [entry for entry in entries if entry["id"] in allowed]
 
 
+def page_of(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """The whole list as one page: OpenAI's `object`, Anthropic's `has_more` and ids."""
+    ids = [model["id"] for model in models]
+    return {
+        "object": "list",
+        "data": models,
+        "has_more": False,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+    }
+
+
 def model_of(policy: Policy, status_of: StatusOf, name: str, allowed: frozenset[str] | None = None) -> dict[str, Any]:
     """One entry; a name that an alias with a wildcard matches has one too. Raises ModelNotFound."""
     for entry in models_of(policy, status_of, allowed):
@@ -67,10 +79,14 @@ def _target(target: Target, capabilities: Capabilities | None, status_of: Status
 
 
 def _entry(name: str, owner: str, context_length: int | None, extension: dict[str, Any]) -> dict[str, Any]:
-    """`context_length` is null if unknown; clients of vLLM read it as `max_model_len`."""
+    """`context_length` is null if unknown; clients of vLLM read it as `max_model_len`. Anthropic's clients read `type`,
+    `display_name` and `created_at`."""
     return {
         "id": name,
         "object": "model",
+        "type": "model",
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",  # when a model was released is not known
         "created": 0,
         "owned_by": owner,
         "context_length": context_length,

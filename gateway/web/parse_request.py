@@ -33,9 +33,13 @@ _METADATA = "metadata"
 
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 CHAT: Final = msgspec.json.Decoder(ChatRequest)
+_MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
+_KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
+_MEDIA: Final = ("image", "audio", "video", "file")
+_NO_MEDIA: Final[frozenset[str]] = frozenset()
 
 
 def parse_chat(
@@ -55,7 +59,7 @@ def parse_chat(
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
     user_text = _last_text("user", request.messages, texts)
-    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request))
+    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request), _media(request))
     return Query(
         request_id=new_request_id(),
         model=request.model,
@@ -119,7 +123,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_Request]) -> tuple[_Reque
         # The typed decoder does not validate unused fields, and targets receive them.
         return request, exact_json.loads(body)
     except msgspec.ValidationError as fault:
-        raise _invalid_field(str(fault)) from None
+        raise invalid_field(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
@@ -178,15 +182,26 @@ def _has_images(message: Message) -> bool:
     return isinstance(message.content, list) and any(part.type == "image_url" for part in message.content)
 
 
-def _invalid_field(fault: str) -> BadRequest:
+def _media(request: ChatRequest) -> frozenset[str]:
+    """The types of parts that only some models understand, such as `input_audio` and `file`."""
+    lists = (message.content for message in request.messages if isinstance(message.content, list))
+    types = {part.type for part in chain.from_iterable(lists)} - _KNOWN_PARTS
+    return frozenset(each for each in types if any(word in each for word in _MEDIA)) if types else _NO_MEDIA
+
+
+def invalid_field(fault: str, within: str = "") -> BadRequest:
+    """The error for a message of msgspec; `within` is the field whose value was read."""
     found = _PATH.match(fault)
-    if found:
-        cause, param = found.groups()
-        allowed = ALLOWED.get(_INDEX.sub("[]", param)) if cause.startswith("Invalid enum value") else None
-        listed = f"; allowed: {', '.join(allowed)}" if allowed else ""
-        return InvalidField(f"{cause.replace(' enum', '')} at {param!r}{listed}.", param=param or None)
-    missing = re.search(r"required field `(\w+)`", fault)
-    return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
+    cause, path = found.groups() if found else (fault, "")
+    param = within + (f".{path}" if within and path and not path.startswith("[") else path)
+    if missing := _MISSING.search(cause):
+        param = f"{param}.{missing[1]}" if param else missing[1]
+        return InvalidField(f"{param!r} is required.", param=param)
+    if not found:
+        return InvalidField(f"{within!r}: {fault}." if within else f"{fault}.", param=within or None)
+    allowed = ALLOWED.get(_INDEX.sub("[]", param)) if cause.startswith("Invalid enum value") else None
+    listed = f"; allowed: {', '.join(allowed)}" if allowed else ""
+    return InvalidField(f"{cause.replace(' enum', '')} at {param!r}{listed}.", param=param or None)
 
 
 def _without_forms(document: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from starlette.types import ASGIApp, Send
+from starlette.types import ASGIApp, Scope, Send
 
 from gateway.settings import Settings
 from gateway.web.admin import scope_of
@@ -69,7 +69,7 @@ class Protection:
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         return BoundedBodies(app, self.budget, max_body_bytes=self.settings.max_body_bytes, refuse=self._refuse)
 
-    async def _refuse(self, send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
+    async def _refuse(self, scope: Scope, send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
         if isinstance(fault, BudgetExceededError):
             self.on_refused(Broken.BYTE_BUDGET)
-        await refuse_body(send, fault)
+        await refuse_body(send, fault, path=scope["path"])

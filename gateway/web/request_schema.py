@@ -1,4 +1,4 @@
-"""The fields of an OpenAI chat request that routing needs, as types; other fields are ignored.
+"""The fields of an OpenAI chat request that routing needs or that have one type at all servers; others are ignored.
 
 msgspec reports an invalid value with its path.
 """
@@ -186,4 +186,8 @@ class ChatRequest(Forms, kw_only=True):
     suffix: str | None = None
     prediction: Prediction | None = None
     metadata: dict[str, Any] | None = None
+    # Left out of requests to some targets: whether a wrong type is refused must not depend on the target.
+    service_tier: str | None = None
+    store: bool | None = None
+    modalities: list[str] | None = None
     diffusion: DiffusionOptions | None = None

@@ -14,8 +14,8 @@ from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.routing.policy import Policy
 from gateway.types import Status, Target
 from gateway.web.error_body import body_of, headers_of
-from gateway.web.headers import REQUEST_ID, new_request_id
-from gateway.web.models import model_of, models_of
+from gateway.web.headers import new_request_id, request_id_headers
+from gateway.web.models import model_of, models_of, page_of
 from twolane.process.api_keys import Key
 
 # FastAPI's spans and meters would cost more than a whole request.
@@ -55,7 +55,7 @@ def public_app(policy: Callable[[], Policy], status_of: Callable[[Target], Statu
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         """List the models that requests can name, as far as the API key allows them."""
-        return json_response({"object": "list", "data": models_of(policy(), status_of, _allowed_models(request))})
+        return json_response(page_of(models_of(policy(), status_of, _allowed_models(request))))
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
@@ -71,20 +71,21 @@ def _allowed_models(request: Request) -> frozenset[str] | None:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Convert the framework's errors to OpenAI's format."""
+    """Convert the framework's errors to the form of the API."""
 
     @app.exception_handler(HTTPException)
     async def framework_error(request: Request, fault: HTTPException) -> Response:
         """Unknown paths and methods."""
         if fault.status_code == 405:
             message = f"Method {request.method} is not allowed for {request.url.path}."
-            return error_response(MethodNotAllowed(message, allow=(fault.headers or {}).get("Allow", "")))
-        return error_response(NotFound(f"Unknown path {request.url.path}."))
+            error = MethodNotAllowed(message, allow=(fault.headers or {}).get("Allow", ""))
+            return error_response(error, request.url.path)
+        return error_response(NotFound(f"Unknown path {request.url.path}."), request.url.path)
 
     @app.exception_handler(GatewayError)
-    async def gateway_error(_request: Request, error: GatewayError) -> Response:
+    async def gateway_error(request: Request, error: GatewayError) -> Response:
         """Errors of the gateway."""
-        return error_response(error)
+        return error_response(error, request.url.path)
 
 
 def json_response(document: Any, status: int = 200) -> Response:
@@ -92,8 +93,11 @@ def json_response(document: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(document), status_code=status, media_type="application/json")
 
 
-def error_response(error: GatewayError) -> Response:
-    """An error response."""
-    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-    headers[REQUEST_ID.decode()] = new_request_id()
-    return Response(body_of(error), status_code=error.status, headers=headers, media_type="application/json")
+def error_response(error: GatewayError, path: str) -> Response:
+    """An error response in the form of the API at this path."""
+    request_id = new_request_id()
+    listed = [*headers_of(error), *request_id_headers(request_id, path)]
+    headers = {name.decode(): value.decode() for name, value in listed}
+    return Response(
+        body_of(error, path, request_id), status_code=error.status, headers=headers, media_type="application/json"
+    )

@@ -17,7 +17,8 @@ from typing import Final
 
 HOME: Final = Path(__file__).parent
 BUILT: Final = HOME.parents[1] / "build" / "clients"
-CLIENTS: Final = ("openai_python", "openai_node")
+OPENAI_CLIENTS: Final = ("openai_python", "openai_node")
+CLIENTS: Final = (*OPENAI_CLIENTS, "ai_sdk", "anthropic_python")
 _LOCK_FILES: Final = ("requirements.txt", "package.json", "package-lock.json")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.environments import CLIENTS, command
+from tests.clients.environments import OPENAI_CLIENTS, command
 from tests.gateway.serving import fake_server, real_gateway
 from tests.gateway.test_upstream_misbehaviours import policy
 from tests.scripted_server import scripted_server
@@ -48,7 +48,7 @@ async def answers_of(line: list[str | Path], url: str, asked: list[dict[str, Any
     return [json.loads(each) for each in out.splitlines()]
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", OPENAI_CLIENTS)
 async def test_a_client_reads_through_the_gateway_whatever_it_reads_directly(client: str, tmp_path: Path) -> None:
     """Each client forgives other things, so what is right is what it reads directly."""
     line = await asyncio.to_thread(command, client)
@@ -66,7 +66,7 @@ async def test_a_client_reads_through_the_gateway_whatever_it_reads_directly(cli
     assert not differ
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", OPENAI_CLIENTS)
 async def test_a_client_completes_text_before_a_model_that_only_chats(client: str, tmp_path: Path) -> None:
     line = await asyncio.to_thread(command, client)
     async with fake_server() as upstream, real_gateway(tmp_path, CHAT_ONLY % upstream.url) as gateway:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -166,6 +167,29 @@ async def test_the_worker_completes_several_prompts_one_by_one(pair: Both, promp
     assert all(texts)
 
 
+async def test_messages_of_the_worker_are_counted_as_they_are_billed(pair: Both) -> None:
+    """The count before the request is the usage after it, with instructions and tools."""
+    tool = {"name": "look", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    asked = {
+        "model": "auto",
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": "fix the bug"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "look", "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "sun"}]},
+        ],
+        "tools": [tool],
+        "tool_choice": {"type": "none"},
+    }
+    ask, path = partial(pair.gateway.ask, x_twolane_task="edit"), "/v1/messages"
+    _, counted_headers, counted = await ask(asked, path=f"{path}/count_tokens")
+    status, headers, told = await ask({**asked, "max_tokens": 20}, path=path)
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok"), told
+    assert (counted_headers["x-twolane-token-count"], counted_headers["x-twolane-target"]) == ("exact", "fast")
+    assert counted["input_tokens"] == told["usage"]["input_tokens"]
+    assert told["content"][0]["type"] == "text"
+
+
 async def test_an_edit_keeps_the_lines_that_do_not_change(tmp_path: Any) -> None:
     """The worker starts from the code, so that a model that agrees with it needs few steps."""
     code = "".join(f"value_{number} = {number}\n" for number in range(12)).rstrip()
@@ -324,6 +348,11 @@ async def test_what_ordinary_clients_send_keeps_the_fast_lane(pair: Both, privat
         modalities=["text"],
         stop=None,
         think=False,
+        future=None,
+        future_list=[],
+        future_object={},
+        extra_body={},
+        guided_json=None,
     )
     assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
     assert "x-twolane-ignored" not in headers

@@ -32,9 +32,9 @@ CLOSED_SETS = {
     enums.OnLowConfidence: "error serve_surest",
 }
 HEADERS = (
-    "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
+    "x-request-id request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
     " x-twolane-fallback x-twolane-low-confidence x-twolane-ignored x-twolane-answered-by x-twolane-policy"
-    " x-twolane-schema server-timing traceresponse retry-after x-should-retry x-ratelimit-"
+    " x-twolane-schema server-timing traceresponse retry-after x-should-retry x-ratelimit- x-twolane-token-count"
 )
 METRICS = (
     "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"

@@ -163,6 +163,7 @@ async def fleet(folder: Path, workers: int, *line: str) -> AsyncIterator[Fleet]:
 
 
 async def test_no_request_is_lost_when_workers_start_drain_and_die(tmp_path: Path) -> None:
+    """Only a stream of which text has left cannot be asked for again when its worker dies."""
     async with fleet(tmp_path, 2) as it:
 
         async def changes() -> None:
@@ -177,7 +178,9 @@ async def test_no_request_is_lost_when_workers_start_drain_and_die(tmp_path: Pat
         samples = await it.load(6, 24, seed=1)
         await changing
         assert len(samples) > 100
-        assert [sample.outcome for sample in samples if sample.outcome != OK] == []
+        failed = [sample for sample in samples if sample.outcome != OK]
+        assert [sample for sample in failed if sample.first_s is None] == []
+        assert len(failed) <= COVERED
         assert len(it.workers) == 1
         last = await it.load(4, 3, seed=9)
         assert {sample.outcome for sample in last} == {OK}

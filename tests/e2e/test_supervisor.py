@@ -274,7 +274,8 @@ async def test_a_process_that_ends_resets_no_connection_that_waits_for_it(
 
 
 async def test_a_gateway_that_ends_resets_no_connection_that_waits_to_be_accepted(tmp_path: Path) -> None:
-    """More than are accepted in one turn; the parent cannot know yet whether its processes will take them."""
+    """More than are accepted in one turn; the parent cannot know yet whether its processes will take them. On a slow
+    machine, requests are late and the gateway refuses them, as it does while it drains."""
     async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
         assert set(await serving.send(4)) == {200}
         everybody = [serving.process.pid, *serving.children()]
@@ -285,7 +286,7 @@ async def test_a_gateway_that_ends_resets_no_connection_that_waits_to_be_accepte
         serving.process.send_signal(signal.SIGTERM)
         for pid in everybody:
             os.kill(pid, signal.SIGCONT)
-        assert set(await asking) == {b"HTTP/1.1 200 OK"}
+        assert set(await asking) <= {b"HTTP/1.1 200 OK", b"HTTP/1.1 503 Se"}
         assert await asyncio.wait_for(serving.process.wait(), 120) == 0
 
 

@@ -55,6 +55,7 @@ async def fake_server(answer: Any = None, *, port: int = 0, **given: Any) -> Asy
     app = web.Application(client_max_size=1 << 26)
     for path in ("chat/completions", "completions", "embeddings", "decisions"):
         app.router.add_post(f"/v1/{path}", server.chat)
+    app.router.add_post("/tokenize", server.chat)
     app.router.add_get("/health", server.tell_health)
     app.router.add_get("/v1/models", server.tell_models)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)

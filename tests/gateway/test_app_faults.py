@@ -88,6 +88,18 @@ async def test_a_buffered_stream_that_is_invalid_sends_no_byte(fake: Any, servin
     assert body == wire.chunk('{"n"') + wire.chunk(": 1}") + wire.stop + b"data: [DONE]\n\n"
 
 
+@pytest.mark.parametrize("status", [302, 404, 405, 501])
+async def test_a_wrong_url_or_model_of_the_policy_is_not_the_client_s_and_not_worth_a_retry(
+    fake: Any, serving: Any, status: int
+) -> None:
+    async def answer(*_: Any) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no model m", "code": "model_not_found"}}, status=status)
+
+    async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
+        got, headers, body = await gateway.ask()
+    assert (got, body["error"]["code"], headers["x-should-retry"]) == (502, "upstream_error", "false")
+
+
 @pytest.mark.parametrize("status", [429, 503, 500, 400, 401])
 async def test_rejections_by_a_target_keep_their_meaning(fake: Any, serving: Any, status: int) -> None:
     """Errors of the request are passed on; errors of the gateway's credentials are not."""
@@ -208,7 +220,7 @@ async def test_a_target_with_a_too_large_response_is_replaced(
     fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr("gateway.upstreams.http.MAX_ANSWER_BYTES", 10_000)
-    monkeypatch.setattr("gateway.upstreams.sse_reader.MAX_EVENT_BYTES", 10_000)
+    monkeypatch.setattr("gateway.upstreams.answers.sse_reader.MAX_EVENT_BYTES", 10_000)
 
     async def talks(request: Any, _: Any) -> Any:
         if not stream:

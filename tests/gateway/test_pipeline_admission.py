@@ -7,7 +7,7 @@ import pytest
 from gateway.enums import Capability, Grade, Reason, Residency
 from gateway.policy_types import Slo
 from gateway.routing.engine_profiles import capabilities_of
-from gateway.types import Status
+from gateway.types import Capabilities, Status
 from gateway.upstreams.scripted import fails, says
 
 pytestmark = pytest.mark.anyio
@@ -38,16 +38,37 @@ async def test_a_parameter_that_no_target_supports_is_a_clear_400(stage: Any) ->
     assert "lacks logit_bias" in sent.error.message
 
 
-async def test_images_go_to_a_target_that_supports_them_and_are_a_clear_400_where_none_does(stage: Any) -> None:
+SOUND = [{"type": "text", "text": "what is it?"}, {"type": "input_audio", "input_audio": {"data": "AA=="}}]
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (PICTURE, "images"),
+        (SOUND, "input_audio"),
+        ([{"type": "file", "file": {}}], "file"),
+        ([{"type": "video_url"}], "video_url"),
+    ],
+)
+async def test_images_go_to_a_target_that_supports_them_and_are_a_clear_400_where_none_does(
+    stage: Any, content: Any, name: str
+) -> None:
     blind = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
     seeing = capabilities_of(frozenset({Capability.CHAT, Capability.IMAGES}), json_schema=Grade.NONE, tools=Grade.NONE)
-    body = {"messages": [{"role": "user", "content": PICTURE}]}
+    body = {"messages": [{"role": "user", "content": content}]}
     given = {"fast": says("no"), "fast_target": {"capabilities": blind}}
     scene = stage(**given, quality=says("a cat"), quality_target={"capabilities": seeing})
     assert (await scene.send(**body)).text == "a cat"
     assert scene.attempts == {"fast": "unsupported", "quality": "ok"}
     sent = await stage(**given).send(**body)
     assert (sent.error.status, sent.error.code) == (400, "unsupported")
+    assert f"lacks {name}" in sent.error.message
+
+
+async def test_a_target_for_text_may_take_other_parts_by_name(stage: Any) -> None:
+    hearing = Capabilities(supported=frozenset({Capability.CHAT}), fields=frozenset({"input_audio"}))
+    scene = stage(fast=says("a bell"), fast_target={"capabilities": hearing})
+    assert (await scene.send(messages=[{"role": "user", "content": SOUND}])).text == "a bell"
 
 
 async def test_discovered_capabilities_count_as_well(stage: Any) -> None:

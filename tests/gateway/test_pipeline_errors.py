@@ -114,6 +114,8 @@ async def test_an_outage_of_the_first_target_outweighs_what_the_last_one_cannot_
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "x"}}]}]}, "messages"),
     ],
 )
 async def test_a_field_that_no_target_supports_is_named(stage: Any, body: Any, param: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import AttemptFailed, NotResident, Overloaded, Refused
+from gateway.errors import AttemptFailed, NotResident, Overloaded, Refused, TargetMisconfigured
 from gateway.policy_types import Retry
 from gateway.upstreams.scripted import fails, says
 
@@ -54,7 +54,7 @@ def test_a_target_that_is_down_gets_no_storm(play: Any) -> None:
     assert {one.target for one in told} == {"quality"}
 
 
-@pytest.mark.parametrize("fault", [Overloaded("full"), NotResident("cold"), Refused("no")])
+@pytest.mark.parametrize("fault", [Overloaded("full"), NotResident("cold"), Refused("no"), TargetMisconfigured("x")])
 def test_answers_that_forbid_asking_again_are_not_asked_for_again(play: Any, fault: AttemptFailed) -> None:
     """429 and 503 are answers."""
 

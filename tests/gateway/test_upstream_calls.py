@@ -131,7 +131,7 @@ async def test_a_redirect_to_another_origin_on_the_host_does_not_get_the_credent
 # Fields that a target refuses
 
 
-@pytest.mark.parametrize("status", ["422 Unprocessable Entity", "400 Bad Request"])
+@pytest.mark.parametrize("status", ["422 Unprocessable Entity", "400 Bad Request", "500 Internal Server Error"])
 async def test_a_target_that_refuses_stream_options_is_called_without_them_and_remembered(
     serving: Any, status: str
 ) -> None:
@@ -161,6 +161,12 @@ async def test_another_refusal_is_no_reason_to_leave_the_field_out(serving: Any)
 REFUSALS: dict[str, Any] = {
     "pydantic": {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]},
     "param": {"error": {"message": "Unknown parameter", "param": "stream_options"}},
+    "pydantic-in-a-message": {
+        "object": "error",
+        "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]},
+    },
+    "elsewhere": {"title": "Bad request", "errors": {"stream_options": ["Unknown field."]}},
+    "its-member": {"error": {"message": "include_usage is not supported"}},
     "message": {"error": {"message": "property 'stream_options' is unsupported"}},
     "older-message": {"message": "Unrecognized request argument supplied: stream_options", "object": "error"},
     "text": "Failed to deserialize the JSON body: unknown field `stream_options`, expected one of `model`",
@@ -183,7 +189,7 @@ async def test_a_prompt_that_the_target_repeats_does_not_decide_how_it_is_called
     async with scripted_server(script) as server, serving(policy(server.url)) as gateway:
         for _ in range(2):
             assert b"hello" in (await gateway.ask(sent.encode()))[2]
-    learned = name in ("pydantic", "param") or prompt == "hi"
+    learned = name in ("pydantic", "param", "pydantic-in-a-message") or prompt == "hi"
     seen = [True, False, False] if learned else [True, False] * 2
     assert ["stream_options" in body for body in server.bodies] == seen
 
@@ -227,8 +233,7 @@ async def test_a_target_is_not_called_before_the_time_that_it_asked_for(
     assert len(server.heads) == 1
     expected = (429, "rate_limit_exceeded") if status.startswith("429") else (503, "overloaded")
     assert {(got, body["error"]["code"]) for got, _, body in answers} == {expected}
-    assert all(at_least_s <= int(headers["retry-after"]) <= 86_400 for _, headers, _ in answers)
-    assert all(int(headers["retry-after"]) <= at_most_s for _, headers, _ in answers[1:])
+    assert all(at_least_s <= int(headers["retry-after"]) <= at_most_s for _, headers, _ in answers)
     assert answers[-1][1]["x-twolane-attempts"] == "first=overloaded"
 
 

@@ -9,8 +9,10 @@ from twolane.process import exact_json
 MAX_MESSAGES = 4096  # as in the gateway
 ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
 # Fields of recorded assistant messages; accepted only if null or empty.
-_EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "function_call")
-_OF_MODEL = ("tool_calls", "reasoning_content")
+_EMPTY_IN_MESSAGES = ("audio", "function_call")
+_OF_MODEL = ("tool_calls", "reasoning_content", "reasoning", "refusal")
+# What other models and providers add to their answers; ignored, because applications send answers back as they were.
+_BESIDE_ANSWERS = ("id", "annotations", "reasoning_details")
 _OF_TOOLS = ("tool_call_id",)
 
 
@@ -42,14 +44,16 @@ def parse_text(fields: Fields, name: str) -> str:
 
 
 def _parse_message(fields: Fields) -> Message:
-    fields.allow_only(("role", "content", "name", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
-    fields.text("name")  # chat templates have no place for it
     role = fields.nonempty("role")
+    beside = _BESIDE_ANSWERS if role == ASSISTANT else ("annotations",)
+    fields.allow_only(("role", "content", "name", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS, *beside))
+    fields.text("name")  # chat templates have no place for it
     if role == "function":
         raise fields.refuse("role", f"{role!r} is not supported by this model.")
     if role not in ROLES:
         raise fields.invalid("role", f"must be one of {', '.join(ROLES)}.")
-    for name in (*_EMPTY_IN_MESSAGES, *(() if role == TOOL else _OF_TOOLS)):
+    not_empty = () if role == ASSISTANT else ("annotations", "refusal")
+    for name in (*_EMPTY_IN_MESSAGES, *not_empty, *(() if role == TOOL else _OF_TOOLS)):
         if fields.raw(name):
             raise fields.refuse(name, "is not supported by this model.")
     calls = _parse_calls(fields, role)
@@ -57,11 +61,15 @@ def _parse_message(fields: Fields) -> Message:
         fields.required("content")
     return Message(
         role=role,
-        content=parse_text(fields, "content"),
-        thought=(fields.text("reasoning_content") or "") if role == ASSISTANT else "",
+        content=parse_text(fields, "content") or (fields.text("refusal") or ""),
+        thought=_parse_thought(fields) if role == ASSISTANT else "",
         calls=calls,
         call_id=fields.nonempty("tool_call_id") if role == TOOL else None,
     )
+
+
+def _parse_thought(fields: Fields) -> str:
+    return fields.text("reasoning_content") or fields.text("reasoning") or ""
 
 
 def _parse_calls(fields: Fields, role: str) -> tuple[PastCall, ...]:
@@ -99,8 +107,8 @@ def _parse_arguments(fields: Fields) -> dict[str, Any] | str:
 
 def _parse_part(fields: Fields) -> str:
     kind = fields.nonempty("type")
-    if kind != "text":
+    if kind not in ("text", "refusal"):
         raise fields.refuse(kind, "is not supported by this model: content must be text.")
-    fields.allow_only(("type", "text", "cache_control"))  # `cache_control`: a hint of other providers
-    fields.required("text")
-    return fields.text("text") or ""
+    fields.allow_only(("type", kind, "cache_control"))  # `cache_control`: a hint of other providers
+    fields.required(kind)
+    return fields.text(kind) or ""

@@ -1,10 +1,11 @@
-"""The answers of a target's other APIs, read as Deltas: text completions as chat completions, others unchanged.
+"""The answers of a target's other APIs, read as Deltas: text completions as chat completions, embeddings and decisions
+unchanged, counts of tokens as usage.
 
 The pipeline and everything above it knows one form of answer.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -89,11 +90,28 @@ def read_decision(data: bytes) -> Delta:
     return Delta(data=data, pieces=(Piece(index=0, finish_reason="stop", is_answer=True),), usage=usage)
 
 
+class _TokenCount(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TOKENS)]
+
+
+_token_count = msgspec.json.Decoder(_TokenCount)
+
+
+def read_token_count(data: bytes) -> Delta:
+    """The count of vLLM's and the worker's `/tokenize`. Raises AttemptFailed."""
+    try:
+        found = _token_count.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise UpstreamError("The target's response is not a count of tokens.", detail="no count") from fault
+    return Delta(data=data, pieces=(Piece(index=0, is_answer=True),), usage=Usage(input_tokens=found.count))
+
+
 FORMS: Final[Mapping[TargetApi, tuple[ReadWhole, ReadEvent]]] = {
     TargetApi.CHAT: (read_delta, read_event),
     TargetApi.COMPLETIONS: (read_text_completion, read_text_event),
     TargetApi.EMBEDDINGS: (read_embeddings, read_event),
     TargetApi.DECISIONS: (read_decision, read_event),
+    TargetApi.TOKENIZE: (read_token_count, read_event),
 }
 
 

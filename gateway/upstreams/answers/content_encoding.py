@@ -10,6 +10,9 @@ MAX_EMPTY_MEMBERS: Final = 1000  # of gzip: each costs as much as a full one and
 _SLICE_BYTES: Final = 4096  # of input: zlib copies what follows a member, once for each member
 _MAX_CODINGS: Final = 2
 _GZIP: Final = b"\x1f\x8b"
+_DECODED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+# Registered codings that are not decoded. OpenAI's clients read a body of any other name, such as `utf-8`, as it is.
+_NOT_DECODED: Final = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 
 
 class UnsupportedEncoding(Exception):  # noqa: N818 - says what happened
@@ -30,9 +33,10 @@ class Decoder(Protocol):
 
 
 def decoder_for(header: str) -> Decoder | None:
-    """The decoder for the value of a `content-encoding` header; None for an identity body. Raises
-    UnsupportedEncoding."""
-    names = [name for part in header.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    """The decoder for the value of a `content-encoding` header; None for an identity body, and for one whose coding
+    nobody knows. Raises UnsupportedEncoding."""
+    given = [part.strip().lower() for part in header.split(",")]
+    names = [name for name in given if name in _DECODED or name in _NOT_DECODED]
     if not names:
         return None
     if len(names) > _MAX_CODINGS:
@@ -58,7 +62,7 @@ class _Inflater:
     """gzip with any number of members, padded with zeros or not, or deflate with or without the zlib header."""
 
     def __init__(self, name: str) -> None:
-        if name not in ("gzip", "x-gzip", "deflate"):
+        if name not in _DECODED:
             raise UnsupportedEncoding(name[:40])
         self._is_gzip = name != "deflate"
         self._inflate: zlib._Decompress | None = None  # of the current member; None between two members

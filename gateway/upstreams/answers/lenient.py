@@ -106,6 +106,8 @@ def count_of(value: Any) -> int | None:
 
 def _choice(position: int, choice: dict[str, Any], state: ChunkState | None) -> dict[str, Any]:
     number = index_of(choice, position)
+    if state is not None and not isinstance(choice.get("delta"), dict) and isinstance(choice.get("message"), dict):
+        choice = {**choice, "delta": choice["message"], "message": None}  # a whole completion, sent as one event
     result = {**choice, "index": number, "finish_reason": _finish_reason(choice.get("finish_reason"))}
     for key in ("delta", "message"):
         body = choice.get(key)
@@ -160,15 +162,25 @@ def _texts(content: Any) -> tuple[str | None, str]:
             texts.append(part)
         elif isinstance(part, dict) and part.get("type") in _THOUGHTS:
             thoughts.extend(text for text in _texts(part.get(part["type"]) or part.get("text"))[:1] if text)
-        elif isinstance(part, dict) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+        elif isinstance(part, dict) and (text := _text_of_part(part)) is not None:
+            texts.append(text)
         elif isinstance(part, bool | int | float):
             texts.append(json.dumps(part))
         elif isinstance(part, list):
             nested = _texts(part)
             texts.append(nested[0] or "")
             thoughts.append(nested[1])
-    return "".join(texts) if texts or not thoughts else None, "".join(thoughts)
+    return "".join(texts) if texts or not parts else None, "".join(thoughts)
+
+
+def _text_of_part(part: dict[str, Any]) -> str | None:
+    """The text of one part, also nested: `{"text": {"value": "hi"}}`, or named `content`; None for any other part."""
+    for name in ("text", "content", "value"):
+        if isinstance(value := part.get(name), dict | list):
+            return _texts(value)[0]
+        if isinstance(value, str):
+            return value
+    return None
 
 
 def _call(call: dict[str, Any], choice: int, state: ChunkState | None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from gateway.upstreams.answers import lenient, reframe
 from gateway.upstreams.answers.apis import FORMS, ReadEvent
 from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reframe import ChunkMerger
+from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 from gateway.upstreams.parse_response import error_of, read_delta
-from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 
 MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
@@ -111,13 +111,19 @@ class AnswerReader:
     def _deltas(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []
         for event in events:
-            if event.name or not event.data.startswith(b"{"):
-                if event.data.lstrip().startswith(_DONE):
-                    self.is_done = True
-                    break
-                delta = _delta_of(event, self._state, self._read_event)
-            else:
-                delta = self._read_event(event.data, self._state)
+            try:
+                if event.name or not event.data.startswith(b"{"):
+                    if event.data.lstrip().startswith(_DONE):
+                        self.is_done = True
+                        break
+                    delta = _delta_of(event, self._state, self._read_event)
+                else:
+                    delta = self._read_event(event.data, self._state)
+            except (UpstreamError, *_FAULTS):
+                if not self.is_finished or event.name == b"error" or lenient.is_json(event.data):
+                    raise
+                self.is_done = True  # an odd spelling of `[DONE]`, or half an event: the answer is complete
+                break
             if delta is not None:
                 self._observe(delta)
                 deltas.append(delta)

@@ -2,28 +2,51 @@
 answers, which are chat completions, take its form."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from gateway.beyond_chat import CHAT_PATH
-from gateway.web.apis.client_api import ClientApi
+from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
+from gateway.state.response_store import ResponseStore
+from gateway.web.apis import message_request
+from gateway.web.apis.client_api import ClientApi, in_chunks
 from gateway.web.apis.decisions import parse_decision
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
+from gateway.web.apis.message_answer import MessageWriter
+from gateway.web.apis.message_request import parse_count, parse_messages
+from gateway.web.apis.responses import request
+from gateway.web.apis.responses.answer import ResponseWriter
+from gateway.web.apis.responses.request import parse_response
 from gateway.web.apis.text_answer import TextWriter
 from gateway.web.apis.text_request import parse_completion, parse_fill_in
 from gateway.web.parse_request import parse_chat
 
-_FILL_IN_WRITER: Final = partial(TextWriter, is_fill_in=True)
+_FILL_IN_WRITER: Final = in_chunks(partial(TextWriter, is_fill_in=True))
+_AS_MESSAGES: Final = message_request.RENAMED
 _AS_PROMPT: Final = {"messages": "prompt"}
+RESPONSES: Final = "/v1/responses"
 _LISTED: Final = (
     ClientApi(path=CHAT_PATH, parse=parse_chat),
-    ClientApi(path="/v1/completions", parse=parse_completion, writer=TextWriter, renamed=_AS_PROMPT),
+    ClientApi(path=RESPONSES, parse=parse_response, writer=ResponseWriter, renamed=request.RENAMED),
+    ClientApi(path="/v1/completions", parse=parse_completion, writer=in_chunks(TextWriter), renamed=_AS_PROMPT),
     ClientApi(path="/v1/fim/completions", parse=parse_fill_in, writer=_FILL_IN_WRITER, renamed=_AS_PROMPT),
-    ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=partial(CodeWriter, in_fence=True)),
-    ClientApi(path="/v1/apply/completions", parse=parse_apply, writer=partial(CodeWriter, in_fence=False)),
+    ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=in_chunks(partial(CodeWriter, in_fence=True))),
+    ClientApi(path="/v1/apply/completions", parse=parse_apply, writer=in_chunks(partial(CodeWriter, in_fence=False))),
+    ClientApi(path=MESSAGES_PATH, parse=parse_messages, writer=in_chunks(MessageWriter), renamed=_AS_MESSAGES),
+    ClientApi(path=f"{MESSAGES_PATH}/count_tokens", parse=parse_count, renamed=_AS_MESSAGES, counts_tokens=True),
     ClientApi(path="/v1/decisions", parse=parse_decision, renamed={"messages": "input"}),
     ClientApi(path="/v1/embeddings", parse=parse_embeddings, renamed={"messages": "input"}),
 )
 APIS: Final[Mapping[str, ClientApi]] = MappingProxyType({api.path: api for api in _LISTED})
+
+
+def apis_with(store: ResponseStore | None) -> Mapping[str, ClientApi]:
+    """The same, with a store of responses."""
+    if store is None:
+        return APIS
+    stored = replace(
+        APIS[RESPONSES], parse=partial(parse_response, store=store), writer=partial(ResponseWriter, store=store)
+    )
+    return MappingProxyType({**APIS, RESPONSES: stored})

@@ -18,6 +18,7 @@ from gateway.errors import (
     NotResident,
     Overloaded,
     Refused,
+    TargetMisconfigured,
     TargetRateLimited,
     Unsupported,
     UpstreamError,
@@ -35,7 +36,7 @@ ERRORS: Any = st.one_of(
     st.sampled_from([400, 404, 413, 422]).map(lambda status: Refused("m", status=status)),
     st.builds(ContextLengthExceeded, st.just("m"), limit=st.none() | st.integers(1, 9)),
     st.builds(TargetRateLimited, st.just("m"), retry_after_s=st.none() | st.floats(1, 99)),
-    st.just(InsufficientQuota("m")),
+    st.sampled_from([InsufficientQuota, TargetMisconfigured]).map(lambda kind: kind("m")),
     st.just(DeadlineExceeded("m")),
 )  # fmt: skip
 CALLS = st.builds(lambda error, left: Failure(target="t", error=error, left_ms=left), ERRORS, st.sampled_from([0, 500]))
@@ -119,6 +120,8 @@ def test_a_private_request_is_told_of_no_other_targets(failures: list[Failure]) 
         ([failed(TargetRateLimited("slow")), failed(UpstreamError("down"))], 502, "upstream_error"),
         ([failed(TargetRateLimited("slow")), failed(InsufficientQuota("empty"))], 429, "rate_limit_exceeded"),
         ([failed(InsufficientQuota("empty")), skipped(Reason.UNSUPPORTED)], 429, "insufficient_quota"),
+        ([failed(TargetMisconfigured("404")), failed(TargetRateLimited("slow"))], 429, "rate_limit_exceeded"),
+        ([failed(Refused("no")), failed(TargetMisconfigured("404"))], 502, "upstream_error"),
         ([failed(InvalidOutput("bad")), skipped(Reason.UNSUPPORTED)], 502, "invalid_output"),
         ([failed(UpstreamError("down")), skipped(Reason.DEADLINE)], 502, "upstream_error"),
         ([failed(UpstreamError("down")), failed(DeadlineExceeded("late"), left_ms=0.0)], 504, "deadline_exceeded"),

@@ -8,8 +8,9 @@ import pytest
 
 from gateway.attempts import attempt
 from gateway.enums import RunawayScope
+from gateway.errors import UpstreamError
 from gateway.policy_types import READ_ALONG, Checks
-from gateway.upstreams.scripted import says
+from gateway.upstreams.scripted import fails, says
 from twolane.process.http.byte_budget import HOLDING, ByteBudget, Holding
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +37,16 @@ async def test_a_checked_stream_is_counted_whether_it_is_held_back_or_not(
     sent = await scene.send(**CHECKED)
     assert sent.broken is None
     assert holding.size >= 5000
+
+
+@pytest.mark.parametrize("last", ["", '"}'])
+async def test_what_a_failed_attempt_held_is_no_longer_counted(stage: Any, holding: Holding, last: str) -> None:
+    """The first answer is invalid only at its end; then the other target answers."""
+    long = says('{"s": "', *["x" * 100] * 50, last)
+    scene = stage(fast=long, careful=fails(UpstreamError("down")), quality=says("{}"), route=FULL)
+    sent = await scene.send(**CHECKED)
+    assert sent.broken is None
+    assert (holding.size < 3000) == (last == "")
 
 
 async def test_white_space_counts_like_any_text(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,11 @@ Refused = Callable[..., PolicyError]
             "http://user:key@example.com",
             "a base URL must not contain credentials or a fragment",
         ),
+        (
+            "https://example.com/v1/",
+            "http://example.com/a b",
+            "targets.quality.url: a URL must not contain white space",
+        ),
         ("https://example.com/v1/", "http://example.com:99999", "targets.quality.url: invalid URL"),
         ("    max_in_flight: 16\n", "    urls: [http://a]\n", "9:5: targets.fast.urls: set either `url` or `urls`"),
         ('url: "http://127.0.0.1:8001"', "urls: [http://a, b]", "6:22: targets.fast.urls[1]: expected http://host"),

@@ -103,6 +103,26 @@ TOO_LONG = {
         4096,
         5077,
     ),
+    "vLLM, both": (
+        "You passed 5000 input tokens and requested 77 output tokens. However, the model's context length is only 4096"
+        " tokens, resulting in a maximum input length of 4019 tokens. Please reduce the length of the input prompt.",
+        4096,
+        5077,
+    ),
+    "SGLang, input": (
+        "Input length (5077 tokens) exceeds the maximum allowed length (4096 tokens). Use a shorter input.",
+        4096,
+        5077,
+    ),
+    "TensorRT-LLM, input": ("Prompt length (5077) exceeds maximum input length (4096)", 4096, 5077),
+    "llama-cpp-python": ("Requested tokens (5077) exceed context window of 4096", 4096, 5077),
+    "Fireworks": ("The prompt is too long: 10000, model maximum context length: 8191", 8191, 10000),
+    "Copilot": ("prompt token count of 150000 exceeds the limit of 128000", 128000, 150000),
+    "Qwen": ("Range of input length should be [1, 30720]", 30720, None),
+    "Moonshot": ("Invalid request: Your request exceeded model token limit: 8192", 8192, None),
+    "Zhipu": ("Prompt exceeds max length", None, None),
+    "MiniMax": ("invalid params, context window exceeds limit (2013)", None, None),
+    "Volcengine": ("Total tokens of image and text exceed max message tokens.", None, None),
     "Groq": ("Please reduce the length of the messages or completion.", None, None),
     "Twolane's worker": (
         "The maximum context length is 4096 tokens; 'messages' has 5077, and the request needs at least 1 for the"
@@ -125,6 +145,7 @@ def test_a_message_about_the_context_is_recognised_with_its_figures(server: str)
         {"code": "context_length_exceeded", "message": "no words that anybody knows"},
         {"type": "exceed_context_size_error", "message": ""},
         {"code": "context_length_exceeded", "message": None},
+        {"code": "model_max_prompt_tokens_exceeded", "message": "no"},
     ],
 )
 def test_a_code_or_a_type_is_enough(error: Any) -> None:
@@ -147,6 +168,9 @@ def test_llama_cpp_s_fields_are_read() -> None:
         "Conversation roles must alternate user/assistant/user/assistant/...",
         "The provided schema exceeds the maximum nesting depth",
         "temperature is too large",
+        "the length of 'stop' exceeds the maximum of 4",
+        "'n' exceeds the limit of 8",
+        "Rate limit exceeds the limit of 8 requests",
         "metadata value is too long",
         "tools[0].function.name is too long",
         "Unsupported parameter: 'max_tokens' is not supported with this model.",

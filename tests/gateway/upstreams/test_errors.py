@@ -17,6 +17,7 @@ from gateway.errors import (
     NotResident,
     Overloaded,
     Refused,
+    TargetMisconfigured,
     TargetRateLimited,
     Unsupported,
     UpstreamAuth,
@@ -47,14 +48,19 @@ from gateway.upstreams.errors import from_response, read_retry_after, translate_
         (400, "context_length_exceeded", ContextLengthExceeded),
         (500, "context_length_exceeded", ContextLengthExceeded),
         (400, "answer_does_not_fit", Unsupported),
+        (400, "invalid_api_key", UpstreamAuth),
         (400, "invalid_value", Refused),
         (413, None, Refused),
         (422, None, Refused),
         (401, "invalid_api_key", UpstreamAuth),
         (403, None, UpstreamAuth),
-        (404, "model_not_found", UpstreamError),
+        (404, "model_not_found", TargetMisconfigured),
+        (405, None, TargetMisconfigured),
+        (501, None, TargetMisconfigured),
         (499, "cancelled", UpstreamError),
-        (302, None, UpstreamError),
+        (302, None, TargetMisconfigured),
+        (304, None, UpstreamError),
+        (400, "cancelled", UpstreamError),
     ],
 )
 def test_status_and_code_map_to_an_error(status: int, code: str | None, kind: type[AttemptFailed]) -> None:
@@ -71,6 +77,22 @@ def test_messages_about_the_request_are_kept_and_truncated() -> None:
 
 def test_messages_about_the_gateway_s_credentials_are_dropped() -> None:
     fault = from_response(401, {}, b'{"error": {"message": "Incorrect API key sk-secret"}}')
+    assert "sk-secret" not in fault.message + fault.detail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "invalid_api_key"},
+        {"type": "authentication_error"},
+        {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"@type": "x"}, {"reason": "API_KEY_INVALID"}]},
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "[{}]"])
+def test_a_rejected_key_is_recognised_whatever_the_status(error: dict[str, object], form: str) -> None:
+    body = json.dumps({"error": {"message": "bad sk-secret", **error}})
+    fault = from_response(400, {}, form.replace("{}", body).encode())
+    assert type(fault) is UpstreamAuth
     assert "sk-secret" not in fault.message + fault.detail
 
 
@@ -112,7 +134,8 @@ def test_a_date_counts_from_the_date_of_the_response(sent: str, until: str, seco
 
 def test_milliseconds_outweigh_seconds_unless_they_are_invalid() -> None:
     assert read_retry_after({"retry-after-ms": "1500", "retry-after": "9"}, now_s=0) == 1.5
-    assert read_retry_after({"retry-after-ms": "soon", "retry-after": "9"}, now_s=0) == 9
+    for invalid in ("soon", "-5", "nan"):
+        assert read_retry_after({"retry-after-ms": invalid, "retry-after": "9"}, now_s=0) == 9
     assert read_retry_after({}, now_s=0) is None
 
 
@@ -139,6 +162,12 @@ FORMS: dict[str, tuple[bytes, str, str | None]] = {
         "tools.0: too many cooks; n: x",
         "tools.0",
     ),
+    "pydantic-in-a-message": (
+        b'{"object": "error", "message": {"detail": [{"loc": ["body", "tools"], "msg": "too many cooks"}]}}',
+        "tools: too many cooks",
+        "tools",
+    ),
+    "msg": (b'{"code": "InvalidParameter", "msg": "too many cooks"}', "too many cooks", None),
     "text": (b" too many cooks\n", "too many cooks", None),
     "object-itself": (b'{"object": "error", "message": "too many cooks", "param": null}', "too many cooks", None),
 }
@@ -161,7 +190,7 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from("error errors detail message code type param loc msg n_ctx error_type".split()),
+            st.sampled_from("error errors detail details message code type param loc msg n_ctx error_type".split()),
             inner,
             max_size=4,
         )

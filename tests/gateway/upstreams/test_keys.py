@@ -30,6 +30,7 @@ def target(**fields: Any) -> Target:
         *(f'"{KEY}"', f"'{KEY}'\n", f"`{KEY}`", f'" {KEY} "'),
         *(f"OPENAI_API_KEY={KEY}", f"export OPENAI_API_KEY='{KEY}'\n", f"OPENAI_API_KEY = {KEY}", f"set KEY={KEY}\r\n"),
         *(f'KEY="{KEY}" # production', f"KEY={KEY} # production", f"api_key={KEY}", f"token={KEY}"),
+        *(f"{KEY} # production", f"'{KEY}' # production", f'$env:OPENAI_API_KEY="{KEY}"'),
         *(f"Bearer {KEY}", f"bearer {KEY}", f'"Bearer {KEY}"', f"KEY=Bearer {KEY}"),
         *(f"Authorization: Bearer {KEY}", f"authorization:Bearer  {KEY}"),
     ],

@@ -44,7 +44,12 @@ def test_only_known_parameters_are_forwarded() -> None:
     assert given["num_retries"] == given["max_retries"] == 0
     assert not {"api_base", "metadata", "api_key"} & set(given)
     assert given["model"] == "gemini/some"
-    for unknown in ({"api_base": "http://evil"}, {"num_retries": 9}, {"extra_headers": {}}, {"mock_response": "x"}):
+    for unknown in (
+        {"api_base": "http://evil"},
+        {"num_retries": 9},
+        {"extra_headers": {"x": "y"}},
+        {"mock_response": "x"},
+    ):
         with pytest.raises(Unsupported) as refused:
             asked(unknown)
         assert {refused.value.param} == set(unknown)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import AttemptFailed, DeadlineExceeded, Overloaded, UpstreamError
+from gateway.errors import AttemptFailed, DeadlineExceeded, Overloaded, Refused, UpstreamAuth, UpstreamError
 from gateway.types import Piece, ToolCall, Usage
 from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.parse_response import read_delta, read_event, with_texts
@@ -72,9 +72,27 @@ def test_an_error_beside_a_whole_answer_is_ignored_and_one_in_a_chunk_is_not() -
         read_delta(orjson.dumps({"choices": [{"delta": {"content": "hi"}}], "error": {"message": "late"}}))
 
 
-def test_the_code_of_an_error_with_status_200_may_be_a_status() -> None:
-    with pytest.raises(Overloaded):
-        read_delta(b'{"error": {"message": "slow down", "code": 429}}')
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": 429}, Overloaded),
+        ({"code": "429"}, Overloaded),
+        ({"code": None, "status": 503}, Overloaded),
+        ({"type": "rate_limit_error"}, Overloaded),
+        ({"type": "overloaded_error"}, Overloaded),
+        ({"code": "rate_limit_exceeded"}, Overloaded),
+        ({"type": "authentication_error"}, UpstreamAuth),
+        ({"code": "invalid_api_key", "type": "invalid_request_error"}, UpstreamAuth),
+        ({"code": 401}, UpstreamAuth),
+        ({"type": "invalid_request_error"}, Refused),
+        ({"type": "BadRequestError", "code": 400}, Refused),
+        ({"type": "server_error", "code": None}, UpstreamError),
+        ({"code": 7, "status": "UNKNOWN"}, UpstreamError),
+    ],
+)
+def test_code_status_or_type_of_an_error_with_status_200_say_what_it_is(error: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        read_delta(orjson.dumps({"error": {"message": "no", **error}}))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +103,10 @@ def test_the_code_of_an_error_with_status_200_may_be_a_status() -> None:
         ({"content": {"type": "text", "text": "a"}}, "a", True),
         ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}, "", True),
         ({"content": []}, "", True),
+        ({"content": [{"type": "text", "text": {"value": "a", "annotations": []}}]}, "a", True),
+        ({"content": [{"type": "text", "content": "a"}, {"type": "output_text", "text": "b"}]}, "ab", True),
+        ({"content": [{"type": "image_url"}]}, "", False),
+        ({"content": [None]}, "", False),
         ({"content": 7}, "7", True),
         ({"content": ""}, "", True),
         ({"content": None}, "", False),

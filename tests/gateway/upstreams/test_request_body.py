@@ -84,6 +84,15 @@ def test_integers_of_any_size_are_forwarded_with_all_digits(number: bytes) -> No
     assert b'"user_id":' + number + b"," in body_for(Call(target=target, query=query), None)
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_fields_that_ask_for_nothing_reach_only_servers_that_may_know_them(kind: Kind) -> None:
+    nothing = {"future": None, "future_list": [], "future_object": {}, "extra_body": {"regex": None}, "stop": None}
+    expected = nothing if kind is Kind.OPENAI else {}
+    assert sent(kind, nothing) == {"model": "theirs", "messages": [], **expected}
+    something = {"future": 0, "future_list": [None], "extra_body": {"x": None}, "tools": []}
+    assert sent(kind, something) == {"model": "theirs", "messages": [], **something}
+
+
 def test_other_fields_are_forwarded_unchanged() -> None:
     assert sent(Kind.OPENAI, {"top_k": 5, "messages": [{"role": "user", "content": "ü"}]}) == {
         "model": "theirs",

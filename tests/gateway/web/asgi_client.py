@@ -35,8 +35,9 @@ class Received:
 class AsgiClient:
     """`post` a chat request; `leave` disconnects."""
 
-    def __init__(self, app: Any, *, write_s: float = 0.0) -> None:
+    def __init__(self, app: Any, *, write_s: float = 0.0, path: str = "/v1/chat/completions") -> None:
         self._app = app
+        self._path = path
         self._write_s = write_s  # how long the client takes to read one part
         self._left = asyncio.Event()
 
@@ -68,6 +69,6 @@ class AsgiClient:
             received.is_complete = not message.get("more_body", False)
 
         names = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": names}
+        scope = {"type": "http", "method": "POST", "path": self._path, "headers": names}
         await self._app(scope, receive, send)
         return received

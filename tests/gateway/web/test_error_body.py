@@ -5,7 +5,16 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from gateway.errors import AttemptFailed, CannotStart, Draining, GatewayError, RateLimitExceeded
+from gateway.errors import (
+    AttemptFailed,
+    CannotStart,
+    ContextLengthExceeded,
+    Draining,
+    GatewayError,
+    InvalidField,
+    RateLimitExceeded,
+    Refused,
+)
 from gateway.web.error_body import body_of, headers_of
 
 
@@ -39,3 +48,53 @@ def test_what_clients_retry_by_its_status_is_what_may_succeed(kind: type[Gateway
 def test_a_wait_is_told_in_whole_seconds(wait_s: float, seconds: bytes) -> None:
     assert dict(headers_of(RateLimitExceeded("m", retry_after_s=wait_s)))[b"retry-after"] == seconds
     assert b"retry-after" not in dict(headers_of(Draining("m")))
+
+
+MESSAGES = "/v1/messages"
+
+
+def messages_error(error: GatewayError, path: str = MESSAGES) -> dict[str, str]:
+    told = orjson.loads(body_of(error, path, "req_1"))
+    assert (told.keys(), told["type"], told["request_id"]) == ({"type", "error", "request_id"}, "error", "req_1")
+    assert told["error"].keys() == {"type", "message"}
+    return dict(told["error"])
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (402, "billing_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (405, "invalid_request_error"),
+        (413, "request_too_large"),
+        (415, "invalid_request_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+        (529, "overloaded_error"),
+    ],
+)
+def test_anthropic_s_type_follows_the_status(status: int, kind: str) -> None:
+    assert messages_error(Refused("m", status=status)) == {"type": kind, "message": "m"}
+
+
+@pytest.mark.parametrize("kind", SERVED, ids=lambda kind: kind.__name__)
+def test_an_error_of_anthropic_s_api_has_its_shape(kind: type[GatewayError]) -> None:
+    for path in (MESSAGES, f"{MESSAGES}/count_tokens"):
+        assert "m" in messages_error(kind("m"), path)["message"]
+
+
+def test_the_message_names_the_field_where_the_shape_has_no_place_for_it() -> None:
+    assert messages_error(InvalidField("Too long.", param="system"))["message"] == "system: Too long."
+    assert messages_error(InvalidField("'system' is too long.", param="system"))["message"] == "'system' is too long."
+
+
+def test_a_prompt_that_is_too_long_is_told_in_the_words_at_which_agents_compact() -> None:
+    known = ContextLengthExceeded("m", limit=100, needed=120)
+    assert messages_error(known)["message"] == "prompt is too long: 120 tokens > 100 maximum"
+    assert messages_error(ContextLengthExceeded("Too much."))["message"] == "prompt is too long: Too much."

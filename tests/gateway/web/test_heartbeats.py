@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
 from gateway.enums import Outcome
 from gateway.errors import Refused, UpstreamError
 from gateway.upstreams.scripted import fails, says
@@ -27,9 +28,11 @@ def route_of(scene: Any, heartbeat_s: float) -> GenerationApis:
 def make_ask(play: Any) -> Any:
     """Send one request to scripted targets: `ask(fast=says(...), quality=..., body={...})`."""
 
-    def ask(*, body: Any = None, heartbeat_s: float = 15.0, write_s: float = 0.0, **given: Any) -> Any:
+    def ask(
+        *, body: Any = None, heartbeat_s: float = 15.0, write_s: float = 0.0, path: str = CHAT_PATH, **given: Any
+    ) -> Any:
         async def story(scene: Any) -> Any:
-            client = AsgiClient(route_of(scene, heartbeat_s), write_s=write_s)
+            client = AsgiClient(route_of(scene, heartbeat_s), write_s=write_s, path=path)
             return await client.post({**CHAT, **(body or {})}), scene
 
         return play(story, **given)
@@ -166,3 +169,28 @@ def test_the_openai_client_reads_a_stream_with_comments(ask: Any) -> None:
     read = list(streaming.SSEDecoder().iter_bytes(iter([received.body])))
     assert [each.data for each in read][-1] == "[DONE]"
     assert len(read) == len(events_of(received.body)) + 1
+
+
+def test_a_stream_of_messages_has_anthropic_s_pings_once_it_has_begun(ask: Any) -> None:
+    """Before its first event, a ping would be out of order for some clients."""
+    typed = b'event: ping\ndata: {"type": "ping"}\n\n'
+    received, _ = ask(fast=says("a", "b", before_s=20, between_s=40), path=MESSAGES_PATH, body={"max_tokens": 9})
+    parts = [part for _, part in received.parts]
+    begun = next(number for number, part in enumerate(parts) if b"message_start" in part)
+    assert (PING in parts[:begun], typed in parts[:begun]) == (True, False)
+    assert (PING in parts[begun:], typed in parts[begun:]) == (False, True)
+    assert events_of(received.body)[-1] == {"type": "message_stop"}
+
+
+def test_an_error_behind_a_heartbeat_is_anthropic_s_event(ask: Any) -> None:
+    received, _ = ask(
+        fast=fails(UpstreamError("m"), before_s=20),
+        quality=fails(UpstreamError("m")),
+        path=MESSAGES_PATH,
+        body={"max_tokens": 9},
+    )
+    assert received.status == 200
+    (event,) = events_of(received.body)
+    assert (event["type"], event["error"]["type"]) == ("error", "api_error")
+    assert b"event: error\n" in received.body
+    assert dict(received.headers)[b"request-id"].decode() == event["request_id"]

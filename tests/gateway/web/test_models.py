@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import ModelNotFound
 from gateway.policy_files.load import parse
 from gateway.types import Capabilities, Status
-from gateway.web.models import model_of, models_of
+from gateway.web.models import model_of, models_of, page_of
 
 POLICY = """
 version: 1
@@ -55,3 +55,12 @@ def test_a_name_that_a_wildcard_matches_is_a_model() -> None:
     for name, allowed in (("claude", None), ("gpt-5", frozenset({"small"}))):
         with pytest.raises(ModelNotFound):
             model_of(policy, status, name, allowed)
+
+
+def test_the_list_is_one_page_in_the_form_of_both_apis() -> None:
+    models = list(listed().values())
+    page = page_of(models)
+    assert (page["object"], page["data"], page["has_more"]) == ("list", models, False)
+    assert (page["first_id"], page["last_id"]) == ("auto", "embedder")
+    assert all(each["type"] == each["object"] == "model" and each["display_name"] == each["id"] for each in models)
+    assert page_of([])["first_id"] is None

@@ -5,6 +5,7 @@ released when it returns. The connection has counted what it has received alread
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,7 +15,9 @@ from twolane.process.http_body import BodyTooLargeError
 
 _GONE: Final[Message] = {"type": "http.disconnect"}
 
-Refuse = Callable[[Send, BodyTooLargeError | BudgetExceededError], Awaitable[None]]
+Refuse = Callable[[Scope, Send, BodyTooLargeError | BudgetExceededError], Awaitable[None]]
+
+_RefuseThis = Callable[[Send, BodyTooLargeError | BudgetExceededError], Awaitable[None]]
 
 
 class BoundedBodies:
@@ -33,7 +36,7 @@ class BoundedBodies:
             if owner is not None:
                 holding.assign(owner)
             HOLDING.set(holding)
-            body = _BoundedBody(receive, send, holding, self._max_body_bytes, self._refuse)
+            body = _BoundedBody(receive, send, holding, self._max_body_bytes, partial(self._refuse, scope))
             if await body.admit(_announced(scope)):
                 await self._app(scope, body.receive, body.send)
 
@@ -52,7 +55,9 @@ class _BoundedBody:
         "_send",
     )
 
-    def __init__(self, receive: Receive, send: Send, holding: Holding, max_body_bytes: int, refuse: Refuse) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, holding: Holding, max_body_bytes: int, refuse: _RefuseThis
+    ) -> None:
         self._receive, self._send, self._holding = receive, send, holding
         self._max_body_bytes, self._refuse = max_body_bytes, refuse
         self._received = 0

@@ -5,6 +5,8 @@ Belongs to one event loop.
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Final, Self
@@ -92,7 +94,40 @@ class Holding:
 
 
 IN_SCOPE: Final = "twolane.holding"  # where an ASGI scope has the holding of its request
-HOLDING: Final[ContextVar[Holding | None]] = ContextVar("HOLDING", default=None)  # of the current request
+HOLDING: Final[ContextVar["Holding | HoldingPart | None"]] = ContextVar("HOLDING", default=None)  # of this request
+
+
+class HoldingPart:
+    """What a part of the current request holds, such as one attempt: in its scope, `hold_more` counts here as well.
+    `release` it if the request goes on without it."""
+
+    __slots__ = ("_is_released", "_size", "_whole")
+
+    def __init__(self) -> None:
+        self._whole = HOLDING.get()
+        self._size = 0
+        self._is_released = False
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Count what is held within."""
+        token = HOLDING.set(self)
+        try:
+            yield
+        finally:
+            HOLDING.reset(token)
+
+    def add(self, size: int) -> None:
+        """Hold so many bytes more."""
+        if self._whole is not None and not self._is_released:
+            self._size += size
+            self._whole.add(size)
+
+    def release(self) -> None:
+        """Hold nothing any longer; further calls do nothing."""
+        if self._whole is not None and not self._is_released:
+            self._is_released = True
+            self._whole.add(-self._size)
 
 
 def hold_more(size: int) -> None:

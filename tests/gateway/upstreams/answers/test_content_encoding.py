@@ -127,6 +127,6 @@ def test_other_encodings_are_named(name: str) -> None:
         decoder_for(name)
 
 
-@pytest.mark.parametrize("name", ["", "identity", " , Identity"])
-def test_an_identity_body_needs_no_decoder(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "identity", " , Identity", "utf-8", "none", "binary, chunked", "gzip;q=1"])
+def test_a_body_without_a_known_coding_needs_no_decoder(name: str) -> None:
     assert decoder_for(name) is None

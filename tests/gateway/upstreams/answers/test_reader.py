@@ -15,8 +15,8 @@ from gateway.parameters import MAX_N
 from gateway.types import Delta
 from gateway.upstreams.answers import reader as readers
 from gateway.upstreams.answers.reader import MAX_CALLS, AnswerReader
+from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES
 from gateway.upstreams.parse_response import with_texts
-from gateway.upstreams.sse_reader import MAX_EVENT_BYTES
 from twolane.process.exact_json import JsonError
 
 SCALARS = st.one_of(

@@ -100,7 +100,8 @@ class Exchange:
     async def _send(self, message: Any) -> None:
         self.sent.append(message["type"])
 
-    async def _refuse(self, send: Any, fault: Exception) -> None:
+    async def _refuse(self, scope: Any, send: Any, fault: Exception) -> None:
+        assert scope is self._scope
         self.refused.append(fault)
 
 

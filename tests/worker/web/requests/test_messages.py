@@ -76,8 +76,29 @@ def test_an_answer_in_the_history_may_be_empty(message: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "content", "thought"),
+    [
+        ({"content": None, "refusal": "I cannot"}, "I cannot", ""),
+        ({"content": "yes", "refusal": None, "annotations": [{"type": "url_citation"}], "id": "m1"}, "yes", ""),
+        ({"content": "yes", "reasoning": "hm", "reasoning_details": [{"type": "reasoning.text"}]}, "yes", "hm"),
+        ({"content": "yes", "reasoning_content": "hm", "reasoning": "hm"}, "yes", "hm"),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}]}, "ab", ""),
+    ],
+)
+def test_recorded_answers_of_other_models_are_taken(message: dict[str, Any], content: str, thought: str) -> None:
+    """Applications send an answer back as it was, whoever gave it."""
+    [found] = parse({"role": "assistant", **message})
+    assert (found.content, found.thought) == (content, thought)
+
+
+@pytest.mark.parametrize(
     ("messages", "param"),
     [
+        ([{"role": "user", "content": "x", "refusal": "no"}], "messages[0].refusal"),
+        ([{"role": "user", "content": "x", "annotations": [{}]}], "messages[0].annotations"),
+        ([{"role": "user", "content": "x", "id": "m1"}], "messages[0].id"),
+        ([{"role": "assistant", "content": "x", "audio": {"id": "a"}}], "messages[0].audio"),
+        ([{"role": "assistant", "content": "x", "mood": "y"}], "messages[0].mood"),
         ([called(7)], "messages[0].tool_calls[0].function.arguments"),
         ([{"role": "user", "content": None}], "messages[0].content"),
         ([called(id="")], "messages[0].tool_calls[0].id"),

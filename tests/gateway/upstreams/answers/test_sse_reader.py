@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstreams.sse_reader import MAX_EVENT_BYTES, MAX_EVENT_LINES, EventReader, EventTooLarge
+from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES, MAX_EVENT_LINES, EventReader, EventTooLarge
 
 STREAM = (
     b": a comment\n\n"

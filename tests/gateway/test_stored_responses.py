@@ -1,0 +1,160 @@
+"""OpenAI's client stores, continues, reads and deletes responses of a gateway with a store."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.gateway.serving import fake_server, one_lane
+from tests.gateway.test_responses import PATH, WEATHER, Model, Stack, call
+
+pytestmark = pytest.mark.anyio
+
+KEYS = {"alice": "a" * 43, "bob": "b" * 43}
+
+
+@pytest.fixture
+async def stack(serving: Any, tmp_path: Path) -> AsyncIterator[Stack]:
+    lines = [f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}" for name, key in KEYS.items()]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    model = Model()
+    settings: dict[str, Any] = {"keys_file": tmp_path / "keys", "responses_bytes": 100_000}
+    async with fake_server(model.answer) as target, serving(one_lane(target.url), **settings) as gateway:
+        made = Stack(gateway, target, model)
+        made.client = made.client.with_options(api_key=KEYS["alice"])
+        yield made
+
+
+def sent_by(stack: Stack) -> list[tuple[str, Any]]:
+    return [(message["role"], message["content"]) for message in stack.target.bodies[-1]["messages"]]
+
+
+async def test_a_conversation_continues_from_a_stored_response(stack: Stack) -> None:
+    stack.says({"content": "Hello Ann."}, {"content": "Ann."}, {"content": "Bye."})
+    first = await stack.client.responses.create(model="auto", input="I am Ann.", instructions="Be kind.", store=True)
+    async with stack.client.responses.stream(
+        model="auto", input="Who am I?", previous_response_id=first.id, store=True
+    ) as stream:
+        second = await stream.get_final_response()
+    await stack.client.responses.create(model="auto", input="Bye", previous_response_id=second.id)
+    assert sent_by(stack) == [
+        ("user", "I am Ann."),
+        ("assistant", "Hello Ann."),
+        ("user", "Who am I?"),
+        ("assistant", "Ann."),
+        ("user", "Bye"),
+    ]
+    assert second.previous_response_id == first.id
+
+
+async def test_a_stored_response_is_read_as_it_was_and_deleted(stack: Stack) -> None:
+    stack.says({"content": "Hello."}, {"content": "Hello."})
+    raw = await stack.client.responses.with_raw_response.create(model="auto", input="Hi", store=True)
+    made: Any = raw.parse()
+    assert "x-twolane-ignored" not in raw.headers
+    assert await stack.client.responses.retrieve(made.id) == made
+    await stack.client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        await stack.client.responses.retrieve(made.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await stack.client.responses.create(model="auto", input="Hi", previous_response_id=made.id)
+    assert caught.value.param == "previous_response_id"
+
+
+async def test_another_key_can_neither_read_nor_continue_nor_delete(stack: Stack) -> None:
+    stack.says({"content": "Hello."})
+    made = await stack.client.responses.create(model="auto", input="Hi", store=True)
+    other = stack.client.with_options(api_key=KEYS["bob"])
+    for attempt in (
+        other.responses.retrieve(made.id),
+        other.responses.delete(made.id),
+        other.responses.input_items.list(made.id),
+        other.responses.create(model="auto", input="Hi", previous_response_id=made.id),
+        other.responses.create(model="auto", input=[{"type": "item_reference", "id": str(made.output[0].id)}]),
+    ):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await attempt
+        assert caught.value.status_code in (400, 404)
+    assert (await stack.client.responses.retrieve(made.id)).id == made.id
+
+
+async def test_the_items_that_led_to_a_response_are_listed_in_pages(stack: Stack) -> None:
+    stack.says({"content": "Hello."})
+    items: Any = [{"role": "user", "content": text} for text in "abc"]
+    made = await stack.client.responses.create(model="auto", input=items, store=True)
+    page = await stack.client.responses.input_items.list(made.id, limit=2)
+    assert [item.content[0].text async for item in page] == ["c", "b", "a"]  # type: ignore[union-attr]
+    page = await stack.client.responses.input_items.list(made.id, order="asc")
+    assert [item.content[0].text for item in page.data] == ["a", "b", "c"]  # type: ignore[union-attr]
+    assert len({item.id for item in page.data}) == 3
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=item_9"])
+async def test_an_impossible_page_is_refused_by_name(stack: Stack, query: str) -> None:
+    stack.says({"content": "Hello."})
+    made = await stack.client.responses.create(model="auto", input="Hi", store=True)
+    url = f"{stack.gateway.url}{PATH}/{made.id}/input_items?{query}"
+    async with stack.gateway.client.get(url, headers={"authorization": f"Bearer {KEYS['alice']}"}) as answer:
+        assert (answer.status, (await answer.json())["error"]["param"]) == (400, query.partition("=")[0])
+
+
+async def test_references_to_stored_items_stand_for_them(stack: Stack) -> None:
+    """The AI SDK refers to texts and reasoning by id unless `store` is false."""
+    stack.says({"content": "Let me see.", "tool_calls": [call("weather", '{"city": "Rome"}')]}, {"content": "Warm."})
+    common: Any = {"model": "auto", "tools": [WEATHER], "store": True}
+    said, called = (await stack.client.responses.create(input="Rome?", **common)).output
+    items: Any = [
+        {"role": "user", "content": "Rome?"},
+        {"type": "item_reference", "id": said.id},
+        {"type": "item_reference", "id": called.id},
+        {"type": "function_call_output", "call_id": "call_1", "output": "20"},
+    ]
+    made = await stack.client.responses.create(input=items, **common)
+    assert sent_by(stack) == [("user", "Rome?"), ("assistant", "Let me see."), ("tool", "20")]
+    page = await stack.client.responses.input_items.list(made.id, order="asc")
+    assert [item.type for item in page.data] == ["message", "message", "function_call", "function_call_output"]
+
+
+@pytest.mark.parametrize("store", [None, False])
+async def test_nothing_is_kept_unless_asked(stack: Stack, store: bool | None) -> None:
+    stack.says({"content": "Hello."})
+    made = await stack.client.responses.create(model="auto", input="Hi", store=store)
+    assert (made.model_extra or {})["store"] is False
+    with pytest.raises(openai.NotFoundError):
+        await stack.client.responses.retrieve(made.id)
+
+
+async def test_a_private_request_is_never_kept(stack: Stack) -> None:
+    stack.says({"content": "Hello."})
+    private = {"x-twolane-private": "true"}
+    raw = await stack.client.responses.with_raw_response.create(
+        model="auto", input="Hi", store=True, extra_headers=private
+    )
+    assert raw.headers["x-twolane-ignored"] == "store"
+    with pytest.raises(openai.NotFoundError):
+        await stack.client.responses.retrieve(raw.parse().id)  # type: ignore[union-attr]
+
+
+async def test_a_request_that_its_route_makes_private_is_never_kept(serving: Any) -> None:
+    model = Model()
+    async with (
+        fake_server(model.answer) as target,
+        serving(one_lane(target.url, private=True), responses_bytes=100_000) as gateway,
+    ):
+        stack = Stack(gateway, target, model)
+        stack.says({"content": "Hello."})
+        async with stack.client:
+            made = await stack.client.responses.create(model="auto", input="Hi", store=True)
+            assert (made.model_extra or {})["store"] is False
+            with pytest.raises(openai.NotFoundError):
+                await stack.client.responses.retrieve(made.id)
+
+
+async def test_a_gateway_without_a_store_finds_no_response(serving: Any) -> None:
+    async with fake_server() as target, serving(one_lane(target.url)) as gateway:
+        for path in ("resp_1", "resp_1/input_items"):
+            async with gateway.client.get(f"{gateway.url}{PATH}/{path}") as answer:
+                assert (answer.status, (await answer.json())["error"]["type"]) == (404, "invalid_request_error")
