@@ -39,7 +39,6 @@ from twolane.process.trace_context import Trace
 CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 _CHAT_PATH: Final = "/chat/completions"
-_PATHS: Final = {api: f"/{api.value}" for api in TargetApi}
 _TOKENIZED: Final = f"/v1{_CHAT_PATH}"
 
 
@@ -385,8 +384,7 @@ class Delta:
 class Call:
     """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
 
-    `validation_error` is the reason why an earlier response was rejected, and is sent to the target; None sends
-    nothing.
+    `validation_error`, if any, is the reason why an earlier response was rejected, and is sent to the target.
     """
 
     target: Target

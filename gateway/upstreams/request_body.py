@@ -11,7 +11,7 @@ from gateway.enums import Kind
 from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, is_without_effect, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
-from gateway.upstreams.decision_body import write_decision
+from gateway.upstreams.bodies.decision_body import write_decision
 from gateway.upstreams.messages_options import write_options
 from gateway.upstreams.output_format import FIELDS, write_format
 from gateway.upstreams.text_prompts import write_prompt
