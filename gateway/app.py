@@ -39,7 +39,9 @@ from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
-from gateway.upstreams.http import open_session
+from gateway.upstreams.http_client.aiohttp_client import open_session
+from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.apis.responses.stored import add_response_routes
@@ -125,8 +127,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
         is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
-        session = open_session(connect_s=settings.connect_s)
-        registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
+        registry = _registry(settings, on_return=state.reset_breaker)
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
@@ -163,6 +164,17 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+
+
+def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
+    """The clients of targets."""
+    limits = ClientLimits(connect_s=settings.connect_s)
+    return UpstreamRegistry(
+        open_session(connect_s=settings.connect_s),
+        on_return,
+        plain=PooledClient(limits) if settings.http_client == "pooled" else None,
+        health_timeout_s=settings.health_timeout_s,
+    )
 
 
 def _add_gauges(

@@ -78,6 +78,11 @@ class Settings:
         names("HOST"), "further values of the Host header that a gateway without a keys file accepts", default=()
     )
     recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
+    http_client: str = setting(
+        one_of("aiohttp", "pooled"),
+        "client for targets at http:// URLs without a proxy: aiohttp, or the gateway's own, which is experimental",
+        default="aiohttp",
+    )
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
     heartbeat_s: float = setting(
         seconds(may_be_zero=True),

@@ -276,6 +276,7 @@ LENIENT_WHOLE: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "gzip-named-twice": sized(gzip.compress(gzip.compress(_JSON)), "Content-Encoding: gzip, GZIP"),
     "deflate": sized(_deflated(_JSON), "Content-Encoding: deflate"),
     "raw-deflate": sized(_deflated(_JSON, raw=True), "Content-Encoding: deflate"),
+    "offers-an-upgrade": sized(_JSON, "Connection: Upgrade", "Upgrade: h2c"),
     "closes-behind": (*sized(_JSON, "Connection: close"),),
     "error-null": whole(error=None),
     "error-empty": whole(error={}),

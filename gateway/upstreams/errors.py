@@ -30,6 +30,7 @@ from gateway.errors import (
 )
 from gateway.upstreams.answers import lenient
 from gateway.upstreams.context_length import read_context_limit
+from gateway.upstreams.http_client.client import CannotConnect, HungUp, InvalidResponse, ResponseTimeout
 
 _NOT_RESIDENT: Final = frozenset({"not_resident", "draining", "device_failed", "model_not_loaded", "loading"})
 _UNSUPPORTED: Final = frozenset(
@@ -155,13 +156,15 @@ def translate_errors() -> Iterator[None]:
         raise UpstreamError("Cannot connect to the proxy.", detail="proxy: connection refused") from fault
     except aiohttp.ClientHttpProxyError as fault:
         raise UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}") from fault
-    except aiohttp.ClientConnectorError as fault:
+    except (aiohttp.ClientConnectorError, CannotConnect) as fault:
         raise UpstreamError("Cannot connect to the target.", detail="connection refused") from fault
     except TimeoutError as fault:
         raise UpstreamError("Cannot connect to the target in time.", detail="connect timeout") from fault
-    except (aiohttp.ClientError, ConnectionError, OSError) as fault:
+    except ResponseTimeout as fault:
+        raise UpstreamError("The target did not respond in time.", detail="response timeout") from fault
+    except (aiohttp.ClientError, ConnectionError, OSError, HungUp) as fault:
         raise UpstreamError("The target closed the connection.", detail=_kind(fault)) from fault
-    except ValueError as fault:  # aiohttp raises it for lines and headers beyond its limits
+    except (ValueError, InvalidResponse) as fault:  # aiohttp raises ValueErrors for lines and headers over its limits
         raise UpstreamError("The target sent an invalid HTTP response.", detail=_kind(fault)) from fault
 
 

@@ -5,11 +5,9 @@ Handles HTTP: redirects, proxies and content codings. `answers.reader` reads the
 
 import asyncio
 import contextlib
-import io
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Final, NamedTuple
 
-import aiohttp
 from yarl import URL
 
 from gateway.enums import TargetApi
@@ -24,35 +22,17 @@ from gateway.upstreams.answers.content_encoding import (
 )
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
+from gateway.upstreams.http_client.client import HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
 from twolane.process.http.byte_budget import hold_more
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
-_MAX_HEADER_BYTES: Final = 64 * 1024
 _MAX_REDIRECTS: Final = 3
-_LARGE_BODY: Final = 1 << 20
 _LINGER_S: Final = 0.2
 # After a complete answer, a stream only brings its usage and `[DONE]`.
 _TRAILER_S: Final = 5.0
 _ERROR_BODY_S: Final = 5.0
-
-
-def open_session(*, connect_s: float) -> aiohttp.ClientSession:
-    """The connection pool of the gateway. Attempts limit the time of their reads themselves.
-
-    Idle connections are closed before common servers close them (5 s), so that a request does not meet a closed one.
-    """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
-        skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-        max_line_size=_MAX_HEADER_BYTES,
-        max_field_size=_MAX_HEADER_BYTES,
-        auto_decompress=False,
-        trust_env=False,
-    )
 
 
 class ErrorAnswer(NamedTuple):
@@ -70,8 +50,8 @@ class ErrorAnswer(NamedTuple):
 class ChatEndpoint:
     """The URLs of a target's APIs, with the target's static headers and its proxy."""
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession, proxy: Proxy | None = None) -> None:
-        self._session = session
+    def __init__(self, target: Target, client: HttpClient, proxy: Proxy | None = None) -> None:
+        self._client = client
         self._urls = {api: URL(target.url_of(api), encoded=True) for api in TargetApi}
         self._headers = dict(target.headers)
         self._problem = proxy.problem if proxy else None
@@ -90,10 +70,7 @@ class ChatEndpoint:
         url, sent = self._urls[api], {**self._headers, **headers}
         with translate_errors():
             for _ in range(_MAX_REDIRECTS):
-                data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes a BytesIO in chunks
-                response = await self._session.post(
-                    url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
-                )
+                response = await self._client.post(url, body, sent, proxy=self._proxy)
                 if 200 <= response.status < 300:
                     return HttpReply(response, query, api)
                 next_url = _redirect(response, url)
@@ -109,7 +86,7 @@ class ChatEndpoint:
 class HttpReply:
     """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends."""
 
-    def __init__(self, response: aiohttp.ClientResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
+    def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
         self._api = api
         self._stream = query.stream
@@ -137,10 +114,7 @@ class HttpReply:
 
     async def aclose(self) -> None:
         """Return the connection to the pool if the response was read to its end, else close it."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+        self._response.close()
 
     async def _next(self, parts: AsyncIterator[bytes], reader: AnswerReader) -> bytes | None:
         """The next part of the body; None at its end. Once the answer is complete, a target that breaks off, falls
@@ -157,17 +131,18 @@ class HttpReply:
 
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+        with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
-                await self._response.content.readany()
+                with translate_errors():
+                    await self._response.read()
 
 
-async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+async def _decoded(response: HttpResponse) -> AsyncGenerator[bytes, None]:
     """The parts of the body without their content coding."""
     with translate_errors():
         try:
-            decoder = decoder_for(",".join(response.headers.getall("content-encoding", ())))
-            async for part in response.content.iter_any():
+            decoder = decoder_for(response.content_encoding)
+            while part := await response.read():
                 if decoder is None and len(part) <= MAX_PIECE_BYTES:
                     yield part
                     continue
@@ -190,7 +165,7 @@ def _pieces(part: bytes) -> Iterator[bytes]:
         yield part[at : at + MAX_PIECE_BYTES]
 
 
-async def _error_answer(response: aiohttp.ClientResponse) -> ErrorAnswer:
+async def _error_answer(response: HttpResponse) -> ErrorAnswer:
     """Reads as much of the body as is needed for its message. The status counts even if the body cannot be read, or
     does not come."""
     body = bytearray()
@@ -207,7 +182,7 @@ async def _error_answer(response: aiohttp.ClientResponse) -> ErrorAnswer:
     return ErrorAnswer(response.status, response.headers, bytes(body[:MAX_ERROR_BYTES]))
 
 
-def _redirect(response: aiohttp.ClientResponse, url: URL) -> URL | None:
+def _redirect(response: HttpResponse, url: URL) -> URL | None:
     """The URL to follow; None if the response is no redirect, or one that is not followed."""
     location = response.headers.get("location")
     if response.status not in (307, 308) or not location:

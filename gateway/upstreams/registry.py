@@ -19,6 +19,8 @@ from gateway.ports import Upstream
 from gateway.types import Status, Target
 from gateway.upstreams.health import HealthPoller
 from gateway.upstreams.http import ChatEndpoint
+from gateway.upstreams.http_client.aiohttp_client import AiohttpClient
+from gateway.upstreams.http_client.client import ClientByScheme, HttpClient
 from gateway.upstreams.keys import KeyWatcher, TargetKey, read_target_key, works_without_key
 from gateway.upstreams.litellm import LiteLLMLibrary, LiteLLMUpstream
 from gateway.upstreams.openai import OpenAIUpstream
@@ -32,9 +34,17 @@ class UpstreamRegistry:
     """Call it with a target. `on_return` receives the targets of a worker that is reachable again."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, on_return: Callable[[str], None], *, health_timeout_s: float = 1.0
+        self,
+        session: aiohttp.ClientSession,
+        on_return: Callable[[str], None],
+        *,
+        plain: HttpClient | None = None,
+        health_timeout_s: float = 1.0,
     ) -> None:
+        """`plain` calls targets at http:// URLs without a proxy; None: the session does. Closes both."""
         self._session = session
+        client = AiohttpClient(session)
+        self._client: HttpClient = client if plain is None else ClientByScheme(plain, client)
         self._health_timeout_s = health_timeout_s
         self._on_return = on_return
         self._upstreams: dict[str, tuple[Target, Upstream]] = {}
@@ -93,13 +103,13 @@ class UpstreamRegistry:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._providers.aclose()
-        await self._session.close()
+        await self._client.aclose()
 
     def _make(self, target: Target) -> Upstream:
         key = self._keys[target.name] = TargetKey(target, os.environ)
         if target.kind is Kind.LITELLM:
             return LiteLLMUpstream(self._providers, key)
-        endpoint = ChatEndpoint(target, self._session, proxy_of(target, os.environ))
+        endpoint = ChatEndpoint(target, self._client, proxy_of(target, os.environ))
         if target.kind is Kind.WORKER:
             return WorkerUpstream(target, endpoint, key, self._poller_for(target, key))
         if target.kind is Kind.OPENAI:

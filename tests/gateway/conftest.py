@@ -34,9 +34,15 @@ def fake() -> Any:
 
 
 @pytest.fixture
-def serving(tmp_path: Path) -> Any:
+def http_client() -> str:
+    """The client of targets at http:// URLs. Modules that test both override it."""
+    return "aiohttp"
+
+
+@pytest.fixture
+def serving(tmp_path: Path, http_client: str) -> Any:
     """A real gateway: `async with serving(policy_text) as gateway`."""
-    return lambda policy, **settings: real_gateway(tmp_path, policy, **settings)
+    return lambda policy, **settings: real_gateway(tmp_path, policy, **{"http_client": http_client, **settings})
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,15 @@ from tests.scripted_server import HANG, Script, scripted_server
 from tests.upstream_misbehaviours import DONE, GOOD, TEXT, chunked, data, event, sized, whole
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["aiohttp", "pooled"])
+def http_client(request: pytest.FixtureRequest) -> str:
+    """Both clients."""
+    client: str = request.param
+    return client
+
+
 ROUTE: dict[str, Any] = {"name": "default", "use": "first"}
 
 

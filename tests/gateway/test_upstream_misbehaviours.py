@@ -60,16 +60,16 @@ def policy(url: str) -> str:
     return json.dumps({"version": 1, "aliases": names, "targets": targets, "routes": routes})
 
 
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
-    """A misbehaving upstream, a gateway before it, and a client for each."""
+@pytest.fixture(scope="module", params=["aiohttp", "pooled"])
+async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """A misbehaving upstream, a gateway before it with either HTTP client, and a client for each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gateway.upstreams.http._TRAILER_S", 0.2)
         patch.setattr("gateway.upstreams.http._ERROR_BODY_S", 0.2)
         folder = tmp_path_factory.mktemp("gateway")
         async with (
             scripted_server(script_of(CASES)) as upstream,
-            real_gateway(folder, policy(upstream.url)) as gateway,
+            real_gateway(folder, policy(upstream.url), http_client=request.param) as gateway,
             client(upstream.url) as direct,
             client(gateway.url) as through,
         ):

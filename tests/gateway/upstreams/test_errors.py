@@ -24,6 +24,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.upstreams.errors import from_response, read_retry_after, translate_errors
+from gateway.upstreams.http_client.client import CannotConnect, HungUp, InvalidResponse, ResponseTimeout
 
 
 @pytest.mark.parametrize(
@@ -141,12 +142,25 @@ def test_milliseconds_outweigh_seconds_unless_they_are_invalid() -> None:
 
 @pytest.mark.parametrize(
     "foreign",
-    [aiohttp.ClientPayloadError("x"), aiohttp.ServerDisconnectedError(), ConnectionResetError(), TimeoutError()],
+    [
+        *(aiohttp.ClientPayloadError("x"), aiohttp.ServerDisconnectedError(), ConnectionResetError(), TimeoutError()),
+        *(CannotConnect("x"), HungUp("x"), InvalidResponse("x"), ResponseTimeout("x"), ValueError("x")),
+    ],
 )
 def test_http_client_exceptions_are_translated_without_their_message(foreign: Exception) -> None:
     with pytest.raises(UpstreamError) as raised, translate_errors():
         raise foreign
     assert raised.value.__cause__ is foreign
+    assert "x" not in raised.value.detail.split()
+
+
+def test_a_target_that_was_not_reached_differs_from_one_that_hung_up() -> None:
+    details = []
+    for foreign in (CannotConnect(), HungUp(), InvalidResponse(), ResponseTimeout()):
+        with pytest.raises(UpstreamError) as raised, translate_errors():
+            raise foreign
+        details.append(raised.value.detail)
+    assert details == ["connection refused", "HungUp", "InvalidResponse", "response timeout"]
 
 
 OURS = b'{"error": {"message": "too many cooks", "code": "invalid_value", "param": "tools"}}'

@@ -15,7 +15,7 @@ from gateway.errors import NotResident, Overloaded
 from gateway.routing.engine_profiles import capabilities_of
 from gateway.types import Status
 from gateway.upstreams.health import WORKER_FIELDS, HealthPoller, read_models
-from gateway.upstreams.http import open_session
+from gateway.upstreams.http_client.aiohttp_client import open_session
 from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio

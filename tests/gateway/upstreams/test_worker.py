@@ -11,6 +11,14 @@ from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(params=["aiohttp", "pooled"])
+def http_client(request: pytest.FixtureRequest) -> str:
+    """Both clients."""
+    client: str = request.param
+    return client
+
+
 POLICY = """
 version: 1
 targets:

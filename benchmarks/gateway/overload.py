@@ -6,7 +6,6 @@ one round, and the median round counts. The onset of an overload, in which a bur
 """
 
 import asyncio
-import os
 import random
 import time
 from collections import Counter, deque
@@ -23,11 +22,9 @@ from rich.table import Table
 CONNECTIONS: Final = 32  # of the closed loop
 ONSET_S: Final = 3.0
 TICK_S: Final = 0.001
-UPSTREAM_S: Final = 0.001
 LOW, HIGH = 0.7, 1.5
 MIN_ANSWERED: Final = 0.9  # of the capacity
 MAX_P99_RATIO: Final = 4.0
-_PROCESSORS: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @dataclass(kw_only=True)
@@ -106,20 +103,6 @@ def show(rounds: list[Round]) -> None:
         row = [f"{figure:.2f}" if figure < 100 else f"{figure:.0f}" for figure in figures]
         table.add_row(*row, f"{each.p99_ms:.1f}", f"{each.p99_ratio:.2f}", f"{each.refused:.0f}", str(each.others))
     Console(width=110).print(table)
-
-
-async def serve_upstream(port: int, body: bytes) -> None:
-    """Answer every request with `body` after a millisecond."""
-    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Upstream(loop, answer), "127.0.0.1", port)
-    await server.serve_forever()
-
-
-def pin(pid: int, index: int) -> None:
-    """Run a process on one of the first two processors, so that the load does not take the gateway's time."""
-    if len(_PROCESSORS) > 1:
-        os.sched_setaffinity(pid, {_PROCESSORS[index]})
 
 
 async def _measure(port: int, body: bytes, rounds: int, seconds: float) -> list[Round]:
@@ -248,23 +231,6 @@ class _Connection(asyncio.Protocol):
         answered = getattr(self, "_answered", None)
         if answered is not None:
             answered(0, b"\r\nretry-after: ")
-
-
-class _Upstream(asyncio.Protocol):
-    def __init__(self, loop: asyncio.AbstractEventLoop, answer: bytes) -> None:
-        self._loop = loop
-        self._answer = answer
-        self._buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        head, found, rest = self._buffer.partition(b"\r\n\r\n")
-        if found and len(rest) >= _content_length(head):
-            self._buffer = b""
-            self._loop.call_later(UPSTREAM_S, self._transport.write, self._answer)
 
 
 def _content_length(head: bytes) -> int:

@@ -1,0 +1,86 @@
+"""What the gateway needs of an HTTP client, and how calls fail.
+
+`CannotConnect` and `TimeoutError` say that no byte of the request was sent. After `HungUp` the server may have
+processed it.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from yarl import URL
+
+
+class CannotConnect(Exception):  # noqa: N818 - says what happened
+    """No connection could be opened."""
+
+
+class HungUp(Exception):  # noqa: N818 - says what happened
+    """The server closed the connection before the end of its response."""
+
+
+class InvalidResponse(Exception):  # noqa: N818 - says what happened
+    """The response breaks the rules of HTTP/1.1 or a limit; the message says which."""
+
+
+class ResponseTimeout(Exception):  # noqa: N818 - says what happened
+    """The head of the response did not arrive in time."""
+
+
+class HttpResponse(Protocol):
+    """A response whose head has arrived. It has one reader. Names of headers are found in lower case."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def content_encoding(self) -> str:
+        """All `content-encoding` headers."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of the body was read."""
+        ...
+
+    async def read(self) -> bytes:
+        """What has arrived of the body since the last call, at least one byte; nothing at its end."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection at once unless the response is complete; then it may be reused."""
+        ...
+
+
+class HttpClient(Protocol):
+    """Sends requests over connections that it keeps open."""
+
+    async def post(
+        self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
+    ) -> HttpResponse:
+        """Returns when the head of the response has arrived. Follows no redirects."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class ClientByScheme:
+    """Calls http:// URLs without a proxy by one client, and everything else by another."""
+
+    def __init__(self, plain: HttpClient, other: HttpClient) -> None:
+        self._plain, self._other = plain, other
+
+    async def post(
+        self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
+    ) -> HttpResponse:
+        """See `HttpClient`."""
+        client = self._plain if url.scheme == "http" and proxy is None else self._other
+        return await client.post(url, body, headers, proxy=proxy)
+
+    async def aclose(self) -> None:
+        """Close the connections of both clients."""
+        await self._plain.aclose()
+        await self._other.aclose()

@@ -1,0 +1,355 @@
+"""One connection to a server, over llhttp (Node's parser): one request at a time, and one response to each.
+
+Bytes that nobody asked for end the connection: a second response in the same read must never become a part of the first
+one, or the answer to the next request (response splitting).
+"""
+
+import asyncio
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import httptools
+
+from gateway.upstreams.http_client.client import HungUp, InvalidResponse, ResponseTimeout
+from gateway.upstreams.http_client.limits import ClientLimits
+
+_BODILESS: Final = frozenset({204, 304})
+_BYTES_ACKED_AT: Final = 120  # in Linux's struct tcp_info
+
+
+class NotReceived(Exception):  # noqa: N818 - says what happened
+    """The server had closed the connection before it received any byte of the request."""
+
+
+class PooledResponse:
+    """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
+
+    __slots__ = ("_connection", "_error", "_is_over", "_limit", "_parts", "_size", "_waiter", "headers", "status")
+
+    def __init__(self, connection: "Connection", status: int, headers: dict[str, str], limit: int) -> None:
+        self._connection: Connection | None = connection
+        self.status, self.headers = status, headers
+        self._parts: list[bytes] = []
+        self._size = 0  # of the parts
+        self._limit = limit  # of the rest of the body
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._is_over = False
+
+    @property
+    def content_encoding(self) -> str:
+        """See `HttpResponse`."""
+        return self.headers.get("content-encoding", "")
+
+    @property
+    def is_complete(self) -> bool:
+        """See `HttpResponse`."""
+        return self._is_over and not self._parts and self._error is None
+
+    async def read(self) -> bytes:
+        """See `HttpResponse`. Raises HungUp or InvalidResponse, after what arrived before."""
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._is_over:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        if self._connection is not None:
+            self._connection.resume_reading()
+        return data
+
+    def close(self) -> None:
+        """See `HttpResponse`."""
+        if self._connection is not None:
+            self._connection.abort()
+        self.end(HungUp("the response was closed"))
+
+    # What the connection calls
+
+    def feed(self, part: bytes) -> bool:
+        """A part of the body; returns whether too much is buffered. Raises InvalidResponse."""
+        self._limit -= len(part)
+        if self._limit < 0:
+            raise InvalidResponse("the body is too large")
+        self._parts.append(part)
+        self._size += len(part)
+        return self._connection is not None and self._size > self._connection.limits.buffered_bytes
+
+    def wake(self) -> None:
+        """The parts of one read have been fed."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more will arrive: the body is complete, or the connection has failed."""
+        if not self._is_over:
+            self._is_over, self._error, self._connection = True, error, None
+            self.wake()
+
+
+class Connection(asyncio.Protocol):
+    """`on_idle` is called when a response has arrived completely and the connection can be used again, `on_lost` when
+    the connection is closed."""
+
+    __slots__ = (
+        "_answered",
+        "_has_begun",
+        "_has_eof",
+        "_head_fed",
+        "_header_count",
+        "_headers",
+        "_is_bodiless",
+        "_is_framed",
+        "_is_interim",
+        "_is_over",
+        "_is_paused",
+        "_is_reused",
+        "_keeps",
+        "_loop",
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_poll",
+        "_response",
+        "_seen",
+        "_sent",
+        "_timer",
+        "_transport",
+        "_waiter",
+        "idle_since_s",
+        "limits",
+        "origin",
+    )
+
+    def __init__(
+        self,
+        origin: tuple[str, int],
+        limits: ClientLimits,
+        on_idle: "Callable[[Connection], None]",
+        on_lost: "Callable[[Connection], None]",
+    ) -> None:
+        self.origin, self.limits, self._on_idle, self._on_lost = origin, limits, on_idle, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        # What aiohttp and browsers accept as well: folded headers and bare line feeds of old servers.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self._poll = select.poll()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self._waiter: asyncio.Future[PooledResponse] | None = None  # for the head
+        self._response: PooledResponse | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._answered = self._sent = 0  # bytes of earlier requests, and of the current one
+        self._headers: dict[str, str] = {}
+        self._is_reused = self._has_eof = self._is_paused = self._is_over = self._keeps = False
+        self.idle_since_s = 0.0
+        self._reset()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nothing has arrived since the last response: neither the server's close, nor bytes that would be
+        taken for the next response."""
+        return not self._transport.is_closing() and not self._poll.poll(0)
+
+    def send(self, request: bytes, *, is_bodiless: bool = False) -> "asyncio.Future[PooledResponse]":
+        """Send a request. The result is set when the head of its response has arrived: HungUp, InvalidResponse,
+        ResponseTimeout, or NotReceived, after which the request can be sent again. `is_bodiless`: the response to this
+        method has no body, whatever its headers say (HEAD)."""
+        self._reset()
+        self._is_bodiless = is_bodiless
+        self._waiter = waiter = self._loop.create_future()
+        if self.limits.head_s is not None:
+            self._timer = self._loop.call_later(self.limits.head_s, self.fail, ResponseTimeout())
+        self._transport.write(request)
+        self._sent = len(request)
+        return waiter
+
+    def abort(self) -> None:
+        """Close at once. Nobody is told."""
+        self._stop_timer()
+        self._waiter = self._response = None
+        self._transport.abort()
+
+    def resume_reading(self) -> None:
+        """The reader of the response has taken what was buffered."""
+        if self._is_paused and not self._transport.is_closing():
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    # The transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the server."""
+        if self._waiter is None and self._response is None:  # idle
+            self.abort()
+            return
+        self._has_begun = True
+        self._seen += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self._is_over:
+                self.fail(_cause(error))
+                return
+            self._transport.abort()  # there is more than the response
+        if self._is_over:
+            self._finish()
+        elif self._seen > self.limits.head_bytes + len(data):
+            self.fail(InvalidResponse("the headers or trailers are too large"))
+        elif self._response is not None:
+            self._response.wake()
+
+    def eof_received(self) -> bool:
+        """The server has closed its side."""
+        self._has_eof = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed, by either side."""
+        is_end = self._has_eof and exc is None
+        if self._response is not None and is_end and not self._is_framed:
+            self._response.end()  # the end of the connection is the end of the body
+        elif is_end and self._is_reused and not self._has_begun and self._is_unreceived():
+            self.fail(NotReceived())
+        else:
+            self.fail(HungUp("in the response" if self._has_begun else "before the response"))
+        self._on_lost(self)
+
+    # The parser
+
+    def on_message_begin(self) -> None:
+        """A response begins. Behind the final one there must not be another."""
+        if self._is_over:
+            raise InvalidResponse("a second response")
+        self._headers, self._is_framed = {}, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which is ignored."""
+        self._header_count += 1
+        self._head_fed += len(name) + len(value) + 4
+        if self._head_fed > self.limits.head_bytes or self._header_count > self.limits.headers:
+            raise InvalidResponse("the headers are too large")
+        if self._response is not None:
+            return
+        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape").strip()
+        if key == "transfer-encoding":
+            self._is_framed = True
+            if text.lower() != "chunked" or key in self._headers:
+                raise InvalidResponse("a transfer coding other than chunked")
+        elif key == "content-length":
+            self._is_framed = True
+            if int(text) > self.limits.body_bytes:
+                raise InvalidResponse("the body is too large")
+        elif key == "content-encoding" and key in self._headers:
+            text = f"{self._headers.pop(key)},{text}"
+        self._headers.setdefault(key, text)  # of several, the first one counts
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: hand over the response, unless it is an interim one."""
+        status = self._parser.get_status_code()
+        self._is_interim = 100 <= status < 200
+        if self._is_interim:
+            if status == 101:
+                raise InvalidResponse("another protocol was not asked for")
+            return
+        if self._waiter is None:  # cancelled, or failed
+            return
+        self._stop_timer()
+        self._seen = 0
+        response = PooledResponse(self, status, self._headers, self.limits.body_bytes)
+        self._is_framed = self._is_framed or status in _BODILESS or self._is_bodiless
+        self._response, waiter, self._waiter = response, self._waiter, None
+        if not waiter.done():
+            waiter.set_result(response)
+        if self._is_bodiless:  # the parser may expect a body, so the connection is not used again
+            self._is_over = True
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._seen = 0
+        if self._response is None or self._is_bodiless:
+            return
+        if self._response.feed(body) and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        """The response is complete, or an interim one is."""
+        if not self._is_interim and not self._is_bodiless:
+            self._is_over, self._keeps = True, self._parser.should_keep_alive()
+
+    # Ends
+
+    def _finish(self) -> None:
+        """The response has arrived completely."""
+        response, self._response = self._response, None
+        was_sent = not self._transport.get_write_buffer_size()
+        if self._is_paused:
+            self.resume_reading()
+        if response is not None:
+            response.end()
+        if was_sent and self._keeps and response is not None and not self._transport.is_closing():
+            self._is_reused = True
+            self._answered += self._sent
+            self.idle_since_s = self._loop.time()
+            self._on_idle(self)
+        else:
+            self._transport.abort()
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever waits, and close."""
+        waiter, response = self._waiter, self._response
+        self.abort()
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+        if response is not None:
+            response.end(error)
+
+    def _is_unreceived(self) -> bool:
+        """Whether the server's machine has acknowledged all earlier requests, and not one byte of this one.
+
+        The end of its stream acknowledges everything that it had received (RFC 9293, 3.10.7), so it had closed before.
+        It cannot answer, and the request may be sent again (RFC 9112, 9.3.1). False if the system does not say.
+        """
+        if sys.platform != "linux":
+            return False
+        try:
+            known = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            acked: int = struct.unpack_from("=Q", known, _BYTES_ACKED_AT)[0]
+        except (OSError, AttributeError, struct.error):
+            return False
+        return self._answered <= acked <= self._answered + 1  # the opening of the connection counts as one
+
+    def _reset(self) -> None:
+        """For the next response."""
+        self._headers = {}
+        self._head_fed = self._header_count = self._seen = 0
+        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _cause(error: httptools.HttpParserError) -> Exception:
+    """What a callback raised, or what the parser says."""
+    cause = error.__context__ or error.__cause__
+    return cause if isinstance(cause, InvalidResponse) else InvalidResponse(str(error))

@@ -1,0 +1,158 @@
+"""The HttpClient of ours: plain HTTP/1.1 over connections that are kept open."""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+import aiohappyeyeballs
+from yarl import URL
+
+from gateway.upstreams.http_client.client import CannotConnect, HungUp
+from gateway.upstreams.http_client.connection import Connection, NotReceived, PooledResponse
+from gateway.upstreams.http_client.limits import ClientLimits
+
+_NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
+_PORT: Final = 80
+
+Origin = tuple[str, int]
+
+
+class PooledClient:
+    """An HttpClient for http:// URLs without a proxy."""
+
+    def __init__(self, limits: ClientLimits | None = None) -> None:
+        self._limits = limits or ClientLimits()
+        self._idle: dict[Origin, deque[Connection]] = {}  # the one used last is the last one
+        self._idle_count = 0
+        self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def post(
+        self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
+    ) -> PooledResponse:
+        """See `HttpClient`. Raises CannotConnect, TimeoutError (of the connection), HungUp, InvalidResponse or
+        ResponseTimeout; ValueError for headers that cannot be sent."""
+        if url.scheme != "http" or proxy is not None:
+            raise ValueError("only http:// URLs without a proxy")
+        return await self.request("POST", url, headers, body)
+
+    async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> PooledResponse:
+        """The same for any method. A request that met a connection which the server had closed is sent once more, on a
+        new one, if the server received nothing of it."""
+        origin = (url.raw_host or "", url.port or _PORT)
+        request = _encoded(method, url, headers, body)
+        connection = self._take(origin) or await self._connect(origin)
+        try:
+            return await self._exchange(connection, request, method)
+        except NotReceived:
+            return await self._exchange(await self._connect(origin), request, method)
+
+    async def aclose(self) -> None:
+        """Close all connections; requests in progress fail."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in tuple(self._open):
+            connection.fail(HungUp("the client was closed"))
+        while self._open:  # noqa: ASYNC110 - the loop closes them in its next iterations
+            await asyncio.sleep(0)
+
+    async def _exchange(self, connection: Connection, request: bytes, method: str) -> PooledResponse:
+        head = connection.send(request, is_bodiless=method == "HEAD")
+        try:
+            return await head
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+
+    def _take(self, origin: Origin) -> Connection | None:
+        """The connection that was used last; None if there is none that can be used."""
+        idle = self._idle.get(origin)
+        oldest_s = asyncio.get_running_loop().time() - self._limits.idle_s
+        while idle:
+            connection = idle.pop()
+            self._idle_count -= 1
+            if connection.idle_since_s >= oldest_s and connection.is_usable:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, origin: Origin) -> Connection:
+        if self._is_closed:
+            raise CannotConnect("the client is closed")
+        try:
+            async with asyncio.timeout(self._limits.connect_s):
+                return await self._opened(origin)
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
+            raise CannotConnect(type(error).__name__) from error
+
+    async def _opened(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(*origin, type=socket.SOCK_STREAM)
+        connected = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_NEXT_ADDRESS_S, loop=loop)
+        try:
+            _, connection = await loop.create_connection(
+                lambda: Connection(origin, self._limits, self._release, self._forget), sock=connected
+            )
+        except BaseException:  # whatever ends the attempt, such as a cancellation
+            connected.close()
+            raise
+        if self._is_closed:  # in the meantime
+            connection.abort()
+            raise ConnectionAbortedError
+        self._open.add(connection)
+        return connection
+
+    def _release(self, connection: Connection) -> None:
+        """The connection is idle."""
+        if self._is_closed or self._idle_count >= self._limits.idle_connections:
+            connection.abort()
+            return
+        self._idle.setdefault(connection.origin, deque()).append(connection)
+        self._idle_count += 1
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._limits.idle_s, self._expire)
+
+    def _forget(self, connection: Connection) -> None:
+        """The connection is closed."""
+        self._open.discard(connection)
+        idle = self._idle.get(connection.origin)
+        if idle and connection in idle:
+            idle.remove(connection)
+            self._idle_count -= 1
+        if idle is not None and not idle:
+            del self._idle[connection.origin]
+
+    def _expire(self) -> None:
+        """Close connections that have been idle for too long, and come back when the next one will have been."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        oldest_s = loop.time() - self._limits.idle_s
+        next_s: float | None = None
+        for idle in tuple(self._idle.values()):
+            for connection in tuple(idle):
+                if connection.idle_since_s <= oldest_s:
+                    connection.abort()
+                elif next_s is None or connection.idle_since_s < next_s:
+                    next_s = connection.idle_since_s
+        if next_s is not None:
+            self._timer = loop.call_at(next_s + self._limits.idle_s, self._expire)
+
+
+def _encoded(method: str, url: URL, headers: Mapping[str, str], body: bytes) -> bytes:
+    host = url.raw_host or ""
+    named = f"[{host}]" if ":" in host else host
+    at = named if url.port in (None, _PORT) else f"{named}:{url.port}"
+    lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {at}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}", "", ""]
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
+        raise ValueError("a header contains a line break")
+    return head.encode() + body

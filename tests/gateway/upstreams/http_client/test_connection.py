@@ -1,0 +1,234 @@
+"""How the bytes of a connection become one response, however they are split, and what is refused."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.upstreams.http_client.client import HungUp, InvalidResponse
+from gateway.upstreams.http_client.connection import Connection
+from gateway.upstreams.http_client.limits import ClientLimits
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
+LIMITS = ClientLimits(head_bytes=1000, headers=10, body_bytes=100)
+
+
+class Wire:
+    """A transport that records what happens to it."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+        self.is_closed = False
+
+    def get_extra_info(self, _: str) -> socket.socket:
+        return self.real
+
+    def write(self, _: bytes) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+class Outcome:
+    """What came of feeding a connection."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.error: Exception | None = None
+        self.is_complete = self.is_reusable = False
+
+
+@contextlib.contextmanager
+def connection() -> Iterator[tuple[Connection, Wire, list[Connection]]]:
+    idle: list[Connection] = []
+    with socket.socket() as real:
+        made, wire = Connection(("h", 80), LIMITS, idle.append, lambda _: None), Wire(real)
+        made.connection_made(wire)  # type: ignore[arg-type]
+        yield made, wire, idle
+
+
+def play(*reads: bytes, ends: bool = False, resets: bool = False, is_bodiless: bool = False) -> Outcome:
+    """One request, and what the server sends."""
+
+    async def run() -> Outcome:
+        found = Outcome()
+        with connection() as (made, wire, idle):
+            head = made.send(b"POST / HTTP/1.1\r\n\r\n", is_bodiless=is_bodiless)
+            for data in reads:
+                if not wire.is_closed:
+                    made.data_received(data)
+            if ends and not wire.is_closed:
+                made.eof_received()
+            if ends or resets or wire.is_closed:
+                made.connection_lost(ConnectionResetError() if resets else None)
+            try:
+                response = await asyncio.wait_for(head, 1)
+                found.status, found.headers = response.status, response.headers
+                while part := await asyncio.wait_for(response.read(), 1):
+                    found.body += part
+                found.is_complete = response.is_complete
+            except (HungUp, InvalidResponse) as error:
+                found.error = error
+            found.is_reusable = bool(idle) and not wire.is_closed
+        return found
+
+    return asyncio.run(run())
+
+
+WHOLE = (
+    SIZED,
+    CHUNKED + b"2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nX-Trailer: 1\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + SIZED,
+    SIZED.replace(b"\r\n", b"\n"),
+    SIZED.replace(b"X-A: b", b"X-A: b\r\n  folded"),
+    SIZED.replace(b"X-A: b", b"Connection: Upgrade\r\nUpgrade: h2c"),
+)
+
+
+@pytest.mark.parametrize("data", WHOLE)
+@given(cuts=st.lists(st.integers(0, 200), max_size=8))
+def test_a_response_is_the_same_however_it_is_split(data: bytes, cuts: list[int]) -> None:
+    at = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    found = play(*(data[start:end] for start, end in itertools.pairwise(at) if start < end))
+    assert (found.status, found.body, found.error) == (200, b"hello", None)
+    assert found.is_complete
+    assert found.is_reusable
+
+
+@pytest.mark.parametrize("data", [SIZED, CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"])
+@given(behind=st.binary(min_size=1, max_size=60), cut=st.integers(0, 60))
+def test_whatever_stands_behind_a_response_never_joins_it(data: bytes, behind: bytes, cut: int) -> None:
+    found = play(data + behind[:cut], behind[cut:]) if behind[cut:] else play(data + behind)
+    assert (found.body, found.error, found.is_complete) == (b"hello", None, True)
+    assert not found.is_reusable or not behind.strip(b"\r\n")  # the parser skips empty lines
+
+
+def test_a_second_response_ends_the_connection_and_is_not_read() -> None:
+    found = play(SIZED + SIZED.replace(b"hello", b"EVIL!"))
+    assert (found.body, found.is_complete, found.is_reusable) == (b"hello", True, False)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_bodiless"),
+    [
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", True),
+        (SIZED, True),
+        (b"HTTP/1.1 200 OK\r\n\r\n", True),
+    ],
+)
+def test_responses_that_have_no_body_end_with_their_head(data: bytes, is_bodiless: bool) -> None:
+    found = play(data, is_bodiless=is_bodiless)
+    assert (found.body, found.error, found.is_complete) == (b"", None, True)
+
+
+def test_a_response_without_a_length_ends_with_the_connection_unless_it_is_reset() -> None:
+    data = b"HTTP/1.1 200 OK\r\n\r\nhello"
+    assert play(data, ends=True).is_complete
+    assert isinstance(play(data, resets=True).error, HungUp)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-",
+        SIZED[:-1],
+        CHUNKED + b"5\r\nhello\r\n",
+        CHUNKED + b"5\r\nhello\r\n0\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+    ],
+)
+def test_a_response_that_is_cut_short_is_not_complete(data: bytes) -> None:
+    found = play(*([data] if data else []), ends=True)
+    assert isinstance(found.error, HungUp)
+    assert not found.is_complete
+
+
+INVALID = {
+    "length-and-chunks": SIZED.replace(b"X-A: b", b"Transfer-Encoding: chunked"),
+    "chunks-and-length": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "two-lengths": SIZED.replace(b"X-A: b", b"Content-Length: 4"),
+    "negative-length": SIZED.replace(b": 5", b": -5"),
+    "length-in-words": SIZED.replace(b": 5", b": five"),
+    "length-with-sign": SIZED.replace(b": 5", b": +5"),
+    "length-too-large": SIZED.replace(b": 5", b": 101"),
+    "length-of-many-digits": SIZED.replace(b": 5", b": " + b"9" * 500),
+    "coding-gzip": CHUNKED.replace(b"chunked", b"gzip") + b"hello",
+    "coding-gzip-chunked": CHUNKED.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n",
+    "coding-twice": CHUNKED[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "coding-in-two-lines": CHUNKED.replace(b"Transfer", b"Transfer-Encoding: gzip\r\nTransfer") + b"0\r\n\r\n",
+    "chunk-size-broken": CHUNKED + b"zz\r\nhello",
+    "chunk-size-huge": CHUNKED + b"F" * 17 + b"\r\n",
+    "chunk-without-end": CHUNKED + b"5\r\nhelloX\r\n",
+    "body-too-large": CHUNKED + b"65\r\n" + b"x" * 101 + b"\r\n",
+    "other-protocol": b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello",
+    "other-protocol-alone": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "head-too-large": b"HTTP/1.1 200 OK\r\nX-A: " + b"x" * 1000 + b"\r\n\r\n",
+    "too-many-headers": b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 11 + b"\r\n",
+    "too-many-trailers": CHUNKED + b"0\r\n" + b"A: b\r\n" * 11 + b"\r\n",
+    "not-http": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "tls": b"\x15\x03\x01\x00\x02\x02\x46",
+    "request": b"GET / HTTP/1.1\r\n\r\n",
+    "name-with-blank": SIZED.replace(b"X-A", b"X A"),
+    "name-with-nul": SIZED.replace(b"X-A", b"X\0A"),
+}
+
+
+@pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
+def test_responses_that_break_the_rules_are_refused_and_end_the_connection(data: bytes) -> None:
+    for found in (play(data), play(*(data[at : at + 1] for at in range(len(data))))):
+        assert isinstance(found.error, InvalidResponse)
+        assert not found.is_reusable
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-A: ", b"x" * 100),
+        (b"HTTP/1.1 200 ", b"x" * 100),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+        (CHUNKED + b"0\r\nX-A: ", b"x" * 100),
+        (CHUNKED + b"5;", b"x" * 100),
+    ],
+)
+def test_a_head_or_trailer_without_end_is_refused(first: bytes, more: bytes) -> None:
+    found = play(*([first] if first else []), *[more] * 30)
+    assert isinstance(found.error, InvalidResponse)
+
+
+def test_what_arrived_before_a_fault_is_read_first() -> None:
+    found = play(CHUNKED + b"5\r\nhello\r\n", b"zz\r\n")
+    assert found.body == b"hello"
+    assert isinstance(found.error, InvalidResponse)
+
+
+def test_the_first_of_several_headers_counts_and_content_encodings_are_joined() -> None:
+    lines = b"X-A: 1\r\nx-a: 2\r\nContent-Encoding: gzip\r\ncontent-encoding: br\r\nX-Name: caf\xe9"
+    found = play(SIZED.replace(b"X-A: b", lines))
+    assert (found.headers["x-a"], found.headers["content-encoding"]) == ("1", "gzip,br")
+    assert found.headers["x-name"].startswith("caf")
+
+
+def test_bytes_before_any_request_end_the_connection() -> None:
+    async def run() -> bool:
+        with connection() as (made, wire, _):
+            made.data_received(SIZED)
+            return wire.is_closed
+
+    assert asyncio.run(run())
