@@ -1,12 +1,13 @@
 """What requests of other APIs have beyond a chat: the prompts of text completions, the code of edits, the inputs of
-embeddings, the options of messages, the fields that answers repeat. One record beside the chat, so that chats pay for
-one field."""
+embeddings, the questions of decisions, the options of messages, the fields that answers repeat. One record beside the
+chat, so that chats pay for one field."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.enums import TargetApi
+from twolane.process.decisions.questions import DecisionRequest
 
 CHAT_PATH: Final = "/v1/chat/completions"
 MESSAGES_PATH: Final = "/v1/messages"
@@ -54,6 +55,7 @@ class BeyondChat:
     source: str | None = None  # the text that an edit changes; workers start from it
     inputs: int = 0  # of a request for embeddings
     dimensions: int | None = None  # that it asks for
+    decision: DecisionRequest | None = None  # its questions
     ignored: frozenset[str] = frozenset()  # fields that no target gets, and that the response names
     items_to_store: bytes | None = None  # with the response; None: it is not stored
     repeated: Mapping[str, Any] = field(default_factory=dict)  # fields that the answer repeats

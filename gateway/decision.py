@@ -100,6 +100,7 @@ class Decision:
     trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
     api_path: str = CHAT_PATH  # that the client called
+    answered_by: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of a decision: targets and indices of questions
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -177,6 +177,7 @@ class Capability(StrEnum):
     STREAM = "stream"
     IMAGES = "images"
     EMBEDDINGS = "embeddings"
+    DECISIONS = "decisions"
 
 
 class TargetApi(StrEnum):
@@ -185,6 +186,7 @@ class TargetApi(StrEnum):
     CHAT = "chat"
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
+    DECISIONS = "decisions"
     TOKENIZE = "tokenize"  # counts the tokens of a chat; see `attempts.token_count`
 
 

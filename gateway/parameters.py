@@ -240,9 +240,14 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
     return frozenset(missing - capabilities.fields - target.ignore)
 
 
+_DECISION_CHAT: Final = frozenset({Capability.CHAT, Capability.JSON_SCHEMA})  # of targets without decisions
+
+
 def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> TargetApi:
     """The API of a target that a request is sent to. A text completion becomes a chat completion where the target has
     no text completions, or none with a suffix. Capabilities are None for a worker that was not polled yet."""
+    if query.beyond_chat.api is TargetApi.DECISIONS:
+        return _decisions_api(target, capabilities)
     if query.beyond_chat.api is not TargetApi.COMPLETIONS:
         return query.beyond_chat.api
     if capabilities is None:
@@ -253,10 +258,20 @@ def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> 
     return TargetApi.CHAT if has_suffix and Capability.SUFFIX not in capabilities.supported else TargetApi.COMPLETIONS
 
 
+def _decisions_api(target: Target, capabilities: Capabilities | None) -> TargetApi:
+    if capabilities is None:
+        return TargetApi.DECISIONS if target.kind is Kind.WORKER else TargetApi.CHAT
+    has_own = target.kind is not Kind.LITELLM and Capability.DECISIONS in capabilities.supported
+    return TargetApi.DECISIONS if has_own else TargetApi.CHAT
+
+
 def _lacking_api(target: Target, capabilities: Capabilities, query: Query) -> set[str]:
     """Token ids cannot be sent as a message."""
     if query.beyond_chat.api is TargetApi.EMBEDDINGS:
         return {Capability.EMBEDDINGS.value} if target.kind is Kind.LITELLM else set()
+    if query.beyond_chat.api is TargetApi.DECISIONS:
+        is_asked_as_chat = api_for(target, capabilities, query) is TargetApi.CHAT
+        return {need.value for need in _DECISION_CHAT - capabilities.supported} if is_asked_as_chat else set()
     if api_for(target, capabilities, query) is TargetApi.COMPLETIONS:
         has_none = target.kind is Kind.WORKER and Capability.LOGPROBS in query.needs  # of labels only, in chats
         return {Capability.LOGPROBS.value} if has_none else set()

@@ -95,7 +95,9 @@ class Pipeline:
             context.outcome = Outcome.CLIENT_GONE if isinstance(exc, asyncio.CancelledError) else Outcome.ERROR
             self._finish(context)
             raise
-        if attempt is None and not buffered:
+        if attempt is None and context.decisions is not None and context.commit_earlier(self._clock.now_s()):
+            buffered = [context.decisions.merged()]
+        elif attempt is None and not buffered:
             return self._error_response(context, context.final_error())
         recorder = self._shadows.recorder(context, self._sample()) if context.plan.shadow is not None else None
         return GatewayResponse(context, self._finish, buffered=buffered, attempt=attempt, recorder=recorder)

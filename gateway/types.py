@@ -384,8 +384,7 @@ class Delta:
 class Call:
     """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
 
-    `validation_error` is the reason why an earlier response was rejected, and is sent to the target; None sends
-    nothing.
+    `validation_error`, if any, is the reason why an earlier response was rejected, and is sent to the target.
     """
 
     target: Target
@@ -397,4 +396,5 @@ class Call:
     wants_logprobs: bool = False  # request the log-probabilities of the tokens, whether the client did or not
     choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     prompt: int | None = None  # send only this one of the query's prompts; None: all of them
+    questions: tuple[int, ...] | None = None  # of a decision, ask only these; None: all of them
     span_id: int = 0  # of this attempt in the query's trace

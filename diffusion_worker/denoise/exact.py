@@ -36,6 +36,7 @@ class Padding:
             penalties=None,
             matcher=None,
             labels=None,
+            template=None,
         )
         like = canvases[0]
         canvas = Canvas(

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.denoise.canvas import Canvas
-from diffusion_worker.denoise.pins import FREE
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Penalties
 from diffusion_worker.types.step_batch import Decode, Denoise, PenaltyInputs

@@ -1,4 +1,4 @@
-"""Pinned positions, whose token is given: the streamed prefix of a canvas, and the suffix after a gap.
+"""Pinned positions, whose token is given: the streamed prefix of a canvas, the suffix after a gap, a template's text.
 
 Pure functions of tensors. A pinned position has no entropy; its token is shown to the model and fed back.
 """
@@ -7,22 +7,25 @@ from collections.abc import Sequence
 
 import torch
 
+from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
 
-FREE = -1
 _IMPOSSIBLE = -1e4  # finite, because 0 * infinity is NaN
 
 
 def pins_of(items: Sequence[Denoise], canvas_length: int, device: torch.device) -> torch.Tensor | None:
     """Pinned ids [rows, canvas], FREE elsewhere; None if no row has a pin."""
-    if not any(item.pinned_prefix or item.pinned_suffix for item in items):
+    if not any(item.pinned_prefix or item.pinned_suffix or item.template for item in items):
         return None
-    rows = [
-        (*i.pinned_prefix, *[FREE] * (canvas_length - len(i.pinned_prefix) - len(i.pinned_suffix)), *i.pinned_suffix)
-        for i in items
-    ]
-    return upload(rows, device)
+    return upload([_row(item, canvas_length) for item in items], device)
+
+
+def _row(item: Denoise, canvas_length: int) -> tuple[int, ...]:
+    if item.template is not None:
+        return item.template.pins
+    free = canvas_length - len(item.pinned_prefix) - len(item.pinned_suffix)
+    return (*item.pinned_prefix, *[FREE] * free, *item.pinned_suffix)
 
 
 def pin_ids(ids: torch.Tensor, pins: torch.Tensor | None) -> torch.Tensor:

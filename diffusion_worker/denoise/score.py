@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.denoise.penalties import Adjustment
-from diffusion_worker.denoise.pins import FREE, pin_ids, pin_logits
+from diffusion_worker.denoise.pins import pin_ids, pin_logits
 from diffusion_worker.models.host_to_device import upload
 
 

@@ -1,9 +1,9 @@
 """The body of the denoising loop: forward, score, accept, re-noise, stop, for a batch of canvases.
 
 Every parameter is per row, so the canvases of one call may belong to different requests at different steps. Nothing
-waits for the device, except once for constrained or labelled rows (see `constrain`, `label`): results for the host
-leave as one tensor, `Advanced.report`, which the caller fetches once. The same loop as transformers'
-`generation_diffusion_gemma.py`, row by row; `tests/worker/denoise/test_parity.py` compares them.
+waits for the device, except once for constrained, labelled or templated rows (see `constrain`, `label`, `fill`):
+results for the host leave as one tensor, `Advanced.report`, which the caller fetches once. The same loop as in
+transformers' `generation_diffusion_gemma.py`, row by row; `tests/worker/denoise/test_parity.py` compares them.
 """
 
 import math
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
+from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.accept import accept
 from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
-from diffusion_worker.denoise.label import label
+from diffusion_worker.denoise.fill import Filled, fill
+from diffusion_worker.denoise.label import Labelled, label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
@@ -37,6 +39,7 @@ class Advanced:
     report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `canvas_result`
     constraint_s: float = 0.0
     labels: tuple[tuple[float, ...], ...] = ()  # log-probabilities per row
+    holes: tuple[Probabilities, ...] = ()  # per row, of its template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +102,9 @@ def advance(
         torch.stack([canvas.unchanged for canvas in canvases]),
     )
     mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
+    filled = fill(items, logits)
     converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
-    converged = torch.where(labelled.rows, labelled.done, converged)
-
+    converged = _as_answered(converged, labelled, filled)
     has_text = accepted | is_kept
     soft = model.soften(scores.probabilities)
     single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
@@ -125,11 +128,17 @@ def advance(
         ),
         constraint_s=constrained.seconds,
         labels=labelled.logprobs,
+        holes=filled.holes,
     )
 
 
 def canvas_result(
-    item: Denoise, row: Sequence[float], labels: tuple[float, ...] = (), *, prompt_surprise: float = 0.0
+    item: Denoise,
+    row: Sequence[float],
+    labels: tuple[float, ...] = (),
+    *,
+    holes: Probabilities = (),
+    prompt_surprise: float = 0.0,
 ) -> CanvasResult:
     """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
     infinity."""
@@ -145,6 +154,7 @@ def canvas_result(
         stable_prefix=int(stable_length),
         has_converged=bool(converged),
         labels=labels,
+        holes=holes,
         prompt_surprise=prompt_surprise,
     )
 
@@ -158,6 +168,13 @@ def _sample_truncated(
         if item.truncation is not None and item.matcher is None and item.temperature != 0.0:
             probabilities = truncated_canvas(scores.z[row], item.truncation, item.temperature or 1.0)
             sampled[row] = draws.sample([keys[row]], probabilities[None])[0]
+
+
+def _as_answered(converged: torch.Tensor, *answered: Labelled | Filled) -> torch.Tensor:
+    """Rows that answer with labels are done when these are found."""
+    for each in answered:
+        converged = torch.where(each.rows, each.done, converged)
+    return converged
 
 
 class _Rows:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.autoregressive import decode, padded, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
@@ -48,6 +49,7 @@ class _Passed:
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
     labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
+    holes: Sequence[Probabilities] = ()  # likewise
 
 
 Outcome = _Passed | RowFault
@@ -172,6 +174,7 @@ class Stepper:
                     canvases=done.canvases[: len(group)],
                     constraint_s=done.constraint_s,
                     labels=done.labels,
+                    holes=done.holes,
                 )
             )
         return outcomes
@@ -221,7 +224,8 @@ class Stepper:
                     faults.append(self._fault(item, NotFinite("the model returned NaN or infinity")))
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
-                    canvases.append(canvas_result(item, fetched[:-1], each.labels[row], prompt_surprise=fetched[-1]))
+                    labels, holes = each.labels[row], each.holes[row]
+                    canvases.append(canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1]))
                 elif isinstance(item, Decode):
                     tokens.append(token_result(item, fetched[:-1], prompt_surprise=fetched[-1]))
         constraint_s = sum(each.constraint_s for each in passes)

@@ -305,7 +305,7 @@ class Scheduler:
         if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
-        self._emit(sequence, fresh, now, canvas.labels)
+        self._emit(sequence, fresh, now, canvas)
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
 
@@ -342,9 +342,10 @@ class Scheduler:
             self._finish(sequence, FinishReason.DEADLINE, now)
         return sequence.id not in self._running
 
-    def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float, labels: tuple[float, ...] = ()) -> None:
+    def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float, canvas: CanvasResult | None = None) -> None:
         sequence.times.seal(now)
-        sealed = BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage(), labels=labels)
+        labels, holes = ((), ()) if canvas is None else (canvas.labels, canvas.holes)
+        sealed = BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage(), labels=labels, holes=holes)
         self._outbox.append((sequence.id, sealed))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.constraints.inference.template import Template
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence, surprise, weakest_of
@@ -62,6 +63,7 @@ class Sequence:
     sealed_steps: int = 0  # most steps of one
     matcher: Matcher | None = None  # state before the current canvas, or the next token
     near_deadline: bool = False  # constrained text must end on the current canvas
+    template: Template | None = None  # of its canvas, with what earlier passes have decided
     mean_entropy: float = math.inf  # nats, of the current canvas
     entropy_rate: float | None = None  # factor by which the last step changed it
     denoising_steps: int = 0
@@ -77,6 +79,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.start, self.matcher = self.request.start_ids, self.request.matcher
+        self.template = self.request.template
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.request.timeline)
@@ -217,6 +220,7 @@ class Sequence:
             matcher=self.matcher,
             near_deadline=self.near_deadline,
             labels=self.request.labels,
+            template=self.template,
         )
 
     def next_decode(self) -> Decode:
@@ -284,6 +288,8 @@ class Sequence:
         self.steps_to_go -= 1
         self.entropy_rate = canvas.mean_entropy / self.mean_entropy if 0.0 < self.mean_entropy < math.inf else None
         self.mean_entropy = canvas.mean_entropy
+        if self.template is not None:
+            self.template = self.template.narrowed(canvas.holes)
         self.prompt_surprise = max(self.prompt_surprise, canvas.prompt_surprise)
         if canvas.has_converged:
             return BlockStop.STABLE

@@ -26,4 +26,5 @@ EVENTS_DROPPED: Final = "twolane.worker.events_dropped"
 
 CHAT: Final = "chat"  # values
 TEXT: Final = "text_completion"
+DECISIONS: Final = "decisions"  # no convention yet
 US: Final = "twolane"

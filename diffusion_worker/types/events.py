@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.types.confidence import NO_EVIDENCE, Evidence
 
@@ -61,6 +62,7 @@ class BlockSealed:
     block: int
     usage: Usage  # up to this block, so that a stop string found in these ids can end the response
     labels: tuple[float, ...] = ()  # log-probabilities of the requested labels
+    holes: Probabilities = ()  # of the holes of the request's template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from diffusion_worker.constraints.inference.labels import Labels
 from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.constraints.inference.template import Template
 from diffusion_worker.errors import OutOfRange
 from diffusion_worker.types.timeline import Timeline
 
@@ -119,6 +120,7 @@ class GenerationRequest:
     )
     matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
     labels: Labels | None = None  # choose one of these labels, in place of a matcher
+    template: Template | None = None  # fill the holes of this one canvas; the denoising takes at most two steps
     timeline: Timeline | None = None  # records events of a traced request
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from diffusion_worker.constraints.inference.labels import Labels
 from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.constraints.inference.template import Probabilities, Template
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.types.requests import DenoisingParams, Penalties, SequenceId, Truncation
 
@@ -51,7 +52,8 @@ class Denoise:
     `step` counts down to 1 from `denoising.steps`, or from fewer where an anchored canvas starts late in the schedule.
     At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise. `pinned_prefix` and
     `pinned_suffix` are ids pinned at its two ends. `matcher` is the constraint's state before the canvas; with
-    `near_deadline` the constrained text must end on this canvas. With `labels`, the completion is one of them.
+    `near_deadline` the constrained text must end on this canvas. With `labels`, the completion is one of them;
+    with a `template`, the canvas is its text, and its holes are scored.
     """
 
     sequence: SequenceId
@@ -72,6 +74,7 @@ class Denoise:
     matcher: Matcher | None = None
     near_deadline: bool = False
     labels: Labels | None = None
+    template: Template | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ class CanvasResult:
     has_converged: bool  # stable and confident: denoising may stop
     forced: tuple[bool, ...] = ()  # positions where the constraint allowed one token only; empty: none
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
+    holes: Probabilities = ()  # of the holes of the item's template
     prompt_surprise: float = 0.0  # of the prompt, at the first step; see `types.confidence`
 
     def unforced(self, count: int) -> list[float]:

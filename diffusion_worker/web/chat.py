@@ -44,7 +44,7 @@ def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | 
     )
     layouts = layouts_for(request, decoding_mode)
     if layouts:
-        inputs = replace(inputs, prompt_ids=_behind_header(inputs.prompt_ids, tokenization))
+        inputs = replace(inputs, prompt_ids=behind_header(inputs.prompt_ids, tokenization))
     generation = build_request(params, inputs, info)
     constraint, headers = _constraint(request, tokenization, generation.prompt_ids)
     options = ParserOptions(stops=params.stops, calls=tokenization.template.calls if tools.offered else None)
@@ -66,7 +66,7 @@ def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | 
     )
 
 
-def _behind_header(prompt_ids: tuple[int, ...], tokenization: Tokenization) -> tuple[int, ...]:
+def behind_header(prompt_ids: tuple[int, ...], tokenization: Tokenization) -> tuple[int, ...]:
     """The prompt up to where a label starts: after the empty thought, if the checkpoint writes one."""
     header = allowed_prefixes(tokenization.tokenizer)[-1]
     return prompt_ids if prompt_ids[len(prompt_ids) - len(header) :] == header else prompt_ids + header

@@ -75,7 +75,7 @@ class Endpoint:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
             owner = getattr((scope.get("state") or {}).get("key"), "name", "")
-            minimum = _header_number(scope, CONFIDENCE_HEADER, 1.0)
+            minimum = header_number(scope, CONFIDENCE_HEADER, 1.0)
             prepared = replace(await self._read(scope, receive), request_log=request_log, owner=owner)
             if minimum is not None:
                 prepared = replace(prepared, generation=replace(prepared.generation, min_confidence=minimum))
@@ -85,7 +85,7 @@ class Endpoint:
             await cancel_on_disconnect(receive, self._answer(prepared, send))
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
-        deadline_ms = _header_number(scope, DEADLINE_HEADER, math.inf)
+        deadline_ms = header_number(scope, DEADLINE_HEADER, math.inf)
         body = await read_body(receive)
         if len(body) > _LARGE_BYTES:
             loop = asyncio.get_running_loop()
@@ -313,7 +313,7 @@ def _usage(prepared: PreparedRequest) -> dict[str, Any]:
     return usage_body(prepared.builder.final_usage(), details)
 
 
-def _header_number(scope: Scope, name: str, most: float) -> float | None:
+def header_number(scope: Scope, name: str, most: float) -> float | None:
     """A finite number from 0 to `most`; None without the header. Raises InvalidValue."""
     text = header(scope, name.encode())
     if text is None:

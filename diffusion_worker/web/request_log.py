@@ -122,7 +122,8 @@ def request_log_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
     """The log of a new request. Stores its trace in the scope, for the response headers."""
     sender = read_trace(dict(scope["headers"]))
     trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
-    operation = c.CHAT if scope["path"].startswith("/v1/chat") else c.TEXT
+    path = scope["path"]
+    operation = c.CHAT if path.startswith("/v1/chat") else c.DECISIONS if path.startswith("/v1/decis") else c.TEXT
     return RequestLog(operation=operation, request_id=scope.get(REQUEST_ID, ""), trace=trace, tracing=tracing)
 
 

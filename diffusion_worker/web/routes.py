@@ -1,4 +1,4 @@
-"""Routes of the worker's public port: chat completions, text completions, tokenization, models, health and metrics.
+"""Routes of the worker's public port: chat and text completions, decisions, tokenization, models, health and metrics.
 
 The generation endpoints are raw ASGI and bypass FastAPI, which serves all other routes.
 """
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.chat import prepare_chat
 from diffusion_worker.web.completions import prepare_completion
+from diffusion_worker.web.decisions import DecisionEndpoint
 from diffusion_worker.web.error_body import MethodNotAllowed
 from diffusion_worker.web.handler import Endpoint
 from diffusion_worker.web.health import app_with_probes, json_response
@@ -23,12 +24,13 @@ from diffusion_worker.web.tokenize import TokenizeEndpoint
 
 TOKENIZE_PATH = "/tokenize"
 DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}
+DECISIONS = "/v1/decisions"
 
 
 def build_routes(serving_state: ServingState) -> ASGIApp:
     """The ASGI application of the public port."""
-    hot: dict[str, ASGIApp] = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
-    hot[TOKENIZE_PATH] = TokenizeEndpoint(serving_state)
+    hot: dict[str, ASGIApp] = {path: Endpoint(serving_state, prepare) for path, prepare in DIALECTS.items()}
+    hot |= {DECISIONS: DecisionEndpoint(serving_state), TOKENIZE_PATH: TokenizeEndpoint(serving_state)}
     router = _Router(hot, _cold_routes(serving_state))
     limited = limit_bodies(router, serving_state, max_body_bytes=serving_state.max_body_bytes)
     return Middleware(limited, serving_state)
@@ -53,7 +55,7 @@ class _Router:
 
 
 def _cold_routes(serving_state: ServingState) -> FastAPI:
-    app = app_with_probes(serving_state, (*DIALECTS, TOKENIZE_PATH, "/v1/models"))
+    app = app_with_probes(serving_state, (*DIALECTS, DECISIONS, TOKENIZE_PATH, "/v1/models"))
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -91,6 +91,7 @@ class Attempt:
         self._confidence: float | None = None  # of a complete answer that has a minimum
         self._output_chars = 0
         self._kept_bytes = self._kept_deltas = 0
+        self._asked = context.decisions.open if context.decisions is not None else None
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
@@ -237,6 +238,7 @@ class Attempt:
             left_ms=left_ms if left_ms < inf else None,
             validation_error=self._context.validation_error,
             ignored=self._ignored,
+            questions=self._asked,
             span_id=self._span_id,
             # Where the surest answer may be served, no answer ends early.
             min_confidence=None if self._context.plan.serves_surest else self._minimum,
@@ -252,6 +254,10 @@ class Attempt:
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
+        if self._asked is not None and (answers := self._context.decisions) is not None:
+            is_last, [whole] = self._params.is_last, self._buffered
+            self._buffered = [answers.accept(self._asked, whole, self.candidate, usage=self._usage, is_last=is_last)]
+            return
         if not self._params.is_last and is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
         self._buffered = self._validation.finish(self._buffered)

@@ -6,6 +6,7 @@ It makes no decisions and reads no clock; callers pass `now_s`.
 from collections.abc import Collection
 from typing import Protocol
 
+from gateway.attempts.decisions import DecisionAnswers
 from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
@@ -42,6 +43,8 @@ class RequestContext:
         self.unsure: list[UnsureAnswer] = []  # kept if the route serves the surest one
         self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.schema_check: SchemaCheck | None = None
+        decision = query.beyond_chat.decision
+        self.decisions = None if decision is None else DecisionAnswers(decision)
         self.classification = classification
         self._wall_s = wall_s
         self._attempts: list[AttemptRecord] = []
@@ -141,6 +144,14 @@ class RequestContext:
         self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
         self._timings_ms["upstream"] = self._first_byte_ms - started_ms
 
+    def commit_earlier(self, now_s: float) -> bool:
+        """The point of no return, if no candidate is left: whether the doubtful answers of earlier ones are served."""
+        if self.decisions is None or not self.decisions.is_complete:
+            return False
+        self._target = self.decisions.answered_by[-1][0]
+        self._first_byte_ms = self.at_ms(now_s)
+        return True
+
     def commit_surest(self) -> list[Delta]:
         """Serve the surest answer below the minimum, the first of equal ones; empty if there is none."""
         if not self.unsure:
@@ -191,6 +202,7 @@ class RequestContext:
             timings_ms=dict(self._timings_ms),
             low_confidence=self._unsure,
             api_path=query.beyond_chat.path,
+            answered_by=self.decisions.answered_by if self.decisions is not None else (),
         )
 
     def final_error(self) -> GatewayError:

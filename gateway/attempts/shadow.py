@@ -40,7 +40,7 @@ class Shadows:
     def recorder(self, context: RequestContext, sample: float) -> "ResponseRecorder | None":
         """A recorder for the real response, if this request is sampled for shadowing."""
         shadow = context.plan.shadow
-        if context.query.beyond_chat.api is TargetApi.EMBEDDINGS:  # there is no text to compare
+        if context.query.beyond_chat.api in (TargetApi.EMBEDDINGS, TargetApi.DECISIONS):  # there is no text to compare
             return None
         if shadow is None or sample >= shadow.share or len(self._running) >= MAX_CONCURRENT:
             return None

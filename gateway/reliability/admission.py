@@ -25,6 +25,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
     Capability.COMPLETIONS: "prompt",
     Capability.EMBEDDINGS: "input",
+    Capability.DECISIONS: "questions",
     Capability.IMAGES: "messages",
 }
 

@@ -46,6 +46,7 @@ _OPERATIONS: Final[Mapping[str, str]] = {
     "/v1/completions": "text_completion",
     "/v1/fim/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/v1/decisions": "decisions",  # no convention yet
 }
 
 

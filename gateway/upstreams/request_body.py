@@ -11,6 +11,7 @@ from gateway.enums import Kind
 from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, is_without_effect, not_taken
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
+from gateway.upstreams.bodies.decision_body import write_decision
 from gateway.upstreams.messages_options import write_options
 from gateway.upstreams.output_format import FIELDS, write_format
 from gateway.upstreams.text_prompts import write_prompt
@@ -62,6 +63,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
         _apply_decoding_defaults(fields, target.diffusion)
     if query.beyond_chat.prompts:
         write_prompt(fields, call, capabilities)
+    if query.beyond_chat.decision is not None:
+        write_decision(fields, call, capabilities)
     if query.beyond_chat.options is not None:
         write_options(fields, call, capabilities, query.beyond_chat.options)
     if call.validation_error is not None and "messages" in fields:

@@ -1,6 +1,8 @@
 """Response headers from a Decision. All header names of responses are defined here."""
 
 import secrets
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import ceil
 
 from gateway.attempts.token_count import TokenCount
@@ -21,6 +23,7 @@ ATTEMPTS = b"x-twolane-attempts"
 LOW_CONFIDENCE = b"x-twolane-low-confidence"
 FALLBACK = b"x-twolane-fallback"
 IGNORED = b"x-twolane-ignored"
+ANSWERED_BY = b"x-twolane-answered-by"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 TOKEN_COUNT = b"x-twolane-token-count"
@@ -45,6 +48,7 @@ MEANINGS = {
     " otherwise.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
     " cannot honour (`store` of a response without a store); absent if none.",
+    ANSWERED_BY: "Of a decision: the questions that each target answered, by index from 0: `fast=0-3,5; quality=4`.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
@@ -90,6 +94,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (FALLBACK, decision.fallback),
         (LOW_CONFIDENCE, None if decision.low_confidence is None else f"{decision.low_confidence:.3f}"),
         (IGNORED, ",".join(decision.ignored)),
+        (ANSWERED_BY, _answered_by(decision) if decision.answered_by else None),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
         (SERVER_TIMING, _timing(decision)),
@@ -117,6 +122,18 @@ def describe_quota(quota: Quota | None) -> ResponseHeaders:
 def describe_count(count: TokenCount) -> ResponseHeaders:
     """The target whose tokens were counted, and whether they were counted or estimated."""
     return [(TARGET, count.target.policy_name.encode()), (TOKEN_COUNT, b"exact" if count.is_exact else b"estimate")]
+
+
+def _answered_by(decision: Decision) -> str:
+    return "; ".join(f"{target}={','.join(_ranges(indices))}" for target, indices in decision.answered_by)
+
+
+def _ranges(indices: Sequence[int]) -> Iterator[str]:
+    """Ascending indices as ranges: 0-3, 5."""
+    starts = [at for at, index in enumerate(indices) if at == 0 or index != indices[at - 1] + 1]
+    for first, behind in pairwise([*starts, len(indices)]):
+        low, high = indices[first], indices[behind - 1]
+        yield str(low) if low == high else f"{low}-{high}"
 
 
 def _timing(decision: Decision) -> str:

@@ -25,7 +25,7 @@ from gateway.web.output_format import output_format_of
 from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
-from twolane.process.http.json_body import JsonBodyError, check_json
+from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, check_json
 from twolane.process.trace_context import Trace
 
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
@@ -128,10 +128,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[_Request]) -> tuple[_Reque
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
-def checked(body: bytes) -> bytes:
+def checked(body: bytes, *, max_values: int = MAX_VALUES) -> bytes:
     """The body without a byte order mark. Raises MalformedBody, or InvalidField for a key that is repeated."""
     try:
-        body, keys = check_json(body)
+        body, keys = check_json(body, max_values=max_values)
     except JsonBodyError as fault:
         raise (InvalidField(str(fault), param=fault.key) if fault.key else MalformedBody(str(fault))) from None
     for key in keys:

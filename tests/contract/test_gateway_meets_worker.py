@@ -96,6 +96,21 @@ async def test_an_answer_of_the_worker_comes_through_with_its_confidence(pair: B
     assert body["usage"]["diffusion"]["confidence"] > 0.01
 
 
+async def test_a_doubtful_question_of_a_decision_goes_on_as_a_chat(tmp_path: Any) -> None:
+    """The toy model writes the first answer only; its autoregressive mode has no decisions, and chooses by schema."""
+    questions = [
+        {"type": "predicate", "instructions": "Is it red?"},
+        {"type": "predicate", "instructions": "Is it large?", "min_confidence": 0.9},
+    ]
+    body = {"model": "auto", "input": "A red lamp", "questions": questions}
+    async for pair in both(toy_model(answer="1: yes\n"), tmp_path):
+        status, headers, told = await pair.gateway.ask(body, path="/v1/decisions")
+        assert (status, headers["x-twolane-answered-by"]) == (200, "fast=0; careful=1"), told
+        first, second = told["answers"]
+        assert first["probability"] > 0.9
+        assert second["probability"] in (0.0, 1.0)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_that_cannot_reach_the_minimum_ends_at_the_worker_and_the_next_target_answers(
     tmp_path: Any, stream: bool

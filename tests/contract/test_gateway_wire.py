@@ -25,7 +25,7 @@ CLOSED_SETS = {
     enums.SchemaCheck: "valid repaired truncated",
     enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template grammar"
     " tools tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
-    " reasoning_effort logprobs logit_bias stop n stream images embeddings",
+    " reasoning_effort logprobs logit_bias stop n stream images embeddings decisions",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
     enums.Location: "in_cluster external",
     enums.Buffer: "full first_bytes none",
@@ -33,8 +33,8 @@ CLOSED_SETS = {
 }
 HEADERS = (
     "x-request-id request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
-    " x-twolane-fallback x-twolane-low-confidence x-twolane-ignored x-twolane-policy x-twolane-schema server-timing"
-    " traceresponse retry-after x-should-retry x-ratelimit- x-twolane-token-count"
+    " x-twolane-fallback x-twolane-low-confidence x-twolane-ignored x-twolane-answered-by x-twolane-policy"
+    " x-twolane-schema server-timing traceresponse retry-after x-should-retry x-ratelimit- x-twolane-token-count"
 )
 METRICS = (
     "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"

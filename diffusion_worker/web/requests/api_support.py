@@ -83,8 +83,8 @@ _CAPABILITIES: Mapping[str, bool | str] = {
 }
 # Only diffusion can start from a text, end in a given text, or compare labels in one pass.
 _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
-    DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True},
-    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False},
+    DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True, "decisions": True},
+    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False, "decisions": False},
 }
 
 

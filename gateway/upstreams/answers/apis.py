@@ -1,5 +1,5 @@
-"""The answers of a target's other APIs, read as Deltas: text completions as chat completions, embeddings unchanged,
-counts of tokens as usage.
+"""The answers of a target's other APIs, read as Deltas: text completions as chat completions, embeddings and decisions
+unchanged, counts of tokens as usage.
 
 The pipeline and everything above it knows one form of answer.
 """
@@ -62,6 +62,34 @@ def read_embeddings(data: bytes) -> Delta:
     return Delta(data=data, pieces=(Piece(index=0, finish_reason="stop", is_answer=True),), usage=usage)
 
 
+class _DecisionCounts(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Decision(msgspec.Struct):
+    answers: list[msgspec.Raw] | None = None
+    usage: _DecisionCounts | None = None
+
+
+_decision = msgspec.json.Decoder(_Decision)
+
+
+def read_decision(data: bytes) -> Delta:
+    """The answers of a decision, forwarded unchanged; the pipeline checks them. Raises AttemptFailed."""
+    try:
+        found = _decision.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = None
+    if found is None or found.answers is None:
+        read_delta(data)  # raises the error that the answer reports, or that it is no answer
+        raise UpstreamError("The target's response is not a decision.", detail="no answers")
+    counts = (found.usage.input_tokens, found.usage.output_tokens) if found.usage else (None, None)
+    inputs, outputs = (count if count is not None and 0 <= count <= _MAX_TOKENS else None for count in counts)
+    usage = None if inputs is None and outputs is None else Usage(input_tokens=inputs, output_tokens=outputs)
+    return Delta(data=data, pieces=(Piece(index=0, finish_reason="stop", is_answer=True),), usage=usage)
+
+
 class _TokenCount(msgspec.Struct):
     count: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TOKENS)]
 
@@ -82,6 +110,7 @@ FORMS: Final[Mapping[TargetApi, tuple[ReadWhole, ReadEvent]]] = {
     TargetApi.CHAT: (read_delta, read_event),
     TargetApi.COMPLETIONS: (read_text_completion, read_text_event),
     TargetApi.EMBEDDINGS: (read_embeddings, read_event),
+    TargetApi.DECISIONS: (read_decision, read_event),
     TargetApi.TOKENIZE: (read_token_count, read_event),
 }
 

@@ -11,6 +11,7 @@ from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
 from gateway.state.response_store import ResponseStore
 from gateway.web.apis import message_request
 from gateway.web.apis.client_api import ClientApi, in_chunks
+from gateway.web.apis.decisions import parse_decision
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
 from gateway.web.apis.message_answer import MessageWriter
@@ -35,6 +36,7 @@ _LISTED: Final = (
     ClientApi(path="/v1/apply/completions", parse=parse_apply, writer=in_chunks(partial(CodeWriter, in_fence=False))),
     ClientApi(path=MESSAGES_PATH, parse=parse_messages, writer=in_chunks(MessageWriter), renamed=_AS_MESSAGES),
     ClientApi(path=f"{MESSAGES_PATH}/count_tokens", parse=parse_count, renamed=_AS_MESSAGES, counts_tokens=True),
+    ClientApi(path="/v1/decisions", parse=parse_decision, renamed={"messages": "input"}),
     ClientApi(path="/v1/embeddings", parse=parse_embeddings, renamed={"messages": "input"}),
 )
 APIS: Final[Mapping[str, ClientApi]] = MappingProxyType({api.path: api for api in _LISTED})

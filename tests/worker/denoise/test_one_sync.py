@@ -14,6 +14,7 @@ import torch
 
 from diffusion_worker.constraints.compile import compile_constraint
 from diffusion_worker.constraints.inference.matcher import Matcher, open_matcher
+from diffusion_worker.constraints.inference.template import template_of
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_trie import build_token_trie
@@ -135,6 +136,16 @@ def test_a_step_with_work_of_every_kind_waits_once(make_model: Any) -> None:
     )
     syncs = syncs_of(stepper, batch)
     assert syncs.decodes.total() == 1, str(syncs)
+    assert not syncs.uploads, str(syncs)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_step_with_templates_waits_once_more_however_many_they_are(make_model: Any, rows: int) -> None:
+    stepper = stepper_of(make_model(dtype=torch.float32), rows)
+    template = template_of([((9,), [(7,), (8,)])], (6,) * 10, pad_id=6)
+    items = (denoise(row, 6, template=template if row % 2 == 0 else None) for row in range(rows))
+    syncs = syncs_of(stepper, Batch(denoises=tuple(items)))
+    assert syncs.decodes.total() == 2, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.denoise.pins import FREE, mean_over_free, pin_ids, pins_of
+from diffusion_worker.constraints.inference.template import FREE
+from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.score import score
 from diffusion_worker.engine.loop import run
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest

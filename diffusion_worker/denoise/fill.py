@@ -1,0 +1,52 @@
+"""Rows with a canvas template: the probabilities of the labels of every hole, in at most two passes.
+
+Only the logits where labels part are fetched, in one transfer for all such rows; see `constraints.inference.template`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffusion_worker.constraints.inference.template import Probabilities
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.step_batch import Denoise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """Result of a step for rows with a template."""
+
+    rows: torch.Tensor  # [rows] True where a row has a template
+    done: torch.Tensor  # [rows] True where such a row needs no further step
+    holes: tuple[Probabilities, ...]  # per row; empty without a template
+
+
+def fill(items: Sequence[Denoise], logits: torch.Tensor) -> Filled:
+    """Score the holes from `logits` [rows, canvas, vocab] at temperature 1. A row whose logits are not finite gets
+    uniform shares: it fails after the step."""
+    rows = [row for row, item in enumerate(items) if item.template is not None]
+    holes: list[Probabilities] = [()] * len(items)
+    done = [False] * len(items)
+    for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
+        template = items[row].template
+        assert template is not None
+        holes[row] = template.probabilities(seen if np.isfinite(seen).all() else np.zeros_like(seen))
+        done[row] = not items[row].opens or template.narrowed(holes[row]).is_decided
+    return Filled(
+        rows=upload([item.template is not None for item in items], logits.device),
+        done=upload(done, logits.device),
+        holes=tuple(holes),
+    )
+
+
+def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor) -> list[np.ndarray]:
+    """Per row, the logits at the sites of its template."""
+    templates = [(row, template) for row in rows if (template := items[row].template) is not None]
+    sites = [(row, *site) for row, template in templates for site in template.sites]
+    if not sites:
+        return [np.zeros(0) for _ in templates]
+    row_at, position, token = upload(sites, logits.device).unbind(-1)
+    numbers = logits[row_at, position, token].double().cpu().numpy()
+    return np.split(numbers, np.cumsum([len(template.sites) for _, template in templates])[:-1])

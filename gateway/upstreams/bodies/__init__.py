@@ -1,0 +1,1 @@
+"""Bodies of calls that have a form of their own."""
