@@ -66,9 +66,7 @@ class Pipeline:
         self._upstreams = upstreams
         self._state = state
         self._observer = observer
-        self._clock = world
-        self._sample = world.sample
-        self._schemas = COMPILED
+        self._world = world
         self._context_limits = ContextLimits()
         self._shadows = Shadows(self._handle_shadow, observer, world)
         self._is_stopped = False
@@ -81,7 +79,7 @@ class Pipeline:
         `on_start` receives the context once the request is routed, before any target is called. Cancelling this call
         cancels the attempts in progress.
         """
-        context, error = self._route(query, self._sample())
+        context, error = self._route(query, self._world.sample())
         on_start(context)
         error = error or self._check_rate_limit(context)
         if error is not None:
@@ -95,17 +93,17 @@ class Pipeline:
             context.outcome = Outcome.CLIENT_GONE if isinstance(exc, asyncio.CancelledError) else Outcome.ERROR
             self._finish(context)
             raise
-        if attempt is None and context.decisions is not None and context.commit_earlier(self._clock.now_s()):
+        if attempt is None and context.decisions is not None and context.commit_earlier(self._world.now_s()):
             buffered = [context.decisions.merged()]
         elif attempt is None and not buffered:
             return self._error_response(context, context.final_error())
-        recorder = self._shadows.recorder(context, self._sample()) if context.plan.shadow is not None else None
+        recorder = self._shadows.recorder(context, self._world.sample()) if context.plan.shadow is not None else None
         return GatewayResponse(context, self._finish, buffered=buffered, attempt=attempt, recorder=recorder)
 
     def quota(self, query: Query) -> Quota | None:
         """What is left of the limits of the request's API key; None if it has none."""
         limit = self._policies.current.limit_of(query.principal)
-        return None if limit is None else self._state.quota(query.principal, limit, self._clock.now_s())
+        return None if limit is None else self._state.quota(query.principal, limit, self._world.now_s())
 
     def stop(self) -> None:
         """The gateway ends: requests that are cancelled from now on failed, their clients did not leave."""
@@ -125,7 +123,7 @@ class Pipeline:
             raise error
         candidates = [self._at_endpoint(each, query) for each in context.plan.candidates]
         verdicts = tuple((each, self._health(each), self._check(context, each)) for each in candidates)
-        return context.decision(self._clock.now_s()), verdicts
+        return context.decision(self._world.now_s()), verdicts
 
     async def count_tokens(self, query: Query) -> TokenCount:
         """The input tokens of a query at the target that it would go to now. Not an attempt: no limit counts it.
@@ -143,21 +141,21 @@ class Pipeline:
         policy = self._policies.current
         classification = self._classify(query)
         try:
-            plan = plan_request(policy, query, classification, wall_s=self._clock.wall_s(), sample=sample)
+            plan = plan_request(policy, query, classification, wall_s=self._world.wall_s(), sample=sample)
             return self._new_context(query, classification, plan), None
         except GatewayError as error:
             empty = Plan(policy=policy.version, route="", candidates=(), private=query.private)
             return self._new_context(query, classification, empty), error
 
     def _new_context(self, query: Query, classification: Classification, plan: Plan) -> RequestContext:
-        return RequestContext(query, classification, plan, wall_s=self._clock.wall_s(), now_s=self._clock.now_s())
+        return RequestContext(query, classification, plan, wall_s=self._world.wall_s(), now_s=self._world.now_s())
 
     def _check_rate_limit(self, context: RequestContext) -> RateLimitExceeded | None:
         """Acquire the quota of the request's API key. Shadow requests are not counted."""
         query, limit = context.query, self._policies.current.limit_of(context.query.principal)
         if limit is None:
             return None
-        refusal = self._state.acquire_quota(query.principal, limit, self._clock.now_s(), self._clock.wall_s())
+        refusal = self._state.acquire_quota(query.principal, limit, self._world.now_s(), self._world.wall_s())
         if refusal is not None and refusal.is_daily:
             return BudgetExceeded("This API key has used its budget of today (UTC).", retry_after_s=refusal.wait_s)
         if refusal is not None:
@@ -201,11 +199,11 @@ class Pipeline:
         """Remember a context length that a target named in its error."""
         error = attempt.error
         if isinstance(error, ContextLengthExceeded) and error.limit is not None:
-            self._context_limits.learn(attempt.candidate.target, error.limit, self._clock.now_s())
+            self._context_limits.learn(attempt.candidate.target, error.limit, self._world.now_s())
 
     async def _try_when_free(self, context: RequestContext) -> Attempt | None:
         """Wait for a slot of the full candidates and try the one that grants it; if that fails, wait for the others."""
-        began_s, left_ms = self._clock.now_s(), context.left_ms(self._clock.now_s())
+        began_s, left_ms = self._world.now_s(), context.left_ms(self._world.now_s())
         deadline_s = None if left_ms is None else began_s + left_ms / 1000
         tried: set[str] = set()
         while candidates := self._full_endpoints(context, tried):
@@ -213,12 +211,12 @@ class Pipeline:
                 candidates,
                 context.query.principal,
                 state=self._state,
-                clock=self._clock,
+                clock=self._world,
                 began_s=began_s,
                 deadline_s=deadline_s,
             )
             with closing(waiter):
-                now_s = self._clock.now_s()
+                now_s = self._world.now_s()
                 queued_ms = (now_s - began_s) * 1000
                 if waiter.granted is None:
                     if queued_ms > 0:
@@ -268,7 +266,7 @@ class Pipeline:
         if hedge is None or not remaining:
             winner = attempt if await attempt.open() else None
         else:
-            after_s = self._state.hedge_after_ms(attempt.candidate, self._clock.now_s()) / 1000
+            after_s = self._state.hedge_after_ms(attempt.candidate, self._world.now_s()) / 1000
             winner = await open_hedged(
                 attempt, after_s=after_s, second=lambda: self._start_hedge(context, attempt.candidate, remaining)
             )
@@ -300,7 +298,7 @@ class Pipeline:
         """An attempt at a candidate, or None if the candidate is skipped."""
         chosen, candidate = candidate, self._at_endpoint(candidate, context.query, avoid=context.failed)
         permit = self._acquire(context, candidate, later, again=again, waiter=queued.waiter if queued else None)
-        now_s, queued_ms = self._clock.now_s(), queued.waited_ms if queued else None
+        now_s, queued_ms = self._world.now_s(), queued.waited_ms if queued else None
         if isinstance(permit, Verdict):
             context.skipped.append((chosen, permit))
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
@@ -316,7 +314,7 @@ class Pipeline:
             hedge=hedge,
             queued_ms=queued_ms,
         )
-        return Attempt(context, params, clock=self._clock, schemas=self._schemas)
+        return Attempt(context, params, clock=self._world, schemas=COMPILED)
 
     # Admission
 
@@ -341,8 +339,8 @@ class Pipeline:
             return verdict
         return self._state.acquire(
             candidate,
-            self._clock.now_s(),
-            sample=self._sample(),
+            self._world.now_s(),
+            sample=self._world.sample(),
             healthy_fallback=healthy_fallback,
             again=again,
             waiter=waiter,
@@ -353,7 +351,7 @@ class Pipeline:
         verdict = check_shared_failure(candidate, context.failed)
         if not verdict.admitted:
             return verdict
-        now_s, health = self._clock.now_s(), self._health(candidate)
+        now_s, health = self._world.now_s(), self._health(candidate)
         if context.needed_tokens:
             capabilities = candidate.target.capabilities or health.status.capabilities
             declared = capabilities.context_length if capabilities is not None else None
@@ -369,7 +367,7 @@ class Pipeline:
 
     def _health(self, candidate: Candidate) -> Health:
         status = self._upstreams(candidate.target).status
-        return self._state.health(candidate, status, self._clock.now_s())
+        return self._state.health(candidate, status, self._world.now_s())
 
     # The end of a request
 
@@ -393,10 +391,10 @@ class Pipeline:
             context.outcome = Outcome.ERROR
         decision = self._decision(context)
         if context.limit is not None:
-            wall_s = self._clock.wall_s()
+            wall_s = self._world.wall_s()
             self._state.release_quota(decision.principal, context.limit, *decision.charged, wall_s=wall_s)
         self._observer.decided(decision)
         return decision
 
     def _decision(self, context: RequestContext) -> Decision:
-        return context.decision(self._clock.now_s())
+        return context.decision(self._world.now_s())
