@@ -191,7 +191,7 @@ class Attempt:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
-        if not self._is_committed:
+        if not self._is_committed and self not in self._context.unsure:  # an unsure answer may still be served
             self._buffered = []
             self._held.release()
 
