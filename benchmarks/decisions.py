@@ -3,12 +3,11 @@
 Asks questions of all three types about held-out orders twice, with the same weights, as many rows at once and the same
 prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read
 left to right. TEXTS texts are asked the same eight questions, so both ways reuse the cached beginning of a prompt.
-The majority class is that of each question. The expected calibration error (Naeini et al., AAAI 2015) compares the
-probability of the most likely answer with its accuracy in bins of equal mass.
+The majority class is that of each question. The expected calibration error compares the probability of the most likely
+answer with its accuracy.
 """
 
 import argparse
-import itertools
 import json
 import random
 import statistics
@@ -34,6 +33,7 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import BlockSealed, Faulted, Finished, Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.calibration import calibration_error
 from training.tasks.decisions import DecisionSample, canvases_of, decision, question_set
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids, encode_prompt
@@ -146,7 +146,7 @@ def measure(model: DiffusionModel, texts: int) -> Figures:
         left_to_right_per_s=len(rights) / json_s,
         canvas_passes=passes,
         left_to_right_passes=tokens / len(rights),
-        ece=calibration_error([max(each) for each in shares], canvas),
+        ece=calibration_error([max(each) for each in shares], canvas, BINS),
     )
 
 
@@ -236,17 +236,6 @@ def _automaton(labels: tuple[tuple[str, ...], ...]) -> TokenAutomaton:
     automaton = compile_tokens(compile_schema(schema_of(labels)).automaton, shipped().read())
     assert automaton is not None
     return automaton
-
-
-def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = BINS) -> float:
-    """The expected calibration error: the mean gap of confidence and accuracy over bins of equal mass."""
-    pairs = sorted(zip(confidences, right, strict=True))
-    borders = [len(pairs) * number // bins for number in range(bins + 1)]
-    gap = 0.0
-    for low, high in itertools.pairwise(borders):
-        if inside := pairs[low:high]:
-            gap += abs(sum(confidence for confidence, _ in inside) - sum(ok for _, ok in inside))
-    return gap / len(pairs)
 
 
 def show(found: Figures) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from benchmarks.routing_rows import Example
 from gateway.enums import Task
 from gateway.types import Classification
+from training import calibration
 
 FAST_TASKS: Final = frozenset({Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION})
 _RESAMPLES: Final = 1000
@@ -83,12 +84,9 @@ def fast_recall(predictions: Sequence[Prediction]) -> float:
 def calibration_error(predictions: Sequence[Prediction]) -> float:
     """Expected calibration error of the predictions by words: the gap between confidence and accuracy, in ten bins of
     equal size."""
-    ordered = sorted(
-        (each for each in predictions if each.is_by_words), key=lambda each: each.classification.confidence
-    )
-    bins = [ordered[len(ordered) * n // _BINS : len(ordered) * (n + 1) // _BINS] for n in range(_BINS)]
-    gaps = [abs(sum(each.classification.confidence - each.is_correct for each in part)) for part in bins]
-    return sum(gaps) / max(1, len(ordered))
+    counted = [each for each in predictions if each.is_by_words]
+    confidences = [each.classification.confidence for each in counted]
+    return calibration.calibration_error(confidences, [each.is_correct for each in counted], _BINS)
 
 
 def kinds_of(prediction: Prediction) -> list[str]:

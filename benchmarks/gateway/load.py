@@ -72,20 +72,22 @@ async def drive(request: Request, *, connections: int, seconds: float = 1e9, req
     return answers
 
 
-async def abort_streams(request: Request, *, count: int, connections: int) -> None:
-    """Begin `count` streams, and leave each when its first bytes have arrived."""
-    left = count
+async def abort_streams(request: Request, *, count: int, connections: int) -> int:
+    """Begin `count` streams, and leave each when its first bytes have arrived. Returns how many did not begin."""
+    left, failures = count, 0
 
     async def one() -> None:
-        nonlocal left
+        nonlocal left, failures
         while left > 0:
             left -= 1
             reader, writer = await asyncio.open_connection("127.0.0.1", request.port)
             writer.write(request.encoded())
-            await reader.read(256)
+            head = await reader.read(256)
+            failures += not head.startswith(b"HTTP/1.1 200 ")
             writer.transport.abort()
 
     await asyncio.gather(*(one() for _ in range(connections)))
+    return failures
 
 
 def _resolve(done: "asyncio.Future[None]") -> None:

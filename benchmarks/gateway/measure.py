@@ -40,10 +40,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Soak:
-    """Resident memory of the gateway: after warming up, after many requests, and after many aborted streams."""
+    """Resident memory of the gateway: after warming up, after many requests, and after many aborted streams. Refused
+    requests take no memory, so `failures` must be 0."""
 
     requests: int
     aborted: int
+    failures: int
     warm_mb: float
     after_requests_mb: float
     after_aborted_mb: float
@@ -86,17 +88,21 @@ def soak(gateway: Running, *, requests: int, aborted: int) -> Soak:
     whole = request_of(gateway.server, gateway.port)
     stream = request_of(gateway.server, gateway.port, stream=True)
 
+    failures = 0
+
     def load(count: int) -> float:
-        uvloop.run(drive(whole, connections=64, requests=count))
+        nonlocal failures
+        failures += uvloop.run(drive(whole, connections=64, requests=count)).failures
         return gateway.rss_mb()
 
-    uvloop.run(abort_streams(stream, count=aborted // 10, connections=64))
+    failures += uvloop.run(abort_streams(stream, count=aborted // 10, connections=64))
     warm_mb = load(requests // 10)
     after_requests_mb = load(requests)
-    uvloop.run(abort_streams(stream, count=aborted, connections=64))
+    failures += uvloop.run(abort_streams(stream, count=aborted, connections=64))
     return Soak(
         requests=requests,
         aborted=aborted,
+        failures=failures,
         warm_mb=warm_mb,
         after_requests_mb=after_requests_mb,
         after_aborted_mb=gateway.rss_mb(),

@@ -105,6 +105,7 @@ def bars(samples: list[Sample], grown: Soak | None) -> list[Bar]:
     growth = grown.growth if grown else None
     found.append(Bar(name="memory after the soak, to before", limit=MAX_GROWTH, ratio=growth))
     failures = sum(each.failures for each in samples if each.server in (GATEWAY, TRACED))
+    failures += grown.failures if grown else 0
     return [*found, Bar(name="failed requests", limit=0, ratio=failures)]
 
 

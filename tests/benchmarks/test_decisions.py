@@ -1,11 +1,8 @@
-"""The figures of the benchmark of decisions: calibration, and the bars."""
+"""The figures of the benchmark of decisions, and the bars."""
 
-import random
 from dataclasses import replace
 
-import pytest
-
-from benchmarks.decisions import Figures, Kind, calibration_error, measure
+from benchmarks.decisions import Figures, Kind, measure
 from diffusion_worker.models.loader import LoadOptions, load
 
 GOOD = Figures(
@@ -20,21 +17,6 @@ GOOD = Figures(
     left_to_right_passes=12.0,
     ece=0.05,
 )
-
-
-def test_the_calibration_error_of_a_calibrated_guesser_is_small() -> None:
-    rng = random.Random(1)
-    confidences = [rng.uniform(0.3, 1.0) for _ in range(20_000)]
-    right = [rng.random() < confidence for confidence in confidences]
-    assert calibration_error(confidences, right) < 0.02
-    sure = [min(1.0, confidence + 0.2) for confidence in confidences]
-    assert calibration_error(sure, right) == pytest.approx(0.16, abs=0.04)
-
-
-def test_bins_have_equal_mass() -> None:
-    """Errors of opposite sign in one bin cancel, those in different bins do not."""
-    assert calibration_error([0.5, 0.5], [True, False], bins=1) == 0.0
-    assert calibration_error([0.5, 0.5], [True, False], bins=2) == 0.5
 
 
 def test_every_bar_can_be_missed() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gateway import mock_upstream, report, servers
 from benchmarks.gateway.bare_relay import Relay
-from benchmarks.gateway.load import Request, drive
+from benchmarks.gateway.load import Request, abort_streams, drive
 from benchmarks.gateway.measure import DIRECT, Sample, Soak
 from gateway.policy_files.load import parse
 from tests.gateway.serving import fake_server
@@ -31,7 +31,7 @@ SAMPLE = Sample(
     bursts=0,
     rss_mb=None,
 )
-STEADY = Soak(requests=10, aborted=1, warm_mb=100, after_requests_mb=101, after_aborted_mb=102)
+STEADY = Soak(requests=10, aborted=1, failures=0, warm_mb=100, after_requests_mb=101, after_aborted_mb=102)
 GOOD = {servers.RELAY: 100.0, servers.GATEWAY: 90.0, servers.TRACED: 93.0, servers.TENSORZERO: 150.0}
 
 
@@ -71,9 +71,10 @@ def test_a_dear_gateway_misses_every_ratio_that_it_is_compared_by() -> None:
 
 
 def test_memory_that_grows_and_failed_requests_miss_their_bars() -> None:
-    grown = Soak(requests=10, aborted=1, warm_mb=100, after_requests_mb=100, after_aborted_mb=120)
+    grown = Soak(requests=10, aborted=1, failures=0, warm_mb=100, after_requests_mb=100, after_aborted_mb=120)
     bad = [replace(each, failures=1) if each.server == servers.GATEWAY else each for each in samples()]
     assert missed(report.bars(bad, grown)) == {"memory after the soak, to before", "failed requests"}
+    assert missed(report.bars(samples(), replace(STEADY, failures=1))) == {"failed requests"}
 
 
 def test_streams_in_bursts_and_absent_peers_are_not_counted() -> None:
@@ -122,10 +123,13 @@ async def test_the_load_counts_answers_failures_and_streams_that_arrive_at_once(
         whole = await drive(request(server.url), connections=2, requests=6)
         failed = await drive(request(server.url, fails=True), connections=2, requests=6)
         streams = await drive(request(server.url, stream=True), connections=1, requests=3)
+        begun = await abort_streams(request(server.url, stream=True), count=3, connections=2)
+        refused = await abort_streams(request(server.url, fails=True), count=3, connections=2)
         await asyncio.sleep(0.01)  # for the server to see that its clients have left
     assert (len(whole.latencies_s), whole.failures) == (6, 0)
     assert (len(failed.latencies_s), failed.failures) == (0, 6)
     assert (len(streams.latencies_s), streams.bursts, streams.cut) == (3, 3, 0)
+    assert (begun, refused) == (0, 3)
 
 
 async def test_the_load_ends_if_the_server_hangs_up() -> None:

@@ -26,6 +26,7 @@ from gateway.classifier.weights import write_model
 from gateway.enums import Task
 from gateway.routing.classify import STAGES
 from gateway.types import Classification, Query
+from training.calibration import calibration_error
 from training.classifier.compose import Request, compose, pasted_texts
 from training.classifier.concepts import read_concepts, vocabulary_of
 from training.classifier.fit import Model, Table, fit, scores, temperature
@@ -39,6 +40,7 @@ FOLDS: Final = 3
 COPIES: Final = 3  # requests composed of every line
 EPOCHS: Final = 4
 FAST: Final = (Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION)
+BINS: Final = 10  # of the calibration error
 PRECISION: Final = 0.95  # of the fast lane, at which its threshold is fitted
 _TASKS: Final = list(Task)
 # Tasks of the bundled checkpoint by name, their label, and labels that are as defensible.
@@ -174,6 +176,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
     best = odds.argmax(axis=1)
     right = np.array([_is_right(each.line, _TASKS[at]) for each, at in zip(found.requests, best, strict=True)])
     by_words = np.array([each is None for each in found.by_form])
+    confidences: list[float] = odds[by_words].max(axis=1).tolist()
     threshold, recall = lane_threshold(found)
 
     def by(key: Callable[[Line], str]) -> dict[str, float]:
@@ -184,7 +187,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
         "temperature": round(found.divisor, 3),
         "accuracy": round(float(right.mean()), 4),
         "macro_f1": round(macro_f1(found), 4),
-        "calibration_error": round(equal_mass_error(odds[by_words].max(axis=1), right[by_words]), 4),
+        "calibration_error": round(calibration_error(confidences, right[by_words].tolist(), BINS), 4),
         "lane_threshold": round(threshold, 3),
         "lane_recall": round(recall, 3),
         "by_task": by(lambda line: line.task.value),
@@ -219,13 +222,6 @@ def lane_threshold(found: LeftOut) -> tuple[float, float]:
     if not enough.size:
         return 1.0, 0.0
     return float(mass[kept][order][enough[-1]]), float(hits[enough[-1]] / max(1, is_fast.sum()))
-
-
-def equal_mass_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """The expected calibration error, in bins of equal size."""
-    order = np.argsort(confidence, kind="stable")
-    gaps = [abs(float((confidence[part] - right[part]).sum())) for part in np.array_split(order, bins)]
-    return sum(gaps) / max(1, confidence.size)
 
 
 def _is_right(line: Line, task: Task) -> bool:

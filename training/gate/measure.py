@@ -10,7 +10,6 @@ from rich.table import Table
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.confidence import Evidence
-from diffusion_worker.types.events import Finished
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.gate.rows import Row, Third
 from training.requests import request_for, text_of
@@ -72,12 +71,16 @@ def _request(model: DiffusionModel, row: Row, mode: DecodingMode) -> GenerationR
 
 
 def steps_with_gate(model: DiffusionModel, rows: Sequence[Row]) -> list[int]:
-    """Denoising steps of each row that a request with the minimum confidence ends before its answer is complete."""
+    """Denoising steps of each row in a request with the minimum confidence. Answers may have several canvases, so those
+    that do not end early use more steps than one canvas has."""
     requests = [
-        dataclasses.replace(_request(model, row, DecodingMode.DIFFUSION), min_confidence=MIN_CONFIDENCE) for row in rows
+        dataclasses.replace(
+            request_for(model, Sample(prompt=row.prompt, answer=""), DecodingMode.DIFFUSION),
+            min_confidence=MIN_CONFIDENCE,
+        )
+        for row in rows
     ]
-    ends = [answer.end for answer in run(model, requests, max_num_seqs=TOGETHER)]
-    return [end.usage.denoising_steps for end in ends if not isinstance(end, Finished)]
+    return [answer.end.usage.denoising_steps for answer in run(model, requests, max_num_seqs=TOGETHER)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,8 +39,8 @@ def evaluate_gate(model: DiffusionModel, per_third: int, *, json_file: Path | No
     steps = _rejected_steps(model, rows, found[DecodingMode.DIFFUSION])
     mean, most = statistics.fmean(steps) if steps else 0.0, max(steps, default=0)
     console.print(
-        f"{len(steps)} answers end early, after {mean:.1f} denoising steps on average and {most} at most; a canvas has "
-        f"{model.info.denoising.steps}."
+        f"{len(steps)} rejected answers end after {mean:.1f} denoising steps on average, {most} at most; a canvas has"
+        f" {model.info.denoising.steps}."
     )
     if json_file:
         figures = {mode.value: [asdict(each) for each in measured] for mode, measured in parts.items()}

@@ -23,7 +23,8 @@ class Threshold:
     def __str__(self) -> str:
         return (
             f"min_confidence {self.minimum:.4f} serves {self.recall:.1%} of the correct answers with a precision of "
-            f"{self.precision:.1%} ({self.precision_without:.1%} without it), over {self.answers} answers"
+            f"{self.precision:.1%} ({self.precision_without:.1%} without it), over the {self.answers} answers "
+            "on which it was chosen"
         )
 
 

@@ -1,6 +1,8 @@
 """Fitting and measuring the confidence of a checkpoint."""
 
 import json
+import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ import torch
 from diffusion_worker.models.confidence import PromptHead, read_confidence
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence
 from diffusion_worker.types.requests import DecodingMode
+from training.gate import prompt_head
 from training.gate.fit import fit, write_weights
 from training.gate.measure import Answered, by_part, figures
 from training.gate.prompt_head import train_head, training_prompts
 from training.gate.rows import Row, Third
+from training.tasks.registry import TASKS
+from training.tasks.sample import Sample, SampleSpec
 from training.vocabulary import VOCAB_SIZE
 
 
@@ -84,8 +89,16 @@ def test_a_trained_prompt_head_finds_the_token_that_followed_likely() -> None:
     assert (logits.argmax(-1) == following).float().mean() > 0.95
 
 
-def test_the_prompt_head_is_trained_on_the_training_split_alone() -> None:
+def test_the_prompt_head_is_trained_on_the_training_split_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits: list[str] = []
+
+    def recorded(rng: random.Random, spec: SampleSpec, task: str) -> Sample:
+        splits.append(spec.split)
+        return TASKS[task](rng, spec)
+
+    monkeypatch.setattr(prompt_head, "TASKS", {task: partial(recorded, task=task) for task in TASKS})
     prompts = training_prompts(60)
+    assert splits == ["train"] * 60
     assert len(set(prompts)) > 50
     assert prompts == training_prompts(60)
 
