@@ -129,6 +129,7 @@ class Attempt:
     async def commit(self) -> list[Delta]:
         """Pass the point of no return. Returns the buffered deltas, to send at once; `remaining` has the others."""
         self._is_committed = True
+        self._context.forget_surest()
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
@@ -191,9 +192,13 @@ class Attempt:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
-        if not self._is_committed and self not in self._context.unsure:  # an unsure answer may still be served
-            self._buffered = []
-            self._held.release()
+        if not self._is_committed and self is not self._context.surest:  # which may still be served
+            self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing of the response: it will not be served."""
+        self._buffered = []
+        self._held.release()
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """Receive as much of the response as must be buffered before any of it may be sent."""
@@ -334,7 +339,7 @@ class Attempt:
             error.retry_after_s = min(error.retry_after_s, self.candidate.target.retry_after_max_s)
         self._end(error.reason, error)
         if self._context.plan.serves_surest and self.unsure_confidence is not None:
-            self._context.unsure.append(self)
+            self._context.keep_surest(self)
 
     def _priced_usage(self) -> Usage | None:
         """The usage with the cost by the target's price, if the policy has one."""

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from gateway.attempts import attempt
-from gateway.enums import RunawayScope
+from gateway.enums import Kind, OnLowConfidence, RunawayScope
 from gateway.errors import UpstreamError
 from gateway.policy_types import READ_ALONG, Checks
+from gateway.routing.gates import Gate
 from gateway.upstreams.scripted import fails, says
 from twolane.process.http.byte_budget import HOLDING, ByteBudget, Holding
 
@@ -117,6 +118,25 @@ async def test_what_a_failed_attempt_kept_counts_no_longer(stage: Any, full: Hol
     sent = await scene.send(**CHECKED)
     assert (sent.error, scene.attempts) == (None, {"fast": "invalid_output", "quality": "ok"})
     assert 1000 < full.size < 4000
+
+
+SUREST: Any = {"gate": Gate(minimum=0.8, otherwise=OnLowConfidence.SERVE_SUREST)}
+
+
+@pytest.mark.parametrize(("last", "text", "least", "most"), [(0.9, "z", 0, 3000), (0.1, "y" * 1000, 3000, 10_000)])
+async def test_of_unsure_answers_only_the_surest_is_kept_and_none_once_another_is_served(
+    stage: Any, holding: Holding, last: float, text: str, least: int, most: int
+) -> None:
+    scene = stage(
+        fast=says(*["x" * 100] * 50, confidence=0.3),
+        careful=says(*["y" * 100] * 10, confidence=0.5),
+        quality=says("z", confidence=last),
+        quality_target={"kind": Kind.WORKER},
+        route=SUREST,
+    )
+    sent = await scene.send(stream=True)
+    assert (sent.text, sent.broken) == (text, None)
+    assert least < holding.size < most
 
 
 async def test_a_stream_that_outgrows_the_budget_later_ends_with_an_error(stage: Any, full: Holding) -> None:
