@@ -192,7 +192,8 @@ class Attempt:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
-        if not self._is_committed and self is not self._context.surest:  # which may still be served
+        is_doubtful = self._asked is not None and isinstance(self.error, LowConfidence)  # its answers may be served
+        if not (self._is_committed or is_doubtful or self is self._context.surest):
             self.forget()
 
     def forget(self) -> None:
@@ -364,6 +365,7 @@ class Attempt:
         now_s = self._clock.now_s()
         if outcome is AttemptOutcome.OK and not self._has_finish_reason:
             outcome = AttemptOutcome.INCOMPLETE
+        p95_ms = self.candidate.slo.p95_ms if self.candidate.slo else inf
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
@@ -379,7 +381,7 @@ class Attempt:
             usage=self._priced_usage(),
             estimate=self._estimate(outcome),
             span_id=self._span_id,
-            budget_ms=_budget_ms(self.candidate),
+            budget_ms=p95_ms if p95_ms < inf else None,
             queued_ms=self._params.queued_ms,
             ignored=self._ignored,
             is_hang=self._is_hang(outcome, now_s),
@@ -393,8 +395,3 @@ class Attempt:
 def _retry_after_s(error: AttemptFailed | None) -> float | None:
     """When the target may be called again. Whoever refuses a request for what it asks refuses no other one."""
     return error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None
-
-
-def _budget_ms(candidate: Candidate) -> float | None:
-    p95_ms = candidate.slo.p95_ms if candidate.slo else inf
-    return p95_ms if p95_ms < inf else None
