@@ -86,16 +86,14 @@ class Pipeline:
             return self._error_response(context, error)
         try:
             attempt = await self._try_candidates(context)
-            buffered = await attempt.commit() if attempt is not None else context.commit_surest()
+            buffered = await attempt.commit() if attempt is not None else context.commit_surest(self._world.now_s())
         except OutOfBytes:
-            attempt, buffered = None, context.commit_surest()
+            attempt, buffered = None, context.commit_surest(self._world.now_s())
         except BaseException as exc:  # a request that ends with a bug still gets its decision
             context.outcome = Outcome.CLIENT_GONE if isinstance(exc, asyncio.CancelledError) else Outcome.ERROR
             self._finish(context)
             raise
-        if attempt is None and context.decisions is not None and context.commit_earlier(self._world.now_s()):
-            buffered = [context.decisions.merged()]
-        elif attempt is None and not buffered:
+        if attempt is None and not buffered:
             return self._error_response(context, context.final_error())
         recorder = self._shadows.recorder(context, self._world.sample()) if context.plan.shadow is not None else None
         return GatewayResponse(context, self._finish, buffered=buffered, attempt=attempt, recorder=recorder)

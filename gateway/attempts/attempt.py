@@ -129,6 +129,7 @@ class Attempt:
     async def commit(self) -> list[Delta]:
         """Pass the point of no return. Returns the buffered deltas, to send at once; `remaining` has the others."""
         self._is_committed = True
+        self._context.forget_surest()
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
@@ -191,9 +192,14 @@ class Attempt:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
-        if not self._is_committed and self not in self._context.unsure:  # an unsure answer may still be served
-            self._buffered = []
-            self._held.release()
+        is_doubtful = self._asked is not None and isinstance(self.error, LowConfidence)  # its answers may be served
+        if not (self._is_committed or is_doubtful or self is self._context.surest):
+            self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing of the response: it will not be served."""
+        self._buffered = []
+        self._held.release()
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """Receive as much of the response as must be buffered before any of it may be sent."""
@@ -334,7 +340,7 @@ class Attempt:
             error.retry_after_s = min(error.retry_after_s, self.candidate.target.retry_after_max_s)
         self._end(error.reason, error)
         if self._context.plan.serves_surest and self.unsure_confidence is not None:
-            self._context.unsure.append(self)
+            self._context.keep_surest(self)
 
     def _priced_usage(self) -> Usage | None:
         """The usage with the cost by the target's price, if the policy has one."""
@@ -359,6 +365,7 @@ class Attempt:
         now_s = self._clock.now_s()
         if outcome is AttemptOutcome.OK and not self._has_finish_reason:
             outcome = AttemptOutcome.INCOMPLETE
+        p95_ms = self.candidate.slo.p95_ms if self.candidate.slo else inf
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
@@ -374,7 +381,7 @@ class Attempt:
             usage=self._priced_usage(),
             estimate=self._estimate(outcome),
             span_id=self._span_id,
-            budget_ms=_budget_ms(self.candidate),
+            budget_ms=p95_ms if p95_ms < inf else None,
             queued_ms=self._params.queued_ms,
             ignored=self._ignored,
             is_hang=self._is_hang(outcome, now_s),
@@ -388,8 +395,3 @@ class Attempt:
 def _retry_after_s(error: AttemptFailed | None) -> float | None:
     """When the target may be called again. Whoever refuses a request for what it asks refuses no other one."""
     return error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None
-
-
-def _budget_ms(candidate: Candidate) -> float | None:
-    p95_ms = candidate.slo.p95_ms if candidate.slo else inf
-    return p95_ms if p95_ms < inf else None

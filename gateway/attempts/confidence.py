@@ -1,6 +1,7 @@
 """The confidence gate: whether an answer is sure enough for its candidate's minimum. Pure."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.attempts.answer_content import has_blank_choice
 from gateway.enums import Kind, TargetApi
@@ -8,10 +9,13 @@ from gateway.errors import LowConfidence
 from gateway.types import Candidate, Delta, Query, Usage
 from gateway.upstreams.logprobs import confidence_of, without_logprobs
 
+_UNGATED: Final = frozenset({TargetApi.EMBEDDINGS, TargetApi.DECISIONS})
+
 
 def minimum_of(candidate: Candidate, query: Query) -> float | None:
-    """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence."""
-    return None if query.beyond_chat.api is TargetApi.EMBEDDINGS else candidate.min_confidence
+    """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence, and each
+    answer of a decision has its own."""
+    return None if query.beyond_chat.api in _UNGATED else candidate.min_confidence
 
 
 def needs_logprobs(candidate: Candidate, query: Query) -> bool:

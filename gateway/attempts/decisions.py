@@ -46,15 +46,16 @@ class DecisionAnswers:
     def accept(
         self, asked: Sequence[int], response: Delta, candidate: Candidate, *, usage: Usage | None, is_last: bool
     ) -> Delta:
-        """The response with all answers, once a candidate has answered the `asked` questions. Raises InvalidOutput, or
-        LowConfidence if answers are doubtful and other candidates are left."""
+        """The response with all answers, once a candidate has answered the `asked` questions, of which another attempt
+        may have settled some (a hedge). Raises InvalidOutput, or LowConfidence if answers are doubtful and other
+        candidates are left."""
         answers = _read(response, [self._questions[index] for index in asked])
         used = (usage.input_tokens or 0, usage.output_tokens or 0) if usage else (0, 0)
         self._usage = (self._usage[0] + used[0], self._usage[1] + used[1])
         self.open = tuple(
             index
             for index, answer in zip(asked, answers, strict=True)
-            if self._keep(index, answer, candidate.target.policy_name) and self._is_doubtful(index, answer, candidate)
+            if index in self.open and not self._is_settled(index, answer, candidate)
         )
         if self.open and not is_last:
             detail = f"{len(self.open)} of {len(asked)} questions"
@@ -68,17 +69,15 @@ class DecisionAnswers:
         pieces = (Piece(index=0, finish_reason="stop", is_answer=True),)
         return Delta(data=exact_json.dumps(document), pieces=pieces, usage=usage)
 
-    def _keep(self, index: int, answer: Mapping[str, Any], target: str) -> bool:
-        """False for a refusal where there is a doubtful answer already, which says more."""
-        if answer["type"] == REFUSAL and self._answers[index] is not None:
-            return False
-        self._answers[index], self._targets[index] = answer, target
-        return True
-
-    def _is_doubtful(self, index: int, answer: Mapping[str, Any], candidate: Candidate) -> bool:
-        own = self._questions[index].min_confidence
+    def _is_settled(self, index: int, answer: Mapping[str, Any], candidate: Candidate) -> bool:
+        """Whether an answer is sure enough. It is kept unless the known one says more: a doubtful answer does not
+        replace a surer one, and a refusal, with a confidence of 0, replaces none."""
+        own, known, confidence = self._questions[index].min_confidence, self._answers[index], confidence_of(answer)
         least = candidate.min_confidence if own is None else own
-        return least is not None and confidence_of(answer) < least
+        is_sure = least is None or confidence >= least
+        if known is None or confidence > (0.0 if is_sure else confidence_of(known)):
+            self._answers[index], self._targets[index] = answer, candidate.target.policy_name
+        return is_sure
 
 
 def _read(response: Delta, questions: Sequence[Question]) -> list[Mapping[str, Any]]:
@@ -119,13 +118,17 @@ def _is_answer(answer: Mapping[str, Any], question: Question) -> bool:
     if not all(isinstance(each, dict) and _is_share(each.get("probability")) for each in listed):
         return False
     if kind == QuestionKind.SCORE:
-        return isinstance(answer.get("score"), int | float)
+        return _is_number(answer.get("score"))
     chosen = answer.get("choice")
     return any(type(chosen) is type(option.value) and chosen == option.value for option in question.options)
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _from_chat(pieces: Sequence[Piece], questions: Sequence[Question]) -> list[Mapping[str, Any]]:

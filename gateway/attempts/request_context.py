@@ -28,6 +28,10 @@ class UnsureAnswer(Protocol):
         """Serve it nevertheless; returns the deltas to send."""
         ...
 
+    def forget(self) -> None:
+        """It will not be served."""
+        ...
+
 
 class RequestContext:
     """The state of one request while its candidates are tried."""
@@ -40,7 +44,7 @@ class RequestContext:
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         self.outcome = Outcome.OK
-        self.unsure: list[UnsureAnswer] = []  # kept if the route serves the surest one
+        self.surest: UnsureAnswer | None = None  # kept if the route serves it
         self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.schema_check: SchemaCheck | None = None
         decision = query.beyond_chat.decision
@@ -144,19 +148,29 @@ class RequestContext:
         self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
         self._timings_ms["upstream"] = self._first_byte_ms - started_ms
 
-    def commit_earlier(self, now_s: float) -> bool:
-        """The point of no return, if no candidate is left: whether the doubtful answers of earlier ones are served."""
-        if self.decisions is None or not self.decisions.is_complete:
-            return False
-        self._target = self.decisions.answered_by[-1][0]
-        self._first_byte_ms = self.at_ms(now_s)
-        return True
+    def keep_surest(self, answer: UnsureAnswer) -> None:
+        """Keep an answer below the minimum if it is surer than the one that is kept."""
+        known = self.surest
+        if known is None or (answer.unsure_confidence or 0.0) > (known.unsure_confidence or 0.0):
+            self.surest = answer
+            if known is not None:
+                known.forget()
 
-    def commit_surest(self) -> list[Delta]:
-        """Serve the surest answer below the minimum, the first of equal ones; empty if there is none."""
-        if not self.unsure:
-            return []
-        return max(self.unsure, key=lambda answer: answer.unsure_confidence or 0.0).commit_unsure()
+    def forget_surest(self) -> None:
+        """Another answer is served."""
+        if self.surest is not None:
+            self.surest.forget()
+            self.surest = None
+
+    def commit_surest(self, now_s: float) -> list[Delta]:
+        """The point of no return, if no candidate is left: serve the surest answer below the minimum, or the doubtful
+        answers of a decision. Empty if there is none."""
+        if self.decisions is None or not self.decisions.is_complete:
+            return [] if self.surest is None else self.surest.commit_unsure()
+        merged = self.decisions.merged()
+        self._target, self._usage = self.decisions.answered_by[-1][0], merged.usage
+        self._first_byte_ms = self.at_ms(now_s)
+        return [merged]
 
     def mark_unsure(self, confidence: float | None) -> None:
         """The committed attempt ended below the minimum confidence, and is served as the surest answer."""

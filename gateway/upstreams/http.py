@@ -99,9 +99,9 @@ class HttpReply:
         reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
         parts = _decoded(self._response)
         while (part := await self._next(parts, reader)) is not None:
-            if not self._stream:  # kept until it is complete
-                keep_bytes(len(part))
             found = reader.feed(part)
+            if reader.keeps_all:
+                keep_bytes(len(part))
             for delta in found:
                 yield delta
             if reader.is_done:

@@ -50,21 +50,26 @@ def confidence_of(deltas: Iterable[Delta]) -> float | None:
         for position, choice in enumerate(choices):
             if choice.logprobs is not None and choice.logprobs.content is not None:
                 index = position if choice.index is None else choice.index
-                logprobs = (token.logprob for token in choice.logprobs.content if token.logprob is not None)
-                weakest[index] = heapq.nsmallest(WEAKEST, (*weakest[index], *logprobs))
+                logprobs = [token.logprob for token in choice.logprobs.content if token.logprob is not None]
+                if logprobs or not choice.logprobs.content:  # tokens without any say nothing
+                    weakest[index] = heapq.nsmallest(WEAKEST, (*weakest[index], *logprobs))
     if not weakest:
         return None
     return min(math.exp(min(0.0, math.fsum(lowest)) / WEAKEST) for lowest in weakest.values())
 
 
 def without_logprobs(deltas: Iterable[Delta]) -> list[Delta]:
-    """The same response without them, for a client that did not ask for them."""
+    """The same response without them, for a client that did not ask for them. One that cannot be written again, such as
+    with a number that is out of range, is left as it is."""
     return [replace(delta, data=_cleared(delta.data)) if b'"logprobs"' in delta.data else delta for delta in deltas]
 
 
 def _cleared(data: bytes) -> bytes:
-    document: Any = exact_json.loads(data)
-    for choice in document.get("choices") or ():
-        if choice.get("logprobs") is not None:
-            choice["logprobs"] = None
-    return exact_json.dumps(document)
+    try:
+        document: Any = exact_json.loads(data)
+        for choice in document.get("choices") or ():
+            if choice.get("logprobs") is not None:
+                choice["logprobs"] = None
+        return exact_json.dumps(document)
+    except exact_json.JsonError:
+        return data

@@ -75,7 +75,10 @@ class Schema:
             return ValidationError(keyword="cost", pointer="#")
         if self._validator.is_valid(value):
             return None
-        return _error(self._schema, next(iter(self._validator.iter_errors(value))))
+        try:
+            return _error(self._schema, next(iter(self._validator.iter_errors(value))))
+        except ValueError:  # nested too deeply to be reported, which takes fewer levels than to be validated
+            return ValidationError(keyword="depth", pointer="#")
 
     def incremental_validator(self) -> IncrementalValidator:
         """A new validator to feed a text to while it arrives."""

@@ -56,6 +56,11 @@ class AnswerReader:
         """See the class."""
         return bool(self._finished) and not self._open
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether what was fed stays in memory until `close`: the body is a whole response, or becomes one."""
+        return not self._stream or self._document is not None
+
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas that end in `data`. Raises AttemptFailed."""
         try:

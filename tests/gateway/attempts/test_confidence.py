@@ -22,10 +22,11 @@ def gated(target: Target) -> Candidate:
     return Candidate(route="r", target=target, min_confidence=0.8)
 
 
-def test_embeddings_have_no_gate(query: MakeQuery, target: MakeTarget) -> None:
+@pytest.mark.parametrize("api", [TargetApi.EMBEDDINGS, TargetApi.DECISIONS])
+def test_embeddings_and_decisions_have_no_gate_as_a_whole(query: MakeQuery, target: MakeTarget, api: TargetApi) -> None:
     candidate = gated(target(kind=Kind.OPENAI))
-    embedding = query(beyond_chat=BeyondChat(api=TargetApi.EMBEDDINGS, inputs=1))
-    assert (minimum_of(candidate, embedding), needs_logprobs(candidate, embedding)) == (None, False)
+    other = query(beyond_chat=BeyondChat(api=api))
+    assert (minimum_of(candidate, other), needs_logprobs(candidate, other)) == (None, False)
     assert (minimum_of(candidate, query()), needs_logprobs(candidate, query())) == (0.8, True)
 
 

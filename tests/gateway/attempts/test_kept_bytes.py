@@ -4,13 +4,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.attempts import attempt
-from gateway.enums import RunawayScope
+from gateway.enums import Kind, OnLowConfidence, RunawayScope
 from gateway.errors import UpstreamError
 from gateway.policy_types import READ_ALONG, Checks
+from gateway.routing.gates import Gate
+from gateway.types import Delta
+from gateway.upstreams import parse_response, scripted
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.scripted import fails, says
+from gateway.web.apis.decisions import parse_decision
 from twolane.process.http.byte_budget import HOLDING, ByteBudget, Holding
 
 pytestmark = pytest.mark.anyio
@@ -117,6 +123,45 @@ async def test_what_a_failed_attempt_kept_counts_no_longer(stage: Any, full: Hol
     sent = await scene.send(**CHECKED)
     assert (sent.error, scene.attempts) == (None, {"fast": "invalid_output", "quality": "ok"})
     assert 1000 < full.size < 4000
+
+
+SUREST: Any = {"gate": Gate(minimum=0.8, otherwise=OnLowConfidence.SERVE_SUREST)}
+
+
+@pytest.mark.parametrize(("last", "text", "least", "most"), [(0.9, "z", 0, 3000), (0.1, "y" * 1000, 3000, 10_000)])
+async def test_of_unsure_answers_only_the_surest_is_kept_and_none_once_another_is_served(
+    stage: Any, holding: Holding, last: float, text: str, least: int, most: int
+) -> None:
+    scene = stage(
+        fast=says(*["x" * 100] * 50, confidence=0.3),
+        careful=says(*["y" * 100] * 10, confidence=0.5),
+        quality=says("z", confidence=last),
+        quality_target={"kind": Kind.WORKER},
+        route=SUREST,
+    )
+    sent = await scene.send(stream=True)
+    assert (sent.text, sent.broken) == (text, None)
+    assert least < holding.size < most
+
+
+@pytest.mark.parametrize(("text", "kept"), [("", True), ("x", False)])
+async def test_doubtful_answers_of_a_decision_count_until_they_are_served(
+    stage: Any, holding: Holding, monkeypatch: pytest.MonkeyPatch, text: str, kept: bool
+) -> None:
+    """A refusal is one; a text that answers no question is not."""
+
+    def read_delta(data: bytes) -> Delta:
+        keep_bytes(len(data))
+        return parse_response.read_delta(data)
+
+    monkeypatch.setattr(scripted, "read_delta", read_delta)
+    more = {"refusal": "x" * 5000} if kept else {"reasoning": "x" * 5000}
+    scene = stage(fast=says(text, extra=more), quality=fails(UpstreamError("down")), route=SUREST)
+    question = {"type": "predicate", "instructions": "Is it red?"}
+    body = orjson.dumps({"model": "auto", "input": "A lamp", "questions": [question]})
+    answer = await scene.pipeline.handle(parse_decision(body, {}, now_s=scene.clock.now_s(), key=None))
+    assert ((answer.error is None), (holding.size > 5000)) == (kept, kept)
+    await answer.aclose()
 
 
 async def test_a_stream_that_outgrows_the_budget_later_ends_with_an_error(stage: Any, full: Holding) -> None:

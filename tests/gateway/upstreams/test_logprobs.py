@@ -55,3 +55,16 @@ def test_removing_them_leaves_everything_else_as_it_was() -> None:
     }
     plain = Delta(data=b'{"choices":[{"index":0,"message":{"content":"x"}}]}')
     assert without_logprobs([plain]) == [plain]
+
+
+def test_tokens_whose_log_probabilities_are_null_say_nothing() -> None:
+    """Some servers send `-Infinity`, which is read as null."""
+    content = {"content": [{"token": "a", "logprob": None}]}
+    unknown = Delta(data=orjson.dumps({"choices": [{"index": 0, "logprobs": content}]}))
+    assert confidence_of([unknown]) is None
+    assert confidence_of([unknown, delta(-8.0)]) == math.exp(-1)
+
+
+def test_a_response_that_cannot_be_written_again_keeps_them() -> None:
+    odd = Delta(data=b'{"choices":[{"index":0,"logprobs":{"content":[]}}],"created":1e400}')
+    assert without_logprobs([odd]) == [odd]

@@ -228,3 +228,10 @@ def test_regular_expressions_that_take_long_to_compile_are_refused_together(patt
     with pytest.raises(SchemaError, match="too large together") as refused:
         Schema({"allOf": [{"pattern": f"{number}{pattern}"} for number in range(100)]})
     assert refused.value.unsupported
+
+
+def test_an_invalid_value_that_is_nested_very_deeply_is_an_error() -> None:
+    deep: object = 1
+    for _ in range(900):
+        deep = [deep]
+    assert Schema({"type": "object"}).validate(deep, 2000) is not None

@@ -1,0 +1,75 @@
+"""Which answers to the questions of a decision are kept, in whatever order targets give them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.attempts.decisions import DecisionAnswers
+from gateway.errors import InvalidOutput, LowConfidence
+from gateway.types import Candidate, Target
+from gateway.upstreams.answers.apis import read_decision
+from twolane.process.decisions.request import parse_decisions
+
+MakeTarget = Callable[..., Target]
+LEVELS = [{"label": "low"}, {"label": "high"}]
+
+
+def asking(count: int) -> DecisionAnswers:
+    questions = [{"type": "predicate", "instructions": f"Is it {number}?"} for number in range(count)]
+    return DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
+
+
+class Asked:
+    """The answers of one request, and a way to give those of a target."""
+
+    def __init__(self, target: MakeTarget, count: int) -> None:
+        self.answers = asking(count)
+        self._target = target
+
+    def tell(
+        self, name: str, *probabilities: float, asked: tuple[int, ...], least: float | None = 0.8, last: bool = False
+    ) -> list[float]:
+        given = [{"type": "predicate", "name": None, "probability": each} for each in probabilities]
+        response = read_decision(orjson.dumps({"answers": given}))
+        candidate = Candidate(route="r", target=self._target(name=name), min_confidence=least)
+        merged = self.answers.accept(asked, response, candidate, usage=response.usage, is_last=last)
+        return [each["probability"] for each in orjson.loads(merged.data)["answers"]]
+
+
+@pytest.fixture(name="two")
+def make_two(target: MakeTarget) -> Asked:
+    return Asked(target, 2)
+
+
+def test_a_hedge_does_not_ask_again_what_another_target_was_sure_of(two: Asked) -> None:
+    """Both were asked everything; the answers of the slow one arrive after those of the hedge."""
+    with pytest.raises(LowConfidence):
+        two.tell("hedge", 0.9, 0.5, asked=(0, 1))
+    assert two.answers.open == (1,)
+    assert two.tell("slow", 0.4, 0.95, asked=(0, 1)) == [0.9, 0.95]
+    assert two.answers.answered_by == (("hedge", (0,)), ("slow", (1,)))
+
+
+def test_of_doubtful_answers_the_surest_is_served(two: Asked) -> None:
+    with pytest.raises(LowConfidence):
+        two.tell("fast", 0.7, 0.6, asked=(0, 1))
+    assert two.tell("quality", 0.6, 0.3, asked=(0, 1), last=True) == [0.7, 0.3]
+    assert two.answers.answered_by == (("fast", (0,)), ("quality", (1,)))
+
+
+def test_an_answer_that_its_own_target_is_sure_of_replaces_a_doubtful_one(two: Asked) -> None:
+    with pytest.raises(LowConfidence):
+        two.tell("fast", 0.7, 0.9, asked=(0, 1))
+    assert two.tell("quality", 0.6, asked=(0,), least=None) == [0.6, 0.9]
+
+
+@pytest.mark.parametrize("score", [True, "1", None])
+def test_a_score_is_a_number(target: MakeTarget, score: Any) -> None:
+    questions = [{"type": "score", "instructions": "How?", "levels": LEVELS}]
+    answers = DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
+    given = {"type": "score", "name": None, "score": score, "confidence": 0.9, "probabilities": []}
+    response = read_decision(orjson.dumps({"answers": [given]}))
+    with pytest.raises(InvalidOutput):
+        answers.accept((0,), response, Candidate(route="r", target=target()), usage=None, is_last=True)
