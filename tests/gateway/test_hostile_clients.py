@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.serving import ask, completion, one_lane, start_stream, until
+from tests.header_values import ODD_VALUES
 from twolane.process.sockets import raise_descriptor_limit
 
 pytestmark = pytest.mark.anyio
@@ -264,22 +265,11 @@ HEADERS = (
     *("authorization", "x-api-key", "content-type", "content-encoding", "traceparent", "origin"),
     *("host", "x-twolane-task", "x-twolane-private", "x-twolane-deadline-ms"),
 )
-ODD = (
-    b"",
-    b"\xff\xfe",
-    b"a" * 5000,
-    b"{}",
-    b"1e999",
-    b"-1",
-    b"nan",
-    b"0" * 400,
-    b"00-" + b"f" * 32 + b"-" + b"f" * 16 + b"-ff",
-)
 
 
 async def test_no_value_of_a_header_is_an_internal_error(fake: Any, serving: Any) -> None:
     sent = {}
-    for name, value in product(HEADERS, ODD):
+    for name, value in product(HEADERS, ODD_VALUES):
         line = b"%b: %b\r\nconnection: close\r\n" % (name.encode(), value)
         head = PATH.replace(b"host: 127.0.0.1\r\n", b"") if name == "host" else PATH
         sent[name, value] = head + line + b"content-length: %d\r\n\r\n" % len(CHAT) + CHAT
