@@ -92,7 +92,9 @@ async def test_the_items_that_led_to_a_response_are_listed_in_pages(stack: Stack
     assert len({item.id for item in page.data}) == 3
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=item_9"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "limit=" + "1" * 5000, "order=up", "after=item_9"]
+)
 async def test_an_impossible_page_is_refused_by_name(stack: Stack, query: str) -> None:
     stack.says({"content": "Hello."})
     made = await stack.client.responses.create(model="auto", input="Hi", store=True)
