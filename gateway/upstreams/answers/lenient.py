@@ -6,6 +6,7 @@ It is the slow path: a completion that has OpenAI's types is never parsed here, 
 """
 
 import json
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
@@ -90,6 +91,14 @@ def body_of(choice: dict[str, Any], *, is_chunk: bool) -> dict[str, Any]:
         if isinstance(body, dict):
             return body
     return {}
+
+
+def thought_of(body: Mapping[str, Any]) -> str:
+    """The reasoning that a target reports; some report it twice."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(given := body.get(name), str) and given:
+            return given
+    return ""
 
 
 def index_of(entry: dict[str, Any], position: int) -> int:

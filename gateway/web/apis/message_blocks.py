@@ -61,14 +61,6 @@ def new_call_id(request_id: str, index: int) -> str:
     return f"toolu_{request_id.removeprefix('req_')}_{index}"
 
 
-def thought_of(body: Mapping[str, Any]) -> str:
-    """The reasoning that a target reports; some report it twice."""
-    for name in ("reasoning_content", "reasoning"):
-        if isinstance(given := body.get(name), str) and given:
-            return given
-    return ""
-
-
 class BlockWriter:
     """Feed it what each chunk adds, then close it. `chars` of texts, thoughts and arguments were fed."""
 

@@ -182,10 +182,8 @@ class _Output:
 
     def add(self, body: Mapping[str, Any], logprobs: Any) -> Iterator[Event]:
         """What a message, or the delta of one, adds."""
-        for name in ("reasoning_content", "reasoning"):
-            if isinstance(thought := body.get(name), str) and thought:
-                yield from self._add_text(REASONING, thought)
-                break
+        if thought := lenient.thought_of(body):
+            yield from self._add_text(REASONING, thought)
         records = _logprobs(logprobs)
         if (text := body.get("content")) or records:
             yield from self._add_text(TEXT, text or "", records, _annotations(body))

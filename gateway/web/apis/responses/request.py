@@ -14,7 +14,7 @@ import msgspec
 from gateway.errors import BadRequest, InvalidField
 from gateway.state.response_store import ResponseStore
 from gateway.types import Query
-from gateway.web.apis.client_api import with_names
+from gateway.web.apis.client_api import renamed_field, with_names
 from gateway.web.apis.responses.history import PREVIOUS, History
 from gateway.web.apis.responses.input_items import conversation_of, items_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
@@ -216,9 +216,7 @@ def _at_its_tool(error: BadRequest, tools: Tools) -> BadRequest:
         return tools.fields[int(found[1])]
 
     if error.param is not None and _TOOL.match(error.param):
-        param = _TOOL.sub(own, error.param, count=1)
-        error.message = error.message.replace(repr(error.param), repr(param))
-        error.param = param
+        return renamed_field(error, _TOOL.sub(own, error.param, count=1))
     return error
 
 
