@@ -34,7 +34,8 @@ class Writer(Protocol):
         ...
 
     def events(self, chunk: bytes) -> bytes:
-        """The events for one chunk of the answer; empty if it adds nothing."""
+        """The events for one chunk of the answer; empty if it adds nothing. Raises OutOfBytes if what it keeps of the
+        answer does not fit."""
         ...
 
     def end(self) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gateway.types import CHARS_PER_TOKEN, Query
 from gateway.upstreams.answers import lenient
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.web.apis.message_blocks import BlockWriter, Event, call_of
 from twolane.process import exact_json
 
@@ -69,6 +70,8 @@ class MessageWriter:
                 events += self._blocks.text(text)
             for position, call in enumerate(_calls_of(body)):
                 events += self._blocks.call(lenient.index_of(call, position), call)
+            if self._blocks.has_calls:  # whose fragments stay until the end, and texts behind them
+                keep_bytes(len(chunk))
             if choice.get("finish_reason") is not None:
                 events += self._blocks.close()
         return list(map(lenient.dump, events))

@@ -8,6 +8,7 @@ from gateway.errors import GatewayError
 from gateway.state.response_store import ResponseStore, StoredResponse
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.web import sse
 from gateway.web.apis.responses.history import RESPONSE_ID
 from gateway.web.apis.responses.input_items import REASONING_ID
@@ -69,7 +70,8 @@ class ResponseWriter:
         return response
 
     def events(self, chunk: bytes) -> bytes:
-        """The events for one chunk."""
+        """The events for one chunk, whose texts stay until the end: its last event repeats them."""
+        keep_bytes(len(chunk))
         document = lenient.load(chunk)
         self._note(document)
         return self._begun() + b"".join(self._event(*each) for each in self._read(document, is_chunk=True))
