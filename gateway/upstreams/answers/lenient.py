@@ -107,6 +107,18 @@ def index_of(entry: dict[str, Any], position: int) -> int:
     return position if index is None else int(index)
 
 
+def call_of(call: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """The name and the arguments or input of a call, or of a fragment of one, and whether its tool is a custom one.
+    Values of other types count as absent, except arguments, which are written as JSON."""
+    is_custom = isinstance(call.get("custom"), dict)
+    given = call.get("custom" if is_custom else "function")
+    function = given if isinstance(given, dict) else {}
+    name, text = function.get("name"), function.get("input" if is_custom else "arguments")
+    if text and not isinstance(text, str):
+        text = dump(text).decode()
+    return name if isinstance(name, str) else "", text or "", is_custom
+
+
 def count_of(value: Any) -> int | None:
     """A number of tokens, given as a number or as text."""
     number = _number(value)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.upstreams.answers import lenient
 from twolane.process import exact_json
 
 Event = dict[str, Any]
@@ -26,11 +27,11 @@ class Call:
 
     def add(self, fragment: Mapping[str, Any]) -> None:
         """Add a fragment. A name may arrive in parts, an ID does not."""
-        function = fragment.get("function") or fragment.get("custom") or {}
+        name, part, _ = lenient.call_of(fragment)
         if isinstance(given := fragment.get("id"), str):
             self.id = self.id or given
-        self.name += function.get("name") or ""
-        if part := function.get("arguments") or function.get("input"):
+        self.name += name
+        if part:
             self.parts.append(part)
 
     @property

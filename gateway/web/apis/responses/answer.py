@@ -223,14 +223,12 @@ class _Output:
 
     def _add_call(self, number: int, call: Mapping[str, Any]) -> Iterator[Event]:
         pending = self._calls.setdefault(number, _PendingCall())
-        is_custom = isinstance(call.get("custom"), dict)
-        function = call.get("custom" if is_custom else "function") or {}
-        fragment = function.get("input" if is_custom else "arguments") or ""
+        name, fragment, is_custom = lenient.call_of(call)
         if isinstance(call.get("id"), str):
             pending.call_id = pending.call_id or call["id"]
         if pending.item is None:
             pending.texts.append(fragment)
-            if name := function.get("name"):
+            if name:
                 yield from self._begin_call(pending, name, is_custom=is_custom)
         else:
             yield from self._located(pending.item, pending.item.feed(fragment))
