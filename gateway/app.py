@@ -192,7 +192,12 @@ def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> 
 def _response_store(settings: Settings, clock: SystemWorld) -> ResponseStore | None:
     if not settings.responses_bytes:
         return None
-    return ResponseStore(max_bytes=settings.responses_bytes, lifetime_s=settings.responses_s, now_s=clock.now_s)
+    return ResponseStore(
+        max_bytes=settings.responses_bytes,
+        max_read_bytes=settings.max_body_bytes,
+        lifetime_s=settings.responses_s,
+        now_s=clock.now_s,
+    )
 
 
 def _warn_of_budgets(policy: Policy, *, is_shared: bool) -> None:

@@ -14,10 +14,9 @@ from typing import Final
 
 from gateway.server.balance import Balance
 from gateway.server.handover import Handover
-from twolane.process.sockets import has_waiting, refuse_new_connections
+from twolane.process.sockets import HANDSHAKES_S, has_waiting, refuse_new_connections
 
 ACCEPTS_PER_TURN: Final = 64
-HANDSHAKES_S: Final = 0.1  # for connections that clients have begun when the dispatcher closes
 READY_WITHIN_S: Final = 30.0  # after that, connections are accepted although some process has not started
 EXHAUSTED_S: Final = 0.01
 STALLED_S: Final = 1.0  # a process that takes no connection for this long gets no more

@@ -20,12 +20,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from gateway.server.dispatcher import HANDSHAKES_S, Dispatcher
+from gateway.server.dispatcher import Dispatcher
 from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
 from gateway.telemetry.metrics_folder import FOLDER_VARIABLE, forget, forget_all
 from twolane.process.errors import ConfigurationError
-from twolane.process.sockets import refuse_new_connections, url_of
+from twolane.process.sockets import HANDSHAKES_S, refuse_new_connections, url_of
 
 EARLY_EXIT_S: Final = 5.0  # a process that ends this early has not served
 MAX_EARLY_EXITS: Final = 3  # consecutive

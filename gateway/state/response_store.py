@@ -28,10 +28,11 @@ class StoredResponse:
 class ResponseStore:
     """Holds up to `max_bytes`, each response for `lifetime_s`. Threads may share it: large requests are parsed in one.
 
-    `now_s` returns monotonic seconds.
+    `max_read_bytes` is the most that one request may read. `now_s` returns monotonic seconds.
     """
 
-    def __init__(self, *, max_bytes: int, lifetime_s: float, now_s: Callable[[], float]) -> None:
+    def __init__(self, *, max_bytes: int, max_read_bytes: int, lifetime_s: float, now_s: Callable[[], float]) -> None:
+        self.max_read_bytes = max_read_bytes
         self._max_bytes = max_bytes
         self._lifetime_s = lifetime_s
         self._now_s = now_s

@@ -21,11 +21,12 @@ from gateway.types import Query
 from gateway.web import sse
 from gateway.web.apis.client_api import ClientApi, Writer
 from gateway.web.apis.table import APIS
-from gateway.web.asgi_responses import send_early_error, send_error, send_json
+from gateway.web.asgi_responses import refuse_body, send_early_error, send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
+from twolane.process.http.byte_budget import BudgetExceededError, hold_more
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
@@ -67,6 +68,9 @@ class GenerationApis:
         except BadRequest as error:
             await send_early_error(send, error, path=api.path)
             return
+        except BudgetExceededError as fault:
+            await refuse_body(send, fault, path=api.path)
+            return
         except ClientDisconnected:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
@@ -89,9 +93,11 @@ class GenerationApis:
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
-        if len(body) <= LARGE_BYTES:
+        if len(body) <= LARGE_BYTES and not api.reads_store:
             return parse()
-        return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
+        query = await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
+        hold_more(max(0, len(query.body) - len(body)) + len(query.beyond_chat.items_to_store or b""))
+        return query
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))

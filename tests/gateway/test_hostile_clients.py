@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.serving import ask, completion, one_lane, start_stream, until
+from tests.header_values import ODD_VALUES
 from twolane.process.sockets import raise_descriptor_limit
 
 pytestmark = pytest.mark.anyio
@@ -264,22 +265,11 @@ HEADERS = (
     *("authorization", "x-api-key", "content-type", "content-encoding", "traceparent", "origin"),
     *("host", "x-twolane-task", "x-twolane-private", "x-twolane-deadline-ms"),
 )
-ODD = (
-    b"",
-    b"\xff\xfe",
-    b"a" * 5000,
-    b"{}",
-    b"1e999",
-    b"-1",
-    b"nan",
-    b"0" * 400,
-    b"00-" + b"f" * 32 + b"-" + b"f" * 16 + b"-ff",
-)
 
 
 async def test_no_value_of_a_header_is_an_internal_error(fake: Any, serving: Any) -> None:
     sent = {}
-    for name, value in product(HEADERS, ODD):
+    for name, value in product(HEADERS, ODD_VALUES):
         line = b"%b: %b\r\nconnection: close\r\n" % (name.encode(), value)
         head = PATH.replace(b"host: 127.0.0.1\r\n", b"") if name == "host" else PATH
         sent[name, value] = head + line + b"content-length: %d\r\n\r\n" % len(CHAT) + CHAT
@@ -342,3 +332,32 @@ async def test_answers_count_while_they_are_held(fake: Any, serving: Any) -> Non
 
 def held_bytes(page: str) -> float:
     return float(page.partition("\ntwolane_bytes_in_flight ")[2].partition("\n")[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "delta"),
+    [
+        ("/v1/responses", {"input": "hi"}, {"content": "x" * 50_000}),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
+            {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "x" * 50_000}}]},
+        ),
+    ],
+)
+async def test_a_stream_that_its_api_keeps_ends_at_the_budget(
+    path: str, body: dict[str, Any], delta: dict[str, Any], serving: Any, fake: Any
+) -> None:
+    piece = b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": delta}]}) + b"\n\n"
+
+    async def endless(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await start_stream(request)
+        while True:
+            await stream.write(piece)
+
+    limits = {"max_inflight_bytes": 1_000_000, "max_body_bytes": 100_000}
+    async with fake(endless) as server, serving(one_lane(server.url), **limits) as gateway:
+        status, _, events = await gateway.ask({"model": "auto", "stream": True, **body}, path=path)
+        assert status == 200
+        assert b"--max-inflight-bytes" in events.rpartition(b"event: error\n")[2]
+        await until(gateway.metrics, "twolane_bytes_in_flight 0.0")

@@ -1,5 +1,6 @@
 """OpenAI's client stores, continues, reads and deletes responses of a gateway with a store."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import openai
 import pytest
+from aiohttp import web
 
-from tests.gateway.serving import fake_server, one_lane
+from tests.gateway.serving import completion, fake_server, one_lane, until
 from tests.gateway.test_responses import PATH, WEATHER, Model, Stack, call
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +94,9 @@ async def test_the_items_that_led_to_a_response_are_listed_in_pages(stack: Stack
     assert len({item.id for item in page.data}) == 3
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up", "after=item_9"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "limit=" + "1" * 5000, "order=up", "after=item_9"]
+)
 async def test_an_impossible_page_is_refused_by_name(stack: Stack, query: str) -> None:
     stack.says({"content": "Hello."})
     made = await stack.client.responses.create(model="auto", input="Hi", store=True)
@@ -158,3 +162,29 @@ async def test_a_gateway_without_a_store_finds_no_response(serving: Any) -> None
         for path in ("resp_1", "resp_1/input_items"):
             async with gateway.client.get(f"{gateway.url}{PATH}/{path}") as answer:
                 assert (answer.status, (await answer.json())["error"]["type"]) == (404, "invalid_request_error")
+
+
+async def test_what_a_request_refers_to_is_limited_and_counted_like_its_body(serving: Any) -> None:
+    limits = {"responses_bytes": 100_000, "max_body_bytes": 20_000, "max_inflight_bytes": 100_000}
+    go, size = asyncio.Event(), 12_000
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if len(body["messages"]) > 1:
+            await go.wait()
+        return web.json_response(completion("x" * size))
+
+    async with fake_server(answer) as target, serving(one_lane(target.url), **limits) as gateway:
+        _, _, made = await gateway.ask({"model": "auto", "input": "Hi", "store": True}, path=PATH)
+        reference = {"type": "item_reference", "id": made["output"][0]["id"]}
+        status, _, refused = await gateway.ask({"model": "auto", "input": [reference, reference]}, path=PATH)
+        assert (status, refused["error"]["param"]) == (413, "input")
+        continued = {"model": "auto", "input": "More", "previous_response_id": made["id"]}
+        running = asyncio.create_task(gateway.ask(continued, path=PATH))
+        async with asyncio.timeout(60):
+            while len(target.bodies) < 2:  # noqa: ASYNC110 - the target has no event for it
+                await asyncio.sleep(0.005)
+        page = await gateway.metrics()
+        assert float(page.rpartition("twolane_bytes_in_flight ")[2].split()[0]) > size
+        go.set()
+        assert (await running)[0] == 200
+        await until(gateway.metrics, "twolane_bytes_in_flight 0.0")

@@ -12,6 +12,7 @@ import pytest
 from diffusion_worker.app import listener_of
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
 from diffusion_worker.constraint_service.job_pool import Times
+from tests.header_values import ODD_VALUES
 from tests.worker.serving import CHAT, MODEL, Served, build, listening, serving, toy_model, until
 from twolane.process.api_keys import key_line
 
@@ -97,23 +98,12 @@ HEADERS = (
     "host",
     "x-twolane-deadline-ms",
 )
-ODD = (
-    b"",
-    b"\xff\xfe",
-    b"a" * 5000,
-    b"{}",
-    b"1e999",
-    b"-1",
-    b"nan",
-    b"0" * 400,
-    b"00-" + b"f" * 32 + b"-" + b"f" * 16 + b"-ff",
-)
 
 
 async def test_no_header_and_no_path_is_an_internal_error() -> None:
     async with attacked() as served:
         for name in HEADERS:
-            for value in ODD:
+            for value in ODD_VALUES:
                 line = b"%b: %b\r\nconnection: close\r\n" % (name.encode(), value)
                 head = HEAD.replace(b"host: worker\r\n", b"") if name == "host" else HEAD
                 body = chat(max_tokens=1)

@@ -12,6 +12,7 @@ from typing import Final
 from twolane.process.errors import ConfigurationError
 
 MAX_FILES = 1 << 20
+HANDSHAKES_S: Final = 0.1  # for connections that clients have begun before `refuse_new_connections`
 _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
 # Classic BPF, linux/filter.h: drop packets whose TCP flags (byte 13 of the header, RFC 9293) contain SYN, keep others.
 _DROP_SYN: Final = b"".join(

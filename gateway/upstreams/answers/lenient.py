@@ -6,6 +6,7 @@ It is the slow path: a completion that has OpenAI's types is never parsed here, 
 """
 
 import json
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
@@ -92,10 +93,30 @@ def body_of(choice: dict[str, Any], *, is_chunk: bool) -> dict[str, Any]:
     return {}
 
 
+def thought_of(body: Mapping[str, Any]) -> str:
+    """The reasoning that a target reports; some report it twice."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(given := body.get(name), str) and given:
+            return given
+    return ""
+
+
 def index_of(entry: dict[str, Any], position: int) -> int:
     """The index of a choice or a call; its position if it has none, or an impossible one."""
     index = _number(entry.get("index"))
     return position if index is None else int(index)
+
+
+def call_of(call: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """The name and the arguments or input of a call, or of a fragment of one, and whether its tool is a custom one.
+    Values of other types count as absent, except arguments, which are written as JSON."""
+    is_custom = isinstance(call.get("custom"), dict)
+    given = call.get("custom" if is_custom else "function")
+    function = given if isinstance(given, dict) else {}
+    name, text = function.get("name"), function.get("input" if is_custom else "arguments")
+    if text and not isinstance(text, str):
+        text = dump(text).decode()
+    return name if isinstance(name, str) else "", text or "", is_custom
 
 
 def count_of(value: Any) -> int | None:

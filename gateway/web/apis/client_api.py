@@ -34,7 +34,8 @@ class Writer(Protocol):
         ...
 
     def events(self, chunk: bytes) -> bytes:
-        """The events for one chunk of the answer; empty if it adds nothing."""
+        """The events for one chunk of the answer; empty if it adds nothing. Raises OutOfBytes if what it keeps of the
+        answer does not fit."""
         ...
 
     def end(self) -> bytes:
@@ -102,6 +103,7 @@ class ClientApi:
     `writer` makes the writer for one request; its second argument is the time in seconds since the epoch. `renamed` are
     fields that have another name in this API than in chat completions, for errors that name a field; the name of a
     field also stands for what is nested in it. `counts_tokens`: the answer is the number of input tokens.
+    `reads_store`: a small body can refer to large stored items.
     """
 
     path: str
@@ -109,6 +111,7 @@ class ClientApi:
     writer: MakeWriter | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     counts_tokens: bool = False
+    reads_store: bool = False
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from gateway.types import CHARS_PER_TOKEN, Query
 from gateway.upstreams.answers import lenient
-from gateway.web.apis.message_blocks import BlockWriter, Event, call_of, thought_of
+from gateway.upstreams.answers.kept_bytes import keep_bytes
+from gateway.web.apis.message_blocks import BlockWriter, Event, call_of
 from twolane.process import exact_json
 
 _STOP_REASONS: Final = {
@@ -63,12 +64,14 @@ class MessageWriter:
         for choice in document["choices"][:1]:
             body = lenient.body_of(choice, is_chunk=True)
             self._end.add(choice, body, self._stops)
-            if (thought := thought_of(body)) and not self._hides_thoughts:
+            if (thought := lenient.thought_of(body)) and not self._hides_thoughts:
                 events += self._blocks.thought(thought)
             if text := (body.get("content") or "") + (body.get("refusal") or ""):
                 events += self._blocks.text(text)
             for position, call in enumerate(_calls_of(body)):
                 events += self._blocks.call(lenient.index_of(call, position), call)
+            if self._blocks.has_calls:  # whose fragments stay until the end, and texts behind them
+                keep_bytes(len(chunk))
             if choice.get("finish_reason") is not None:
                 events += self._blocks.close()
         return list(map(lenient.dump, events))
@@ -105,7 +108,7 @@ class MessageWriter:
 
     def _content(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         content: list[dict[str, Any]] = []
-        if (thought := thought_of(body)) and not self._hides_thoughts:
+        if (thought := lenient.thought_of(body)) and not self._hides_thoughts:
             content.append({"type": "thinking", "thinking": thought, "signature": self._query.request_id})
         if text := (body.get("content") or "") + (body.get("refusal") or ""):
             content.append({"type": "text", "text": text})

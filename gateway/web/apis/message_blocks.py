@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.upstreams.answers import lenient
 from twolane.process import exact_json
 
 Event = dict[str, Any]
@@ -26,11 +27,11 @@ class Call:
 
     def add(self, fragment: Mapping[str, Any]) -> None:
         """Add a fragment. A name may arrive in parts, an ID does not."""
-        function = fragment.get("function") or fragment.get("custom") or {}
+        name, part, _ = lenient.call_of(fragment)
         if isinstance(given := fragment.get("id"), str):
             self.id = self.id or given
-        self.name += function.get("name") or ""
-        if part := function.get("arguments") or function.get("input"):
+        self.name += name
+        if part:
             self.parts.append(part)
 
     @property
@@ -59,14 +60,6 @@ def call_of(given: Mapping[str, Any], position: int, request_id: str) -> Call:
 def new_call_id(request_id: str, index: int) -> str:
     """The ID of a call for which the target has none."""
     return f"toolu_{request_id.removeprefix('req_')}_{index}"
-
-
-def thought_of(body: Mapping[str, Any]) -> str:
-    """The reasoning that a target reports; some report it twice."""
-    for name in ("reasoning_content", "reasoning"):
-        if isinstance(given := body.get(name), str) and given:
-            return given
-    return ""
 
 
 class BlockWriter:

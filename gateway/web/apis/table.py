@@ -47,6 +47,9 @@ def apis_with(store: ResponseStore | None) -> Mapping[str, ClientApi]:
     if store is None:
         return APIS
     stored = replace(
-        APIS[RESPONSES], parse=partial(parse_response, store=store), writer=partial(ResponseWriter, store=store)
+        APIS[RESPONSES],
+        parse=partial(parse_response, store=store),
+        writer=partial(ResponseWriter, store=store),
+        reads_store=True,
     )
     return MappingProxyType({**APIS, RESPONSES: stored})

@@ -80,7 +80,10 @@ class TextWriter:
         return self._choice(index, content, reason, logprobs, "delta")
 
     def _text_of(self, index: int) -> "_ChoiceText":
-        return self._texts.setdefault(index, _ChoiceText(self._query, index))
+        """Created once: it searches the whole prompt."""
+        if index not in self._texts:
+            self._texts[index] = _ChoiceText(self._query, index)
+        return self._texts[index]
 
     def _choice(
         self, index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None, body: str

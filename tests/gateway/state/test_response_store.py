@@ -14,7 +14,7 @@ class Clock:
 
 
 def made(clock: Clock, max_bytes: int = 10, lifetime_s: float = 60) -> ResponseStore:
-    return ResponseStore(max_bytes=max_bytes, lifetime_s=lifetime_s, now_s=clock.now_s)
+    return ResponseStore(max_bytes=max_bytes, max_read_bytes=max_bytes, lifetime_s=lifetime_s, now_s=clock.now_s)
 
 
 def response(size: int = 2, owner: str | None = "a") -> StoredResponse:

@@ -10,9 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from twolane.process.http.connection import Listener
-from twolane.process.sockets import has_waiting, refuse_new_connections
+from twolane.process.sockets import HANDSHAKES_S, has_waiting, refuse_new_connections
 
-HANDSHAKES_S: Final = 0.1  # for connections that clients have begun when the server shuts down
 ACCEPT_S: Final = 2.0  # to accept those that wait then
 _RECHECK_S: Final = 0.01
 

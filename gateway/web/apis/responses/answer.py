@@ -8,6 +8,7 @@ from gateway.errors import GatewayError
 from gateway.state.response_store import ResponseStore, StoredResponse
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
+from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.web import sse
 from gateway.web.apis.responses.history import RESPONSE_ID
 from gateway.web.apis.responses.input_items import REASONING_ID
@@ -69,7 +70,8 @@ class ResponseWriter:
         return response
 
     def events(self, chunk: bytes) -> bytes:
-        """The events for one chunk."""
+        """The events for one chunk, whose texts stay until the end: its last event repeats them."""
+        keep_bytes(len(chunk))
         document = lenient.load(chunk)
         self._note(document)
         return self._begun() + b"".join(self._event(*each) for each in self._read(document, is_chunk=True))
@@ -182,10 +184,8 @@ class _Output:
 
     def add(self, body: Mapping[str, Any], logprobs: Any) -> Iterator[Event]:
         """What a message, or the delta of one, adds."""
-        for name in ("reasoning_content", "reasoning"):
-            if isinstance(thought := body.get(name), str) and thought:
-                yield from self._add_text(REASONING, thought)
-                break
+        if thought := lenient.thought_of(body):
+            yield from self._add_text(REASONING, thought)
         records = _logprobs(logprobs)
         if (text := body.get("content")) or records:
             yield from self._add_text(TEXT, text or "", records, _annotations(body))
@@ -223,14 +223,12 @@ class _Output:
 
     def _add_call(self, number: int, call: Mapping[str, Any]) -> Iterator[Event]:
         pending = self._calls.setdefault(number, _PendingCall())
-        is_custom = isinstance(call.get("custom"), dict)
-        function = call.get("custom" if is_custom else "function") or {}
-        fragment = function.get("input" if is_custom else "arguments") or ""
+        name, fragment, is_custom = lenient.call_of(call)
         if isinstance(call.get("id"), str):
             pending.call_id = pending.call_id or call["id"]
         if pending.item is None:
             pending.texts.append(fragment)
-            if name := function.get("name"):
+            if name:
                 yield from self._begin_call(pending, name, is_custom=is_custom)
         else:
             yield from self._located(pending.item, pending.item.feed(fragment))

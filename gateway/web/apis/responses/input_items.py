@@ -8,7 +8,7 @@ provider's own tools create are reported as hosted, see `types.RequestParameters
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.errors import InvalidField
 from gateway.web.apis.responses.fields import converted
-from gateway.web.apis.responses.history import NO_HISTORY, PREVIOUS, History
+from gateway.web.apis.responses.history import PREVIOUS
 from gateway.web.apis.responses.tools import joined_name
 
 _ROLES: Final = ("user", "assistant", "system", "developer")
@@ -85,15 +85,13 @@ class Conversation:
     hosted: dict[str, str]
 
 
-def conversation_of(
-    given: Any, instructions: str | None, history: History = NO_HISTORY, previous: Any = None
-) -> Conversation:
-    """`given` is the field `input`: a text or a list of items. `previous` is the id of the response that it continues.
-    Raises InvalidField."""
-    reader = _Reader(history)
+def conversation_of(given: Any, instructions: str | None, before: Iterable[Any] = ()) -> Conversation:
+    """`given` is the field `input`: a text or a list of items. `before` are the items of the response that it
+    continues. Raises InvalidField."""
+    reader = _Reader()
     if instructions:
         reader.turns.append(_Turn({"role": "system", "content": instructions}))
-    for item in history.items_before(previous):
+    for item in before:
         reader.add(item, PREVIOUS)
     if isinstance(given, str):
         reader.turns.append(_Turn({"role": "user", "content": given}))
@@ -142,9 +140,8 @@ class _Turn:
 
 
 class _Reader:
-    def __init__(self, history: History) -> None:
+    def __init__(self) -> None:
         self.turns: list[_Turn] = []
-        self._history = history
         self.hosted: dict[str, str] = {}
         self._waiting: dict[str, deque[tuple[_Turn, str]]] = defaultdict(deque)  # calls without an output, by call_id
 
@@ -181,10 +178,8 @@ class _Reader:
                 raise InvalidField(text, param=f"{at}.call_id")
 
     def _add_reference(self, item_id: str, at: str) -> None:
-        found = self._history.item(item_id)
-        if found is not None:
-            self.add(found, at)
-        elif not _REASONING.fullmatch(item_id):
+        """`History` has replaced those that are stored."""
+        if not _REASONING.fullmatch(item_id):
             raise InvalidField(f"The 'item_reference' {item_id!r} cannot be resolved: {CURE}.", param=f"{at}.type")
 
     def _add_message(self, given: _Message, at: str) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from gateway.errors import BadRequest, InvalidField
 from gateway.state.response_store import ResponseStore
 from gateway.types import Query
-from gateway.web.apis.client_api import with_names
+from gateway.web.apis.client_api import renamed_field, with_names
 from gateway.web.apis.responses.history import PREVIOUS, History
 from gateway.web.apis.responses.input_items import conversation_of, items_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
@@ -118,8 +118,9 @@ def parse_response(
     """See `client_api.Parse`. `store` is where responses are kept, if they are."""
     given, document = decode(checked(body), _DECODER)
     _refuse(given, document, _STATEFUL if store is not None else _STATEFUL | _NO_STORE)
-    history, previous = History(store, key.name if key else None), document.get(PREVIOUS)
-    conversation = conversation_of(document.get("input"), given.instructions, history, previous)
+    history = History(store, key.name if key else None)
+    before, added = history.items_before(document.get(PREVIOUS)), history.resolved(document.get("input"))
+    conversation = conversation_of(added, given.instructions, before)
     tools = tools_of(document.get("tools"))
     chat = {name: value for name, value in document.items() if name not in _OWN}
     chat["messages"] = conversation.messages
@@ -136,7 +137,7 @@ def parse_response(
     query = _as_response(query, sent, given, document, hosted)
     if store is None or not given.store or query.private:
         return query
-    items = exact_json.dumps([*history.items_before(previous), *history.resolved(items_of(document["input"]))])
+    items = exact_json.dumps([*before, *items_of(added)])
     beyond = replace(query.beyond_chat, items_to_store=items, ignored=query.beyond_chat.ignored - {"store"})
     return replace(query, beyond_chat=beyond)
 
@@ -216,9 +217,7 @@ def _at_its_tool(error: BadRequest, tools: Tools) -> BadRequest:
         return tools.fields[int(found[1])]
 
     if error.param is not None and _TOOL.match(error.param):
-        param = _TOOL.sub(own, error.param, count=1)
-        error.message = error.message.replace(repr(error.param), repr(param))
-        error.param = param
+        return renamed_field(error, _TOOL.sub(own, error.param, count=1))
     return error
 
 

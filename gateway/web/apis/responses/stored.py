@@ -1,5 +1,6 @@
 """Reads and deletes stored responses: `/v1/responses/ID` and `/v1/responses/ID/input_items`."""
 
+import re
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -14,6 +15,7 @@ from twolane.process.api_keys import Key
 MAX_ITEMS: Final = 100  # of one page
 _DEFAULT_ITEMS: Final = "20"
 _ORDERS: Final = ("asc", "desc")
+_LIMIT: Final = re.compile(r"[1-9][0-9]{0,2}")
 
 
 def add_response_routes(app: FastAPI, store: ResponseStore | None) -> None:
@@ -70,7 +72,7 @@ def _page(items: list[dict[str, Any]], params: Any) -> dict[str, Any]:
     order, limit, after = params.get("order", "desc"), params.get("limit", _DEFAULT_ITEMS), params.get("after")
     if order not in _ORDERS:
         raise InvalidField(f"'order' must be one of {', '.join(_ORDERS)}.", param="order")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_ITEMS):
+    if not _LIMIT.fullmatch(limit) or int(limit) > MAX_ITEMS:
         raise InvalidField(f"'limit' must be a number from 1 to {MAX_ITEMS}.", param="limit")
     listed = items if order == "asc" else items[::-1]
     ids = [item["id"] for item in listed]
