@@ -7,8 +7,10 @@ import pytest
 
 from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.web.decisions import prepare
+from diffusion_worker.web.requests.decision_canvases import lay_out
 from tests.worker.serving import MODEL, READ, Served, serving, toy_model, toy_words
 from twolane.process import exact_json
+from twolane.process.decisions.request import parse_decisions
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/decisions"
@@ -108,6 +110,18 @@ async def test_labels_that_no_canvas_holds_are_numbered() -> None:
     async with serving(toy_model(answer="1: 2\n")) as served:
         [answer] = (await decide(served, {**CHOICE, "choices": long})).json()["answers"]
     assert answer["choice"] == "b" * 20
+
+
+async def test_labels_that_the_tokenizer_writes_alike_are_numbered() -> None:
+    """Many tokenizers replace spaces by `▁` before they look at a text."""
+
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text.replace(" ", "▁")))
+
+    choices = [{"value": value} for value in ("dark red", "dark▁red", "black")]
+    request = parse_decisions({"model": MODEL, "input": "x", "questions": [{**CHOICE, "choices": choices}]})
+    [canvas] = lay_out(request, toy_model().info, encode, encode)
+    assert canvas.template.holes[0].labels == tuple(encode(f" {number}\n") for number in (1, 2, 3))
 
 
 @pytest.mark.parametrize(
