@@ -67,14 +67,20 @@ class DecisionEndpoint:
         with request_log_of(scope, self._state.tracing) as request_log:
             deadline_ms = header_number(scope, DEADLINE_HEADER, math.inf)
             body, began = await read_body(receive), time.monotonic()
-            loop = asyncio.get_running_loop()
-            canvases = await loop.run_in_executor(self._threads, prepare, self._state, body)
             ends_s = None if deadline_ms is None else began + deadline_ms / 1000
-            await cancel_on_disconnect(receive, self._answer(canvases, ends_s, request_log, send))
+            await cancel_on_disconnect(receive, self._answer(body, ends_s, request_log, send))
 
-    async def _answer(
-        self, canvases: Sequence[DecisionCanvas], ends_s: float | None, log: RequestLog, send: Send
-    ) -> None:
+    async def _prepare(self, body: bytes, ends_s: float | None) -> tuple[DecisionCanvas, ...]:
+        """Lay the questions out in a thread. Bodies that wait for a thread are dropped when their client leaves."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None if ends_s is None else ends_s - time.monotonic()):
+                return await loop.run_in_executor(self._threads, prepare, self._state, body)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the questions were laid out") from None
+
+    async def _answer(self, body: bytes, ends_s: float | None, log: RequestLog, send: Send) -> None:
+        canvases = await self._prepare(body, ends_s)
         model = self._state.model_id(DecodingMode.DIFFUSION)
         generations = [self._generation(canvas) for canvas in canvases]
         if timeline := log.begin(generations[0], model=model, is_stream=False):

@@ -14,6 +14,7 @@ from diffusion_worker.web.requests.decision_canvases import lay_out
 from tests.worker.serving import MODEL, READ, Served, serving, toy_model, toy_words, until
 from twolane.process import exact_json
 from twolane.process.decisions.request import parse_decisions
+from twolane.process.http_body import ClientDisconnected
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/decisions"
@@ -179,3 +180,33 @@ async def test_laying_out_counts_against_the_deadline_and_leaves_the_threads_of_
         assert (await served.client.post("/tokenize", json=chat)).status_code == 200
         counted.set()
         assert {(await each).status_code for each in late} == {504}
+
+
+async def test_a_body_that_waits_to_be_laid_out_is_dropped_when_its_client_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left, laid_out = threading.Event(), list[bytes]()
+
+    def slow(_: Any, body: bytes) -> Any:
+        laid_out.append(body)
+        assert left.wait(60)
+
+    async def leave(endpoint: decisions.DecisionEndpoint) -> None:
+        parts = iter([{"type": "http.request", "body": body_of(PREDICATE)}, {"type": "http.disconnect"}])
+
+        async def receive() -> Any:
+            return next(parts)
+
+        async def send(_: Any) -> None:
+            raise AssertionError("the client has left")
+
+        with pytest.raises(ClientDisconnected):
+            await endpoint({"type": "http", "path": PATH, "headers": []}, receive, send)
+
+    monkeypatch.setattr(decisions, "prepare", slow)
+    async with serving(toy_model()) as served:
+        endpoint = decisions.DecisionEndpoint(served.worker.serving_state)
+        await asyncio.gather(*[leave(endpoint) for _ in range(20)])
+        left.set()
+        endpoint._threads.shutdown()
+    assert len(laid_out) <= 2
