@@ -1,4 +1,4 @@
-"""The body of the denoising loop: forward, score, accept, re-noise, stop, for a batch of canvases.
+"""The body of the denoising loop after the forward pass: score, accept, re-noise, stop, for a batch of canvases.
 
 Every parameter is per row, so the canvases of one call may belong to different requests at different steps. Nothing
 waits for the device, except once for constrained, labelled or templated rows (see `constrain`, `label`, `fill`):
@@ -27,7 +27,7 @@ from diffusion_worker.denoise.score import Scores, annealed_temperature, samplin
 from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
 from diffusion_worker.denoise.truncation import truncated_canvas
 from diffusion_worker.models.host_to_device import upload
-from diffusion_worker.models.interface import CanvasContext, DiffusionModel
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 
@@ -62,14 +62,6 @@ def inputs_of(items: Sequence[Denoise], canvases: Sequence[Canvas]) -> CanvasInp
     return CanvasInputs(items=items, canvases=canvases, pins=pins, ids=pin_ids(ids, pins), soft=soft)
 
 
-def step(
-    model: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
-) -> Advanced:
-    """Advance every canvas, all of one length, by one step."""
-    inputs = inputs_of(items, canvases)
-    return advance(model, inputs, model.denoise(inputs.ids, inputs.soft, context), draws)
-
-
 def advance(
     model: DiffusionModel,
     inputs: CanvasInputs,
@@ -77,8 +69,8 @@ def advance(
     draws: Draws,
     progress: Callable[[], None] = lambda: None,
 ) -> Advanced:
-    """The step after the pass, which has returned `logits` [rows, canvas, vocab]. `progress` is called after the host
-    work for each constrained row."""
+    """Advance every canvas by one step, from the `logits` [rows, canvas, vocab] of the model. `progress` is called
+    after the host work for each constrained row."""
     items, canvases, pins = inputs.items, inputs.canvases, inputs.pins
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)

@@ -130,10 +130,18 @@ class Stepper:
         scores = self._prompt_scores
         if scores is None:
             return lambda: None
-        if not any(isinstance(item, Prefill) or item.ends_prompt for item in items):
-            return lambda: _skip_all(scores, items)
+        generated = [item for item in items if isinstance(item, Decode) and not item.ends_prompt]
         places = [(i.slot, i.at, len(i.ids)) for i in items]
-        return scores.score(places, ids, hidden, self.model.prompt_logits)
+        is_read = len(generated) < len(items)
+        store = scores.score(places, ids, hidden, self.model.prompt_logits) if is_read else None
+
+        def keep() -> None:
+            if store is not None:
+                store()
+            for item in generated:
+                scores.skip(item.slot, item.at)
+
+        return keep
 
     def _prompt_surprise(self, tokens: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Surprise [rows, 1] of the first `tokens` tokens of each slot; 0 for no tokens. See `types.confidence`."""
@@ -271,11 +279,6 @@ class Stepper:
         if self._prompt_scores is not None:
             self._prompt_scores.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
-
-
-def _skip_all(scores: PromptScores, items: Sequence[Prefill | Decode]) -> None:
-    for item in items:
-        scores.skip(item.slot, item.at)
 
 
 def _prompt_scores(model: DiffusionModel, cache: KvCache) -> PromptScores:

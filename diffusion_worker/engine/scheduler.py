@@ -322,12 +322,12 @@ class Scheduler:
         sequence.record_token(token, decode.ids)
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, decode.ids)
-        if sequence.is_hopeless():
-            self._doubt(sequence, now)
-            return
         streamed, has_end = sequence.emit_token(
             token.id, self._info.end_ids, is_late=self._would_be_late(sequence, now)
         )
+        if sequence.is_hopeless():
+            self._doubt(sequence, now)
+            return
         if streamed:
             self._emit(sequence, streamed, now)
         self._ended(sequence, now, has_end=has_end)

@@ -1,8 +1,10 @@
 """Notices a device that hangs: a step without progress for far longer than its work explains.
 
 A step reports progress at each pass and each constrained row, so that requests can make a step long, but never silent.
-The limit of a step is the larger of a fixed time and a multiple of what its positions have cost at most so far; the
-warm-up gives the first observation. Pure: `now`, in seconds, is an argument. One thread steps, another one checks.
+The limit of a step is the larger of a fixed time and a multiple of the longest step so far, in proportion if it has
+more positions than any before; the warm-up gives the first observation. The cost per position of a small step says
+nothing about a large one: a single token takes nearly as long as hundreds. Pure: `now`, in seconds, is an argument. One
+thread steps, another one checks.
 """
 
 import contextlib
@@ -30,7 +32,7 @@ class StepWatchdog:
         self.tick_s = min(TICK_S, timeout_s / 4)
         self._timeout_s = timeout_s
         self._clock = clock
-        self._cost_s = 0.0  # per position, at most so far
+        self._longest_s, self._most_positions = 0.0, 1  # of the steps so far
         self._last: _Progress | None = None  # None: no step runs
         self._seen: _Progress | None = None
         self._silence_s, self._checked_at = 0.0, 0.0
@@ -39,13 +41,15 @@ class StepWatchdog:
     def step(self, positions: int = 0) -> Iterator[None]:
         """Watch a step over `positions` positions, and learn from its duration; 0: other work of the device."""
         began = self._clock()
-        self._last = _Progress(max(self._timeout_s, FACTOR * self._cost_s * positions))
+        expected_s = self._longest_s * max(1.0, positions / self._most_positions)
+        self._last = _Progress(max(self._timeout_s, FACTOR * expected_s))
         try:
             yield
         finally:
             self._last = None
         if positions:
-            self._cost_s = max(self._cost_s, (self._clock() - began) / positions)
+            self._longest_s = max(self._longest_s, self._clock() - began)
+            self._most_positions = max(self._most_positions, positions)
 
     def progress(self) -> None:
         """Report that the current step advances."""

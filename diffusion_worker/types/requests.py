@@ -115,9 +115,7 @@ class GenerationRequest:
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
-    min_confidence: float | None = (
-        None  # it ends as soon as its confidence cannot reach this, if the checkpoint has weights
-    )
+    min_confidence: float | None = None  # it ends once its confidence cannot reach this, if the checkpoint has weights
     matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
     labels: Labels | None = None  # choose one of these labels, in place of a matcher
     template: Template | None = None  # fill the holes of this one canvas; the denoising takes at most two steps

@@ -7,6 +7,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
@@ -58,31 +59,38 @@ class DecisionEndpoint:
 
     def __init__(self, serving_state: ServingState) -> None:
         self._state = serving_state
+        # Its own threads, and few: laying out many labels takes seconds, and other requests use the loop's threads.
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decisions")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
             deadline_ms = header_number(scope, DEADLINE_HEADER, math.inf)
-            body = await read_body(receive)
-            # Laying out encodes every question and label, so it never runs on the event loop.
-            canvases = await asyncio.to_thread(prepare, self._state, body)
-            deadline_s = None if deadline_ms is None else deadline_ms / 1000
-            await cancel_on_disconnect(receive, self._answer(canvases, deadline_s, request_log, send))
+            body, began = await read_body(receive), time.monotonic()
+            ends_s = None if deadline_ms is None else began + deadline_ms / 1000
+            await cancel_on_disconnect(receive, self._answer(body, ends_s, request_log, send))
 
-    async def _answer(
-        self, canvases: Sequence[DecisionCanvas], deadline_s: float | None, log: RequestLog, send: Send
-    ) -> None:
+    async def _prepare(self, body: bytes, ends_s: float | None) -> tuple[DecisionCanvas, ...]:
+        """Lay the questions out in a thread. Bodies that wait for a thread are dropped when their client leaves."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None if ends_s is None else ends_s - time.monotonic()):
+                return await loop.run_in_executor(self._threads, prepare, self._state, body)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the questions were laid out") from None
+
+    async def _answer(self, body: bytes, ends_s: float | None, log: RequestLog, send: Send) -> None:
+        canvases = await self._prepare(body, ends_s)
         model = self._state.model_id(DecodingMode.DIFFUSION)
-        began = time.monotonic()
-        generations = [self._generation(canvas, deadline_s) for canvas in canvases]
+        generations = [self._generation(canvas) for canvas in canvases]
         if timeline := log.begin(generations[0], model=model, is_stream=False):
             generations[0] = replace(generations[0], timeline=timeline)
-        first = await self._fill(canvases[0], generations[0], began)
+        first = await self._fill(canvases[0], generations[0], ends_s)
         gate = asyncio.Semaphore(MAX_ROWS)
 
         async def fill(canvas: DecisionCanvas, generation: GenerationRequest) -> _Answered:
             async with gate:
-                return await self._fill(canvas, generation, began)
+                return await self._fill(canvas, generation, ends_s)
 
         tasks = [asyncio.ensure_future(fill(*each)) for each in zip(canvases[1:], generations[1:], strict=True)]
         try:
@@ -94,7 +102,7 @@ class DecisionEndpoint:
         log.usage = _total(answered)
         await send_response(send, 200, (JSON,), orjson.dumps(_body(model, answered, log.usage)))
 
-    def _generation(self, canvas: DecisionCanvas, deadline_s: float | None) -> GenerationRequest:
+    def _generation(self, canvas: DecisionCanvas) -> GenerationRequest:
         _, info = self._state.loaded()
         return GenerationRequest(
             prompt_ids=canvas.prompt_ids,
@@ -102,14 +110,13 @@ class DecisionEndpoint:
             seed=_SEED,
             denoising=replace(info.denoising, steps=STEPS),
             template=canvas.template,
-            deadline_s=deadline_s,
         )
 
-    async def _fill(self, canvas: DecisionCanvas, generation: GenerationRequest, began: float) -> _Answered:
-        """Raises the error of the sequence, or DeadlineExceeded if there was no time for a pass."""
-        if generation.deadline_s is not None:
-            left_s = max(0.0, generation.deadline_s - (time.monotonic() - began))
-            generation = replace(generation, deadline_s=left_s)
+    async def _fill(self, canvas: DecisionCanvas, generation: GenerationRequest, ends_s: float | None) -> _Answered:
+        """Fill one canvas until `ends_s` on the monotonic clock. Raises the error of the sequence, or DeadlineExceeded
+        if there was no time for a pass."""
+        if ends_s is not None:
+            generation = replace(generation, deadline_s=max(0.0, ends_s - time.monotonic()))
         holes: Probabilities = ()
         async with self._state.engine.submit(generation) as output_stream:
             async for event in output_stream:

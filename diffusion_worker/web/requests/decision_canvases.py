@@ -7,6 +7,7 @@ is as wide as its longest label with the line break; padding follows a shorter o
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from diffusion_worker.constraints.inference.template import Template, template_of
 from diffusion_worker.errors import AnswerDoesNotFit, PromptTooLong
@@ -72,11 +73,15 @@ def lay_out(
 
 
 def _line_of_question(question: Question, index: int, encode: Encode, length: int) -> _Asked:
-    """With its own labels if a line with the longest of them fits a canvas, else with their numbers."""
+    """With its own labels if their tokens differ and a line with the longest of them fits a canvas, else with their
+    numbers."""
+    line_break = encode("\n")
     for numbered in (False, True):
         labels = question.labels(numbered=numbered)
-        label_ids = tuple(_label_ids(label, encode) for label in labels)
-        written = len(encode(line_of(MAX_QUESTIONS, question, labels))) + len(encode("\n"))
+        label_ids = tuple((*encode(f" {label}"), *line_break) for label in labels)
+        if not numbered and not _differ(label_ids):
+            continue
+        written = len(encode(line_of(MAX_QUESTIONS, question, labels))) + len(line_break)
         asked = _Asked(question=question, labels=labels, label_ids=label_ids, prompt_tokens=written)
         if len(_heading(MAX_QUESTIONS, encode)) + asked.width <= length:
             return asked
@@ -85,8 +90,9 @@ def _line_of_question(question: Question, index: int, encode: Encode, length: in
     )
 
 
-def _label_ids(label: str, encode: Encode) -> Ids:
-    return (*encode(f" {label}"), *encode("\n"))
+def _differ(label_ids: Sequence[Ids]) -> bool:
+    """Whether no label begins another one. A tokenizer may normalise different texts to the same tokens."""
+    return not any(after[: len(before)] == before for before, after in pairwise(sorted(label_ids)))
 
 
 def _heading(number: int, encode: Encode) -> Ids:

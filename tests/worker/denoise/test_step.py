@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.denoise.canvas import fresh
+from diffusion_worker.denoise.canvas import Canvas, fresh
 from diffusion_worker.denoise.draws import CounterDraws
-from diffusion_worker.denoise.step import canvas_result, step
-from diffusion_worker.memory.kv_cache import CanvasView, KvCache
+from diffusion_worker.denoise.step import Advanced, advance, canvas_result, inputs_of
+from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.types.step_batch import Denoise
 
@@ -49,18 +49,19 @@ def setting(make_model: Any) -> tuple[Any, KvCache]:
     return model, cache
 
 
-def context(cache: KvCache, items: list[Denoise]) -> CanvasView:
-    return cache.canvas_view([item.slot for item in items], [item.at for item in items], 12)
+def step(model: Any, items: list[Denoise], canvases: list[Canvas], cache: KvCache) -> Advanced:
+    inputs = inputs_of(items, canvases)
+    context = cache.canvas_view([item.slot for item in items], [item.at for item in items], 12)
+    return advance(model, inputs, model.denoise(inputs.ids, inputs.soft, context), CounterDraws(model.device))
 
 
 @torch.inference_mode()
 def test_rows_together_advance_as_rows_alone(setting: tuple[Any, KvCache]) -> None:
     model, cache = setting
-    draws = CounterDraws(model.device)
     canvases = [fresh(torch.arange(12) + n, model.info.hidden_size, model.dtype) for n in range(4)]
-    together = step(model, ITEMS, canvases, context(cache, ITEMS), draws)
+    together = step(model, ITEMS, canvases, cache)
     for row, (item, canvas) in enumerate(zip(ITEMS, canvases, strict=True)):
-        alone = step(model, [item], [canvas], context(cache, [item]), draws)
+        alone = step(model, [item], [canvas], cache)
         assert torch.equal(alone.canvases[0].ids, together.canvases[row].ids)
         assert torch.equal(alone.canvases[0].surest, together.canvases[row].surest)
         torch.testing.assert_close(alone.canvases[0].soft, together.canvases[row].soft, atol=1e-6, rtol=0)
@@ -85,8 +86,7 @@ def test_a_row_at_temperature_zero_puts_its_most_likely_tokens_on_the_canvas(set
         model,
         items,
         [fresh(torch.arange(12), model.info.hidden_size, model.dtype)],
-        context(cache, items),
-        CounterDraws(model.device),
+        cache,
     )
     assert canvas_result(items[0], done.report[0].tolist()).accepted == 12
     assert torch.equal(done.canvases[0].ids, done.canvases[0].surest)

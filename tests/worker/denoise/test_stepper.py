@@ -12,7 +12,8 @@ from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import PrefillContext
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.requests import DenoisingParams, SequenceId
+from diffusion_worker.types.confidence import ConfidenceWeights
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, SequenceId
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, StepResult
 
 DENOISING = DenoisingParams(steps=4, canvas_length=12)
@@ -233,3 +234,25 @@ def test_decoding_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed(
     assert ids[:2] == [20, 20]
     assert ids[2] != ids[3]
     assert result.tokens[0].logprob == pytest.approx(-1.204, abs=1e-3)
+
+
+@pytest.mark.parametrize("with_prompt", [False, True])
+def test_a_generated_token_counts_as_certain_whether_or_not_a_prompt_ends_in_the_same_pass(
+    with_prompt: bool,
+) -> None:
+    """The context is the beginning of a later prompt, whose surprise must not depend on what ran beside it."""
+    model = ToyModel(lambda _prompt: (30, 31, 32, 33), confidence=0.3)
+    weights = ConfidenceWeights(intercept=0.0, weights={"prompt_surprise": -1.0})
+    model.info = replace(model.info, confidence={DecodingMode.AUTOREGRESSIVE: weights})
+    it = stepper(model)
+
+    def decode(ids: tuple[int, ...], at: int, *, ends_prompt: bool = False) -> float:
+        mine = Decode(sequence=1, slot=0, ids=ids, at=at, seed=0, ends_prompt=ends_prompt)
+        other = Decode(sequence=2, slot=1, ids=ids, at=at, seed=0, ends_prompt=True)
+        tokens = it.step(Batch(decodes=(mine, other) if with_prompt else (mine,))).tokens
+        return tokens[0].prompt_surprise
+
+    asked = decode((20, 21), 0, ends_prompt=True)
+    for at, token in enumerate((40, 41, 42), 2):
+        decode((token,), at)
+    assert 0.0 < decode((43,), 5, ends_prompt=True) < asked

@@ -63,17 +63,17 @@ class Played:
         ]
         self._take(StepResult(canvases=tuple(found)), batch)
 
-    def token(self, token: int, *, surprise: float = 0.0, prompt: float = 0.0) -> None:
+    def token(self, token: int, *, surprise: float = 0.0, prompt: float = 0.0, now: float = 0.0) -> None:
         """One decoding step."""
         batch = self.scheduler.next_batch(0.0)
         found = [
             TokenResult(sequence=item.sequence, id=token, logprob=-surprise, prompt_surprise=prompt)
             for item in batch.decodes
         ]
-        self._take(StepResult(tokens=tuple(found)), batch)
+        self._take(StepResult(tokens=tuple(found)), batch, now)
 
-    def _take(self, result: StepResult, batch: object) -> None:
-        events = self.scheduler.update_from_output(batch, result, 0.0)  # type: ignore[arg-type]
+    def _take(self, result: StepResult, batch: object, now: float = 0.0) -> None:
+        events = self.scheduler.update_from_output(batch, result, now)  # type: ignore[arg-type]
         self.events += [event for _, event in events]
 
     @property
@@ -131,6 +131,25 @@ def test_an_answer_that_becomes_hopeless_is_not_sealed() -> None:
     played = Played(replace(REQUEST, min_confidence=0.5))
     played.canvas(5, 6, 7, 8)
     played.canvas(5, 6, 7, 8, surprise=20.0, converged=True)
+    assert [type(event) for event in played.events] == [Faulted]
+
+
+class Closing:
+    """A constraint whose text is completed by one more token."""
+
+    def after(self, _ids: tuple[int, ...]) -> "Closing":
+        return self
+
+    def shortest(self) -> tuple[int, ...]:
+        return (9,)
+
+
+def test_a_text_that_its_deadline_completes_without_the_model_is_judged_as_such() -> None:
+    """Left to right, too: the completion makes it unconverged."""
+    weights = {DecodingMode.AUTOREGRESSIVE: replace(WEIGHTS, weights={"unconverged": -9.0})}
+    request = replace(READ, min_confidence=0.5, deadline_s=5.0, matcher=Closing())  # type: ignore[arg-type]
+    played = Played(request, replace(INFO, confidence=weights))
+    played.token(5, now=6.0)
     assert [type(event) for event in played.events] == [Faulted]
 
 

@@ -66,6 +66,17 @@ def test_a_step_that_never_ends_is_noticed_at_its_limit(timeout_s: float, cost_s
     assert clock.silence_s == pytest.approx(limit_s, rel=0.1, abs=3 * clock.watchdog.tick_s)
 
 
+def test_steps_of_one_token_do_not_raise_the_limit_of_a_large_step() -> None:
+    """They take nearly as long as hundreds of tokens."""
+    clock = Clock(10.0)
+    for positions in (4096, 1):
+        with clock.step(positions):
+            clock.now += 0.5
+    with clock.step(4096):
+        clock.run(20.0)
+    assert clock.silence_s == pytest.approx(10.0, abs=3 * clock.watchdog.tick_s)
+
+
 def test_a_long_step_with_progress_and_an_idle_worker_are_well() -> None:
     clock = Clock(10.0)
     with clock.step(100):
