@@ -145,7 +145,7 @@ async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
         await until(lambda: engine.status().running == 0)
         seen = model.passes
         await asyncio.sleep(0.05)
-        assert model.passes <= seen + 1, "at most the pass that was under way"
+        assert model.passes <= seen + 4, "at most the step under way: prompt chunk, seal, canvases, one token"
         assert engine.status().kv_bytes == 0
 
 
