@@ -1,9 +1,10 @@
 """Accuracy of request classification: `python -m benchmarks.routing [FILE.jsonl] [--check] [--json FILE]`.
 
-Without FILE it measures the committed test set (`benchmarks/routing_requests`). Each line of FILE is a labelled chat
-request: `task`, `messages`, optionally `tools`, `response_format` and `suffix`; `also_ok` lists other tasks that count
-as correct; `templated` marks prompts in a third party's template. The policy (by default that of `twolane serve`) maps
-tasks to lanes. The baseline is a classifier of ten keyword rules.
+Without FILE it measures the committed test sets (`benchmarks/routing_requests`), one after the other; `--check`
+requires the thresholds of each. Each line of FILE is a labelled chat request: `task`, `messages`, optionally `tools`,
+`response_format` and `suffix`; `also_ok` lists other tasks that count as correct; `templated` marks prompts in a third
+party's template. The policy (by default that of `twolane serve`) maps tasks to lanes. The baseline is a classifier of
+ten keyword rules.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import re
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
@@ -23,7 +24,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.routing_rows import Example, read_examples, read_test_set
+from benchmarks.routing_rows import TEST_SETS, Example, read_examples, read_test_set
 from benchmarks.routing_scores import (
     Prediction,
     accuracy,
@@ -95,20 +96,32 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure misses its threshold")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
-    examples = read_examples(options.file) if options.file else read_test_set()
-    thresholds = FILE_THRESHOLDS if options.file else TEST_SET_THRESHOLDS
     policy = load(options.policy, os.environ)
-    predictions = predict(examples, open_classifier(options.weights), policy)
-    found = report(predictions, time_classifier(read_model(options.weights)))
-    show(found, report(predict(examples, by_keywords, policy), None), thresholds)
-    if options.errors:
-        show_errors(predictions)
+    times_us = time_classifier(read_model(options.weights))
+    classify, found, is_missed = open_classifier(options.weights), {}, False
+    for name, examples, thresholds in _measured(options.file):
+        predictions = predict(examples, classify, policy)
+        found[name] = report(predictions, times_us)
+        print(f"{name}: {len(examples)} requests")
+        show(found[name], report(predict(examples, by_keywords, policy), None), thresholds)
+        if options.errors:
+            show_errors(predictions)
+        for line in found[name].missed(thresholds):
+            is_missed = True
+            print(f"{name}: missed: {line}")
     if options.json:
-        options.json.write_text(json.dumps(asdict(found), indent=2) + "\n")
-    missed = found.missed(thresholds)
-    for name in missed:
-        print(f"missed: {name} is {found.figures[name]:.3f}, the threshold is {thresholds[name]:g}")
-    return 1 if options.check and missed else 0
+        figures = {name: asdict(each) for name, each in found.items()}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 1 if options.check and is_missed else 0
+
+
+def _measured(file: Path | None) -> Iterator[tuple[str, list[Example], dict[str, float]]]:
+    """The names of what is measured, its requests and its thresholds."""
+    if file:
+        yield file.name, read_examples(file), FILE_THRESHOLDS
+        return
+    for folder in TEST_SETS:
+        yield f"test set {folder.name}", read_test_set(folder), TEST_SET_THRESHOLDS
 
 
 # Predictions
@@ -160,26 +173,31 @@ class Report:
     by_language: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def missed(self, thresholds: dict[str, float]) -> list[str]:
-        """The names of the measured figures beyond their thresholds."""
-        return [
-            name
-            for name, bound in thresholds.items()
-            if name in self.figures
-            and (self.figures[name] > bound if name.endswith(_MAXIMA) else self.figures[name] < bound)
-        ]
+        """A line for each threshold whose figure is beyond it or was not measured."""
+        lines = []
+        for name, bound in thresholds.items():
+            value = self.figures.get(name)
+            if value is None:
+                lines.append(f"{name} was not measured, the threshold is {bound:g}")
+            elif value > bound if name.endswith(_MAXIMA) else not value >= bound:
+                lines.append(f"{name} is {value:.3f}, the threshold is {bound:g}")
+        return lines
 
 
 def report(predictions: Sequence[Prediction], times_us: Sequence[float] | None) -> Report:
     """Compute all figures; `times_us` are the times of single calls of the trained stage."""
     natural = [each for each in predictions if not each.example.is_templated]
-    figures = {
-        "macro_f1_natural": macro_f1(natural),
-        "macro_f1_all": macro_f1(predictions),
-        "calibration_error": calibration_error(predictions),
-    }
+    figures = {"macro_f1_all": macro_f1(predictions)}
+    if natural:
+        figures["macro_f1_natural"] = macro_f1(natural)
+    if any(each.is_by_words for each in predictions):
+        figures["calibration_error"] = calibration_error(predictions)
     for suffix, rows in (("", predictions), ("_natural", natural)):
+        if not rows:
+            continue
         figures["fast_precision" + suffix], figures["fast_recall" + suffix] = lane_scores(rows)
-    figures["fast_precision_strict"], figures["fast_recall_strict"] = lane_scores(predictions, strict=True)
+        strict = lane_scores(rows, strict=True)
+        figures[f"fast_precision{suffix}_strict"], figures[f"fast_recall{suffix}_strict"] = strict
     kinds = by_kind(predictions)
     figures |= {kind: accuracy(rows) for kind, rows in kinds.items()}
     if times_us:

@@ -22,9 +22,9 @@ import pytest
 from twolane.process.flags import free_port
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("gateway", "diffusion_worker", "twolane", "policies", "checkpoints")
+SOURCES = ("gateway", "diffusion_worker", "twolane", "training", "policies", "checkpoints")
 BUILD_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-OWN = ("gateway", "diffusion_worker", "twolane")
+OWN = ("gateway", "diffusion_worker", "twolane", "training")
 
 pytestmark = pytest.mark.slow
 
