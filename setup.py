@@ -6,7 +6,7 @@ Both are top-level folders of the repository. The wheel contains them as `twolan
 
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
@@ -44,9 +44,4 @@ class BuildWithData(build_py):
         return files
 
 
-# Optional: without a C compiler, the classifier computes the same in Python (gateway/classifier/compiled.py).
-NATIVE = Extension(
-    "gateway.classifier._native", ["gateway/classifier/_native.c"], extra_compile_args=["-O3"], optional=True
-)
-
-setup(cmdclass={"build_py": BuildWithData}, ext_modules=[NATIVE])
+setup(cmdclass={"build_py": BuildWithData})

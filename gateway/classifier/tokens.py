@@ -6,7 +6,7 @@ its longest known stem, otherwise that of its shape, so every text has tokens.
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Final
 
@@ -89,10 +89,13 @@ class Vocabulary:
         self.denies = np.array([name in denied for name in names], dtype=np.bool_)
         self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32)
 
-    def ids(self, tokens: Iterable[str]) -> list[int]:
+    def ids(self, tokens: Sequence[str]) -> list[int]:
         """The number of each token."""
-        known, unknown = self.numbers_by_token.get, self.unknown
-        return [unknown(token) if (found := known(token)) is None else found for token in tokens]
+        found = list(map(self.numbers_by_token.get, tokens))
+        if None not in found:
+            return found  # type: ignore[return-value]
+        unknown = self.unknown
+        return [unknown(token) if each is None else each for each, token in zip(found, tokens, strict=True)]
 
     def merged(self, tokens: list[str]) -> list[str]:
         """The tokens; two characters that are a word of the vocabulary are one."""
