@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -57,6 +57,11 @@ class LeftOut:
         """The most probable task of each request."""
         best: Numbers = self.probabilities.argmax(axis=1)
         return best
+
+    @cached_property
+    def labels(self) -> Numbers:
+        """The label of each request."""
+        return np.array([_TASKS.index(each.line.task) for each in self.requests])
 
     @cached_property
     def is_right(self) -> Bools:
@@ -115,8 +120,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
 
 def macro_f1(found: LeftOut, rows: Numbers) -> float:
     """F1 averaged over the tasks that occur; a prediction in `also_ok` counts as correct for the label."""
-    labels = np.array([_TASKS.index(found.requests[at].line.task) for at in rows.tolist()])
-    right, best = found.is_right[rows], found.best[rows]
+    labels, right, best = found.labels[rows], found.is_right[rows], found.best[rows]
     scores = []
     for task in np.unique(labels).tolist():
         hits = int((right & (labels == task)).sum())
@@ -165,13 +169,6 @@ def _part(found: LeftOut, threshold: float, rows: Numbers) -> dict[str, float]:
         "lane_precision": round(precision, 3),
         "lane_recall": round(recall, 3),
     }
-
-
-def accuracy_of(requests: Sequence[Request], probabilities: np.ndarray) -> float:
-    """The share of requests whose most probable task is right."""
-    best = probabilities.argmax(axis=1).tolist()
-    right = (_TASKS[at] in (each.line.task, *each.line.also_ok) for each, at in zip(requests, best, strict=True))
-    return sum(right) / max(1, len(requests))
 
 
 def _by_form(request: Request) -> Classification | None:
