@@ -33,7 +33,7 @@
 #define NAMED 3
 #define KNOWN_SHARE 0.3
 #define MIN_TRUST 0.1
-#define STRUCTURED_TOKENS 8.0
+#define STRUCTURED_WORDS 8.0
 
 #define MIX 0x9E3779B1u
 #define NOT 0x2545F491u
@@ -810,6 +810,18 @@ static double trust_of(const Request *request, const double *shares)
     return trust > 1.0 ? 1.0 : trust < MIN_TRUST ? MIN_TRUST : trust;
 }
 
+/* The number of words of the last user message: signs, numbers and breaks do not count. */
+static int own_words(const Request *request)
+{
+    const Scorer *self = request->self;
+    int words = 0;
+    for (int at = request->borders[1]; at < request->count; at++) {
+        int id = request->ids[at];
+        words += id >= self->first_word || (id >= self->special[NEGATED_ID] && id < self->special[DIGIT_ID]);
+    }
+    return words;
+}
+
 static void probabilities_of(const Request *request, const double *shares, double *odds)
 {
     const Scorer *self = request->self;
@@ -830,8 +842,9 @@ static void probabilities_of(const Request *request, const double *shares, doubl
     double share = trust_of(request, shares) / sum;
     for (int task = 0; task < TASKS; task++)
         odds[task] *= share;
-    if (!request->has_answer && !request->has_system && request->own_tokens < STRUCTURED_TOKENS)
-        odds[self->structured] *= request->own_tokens / STRUCTURED_TOKENS;
+    int words = own_words(request);
+    if (!request->has_answer && !request->has_system && words < STRUCTURED_WORDS)
+        odds[self->structured] *= words / STRUCTURED_WORDS;
 }
 
 /* The numbers of the strongest words for a task in the unit that says most for it, the strongest first. */

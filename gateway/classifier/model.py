@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gateway.classifier.compiled import IS_BUILT, Score, Scored, scorer
 from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
-from gateway.classifier.tokens import FIRST_WORD, STEM, Vocabulary
+from gateway.classifier.tokens import FIRST_NUMBER, FIRST_WORD, NEGATED, STEM, Vocabulary
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
@@ -25,7 +25,7 @@ _MAX_NAMED: Final = 3  # words named in the evidence
 _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
-_STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
+_STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
 _SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
 FLAG_WEIGHT: Final = 0.5
 
@@ -140,10 +140,15 @@ class PythonScore:
         scores = (shares @ units)[:-1] + parts.request_flags.take(found.request, axis=0).sum(axis=0)
         probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
         if not (answer or system):
-            probabilities[parts.structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
+            probabilities[parts.structured] *= min(1.0, self._own_words(found) / _STRUCTURED_WORDS)
         best = probabilities.index(max(probabilities))
         strongest = self._strongest(found, each, int((shares * units[:, best]).argmax()), best)
         return best, tuple(probabilities), strongest
+
+    def _own_words(self, found: Features) -> int:
+        """The number of words of the last user message: signs, numbers and breaks do not count."""
+        own = found.ids[-1 - found.own_tokens :]
+        return int(np.count_nonzero((own >= FIRST_WORD) | ((own >= NEGATED) & (own < FIRST_NUMBER))))
 
     def _probabilities(self, scores: list[float], trust: float) -> list[float]:
         """A softmax; for ten numbers, Python is faster than numpy."""

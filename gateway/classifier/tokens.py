@@ -25,6 +25,7 @@ _SIGNS: Final = tuple("(){}[]<>=+-*/|\\#@$%&~^_,'…→")
 _SHAPES: Final = ("negated", "unknown", "name_like", "foreign", "0", "00", "000", "0000", "sign")
 NEGATED: Final = len(BREAKS)
 FIXED: Final = (*BREAKS, *(f"<{shape}>" for shape in _SHAPES), *_SIGNS)
+FIRST_NUMBER: Final = len(BREAKS) + _SHAPES.index("0")
 FIRST_SIGN: Final = len(BREAKS) + len(_SHAPES)
 FIRST_WORD: Final = len(FIXED)
 STEM: Final = "~"  # ends a stem in the vocabulary

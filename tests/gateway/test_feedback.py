@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,21 +91,21 @@ async def test_invalid_feedback_names_the_field(
     assert (found, answer["error"]["param"]) == (status, param)
 
 
+@pytest.mark.slow
 async def test_feedback_becomes_weights_that_the_running_gateway_loads(
     serving: Any, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From requests to other routing, with a small part of the shipped lines, so that training takes seconds."""
     pytest.importorskip("torch")
     from gateway.classifier.weights import FILE
-    from training.classifier import lines, team, train
+    from training.classifier import lines, team
     from twolane.classifier import main
 
     log, weights = tmp_path / "log.jsonl", tmp_path / "own.npz"
     weights.write_bytes(FILE.read_bytes())
-    few = list(lines.read_lines())[::40]
+    few = list(lines.read_lines())[::200]
     monkeypatch.setattr(lines, "read_lines", lambda: few)
-    monkeypatch.setattr(team, "EPOCHS", 2)
-    monkeypatch.setattr(train, "COPIES", 1)
+    monkeypatch.setattr(team, "train_team", partial(team.train_team, copies=1, epochs=4))
     async with fake() as server:
         policy = with_weights(server.url, "own.npz")
         settings = {"decision_log": log, "decision_log_prompts": True, "policy_watch_s": 0.02}
