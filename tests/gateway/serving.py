@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import web
+from yarl import URL
 
 from gateway.app import Gateway, open_gateway
 from gateway.settings import Settings
@@ -211,3 +212,18 @@ async def until(read: Any, word: str) -> str:
             if word in page:
                 return page
             await asyncio.sleep(0.005)
+
+
+async def until_closing(url: str) -> None:
+    """Wait until a gateway has received its first signal: then no connection begins, which otherwise needs no process
+    but the kernel."""
+    address = URL(url)
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                async with asyncio.timeout(0.5):
+                    _, writer = await asyncio.open_connection(address.host, address.port)
+            except (TimeoutError, OSError):
+                return
+            writer.close()
+            await asyncio.sleep(0.01)

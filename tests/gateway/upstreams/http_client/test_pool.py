@@ -16,6 +16,7 @@ from gateway.upstreams.http_client.connection import Connection, PooledResponse
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from tests.gateway.upstreams.http_client.raw_server import RawServer, hangs, raw_server, says, sized
+from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio
 OK = sized(b"ok")
@@ -163,11 +164,9 @@ async def test_a_response_before_the_end_of_the_request_ends_the_connection() ->
 
 
 async def test_a_server_that_cannot_be_reached_has_received_nothing() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
     async with pooled() as client:
         with pytest.raises(CannotConnect):
-            await ask(client, URL(f"http://127.0.0.1:{port}/"))
+            await ask(client, URL(f"http://127.0.0.1:{free_port()}/"))
         with pytest.raises(CannotConnect):
             await ask(client, URL("http://does-not-exist.invalid/"))
         with pytest.raises(CannotConnect):
