@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import orjson
@@ -16,7 +17,10 @@ from aiohttp import web
 from yarl import URL
 
 from gateway.app import Gateway, open_gateway
+from gateway.classifier.weights import open_classifier
+from gateway.routing.classify import Classify
 from gateway.settings import Settings
+from tests.served import served
 
 
 @dataclass
@@ -135,6 +139,12 @@ class RealGateway:
             return await response.text()
 
 
+@functools.cache
+def classifier() -> Classify:
+    """One for all gateways: it keeps nothing of a request, and reading its weights is most of a gateway's start."""
+    return open_classifier()
+
+
 @contextlib.asynccontextmanager
 async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIterator[RealGateway]:
     """Serve a policy, given as text, on loopback in the running event loop."""
@@ -143,23 +153,12 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     # On a busy machine a slow target is still reachable, and headers are complete: no heartbeat precedes them.
     patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
-    async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(_served(each)) for each in gateway.servers(drain_s=1)]
+    async with contextlib.AsyncExitStack() as stack:
+        with patch("gateway.app.open_classifier", classifier):
+            gateway = await stack.enter_async_context(open_gateway(chosen))
+        urls = await stack.enter_async_context(served(*gateway.servers(drain_s=1)))
         client = await stack.enter_async_context(aiohttp.ClientSession())
         yield RealGateway(gateway, urls[0], urls[1], client)
-
-
-@contextlib.asynccontextmanager
-async def _served(server: Any) -> AsyncIterator[str]:
-    bound = socket.create_server(("127.0.0.1", 0))
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    try:
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.001)
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
 
 
 def two_lanes(fast: str, quality: str, **route: Any) -> str:
