@@ -15,8 +15,8 @@ async def served(*servers: Server) -> AsyncIterator[list[str]]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in servers]
     tasks = [asyncio.create_task(_serve(*each, ended)) for each in zip(servers, sockets, strict=True)]
     try:
-        while not all(server.started for server in servers) and not any(task.done() for task in tasks):
-            await asyncio.sleep(0.001)  # uvicorn has no event for it
+        while not all(server.started for server in servers) and not any(task.done() for task in tasks):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
         yield [f"http://127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     finally:
         ended.set()
