@@ -191,6 +191,16 @@ def ask(text: str = "hi", **more: Any) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
 
 
+async def until_known(gateway: RealGateway, target: str) -> None:
+    """Wait until the gateway has asked a worker what it can do; before, it takes any worker to be able to do all."""
+    async with asyncio.timeout(120):
+        while True:
+            async with gateway.client.get(f"{gateway.url}/v1/models/{target}") as response:
+                if (await response.json())["twolane"]["state"] == "ready":
+                    return
+            await asyncio.sleep(0.005)
+
+
 async def last_decision(gateway: Any, headers: dict[str, str]) -> Any:
     """The decision of a request; it is published shortly after the response."""
     url = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"

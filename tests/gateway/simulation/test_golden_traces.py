@@ -25,6 +25,9 @@ def test_a_file_that_differs_is_named(made: Path, tmp_path: Path, monkeypatch: A
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     (tmp_path / "policy.yaml").write_text((HOME / "policy.yaml").read_text())
     monkeypatch.setattr("benchmarks.golden_traces.HOME", tmp_path)
+    monkeypatch.setattr(
+        "benchmarks.golden_traces.write", lambda folder: shutil.copytree(made, folder, dirs_exist_ok=True)
+    )
     monkeypatch.setattr("sys.argv", ["golden_traces", "--check"])
     assert main() == 0
     (tmp_path / "slip.json").write_text("{}")

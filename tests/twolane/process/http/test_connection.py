@@ -78,6 +78,19 @@ async def test_a_connection_in_use_can_send_one_more_request_at_shutdown(
         assert await receive(client) == b""
 
 
+async def test_a_connection_that_was_to_be_closed_is_kept_for_a_request_that_has_begun_to_arrive() -> None:
+    """However slowly its head arrives: that has a limit of its own."""
+    async with served(reads_first) as it:
+        client = it.connect()
+        await first_answer(client)
+        client.sendall(REQUEST[:9])
+        while it.connection._phase == connection._IDLE:  # noqa: ASYNC110 - it has read the bytes
+            await asyncio.sleep(0.001)
+        it.connection._close_when_quiet(0.0)
+        client.sendall(REQUEST[9:])
+        assert status_of(await receive(client)) == 200
+
+
 async def test_an_idle_connection_is_closed_at_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "QUIET_S", 0.01)
     async with served(reads_first) as it:
