@@ -49,7 +49,7 @@ def pytest_collection_finish() -> None:
 
 
 def _let_root_handlers_see_all() -> None:
-    """Let every logger propagate: to each that does not, as 55 of torch's, pytest adds its handlers six times a test."""
+    """Let every logger propagate: pytest adds its handlers to each that does not, 55 of torch's, six times a test."""
     for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True
