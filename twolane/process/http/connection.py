@@ -609,8 +609,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     def _close_when_quiet(self, quiet_s: float) -> None:
-        """Close, unless the connection was used a moment ago or a request is waiting in the socket."""
-        if self._transport.is_closing() or self._closing_s is not None or self._open or self._phase == _BODY:
+        """Close, unless a request arrives or waits in the socket, or the connection was used a moment ago."""
+        if self._transport.is_closing() or self._closing_s is not None or self._open or self._phase != _IDLE:
             return
         used_ago_s = self._loop.time() - self._used_s
         if used_ago_s < quiet_s:

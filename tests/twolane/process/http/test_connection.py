@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -75,6 +76,19 @@ async def test_a_connection_in_use_can_send_one_more_request_at_shutdown(
         await asyncio.sleep(0.01)
         assert b"connection: close" in await first_answer(client)
         assert await receive(client) == b""
+
+
+async def test_a_connection_that_was_to_be_closed_is_kept_for_a_request_that_has_begun_to_arrive() -> None:
+    """However slowly its head arrives: that has a limit of its own."""
+    async with served(reads_first) as it:
+        client = it.connect()
+        await first_answer(client)
+        client.sendall(REQUEST[:9])
+        while it.connection._phase == connection._IDLE:  # noqa: ASYNC110 - it has read the bytes
+            await asyncio.sleep(0.001)
+        it.connection._close_when_quiet(0.0)
+        client.sendall(REQUEST[9:])
+        assert status_of(await receive(client)) == 200
 
 
 async def test_an_idle_connection_is_closed_at_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,14 +275,28 @@ async def test_a_trickling_body_is_refused_although_it_makes_progress() -> None:
 
 
 async def test_a_steady_slow_body_is_served() -> None:
-    """Twice as fast as the minimum, for longer than the time without progress."""
-    async with served(reads_first, body_s=0.3, body_bytes_per_s=1000) as it:
+    """Twice as fast as the minimum, for longer than the time without progress. Where the machine was too busy for the
+    client to be that fast, it tries again."""
+    status, slowest_s = 0, 1.0
+    for _ in range(20):
+        if status != 200 and slowest_s > 0.2:
+            status, slowest_s = await status_of_a_slow_body(body_s=0.3, body_bytes_per_s=1000)
+    assert status == 200
+
+
+async def status_of_a_slow_body(**limits: Any) -> tuple[int, float]:
+    """And the longest pause, in seconds, that the client made."""
+    slowest_s = 0.0
+    async with served(reads_first, **limits) as it:
         client = it.connect()
         client.sendall(HEAD + b"content-length: 2000\r\nconnection: close\r\n\r\n")
+        sent_s = time.monotonic()
         for _ in range(20):
-            client.sendall(b"x" * 100)
+            with contextlib.suppress(OSError):  # it was too slow
+                client.sendall(b"x" * 100)
+            slowest_s, sent_s = max(slowest_s, time.monotonic() - sent_s), time.monotonic()
             await asyncio.sleep(0.03)
-        assert status_of(await everything(client)) == 200
+        return status_of(await everything(client)), slowest_s
 
 
 async def test_a_body_that_the_application_does_not_read_has_no_limit_of_time() -> None:
