@@ -96,7 +96,9 @@ class GenerationApis:
         if len(body) <= LARGE_BYTES and not api.reads_store:
             return parse()
         query = await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
-        hold_more(max(0, len(query.body) - len(body)) + len(query.beyond_chat.items_to_store or b""))
+        beyond = query.beyond_chat
+        hold_more(max(0, len(query.body) - len(body)) + len(beyond.items_to_store or b""))
+        hold_more(len(beyond.response_body or b""))
         return query
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
@@ -121,7 +123,7 @@ class GenerationApis:
             writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
                 client.stop()
-                data = delta.data if writer is None else writer.whole(delta.data)
+                data = delta.data if writer is None else writer.whole(delta.data, delta.original)
                 await send_json(send, data, headers=headers)
         finally:
             await answer.aclose()
@@ -165,7 +167,7 @@ async def _send_deltas(
             async for delta in answer.deltas():
                 if writer is None:
                     await stream.write(sse.event(delta.data))
-                elif events := writer.events(delta.data):
+                elif events := writer.events(delta.data, delta.original):
                     await stream.write(events)
         except AttemptFailed as fault:
             error = fault

@@ -27,13 +27,14 @@ class Parse(Protocol):
 
 
 class Writer(Protocol):
-    """Writes one answer. It is given chat completions, the form in which the pipeline returns every answer."""
+    """Writes one answer. It is given chat completions, the form in which the pipeline returns every answer. `original` is
+    what the target sent, if that has the same API; see `types.Delta`."""
 
-    def whole(self, completion: bytes) -> bytes:
+    def whole(self, completion: bytes, original: bytes = b"") -> bytes:
         """The answer to a request that does not stream."""
         ...
 
-    def events(self, chunk: bytes) -> bytes:
+    def events(self, chunk: bytes, original: bytes = b"") -> bytes:
         """The events for one chunk of the answer; empty if it adds nothing. Raises OutOfBytes if what it keeps of the
         answer does not fit."""
         ...
@@ -71,11 +72,11 @@ class ChunkEvents:
         self._query = query
         self._form = sse.form_of(query.beyond_chat.path)
 
-    def whole(self, completion: bytes) -> bytes:
+    def whole(self, completion: bytes, original: bytes = b"") -> bytes:
         """See `Writer`."""
         return self._chunks.whole(completion)
 
-    def events(self, chunk: bytes) -> bytes:
+    def events(self, chunk: bytes, original: bytes = b"") -> bytes:
         """See `Writer`."""
         return b"".join(map(self._form.event, self._chunks.chunks(chunk)))
 

@@ -13,6 +13,7 @@ from gateway.web import sse
 from gateway.web.apis.responses.history import RESPONSE_ID
 from gateway.web.apis.responses.input_items import REASONING_ID
 from gateway.web.apis.responses.output_items import REASONING, REFUSAL, TEXT, CallItem, ContentItem, Event, Item
+from gateway.web.apis.responses.passed import PassedResponse
 from gateway.web.apis.responses.tools import namespaces_of
 
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -58,9 +59,14 @@ class ResponseWriter:
         self._usage: dict[str, Any] | None = None
         self._reason: str | None = None  # why the model stopped
         self._sequence = 0
+        self._passed: PassedResponse | None = None  # of a target with this API
 
-    def whole(self, completion: bytes) -> bytes:
+    def whole(self, completion: bytes, original: bytes = b"") -> bytes:
         """The whole answer."""
+        if original:
+            response = PassedResponse(self._own).whole(lenient.load(original))
+            self._keep(response)
+            return response
         document = lenient.load(completion)
         self._note(document)
         list(self._read(document, is_chunk=False))
@@ -69,8 +75,11 @@ class ResponseWriter:
         self._keep(response)
         return response
 
-    def events(self, chunk: bytes) -> bytes:
+    def events(self, chunk: bytes, original: bytes = b"") -> bytes:
         """The events for one chunk, whose texts stay until the end: its last event repeats them."""
+        if original:
+            self._passed = self._passed or PassedResponse(self._own)
+            return self._passed.event(original)
         keep_bytes(len(chunk))
         document = lenient.load(chunk)
         self._note(document)
@@ -78,6 +87,9 @@ class ResponseWriter:
 
     def end(self) -> bytes:
         """The end of the last items, and the whole response."""
+        if self._passed is not None:
+            self._keep(self._passed.response)
+            return self._passed.end()
         begun = self._begun()
         rest = b"".join(self._event(*each) for each in self._output.close(is_incomplete=self._is_incomplete))
         if self._store is not None:
@@ -87,12 +99,28 @@ class ResponseWriter:
     def failed(self, error: GatewayError) -> bytes:
         """The response as far as it came, and the error."""
         code = error.code if error.code in _CODES else "server_error"
-        begun = self._begun()
-        self._output.stop()
         failed = {"error": {"code": code, "message": error.message}}
+        if self._passed is not None:
+            self._sequence = self._passed.sequence
+            begun = self._event("response.failed", {"response": self._passed.failed(failed)})
+        else:
+            begun = self._begun()
+            self._output.stop()
+            begun += self._lifecycle("failed", **failed)
         described = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
         flat = {name: described[name] for name in ("code", "message", "param")}
-        return begun + self._lifecycle("failed", **failed) + self._event("error", {**flat, "error": described})
+        return begun + self._event("error", {**flat, "error": described})
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """What the gateway answers for in a response that a target wrote."""
+        repeated = self._query.beyond_chat.repeated
+        return {
+            "id": f"{RESPONSE_ID}{self._key}",
+            "store": self._store is not None,
+            "previous_response_id": repeated.get("previous_response_id"),
+            "metadata": repeated.get("metadata", {}),
+        }
 
     def _keep(self, response: bytes) -> None:
         items = self._query.beyond_chat.items_to_store

@@ -16,7 +16,7 @@ from gateway.state.response_store import ResponseStore
 from gateway.types import Query
 from gateway.web.apis.client_api import renamed_field, with_names
 from gateway.web.apis.responses.history import PREVIOUS, History
-from gateway.web.apis.responses.input_items import conversation_of, items_of
+from gateway.web.apis.responses.input_items import conversation_of, is_passed, items_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
 from gateway.web.parse_request import checked, decode, parse_chat
 from gateway.web.request_schema import Positive
@@ -52,6 +52,11 @@ _OWN: Final = frozenset(
     " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n"
     " client_metadata".split()
 )
+# Fields that a target with responses takes. A request with any other is sent as a chat, which may have them.
+_PASSED: Final = _OWN | frozenset(
+    "model stream temperature top_p user safety_identifier service_tier prompt_cache_key prompt_cache_retention".split()
+)
+_PASSED_FORMATS: Final = ("text", "json_schema", "json_object")
 _SEND_ITEMS: Final = "send the earlier items themselves in 'input', as SDKs do if 'store' is false"
 _STATEFUL: Final = {
     "conversation": f"the gateway keeps no conversations; {_SEND_ITEMS}",
@@ -135,11 +140,25 @@ def parse_response(
         raise with_names(_at_its_tool(error, tools), RENAMED) from None
     hosted = {name: name for name in _HOSTED if document.get(name) is not None} | conversation.hosted | tools.hosted
     query = _as_response(query, sent, given, document, hosted)
+    items = [*before, *items_of(added)] if before or isinstance(added, list) else added
+    query = replace(query, beyond_chat=replace(query.beyond_chat, response_body=_passed(body, given, document, items)))
     if store is None or not given.store or query.private:
         return query
-    items = exact_json.dumps([*before, *items_of(added)])
-    beyond = replace(query.beyond_chat, items_to_store=items, ignored=query.beyond_chat.ignored - {"store"})
+    stored = exact_json.dumps(items_of(items))
+    beyond = replace(query.beyond_chat, items_to_store=stored, ignored=query.beyond_chat.ignored - {"store"})
     return replace(query, beyond_chat=beyond)
+
+
+def _passed(body: bytes, given: _Fields, document: dict[str, Any], items: Any) -> bytes | None:
+    """The request for targets with responses; None if only a chat can ask for all of it. `items` is its whole input."""
+    fields = {name for name, value in document.items() if value is not None}
+    form = ((given.text or _Text()).format or {}).get("type", "text")
+    if not fields <= _PASSED or form not in _PASSED_FORMATS:
+        return None
+    passed = items if isinstance(items, str) else [item for item in items if is_passed(item)]
+    if passed == document.get("input"):
+        return body
+    return exact_json.dumps({**document, "input": passed})
 
 
 def _as_response(query: Query, body: bytes, given: _Fields, document: dict[str, Any], hosted: dict[str, str]) -> Query:
