@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision
-from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed
+from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed, StoreUnavailable
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.types import Query
@@ -65,7 +65,7 @@ class GenerationApis:
         api = self._apis[scope["path"]]
         try:
             query = await self._read(api, scope, receive)
-        except BadRequest as error:
+        except (BadRequest, StoreUnavailable) as error:
             await send_early_error(send, error, path=api.path)
             return
         except BudgetExceededError as fault:
@@ -92,8 +92,11 @@ class GenerationApis:
         body = await read_body(receive)
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
+        parses_at_once = len(body) <= LARGE_BYTES and api.prepare is None
+        if api.prepare is not None:
+            api = replace(api, parse=await api.prepare(body, state.get("key")))
         parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
-        if len(body) <= LARGE_BYTES and not api.reads_store:
+        if parses_at_once:
             return parse()
         query = await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
         beyond = query.beyond_chat
@@ -123,7 +126,10 @@ class GenerationApis:
             writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
                 client.stop()
-                data = delta.data if writer is None else writer.whole(delta.data, delta.original)
+                data = delta.data
+                if writer is not None:
+                    await writer.keep(delta.data, delta.original)
+                    data = writer.whole(delta.data, delta.original)
                 await send_json(send, data, headers=headers)
         finally:
             await answer.aclose()
@@ -173,6 +179,8 @@ async def _send_deltas(
             error = fault
     client.stop()
     if error is None:
+        if writer is not None:
+            await writer.keep()
         await stream.end(sse.DONE if writer is None else writer.end())
         return
     error = api.in_its_terms(error)

@@ -81,7 +81,9 @@ class Provider:
             "store": body["store"],
             "parallel_tool_calls": True,
             "error": None,
-            **{**given, "tools": given["tools"] or [], "tool_choice": given["tool_choice"] or "auto"},
+            **given,
+            "tools": given["tools"] or [],
+            "tool_choice": given["tool_choice"] or "auto",
         }
 
     def events(self) -> Any:
@@ -232,7 +234,9 @@ async def test_the_end_of_a_stream_is_sent_only_after_its_check(serving: Any) ->
     assert events[-2]["response"]["status"] == "failed"
 
 
-@pytest.mark.parametrize("more", [{"stop": ["x"]}, {"seed": 5}, {"text": {"format": {"type": "regex", "pattern": "a"}}}])
+@pytest.mark.parametrize(
+    "more", [{"stop": ["x"]}, {"seed": 5}, {"text": {"format": {"type": "regex", "pattern": "a"}}}]
+)
 async def test_what_only_a_chat_can_ask_for_is_sent_as_a_chat(serving: Any, more: dict[str, Any]) -> None:
     provider = Provider()
     provider.said = "a"

@@ -9,6 +9,7 @@ application sees, or {"error": ...}.
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # without a look into the network
@@ -50,32 +51,33 @@ def answer(how: str, url: str) -> dict[str, Any]:
     openai: Any = {"model": "openai/auto", "api_base": url, "api_key": "k", "num_retries": 0, "timeout": 60}
     anthropic: Any = {**openai, "model": "anthropic/claude-x", "api_base": url.removesuffix("/v1")}
     hi = [{"role": "user", "content": "Hi"}]
-    match how:
-        case "chat" | "unknown":
-            model = "openai/unknown" if how == "unknown" else "openai/auto"
-            return whole(litellm.completion(**{**openai, "model": model}, messages=hi))
-        case "stream":
-            return streamed(litellm.completion(messages=hi, stream=True, **openai))
-        case "messages":
-            return whole(litellm.completion(messages=hi, **anthropic))
-        case "messages_stream":
-            return streamed(litellm.completion(messages=hi, stream=True, **anthropic))
-        case "tools":
-            return loop(openai)
-        case "object":
-            made = litellm.completion(messages=hi, response_format=Weather, **openai)
-            return {"object": json.loads(made.choices[0].message.content)}
-        case "text":
-            openai["model"] = "text-completion-openai/auto"
-            return {"text": litellm.text_completion(prompt="Rome is", **openai).choices[0].text}
-        case "responses":
-            made = litellm.responses(input="Hi", **openai)
-            return {"text": made.output_text, "tokens": made.usage.total_tokens}
-        case "responses_stream":
-            events = list(litellm.responses(input="Hi", stream=True, **openai))
-            return {"text": "".join(e.delta for e in events if e.type == "response.output_text.delta")}
-    openai["model"] = "openai/text-embedding-3-small"
-    return {"vectors": [each["embedding"] for each in litellm.embedding(input=["Rome", "Oslo"], **openai).data]}
+    calls: dict[str, Callable[[], dict[str, Any]]] = {
+        "chat": lambda: whole(litellm.completion(messages=hi, **openai)),
+        "unknown": lambda: whole(litellm.completion(messages=hi, **{**openai, "model": "openai/unknown"})),
+        "stream": lambda: streamed(litellm.completion(messages=hi, stream=True, **openai)),
+        "messages": lambda: whole(litellm.completion(messages=hi, **anthropic)),
+        "messages_stream": lambda: streamed(litellm.completion(messages=hi, stream=True, **anthropic)),
+        "tools": lambda: loop(openai),
+    }
+    return calls[how]() if how in calls else beyond_chat(how, openai)
+
+
+def beyond_chat(how: str, common: Any) -> dict[str, Any]:
+    """The other calls of the SDK."""
+    if how == "object":
+        made = litellm.completion(messages=[{"role": "user", "content": "Hi"}], response_format=Weather, **common)
+        return {"object": json.loads(made.choices[0].message.content)}
+    if how == "text":
+        made = litellm.text_completion(prompt="Rome is", **{**common, "model": "text-completion-openai/auto"})
+        return {"text": made.choices[0].text}
+    if how == "responses":
+        made = litellm.responses(input="Hi", **common)
+        return {"text": made.output_text, "tokens": made.usage.total_tokens}
+    if how == "responses_stream":
+        events = list(litellm.responses(input="Hi", stream=True, **common))
+        return {"text": "".join(e.delta for e in events if e.type == "response.output_text.delta")}
+    made = litellm.embedding(input=["Rome", "Oslo"], **{**common, "model": "openai/text-embedding-3-small"})
+    return {"vectors": [each["embedding"] for each in made.data]}
 
 
 def whole(made: Any) -> dict[str, Any]:

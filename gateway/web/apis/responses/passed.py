@@ -21,7 +21,7 @@ class PassedResponse:
     def __init__(self, own: Mapping[str, Any]) -> None:
         self._own = own
         self._output: list[Any] = []  # the items that are complete
-        self._last = b""
+        self._last: dict[str, Any] = {"type": "response.completed"}
         self._document: dict[str, Any] = {}
         self.sequence = 0
 
@@ -29,10 +29,6 @@ class PassedResponse:
     def response(self) -> bytes:
         """The response object as it was sent last."""
         return lenient.dump(self._document)
-
-    def whole(self, document: dict[str, Any]) -> bytes:
-        """The whole answer."""
-        return lenient.dump({**document, **self._own})
 
     def event(self, original: bytes) -> bytes:
         """The next event; nothing for the last one."""
@@ -46,15 +42,14 @@ class PassedResponse:
             event["response"] = self._document = {**event["response"], **self._own}
         if kind == "response.output_item.done":
             self._output.append(event.get("item"))
-        data = sse.typed_event(lenient.dump(event))
         if kind in _ENDS:
-            self._last = data
+            self._last = event
             return b""
-        return data
+        return sse.typed_event(lenient.dump(event))
 
-    def end(self) -> bytes:
-        """The last event."""
-        return self._last
+    def end(self, own: Mapping[str, Any]) -> bytes:
+        """The last event, with the gateway's fields as they are now."""
+        return sse.typed_event(lenient.dump({**self._last, "response": {**self._document, **own}}))
 
     def failed(self, error: Mapping[str, Any]) -> dict[str, Any]:
         """The response object of a stream that failed, with the items that are complete."""

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from gateway.errors import BadRequest, InvalidField
-from gateway.state.response_store import ResponseStore
 from gateway.types import Query
 from gateway.web.apis.client_api import renamed_field, with_names
 from gateway.web.apis.responses.history import PREVIOUS, History
@@ -118,12 +117,12 @@ def parse_response(
     now_s: float,
     key: Key | None,
     trace: Trace | None = None,
-    store: ResponseStore | None = None,
+    history: History | None = None,
 ) -> Query:
-    """See `client_api.Parse`. `store` is where responses are kept, if they are."""
+    """See `client_api.Parse`. `history` is what the request refers to in the store; None without a store."""
     given, document = decode(checked(body), _DECODER)
-    _refuse(given, document, _STATEFUL if store is not None else _STATEFUL | _NO_STORE)
-    history = History(store, key.name if key else None)
+    _refuse(given, document, _STATEFUL if history is not None else _STATEFUL | _NO_STORE)
+    history = history or History(0, keeps=False)
     before, added = history.items_before(document.get(PREVIOUS)), history.resolved(document.get("input"))
     conversation = conversation_of(added, given.instructions, before)
     tools = tools_of(document.get("tools"))
@@ -142,7 +141,7 @@ def parse_response(
     query = _as_response(query, sent, given, document, hosted)
     items = [*before, *items_of(added)] if before or isinstance(added, list) else added
     query = replace(query, beyond_chat=replace(query.beyond_chat, response_body=_passed(body, given, document, items)))
-    if store is None or not given.store or query.private:
+    if not history.keeps or not given.store or query.private:
         return query
     stored = exact_json.dumps(items_of(items))
     beyond = replace(query.beyond_chat, items_to_store=stored, ignored=query.beyond_chat.ignored - {"store"})

@@ -50,7 +50,9 @@ def content(deltas: list[Delta]) -> tuple[Any, ...]:
 def test_what_a_response_says_is_read_back(answer: Any, reason: str) -> None:
     message, parts = answer
     ends = "length" if reason == "length" else "tool_calls" if message.get("tool_calls") else "stop"
-    calls = {number: [each["id"], *each["function"].values()] for number, each in enumerate(message.get("tool_calls", ()))}
+    calls = {
+        number: [each["id"], *each["function"].values()] for number, each in enumerate(message.get("tool_calls", ()))
+    }
     expected = ((message.get("content") or "", message.get("refusal") or ""), calls, [ends], [(3, 2)])
     choice = {"index": 0, "message": message, "finish_reason": reason}
     whole = writer().whole(orjson.dumps({"choices": [choice], "usage": USAGE}))
@@ -107,20 +109,25 @@ def test_a_response_that_failed_is_an_error(answer: dict[str, Any], stream: bool
         read(sent, stream=stream)
 
 
-@pytest.mark.parametrize("answer", [b"{}", b'{"output": 5}', b'{"object": "response"}', b"[]", b'"x"', b'{"choices": 5}'])
+@pytest.mark.parametrize(
+    "answer", [b"{}", b'{"output": 5}', b'{"object": "response"}', b"[]", b'"x"', b'{"choices": 5}']
+)
 def test_what_is_no_response_is_an_error(answer: bytes) -> None:
     with pytest.raises(AttemptFailed):
         read(answer, stream=False)
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(inner, max_size=3), max_leaves=4
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
 )
 NAMES = "item response output_index content_index delta text arguments logprobs part call_id name output status".split()
-KINDS = (
-    "response.created response.output_item.added response.output_text.delta response.output_text.done response.completed"
-    " response.function_call_arguments.delta response.function_call_arguments.done response.incomplete"
-).split()
+KINDS = [
+    f"response.{name}"
+    for name in "created output_item.added output_text.delta output_text.done function_call_arguments.delta"
+    " function_call_arguments.done completed incomplete".split()
+]
 FIELDS = st.dictionaries(st.sampled_from([*NAMES, "usage", "type", "content", "error"]), JSON, max_size=5)
 OBJECTS = st.dictionaries(st.sampled_from(NAMES), JSON | FIELDS | st.lists(FIELDS, max_size=2), max_size=5)
 
