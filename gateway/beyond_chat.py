@@ -60,6 +60,7 @@ class BeyondChat:
     decision: DecisionRequest | None = None  # its questions
     ignored: frozenset[str] = frozenset()  # fields that no target gets, and that the response names
     items_to_store: bytes | None = None  # with the response; None: it is not stored
+    renamed: Mapping[str, str] = field(default_factory=dict)  # chat fields as this request named them, for errors
     repeated: Mapping[str, Any] = field(default_factory=dict)  # fields that the answer repeats
     options: MessagesOptions | None = None
     response_body: bytes | None = None  # of a request for a response, for targets with responses

@@ -112,7 +112,8 @@ _HINTS: Final[Mapping[str, Capability | None]] = {
         (
             *("user", "safety_identifier", NAME, "metadata", "request_id"),  # identities and labels
             *("store", "service_tier", "priority"),  # storage and scheduling on the provider's side
-            *("prompt_cache_key", "prompt_cache_retention", "cache_salt", "cache_prompt", "id_slot", CACHE_CONTROL),
+            *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+            *("cache_salt", "cache_prompt", "id_slot", CACHE_CONTROL),
             *("keep_alive", "verbosity", "include_reasoning"),
         )
     ),

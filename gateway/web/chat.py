@@ -121,7 +121,7 @@ class GenerationApis:
             headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
-                await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
+                await send_error(send, api.in_its_terms(answer.error, query), headers, path=api.path)
                 return
             writer = self._writer(api, query, answer)
             async for delta in answer.deltas():
@@ -140,7 +140,7 @@ class GenerationApis:
             count = await self._pipeline.count_tokens(query)
         except GatewayError as error:
             client.stop()
-            await send_error(send, api.in_its_terms(error), headers, path=api.path)
+            await send_error(send, api.in_its_terms(error, query), headers, path=api.path)
             return
         client.stop()
         await send_json(send, b'{"input_tokens":%d}' % count.tokens, headers=headers + describe_count(count))
@@ -156,7 +156,7 @@ class GenerationApis:
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             try:
-                await _send_deltas(stream, answer, client, api, self._writer(api, query, answer))
+                await _send_deltas(stream, answer, client, (api, query), self._writer(api, query, answer))
             finally:
                 await answer.aclose()
         finally:
@@ -164,7 +164,11 @@ class GenerationApis:
 
 
 async def _send_deltas(
-    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, api: ClientApi, writer: Writer | None
+    stream: EventStream,
+    answer: GatewayResponse,
+    client: CancelOnDisconnect,
+    asked: tuple[ClientApi, Query],
+    writer: Writer | None,
 ) -> None:
     """Send the answer. A failure in the middle is the end of the stream."""
     error: GatewayError | None = answer.error
@@ -183,5 +187,6 @@ async def _send_deltas(
             await writer.keep()
         await stream.end(sse.DONE if writer is None else writer.end())
         return
-    error = api.in_its_terms(error)
+    api, query = asked
+    error = api.in_its_terms(error, query)
     await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)

@@ -130,9 +130,10 @@ class ClientApi:
             return query
         return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
-    def in_its_terms(self, error: GatewayError) -> GatewayError:
+    def in_its_terms(self, error: GatewayError, query: Query) -> GatewayError:
         """An error of the pipeline, with the field named as the client wrote it."""
-        return with_names(error, self.renamed)
+        own = query.beyond_chat.renamed
+        return with_names(error, {**self.renamed, **own} if own else self.renamed)
 
 
 def with_names(error: Error, names: Mapping[str, str]) -> Error:

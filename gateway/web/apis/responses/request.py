@@ -48,12 +48,13 @@ _OF_CHATS: Final = {
 _OWN: Final = frozenset(
     "input instructions text reasoning include store background background_options conversation previous_response_id"
     " prompt context_management moderation truncation max_output_tokens max_tool_calls stream_options tools tool_choice"
-    " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n"
+    " parallel_tool_calls top_logprobs access_programs image metadata n"
     " client_metadata".split()
 )
 # Fields that a target with responses takes. A request with any other is sent as a chat, which may have them.
 _PASSED: Final = _OWN | frozenset(
-    "model stream temperature top_p user safety_identifier service_tier prompt_cache_key prompt_cache_retention".split()
+    "model stream temperature top_p user safety_identifier service_tier prompt_cache_key prompt_cache_retention"
+    " prompt_cache_options".split()
 )
 _PASSED_FORMATS: Final = ("text", "json_schema", "json_object")
 _SEND_ITEMS: Final = "send the earlier items themselves in 'input', as SDKs do if 'store' is false"
@@ -171,7 +172,12 @@ def _as_response(query: Query, body: bytes, given: _Fields, document: dict[str, 
         body=body,
         include_usage=True,
         parameters=parameters,
-        beyond_chat=replace(query.beyond_chat, ignored=ignored, repeated=_repeated(given, document)),
+        beyond_chat=replace(
+            query.beyond_chat,
+            ignored=ignored,
+            repeated=_repeated(given, document),
+            renamed={"logprobs": "top_logprobs"} if given.top_logprobs else {},
+        ),
     )
 
 
