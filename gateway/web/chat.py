@@ -155,8 +155,9 @@ class GenerationApis:
         stream.start()
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
+            named = partial(api.in_its_terms, query=query)
             try:
-                await _send_deltas(stream, answer, client, (api, query), self._writer(api, query, answer))
+                await _send_deltas(stream, answer, client, self._writer(api, query, answer), named)
             finally:
                 await answer.aclose()
         finally:
@@ -167,8 +168,8 @@ async def _send_deltas(
     stream: EventStream,
     answer: GatewayResponse,
     client: CancelOnDisconnect,
-    asked: tuple[ClientApi, Query],
     writer: Writer | None,
+    named: Callable[[GatewayError], GatewayError],
 ) -> None:
     """Send the answer. A failure in the middle is the end of the stream."""
     error: GatewayError | None = answer.error
@@ -187,6 +188,5 @@ async def _send_deltas(
             await writer.keep()
         await stream.end(sse.DONE if writer is None else writer.end())
         return
-    api, query = asked
-    error = api.in_its_terms(error, query)
+    error = named(error)
     await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)
