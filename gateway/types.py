@@ -373,11 +373,13 @@ class Piece:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged; without
-    it, see `ports.UpstreamResponse`."""
+    it, see `ports.UpstreamResponse`. `original` is what the target sent where `data` is a translation of it, for
+    clients of the same API; it is gone if the text was changed."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
     usage: Usage | None = None
+    original: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

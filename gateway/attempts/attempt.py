@@ -212,7 +212,7 @@ class Attempt:
                 continue  # some targets send them while they think
             buffered.append(delta)
             if self._context.query.stream:  # a whole answer is counted where it is read
-                self._keep(len(delta.data))
+                self._keep(len(delta.data) + len(delta.original))
             self._validation.feed(delta)  # fail early, not only at the end of the response
             content_bytes += bytes_of_content(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
