@@ -26,13 +26,15 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefill:
-    """Causal pass over a prompt chunk or a sealed canvas; extends the sequence's context."""
+    """Causal pass over a prompt chunk or output; extends the sequence's context. The pass has at least
+    `width` positions, so that its shape is that of the Verify that it repeats."""
 
     sequence: SequenceId
     slot: int
     ids: tuple[int, ...]
     at: int
-    is_seal: bool = False  # a sealed canvas
+    is_seal: bool = False  # output, such as a sealed canvas
+    width: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -50,7 +52,8 @@ class Denoise:
     """One denoising step of one canvas.
 
     `step` counts down to 1 from `denoising.steps`, or from fewer where an anchored canvas starts late in the schedule.
-    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise. `pinned_prefix` and
+    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise; at a later one it may be
+    moved to the left by `shift` positions first, and ends in noise then. `pinned_prefix` and
     `pinned_suffix` are ids pinned at its two ends. `matcher` is the constraint's state before the canvas; with
     `near_deadline` the constrained text must end on this canvas. With `labels`, the completion is one of them;
     with a `template`, the canvas is its text, and its holes are scored.
@@ -62,6 +65,7 @@ class Denoise:
     block: int
     step: int
     opens: bool
+    shift: int = 0
     denoising: DenoisingParams
     seed: int
     temperature: float | None = None
@@ -95,16 +99,52 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Causal pass over a known token that is not cached yet and the draft behind it. It chooses every next token as
+    Decode does, up to the first one that differs from the draft, and extends the context by the agreed tokens.
+
+    The draft is the `drafted` tokens of `given`, or, with a `draft`, those of the canvas after that step, in which the
+    known token is pinned at the first position. The pass has at least `width` positions: in exact mode, shapes must not
+    depend on how the draft came about.
+    """
+
+    sequence: SequenceId
+    slot: int
+    token: int  # the known one
+    at: int
+    seed: int
+    drafted: int
+    draft: Denoise | None = None
+    given: tuple[int, ...] = ()
+    width: int = 0
+    temperature: float | None = None
+    truncation: Truncation | None = None
+    penalties: PenaltyInputs | None = None
+    matcher: Matcher | None = None  # state after the known token
+
+    @property
+    def count(self) -> int:
+        """Tokens of the pass."""
+        return 1 + self.drafted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One iteration: release ended sequences, copy slots, then prefill, denoise and decode. A sequence has at most one
-    Denoise or Decode. `slots`: new number of cache slots (None: unchanged)."""
+    """One iteration: release ended sequences, copy slots, then prefill, denoise, verify and decode. A sequence has at
+    most one Denoise, Verify or Decode. `slots`: new number of cache slots (None: unchanged)."""
 
     slots: int | None = None
     releases: tuple[SequenceId, ...] = ()
     copies: tuple[Copy, ...] = ()
     prefills: tuple[Prefill, ...] = ()
     denoises: tuple[Denoise, ...] = ()
+    verifications: tuple[Verify, ...] = ()
     decodes: tuple[Decode, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows that advance an answer: prefills do not count."""
+        return len(self.denoises) + len(self.verifications) + len(self.decodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +181,21 @@ class TokenResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """The next tokens of a verified sequence, at least one: those that agree with the draft, and the one that follows
+    them. The known token and all but the last of these are in the cache now."""
+
+    sequence: SequenceId
+    tokens: tuple[TokenResult, ...]
+    drafted: int  # tokens of the draft
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the tokens."""
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowFault:
     """The step failed for this sequence only; its slot was zeroed."""
 
@@ -156,6 +211,7 @@ class StepResult:
 
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()
+    verifications: tuple[VerifyResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
     constraint_s: float = 0.0  # host time spent on constraints
     slots: int | None = None
