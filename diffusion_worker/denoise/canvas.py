@@ -31,25 +31,6 @@ def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchore
     )
 
 
-def shifted(canvas: Canvas, by: int, tail: torch.Tensor) -> Canvas:
-    """The canvas moved to the left by `by` positions, which ends in the ids of `tail` [by or more]: what is left of a
-    draft once its beginning is verified."""
-    by = min(by, len(canvas.ids))
-
-    def moved(state: torch.Tensor, filling: torch.Tensor | float) -> torch.Tensor:
-        rest = torch.empty_like(state[:by])
-        rest[:] = filling
-        return torch.cat([state[by:], rest])
-
-    return Canvas(
-        ids=moved(canvas.ids, tail[:by]),
-        soft=moved(canvas.soft, 0.0),
-        surest=moved(canvas.surest, -1),
-        unchanged=moved(canvas.unchanged, 0),
-        accepted=moved(canvas.accepted, 0.0),
-    )
-
-
 def warm_start(start_ids: tuple[int, ...], *, length: int, end_id: int, pad_id: int) -> tuple[int, ...]:
     """A given text as a canvas of `length` ids: truncated, or followed by an end token and padding, as in training."""
     cut = start_ids[:length]

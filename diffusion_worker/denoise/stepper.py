@@ -12,7 +12,7 @@ import torch
 
 from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.autoregressive import decode, padded, token_result
-from diffusion_worker.denoise.canvas import Canvas, fresh, shifted, warm_start
+from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
@@ -231,23 +231,26 @@ class Stepper:
         return [_Passed(items=items, report=torch.cat([report, surprises], dim=1))]
 
     def _verify(self, items: Sequence[Verify]) -> list[Outcome]:
-        """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows how many
-        tokens agree."""
+        """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows which tokens
+        agree."""
         slots, lengths, counts = [i.slot for i in items], [i.at for i in items], [i.count for i in items]
         width = self._width(items)
         view = self.cache.prefill_view(slots, lengths, counts, width=width)
-        ids = padded([(item.token, *item.given[: item.drafted]) for item in items], self.model.device, width=max(*counts, width))
+        texts = [(*item.ids, *item.given[: item.drafted]) for item in items]
+        ids = padded(texts, self.model.device, width=max(*counts, width))
         for row, item in enumerate(items):
-            if item.draft is not None:  # the known token is pinned at its first position
-                ids[row, 1 : item.count] = self._drafts[item.sequence][1 : item.count].long()
+            if item.draft is not None:
+                known = len(item.ids)
+                ids[row, known : item.count] = self._drafts[item.sequence][known : item.count].long()
         hidden = self.model.encode(ids, view)
         report = verify(self.model, items, ids, hidden, self._draws, self.progress)
 
         def commit(written: Sequence[int]) -> None:
-            if self._prompt_scores is not None:
-                for item, count in zip(items, written, strict=True):
+            for item, count in zip(items, written, strict=True):
+                if self._prompt_scores is not None and count:
                     self._prompt_scores.skip(item.slot, item.at, count)
-            self.cache.seal(view, written)
+            if any(written):
+                self.cache.seal(view, written)
 
         return [_Passed(items=items, report=report, commit=commit)]
 
@@ -277,7 +280,7 @@ class Stepper:
                         canvases.append(canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1]))
                 elif isinstance(item, Verify):
                     verifications.append(verify_result(item, fetched, self.model.info.end_ids))
-                    written[row] = len(verifications[-1].tokens)
+                    written[row] = verifications[-1].cached
                 elif isinstance(item, Decode):
                     tokens.append(token_result(item, fetched[:-1], prompt_surprise=fetched[-1]))
             if each.commit is not None:
@@ -292,18 +295,16 @@ class Stepper:
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas of the last step, or a new one at the first step of a block."""
-        length, info = item.denoising.canvas_length, self.model.info
-        if not item.opens and not item.shift:
+        if not item.opens:
             return self._canvases[item.sequence]
-        if item.opens and item.start_ids:
+        length, info = item.denoising.canvas_length, self.model.info
+        if item.start_ids:
             width = length - len(item.pinned_suffix)
             start = warm_start(item.start_ids, length=width, end_id=info.end_ids[0], pad_id=info.pad_id)
             ids = upload((*start, *item.pinned_suffix), self.model.device)
         else:
             key = DrawKey(sequence=item.sequence, seed=item.seed, block=item.block, step=item.step)
             ids = self._draws.opening(key, length, info.vocab_size)
-        if not item.opens:
-            return shifted(self._canvases[item.sequence], item.shift, ids)
         return fresh(ids, info.hidden_size, self.model.dtype, is_anchored=item.anchor > 0.0)
 
     def _together(self, items: Sequence[Work], trait: Callable[[Work], object]) -> list[list[Work]]:

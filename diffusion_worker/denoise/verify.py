@@ -31,7 +31,7 @@ def verify(
     draws: Draws,
     progress: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
-    """Choose the token that follows each of the ids [rows, width], from their hidden states [rows, width, hidden].
+    """Choose the tokens that follow the known ones, from the hidden states [rows, width, hidden] of ids [rows, width].
 
     Returns [rows, width * NUMBERS] of float64, see `verify_result`. The ids of rows with a constraint or penalties are
     fetched once, and their choices once per _FOLLOWED_AT_ONCE positions; nothing else waits for the device.
@@ -42,8 +42,12 @@ def verify(
     block = max(1, _LOGITS_AT_ONCE // (max(1, len(plain)) * model.info.vocab_size))
     for first in range(0, max((items[row].count for row in plain), default=0), block):
         places = [
-            (row, place) for row in plain for place in range(first, min(first + block, items[row].count))
+            (row, place)
+            for row in plain
+            for place in range(max(first, len(items[row].ids) - 1), min(first + block, items[row].count))
         ]
+        if not places:
+            continue
         _choose_at(model, items, places, {}, hidden, draws, report)
     if len(plain) < len(items):
         _follow(model, items, ids, hidden, draws, report, progress)
@@ -54,13 +58,15 @@ def verify_result(item: Verify, row: Sequence[float], end_ids: Sequence[int]) ->
     """One row of the report of `verify`, on the host: tokens up to the first that differs from the draft, or an end
     token. A log-probability is not finite where the model returned NaN or infinity."""
     tokens: list[TokenResult] = []
-    for place in range(item.count):
+    for place in range(len(item.ids) - 1, item.count):
         _, token, logprob, is_forced = row[place * NUMBERS : (place + 1) * NUMBERS]
         result = TokenResult(sequence=item.sequence, id=int(token), logprob=logprob, is_forced=bool(is_forced))
         tokens.append(result)
-        if place == item.drafted or result.id in end_ids or result.id != int(row[(place + 1) * NUMBERS]):
+        if len(tokens) > item.drafted or result.id in end_ids or result.id != int(row[(place + 1) * NUMBERS]):
             break
-    return VerifyResult(sequence=item.sequence, tokens=tuple(tokens), drafted=item.drafted)
+    closes = len(tokens) == item.closes_with or tokens[-1].id in end_ids
+    cached = len(item.ids) + len(tokens) - 1 if closes else 0
+    return VerifyResult(sequence=item.sequence, tokens=tuple(tokens), cached=cached)
 
 
 def _is_followed(item: Verify) -> bool:
@@ -81,25 +87,23 @@ def _follow(
     rows = [row for row, item in enumerate(items) if _is_followed(item)]
     drafts = dict(zip(rows, ids[upload(rows, model.device)].tolist(), strict=True))
     rules = {row: _rule(items[row]) for row in rows}
-    first = 0
+    done = dict.fromkeys(rows, 0)  # tokens chosen
     while rows:
-        places: list[tuple[int, int]] = []
         along: dict[tuple[int, int], Decode] = {}
         for row in rows:
-            for place in range(first, min(first + _FOLLOWED_AT_ONCE, items[row].count)):
-                if place and (rule := _after(rules[row], drafts[row][place])) is None:
+            item, known = items[row], len(items[row].ids)
+            for number in range(done[row], min(done[row] + _FOLLOWED_AT_ONCE, item.drafted + 1)):
+                rule = _after(rules[row], drafts[row][known + number - 1]) if number else rules[row]
+                if rule is None:
                     break
-                rules[row] = rule if place else rules[row]
-                along[row, place] = rules[row]
-                places.append((row, place))
+                along[row, known + number - 1] = rules[row] = rule
             progress()
-        if not places:
-            return
-        chosen = _choose_at(model, items, places, along, hidden, draws, report)
-        first += _FOLLOWED_AT_ONCE
         agreed = dict.fromkeys(rows, 0)
-        for (row, place), token in zip(places, chosen.tolist(), strict=True):
-            agreed[row] += place < items[row].drafted and token == drafts[row][place + 1]
+        if along:
+            chosen = _choose_at(model, items, list(along), along, hidden, draws, report)
+            for (row, place), token in zip(along, chosen.tolist(), strict=True):
+                agreed[row] += place + 1 < items[row].count and token == drafts[row][place + 1]
+        done = {row: done[row] + _FOLLOWED_AT_ONCE for row in rows}
         rows = [row for row in rows if agreed[row] == _FOLLOWED_AT_ONCE]
 
 
@@ -108,7 +112,7 @@ def _rule(item: Verify) -> Decode:
     return Decode(
         sequence=item.sequence,
         slot=item.slot,
-        ids=(item.token,),
+        ids=item.ids,
         at=item.at,
         seed=item.seed,
         temperature=item.temperature,
@@ -116,6 +120,11 @@ def _rule(item: Verify) -> Decode:
         penalties=item.penalties,
         matcher=item.matcher,
     )
+
+
+def _moved(rule: Decode, place: int) -> Decode:
+    """The rules at a position of the pass; rules that do not follow the draft differ in the random draw only."""
+    return replace(rule, at=rule.at + place + 1 - len(rule.ids))
 
 
 def _after(rule: Decode, token: int) -> Decode | None:
@@ -132,7 +141,7 @@ def _after(rule: Decode, token: int) -> Decode | None:
         counted = Counter(dict(penalties.output))
         counted[token] += 1
         penalties = replace(penalties, output=tuple(counted.items()))
-    return replace(rule, ids=(token,), at=rule.at + 1, matcher=matcher, penalties=penalties)
+    return replace(rule, at=rule.at + 1, matcher=matcher, penalties=penalties)
 
 
 def _choose_at(
@@ -147,7 +156,7 @@ def _choose_at(
     """Choose at these (row, position) places and write them to the report; returns the ids [places]. `along`: rules
     that follow the draft."""
     rows, positions = upload(places, model.device).unbind(-1)
-    rules = [along.get(place) or replace(_rule(items[place[0]]), at=items[place[0]].at + place[1]) for place in places]
+    rules = [along.get(place) or _moved(_rule(items[place[0]]), place[1]) for place in places]
     chosen = choose(rules, model.logits(hidden[rows, positions]), draws)
     report[rows, positions, 1:] = chosen
     return chosen[:, 0]

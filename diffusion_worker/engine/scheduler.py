@@ -260,7 +260,7 @@ class Scheduler:
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
         ids = sequence.all_ids
-        allocation = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_autoregressive)
+        allocation = self.slots.acquire(sequence.id, ids, at_most=sequence.reusable)
         if allocation.copy:
             self._copies.append(allocation.copy)
         if allocation.reused:
@@ -332,7 +332,7 @@ class Scheduler:
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = sequence.record_verification(item, result)
-        self._observe(DraftObserved(drafted=result.drafted, accepted=len(cached) - 1))
+        self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
         self._update_output(sequence, result.ids, cached, now)
 
     def _update_output(self, sequence: Sequence, ids: tuple[int, ...], cached: tuple[int, ...], now: float) -> None:

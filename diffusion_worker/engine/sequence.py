@@ -64,8 +64,8 @@ class Sequence:
     sealed_entropy: float = 0.0  # highest mean entropy of a sealed canvas
     sealed_steps: int = 0  # most steps of one
     matcher: Matcher | None = None  # state before the current canvas, or the next token
-    draft_matcher: Matcher | None = None  # of a verified sequence: before its last token, which its next draft begins with
-    draft_shift: int = 0  # positions by which the canvas of the last draft is moved for the next; 0: a new canvas
+    canvas_matcher: Matcher | None = None  # of a verified sequence: before its canvas, whose first tokens are known
+    is_canvas_open: bool = False  # of a verified sequence: a step has drafted on its canvas
     is_draft_given: bool = True  # the next draft is what is left of `start`, without a canvas
     near_deadline: bool = False  # constrained text must end on the current canvas
     template: Template | None = None  # of its canvas, with what earlier passes have decided
@@ -84,7 +84,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.start = self.request.start_ids
-        self.matcher = self.draft_matcher = self.request.matcher
+        self.matcher = self.canvas_matcher = self.request.matcher
         self.template = self.request.template
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
@@ -189,10 +189,9 @@ class Sequence:
             self.pending = deque(self.prefill_chunks)
         else:
             cut = max(0, allocation.boundary - allocation.reused)
-            ids = self.all_ids[allocation.reused :]
-            known = int(self.is_verified and self.emitted > 0)  # the token that a draft begins with stays by itself
-            self.pending = deque(prefill_chunks_of(ids[: len(ids) - known], chunk, cut=cut))
-            self.pending.extend([ids[-1:]] * known)
+            *chunks, known = self.prefill_chunks if self.has_known else (*self.prefill_chunks, ())
+            ids = tuple(token for each in chunks for token in each)[allocation.reused :]
+            self.pending = deque(prefill_chunks_of(ids, chunk, cut=cut) + [known] * self.has_known)
         if self.forward_passes == 0:
             self.cached = allocation.reused
 
@@ -261,11 +260,24 @@ class Sequence:
         )
 
     @property
+    def has_known(self) -> bool:
+        """Whether its last chunk is the known part of the canvas of a verified sequence; it is never prefilled."""
+        return self.is_verified and self.emitted > 0
+
+    @property
+    def reusable(self) -> int:
+        """Tokens of its context that may come from the prefix cache: those after them are part of its next pass."""
+        if self.has_known:
+            return sum(map(len, self.prefill_chunks[:-1]))
+        return sum(map(len, self.prefill_chunks)) - self.is_autoregressive
+
+    @property
     def draftable(self) -> int:
         """Tokens that the next pass may verify; the token after them is chosen, too. 0: it decodes one token."""
-        if not self.is_verified or not self.emitted or len(self.pending) > 1:
+        if not self.has_known or len(self.pending) > 1:
             return 0
-        return min(self.request.denoising.canvas_length - 1, self.request.max_tokens - self.emitted - 1)
+        free = self.request.denoising.canvas_length - len(self.pending[0])
+        return max(0, min(free, self.request.max_tokens - self.emitted - 1))
 
     @property
     def has_given_draft(self) -> bool:
@@ -274,35 +286,34 @@ class Sequence:
 
     def next_verification(self) -> Verify:
         """Its next draft and the pass that verifies it: what is left of the start text, as long as that is accepted,
-        else the canvas after one step."""
+        else the canvas after one more step."""
         assert self.slot is not None
+        known = self.pending[0]
         given = self.start[: self.draftable] if self.has_given_draft else ()
+        draft = replace(
+            self.next_denoise(),
+            opens=not self.is_canvas_open,
+            temperature=0.0,
+            truncation=None,
+            start_ids=(*known, *self.start) if self.start else (),
+            pinned_prefix=known,
+            matcher=self.canvas_matcher,
+        )
         return Verify(
             sequence=self.id,
             slot=self.slot,
-            token=self.pending[0][0],
+            ids=known,
             at=self.context,
             seed=self.request.seed,
             drafted=len(given) or self.draftable,
-            draft=None if given else self._draft(),
+            closes_with=self.draftable + 1,
+            draft=None if given else draft,
             given=given,
             width=self.request.denoising.canvas_length,
             temperature=self.request.temperature,
             truncation=self.request.truncation,
             penalties=self.penalty_inputs,
             matcher=self.matcher,
-        )
-
-    def _draft(self) -> Denoise:
-        """The canvas step of a draft. The known token is pinned, because it is not in the context yet."""
-        opens = not self.draft_shift
-        step = replace(self.next_denoise(), opens=opens, shift=self.draft_shift, pinned_prefix=self.pending[0])
-        return replace(
-            step,
-            temperature=0.0,
-            truncation=None,
-            start_ids=(*self.pending[0], *self.start) if self.start else (),
-            matcher=self.draft_matcher,
         )
 
     @property
@@ -421,37 +432,37 @@ class Sequence:
         """Record one decoded token; it counts as a block."""
         self.record_prefill(ids)
         self.prompt_surprise = max(self.prompt_surprise, token.prompt_surprise)
-        self._take((token,))
+        self.block += self.emitted > 0
+        self._take((token,), begins_canvas=True)
         self._append((token.id,))
-        self.block = self.emitted - 1
         self.start = self._rest_of_start() if self.is_verified else self.start
 
     def record_verification(self, item: Verify, result: VerifyResult) -> tuple[int, ...]:
         """Record the tokens of a verification, which count as a block; returns the ids that it has cached."""
-        agreed = len(result.tokens) - 1
-        cached = (item.token, *result.ids[:agreed])
-        self.context += len(cached)
         self.denoising_steps += item.draft is not None
         self.forward_passes += 1 + (item.draft is not None)
-        self.pending.popleft()
-        self._take(result.tokens)
+        self.is_canvas_open = self.is_canvas_open or item.draft is not None
+        if item.draft is not None:
+            self.steps_to_go = max(1, self.steps_to_go - 1)
+        self._take(result.tokens, begins_canvas=result.cached > 0)
         self._append(result.ids)
-        self.prefill_chunks[-2:] = [cached, result.ids[-1:]]  # as the passes are
-        self.pending[-1] = result.ids[-1:]
+        known, cached = (*item.ids, *result.ids), result.cached
+        self.context += cached
+        self.prefill_chunks[-2:] = [known[:cached], known[cached:]] if cached else [known]  # as the passes are
+        self.pending = deque([known[cached:]])
         self.block += 1
-        self.is_draft_given = agreed == item.drafted
-        moved = agreed + 1 if item.draft is not None and not self.request.start_ids else 0
-        self.draft_shift = moved if moved < self.request.denoising.canvas_length else 0
+        self.is_draft_given = len(result.ids) > item.drafted
         self.start = self._rest_of_start()
-        return cached
+        return known[:cached]
 
-    def _take(self, tokens: Ids[TokenResult]) -> None:
-        """Count these tokens as emitted."""
+    def _take(self, tokens: Ids[TokenResult], *, begins_canvas: bool) -> None:
+        """Count these tokens as emitted. The next draft continues its canvas, or the last token begins a new one."""
         self.emitted += len(tokens)
-        if self.matcher is not None:
-            ids = [token.id for token in tokens]
-            self.draft_matcher = self.matcher.after(ids[:-1])
-            self.matcher = self.draft_matcher.after(ids[-1:])
+        ids = [token.id for token in tokens]
+        if begins_canvas:
+            self.canvas_matcher = self.matcher and self.matcher.after(ids[:-1])
+            self.is_canvas_open, self.steps_to_go = False, self.steps
+        self.matcher = self.matcher and self.matcher.after(ids)
         self._score([token.logprob for token in tokens if not token.is_forced])
 
     def _rest_of_start(self) -> tuple[int, ...]:

@@ -52,8 +52,7 @@ class Denoise:
     """One denoising step of one canvas.
 
     `step` counts down to 1 from `denoising.steps`, or from fewer where an anchored canvas starts late in the schedule.
-    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise; at a later one it may be
-    moved to the left by `shift` positions first, and ends in noise then. `pinned_prefix` and
+    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise. `pinned_prefix` and
     `pinned_suffix` are ids pinned at its two ends. `matcher` is the constraint's state before the canvas; with
     `near_deadline` the constrained text must end on this canvas. With `labels`, the completion is one of them;
     with a `template`, the canvas is its text, and its holes are scored.
@@ -65,7 +64,6 @@ class Denoise:
     block: int
     step: int
     opens: bool
-    shift: int = 0
     denoising: DenoisingParams
     seed: int
     temperature: float | None = None
@@ -100,32 +98,35 @@ class Decode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """Causal pass over a known token that is not cached yet and the draft behind it. It chooses every next token as
-    Decode does, up to the first one that differs from the draft, and extends the context by the agreed tokens.
+    """Causal pass over `ids`, tokens of a canvas that are known but not cached yet, and over the draft of those that
+    follow. It chooses every next token as Decode does, up to the first one that differs from the draft.
 
-    The draft is the `drafted` tokens of `given`, or, with a `draft`, those of the canvas after that step, in which the
-    known token is pinned at the first position. The pass has at least `width` positions: in exact mode, shapes must not
-    depend on how the draft came about.
+    The draft is the `drafted` tokens of `given`, or, with a `draft`, those of the canvas after that step, in which `ids`
+    are pinned. A canvas stays where it is until all its tokens are known, since the model is trained on whole canvases
+    after whole canvases. Its tokens are written to the cache then, or when the answer ends: with the `closes_with`th new
+    token, or an end token. In exact mode the pass has `width` positions: shapes must not depend on how the draft came
+    about.
     """
 
     sequence: SequenceId
     slot: int
-    token: int  # the known one
+    ids: tuple[int, ...]
     at: int
     seed: int
     drafted: int
+    closes_with: int
     draft: Denoise | None = None
     given: tuple[int, ...] = ()
     width: int = 0
     temperature: float | None = None
     truncation: Truncation | None = None
     penalties: PenaltyInputs | None = None
-    matcher: Matcher | None = None  # state after the known token
+    matcher: Matcher | None = None  # state after `ids`
 
     @property
     def count(self) -> int:
         """Tokens of the pass."""
-        return 1 + self.drafted
+        return len(self.ids) + self.drafted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,11 +184,11 @@ class TokenResult:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
     """The next tokens of a verified sequence, at least one: those that agree with the draft, and the one that follows
-    them. The known token and all but the last of these are in the cache now."""
+    them."""
 
     sequence: SequenceId
     tokens: tuple[TokenResult, ...]
-    drafted: int  # tokens of the draft
+    cached: int  # tokens of the pass that are in the cache now
 
     @property
     def ids(self) -> tuple[int, ...]:
