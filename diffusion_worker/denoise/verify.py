@@ -128,14 +128,14 @@ def _moved(rule: Decode, place: int) -> Decode:
 
 
 def _after(rule: Decode, token: int) -> Decode | None:
-    """The rules one token of the draft later; None if the constraint does not allow it."""
+    """The rules one token of the draft later; None where the constraint does not allow it, or ends with it."""
     matcher, penalties = rule.matcher, rule.penalties
     if matcher is not None:
-        if matcher.is_done:
-            return None
         try:
             matcher = matcher.after((token,))
         except ValueError:
+            return None
+        if matcher.is_done:
             return None
     if penalties is not None:
         counted = Counter(dict(penalties.output))
