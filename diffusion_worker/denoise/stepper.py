@@ -1,4 +1,4 @@
-"""Executes a batch on the model: releases, copies, prefills, canvas steps, verifications and decodes. Owns the canvases.
+"""Executes a batch on the model: releases, copies, prefills, canvas steps, verifications and decodes. Owns canvases.
 
 However many rows a batch has, the host waits for the device once, after all passes are queued.
 """
@@ -16,7 +16,7 @@ from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
-from diffusion_worker.denoise.verify import verify, verify_result
+from diffusion_worker.denoise.verify import CausalPass, verify, verify_result
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.prompt_scores import PromptScores
@@ -122,9 +122,7 @@ class Stepper:
             if self._prompt_scores is not None:
                 self._prompt_scores.copy(copy.source, copy.target, copy.tokens)
 
-    def _encode(
-        self, items: Sequence[Prefill | Decode], *, width: int = 0
-    ) -> tuple[torch.Tensor, Callable[[], None]]:
+    def _encode(self, items: Sequence[Prefill | Decode], *, width: int = 0) -> tuple[torch.Tensor, Callable[[], None]]:
         """A causal pass over the ids of the items: their hidden states [rows, new, hidden], and the function that
         writes the pass to the slots."""
         view = self.cache.prefill_view(
@@ -231,8 +229,8 @@ class Stepper:
         return [_Passed(items=items, report=torch.cat([report, surprises], dim=1))]
 
     def _verify(self, items: Sequence[Verify]) -> list[Outcome]:
-        """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows which tokens
-        agree."""
+        """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows which
+        tokens agree."""
         slots, lengths, counts = [i.slot for i in items], [i.at for i in items], [i.count for i in items]
         width = self._width(items)
         view = self.cache.prefill_view(slots, lengths, counts, width=width)
@@ -243,7 +241,7 @@ class Stepper:
                 known = len(item.ids)
                 ids[row, known : item.count] = self._drafts[item.sequence][known : item.count].long()
         hidden = self.model.encode(ids, view)
-        report = verify(self.model, items, ids, hidden, self._draws, self.progress)
+        report = verify(self.model, CausalPass(items=items, ids=ids, hidden=hidden), self._draws, self.progress)
 
         def commit(written: Sequence[int]) -> None:
             for item, count in zip(items, written, strict=True):
@@ -258,11 +256,9 @@ class Stepper:
         """Fetch all reports in one copy, the only wait for the device."""
         self.progress()
         passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
-        faults = {outcome.sequence: outcome for outcome in outcomes if isinstance(outcome, RowFault)}
         numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
-        canvases: list[CanvasResult] = []
-        tokens: list[TokenResult] = []
-        verifications: list[VerifyResult] = []
+        faults = {outcome.sequence: outcome for outcome in outcomes if isinstance(outcome, RowFault)}
+        results: list[CanvasResult | TokenResult | VerifyResult] = []
         at = 0
         for each in passes:
             width, written = each.report.shape[1], [0] * len(each.items)
@@ -273,25 +269,35 @@ class Stepper:
                     continue
                 if not all(map(math.isfinite, fetched)):
                     faults[item.sequence] = self._fault(item, NotFinite("the model returned NaN or infinity"))
-                elif isinstance(item, Denoise):
-                    self._canvases[item.sequence] = each.canvases[row]
-                    if item.sequence not in self._drafts:
-                        labels, holes = each.labels[row], each.holes[row]
-                        canvases.append(canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1]))
-                elif isinstance(item, Verify):
-                    verifications.append(verify_result(item, fetched, self.model.info.end_ids))
-                    written[row] = verifications[-1].cached
-                elif isinstance(item, Decode):
-                    tokens.append(token_result(item, fetched[:-1], prompt_surprise=fetched[-1]))
+                elif found := self._result(each, row, fetched):
+                    results.append(found)
+                    written[row] = found.cached if isinstance(found, VerifyResult) else 0
             if each.commit is not None:
                 each.commit(written)
         return StepResult(
-            canvases=tuple(canvases),
-            tokens=tuple(tokens),
-            verifications=tuple(verifications),
+            canvases=tuple(each for each in results if isinstance(each, CanvasResult)),
+            tokens=tuple(each for each in results if isinstance(each, TokenResult)),
+            verifications=tuple(each for each in results if isinstance(each, VerifyResult)),
             faults=tuple(faults.values()),
             constraint_s=sum(each.constraint_s for each in passes),
         )
+
+    def _result(
+        self, passed: _Passed, row: int, fetched: Sequence[float]
+    ) -> CanvasResult | TokenResult | VerifyResult | None:
+        """The result of one row, on the host; None for a prefill, and for a draft, which its verification reports."""
+        item = passed.items[row]
+        if isinstance(item, Verify):
+            return verify_result(item, fetched, self.model.info.end_ids)
+        if isinstance(item, Decode):
+            return token_result(item, fetched[:-1], prompt_surprise=fetched[-1])
+        if isinstance(item, Prefill):
+            return None
+        self._canvases[item.sequence] = passed.canvases[row]
+        if item.sequence in self._drafts:
+            return None
+        labels, holes = passed.labels[row], passed.holes[row]
+        return canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1])
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas of the last step, or a new one at the first step of a block."""

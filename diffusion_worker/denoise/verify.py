@@ -7,8 +7,8 @@ speculative decoding (Leviathan et al. 2023, arXiv:2211.17192), FreeDave (arXiv:
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,35 +23,29 @@ _FOLLOWED_AT_ONCE = 16  # positions of rows whose rules follow the draft: masks 
 NUMBERS = 4  # per position of a report: the token of the pass; the next id, its log-probability, whether it is forced
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CausalPass:
+    """A causal pass over known tokens and drafts: ids [rows, width], and their hidden states [rows, width, hidden]."""
+
+    items: Sequence[Verify]
+    ids: torch.Tensor
+    hidden: torch.Tensor
+
+
 def verify(
-    model: DiffusionModel,
-    items: Sequence[Verify],
-    ids: torch.Tensor,
-    hidden: torch.Tensor,
-    draws: Draws,
-    progress: Callable[[], None] = lambda: None,
+    model: DiffusionModel, seen: CausalPass, draws: Draws, progress: Callable[[], None] = lambda: None
 ) -> torch.Tensor:
-    """Choose the tokens that follow the known ones, from the hidden states [rows, width, hidden] of ids [rows, width].
+    """Choose the tokens that follow the known ones, and those that follow the draft.
 
     Returns [rows, width * NUMBERS] of float64, see `verify_result`. The ids of rows with a constraint or penalties are
-    fetched once, and their choices once per _FOLLOWED_AT_ONCE positions; nothing else waits for the device.
+    fetched once, and their choices once per _FOLLOWED_AT_ONCE positions; nothing else waits for the device. `progress`
+    is called for each such row.
     """
-    report = torch.zeros(*ids.shape, NUMBERS, dtype=torch.double, device=model.device)
-    report[..., 0] = ids.double()
-    plain = [row for row, item in enumerate(items) if not _is_followed(item)]
-    block = max(1, _LOGITS_AT_ONCE // (max(1, len(plain)) * model.info.vocab_size))
-    for first in range(0, max((items[row].count for row in plain), default=0), block):
-        places = [
-            (row, place)
-            for row in plain
-            for place in range(max(first, len(items[row].ids) - 1), min(first + block, items[row].count))
-        ]
-        if not places:
-            continue
-        _choose_at(model, items, places, {}, hidden, draws, report)
-    if len(plain) < len(items):
-        _follow(model, items, ids, hidden, draws, report, progress)
-    return report.flatten(1)
+    chooser = _Chooser(model, seen, draws)
+    chooser.choose_plain([row for row, item in enumerate(seen.items) if not _is_followed(item)])
+    if followed := [row for row, item in enumerate(seen.items) if _is_followed(item)]:
+        chooser.follow(followed, progress)
+    return chooser.report.flatten(1)
 
 
 def verify_result(item: Verify, row: Sequence[float], end_ids: Sequence[int]) -> VerifyResult:
@@ -74,37 +68,51 @@ def _is_followed(item: Verify) -> bool:
     return item.matcher is not None or item.penalties is not None
 
 
-def _follow(
-    model: DiffusionModel,
-    items: Sequence[Verify],
-    ids: torch.Tensor,
-    hidden: torch.Tensor,
-    draws: Draws,
-    report: torch.Tensor,
-    progress: Callable[[], None],
-) -> None:
-    """Choose for the rows whose constraint or penalties follow the draft, as long as they agree with it."""
-    rows = [row for row, item in enumerate(items) if _is_followed(item)]
-    drafts = dict(zip(rows, ids[upload(rows, model.device)].tolist(), strict=True))
-    rules = {row: _rule(items[row]) for row in rows}
-    done = dict.fromkeys(rows, 0)  # tokens chosen
-    while rows:
-        along: dict[tuple[int, int], Decode] = {}
-        for row in rows:
-            item, known = items[row], len(items[row].ids)
-            for number in range(done[row], min(done[row] + _FOLLOWED_AT_ONCE, item.drafted + 1)):
-                rule = _after(rules[row], drafts[row][known + number - 1]) if number else rules[row]
-                if rule is None:
-                    break
-                along[row, known + number - 1] = rules[row] = rule
-            progress()
-        agreed = dict.fromkeys(rows, 0)
-        if along:
-            chosen = _choose_at(model, items, list(along), along, hidden, draws, report)
-            for (row, place), token in zip(along, chosen.tolist(), strict=True):
+class _Chooser:
+    """Fills the report [rows, width, NUMBERS] of a pass."""
+
+    def __init__(self, model: DiffusionModel, seen: CausalPass, draws: Draws) -> None:
+        self._model, self._seen, self._draws = model, seen, draws
+        self.report = torch.zeros(*seen.ids.shape, NUMBERS, dtype=torch.double, device=model.device)
+        self.report[..., 0] = seen.ids.double()
+
+    def choose_plain(self, rows: Sequence[int]) -> None:
+        """Choose at all positions of rows whose rules are the same everywhere, a block of positions at a time."""
+        items = self._seen.items
+        places = [(row, place) for row in rows for place in range(len(items[row].ids) - 1, items[row].count)]
+        block = max(1, _LOGITS_AT_ONCE // self._model.info.vocab_size)
+        for first in range(0, len(places), block):
+            some = places[first : first + block]
+            self._choose({(row, place): _moved(_rule(items[row]), place) for row, place in some})
+
+    def follow(self, rows: Sequence[int], progress: Callable[[], None]) -> None:
+        """Choose for rows whose constraint or penalties follow the draft, as long as they agree with it."""
+        items = self._seen.items
+        drafts = dict(zip(rows, self._seen.ids[upload(rows, self._model.device)].tolist(), strict=True))
+        rules = {row: _rule(items[row]) for row in rows}
+        first = 0
+        while rows:
+            along: dict[tuple[int, int], Decode] = {}
+            for row in rows:
+                known = len(items[row].ids)
+                for number in range(first, min(first + _FOLLOWED_AT_ONCE, items[row].drafted + 1)):
+                    rule = _after(rules[row], drafts[row][known + number - 1]) if number else rules[row]
+                    if rule is None:
+                        break
+                    along[row, known + number - 1] = rules[row] = rule
+                progress()
+            agreed = dict.fromkeys(rows, 0)
+            for (row, place), token in zip(along, self._choose(along).tolist() if along else (), strict=True):
                 agreed[row] += place + 1 < items[row].count and token == drafts[row][place + 1]
-        done = {row: done[row] + _FOLLOWED_AT_ONCE for row in rows}
-        rows = [row for row in rows if agreed[row] == _FOLLOWED_AT_ONCE]
+            first += _FOLLOWED_AT_ONCE
+            rows = [row for row in rows if agreed[row] == _FOLLOWED_AT_ONCE]
+
+    def _choose(self, rules: Mapping[tuple[int, int], Decode]) -> torch.Tensor:
+        """Choose at these (row, position) places by their rules; returns the ids [places]."""
+        rows, positions = upload(list(rules), self._model.device).unbind(-1)
+        chosen = choose(list(rules.values()), self._model.logits(self._seen.hidden[rows, positions]), self._draws)
+        self.report[rows, positions, 1:] = chosen
+        return chosen[:, 0]
 
 
 def _rule(item: Verify) -> Decode:
@@ -142,21 +150,3 @@ def _after(rule: Decode, token: int) -> Decode | None:
         counted[token] += 1
         penalties = replace(penalties, output=tuple(counted.items()))
     return replace(rule, at=rule.at + 1, matcher=matcher, penalties=penalties)
-
-
-def _choose_at(
-    model: DiffusionModel,
-    items: Sequence[Verify],
-    places: Sequence[tuple[int, int]],
-    along: dict[tuple[int, int], Decode],
-    hidden: torch.Tensor,
-    draws: Draws,
-    report: torch.Tensor,
-) -> torch.Tensor:
-    """Choose at these (row, position) places and write them to the report; returns the ids [places]. `along`: rules
-    that follow the draft."""
-    rows, positions = upload(places, model.device).unbind(-1)
-    rules = [along.get(place) or _moved(_rule(items[place[0]]), place[1]) for place in places]
-    chosen = choose(rules, model.logits(hidden[rows, positions]), draws)
-    report[rows, positions, 1:] = chosen
-    return chosen[:, 0]

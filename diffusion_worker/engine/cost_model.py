@@ -47,9 +47,11 @@ class CostModel:
         """Record the length of a finished sequence."""
         self._tokens.add(_bucket(sequence), sequence.emitted)
         iterations = sequence.denoising_steps
-        if sequence.is_autoregressive:
+        if sequence.is_verified:
             iterations = sequence.block + 1
-            self._verified.add(_bucket(sequence), sequence.emitted / iterations)
+            self._verified.add(_bucket(sequence), max(1.0, sequence.emitted / iterations))
+        elif sequence.is_autoregressive:
+            iterations = sequence.emitted
         self._iterations = _running_mean(self._iterations, iterations)
 
     def record_wait(self, predicted_wait: PredictedWait, actual_s: float) -> None:
@@ -86,7 +88,7 @@ class CostModel:
         at_most = sequence.iterations_at_most()
         tokens = self._tokens.of(_bucket(sequence), sequence.request.max_tokens, prior=_DEFAULT_TOKENS)
         if sequence.is_autoregressive:
-            at_once = self._verified.of(_bucket(sequence), math.inf, prior=1.0)
+            at_once = self._verified.of(_bucket(sequence), math.inf, prior=1.0) if sequence.is_verified else 1.0
             return max(1.0, min(at_most, (tokens - sequence.emitted) / at_once))
         further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / sequence.width) - 1)
         usual = self._steps.of(_bucket(sequence), sequence.request.denoising.steps)

@@ -339,9 +339,7 @@ class Scheduler:
         """Emit recorded tokens of a causal pass, which has `cached` ids in the slot."""
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, cached)
-        streamed, has_end = sequence.emit_tokens(
-            ids, self._info.end_ids, is_late=self._would_be_late(sequence, now)
-        )
+        streamed, has_end = sequence.emit_tokens(ids, self._info.end_ids, is_late=self._would_be_late(sequence, now))
         if sequence.is_hopeless():
             self._doubt(sequence, now)
             return

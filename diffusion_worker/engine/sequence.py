@@ -297,6 +297,7 @@ class Sequence:
             truncation=None,
             start_ids=(*known, *self.start) if self.start else (),
             pinned_prefix=known,
+            pinned_suffix=(),
             matcher=self.canvas_matcher,
         )
         return Verify(

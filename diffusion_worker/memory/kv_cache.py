@@ -242,8 +242,8 @@ class PrefillView:
         return torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
 
     def write(self, counts: Sequence[int] | None = None) -> None:
-        """Write the new tokens into the slots, or the first `counts[i]` of each row. Only after the pass: in a ring buffer they overwrite old context, and a
-        pass that fails halfway must leave the slots unchanged."""
+        """Write the new tokens into the slots, or the first `counts[i]` of each row. Only after the pass: in a ring
+        buffer they overwrite old context, and a pass that fails halfway must leave the slots unchanged."""
         written = self.counts if counts is None else counts
         targets = {kind: self._write_targets(layer, written) for kind, layer in _kinds(self._store.layers).items()}
         for layer, (keys, values) in self._fresh.items():

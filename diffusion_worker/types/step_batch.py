@@ -101,11 +101,11 @@ class Verify:
     """Causal pass over `ids`, tokens of a canvas that are known but not cached yet, and over the draft of those that
     follow. It chooses every next token as Decode does, up to the first one that differs from the draft.
 
-    The draft is the `drafted` tokens of `given`, or, with a `draft`, those of the canvas after that step, in which `ids`
-    are pinned. A canvas stays where it is until all its tokens are known, since the model is trained on whole canvases
-    after whole canvases. Its tokens are written to the cache then, or when the answer ends: with the `closes_with`th new
-    token, or an end token. In exact mode the pass has `width` positions: shapes must not depend on how the draft came
-    about.
+    The draft is the `drafted` tokens of `given`, or, with a `draft`, those of the canvas after that step, in which
+    `ids` are pinned. A canvas stays where it is until all its tokens are known, since the model is trained on whole
+    canvases after whole canvases. Its tokens are written to the cache then, or when the answer ends: with the
+    `closes_with`th new token, or an end token. In exact mode the pass has `width` positions: shapes must not depend on
+    how the draft came about.
     """
 
     sequence: SequenceId

@@ -1,4 +1,4 @@
-"""Verified answers equal those of reading left to right, token by token, whatever the drafts are, and so does the cache.
+"""Verified answers equal those of reading left to right, token by token, whatever the drafts are; so does the cache.
 
 The model is random and chaotic, in fp64, with a window shorter than its contexts: one wrong key or value would show.
 """
@@ -67,9 +67,7 @@ def served(loop: Loop, *requests: GenerationRequest, dice: Random | None = None)
             else:
                 assert isinstance(event, Finished), event
                 ends[sequence] = event
-    return [
-        (tuple(ids[n]), ends[n].reason, pytest.approx(ends[n].usage.confidence, rel=1e-6)) for n in sorted(ids)
-    ]
+    return [(tuple(ids[n]), ends[n].reason, pytest.approx(ends[n].usage.confidence, rel=1e-6)) for n in sorted(ids)]
 
 
 def loop_of(model: Any, **capacity: Any) -> Loop:
