@@ -67,10 +67,10 @@ class ModelInfo:
     confidence: Mapping[DecodingMode, ConfidenceWeights] = field(default_factory=dict)  # of modes that have weights
 
     def confidence_weights(self, decoding_mode: DecodingMode) -> ConfidenceWeights | None:
-        """The weights of a mode; None if it has none. Verified tokens are those of autoregressive mode, so they share
-        its weights."""
-        mode = DecodingMode.AUTOREGRESSIVE if decoding_mode is DecodingMode.VERIFIED else decoding_mode
-        return self.confidence.get(mode)
+        """The weights of a mode; None if it has none. Verified answers are those of autoregressive mode and have the
+        same measurements, so its weights serve them, too."""
+        shared = DecodingMode.AUTOREGRESSIVE if decoding_mode is DecodingMode.VERIFIED else decoding_mode
+        return self.confidence.get(decoding_mode, self.confidence.get(shared))
 
     @property
     def scores_prompts(self) -> bool:
