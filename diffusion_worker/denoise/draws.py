@@ -4,7 +4,7 @@ Every draw is a pure function of (seed, block, step, purpose, position): without
 cannot change it. `GeneratorDraws` instead consumes a torch.Generator in the order of transformers' `generate()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,11 @@ class Draws(Protocol):
         """One id per position [rows, canvas], sampled from probabilities [rows, canvas, vocab]."""
         ...
 
+    def uniforms(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor | None:
+        """The uniform numbers [rows, canvas] in [0, 1) that `sample` turns into ids; None if it needs more than one
+        number per position."""
+        ...
+
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """Uniform ids [rows, canvas]; called after `sample`."""
         ...
@@ -63,7 +68,11 @@ class CounterDraws:
 
     def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
         """See `Draws.sample`."""
-        return invert_cdf(probabilities, self._uniform(keys, SAMPLE, probabilities.shape[1]))
+        return invert_cdf(probabilities, self.uniforms(keys, probabilities.shape[1]))
+
+    def uniforms(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
+        """See `Draws.uniforms`."""
+        return self._uniform(keys, SAMPLE, length)
 
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
@@ -100,6 +109,10 @@ class GeneratorDraws:
         ]
         return torch.stack(rows)
 
+    def uniforms(self, _keys: Sequence[DrawKey], _length: int) -> None:
+        """See `Draws.uniforms`: multinomial sampling draws a number per token."""
+        return
+
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
         return torch.stack([self.opening(key, length, vocab_size) for key in keys])
@@ -116,18 +129,30 @@ def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int
     Computed in two levels in float64, groups of `width` ids and ids within a group: a cumulative sum over 262144 ids
     is too coarse in fp32 for rare ids, and takes 512 MiB per canvas in float64.
     """
-    vocab_size = probabilities.shape[-1]
-    if vocab_size <= width:
+    if probabilities.shape[-1] <= width:
         return _first_exceeding(probabilities.double().cumsum(-1), uniform[..., None]).squeeze(-1)
-    filled = nnf.pad(probabilities, (0, -vocab_size % width))
+    filled = nnf.pad(probabilities, (0, -probabilities.shape[-1] % width))
     groups = filled.reshape(*filled.shape[:-1], -1, width)  # [rows, canvas, groups, width]
-    edges = groups.sum(-1, dtype=torch.float64).cumsum(-1)  # [rows, canvas, groups]
+
+    def inside(group: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2)
+        return found
+
+    return invert_grouped(groups.sum(-1, dtype=torch.float64), uniform, inside, width)
+
+
+def invert_grouped(
+    sums: torch.Tensor, uniform: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor], width: int
+) -> torch.Tensor:
+    """The same from the weights of groups: `sums` [rows, canvas, groups] in float64, and `inside`, which returns the
+    weights [rows, canvas, width] of one group [rows, canvas, 1] per position."""
+    edges = sums.cumsum(-1)
     group = _first_exceeding(edges, uniform[..., None])  # [rows, canvas, 1]
     before = nnf.pad(edges, (1, 0)).gather(-1, group)
     mass = edges.gather(-1, group) - before
-    inside = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2)
     rest = (uniform[..., None] * edges[..., -1:] - before) / mass
-    return (group * width + _first_exceeding(inside.double().cumsum(-1), rest.clamp(min=0.0))).squeeze(-1)
+    within = inside(group).double().cumsum(-1)
+    return (group * width + _first_exceeding(within, rest.clamp(min=0.0))).squeeze(-1)
 
 
 def _first_exceeding(cumulative: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -21,13 +21,13 @@ from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.denoise.fill import Filled, fill
 from diffusion_worker.denoise.label import Labelled, label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
-from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
+from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pinned_places, pins_of
 from diffusion_worker.denoise.renoise import renoise
-from diffusion_worker.denoise.score import Scores, annealed_temperature, sampling_probabilities, score, tokens_of
+from diffusion_worker.denoise.score import CanvasLogits, annealed_temperature, sample, score, tokens_of
 from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
-from diffusion_worker.denoise.truncation import truncated_canvas
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.requests import Truncation
 from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 
@@ -69,23 +69,32 @@ def advance(
     draws: Draws,
     progress: Callable[[], None] = lambda: None,
 ) -> Advanced:
-    """Advance every canvas by one step, from the `logits` [rows, canvas, vocab] of the model. `progress` is called
-    after the host work for each constrained row."""
+    """Advance every canvas by one step, from the `logits` [rows, canvas, vocab] of the model, in place of which the
+    probabilities are written. `progress` is called after the host work for each constrained row."""
     items, canvases, pins = inputs.items, inputs.canvases, inputs.pins
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
     rows = _Rows(items, model.device)
     uncounted = (*model.info.end_ids, model.info.pad_id)
     text = CanvasText(ids=inputs.ids, canvases=canvases, pins=pins, uncounted=uncounted)
-    plain = score(logits, rows.temperature, pins, adjustments(items, text, logits))
-    sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
-    _sample_truncated(items, keys, plain, sampled, draws)
-    noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits, progress)
-    labelled = label(items, constrained, logits)
+    vocab = logits.shape[2]
+    plain = score(
+        CanvasLogits(
+            raw=logits.float() if logits.dtype == torch.float64 else logits,
+            cap=model.info.logit_cap,
+            temperature=rows.temperature,
+            pins=pins,
+            places=None if pins is None else pinned_places(items, logits.shape[1], logits.device),
+            adjust=adjustments(items, text, vocab),
+        )
+    )
+    drawn = sample(plain, draws, keys, _asked(items))
+    noise = draws.noise(keys, logits.shape[1], vocab)
+    constrained = constrain(items, plain, drawn, lambda: draws.text(keys, logits.shape[1]), progress)
+    labelled = label(items, constrained)
     constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
-    is_kept = kept(scores.probabilities.amax(-1), rows.anchor)
+    is_kept = kept(scores.likeliest, rows.anchor)
     proposed = tokens_of(scores, constrained.sampled, temperatures)
     ids = renoise(proposed, accepted, noise, surest=scores.surest, kept=is_kept)
     unchanged = unchanged_for(
@@ -94,11 +103,11 @@ def advance(
         torch.stack([canvas.unchanged for canvas in canvases]),
     )
     mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
-    filled = fill(items, logits)
+    filled = fill(items, plain.logits)
     converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
     converged = _as_answered(converged, labelled, filled)
     has_text = accepted | is_kept
-    soft = model.soften(scores.probabilities)
+    soft = model.soften(scores.weights())
     single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
     return Advanced(
         canvases=tuple(
@@ -151,15 +160,16 @@ def canvas_result(
     )
 
 
-def _sample_truncated(
-    items: Sequence[Denoise], keys: Sequence[DrawKey], scores: Scores, sampled: torch.Tensor, draws: Draws
-) -> None:
-    """Replace the sampled tokens [rows, canvas] of rows with a truncation. Each row alone, so that its result does not
-    depend on the others. Constrained rows are sampled on the host."""
-    for row, item in enumerate(items):
-        if item.truncation is not None and item.matcher is None and item.temperature != 0.0:
-            probabilities = truncated_canvas(scores.z[row], item.truncation, item.temperature or 1.0)
-            sampled[row] = draws.sample([keys[row]], probabilities[None])[0]
+def _asked(items: Sequence[Denoise]) -> dict[int, tuple[float, Truncation | None]]:
+    """The temperature and the truncation of rows that are sampled by one. Greedy rows are not sampled; constrained rows
+    are sampled on the host."""
+    return {
+        row: (item.temperature or 1.0, item.truncation)
+        for row, item in enumerate(items)
+        if item.matcher is None
+        and item.temperature != 0.0
+        and (item.truncation is not None or item.temperature not in (None, 1.0))
+    }
 
 
 def _as_answered(converged: torch.Tensor, *answered: Labelled | Filled) -> torch.Tensor:
