@@ -1,26 +1,23 @@
 """Reads of the logits [rows, canvas, vocab]: the few passes over the largest tensor of a step.
 
-The logits come as the output head gives them, before its cap and in its dtype. The passes are fused operations: on an
-accelerator with a compiler, `torch.compile` makes one kernel of each, which reads the logits once and writes sums of
-groups of tokens, or probabilities in place of the logits. Elsewhere they run eager, in blocks of positions that bound
-temporary memory. Pure functions of tensors, except for `weigh_`.
+The logits come as the output head gives them, before its cap and in its dtype. The passes are fused operations
+(see `models.fused`): compiled, each reads the logits once and writes sums of groups of tokens, or probabilities in
+place of the logits. Elsewhere they run eager, in blocks of positions that bound temporary memory. Pure functions of
+tensors, except for `weigh_`.
 """
 
-import functools
-import logging
-import os
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch.nn import functional as nnf
 
-from diffusion_worker.models.compiler import find_compiler
+from diffusion_worker.denoise.draws import invert_grouped
+from diffusion_worker.models.fused import fused
 from diffusion_worker.models.interface import capped
 
 GROUP: Final = 512  # tokens whose weights are summed together
 AT_ONCE: Final = 1 << 19  # numbers per row of a batch that a block holds in fp32: 2 MiB
-_log = logging.getLogger(__name__)
 
 
 def position_blocks(canvas: int, vocab: int, *, rows: int = 1) -> Iterator[slice]:
@@ -37,11 +34,6 @@ def grouped(numbers: torch.Tensor) -> torch.Tensor:
         return numbers[..., None, :]
     filled = nnf.pad(numbers, (0, -vocab % GROUP))
     return filled.reshape(*filled.shape[:-1], -1, GROUP)
-
-
-def group_count(vocab: int) -> int:
-    """Number of groups of a vocabulary."""
-    return 1 if vocab <= GROUP else -(-vocab // GROUP)
 
 
 def exponents(logits: torch.Tensor, top: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
@@ -67,59 +59,53 @@ def probabilities(
     return exponents(logits, top, temperature).exp() / total[..., None]
 
 
-@torch.library.custom_op("twolane::logit_sums", mutates_args=())
-def logit_sums(raw: torch.Tensor, top: torch.Tensor, temperature: torch.Tensor, cap: float) -> torch.Tensor:
-    """`sums` of logits as the head gives them, in one read."""
-    if (fused := _fused(_sums_of_raw, raw, top, temperature, cap)) is not None:
-        return fused
+def _sums_in_blocks(raw: torch.Tensor, largest: torch.Tensor, temperature: torch.Tensor, cap: float) -> torch.Tensor:
     blocks = position_blocks(*raw.shape[1:])
-    return torch.cat([_sums_of_raw(raw[:, block], top[:, block], temperature, cap) for block in blocks], dim=2)
+    parts = [sums(capped(raw[:, block], cap), capped(largest[:, block], cap), temperature) for block in blocks]
+    return torch.cat(parts, dim=2)
 
 
-@torch.library.custom_op("twolane::weigh_", mutates_args=("raw",))
-def weigh_(raw: torch.Tensor, top: torch.Tensor, temperature: torch.Tensor, total: torch.Tensor, cap: float) -> None:
-    """Replace logits as the head gives them by their annealed probabilities, in one read and one write."""
-    if _fused(_weigh_raw, raw, top, temperature, total, cap) is not None:
-        return
-    for block in position_blocks(*raw.shape[1:]):
-        _weigh_raw(raw[:, block], top[:, block], temperature, total[:, block], cap)
-
-
-@logit_sums.register_fake
-def _(raw: torch.Tensor, top: torch.Tensor, _temperature: torch.Tensor, _cap: float) -> torch.Tensor:
-    return top.new_empty((3, *raw.shape[:2], group_count(raw.shape[2])))
-
-
-@weigh_.register_fake
-def _(*_arguments: Any) -> None:
-    pass
-
-
-def _sums_of_raw(raw: torch.Tensor, top: torch.Tensor, temperature: torch.Tensor, cap: float) -> torch.Tensor:
-    return sums(capped(raw, cap), top, temperature)
-
-
-def _weigh_raw(
+def _weigh_in_blocks(
     raw: torch.Tensor, top: torch.Tensor, temperature: torch.Tensor, total: torch.Tensor, cap: float
-) -> torch.Tensor:
-    return raw.copy_(probabilities(capped(raw, cap), top, temperature, total))
+) -> None:
+    for block in position_blocks(*raw.shape[1:]):
+        shares = probabilities(capped(raw[:, block], cap), top[:, block], temperature, total[:, block])
+        raw[:, block] = shares.to(raw.dtype)
 
 
-def _fused(function: Callable[..., torch.Tensor], raw: torch.Tensor, *others: Any) -> torch.Tensor | None:
-    """The result of the compiled function on an accelerator; None on a CPU, or where it cannot be compiled."""
-    if raw.device.type == "cpu" or function in _EAGER or find_compiler(os.environ) is None:
-        return None
-    try:
-        return _compiled(function)(raw, *others)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        _EAGER.add(function)
-        _log.warning("cannot compile %s, running eager: %s", function.__name__, error)
-        return None
+@fused("logit_sums", eager=_sums_in_blocks)
+def logit_sums(raw: torch.Tensor, largest: torch.Tensor, temperature: torch.Tensor, cap: float) -> torch.Tensor:
+    """`sums` of logits as the head gives them, whose largest are `largest` [rows, positions], in one read."""
+    return sums(capped(raw, cap), capped(largest, cap), temperature)
 
 
-@functools.cache
-def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return torch.compile(function, fullgraph=True, dynamic=True)
+@fused("weigh_", eager=_weigh_in_blocks, mutates=("raw",))
+def weigh_(raw: torch.Tensor, top: torch.Tensor, temperature: torch.Tensor, total: torch.Tensor, cap: float) -> None:
+    """Replace logits as the head gives them by their annealed probabilities, in one read and one write. `top` as in
+    `exponents`, `total` as in `probabilities`."""
+    raw.copy_(probabilities(capped(raw, cap), top, temperature, total))
 
 
-_EAGER: Final[set[Callable[..., torch.Tensor]]] = set()  # functions that could not be compiled
+@fused("grouped_scores")
+def grouped_scores(
+    raw: torch.Tensor,
+    largest: torch.Tensor,
+    temperature: torch.Tensor,
+    sums: torch.Tensor,
+    uniforms: torch.Tensor,
+    cap: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores [rows, positions] from the `sums` of groups: the largest capped logit, the sum of all weights, the
+    entropy, the log-sum-exp at temperature 1, and ids that `uniforms` sample."""
+    top = capped(largest, cap)
+    groups = sums.double()
+    total, weighted, plain = groups.sum(-1)
+    entropy = total.log() - weighted / total
+
+    def inside(group: torch.Tensor) -> torch.Tensor:
+        ids = group * GROUP + torch.arange(GROUP, device=group.device)
+        logits = capped(raw.gather(-1, ids.clamp(max=raw.shape[-1] - 1)), cap)
+        return torch.where(ids < raw.shape[-1], exponents(logits, top, temperature).exp(), 0.0)
+
+    sampled = invert_grouped(groups[0], uniforms, inside, GROUP)
+    return top, total.float(), entropy.float(), top + plain.log().float(), sampled

@@ -11,11 +11,10 @@ from typing import Final
 import torch
 
 from diffusion_worker.constraints.inference.template import FREE
-from diffusion_worker.denoise.draws import DrawKey, Draws, invert_cdf, invert_grouped
+from diffusion_worker.denoise.draws import DrawKey, Draws, invert_cdf
 from diffusion_worker.denoise.logit_reads import (
-    GROUP,
     exponents,
-    grouped,
+    grouped_scores,
     logit_sums,
     position_blocks,
     probabilities,
@@ -68,11 +67,11 @@ class CanvasLogits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Large:
-    """What the reads of a large batch found: after penalties, and without pins."""
+    """What the reads of a large batch found: [rows, canvas], after penalties and without pins."""
 
-    top: torch.Tensor  # [rows, canvas] largest logit
-    sums: torch.Tensor  # [3, rows, canvas, groups], see `logit_reads.sums`
-    total: torch.Tensor  # [rows, canvas] sum of all weights
+    top: torch.Tensor  # largest logit
+    total: torch.Tensor  # sum of all weights
+    sampled: torch.Tensor  # ids; without meaning if there are no uniform numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +101,6 @@ class Scores:
             return self.kept
         return self.annealed(range(len(self.surest))).softmax(-1)
 
-    def sampled(self, uniform: torch.Tensor) -> torch.Tensor:
-        """Ids [rows, canvas] sampled from the annealed probabilities by uniform numbers [rows, canvas]; in rows of a
-        large batch with penalties they mean nothing."""
-        if isinstance(self.kept, torch.Tensor):
-            return invert_cdf(self.kept, uniform)
-        top, sums = self.kept.top, self.kept.sums[0].double()
-        return invert_grouped(sums, uniform, lambda group: _weights_in(self.logits, top, group), GROUP)
-
     def weights(self) -> torch.Tensor:
         """Annealed probabilities [rows, canvas, vocab]. Those of a large batch take the place of the logits, in their
         dtype: after this call nothing else can be read."""
@@ -131,31 +122,42 @@ def annealed_temperature(
     return t_min + span * (step / steps)
 
 
-def score(logits: CanvasLogits) -> Scores:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a step samples. `uniforms` [rows, canvas] as in `Draws.uniforms`; `asked`: temperature and truncation of the
+    rows that ask for one, by which their annealed logits are sampled."""
+
+    keys: Sequence[DrawKey]
+    uniforms: torch.Tensor | None
+    asked: Mapping[int, tuple[float, Truncation | None]]
+
+    def weights(self, row: int, z: torch.Tensor) -> torch.Tensor:
+        """Weights to sample a row from, for annealed logits [positions, vocab]."""
+        temperature, truncation = self.asked.get(row, (1.0, None))
+        z = z / temperature
+        return z.softmax(-1) if truncation is None else truncated(z, [truncation] * len(z))
+
+
+def score(logits: CanvasLogits, sampling: Sampling) -> Scores:
     """Score the logits. Logits that are not finite show in the entropy."""
-    return _score_small(logits) if logits.raw.numel() <= SMALL else _score_large(logits)
+    return _score_small(logits) if logits.raw.numel() <= SMALL else _score_large(logits, sampling)
 
 
-def sample(
-    scores: Scores, draws: Draws, keys: Sequence[DrawKey], asked: Mapping[int, tuple[float, Truncation | None]]
-) -> torch.Tensor:
-    """Sampled ids [rows, canvas]; pinned positions keep theirs. `asked`: the temperature and the truncation of rows
-    that have one, by which the annealed logits are sampled; these rows, and those with penalties, are read once more
-    if the vocabulary is large."""
-    logits, canvas = scores.logits, scores.surest.shape[1]
-    uniforms = draws.uniforms(keys, canvas)
-    found = draws.sample(keys, scores.probabilities()) if uniforms is None else scores.sampled(uniforms)
-    again = dict(asked)
-    if isinstance(scores.kept, Large):
-        again = dict.fromkeys(logits.adjust, (1.0, None)) | again
-    for row, (temperature, truncation) in again.items():
-        parts = []
-        for block in position_blocks(canvas, logits.raw.shape[-1], rows=len(keys)):
-            z = logits.adjusted(row, block) / logits.temperature[row] / temperature
-            weights = z.softmax(-1) if truncation is None else truncated(z, [truncation] * len(z))
-            parts.append(weights if uniforms is None else invert_cdf(weights, uniforms[row, block]))
-        found[row] = torch.cat(parts) if uniforms is not None else draws.sample([keys[row]], torch.cat(parts)[None])[0]
-    return pin_ids(found, logits.pins)
+def sample(scores: Scores, sampling: Sampling, draws: Draws) -> torch.Tensor:
+    """Sampled ids [rows, canvas]; pinned positions keep theirs."""
+    if isinstance(scores.kept, Large) and sampling.uniforms is not None:
+        return pin_ids(scores.kept.sampled, scores.logits.pins)
+
+    def drawn(keys: Sequence[DrawKey], uniforms: torch.Tensor | None, probabilities: torch.Tensor) -> torch.Tensor:
+        return draws.sample(keys, probabilities) if uniforms is None else invert_cdf(probabilities, uniforms)
+
+    found = drawn(sampling.keys, sampling.uniforms, scores.probabilities())
+    for row in sampling.asked:
+        one = slice(row, row + 1)
+        uniforms = None if sampling.uniforms is None else sampling.uniforms[one]
+        weights = sampling.weights(row, scores.annealed([row])[0])
+        found[one] = drawn(sampling.keys[one], uniforms, weights[None])
+    return pin_ids(found, scores.logits.pins)
 
 
 def tokens_of(scores: Scores, sampled: torch.Tensor, temperatures: tuple[float | None, ...]) -> torch.Tensor:
@@ -179,22 +181,40 @@ def _score_small(logits: CanvasLogits) -> Scores:
     return _scores(logits, probabilities, model.logsumexp(-1), entropy, surest, probabilities.amax(-1))
 
 
-def _score_large(logits: CanvasLogits) -> Scores:
-    """In two reads, and one more of rows with penalties."""
-    raw = logits.raw
+def _score_large(logits: CanvasLogits, sampling: Sampling) -> Scores:
+    """In two reads, and one more of rows that ask for it."""
+    raw, temperature, cap = logits.raw, logits.temperature, logits.cap
     largest, surest = raw.max(-1)
-    top = capped(largest, logits.cap)
-    sums = logit_sums(raw, top, logits.temperature, logits.cap)
-    normaliser = top + sums[2].sum(-1, dtype=torch.float64).log().float()
-    if logits.adjust:
-        top = top.clone()  # it is part of the normaliser
-        for row in logits.adjust:
-            for block in position_blocks(*raw.shape[1:], rows=len(raw)):
-                _rescore(logits, row, block, top, surest, sums)
-    total, weighted = sums[:2].sum(-1, dtype=torch.float64).unbind()
-    entropy = (total.log() - weighted / total).float()
-    kept = Large(top=top, sums=sums, total=total.float())
-    return _scores(logits, kept, normaliser, entropy, surest, total.reciprocal().float())
+    uniforms = torch.zeros_like(largest, dtype=torch.double) if sampling.uniforms is None else sampling.uniforms
+    sums = logit_sums(raw, largest, temperature, cap)
+    top, total, entropy, normaliser, sampled = grouped_scores(raw, largest, temperature, sums, uniforms, cap)
+    kept = Large(top=top, total=total, sampled=sampled)
+    for row in sorted({*sampling.asked, *logits.adjust}):
+        divisor, truncation = sampling.asked.get(row, (1.0, None))
+        if truncation is None and row not in logits.adjust:
+            one = slice(row, row + 1)
+            scaled = temperature[one] * divisor
+            sums = logit_sums(raw[one], largest[one], scaled, cap)
+            sampled[one] = grouped_scores(raw[one], largest[one], scaled, sums, uniforms[one], cap)[-1]
+            continue
+        for block in position_blocks(*raw.shape[1:], rows=len(raw)):
+            adjusted = logits.adjusted(row, block)
+            if row in logits.adjust:
+                surest[row, block] = adjusted.argmax(-1)
+                entropy[row, block] = _rescored(kept, row, block, adjusted, temperature[row])
+            z = adjusted.div_(temperature[row])
+            sampled[row, block] = invert_cdf(sampling.weights(row, z), uniforms[row, block])
+    return _scores(logits, kept, normaliser, entropy, surest, kept.total.reciprocal())
+
+
+def _rescored(kept: Large, row: int, block: slice, adjusted: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """Entropies of a block of positions after penalties; what is kept of them is replaced."""
+    top = adjusted.amax(-1)
+    z = exponents(adjusted[None], top[None], temperature[None])[0]
+    weights = z.exp()
+    total = weights.sum(-1)
+    kept.top[row, block], kept.total[row, block] = top, total
+    return total.log() - z.mul_(weights).sum(-1) / total
 
 
 def _scores(
@@ -218,27 +238,6 @@ def _scores(
         likeliest=likeliest,
         logprob=logits.at(surest) - normaliser,
     )
-
-
-def _rescore(
-    logits: CanvasLogits, row: int, block: slice, top: torch.Tensor, surest: torch.Tensor, sums: torch.Tensor
-) -> None:
-    """Replace what penalties change in the scores of a block of positions."""
-    adjusted = logits.adjusted(row, block)
-    top[row, block], surest[row, block] = adjusted.max(-1)
-    z = exponents(adjusted[None], top[row, None, block], logits.temperature[row, None])[0]
-    weights = z.exp()
-    sums[0, row, block] = grouped(weights).sum(-1)
-    sums[1, row, block] = grouped(z.mul_(weights)).sum(-1)
-
-
-def _weights_in(logits: CanvasLogits, top: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Weights [rows, canvas, GROUP] of the tokens of one group [rows, canvas, 1] per position."""
-    vocab = logits.raw.shape[-1]
-    ids = group * GROUP + torch.arange(GROUP, device=group.device)
-    inside = capped(logits.raw.gather(-1, ids.clamp(max=vocab - 1)), logits.cap)
-    weights = exponents(inside, top, logits.temperature).exp()
-    return torch.where(ids < vocab, weights, 0.0)
 
 
 def _weigh(logits: CanvasLogits, kept: Large) -> torch.Tensor:

@@ -23,7 +23,7 @@ from diffusion_worker.denoise.label import Labelled, label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pinned_places, pins_of
 from diffusion_worker.denoise.renoise import renoise
-from diffusion_worker.denoise.score import CanvasLogits, annealed_temperature, sample, score, tokens_of
+from diffusion_worker.denoise.score import CanvasLogits, Sampling, annealed_temperature, sample, score, tokens_of
 from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
@@ -77,20 +77,22 @@ def advance(
     rows = _Rows(items, model.device)
     uncounted = (*model.info.end_ids, model.info.pad_id)
     text = CanvasText(ids=inputs.ids, canvases=canvases, pins=pins, uncounted=uncounted)
-    vocab = logits.shape[2]
+    canvas, vocab = logits.shape[1:]
+    sampling = Sampling(keys=keys, uniforms=draws.uniforms(keys, canvas), asked=_asked(items))
     plain = score(
         CanvasLogits(
             raw=logits.float() if logits.dtype == torch.float64 else logits,
             cap=model.info.logit_cap,
             temperature=rows.temperature,
             pins=pins,
-            places=None if pins is None else pinned_places(items, logits.shape[1], logits.device),
+            places=None if pins is None else pinned_places(items, canvas, logits.device),
             adjust=adjustments(items, text, vocab),
-        )
+        ),
+        sampling,
     )
-    drawn = sample(plain, draws, keys, _asked(items))
-    noise = draws.noise(keys, logits.shape[1], vocab)
-    constrained = constrain(items, plain, drawn, lambda: draws.text(keys, logits.shape[1]), progress)
+    drawn = sample(plain, sampling, draws)
+    noise = draws.noise(keys, canvas, vocab)
+    constrained = constrain(items, plain, drawn, lambda: draws.text(keys, canvas), progress)
     labelled = label(items, constrained)
     constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
