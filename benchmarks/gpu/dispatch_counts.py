@@ -14,27 +14,20 @@ from torch.utils._pytree import tree_iter
 
 # Views are recognised by their schema; these create or rename tensors without a kernel.
 _WITHOUT_KERNEL: Final = frozenset(
-    {
-        "empty",
-        "empty_like",
-        "new_empty",
-        "empty_strided",
-        "new_empty_strided",
-        "detach",
-        "detach_",
-        "_unsafe_view",
-        "lift_fresh",
-    }
+    {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+    | {"detach", "detach_", "_unsafe_view", "lift_fresh"}
 )
-_READING_PARTS: Final = frozenset({"gather", "index", "index_select", "embedding"})
+_READING_PARTS: Final = frozenset({"gather", "index", "index_select", "embedding", "grouped_scores"})
 _WRITING_PARTS: Final = frozenset({"index_put_", "scatter_", "index_copy_", "index_fill_", "_index_put_impl_"})
 
 
 class DispatchCounts(TorchDispatchMode):
-    """`launches` by operation, and `moved` bytes. Bytes of the `apart` tensors, such as a word table, do not count."""
+    """`launches` by operation on a device, and `moved` bytes. Bytes of the `apart` tensors, such as a word table, do not
+    count."""
 
-    def __init__(self, apart: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, device: str, apart: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
+        self._device = device
         self.launches: Counter[str] = Counter()
         self.bytes_by_operation: Counter[str] = Counter()
         self._apart = {tensor.untyped_storage()._cdata for tensor in apart}
@@ -47,10 +40,13 @@ class DispatchCounts(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not func.is_view and name not in _WITHOUT_KERNEL:
+        if not func.is_view and name not in _WITHOUT_KERNEL and self._is_there(result, args):
             self.launches[name] += 1
             self.bytes_by_operation[name] += self._moved(name, args, result)
         return result
+
+    def _is_there(self, *trees: Any) -> bool:
+        return any(isinstance(each, torch.Tensor) and each.device.type == self._device for each in tree_iter(trees))
 
     def _moved(self, name: str, args: Any, result: Any) -> int:
         read, written = self._bytes(args), self._bytes(result)

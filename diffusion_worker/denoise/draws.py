@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as nnf
 
 from diffusion_worker.models.host_to_device import upload
@@ -17,7 +19,6 @@ from diffusion_worker.types.requests import SequenceId
 OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # purposes of a draw
 _MASK = (1 << 64) - 1
 _STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
-_POSITION_STRIDE = _STRIDE - (1 << 64)  # the same bits as a signed number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class CounterDraws:
 
     def opening(self, key: DrawKey, length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.opening`."""
-        return (self._uniform((key,), OPENING, length)[0] * vocab_size).long()
+        return self._ids((key,), OPENING, length, vocab_size)[0]
 
     def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
         """See `Draws.sample`."""
@@ -76,18 +77,18 @@ class CounterDraws:
 
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
-        return (self._uniform(keys, NOISE, length) * vocab_size).long()
+        return self._ids(keys, NOISE, length, vocab_size)
 
     def text(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
         """See `Draws.text`."""
         return self._uniform(keys, TEXT, length)
 
     def _uniform(self, keys: Sequence[DrawKey], purpose: int, length: int) -> torch.Tensor:
-        """[rows, length] of float64 in [0, 1)."""
-        heads = [_signed(_row_hash(key, purpose)) for key in keys]
-        offsets = torch.arange(length, device=self._device) * _POSITION_STRIDE
-        bits = _mix(upload(heads, self._device)[:, None] + offsets)
-        return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+        return upload(torch.from_numpy(_uniform(keys, purpose, length)), self._device)
+
+    def _ids(self, keys: Sequence[DrawKey], purpose: int, length: int, vocab_size: int) -> torch.Tensor:
+        ids = (_uniform(keys, purpose, length) * vocab_size).astype(np.int64)
+        return upload(torch.from_numpy(ids), self._device)
 
 
 class GeneratorDraws:
@@ -180,12 +181,15 @@ def _mix_int(bits: int) -> int:
     return bits ^ (bits >> 31)
 
 
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """The same on wrapping int64 tensors; the masks make the arithmetic shifts logical."""
-    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
-    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+def _uniform(keys: Sequence[DrawKey], purpose: int, length: int) -> NDArray[np.float64]:
+    """[rows, length] in [0, 1). On the host: on an accelerator, its many small operations would each be a launch."""
+    heads = np.array([_row_hash(key, purpose) for key in keys], np.uint64)
+    bits = _mix(heads[:, None] + np.arange(length, dtype=np.uint64) * np.uint64(_STRIDE))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _signed(bits: int) -> int:
-    return bits - (1 << 64) if bits >> 63 else bits
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 on wrapping integers."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

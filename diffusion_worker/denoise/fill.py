@@ -3,11 +3,10 @@
 Only the logits where labels part are fetched, in one transfer for all such rows; see `constraints.inference.template`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.score import CanvasLogits
@@ -20,8 +19,7 @@ from diffusion_worker.types.step_batch import Denoise
 class Filled:
     """Result of a step for rows with a template."""
 
-    rows: torch.Tensor  # [rows] True where a row has a template
-    done: torch.Tensor  # [rows] True where such a row needs no further step
+    done: Mapping[int, bool]  # by row with a template, whether it needs no further step
     holes: tuple[Probabilities, ...]  # per row; empty without a template
 
 
@@ -30,17 +28,13 @@ def fill(items: Sequence[Denoise], logits: CanvasLogits) -> Filled:
     uniform shares: it fails after the step."""
     rows = [row for row, item in enumerate(items) if item.template is not None]
     holes: list[Probabilities] = [()] * len(items)
-    done = [False] * len(items)
+    done: dict[int, bool] = {}
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
         template = items[row].template
         assert template is not None
         holes[row] = template.probabilities(seen if np.isfinite(seen).all() else np.zeros_like(seen))
         done[row] = not items[row].opens or template.narrowed(holes[row]).is_decided
-    return Filled(
-        rows=upload([item.template is not None for item in items], logits.raw.device),
-        done=upload(done, logits.raw.device),
-        holes=tuple(holes),
-    )
+    return Filled(done=done, holes=tuple(holes))
 
 
 def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: CanvasLogits) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ is, and every position after it then speaks against the right label (docs/log.md
 on the host after one transfer for all such rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,8 +24,7 @@ class Labelled:
     """Result of a step after labels were scored."""
 
     constrained: Constrained
-    rows: torch.Tensor  # [rows] True where a row has labels
-    done: torch.Tensor  # [rows] True where such a row needs no further step
+    done: Mapping[int, bool]  # by row with labels, whether it needs no further step
     logprobs: tuple[tuple[float, ...], ...]  # per row, of its labels; empty without labels
 
 
@@ -35,10 +34,9 @@ def label(items: Sequence[Denoise], constrained: Constrained) -> Labelled:
     logprobs: list[tuple[float, ...]] = [()] * len(items)
     rows = [row for row, item in enumerate(items) if item.labels is not None]
     device = constrained.forced.device
-    has_labels = upload([item.labels is not None for item in items], device)
-    done = upload([item.labels is not None and not item.opens for item in items], device)
+    done = {row: not items[row].opens for row in rows}
     if not rows:
-        return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
+        return Labelled(constrained=constrained, done=done, logprobs=tuple(logprobs))
     surest, sure, forced = (
         constrained.scores.surest.clone(),
         constrained.scores.logprob.clone(),
@@ -58,7 +56,7 @@ def label(items: Sequence[Denoise], constrained: Constrained) -> Labelled:
         sure[row, 0], forced[row, 0] = float(found[best]), False  # the label as a whole carries the log-probability
         logprobs[row] = tuple(found.tolist())
     constrained = replace(constrained, scores=replace(constrained.scores, surest=surest, logprob=sure), forced=forced)
-    return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
+    return Labelled(constrained=constrained, done=done, logprobs=tuple(logprobs))
 
 
 def _fetched(items: Sequence[Denoise], rows: Sequence[int], scores: Scores) -> list[np.ndarray]:

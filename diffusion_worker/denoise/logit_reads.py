@@ -94,9 +94,10 @@ def grouped_scores(
     sums: torch.Tensor,
     uniforms: torch.Tensor,
     cap: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scores [rows, positions] from the `sums` of groups: the largest capped logit, the sum of all weights, the
-    entropy, the log-sum-exp at temperature 1, and ids that `uniforms` sample."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """From the `sums` of groups: scores [6, rows, positions], and ids [rows, positions] that `uniforms` sample. Scores
+    are the largest capped logit, the sum of all weights, the annealed probability of the largest and the entropy; and
+    at temperature 1 the log-sum-exp, and the log-probability of the largest."""
     top = capped(largest, cap)
     groups = sums.double()
     total, weighted, plain = groups.sum(-1)
@@ -108,4 +109,6 @@ def grouped_scores(
         return torch.where(ids < raw.shape[-1], exponents(logits, top, temperature).exp(), 0.0)
 
     sampled = invert_grouped(groups[0], uniforms, inside, GROUP)
-    return top, total.float(), entropy.float(), top + plain.log().float(), sampled
+    logprob = -plain.log()
+    numbers = (top, total, total.reciprocal(), entropy, top - logprob, logprob)
+    return torch.stack([each.float() for each in numbers]), sampled

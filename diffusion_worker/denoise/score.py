@@ -160,14 +160,6 @@ def sample(scores: Scores, sampling: Sampling, draws: Draws) -> torch.Tensor:
     return pin_ids(found, scores.logits.pins)
 
 
-def tokens_of(scores: Scores, sampled: torch.Tensor, temperatures: tuple[float | None, ...]) -> torch.Tensor:
-    """Proposed ids [rows, canvas]: sampled, or the most likely ones in rows with temperature 0."""
-    if 0.0 not in temperatures:
-        return sampled
-    is_greedy = upload([temperature == 0.0 for temperature in temperatures], sampled.device)
-    return torch.where(is_greedy[:, None], scores.surest, sampled)
-
-
 def _score_small(logits: CanvasLogits) -> Scores:
     """With the operations of transformers in their order, so that canvases agree."""
     model = capped(logits.raw, logits.cap)
@@ -178,7 +170,9 @@ def _score_small(logits: CanvasLogits) -> Scores:
         surest[row] = z[row].argmax(-1)
     probabilities = z.softmax(-1)  # not exp(log_softmax)
     entropy = -(probabilities * z.log_softmax(-1)).sum(-1)
-    return _scores(logits, probabilities, model.logsumexp(-1), entropy, surest, probabilities.amax(-1))
+    normaliser = model.logsumexp(-1)
+    numbers = (probabilities.amax(-1), entropy, normaliser, logits.at(surest) - normaliser)
+    return _scores(logits, probabilities, surest, numbers)
 
 
 def _score_large(logits: CanvasLogits, sampling: Sampling) -> Scores:
@@ -187,7 +181,8 @@ def _score_large(logits: CanvasLogits, sampling: Sampling) -> Scores:
     largest, surest = raw.max(-1)
     uniforms = torch.zeros_like(largest, dtype=torch.double) if sampling.uniforms is None else sampling.uniforms
     sums = logit_sums(raw, largest, temperature, cap)
-    top, total, entropy, normaliser, sampled = grouped_scores(raw, largest, temperature, sums, uniforms, cap)
+    numbers, sampled = grouped_scores(raw, largest, temperature, sums, uniforms, cap)
+    top, total, *rest = numbers.unbind()
     kept = Large(top=top, total=total, sampled=sampled)
     for row in sorted({*sampling.asked, *logits.adjust}):
         divisor, truncation = sampling.asked.get(row, (1.0, None))
@@ -201,34 +196,40 @@ def _score_large(logits: CanvasLogits, sampling: Sampling) -> Scores:
             adjusted = logits.adjusted(row, block)
             if row in logits.adjust:
                 surest[row, block] = adjusted.argmax(-1)
-                entropy[row, block] = _rescored(kept, row, block, adjusted, temperature[row])
+                _rescore(kept, rest, (row, block), adjusted, temperature[row])
             z = adjusted.div_(temperature[row])
             sampled[row, block] = invert_cdf(sampling.weights(row, z), uniforms[row, block])
-    return _scores(logits, kept, normaliser, entropy, surest, kept.total.reciprocal())
+    return _scores(logits, kept, surest, rest)
 
 
-def _rescored(kept: Large, row: int, block: slice, adjusted: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    """Entropies of a block of positions after penalties; what is kept of them is replaced."""
+def _rescore(
+    kept: Large,
+    numbers: Sequence[torch.Tensor],
+    place: tuple[int, slice],
+    adjusted: torch.Tensor,
+    temperature: torch.Tensor,
+) -> None:
+    """Replace the scores of a block of positions by those after penalties."""
     top = adjusted.amax(-1)
     z = exponents(adjusted[None], top[None], temperature[None])[0]
     weights = z.exp()
     total = weights.sum(-1)
-    kept.top[row, block], kept.total[row, block] = top, total
-    return total.log() - z.mul_(weights).sum(-1) / total
+    likeliest, entropy, *_ = numbers
+    kept.top[place], kept.total[place], likeliest[place] = top, total, total.reciprocal()
+    entropy[place] = total.log() - z.mul_(weights).sum(-1) / total
 
 
 def _scores(
-    logits: CanvasLogits,
-    kept: Large | torch.Tensor,
-    normaliser: torch.Tensor,
-    entropy: torch.Tensor,
-    surest: torch.Tensor,
-    likeliest: torch.Tensor,
+    logits: CanvasLogits, kept: Large | torch.Tensor, surest: torch.Tensor, numbers: Sequence[torch.Tensor]
 ) -> Scores:
-    """Scores after pins: a pinned position is certain."""
+    """Scores after pins: a pinned position is certain. `numbers`: annealed probability of the most likely token, entropy,
+    normaliser and the log-probability of the model's most likely token."""
+    likeliest, entropy, normaliser, logprob = numbers
     if (pins := logits.pins) is not None:
         surest, is_free = pin_ids(surest, pins), pins == FREE
         entropy, likeliest = torch.where(is_free, entropy, 0.0), torch.where(is_free, likeliest, 1.0)
+    if pins is not None or logits.adjust:
+        logprob = logits.at(surest) - normaliser
     return Scores(
         logits=logits,
         kept=kept,
@@ -236,7 +237,7 @@ def _scores(
         entropy=entropy,
         surest=surest,
         likeliest=likeliest,
-        logprob=logits.at(surest) - normaliser,
+        logprob=logprob,
     )
 
 
