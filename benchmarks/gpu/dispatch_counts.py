@@ -22,8 +22,8 @@ _WRITING_PARTS: Final = frozenset({"index_put_", "scatter_", "index_copy_", "ind
 
 
 class DispatchCounts(TorchDispatchMode):
-    """`launches` by operation on a device, and `moved` bytes. Bytes of the `apart` tensors, such as a word table, do not
-    count."""
+    """`launches` by operation on a device, and `moved` bytes; those of the `apart` tensors, as a word table, are
+    not counted."""
 
     def __init__(self, device: str, apart: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()

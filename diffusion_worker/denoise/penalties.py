@@ -103,6 +103,7 @@ def _apply(
     """Logits [..., tokens] after the penalties; `count` are occurrences in the output."""
     logits = logits + bias
     if penalties.repetition != 1.0:
-        scaled = torch.where(logits > 0, logits / penalties.repetition, logits * penalties.repetition)
-        logits = torch.where((in_prompt > 0) | (count > 0), scaled, logits)
+        scaled, is_positive = logits * penalties.repetition, logits > 0
+        torch.where(is_positive, logits / penalties.repetition, scaled, out=scaled)
+        logits = torch.where((in_prompt > 0) | (count > 0), scaled, logits, out=scaled)
     return logits - penalties.frequency * count - penalties.presence * (count > 0)

@@ -222,8 +222,8 @@ def _rescore(
 def _scores(
     logits: CanvasLogits, kept: Large | torch.Tensor, surest: torch.Tensor, numbers: Sequence[torch.Tensor]
 ) -> Scores:
-    """Scores after pins: a pinned position is certain. `numbers`: annealed probability of the most likely token, entropy,
-    normaliser and the log-probability of the model's most likely token."""
+    """Scores after pins: a pinned position is certain. `numbers`: the annealed probability of the most likely token,
+    the entropy, the normaliser, and the log-probability of the model's most likely token."""
     likeliest, entropy, normaliser, logprob = numbers
     if (pins := logits.pins) is not None:
         surest, is_free = pin_ids(surest, pins), pins == FREE

@@ -196,8 +196,8 @@ def _mark_answered(report: torch.Tensor, done: Mapping[int, bool]) -> None:
 
 
 class _Rows:
-    """Parameters of a step, [rows, 6] in one upload: temperature, entropy bound, stability, confidence threshold, anchor
-    and whether the most likely tokens are proposed instead of sampled ones."""
+    """Parameters of a step, [rows, 6] in one upload: temperature, entropy bound, stability, confidence threshold,
+    anchor, and whether the most likely tokens are proposed instead of sampled ones."""
 
     def __init__(self, items: Sequence[Denoise], device: torch.device) -> None:
         # The span is a difference of Python floats, rounded to fp32 once, as in transformers.
