@@ -74,7 +74,7 @@ class GenerationApis:
         except ClientDisconnected:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
-        with CancelOnDisconnect(receive) as client:
+        with CancelOnDisconnect(scope) as client:
             await self._handler(api, query)(api, query, send, client)
 
     def _handler(self, api: ClientApi, query: Query) -> Handler:
