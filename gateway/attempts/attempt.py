@@ -4,7 +4,7 @@ Before that point nothing has been sent to the client, every failure is an Attem
 tried. After it (`commit`), a failure can only end the response.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -34,7 +34,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.parameters import ignored_by
-from gateway.ports import Permit, Upstream, UpstreamResponse, World
+from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
@@ -77,7 +77,7 @@ class Attempt:
         self._params = params
         self._clock = clock
         self._response: UpstreamResponse | None = None
-        self._deltas: AsyncGenerator[Delta, None] | None = None
+        self._deltas: Deltas | None = None
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
         self._started_s = clock.now_s()
@@ -273,7 +273,7 @@ class Attempt:
             self._buffered = as_requested(self.candidate, self._buffered, query)
             check_confidence(self._minimum, self._confidence, self._buffered, query)
 
-    async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
+    async def _next(self, deltas: Deltas) -> Delta | None:
         """The next delta with data; None at the end."""
         while True:
             try:

@@ -119,10 +119,11 @@ class GenerationApis:
                 await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
                 return
             writer = self._writer(api, query, answer)
-            async for delta in answer.deltas():
-                client.stop()
-                data = delta.data if writer is None else writer.whole(delta.data)
-                await send_json(send, data, headers=headers)
+            [delta] = answer.buffered()
+            client.stop()
+            data = delta.data if writer is None else writer.whole(delta.data)
+            await send_json(send, data, headers=headers)
+            answer.sent()
         finally:
             await answer.aclose()
 
@@ -162,10 +163,11 @@ async def _send_deltas(
     error: GatewayError | None = answer.error
     if error is None:
         try:
-            async for delta in answer.deltas():
-                if writer is None:
-                    await stream.write(sse.event(delta.data))
-                elif events := writer.events(delta.data):
+            to_events = sse.event if writer is None else writer.events
+            if events := b"".join(to_events(delta.data) for delta in answer.buffered()):
+                await stream.write(events)
+            async for delta in answer.remaining():
+                if events := to_events(delta.data):
                     await stream.write(events)
         except AttemptFailed as fault:
             error = fault
