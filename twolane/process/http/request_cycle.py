@@ -248,7 +248,7 @@ class RequestCycle:
             elif name == b"connection" and b"close" in value.lower():
                 self.is_last = True
                 continue
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
         if status in _BODILESS or self.scope["method"] == "HEAD":
             self._left = 0
         elif self._left is None:
@@ -263,8 +263,7 @@ class RequestCycle:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        breaks = sum(part.endswith(b"\r\n") for part in lines)
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             self.has_started = False
             raise RuntimeError("a response header contains a line break")
         return head
