@@ -5,7 +5,7 @@ tried. After it (`commit`), a failure can only end the response.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -40,6 +40,7 @@ from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import HoldingPart
+from twolane.process.records import record
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -49,7 +50,7 @@ _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AttemptParams:
     """What an attempt needs: the permit, the upstream client, and what depends on the remaining candidates.
 
