@@ -58,7 +58,7 @@ async def fake_server(answer: Any = None, *, port: int = 0, **given: Any) -> Asy
     """Serve on a free port, or again on one that was used before."""
     server = FakeServer(answer=answer or says_hello, **given)
     app = web.Application(client_max_size=1 << 26)
-    for path in ("chat/completions", "completions", "embeddings", "decisions"):
+    for path in ("chat/completions", "completions", "embeddings", "decisions", "responses"):
         app.router.add_post(f"/v1/{path}", server.chat)
     app.router.add_post("/tokenize", server.chat)
     app.router.add_get("/health", server.tell_health)

@@ -28,7 +28,7 @@ from training.vocabulary import save_tokenizer
 from twolane.process.http.server import build_server
 
 MODEL = "toy"
-READ = f"{MODEL}:autoregressive"
+READ, VERIFIED = f"{MODEL}:autoregressive", f"{MODEL}:verified"
 CHAT = "/v1/chat/completions"
 PATIENT = Times(quick_s=300.0, limit_s=300.0, wait_s=300.0)
 PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading the certificates takes 0.1 s per client

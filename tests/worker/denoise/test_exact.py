@@ -21,6 +21,7 @@ from diffusion_worker.types.step_batch import StepResult
 
 DENOISING = DenoisingParams(steps=5, canvas_length=12, confidence_threshold=1e-12)
 ROWS = 4
+MODES = (*[DecodingMode.DIFFUSION] * 3, DecodingMode.VERIFIED, DecodingMode.AUTOREGRESSIVE)
 Drafts = list[tuple[tuple[int, ...], tuple[float, ...]]]  # ids and log-probabilities of every step
 
 
@@ -41,7 +42,7 @@ def requests(dice: Random, count: int) -> list[GenerationRequest]:
             penalties=dice.choice((None, None, Penalties(presence=0.5, repetition=1.2))),
             stream_prefix=dice.random() < 0.3,
             suffix_ids=dice.choice(((), (7, 8, 9))),
-            decoding_mode=DecodingMode.AUTOREGRESSIVE if n % 5 == 4 else DecodingMode.DIFFUSION,
+            decoding_mode=MODES[n % 5],
         )
         for n in range(count)
     ]
@@ -62,6 +63,8 @@ def served(
             shown[canvas.sequence].append((canvas.ids, canvas.logprobs))
         for token in result.tokens:
             shown[token.sequence].append(((token.id,), (token.logprob,)))
+        for verified in result.verifications:
+            shown[verified.sequence].append((verified.ids, tuple(token.logprob for token in verified.tokens)))
         return result
 
     loop._stepper.step = stepped  # type: ignore[method-assign]

@@ -245,7 +245,7 @@ async def test_same_seed_same_text_whoever_shares_the_batch(make_model: Any) -> 
         alone = [(await collect(engine.submit(one)))[0] for one in requests]
         together = await asyncio.gather(*(collect(engine.submit(one)) for one in reversed(requests)))
     assert alone == [ids for ids, _ in reversed(together)]
-    assert len(set(alone)) == len(requests)
+    assert len(set(alone)) == 2 * 3, "verified answers are those of autoregressive mode"
 
 
 async def test_before_the_weights_are_there_requests_are_refused_at_once_and_health_says_why() -> None:

@@ -12,7 +12,19 @@ import pytest
 
 from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.pacing import held, in_step
-from tests.worker.serving import CHAT, MODEL, READ, Served, events, listening, serving, toy_model, toy_tokenizer, until
+from tests.worker.serving import (
+    CHAT,
+    MODEL,
+    READ,
+    VERIFIED,
+    Served,
+    events,
+    listening,
+    serving,
+    toy_model,
+    toy_tokenizer,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 LONG = "the same words again and again, " * 30
@@ -28,15 +40,30 @@ def deltas(text: str) -> str:
     return "".join(c["delta"].get("content", "") for chunk in chunks for c in chunk["choices"])
 
 
-@pytest.mark.parametrize("model", [MODEL, READ, "diffusion", "diffusion:autoregressive"])
+@pytest.mark.parametrize(
+    "model", [MODEL, VERIFIED, READ, "diffusion", "diffusion:verified", "diffusion:autoregressive"]
+)
 async def test_an_answer_over_several_blocks_is_complete(model: str) -> None:
-    """In both decoding modes, by id or alias, streamed or not."""
+    """In every decoding mode, by id or alias, streamed or not."""
     text = "größer 日本 🙂 " * 2
     async with serving(toy_model()) as served:
         assert choice(await served.ask(text, model=model)) == (text, "stop")
         streamed = await served.ask(text, model=model, stream=True)
         assert streamed.headers["content-type"].startswith("text/event-stream")
         assert deltas(streamed.text) == text
+
+
+@pytest.mark.parametrize("prediction", ["abcdefgh" * 4, "abcdefgh" * 2, "abcd-fgh" * 4, "something else"])
+async def test_a_prediction_changes_the_cost_of_a_verified_answer_and_nothing_else(prediction: str) -> None:
+    text = "abcdefgh" * 4
+    async with serving(toy_model()) as served:
+        plain = (await served.ask(text, model=VERIFIED)).json()
+        edited = (await served.ask(text, model=VERIFIED, prediction={"type": "content", "content": prediction})).json()
+        stopped = await served.ask(text, model=VERIFIED, stop="efgha")
+    assert edited["choices"] == plain["choices"]
+    passes = [each["usage"]["diffusion"]["forward_passes"] for each in (edited, plain)]
+    assert passes[0] < passes[1] if prediction == text else passes[0] <= 2 * passes[1]
+    assert choice(stopped) == ("abcd", "stop")
 
 
 async def test_the_events_of_a_stream_are_in_order() -> None:
@@ -290,7 +317,7 @@ async def test_the_openai_client_reads_answers_and_streams() -> None:
             assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "hello there"
             assert chunks[-1].usage is not None
             models = await client.models.list()
-            assert [model.id for model in models.data] == [MODEL, READ]
+            assert [model.id for model in models.data] == [MODEL, VERIFIED, READ]
 
 
 async def test_the_openai_client_reads_errors() -> None:
