@@ -63,6 +63,7 @@ class ModelInfo:
     parameters: int
     dtype: str
     weight_bytes: int  # once the model runs
+    logit_cap: float = 0.0  # soft cap of the canvas head: cap * tanh(logits / cap); 0: none
     quantised: str | None = None  # the method; None: not quantised in memory
     confidence: Mapping[DecodingMode, ConfidenceWeights] = field(default_factory=dict)  # of modes that have weights
 

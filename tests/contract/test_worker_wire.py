@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.types.status import Residency
+from tests.worker.pacing import held
 from tests.worker.serving import MODEL, READ, VERIFIED, events, serving, toy_model, until
 
 pytestmark = pytest.mark.anyio
@@ -173,12 +174,13 @@ async def test_an_overloaded_worker_answers_429_with_retry_after() -> None:
     """Seconds, whole, at least one."""
     import asyncio
 
-    model = toy_model(answer="y" * 2000, seconds_per_pass=0.005, max_context=3000)
+    model = toy_model(answer="y" * 2000, max_context=3000)
     async with serving(model, max_num_seqs=1, max_waiting=0) as served:
-        busy = asyncio.create_task(served.ask(max_tokens=1000))
-        await until(lambda: served.engine.status().running == 1)
-        shed = await served.ask()
-        busy.cancel()
+        with held(model):
+            busy = asyncio.create_task(served.ask(max_tokens=1000))
+            await until(lambda: served.engine.status().running == 1)
+            shed = await served.ask()
+            busy.cancel()
         await asyncio.gather(busy, return_exceptions=True)
     assert (shed.status_code, shed.json()["error"]["code"]) == (429, "overloaded")
     assert shed.json()["error"]["type"] == "rate_limit_error"

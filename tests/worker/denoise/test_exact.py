@@ -1,5 +1,6 @@
 """In exact mode, results are bitwise equal regardless of batching and preemption."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -77,14 +78,14 @@ def served(
     return [shown[sequence] for sequence in sorted(shown)]
 
 
-def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> list[bool]:
+def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> Iterator[bool]:
     """For every request, whether its bits are the same in a random batch as alone."""
     dice = Random(seed)
     wanted = requests(dice, 8)
-    alone = [served(model, [one], is_exact=is_exact)[0] for one in wanted]
     order = dice.sample(range(len(wanted)), len(wanted))
     together = served(model, [wanted[index] for index in order], dice=dice, is_exact=is_exact)
-    return [together[place] == alone[index] for place, index in enumerate(order)]
+    for place, index in enumerate(order):
+        yield together[place] == served(model, [wanted[index]], is_exact=is_exact)[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
