@@ -115,6 +115,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_background_task(keys.follow()))
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
+        stack.callback(metrics.flush)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
         if tracing is not None:

@@ -79,9 +79,9 @@ class Settings:
     )
     recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
     http_client: str = setting(
-        one_of("aiohttp", "pooled"),
-        "client for targets at http:// URLs without a proxy: aiohttp, or the gateway's own, which is experimental",
-        default="aiohttp",
+        one_of("pooled", "aiohttp"),
+        "client for targets at http:// URLs without a proxy: the gateway's own, which costs less, or aiohttp",
+        default="pooled",
     )
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
     heartbeat_s: float = setting(

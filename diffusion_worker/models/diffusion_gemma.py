@@ -1,5 +1,6 @@
 """DiffusionGemma on the unmodified classes of transformers: their layers and weights, our cache and loop."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.confidence import PromptHead
-from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
+from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
 CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
@@ -30,7 +31,7 @@ class DiffusionGemmaModel:
         """Put `model` into evaluation mode and set its experts implementation: `experts`, or the fastest for its shape
         and dtype, or, if `is_exact`, one whose matrix shapes do not depend on the router. Quantised experts keep their
         own implementation."""
-        self.info = info
+        self.info = replace(info, logit_cap=float(model.final_logit_softcapping or 0.0))
         self._model = model.eval()
         self._text = model.config.text_config
         self._encoder = model.model.encoder.language_model
@@ -85,13 +86,12 @@ class DiffusionGemmaModel:
             decoder_position_ids=context.positions,
         ).last_hidden_state
         self._soft = None
-        return self.logits(hidden)
+        scores: torch.Tensor = self._model.lm_head(hidden)
+        return scores
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `DiffusionModel.logits`; the same operations in the same order as the library's head."""
-        cap: float = self._model.final_logit_softcapping
-        scores: torch.Tensor = self._model.lm_head(hidden)
-        return torch.tanh(scores.to(torch.float32) / cap) * cap
+        return capped(self._model.lm_head(hidden), self.info.logit_cap)
 
     def prompt_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `DiffusionModel.prompt_logits`."""
