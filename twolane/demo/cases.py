@@ -32,7 +32,7 @@ from twolane.demo.prompts import (
     QUESTIONS,
     SHORT,
     SLOPPY,
-    TICKET,
+    COMPLAINT,
 )
 
 FAST: Final = Group(
@@ -230,7 +230,7 @@ EDITORS: Final = Group(
         ),
         Case(
             title="a decision: one question is sure enough, one is not",
-            prompt=TICKET,
+            prompt=COMPLAINT,
             body={"questions": QUESTIONS},
             api=Api.DECISION,
             expect=Expectation(

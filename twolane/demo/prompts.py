@@ -35,7 +35,7 @@ APPLY: Final = """\
 <code>def greet(name):
     return "Hello " + name</code>
 <update>    return "Bonjour " + name</update>"""
-TICKET: Final = "My card was charged twice and nobody answers."
+COMPLAINT: Final = "My card was charged twice and nobody answers."
 QUESTIONS: Final = (
     {"type": "predicate", "name": "angry", "instructions": "Is the customer angry?", "min_confidence": 0.5},
     {
