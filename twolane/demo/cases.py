@@ -24,6 +24,7 @@ from twolane.demo.prompts import (
     ANNAS_ORDER,
     APPLY,
     AS_ORDER,
+    COMPLAINT,
     EDIT,
     FRANCE,
     GREEDY,
@@ -32,7 +33,6 @@ from twolane.demo.prompts import (
     QUESTIONS,
     SHORT,
     SLOPPY,
-    COMPLAINT,
 )
 
 FAST: Final = Group(
