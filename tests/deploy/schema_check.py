@@ -1,7 +1,7 @@
 """Validates manifests strictly: unknown keys and unknown kinds are errors.
 
-The schemas of Kubernetes are those of kubernetes-validate, whose own function reads them again for every manifest; those of
-custom resources are in `schemas`.
+The schemas of Kubernetes are those of kubernetes-validate, whose own function reads them again for every manifest;
+those of custom resources are in `schemas`.
 """
 
 import functools
@@ -20,17 +20,17 @@ CUSTOM = Path(__file__).parent / "schemas"
 NEWEST = tuple(dict.fromkeys(utils.major_minor(version) for version in utils.all_versions()))[-3:]
 
 
-class InvalidManifest(Exception):
+class InvalidManifestError(Exception):
     """A manifest that a cluster would reject, or of a kind that no schema describes."""
 
 
 def check(manifest: Manifest, minor: str) -> None:
-    """Raises InvalidManifest that names the manifest, the place and the reason."""
+    """Raises InvalidManifestError that names the manifest, the place and the reason."""
     validator = _validator(manifest["kind"], manifest["apiVersion"], minor)
     fault = jsonschema.exceptions.best_match(validator.iter_errors(manifest))
     if fault is not None:
         named = f"{manifest['kind']} {manifest['metadata']['name']} ({minor})"
-        raise InvalidManifest(f"{named}: {fault.json_path}: {fault.message}")
+        raise InvalidManifestError(f"{named}: {fault.json_path}: {fault.message}")
 
 
 @functools.cache
@@ -39,12 +39,12 @@ def _validator(kind: str, api_version: str, minor: str) -> Any:
     if custom.exists():
         schema = json.loads(custom.read_text())
         if api_version not in schema["properties"]["apiVersion"]["enum"]:
-            raise InvalidManifest(f"{kind}: unknown version {api_version}")
+            raise InvalidManifestError(f"{kind}: unknown version {api_version}")
         return jsonschema.Draft202012Validator(schema)
     group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
     file = _folder(minor) / f"{kind.lower()}-{group}.json"
     if not file.is_file():
-        raise InvalidManifest(f"{kind} {api_version}: Kubernetes {minor} has no such kind")
+        raise InvalidManifestError(f"{kind} {api_version}: Kubernetes {minor} has no such kind")
     schema = json.loads(file.read_text())
     return jsonschema.Draft202012Validator(schema, registry=Resource.from_contents(schema) @ _definitions(minor))
 

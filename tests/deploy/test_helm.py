@@ -1,4 +1,4 @@
-"""The chart, rendered with four sets of values: strictly valid, consistent, and equal to the overlays where they overlap."""
+"""The chart, rendered with four sets of values: strictly valid, consistent, and like the overlays."""
 
 import json
 from pathlib import Path

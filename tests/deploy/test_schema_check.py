@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.rendered import Manifest, built, templated
-from tests.deploy.schema_check import NEWEST, InvalidManifest, check
+from tests.deploy.schema_check import NEWEST, InvalidManifestError, check
 
 
 def find(kind: str) -> Manifest:
@@ -39,23 +39,23 @@ def test_a_misspelt_key_is_found_at_any_depth(kind: str, path: tuple[str | int, 
     for step in path:
         place = place[step]
     place["minReplicaCont"] = 1
-    with pytest.raises(InvalidManifest, match="minReplicaCont"):
+    with pytest.raises(InvalidManifestError, match="minReplicaCont"):
         check(manifest, NEWEST[-1])
 
 
 @pytest.mark.parametrize("change", [{"kind": "Deploymant"}, {"apiVersion": "apps/v9"}])
 def test_an_unknown_kind_or_version_fails(change: dict[str, str]) -> None:
-    with pytest.raises(InvalidManifest):
+    with pytest.raises(InvalidManifestError):
         check(find("Deployment") | change, NEWEST[0])
 
 
 def test_an_unknown_version_of_a_custom_resource_fails() -> None:
-    with pytest.raises(InvalidManifest, match="unknown version"):
+    with pytest.raises(InvalidManifestError, match="unknown version"):
         check(find("ScaledObject") | {"apiVersion": "keda.sh/v9"}, NEWEST[0])
 
 
 def test_a_value_of_the_wrong_type_fails() -> None:
     manifest = find("InferencePool")
     manifest["spec"]["targetPorts"] = [{"number": "8001"}]
-    with pytest.raises(InvalidManifest, match="targetPorts"):
+    with pytest.raises(InvalidManifestError, match="targetPorts"):
         check(manifest, NEWEST[0])
