@@ -50,7 +50,7 @@ class AdminPort:
             raise AdminError(
                 f"{request.full_url}: HTTP {refusal.code}: {_reason(refusal)}{_hint(refusal.code)}"
             ) from None
-        except (OSError, http.client.HTTPException) as fault:
+        except (OSError, ValueError, http.client.HTTPException) as fault:
             reason = getattr(fault, "reason", fault)
             raise AdminError(f"{request.full_url}: {str(reason) or type(fault).__name__}") from None
 
