@@ -18,7 +18,8 @@ from tests.deploy.rendered import Manifest, built
 from tests.deploy.schema_check import NEWEST, check
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("cpu-demo", "gpu", "gateway-only")
+OVERLAYS = ("cpu-demo", "gpu", "gateway-only", "inference-pool")
+POOL = (("InferencePool", "worker"), ("Deployment", "endpoint-picker"))
 ENVIRONMENT = {"QUALITY_URL": "http://q", "QUALITY_MODEL": "m", "VLLM_URL": "http://v"}
 
 
@@ -80,7 +81,8 @@ def test_pods_are_confined_and_probed(overlay: str) -> None:
             continue
         spec = manifest["spec"]["template"]["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["automountServiceAccountToken"] is False
+        if manifest["metadata"]["name"] != "endpoint-picker":  # it reads pods and the pool
+            assert spec["automountServiceAccountToken"] is False
         for part in spec["containers"]:
             assert part["securityContext"]["readOnlyRootFilesystem"] is True
             assert part["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -135,6 +137,24 @@ def test_compiled_kernels_can_be_kept_on_a_claim_for_new_pods(tmp_path: Path) ->
     (kernels,) = [one for one in volumes if one["name"] == "kernels"]
     assert kernels == {"name": "kernels", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
     assert claim["metadata"]["namespace"] == find(overlay, "Deployment", "worker")["metadata"]["namespace"]
+
+
+def test_an_endpoint_picker_finds_its_pool_its_workers_and_their_queue() -> None:
+    pool, picker = (find("inference-pool", kind, name) for kind, name in POOL)
+    reference = pool["spec"]["endpointPickerRef"]
+    service = find("inference-pool", "Service", reference["name"])
+    assert reference["port"]["number"] in [port["port"] for port in service["spec"]["ports"]]
+    assert service["spec"]["selector"].items() <= picker["spec"]["template"]["metadata"]["labels"].items()
+    (part,) = picker["spec"]["template"]["spec"]["containers"]
+    assert f"--pool-name={pool['metadata']['name']}" in part["args"]
+    workers = find("inference-pool", "Deployment", "worker")["spec"]["template"]
+    assert pool["spec"]["selector"]["matchLabels"].items() <= workers["metadata"]["labels"].items()
+    (worker,) = workers["spec"]["containers"]
+    assert [port["number"] for port in pool["spec"]["targetPorts"]] == [p["containerPort"] for p in worker["ports"]]
+    assert {"name": "TWOLANE_WORKER_OPEN_METRICS", "value": "true"} in worker["env"]
+    assert ["list" in rule["verbs"] for rule in find("inference-pool", "Role", "endpoint-picker")["rules"]] == 3 * [
+        True
+    ]
 
 
 def test_no_secret_is_in_the_manifests() -> None:
