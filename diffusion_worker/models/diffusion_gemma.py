@@ -8,6 +8,7 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.confidence import PromptHead
+from diffusion_worker.models.fused_layers import fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
@@ -42,6 +43,7 @@ class DiffusionGemmaModel:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
             model.set_experts_implementation(experts)
+        fuse_layers(self._encoder, self._decoder)
         # The decoder takes the last step's logits [canvas, vocab] and softens them itself. Passing the mean embeddings
         # [canvas, hidden] saves a softmax per step and, with 262144 tokens, 256 MiB per preempted request. Outside
         # `denoise` the hook does nothing, so that the model's own `generate()` still works.
