@@ -21,12 +21,12 @@ _READING_PARTS: Final = frozenset({"gather", "index", "index_select", "embedding
 _WRITING_PARTS: Final = frozenset({"index_put_", "scatter_", "index_copy_", "index_fill_", "_index_put_impl_"})
 
 
-class DispatchCounts(TorchDispatchMode):
+class DispatchCounts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`launches` by operation on a device, and `moved` bytes; those of the `apart` tensors, as a word table, are
     not counted."""
 
     def __init__(self, device: str, apart: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
         self.launches: Counter[str] = Counter()
         self.bytes_by_operation: Counter[str] = Counter()

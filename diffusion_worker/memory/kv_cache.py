@@ -154,20 +154,20 @@ class KvCache:
 class LayerView:
     """Cached keys and values of one layer [rows, heads, tokens, head_dim], in a buffer with room for a canvas."""
 
-    __slots__ = ("_buffers", "_tokens", "keys", "values")
+    __slots__ = ("_tokens", "buffers", "keys", "values")
 
     def __init__(
         self, stores: Sequence[torch.Tensor], index: slice | torch.Tensor, *, tokens: int, canvas: int
     ) -> None:
         self._tokens = tokens
-        self._buffers = [_buffer(store, index, tokens, canvas) for store in stores]
-        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self._buffers)
+        self.buffers = [_buffer(store, index, tokens, canvas) for store in stores]
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
 
     def joined(self, *canvas: torch.Tensor) -> list[torch.Tensor]:
         """Keys and values of context and canvas, whose own ones are written behind the context."""
-        for buffer, new in zip(self._buffers, canvas, strict=True):
+        for buffer, new in zip(self.buffers, canvas, strict=True):
             buffer[:, :, self._tokens :] = new
-        return self._buffers
+        return self.buffers
 
 
 class CanvasView:

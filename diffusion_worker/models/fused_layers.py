@@ -23,6 +23,66 @@ def fuse_layers(*stacks: Any) -> None:
             layer.forward = functools.partial(_forward, layer, layer.forward)
 
 
+class CompiledDecoder:
+    """A decoder pass compiled into one graph: without a break, and for any number of rows and context tokens."""
+
+    def __init__(self, decoder: Any) -> None:
+        def run(
+            canvas: torch.Tensor,
+            soft: torch.Tensor,
+            positions: torch.Tensor,
+            masks: dict[str, torch.Tensor | None],
+            buffers: list[list[torch.Tensor]],
+        ) -> torch.Tensor:
+            return _decoded(decoder, (canvas, soft, positions), masks, _Buffers(buffers, canvas.shape[1]))
+
+        self._run = torch.compile(run, fullgraph=True, dynamic=True)
+
+    def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor:
+        """Hidden states [rows, canvas, hidden]."""
+        # Two lengths that are equal in the first pass need not stay so.
+        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            hidden: torch.Tensor = self._run(
+                canvas, soft, context.positions, context.masks, [layer.buffers for layer in context.layers]
+            )
+        return hidden
+
+
+class _Buffers:
+    """Keys and values of context and canvas by layer, see `CanvasContext.joined`."""
+
+    def __init__(self, buffers: list[list[torch.Tensor]], canvas: int) -> None:
+        self._buffers, self._canvas = buffers, canvas
+
+    def joined(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+        """See `CanvasContext.joined`."""
+        for buffer, new in zip(self._buffers[layer], (keys, values), strict=True):
+            buffer[:, :, buffer.shape[2] - self._canvas :] = new
+        return self._buffers[layer]
+
+
+def _decoded(
+    decoder: Any,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    masks: dict[str, torch.Tensor | None],
+    cache: Any,
+) -> torch.Tensor:
+    """The library's decoder over (ids, self-conditioning, positions), layer by layer."""
+    canvas, soft, positions = inputs
+    hidden = _conditioned(decoder.self_conditioning, decoder.embed_tokens(canvas), soft)
+    kinds = decoder.text_config.layer_types
+    rotary = {kind: decoder.rotary_emb(hidden, positions, kind) for kind in sorted(set(kinds))}
+    for layer, kind in zip(decoder.layers, kinds, strict=True):
+        hidden = _layer(layer, hidden, rotary[kind], masks[kind], cache)
+    return _norm(decoder.norm, hidden)
+
+
+def _conditioned(module: Any, embeddings: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    normed = _norm(module.pre_norm, soft)
+    signal = module.down_proj(module.act_fn(module.gate_proj(normed)) * module.up_proj(normed))
+    return _norm(module.post_norm, embeddings + signal)
+
+
 def _forward(layer: Any, library: Any, hidden_states: torch.Tensor, **arguments: Any) -> torch.Tensor:
     cache = arguments.get("cache")
     if not getattr(cache, "runs_fused", False):
