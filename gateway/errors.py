@@ -14,6 +14,7 @@ GatewayError
 │   ├── ForbiddenOrigin       web pages of this origin may not send requests                            403
 │   └── UnsupportedMediaType  the body is not sent as plain JSON                                        415
 ├── TooManyBytes              the bodies and answers of other requests fill the memory set aside for them 503
+├── StoreUnavailable          the store of responses does not respond                                   503
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
 │   └── BudgetExceeded        the API key has used its budget of the day                                429
 ├── Draining                  the gateway is shutting down                                              503
@@ -163,6 +164,13 @@ class TooManyBytes(GatewayError):
 
     status = 503
     code = "overloaded"
+
+
+class StoreUnavailable(GatewayError):
+    """The store of responses, which the request refers to, does not respond."""
+
+    status = 503
+    code = "store_unavailable"
 
 
 class RateLimitExceeded(GatewayError):

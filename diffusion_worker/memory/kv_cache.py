@@ -55,21 +55,24 @@ class KvCache:
         """Bytes of all slots."""
         return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
 
-    def prefill_view(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> "PrefillView":
-        """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`; see
-        `seal`. Raises ValueError if they exceed a slot."""
+    def prefill_view(
+        self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int], *, width: int = 0
+    ) -> "PrefillView":
+        """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`, padded to
+        the longest row, and to at least `width`; see `seal`. Raises ValueError if they exceed a slot."""
         for have, more in zip(lengths, counts, strict=True):
             if have + more > self.slot_tokens:
                 raise ValueError(f"{more} tokens after {have} exceed the slot size of {self.slot_tokens}")
         self._last_view = None  # `seal` drops it in any case: the pass can use its memory
-        return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
+        return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts), width=width)
 
-    def seal(self, view: "PrefillView") -> None:
-        """Write the tokens of a finished pass into their slots. Raises CacheDamaged if that fails halfway: a ring
-        buffer has then lost old entries."""
+    def seal(self, view: "PrefillView", counts: Sequence[int] | None = None) -> None:
+        """Write the tokens of a finished pass into their slots: all, or the first `counts[i]` of each row. A ring
+        buffer cannot be rolled back, so tokens that may be wrong must not be written. Raises CacheDamaged if it fails
+        halfway: a ring buffer has then lost old entries."""
         self._last_view = None
         try:
-            view.write()
+            view.write(counts)
         except Exception as error:  # of any kind: part of the tokens may be written
             raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
 
@@ -223,13 +226,19 @@ class PrefillView:
     runs_fused = True
 
     def __init__(
-        self, store: "KvCache", *, slots: tuple[int, ...], lengths: tuple[int, ...], counts: tuple[int, ...]
+        self,
+        store: "KvCache",
+        *,
+        slots: tuple[int, ...],
+        lengths: tuple[int, ...],
+        counts: tuple[int, ...],
+        width: int = 0,
     ) -> None:
         self.slots, self.lengths, self.counts = slots, lengths, counts
         self._store = store
         self._index = _slot_index(slots, store.device)
         self._longest = max(lengths)
-        self._width = max(counts)
+        self._width = max(*counts, width)
         self._true = upload(lengths, store.device)
         self.positions = self._true[:, None] + torch.arange(self._width, device=store.device)  # [rows, new]
         kinds = _kinds(store.layers)
@@ -249,10 +258,11 @@ class PrefillView:
         old_values = _rows(self._store.values[layer_idx], self._index, kept)
         return torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
 
-    def write(self) -> None:
-        """Write the new tokens into the slots. Only after the pass: in a ring buffer they overwrite old context, and a
-        pass that fails halfway must leave the slots unchanged."""
-        targets = {kind: self._write_targets(layer) for kind, layer in _kinds(self._store.layers).items()}
+    def write(self, counts: Sequence[int] | None = None) -> None:
+        """Write the new tokens into the slots, or the first `counts[i]` of each row. Only after the pass: in a ring
+        buffer they overwrite old context, and a pass that fails halfway must leave the slots unchanged."""
+        written = self.counts if counts is None else counts
+        targets = {kind: self._write_targets(layer, written) for kind, layer in _kinds(self._store.layers).items()}
         for layer, (keys, values) in self._fresh.items():
             slot, row, token, index = targets[_kind(self._store.layers[layer])]
             self._store.keys[layer][slot, :, index] = keys[row, :, token]
@@ -271,12 +281,12 @@ class PrefillView:
         own = ((back >= 0) & (back < window)).expand(len(self.slots), -1, -1)
         return torch.cat([context, own], dim=2)[:, None]
 
-    def _write_targets(self, layer: int) -> torch.Tensor:
-        """(slot, row, new token, ring index) [4, tokens] of every unpadded token that the layer keeps: the last
+    def _write_targets(self, layer: int, counts: Sequence[int]) -> torch.Tensor:
+        """(slot, row, new token, ring index) [4, tokens] of every written token that the layer keeps: the last
         `capacity` of each row, so that no ring entry is written twice."""
         capacity = self._store.capacities[layer]
         parts = []
-        for row, (slot, length, count) in enumerate(zip(self.slots, self.lengths, self.counts, strict=True)):
+        for row, (slot, length, count) in enumerate(zip(self.slots, self.lengths, counts, strict=True)):
             token = torch.arange(max(0, count - capacity), count)
             index = torch.remainder(length + token, capacity)
             parts.append(torch.stack([torch.full_like(token, slot), torch.full_like(token, row), token, index]))

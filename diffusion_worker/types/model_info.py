@@ -67,6 +67,12 @@ class ModelInfo:
     quantised: str | None = None  # the method; None: not quantised in memory
     confidence: Mapping[DecodingMode, ConfidenceWeights] = field(default_factory=dict)  # of modes that have weights
 
+    def confidence_weights(self, decoding_mode: DecodingMode) -> ConfidenceWeights | None:
+        """The weights of a mode; None if it has none. Verified answers are those of autoregressive mode and have the
+        same measurements, so its weights serve them, too."""
+        shared = DecodingMode.AUTOREGRESSIVE if decoding_mode is DecodingMode.VERIFIED else decoding_mode
+        return self.confidence.get(decoding_mode, self.confidence.get(shared))
+
     @property
     def scores_prompts(self) -> bool:
         """Whether the confidence of an answer depends on the likelihood of its prompt."""

@@ -18,7 +18,17 @@ from typing import Final
 HOME: Final = Path(__file__).parent
 BUILT: Final = HOME.parents[1] / "build" / "clients"
 OPENAI_CLIENTS: Final = ("openai_python", "openai_node")
-CLIENTS: Final = (*OPENAI_CLIENTS, "ai_sdk", "anthropic_python")
+CLIENTS: Final = (
+    *OPENAI_CLIENTS,
+    "ai_sdk",
+    "anthropic_python",
+    "instructor",
+    "langchain",
+    "litellm_python",
+    "llama_index",
+    "openai_agents",
+    "pydantic_ai",
+)
 _LOCK_FILES: Final = ("requirements.txt", "package.json", "package-lock.json")
 
 
@@ -46,9 +56,11 @@ def build(client: str) -> Path:
 
 
 def _install(client: str, place: Path) -> None:
-    venv.create(place, with_pip=True)
-    pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--requirement", HOME / client / "requirements.txt"], check=True)
+    """Without a pip of its own, and without bytecode: a client imports few of the modules that it installs."""
+    venv.create(place, with_pip=False)
+    pip = [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "-qq"]
+    options = ["--no-deps", "--no-compile", "--requirement", HOME / client / "requirements.txt"]
+    subprocess.run([*pip, *options], check=True)
     if (HOME / client / "package.json").exists():
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HOME / client / name, place)

@@ -96,9 +96,9 @@ FAST: Final = Group(
             ),
         ),
         Case(
-            title="left-to-right decoding of the same weights, selected by name",
+            title="the same edit drafted on a canvas and verified left to right, selected by name",
             prompt=SLOPPY,
-            body=SHORT,
+            body={**SHORT, "prediction": {"type": "content", "content": "Fixed brokn token in api."}},
             model="careful",
             expect=Expectation(
                 route="direct", target="careful", attempts="careful=ok", answer=equals("fix broken token in api")

@@ -7,7 +7,7 @@ two still gets an error response with the right status.
 import asyncio
 import http
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -20,6 +20,7 @@ STATUS_LINES: Final = {
 }
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
+WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch`
 _BODILESS: Final = frozenset({204, 304})
 _log = logging.getLogger("twolane.http")
 
@@ -69,6 +70,7 @@ class RequestCycle:
         "_is_chunked",
         "_is_running",
         "_left",
+        "_on_disconnect",
         "_received_bytes",
         "_wire",
         "added_headers",
@@ -87,6 +89,8 @@ class RequestCycle:
         self._event = asyncio.Event()
         self._body = bytearray()
         self._holding = scope[IN_SCOPE] = holding
+        self._on_disconnect: Callable[[], None] | None = None
+        scope[WATCH] = self.watch
         self._received_bytes = 0
         self._is_running = False
         self.added_headers: Headers = ()  # of the response, whoever makes it
@@ -129,8 +133,21 @@ class RequestCycle:
         """The client has left, or the request was refused by the connection."""
         if not self.is_complete:
             self.is_disconnected = True
+            if self._on_disconnect is not None:
+                self._on_disconnect()
         self._event.set()
         self._release()
+
+    def watch(self, on_disconnect: Callable[[], None] | None) -> None:
+        """Call this once if the client leaves before its response is complete, at once if it has left; None: no longer.
+        The body must have been read. A task that waits for `receive` would cost more than the rest of a request."""
+        self._on_disconnect = on_disconnect
+        if on_disconnect is None:
+            return
+        if self.is_disconnected:
+            on_disconnect()
+        else:
+            self._wire.read_on()  # of a connection that is not read, nobody would see the end
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application; whatever happens, the client gets one response or notices the failure."""
@@ -231,7 +248,7 @@ class RequestCycle:
             elif name == b"connection" and b"close" in value.lower():
                 self.is_last = True
                 continue
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
         if status in _BODILESS or self.scope["method"] == "HEAD":
             self._left = 0
         elif self._left is None:
@@ -246,8 +263,7 @@ class RequestCycle:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        breaks = sum(part.endswith(b"\r\n") for part in lines)
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             self.has_started = False
             raise RuntimeError("a response header contains a line break")
         return head
