@@ -161,6 +161,9 @@ class translate_errors:  # noqa: N801 - a context manager without the cost of a 
             raise error from fault
 
 
+TRANSLATED: Final = translate_errors()  # it has no state
+
+
 def _translated(fault: Exception) -> UpstreamError | None:
     """None for what the HTTP client does not raise."""
     if isinstance(fault, aiohttp.ClientProxyConnectionError):
