@@ -34,6 +34,7 @@
 #define KNOWN_SHARE 0.3
 #define MIN_TRUST 0.1
 #define STRUCTURED_WORDS 8.0
+#define SHORT_TOKENS 40
 
 #define MIX 0x9E3779B1u
 #define NOT 0x2545F491u
@@ -842,9 +843,10 @@ static void probabilities_of(const Request *request, const double *shares, doubl
     double share = trust_of(request, shares) / sum;
     for (int task = 0; task < TASKS; task++)
         odds[task] *= share;
-    int words = own_words(request);
-    if (!request->has_answer && !request->has_system && words < STRUCTURED_WORDS)
-        odds[self->structured] *= words / STRUCTURED_WORDS;
+    if (!request->has_answer && !request->has_system && request->own_tokens < SHORT_TOKENS) {
+        int words = own_words(request);
+        odds[self->structured] *= words < STRUCTURED_WORDS ? words / STRUCTURED_WORDS : 1.0;
+    }
 }
 
 /* The numbers of the strongest words for a task in the unit that says most for it, the strongest first. */

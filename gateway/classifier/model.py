@@ -27,6 +27,7 @@ _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which t
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
 _STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
 _SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
+_SHORT_TOKENS: Final = 40  # of a text that may have so few words; longer ones are not counted
 FLAG_WEIGHT: Final = 0.5
 
 
@@ -139,7 +140,7 @@ class PythonScore:
         shares /= shares.sum()
         scores = (shares @ units)[:-1] + parts.request_flags.take(found.request, axis=0).sum(axis=0)
         probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
-        if not (answer or system):
+        if found.own_tokens < _SHORT_TOKENS and not (answer or system):
             probabilities[parts.structured] *= min(1.0, self._own_words(found) / _STRUCTURED_WORDS)
         best = probabilities.index(max(probabilities))
         strongest = self._strongest(found, each, int((shares * units[:, best]).argmax()), best)
