@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "weights": ("twolane.fetch", False, "download a checkpoint, resumably, and verify it"),
     "quality": ("twolane.quality", False, "run a small quality server (SmolLM2-135M) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
+    "admin": ("twolane.admin.command", False, "ask a running gateway or worker over its admin port"),
     "keys": ("twolane.keys", False, "create an API key"),
     "demo": ("twolane.demo.command", False, "start worker, quality server and gateway, and send sample requests"),
     "bench": ("twolane.bench.command", False, "send an open-loop load and report client-side latency"),

