@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # another process. Slow tests wait more. tests/conftest.py starts the longest files first.
 PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 
-.PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-deploy \
+.PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-clients test-deploy \
   test-images secrets chaos demo docs clean
 
 help: ## list the commands
@@ -73,6 +73,9 @@ test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
 	$(PYTEST_SHARED) -m 'not slow and not images'
+
+test-clients: $(READY) $(PROVIDERS) clients ## run client libraries, each as released, against the real stack
+	$(BIN)/python -m pytest tests/clients --durations 5
 
 test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## test dashboards and alerts on a live Prometheus, and run a minute of chaos
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5

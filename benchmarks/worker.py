@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.worker_load import under_load
-from benchmarks.worker_requests import InstrumentedModel, Run, Transformers, answer, request_for, samples
+from benchmarks.worker_requests import MIXED_TASKS, InstrumentedModel, Run, Transformers, answer, request_for, samples
 from benchmarks.worker_steps import ROWS, StepCost, step_costs
 from benchmarks.worker_waits import predicted_wait
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.requests import GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 
 CONCURRENCY: Final = 8  # requests in flight
 REQUESTS: Final = 12 * CONCURRENCY  # many, so that filling and draining the batch matters little
@@ -63,6 +63,8 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
         "staggered, tokens/s": Bar(note="x what the model allows", at_least=0.85),
         "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
         "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
+        "mixed decoding modes, time": Bar(note="x each mode by itself", at_most=1.2),
+        "verified, latency": Bar(note="x autoregressive", at_most=0.5),
         "outside the model at 8 rows": Bar(note="share of a step", at_most=0.12),
         "predicted wait, median error": Bar(note="of the wait", at_most=0.25),
         "event loop held up, p99": Bar(note="ms", at_most=10.0),
@@ -104,6 +106,7 @@ def main() -> int:
     figures = [
         *throughput(model, reference, requests, [sample.answer for sample in drawn], costs),
         passes(model, requests),
+        *decoding_modes(model, requests),
         outside(costs[CONCURRENCY]),
         asyncio.run(waits(model, requests)),
         *asyncio.run(loaded(model, requests, options.requests)),
@@ -187,6 +190,36 @@ def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figu
     answer(apart, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
     detail = f"{apart.passes} against {together.passes} for {len(requests)} requests, {CONCURRENCY} at a time"
     return Figure(name="staggered, forward passes", value=apart.passes / together.passes, detail=detail)
+
+
+def decoding_modes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> list[Figure]:
+    """Requests of all decoding modes in one batch against each mode by itself, and single requests of two modes;
+    alternately."""
+    modes = tuple(DecodingMode)
+    tasks = len(MIXED_TASKS)  # in turn
+    mixed = [replace(each, decoding_mode=modes[place // tasks % len(modes)]) for place, each in enumerate(requests)]
+    groups = [[each for each in mixed if each.decoding_mode is mode] for mode in modes]
+    ones = {mode: [replace(each, decoding_mode=mode) for each in requests[:CONCURRENCY]] for mode in modes}
+    together, apart, alone = list[float](), list[float](), {mode: list[float]() for mode in modes}
+    for _ in range(ROUNDS):
+        together.append(answer(model, mixed, rows=CONCURRENCY).seconds)
+        apart.append(sum(answer(model, group, rows=CONCURRENCY).seconds for group in groups))
+        for mode in modes:
+            alone[mode].append(answer(model, ones[mode], rows=1).seconds / CONCURRENCY)
+    seconds = {mode: statistics.median(taken) for mode, taken in alone.items()}
+    verified, read = seconds[DecodingMode.VERIFIED], seconds[DecodingMode.AUTOREGRESSIVE]
+    return [
+        Figure(
+            name="mixed decoding modes, time",
+            value=statistics.median(together) / statistics.median(apart),
+            detail=f"{statistics.median(together):.2f} against {statistics.median(apart):.2f} s, {len(mixed)} requests",
+        ),
+        Figure(
+            name="verified, latency",
+            value=verified / read,
+            detail=f"{1000 * verified:.1f} against {1000 * read:.1f} ms",
+        ),
+    ]
 
 
 def outside(cost: StepCost) -> Figure:

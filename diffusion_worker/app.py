@@ -4,6 +4,7 @@ Sockets listen before the weights are loaded: meanwhile `/health` reports the st
 """
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -241,6 +242,7 @@ def _say(line: str) -> None:
     print(f"twolane worker: {line}", flush=True)
 
 
+@functools.cache
 def _version() -> str:
     try:
         return metadata.version("twolane")

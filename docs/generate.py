@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+from docs.compatibility import compatibility
 from docs.parameters import parameters
 from docs.tables import table
 
@@ -41,6 +42,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "reference/policy.md": _policy,
         "reference/headers.md": _headers,
         "reference/parameters.md": parameters,
+        "reference/compatibility.md": compatibility,
         "reference/errors.md": _errors,
         "reference/metrics.md": _metrics,
         "decisions/index.md": _decisions,

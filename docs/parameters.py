@@ -95,9 +95,9 @@ beyond its engine. Both may name parameters that are not in the table.
 
 ## Sampling in the worker
 
-In autoregressive mode, sampling follows vLLM's definitions token by token: `logit_bias`, then the repetition,
-frequency and presence penalties, the temperature, `min_p`, `top_k` and `top_p`. The repetition penalty counts prompt
-and output, the others the output. Without a `temperature`, this mode takes the most likely token.
+In autoregressive and verified mode, sampling follows vLLM's definitions token by token: `logit_bias`, then the
+repetition, frequency and presence penalties, the temperature, `min_p`, `top_k` and `top_p`. The repetition penalty
+counts prompt and output, the others the output. Without a `temperature`, these modes take the most likely token.
 
 A denoising step applies the same formulas and masks at every position of a canvas. Penalties count the prompt, the
 output of earlier canvases, and the tokens that were accepted so far *before* the position on the same canvas

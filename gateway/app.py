@@ -29,7 +29,8 @@ from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
-from gateway.state.response_store import ResponseStore
+from gateway.state.redis_response_store import open_response_store
+from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
@@ -114,6 +115,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_background_task(keys.follow()))
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
+        stack.callback(metrics.flush)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
         if tracing is not None:
@@ -152,7 +154,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        store = _response_store(settings, clock)
+        store = await stack.enter_async_context(_response_store(settings, clock))
         generation = GenerationApis(
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
@@ -189,15 +191,21 @@ def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> 
     return Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
 
 
-def _response_store(settings: Settings, clock: SystemWorld) -> ResponseStore | None:
+@contextlib.asynccontextmanager
+async def _response_store(settings: Settings, clock: SystemWorld) -> AsyncIterator[ResponseStore | None]:
+    limits: dict[str, Any] = {
+        "max_bytes": settings.responses_bytes,
+        "max_read_bytes": settings.max_body_bytes,
+        "lifetime_s": settings.responses_s,
+    }
     if not settings.responses_bytes:
-        return None
-    return ResponseStore(
-        max_bytes=settings.responses_bytes,
-        max_read_bytes=settings.max_body_bytes,
-        lifetime_s=settings.responses_s,
-        now_s=clock.now_s,
-    )
+        yield None
+    elif settings.responses_store == "redis" and settings.redis_url is not None:
+        namespace = settings.redis_namespace
+        async with open_response_store(clock, url=settings.redis_url, namespace=namespace, **limits) as store:
+            yield store
+    else:
+        yield MemoryResponseStore(now_s=clock.now_s, **limits)
 
 
 def _warn_of_budgets(policy: Policy, *, is_shared: bool) -> None:

@@ -2,6 +2,7 @@
 embeddings, the questions of decisions, the options of messages, the fields that answers repeat. One record beside the
 chat, so that chats pay for one field."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from twolane.process.decisions.questions import DecisionRequest
 
 CHAT_PATH: Final = "/v1/chat/completions"
 MESSAGES_PATH: Final = "/v1/messages"
+_MAX_NAME: Final = 64  # of a tool, in chats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +60,24 @@ class BeyondChat:
     decision: DecisionRequest | None = None  # its questions
     ignored: frozenset[str] = frozenset()  # fields that no target gets, and that the response names
     items_to_store: bytes | None = None  # with the response; None: it is not stored
+    renamed: Mapping[str, str] = field(default_factory=dict)  # chat fields as this request named them, for errors
     repeated: Mapping[str, Any] = field(default_factory=dict)  # fields that the answer repeats
     options: MessagesOptions | None = None
+    response_body: bytes | None = None  # of a request for a response, for targets with responses
 
 
 A_CHAT: Final = BeyondChat()
+
+
+def joined_name(namespace: str | None, name: str) -> str:
+    """The name under which a chat offers a tool. One that is too long for a chat is shortened, and stays unique."""
+    joined = f"{namespace}__{name}" if namespace else name
+    if not namespace or len(joined) <= _MAX_NAME:
+        return joined
+    digest = hashlib.sha256(joined.encode()).hexdigest()[:8]
+    return f"{joined[: _MAX_NAME - len(digest) - 1]}_{digest}"
+
+
+def hosted_name(kind: str) -> str:
+    """The tool that creates items of this type: `web_search` for `web_search_call`."""
+    return "mcp" if kind.startswith("mcp_") else kind.removesuffix("_output").removesuffix("_call")

@@ -178,6 +178,7 @@ class Capability(StrEnum):
     IMAGES = "images"
     EMBEDDINGS = "embeddings"
     DECISIONS = "decisions"
+    RESPONSES = "responses"
 
 
 class TargetApi(StrEnum):
@@ -187,6 +188,7 @@ class TargetApi(StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
     DECISIONS = "decisions"
+    RESPONSES = "responses"
     TOKENIZE = "tokenize"  # counts the tokens of a chat; see `attempts.token_count`
 
 

@@ -14,6 +14,7 @@ GatewayError
 │   ├── ForbiddenOrigin       web pages of this origin may not send requests                            403
 │   └── UnsupportedMediaType  the body is not sent as plain JSON                                        415
 ├── TooManyBytes              the bodies and answers of other requests fill the memory set aside for them 503
+├── StoreUnavailable          the store of responses does not respond                                   503
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
 │   └── BudgetExceeded        the API key has used its budget of the day                                429
 ├── Draining                  the gateway is shutting down                                              503
@@ -60,9 +61,7 @@ class GatewayError(Exception):  # the base class of all
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
-        self.retry_after_s = retry_after_s
+        self.message, self.param, self.retry_after_s = message, param, retry_after_s
 
 
 class BadRequest(GatewayError):
@@ -163,6 +162,13 @@ class TooManyBytes(GatewayError):
 
     status = 503
     code = "overloaded"
+
+
+class StoreUnavailable(GatewayError):
+    """The store of responses, which the request refers to, does not respond."""
+
+    status = 503
+    code = "store_unavailable"
 
 
 class RateLimitExceeded(GatewayError):
@@ -277,10 +283,7 @@ class DeadlineExceeded(AttemptFailed):
 
 
 class InvalidOutput(AttemptFailed):
-    """The response does not match the requested format.
-
-    `detail` names the schema keyword and pointer.
-    """
+    """The response does not match the requested format; `detail` names the schema keyword and pointer."""
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
@@ -327,8 +330,7 @@ class ContextLengthExceeded(AttemptFailed):
         detail: str = "",
     ) -> None:
         super().__init__(message, detail=detail or "context length exceeded", param=param or "messages")
-        self.limit = limit
-        self.needed = needed
+        self.limit, self.needed = limit, needed
 
 
 class Refused(AttemptFailed):
@@ -344,8 +346,7 @@ class Refused(AttemptFailed):
         self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None, detail: str = ""
     ) -> None:
         super().__init__(message, detail=detail or f"status {status}", param=param)
-        self.status = status
-        self.code = code or "refused"
+        self.status, self.code = status, code or "refused"
 
 
 class NoRoute(GatewayError):
@@ -390,10 +391,7 @@ class PolicyError(CannotStart):
     def __init__(self, cause: str, *, file: str, line: int = 0, column: int = 0, key: str = "") -> None:
         position = f"{file}:{line}:{column}" if line else file
         super().__init__(f"{position}: {key}: {cause}" if key else f"{position}: {cause}", param=key or None)
-        self.file = file
-        self.line = line
-        self.column = column
-        self.key = key
+        self.file, self.line, self.column, self.key = file, line, column, key
 
 
 class PolicyUnreadable(PolicyError):

@@ -17,6 +17,7 @@ from gateway.types import Capabilities, Query, RequestParameters, Target
 NAME: Final = "messages[].name"
 CACHE_CONTROL: Final = "cache_control"  # of a message, of a part of its content, or of a tool
 NESTED: Final = frozenset({NAME, CACHE_CONTROL})
+NOT_OF_CHATS: Final = frozenset({"truncation"})  # of responses, and ignored only where they become chats
 MAX_N: Final = 128  # OpenAI's limit of `n`; from a target without `n`, they are requested one by one
 
 
@@ -111,7 +112,8 @@ _HINTS: Final[Mapping[str, Capability | None]] = {
         (
             *("user", "safety_identifier", NAME, "metadata", "request_id"),  # identities and labels
             *("store", "service_tier", "priority"),  # storage and scheduling on the provider's side
-            *("prompt_cache_key", "prompt_cache_retention", "cache_salt", "cache_prompt", "id_slot", CACHE_CONTROL),
+            *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
+            *("cache_salt", "cache_prompt", "id_slot", CACHE_CONTROL),
             *("keep_alive", "verbosity", "include_reasoning"),
         )
     ),
@@ -228,7 +230,10 @@ def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozens
     if is_chat and not has_others and query.needs <= capabilities.supported:
         return frozenset()
     missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
-    missing.update(asked.hosted)
+    if passes_responses(target, capabilities, query):
+        missing.discard(Capability.CHAT.value)
+    else:
+        missing.update(asked.hosted)
     if not is_chat:
         missing |= _lacking_api(target, capabilities, query)
     if capabilities.is_open:
@@ -248,6 +253,8 @@ def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> 
     no text completions, or none with a suffix. Capabilities are None for a worker that was not polled yet."""
     if query.beyond_chat.api is TargetApi.DECISIONS:
         return _decisions_api(target, capabilities)
+    if passes_responses(target, capabilities, query):
+        return TargetApi.RESPONSES
     if query.beyond_chat.api is not TargetApi.COMPLETIONS:
         return query.beyond_chat.api
     if capabilities is None:
@@ -256,6 +263,13 @@ def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> 
         return TargetApi.CHAT
     has_suffix = any(prompt.suffix is not None and prompt.marked is None for prompt in query.beyond_chat.prompts)
     return TargetApi.CHAT if has_suffix and Capability.SUFFIX not in capabilities.supported else TargetApi.COMPLETIONS
+
+
+def passes_responses(target: Target, capabilities: Capabilities | None, query: Query) -> bool:
+    """Whether a request for a response is sent to the target as such, and not as a chat."""
+    if query.beyond_chat.response_body is None or capabilities is None or target.kind is not Kind.OPENAI:
+        return False
+    return Capability.RESPONSES in capabilities.supported
 
 
 def _decisions_api(target: Target, capabilities: Capabilities | None) -> TargetApi:
@@ -286,6 +300,8 @@ def ignored_by(target: Target, query: Query) -> tuple[str, ...]:
     """The parameters of a request that have an effect and that are left out: the policy tells the target to ignore
     them, or the gateway cannot honour them."""
     ignored = query.beyond_chat.ignored
+    if ignored and passes_responses(target, target.capabilities, query):
+        ignored -= NOT_OF_CHATS
     if target.ignore:
         ignored |= target.ignore & query.parameters.names
     return tuple(sorted(ignored)) if ignored else ()

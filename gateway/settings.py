@@ -79,9 +79,9 @@ class Settings:
     )
     recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
     http_client: str = setting(
-        one_of("aiohttp", "pooled"),
-        "client for targets at http:// URLs without a proxy: aiohttp, or the gateway's own, which is experimental",
-        default="aiohttp",
+        one_of("pooled", "aiohttp"),
+        "client for targets at http:// URLs without a proxy: the gateway's own, which costs less, or aiohttp",
+        default="pooled",
     )
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
     heartbeat_s: float = setting(
@@ -103,9 +103,12 @@ class Settings:
         text("NAME"), "replicas with the same namespace share state in Redis", default="twolane"
     )
     responses_bytes: int = setting(
-        whole(0, 1 << 40),
-        "responses with `store: true` that are kept in memory, in bytes; 0 keeps none; requires a single process",
-        default=0,
+        whole(0, 1 << 40), "responses with `store: true` that are kept, in bytes; 0 keeps none", default=0
+    )
+    responses_store: str = setting(
+        one_of("memory", "redis"),
+        "where responses are kept: in memory, which requires a single process, or in the Redis of --redis-url",
+        default="memory",
     )
     responses_s: float = setting(seconds(), "time that a response is kept", default=3600.0)
     drain_s: float = setting(seconds(), "time for running requests to finish after SIGTERM", default=310.0)
@@ -117,14 +120,21 @@ class Settings:
                 f"{SCHEMA.flag('max_inflight_bytes')} {self.max_inflight_bytes}: must be at least"
                 f" {SCHEMA.flag('max_body_bytes')}, {self.max_body_bytes}"
             )
-        if self.responses_bytes and self.workers > 1:
-            raise ConfigurationError(
-                f"{SCHEMA.flag('responses_bytes')} requires {SCHEMA.flag('workers')} 1: each process would keep its own"
-            )
+        self._check_store()
         for name in ("host", "admin_host"):
             if self.keys_file is None:
                 flag, variable = SCHEMA.flag(name), SCHEMA.variable(name)
                 require_keys(host=getattr(self, name), flag=flag, variable=variable, prefix=PREFIX)
+
+    def _check_store(self) -> None:
+        flag = SCHEMA.flag
+        if self.responses_store == "redis" and self.redis_url is None:
+            raise ConfigurationError(f"{flag('responses_store')} redis requires {flag('redis_url')}")
+        if self.responses_bytes and self.workers > 1 and self.responses_store == "memory":
+            raise ConfigurationError(
+                f"{flag('responses_bytes')} requires {flag('workers')} 1 or {flag('responses_store')} redis:"
+                " each process would keep its own"
+            )
 
 
 # Policies may name variables of their own that begin with TWOLANE_, so only misspelt ones are refused.

@@ -1,13 +1,15 @@
 """Evaluates the accuracy and latency of a checkpoint: `python -m training.evaluate [--check] [--json FILE]`. With
 `--gate`, evaluates its confidence instead: precision and recall of what a minimum confidence serves (`training.gate`).
 
-Every sample is completed by the serving loop, once by diffusion and once autoregressively with the same weights.
-Accuracy is exact match on combinations that were held out of training, without constraints. Latency is the median over
-single requests on one thread, so the ratio of both modes is what a single client observes.
+Every sample is completed by the serving loop in every decoding mode, with the same weights. Accuracy is exact match on
+combinations that were held out of training, without constraints. Latency is the median over single requests on one
+thread, all modes in turn, so the ratio of two modes is what a single client observes. Verified answers must be those of
+autoregressive decoding.
 """
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -23,6 +25,7 @@ from rich.table import Table
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.events import Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.edits import Edits, edits
 from training.gate.report import evaluate_gate
@@ -33,6 +36,9 @@ from training.tasks.sample import Sample, SampleSpec
 TIMED: Final = 30
 ROWS: Final = 32  # in a batch; latency is measured with one
 AUROC_BAR: Final = 0.90
+VERIFIED_TASKS: Final = ("extraction", "clean-up")  # whose verified answers have bars of cost
+VERIFIED_PASSES_BAR: Final = 4.0  # per canvas
+VERIFIED_SPEED_BAR: Final = 3.0  # times as fast as autoregressive decoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,7 @@ OUT_OF_DISTRIBUTION: Final = Case(task="out-of-distribution", words="known")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Results of one case in one decoding mode. Passes are denoising steps or decoded tokens; latency is in ms."""
+    """Results of one case in one decoding mode. Passes are those after the prompt, without seals; latency is in ms."""
 
     accuracy: float
     passes: float
@@ -72,6 +78,8 @@ class Outcome:
     converged: float  # share of answers whose blocks all stopped by stability
     right: tuple[bool, ...] = field(repr=False)
     confidences: tuple[float, ...] = field(repr=False)
+    answers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    canvases: float = 1.0  # of an answer
 
     def mean_confidence(self, *, right: bool) -> float | None:
         """Mean confidence of the correct, or incorrect, answers; None if there are none."""
@@ -81,10 +89,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Results of a case in both decoding modes."""
+    """Results of a case in every decoding mode."""
 
     case: Case
     denoised: Outcome
+    verified: Outcome
     read: Outcome
 
     @property
@@ -93,9 +102,29 @@ class Row:
         return self.read.latency_ms / self.denoised.latency_ms
 
     @property
+    def verified_speed_ratio(self) -> float:
+        """Latency of autoregressive decoding divided by that of verified decoding."""
+        return self.read.latency_ms / self.verified.latency_ms
+
+    @property
+    def identical(self) -> float:
+        """Share of verified answers that are those of autoregressive decoding."""
+        pairs = list(zip(self.verified.answers, self.read.answers, strict=True))
+        return statistics.fmean(mine == theirs for mine, theirs in pairs) if pairs else 1.0
+
+    @property
     def is_cleared(self) -> bool:
-        """Whether the accuracy reaches the bar, if there is one."""
-        return self.case.bar is None or self.denoised.accuracy >= self.case.bar
+        """Whether the accuracy reaches the bar, if there is one, and verified answers are the right ones at their
+        cost."""
+        is_right = self.case.bar is None or self.denoised.accuracy >= self.case.bar
+        return is_right and self.identical == 1.0 and self._is_fast
+
+    @property
+    def _is_fast(self) -> bool:
+        if self.case.task not in VERIFIED_TASKS:
+            return True
+        passes = self.verified.passes / self.verified.canvases
+        return passes <= VERIFIED_PASSES_BAR and self.verified_speed_ratio >= VERIFIED_SPEED_BAR
 
 
 def main() -> int:
@@ -118,7 +147,7 @@ def main() -> int:
     edited = edits(model, options.count)
     show(rows, out_of_distribution, separation, edited)
     if options.json:
-        figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, out_of_distribution)]
+        figures = [_figures(row) for row in (*rows, out_of_distribution)]
         options.json.write_text(
             json.dumps({"rows": figures, "confidence": asdict(separation), "edits": asdict(edited)}, indent=1) + "\n"
         )
@@ -127,41 +156,72 @@ def main() -> int:
 
 
 def evaluate(model: DiffusionModel, case: Case, count: int, *, timed: int = TIMED) -> Row:
-    """Evaluate `count` held-out samples of a case in both decoding modes; latency is measured on `timed` of them, one
+    """Evaluate `count` held-out samples of a case in every decoding mode; latency is measured on `timed` of them, one
     at a time."""
     spec = SampleSpec(split="test", invented=1.0 if case.words == "invented" else 0.0)
     samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), spec) for i in range(count)]
-    denoised = [request_for(model, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]
-    read = [request_for(model, s, DecodingMode.AUTOREGRESSIVE) for s in samples]
+    requests = {
+        mode: [
+            request_for(model, s, mode, case.from_source and mode is not DecodingMode.AUTOREGRESSIVE) for s in samples
+        ]
+        for mode in DecodingMode
+    }
+    latencies = _latencies_ms(model, [[each[place] for each in requests.values()] for place in range(timed)])
+    outcomes = {
+        mode: _outcome(model, samples, requests[mode], latency_ms)
+        for mode, latency_ms in zip(requests, latencies, strict=True)
+    }
     return Row(
-        case=case, denoised=_outcome(model, samples, denoised, timed), read=_outcome(model, samples, read, timed)
+        case=case,
+        denoised=outcomes[DecodingMode.DIFFUSION],
+        verified=outcomes[DecodingMode.VERIFIED],
+        read=outcomes[DecodingMode.AUTOREGRESSIVE],
     )
 
 
 def _outcome(
-    model: DiffusionModel, samples: Sequence[Sample], requests: Sequence[GenerationRequest], timed: int
+    model: DiffusionModel, samples: Sequence[Sample], requests: Sequence[GenerationRequest], latency_ms: float
 ) -> Outcome:
     answers = run(model, requests, max_num_seqs=ROWS)
     right = [text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
     usages = [answer.end.usage for answer in answers]
-    denoised = requests[0].decoding_mode is DecodingMode.DIFFUSION
+    mode, canvas = requests[0].decoding_mode, model.info.denoising.canvas_length
     return Outcome(
         accuracy=statistics.fmean(right),
-        passes=statistics.fmean(u.denoising_steps if denoised else u.completion_tokens for u in usages),
-        latency_ms=_latency_ms(model, requests[:timed]),
-        converged=statistics.fmean(bool(usage.converged) for usage in usages) if denoised else 1.0,
+        passes=statistics.fmean(_passes(usage, mode) for usage in usages),
+        latency_ms=latency_ms,
+        converged=statistics.fmean(bool(u.converged) for u in usages) if mode is DecodingMode.DIFFUSION else 1.0,
         right=tuple(right),
         confidences=tuple(usage.confidence or 0.0 for usage in usages),
+        answers=tuple(answer.ids for answer in answers),
+        canvases=statistics.fmean(math.ceil(usage.completion_tokens / canvas) for usage in usages),
     )
 
 
-def _latency_ms(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> float:
-    times = []
-    for request in requests:
-        started = time.perf_counter()
-        run(model, [request], max_num_seqs=1)
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times)
+def _passes(usage: Usage, mode: DecodingMode) -> int:
+    if mode is DecodingMode.VERIFIED:
+        return usage.forward_passes - 1  # that of the prompt
+    return usage.denoising_steps if mode is DecodingMode.DIFFUSION else usage.completion_tokens
+
+
+def _latencies_ms(model: DiffusionModel, groups: Sequence[Sequence[GenerationRequest]]) -> list[float]:
+    """Median latency of the first, second, ... requests of the groups."""
+    times: list[list[float]] = [[] for _ in groups[0]]
+    for group in groups:
+        for request, taken in zip(group, times, strict=True):
+            started = time.perf_counter()
+            run(model, [request], max_num_seqs=1)
+            taken.append(1000 * (time.perf_counter() - started))
+    return [statistics.median(taken) for taken in times]
+
+
+def _figures(row: Row) -> dict[str, object]:
+    """The figures of a row, without its answers."""
+    ratios = {"speed_ratio": row.speed_ratio, "verified_speed_ratio": row.verified_speed_ratio}
+    figures = {**asdict(row), **ratios, "identical": row.identical}
+    for mode in ("denoised", "verified", "read"):
+        del figures[mode]["answers"]
+    return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +262,8 @@ def separate(outcomes: Sequence[Outcome]) -> Separation:
 def show(rows: Sequence[Row], out_of_distribution: Row, separation: Separation, edited: Edits) -> None:
     """Print the tables."""
     table = Table(title="Exact match on held-out combinations", title_justify="left")
-    for heading in ("", "denoised", "bar", "passes", "ms", "autoregressive", "passes", "ms", "speed-up"):
+    headings = ("", "denoised", "bar", "passes", "ms", "speed-up")
+    for heading in (*headings, "verified", "identical", "passes", "ms", "speed-up", "autoregr.", "passes", "ms"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
         table.add_row(
@@ -211,12 +272,17 @@ def show(rows: Sequence[Row], out_of_distribution: Row, separation: Separation, 
             "" if row.case.bar is None else f"{row.case.bar:.0%}",
             f"{row.denoised.passes:.1f}",
             f"{row.denoised.latency_ms:.1f}",
+            f"{row.speed_ratio:.1f} x",
+            f"{row.verified.accuracy:.1%}",
+            f"{row.identical:.1%}",
+            f"{row.verified.passes:.1f}",
+            f"{row.verified.latency_ms:.1f}",
+            f"{row.verified_speed_ratio:.1f} x",
             f"{row.read.accuracy:.1%}",
             f"{row.read.passes:.1f}",
             f"{row.read.latency_ms:.1f}",
-            f"{row.speed_ratio:.1f} x",
         )
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     sure = Table(title="Mean confidence of denoised answers", title_justify="left")
     for heading in ("", "correct", "incorrect", "converged"):

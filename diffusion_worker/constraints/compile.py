@@ -26,7 +26,7 @@ from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, T
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
-COMPILER_VERSION: Final = 3  # part of every cache key; raise it whenever the compiler may produce a different automaton
+COMPILER_VERSION: Final = 4  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Stats:
     states: int
     edges: int  # pairs of a state and a byte class with a transition
     tier: int  # of size limits, 0 is the most generous
-    truncated: bool  # whether a depth limit made the language smaller
+    truncated: bool  # whether a depth limit made the language smaller, also that of unconstrained values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def compile_schema(
             continue
         minimal = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
         if minimal.rows:
-            return _compilation(minimal, builder.unchecked, tier=tier, truncated=bool(builder.truncations))
+            return _compilation(minimal, builder.unchecked, tier=tier, truncated=builder.is_cut)
         if not builder.truncations:
             raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)

@@ -25,12 +25,16 @@ def decode(model: DiffusionModel, items: Sequence[Decode], hidden: torch.Tensor,
     returned NaN or infinity; and 1 where the constraint allowed one token only.
     """
     last = upload([len(item.ids) - 1 for item in items], model.device)
-    logits = model.logits(hidden[torch.arange(len(items), device=model.device), last])  # [rows, vocab]
+    return choose(items, model.logits(hidden[torch.arange(len(items), device=model.device), last]), draws)
+
+
+def choose(items: Sequence[Decode], logits: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """The same from the logits [rows, vocab] of each item's next token."""
     limited, is_forced = _limited(items, logits)
     limited = penalised(items, limited)
     ids = limited.argmax(-1)
     if any(item.temperature for item in items):
-        is_sampled = upload([bool(item.temperature) for item in items], model.device)
+        is_sampled = upload([bool(item.temperature) for item in items], logits.device)
         ids = torch.where(is_sampled, _sampled(items, limited, draws), ids)
     logprob = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
     return torch.stack([ids.double(), logprob.double(), is_forced.double()], dim=-1)
@@ -47,9 +51,9 @@ def token_result(item: Decode, row: Sequence[float], *, prompt_surprise: float =
     )
 
 
-def padded(rows: Sequence[tuple[int, ...]], device: torch.device) -> torch.Tensor:
-    """Ids of unequal length as one tensor [rows, longest], padded with 0 on the right."""
-    longest = max(len(row) for row in rows)
+def padded(rows: Sequence[tuple[int, ...]], device: torch.device, *, width: int = 0) -> torch.Tensor:
+    """Ids of unequal length as one tensor [rows, longest], padded with 0 on the right, to at least `width`."""
+    longest = max(width, *(len(row) for row in rows))
     return upload([row + (0,) * (longest - len(row)) for row in rows], device)
 
 

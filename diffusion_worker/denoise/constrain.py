@@ -45,22 +45,20 @@ def constrain(
     scores: Scores,
     sampled: torch.Tensor,
     draw: Callable[[], torch.Tensor],
-    logits: torch.Tensor,
     progress: Callable[[], None] = lambda: None,
 ) -> Constrained:
     """Replace the scores and sampled tokens [rows, canvas] of constrained rows.
 
-    `draw` returns uniform numbers [rows, canvas] in [0, 1) for sampling. `logits` [rows, canvas, vocab] are those of
-    the model at temperature 1, from which the confidence of the constrained text is computed. `progress` is called
-    after each constrained row.
+    `draw` returns uniform numbers [rows, canvas] in [0, 1) for sampling. The confidence of the constrained text is that
+    of the model at temperature 1. `progress` is called after each constrained row.
     """
     rows = [row for row, item in enumerate(items) if item.matcher is not None]
     if not rows:
         return Constrained(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
-    index = upload(rows, logits.device)
-    fetched = torch.cat([scores.z[index].float().flatten(1), draw()[index].float()], dim=-1).cpu().numpy()
+    index, z = upload(rows, sampled.device), scores.annealed(rows)
+    fetched = torch.cat([z.flatten(1), draw()[index].float()], dim=-1).cpu().numpy()
     began = time.perf_counter()
-    canvas, vocab = scores.z.shape[1:]  # logits first and contiguous, so that numpy need not copy
+    canvas, vocab = z.shape[1:]  # logits first and contiguous, so that numpy need not copy
     constrained = []
     for row, seen in zip(rows, fetched, strict=True):
         constrained.append(_ConstrainedRow(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:]))
@@ -77,7 +75,7 @@ def constrain(
             scores,
             entropy=replaced(scores.entropy, "entropy"),
             surest=surest,
-            logprob=logits.gather(-1, surest[..., None])[..., 0] - logits.logsumexp(-1),
+            logprob=scores.logprob_of(surest),
         ),
         sampled=replaced(sampled, "sampled"),
         forced=replaced(torch.zeros_like(surest, dtype=torch.bool), "forced"),

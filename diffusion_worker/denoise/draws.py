@@ -4,11 +4,13 @@ Every draw is a pure function of (seed, block, step, purpose, position): without
 cannot change it. `GeneratorDraws` instead consumes a torch.Generator in the order of transformers' `generate()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as nnf
 
 from diffusion_worker.models.host_to_device import upload
@@ -17,7 +19,6 @@ from diffusion_worker.types.requests import SequenceId
 OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # purposes of a draw
 _MASK = (1 << 64) - 1
 _STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
-_POSITION_STRIDE = _STRIDE - (1 << 64)  # the same bits as a signed number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,11 @@ class Draws(Protocol):
         """One id per position [rows, canvas], sampled from probabilities [rows, canvas, vocab]."""
         ...
 
+    def uniforms(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor | None:
+        """The uniform numbers [rows, canvas] in [0, 1) that `sample` turns into ids; None if it needs more than one
+        number per position."""
+        ...
+
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """Uniform ids [rows, canvas]; called after `sample`."""
         ...
@@ -59,26 +65,30 @@ class CounterDraws:
 
     def opening(self, key: DrawKey, length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.opening`."""
-        return (self._uniform((key,), OPENING, length)[0] * vocab_size).long()
+        return self._ids((key,), OPENING, length, vocab_size)[0]
 
     def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
         """See `Draws.sample`."""
-        return invert_cdf(probabilities, self._uniform(keys, SAMPLE, probabilities.shape[1]))
+        return invert_cdf(probabilities, self.uniforms(keys, probabilities.shape[1]))
+
+    def uniforms(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
+        """See `Draws.uniforms`."""
+        return self._uniform(keys, SAMPLE, length)
 
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
-        return (self._uniform(keys, NOISE, length) * vocab_size).long()
+        return self._ids(keys, NOISE, length, vocab_size)
 
     def text(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
         """See `Draws.text`."""
         return self._uniform(keys, TEXT, length)
 
     def _uniform(self, keys: Sequence[DrawKey], purpose: int, length: int) -> torch.Tensor:
-        """[rows, length] of float64 in [0, 1)."""
-        heads = [_signed(_row_hash(key, purpose)) for key in keys]
-        offsets = torch.arange(length, device=self._device) * _POSITION_STRIDE
-        bits = _mix(upload(heads, self._device)[:, None] + offsets)
-        return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+        return upload(torch.from_numpy(_uniform(keys, purpose, length)), self._device)
+
+    def _ids(self, keys: Sequence[DrawKey], purpose: int, length: int, vocab_size: int) -> torch.Tensor:
+        ids = (_uniform(keys, purpose, length) * vocab_size).astype(np.int64)
+        return upload(torch.from_numpy(ids), self._device)
 
 
 class GeneratorDraws:
@@ -100,6 +110,10 @@ class GeneratorDraws:
         ]
         return torch.stack(rows)
 
+    def uniforms(self, _keys: Sequence[DrawKey], _length: int) -> None:
+        """See `Draws.uniforms`: multinomial sampling draws a number per token."""
+        return
+
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
         return torch.stack([self.opening(key, length, vocab_size) for key in keys])
@@ -116,18 +130,30 @@ def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int
     Computed in two levels in float64, groups of `width` ids and ids within a group: a cumulative sum over 262144 ids
     is too coarse in fp32 for rare ids, and takes 512 MiB per canvas in float64.
     """
-    vocab_size = probabilities.shape[-1]
-    if vocab_size <= width:
+    if probabilities.shape[-1] <= width:
         return _first_exceeding(probabilities.double().cumsum(-1), uniform[..., None]).squeeze(-1)
-    filled = nnf.pad(probabilities, (0, -vocab_size % width))
+    filled = nnf.pad(probabilities, (0, -probabilities.shape[-1] % width))
     groups = filled.reshape(*filled.shape[:-1], -1, width)  # [rows, canvas, groups, width]
-    edges = groups.sum(-1, dtype=torch.float64).cumsum(-1)  # [rows, canvas, groups]
+
+    def inside(group: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2)
+        return found
+
+    return invert_grouped(groups.sum(-1, dtype=torch.float64), uniform, inside, width)
+
+
+def invert_grouped(
+    sums: torch.Tensor, uniform: torch.Tensor, inside: Callable[[torch.Tensor], torch.Tensor], width: int
+) -> torch.Tensor:
+    """The same from the weights of groups: `sums` [rows, canvas, groups] in float64, and `inside`, which returns the
+    weights [rows, canvas, width] of one group [rows, canvas, 1] per position."""
+    edges = sums.cumsum(-1)
     group = _first_exceeding(edges, uniform[..., None])  # [rows, canvas, 1]
     before = nnf.pad(edges, (1, 0)).gather(-1, group)
     mass = edges.gather(-1, group) - before
-    inside = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2)
     rest = (uniform[..., None] * edges[..., -1:] - before) / mass
-    return (group * width + _first_exceeding(inside.double().cumsum(-1), rest.clamp(min=0.0))).squeeze(-1)
+    within = inside(group).double().cumsum(-1)
+    return (group * width + _first_exceeding(within, rest.clamp(min=0.0))).squeeze(-1)
 
 
 def _first_exceeding(cumulative: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -155,12 +181,15 @@ def _mix_int(bits: int) -> int:
     return bits ^ (bits >> 31)
 
 
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """The same on wrapping int64 tensors; the masks make the arithmetic shifts logical."""
-    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
-    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+def _uniform(keys: Sequence[DrawKey], purpose: int, length: int) -> NDArray[np.float64]:
+    """[rows, length] in [0, 1). On the host: on an accelerator, its many small operations would each be a launch."""
+    heads = np.array([_row_hash(key, purpose) for key in keys], np.uint64)
+    bits = _mix(heads[:, None] + np.arange(length, dtype=np.uint64) * np.uint64(_STRIDE))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _signed(bits: int) -> int:
-    return bits - (1 << 64) if bits >> 63 else bits
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 on wrapping integers."""
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))

@@ -3,14 +3,15 @@
 Only the logits where labels part are fetched, in one transfer for all such rows; see `constraints.inference.template`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from diffusion_worker.constraints.inference.template import Probabilities
+from diffusion_worker.denoise.score import CanvasLogits
 from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.models.interface import capped
 from diffusion_worker.types.step_batch import Denoise
 
 
@@ -18,35 +19,30 @@ from diffusion_worker.types.step_batch import Denoise
 class Filled:
     """Result of a step for rows with a template."""
 
-    rows: torch.Tensor  # [rows] True where a row has a template
-    done: torch.Tensor  # [rows] True where such a row needs no further step
+    done: Mapping[int, bool]  # by row with a template, whether it needs no further step
     holes: tuple[Probabilities, ...]  # per row; empty without a template
 
 
-def fill(items: Sequence[Denoise], logits: torch.Tensor) -> Filled:
-    """Score the holes from `logits` [rows, canvas, vocab] at temperature 1. A row whose logits are not finite gets
+def fill(items: Sequence[Denoise], logits: CanvasLogits) -> Filled:
+    """Score the holes from the model's logits at temperature 1. A row whose logits are not finite gets
     uniform shares: it fails after the step."""
     rows = [row for row, item in enumerate(items) if item.template is not None]
     holes: list[Probabilities] = [()] * len(items)
-    done = [False] * len(items)
+    done: dict[int, bool] = {}
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
         template = items[row].template
         assert template is not None
         holes[row] = template.probabilities(seen if np.isfinite(seen).all() else np.zeros_like(seen))
         done[row] = not items[row].opens or template.narrowed(holes[row]).is_decided
-    return Filled(
-        rows=upload([item.template is not None for item in items], logits.device),
-        done=upload(done, logits.device),
-        holes=tuple(holes),
-    )
+    return Filled(done=done, holes=tuple(holes))
 
 
-def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor) -> list[np.ndarray]:
+def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: CanvasLogits) -> list[np.ndarray]:
     """Per row, the logits at the sites of its template."""
     templates = [(row, template) for row in rows if (template := items[row].template) is not None]
     sites = [(row, *site) for row, template in templates for site in template.sites]
     if not sites:
         return [np.zeros(0) for _ in templates]
-    row_at, position, token = upload(sites, logits.device).unbind(-1)
-    numbers = logits[row_at, position, token].double().cpu().numpy()
+    row_at, position, token = upload(sites, logits.raw.device).unbind(-1)
+    numbers = capped(logits.raw[row_at, position, token], logits.cap).double().cpu().numpy()
     return np.split(numbers, np.cumsum([len(template.sites) for _, template in templates])[:-1])

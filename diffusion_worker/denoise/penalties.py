@@ -6,7 +6,7 @@ prompt, the output of earlier canvases, and the tokens accepted so far at earlie
 never counts itself, nor later ones: two positions that count each other would exchange their tokens for ever.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -21,18 +21,8 @@ from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Penalties
 from diffusion_worker.types.step_batch import Decode, Denoise, PenaltyInputs
 
-_BLOCKS: Final = 16  # parts of a vocabulary, one of which is adjusted at a time, to bound temporary memory
-_FEWEST: Final = 64  # tokens in a part
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adjustment:
-    """New logits of one row, in the columns of `tokens`. Repeated tokens have equal columns, also in other adjustments
-    of the row."""
-
-    row: int
-    tokens: torch.Tensor  # [tokens] ids
-    logits: torch.Tensor  # [canvas, tokens]
+# (capped logits [positions, vocab], which positions) -> logits after penalties
+Adjust = Callable[[torch.Tensor, slice], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +43,11 @@ class CanvasText:
         return is_text & (self.ids[row][:, None] != uncounted).all(-1)
 
 
-def adjustments(items: Sequence[Denoise], text: CanvasText, logits: torch.Tensor) -> Iterator[Adjustment]:
-    """The adjustments of logits [rows, canvas, vocab] of rows with penalties, row after row. Each is computed when it
-    is asked for and covers a part of the tokens, because a long prompt contains most of the vocabulary."""
-    for row, item in enumerate(items):
-        if item.penalties is not None:
-            yield from _of_row(row, item.penalties, text, logits[row])
+def adjustments(items: Sequence[Denoise], text: CanvasText, vocab: int) -> dict[int, Adjust]:
+    """By row with penalties, the function that applies them to a block of positions."""
+    return {
+        row: _of_row(row, item.penalties, text, vocab) for row, item in enumerate(items) if item.penalties is not None
+    }
 
 
 def penalised(items: Sequence[Decode], logits: torch.Tensor) -> torch.Tensor:
@@ -74,19 +63,18 @@ def penalised(items: Sequence[Decode], logits: torch.Tensor) -> torch.Tensor:
     return adjusted
 
 
-def _of_row(row: int, inputs: PenaltyInputs, text: CanvasText, logits: torch.Tensor) -> Iterator[Adjustment]:
-    """The adjustments of one row: logits [canvas, vocab]."""
-    known_tokens, known = _known(inputs, logits.shape[-1], logits.device)
-    ids, is_text = text.ids[row], text.counted(row)[:, None]
-    parts: tuple[torch.Tensor, ...] = torch.split(
-        torch.cat([known_tokens, ids]), max(_FEWEST, logits.shape[-1] // _BLOCKS)
-    )
-    for tokens in parts:
-        equal = ((ids[:, None] == tokens) & is_text).float()  # [canvas, tokens]
-        before = equal.cumsum(0) - equal  # occurrences at earlier positions
-        bias, in_prompt, count = known[:, tokens]
-        adjusted = _apply(inputs.penalties, logits[:, tokens], bias, in_prompt, count + before)
-        yield Adjustment(row=row, tokens=tokens, logits=adjusted)
+def _of_row(row: int, inputs: PenaltyInputs, text: CanvasText, vocab: int) -> Adjust:
+    _, (bias, in_prompt, output) = _known(inputs, vocab, text.ids.device)
+    ids, counts = text.ids[row], text.counted(row).float()
+
+    def adjust(logits: torch.Tensor, positions: slice) -> torch.Tensor:
+        before = output.index_add(0, ids[: positions.start], counts[: positions.start])
+        own = torch.zeros_like(logits).scatter_(1, ids[positions, None], counts[positions, None])
+        count = own.cumsum(0).sub_(own).add_(before)  # occurrences before each position
+        del own
+        return _apply(inputs.penalties, logits, bias, in_prompt, count)
+
+    return adjust
 
 
 def _known(inputs: PenaltyInputs, vocab: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +103,7 @@ def _apply(
     """Logits [..., tokens] after the penalties; `count` are occurrences in the output."""
     logits = logits + bias
     if penalties.repetition != 1.0:
-        scaled = torch.where(logits > 0, logits / penalties.repetition, logits * penalties.repetition)
-        logits = torch.where((in_prompt > 0) | (count > 0), scaled, logits)
+        scaled, is_positive = logits * penalties.repetition, logits > 0
+        torch.where(is_positive, logits / penalties.repetition, scaled, out=scaled)
+        logits = torch.where((in_prompt > 0) | (count > 0), scaled, logits, out=scaled)
     return logits - penalties.frequency * count - penalties.presence * (count > 0)

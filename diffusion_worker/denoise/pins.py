@@ -28,6 +28,17 @@ def _row(item: Denoise, canvas_length: int) -> tuple[int, ...]:
     return (*item.pinned_prefix, *[FREE] * free, *item.pinned_suffix)
 
 
+def pinned_places(items: Sequence[Denoise], canvas_length: int, device: torch.device) -> torch.Tensor:
+    """(row, position, token) [3, places] of every pin, of which there is at least one."""
+    places = [
+        (row, position, token)
+        for row, item in enumerate(items)
+        for position, token in enumerate(_row(item, canvas_length))
+        if token != FREE
+    ]
+    return upload(places, device).T
+
+
 def pin_ids(ids: torch.Tensor, pins: torch.Tensor | None) -> torch.Tensor:
     """Ids [rows, canvas] with pinned positions replaced."""
     return ids if pins is None else torch.where(pins == FREE, ids, pins)

@@ -7,7 +7,7 @@ transformers' `generation_diffusion_gemma.py`, row by row; `tests/worker/denoise
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +18,17 @@ from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
-from diffusion_worker.denoise.fill import Filled, fill
-from diffusion_worker.denoise.label import Labelled, label
+from diffusion_worker.denoise.fill import fill
+from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
-from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
+from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pinned_places, pins_of
 from diffusion_worker.denoise.renoise import renoise
-from diffusion_worker.denoise.score import Scores, annealed_temperature, sampling_probabilities, score, tokens_of
+from diffusion_worker.denoise.score import CanvasLogits, Sampling, annealed_temperature, sample, score
 from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
-from diffusion_worker.denoise.truncation import truncated_canvas
+from diffusion_worker.models.fused import fused
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.requests import Truncation
 from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 
@@ -69,37 +70,42 @@ def advance(
     draws: Draws,
     progress: Callable[[], None] = lambda: None,
 ) -> Advanced:
-    """Advance every canvas by one step, from the `logits` [rows, canvas, vocab] of the model. `progress` is called
-    after the host work for each constrained row."""
+    """Advance every canvas by one step, from the `logits` [rows, canvas, vocab] of the model, in place of which the
+    probabilities are written. `progress` is called after the host work for each constrained row."""
     items, canvases, pins = inputs.items, inputs.canvases, inputs.pins
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
-    temperatures = tuple(item.temperature for item in items)
     rows = _Rows(items, model.device)
     uncounted = (*model.info.end_ids, model.info.pad_id)
     text = CanvasText(ids=inputs.ids, canvases=canvases, pins=pins, uncounted=uncounted)
-    plain = score(logits, rows.temperature, pins, adjustments(items, text, logits))
-    sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
-    _sample_truncated(items, keys, plain, sampled, draws)
-    noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits, progress)
-    labelled = label(items, constrained, logits)
-    constrained, scores = labelled.constrained, labelled.constrained.scores
-    accepted = accept(scores.entropy, rows.entropy_bound)
-    is_kept = kept(scores.probabilities.amax(-1), rows.anchor)
-    proposed = tokens_of(scores, constrained.sampled, temperatures)
-    ids = renoise(proposed, accepted, noise, surest=scores.surest, kept=is_kept)
-    unchanged = unchanged_for(
-        scores.surest,
-        torch.stack([canvas.surest for canvas in canvases]),
-        torch.stack([canvas.unchanged for canvas in canvases]),
+    canvas, vocab = logits.shape[1:]
+    sampling = Sampling(keys=keys, uniforms=draws.uniforms(keys, canvas), asked=_asked(items))
+    plain = score(
+        CanvasLogits(
+            raw=logits.float() if logits.dtype == torch.float64 else logits,
+            cap=model.info.logit_cap,
+            temperature=rows.temperature,
+            pins=pins,
+            places=None if pins is None else pinned_places(items, canvas, logits.device),
+            adjust=adjustments(items, text, vocab),
+        ),
+        sampling,
     )
-    mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
-    filled = fill(items, logits)
-    converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
-    converged = _as_answered(converged, labelled, filled)
-    has_text = accepted | is_kept
-    soft = model.soften(scores.probabilities)
-    single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
+    drawn = sample(plain, sampling, draws)
+    noise = draws.noise(keys, canvas, vocab)
+    constrained = constrain(items, plain, drawn, lambda: draws.text(keys, canvas), progress)
+    labelled = label(items, constrained)
+    constrained, scores = labelled.constrained, labelled.constrained.scores
+    filled = fill(items, plain.logits)
+    previous = [torch.stack([getattr(each, name) for each in canvases]) for name in ("surest", "unchanged")]
+    ids, unchanged, has_text, report = settle(
+        rows.parameters,
+        [scores.entropy, plain.entropy, scores.likeliest, scores.logprob],
+        [scores.surest, constrained.sampled, noise, constrained.forced],
+        previous,
+        pins,
+    )
+    _mark_answered(report, {**labelled.done, **filled.done})
+    soft = model.soften(scores.weights())
     return Advanced(
         canvases=tuple(
             Canvas(
@@ -111,17 +117,36 @@ def advance(
             )
             for row in range(len(items))
         ),
-        report=torch.cat(
-            [
-                *(each.double() for each in (scores.surest, scores.logprob, constrained.forced)),
-                *(each.double()[:, None] for each in single),
-            ],
-            dim=-1,
-        ),
+        report=report,
         constraint_s=constrained.seconds,
         labels=labelled.logprobs,
         holes=filled.holes,
     )
+
+
+@fused("settle")
+def settle(
+    parameters: torch.Tensor,
+    numbers: list[torch.Tensor],
+    tokens: list[torch.Tensor],
+    previous: list[torch.Tensor],
+    pins: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The part of a step after scoring: next ids, steps without change, positions with text, and the report. Each list
+    holds tensors [rows, canvas]; see `_Rows.parameters`."""
+    _, bound, stability, threshold, anchor, is_greedy = parameters.unbind(-1)
+    entropy, own_entropy, likeliest, logprob = numbers
+    surest, sampled, noise, forced = tokens
+    accepted = accept(entropy, bound)
+    is_kept = kept(likeliest, anchor)
+    proposed = torch.where(is_greedy[:, None] > 0.0, surest, sampled)
+    ids = renoise(proposed, accepted, noise, surest=surest, kept=is_kept)
+    unchanged = unchanged_for(surest, *previous)
+    mean_entropy = mean_over_free(own_entropy, pins)  # unconstrained: the model itself must be confident
+    converged = has_converged(unchanged, mean_entropy, stability, threshold)
+    single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, logprob), converged]
+    columns = [each.double() for each in (surest, logprob, forced)] + [each.double()[:, None] for each in single]
+    return ids, unchanged, accepted | is_kept, torch.cat(columns, dim=-1)
 
 
 def canvas_result(
@@ -151,45 +176,53 @@ def canvas_result(
     )
 
 
-def _sample_truncated(
-    items: Sequence[Denoise], keys: Sequence[DrawKey], scores: Scores, sampled: torch.Tensor, draws: Draws
-) -> None:
-    """Replace the sampled tokens [rows, canvas] of rows with a truncation. Each row alone, so that its result does not
-    depend on the others. Constrained rows are sampled on the host."""
-    for row, item in enumerate(items):
-        if item.truncation is not None and item.matcher is None and item.temperature != 0.0:
-            probabilities = truncated_canvas(scores.z[row], item.truncation, item.temperature or 1.0)
-            sampled[row] = draws.sample([keys[row]], probabilities[None])[0]
+def _asked(items: Sequence[Denoise]) -> dict[int, tuple[float, Truncation | None]]:
+    """The temperature and the truncation of rows that are sampled by one. Greedy rows are not sampled; constrained rows
+    are sampled on the host."""
+    return {
+        row: (item.temperature or 1.0, item.truncation)
+        for row, item in enumerate(items)
+        if item.matcher is None
+        and item.temperature != 0.0
+        and (item.truncation is not None or item.temperature not in (None, 1.0))
+    }
 
 
-def _as_answered(converged: torch.Tensor, *answered: Labelled | Filled) -> torch.Tensor:
-    """Rows that answer with labels are done when these are found."""
-    for each in answered:
-        converged = torch.where(each.rows, each.done, converged)
-    return converged
+def _mark_answered(report: torch.Tensor, done: Mapping[int, bool]) -> None:
+    """Rows that answer with labels have converged when these are found."""
+    if done:
+        rows, flags = upload(list(done), report.device), upload([float(each) for each in done.values()], report.device)
+        report[rows, -1] = flags.to(report.dtype)
 
 
 class _Rows:
-    """Parameters of a step as tensors of [rows]."""
+    """Parameters of a step, [rows, 6] in one upload: temperature, entropy bound, stability, confidence threshold,
+    anchor, and whether the most likely tokens are proposed instead of sampled ones."""
 
     def __init__(self, items: Sequence[Denoise], device: torch.device) -> None:
         # The span is a difference of Python floats, rounded to fp32 once, as in transformers.
-        numbers = [
+        schedule = [
             (
                 item.denoising.t_min,
                 reduced_span(item.denoising.t_max - item.denoising.t_min, item.anchor),
                 item.step,
                 item.denoising.steps,
+            )
+            for item in items
+        ]
+        others = [
+            (
                 item.denoising.entropy_bound,
                 item.denoising.stability,
                 math.inf if _verifies(item) else item.denoising.confidence_threshold,
                 item.anchor,
+                item.temperature == 0.0,
             )
             for item in items
         ]
-        t_min, span, step, steps, *others = upload(numbers, device).unbind(-1)
-        self.temperature = annealed_temperature(t_min, span, step, steps)
-        self.entropy_bound, self.stability, self.confidence_threshold, self.anchor = others
+        temperature = annealed_temperature(*torch.tensor(schedule).unbind(-1))
+        self.parameters = upload(torch.cat([temperature[:, None], torch.tensor(others)], dim=-1), device)
+        self.temperature = self.parameters[:, 0]
 
 
 def _verifies(item: Denoise) -> bool:

@@ -1,4 +1,4 @@
-"""Executes a batch on the model: releases, copies, prefills, canvas steps and decodes. Owns the canvases.
+"""Executes a batch on the model: releases, copies, prefills, canvas steps, verifications and decodes. Owns canvases.
 
 However many rows a batch has, the host waits for the device once, after all passes are queued.
 """
@@ -16,6 +16,7 @@ from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
+from diffusion_worker.denoise.verify import CausalPass, verify, verify_result
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.prompt_scores import PromptScores
@@ -32,9 +33,11 @@ from diffusion_worker.types.step_batch import (
     RowFault,
     StepResult,
     TokenResult,
+    Verify,
+    VerifyResult,
 )
 
-Work = TypeVar("Work", Prefill, Denoise, Decode)
+Work = TypeVar("Work", Prefill, Denoise, Verify, Decode)
 # Raised by a forward pass for bad shapes, bad ids or lack of memory.
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
@@ -42,10 +45,12 @@ _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Passed:
     """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces. The last
-    number of a canvas or a token is the surprise of its prompt."""
+    number of a canvas or a token is the surprise of its prompt. `commit` writes the first tokens of every row, as many
+    as it is told, to the cache; None: the pass has written them."""
 
-    items: Sequence[Prefill | Denoise | Decode]
+    items: Sequence[Prefill | Denoise | Verify | Decode]
     report: torch.Tensor
+    commit: Callable[[Sequence[int]], None] | None = None
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
     labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
@@ -67,6 +72,7 @@ class Stepper:
         self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
+        self._drafts: dict[SequenceId, torch.Tensor] = {}  # of this step, [canvas] float64
         self._prompt_scores = _prompt_scores(model, cache) if model.info.scores_prompts else None
         self.progress: Callable[[], None] = lambda: None  # called at each pass and each constrained row
 
@@ -79,9 +85,15 @@ class Stepper:
         for group in self._together(batch.prefills, lambda item: item.is_seal):
             outcomes += self._isolated(group, self._prefill)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
-        denoises = [item for item in batch.denoises if item.sequence not in lost]
+        drafts = (item.draft for item in batch.verifications if item.draft is not None)
+        denoises = [item for item in (*batch.denoises, *drafts) if item.sequence not in lost]
         if denoises:
             outcomes += self._isolated(denoises, self._denoise)
+        self._drafts = _drafts(outcomes, batch)
+        lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
+        verifications = [item for item in batch.verifications if item.sequence not in lost]
+        for verified in self._together(verifications, lambda item: item.slot >= 0):
+            outcomes += self._isolated(verified, self._verify)
         for decodes in self._together(batch.decodes, lambda item: item.at == 0):
             outcomes += self._isolated(decodes, self._decode)
         return replace(self._fetch(outcomes), slots=None if batch.slots is None else self.slots)
@@ -110,11 +122,13 @@ class Stepper:
             if self._prompt_scores is not None:
                 self._prompt_scores.copy(copy.source, copy.target, copy.tokens)
 
-    def _encode(self, items: Sequence[Prefill | Decode]) -> tuple[torch.Tensor, Callable[[], None]]:
+    def _encode(self, items: Sequence[Prefill | Decode], *, width: int = 0) -> tuple[torch.Tensor, Callable[[], None]]:
         """A causal pass over the ids of the items: their hidden states [rows, new, hidden], and the function that
         writes the pass to the slots."""
-        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        ids = padded([i.ids for i in items], self.model.device)
+        view = self.cache.prefill_view(
+            [i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items], width=width
+        )
+        ids = padded([i.ids for i in items], self.model.device, width=width)
         hidden = self.model.encode(ids, view)
         store = self._scored(items, ids, hidden)
 
@@ -152,7 +166,7 @@ class Stepper:
         return surprises
 
     def _prefill(self, items: Sequence[Prefill]) -> list[Outcome]:
-        hidden, seal = self._encode(items)
+        hidden, seal = self._encode(items, width=self._width(items))
         # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
         finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
         report = finite.double()
@@ -214,32 +228,76 @@ class Stepper:
         surprises = self._prompt_surprise([(i.slot, i.at + len(i.ids) if i.ends_prompt else 0) for i in items])
         return [_Passed(items=items, report=torch.cat([report, surprises], dim=1))]
 
+    def _verify(self, items: Sequence[Verify]) -> list[Outcome]:
+        """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows which
+        tokens agree."""
+        slots, lengths, counts = [i.slot for i in items], [i.at for i in items], [i.count for i in items]
+        width = self._width(items)
+        view = self.cache.prefill_view(slots, lengths, counts, width=width)
+        texts = [(*item.ids, *item.given[: item.drafted]) for item in items]
+        ids = padded(texts, self.model.device, width=max(*counts, width))
+        for row, item in enumerate(items):
+            if item.draft is not None:
+                known = len(item.ids)
+                ids[row, known : item.count] = self._drafts[item.sequence][known : item.count].long()
+        hidden = self.model.encode(ids, view)
+        report = verify(self.model, CausalPass(items=items, ids=ids, hidden=hidden), self._draws, self.progress)
+
+        def commit(written: Sequence[int]) -> None:
+            for item, count in zip(items, written, strict=True):
+                if self._prompt_scores is not None and count:
+                    self._prompt_scores.skip(item.slot, item.at, count)
+            if any(written):
+                self.cache.seal(view, written)
+
+        return [_Passed(items=items, report=report, commit=commit)]
+
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
         self.progress()
         passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
-        faults = [outcome for outcome in outcomes if isinstance(outcome, RowFault)]
         numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
-        canvases: list[CanvasResult] = []
-        tokens: list[TokenResult] = []
+        faults = {outcome.sequence: outcome for outcome in outcomes if isinstance(outcome, RowFault)}
+        results: list[CanvasResult | TokenResult | VerifyResult] = []
         at = 0
         for each in passes:
-            width = each.report.shape[1]
+            width, written = each.report.shape[1], [0] * len(each.items)
             for row, item in enumerate(each.items):
                 fetched = numbers[at : at + width]
                 at += width
+                if item.sequence in faults:
+                    continue
                 if not all(map(math.isfinite, fetched)):
-                    faults.append(self._fault(item, NotFinite("the model returned NaN or infinity")))
-                elif isinstance(item, Denoise):
-                    self._canvases[item.sequence] = each.canvases[row]
-                    labels, holes = each.labels[row], each.holes[row]
-                    canvases.append(canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1]))
-                elif isinstance(item, Decode):
-                    tokens.append(token_result(item, fetched[:-1], prompt_surprise=fetched[-1]))
-        constraint_s = sum(each.constraint_s for each in passes)
+                    faults[item.sequence] = self._fault(item, NotFinite("the model returned NaN or infinity"))
+                elif found := self._result(each, row, fetched):
+                    results.append(found)
+                    written[row] = found.cached if isinstance(found, VerifyResult) else 0
+            if each.commit is not None:
+                each.commit(written)
         return StepResult(
-            canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults), constraint_s=constraint_s
+            canvases=tuple(each for each in results if isinstance(each, CanvasResult)),
+            tokens=tuple(each for each in results if isinstance(each, TokenResult)),
+            verifications=tuple(each for each in results if isinstance(each, VerifyResult)),
+            faults=tuple(faults.values()),
+            constraint_s=sum(each.constraint_s for each in passes),
         )
+
+    def _result(
+        self, passed: _Passed, row: int, fetched: Sequence[float]
+    ) -> CanvasResult | TokenResult | VerifyResult | None:
+        """The result of one row, on the host; None for a prefill, and for a draft, which its verification reports."""
+        item = passed.items[row]
+        if isinstance(item, Verify):
+            return verify_result(item, fetched, self.model.info.end_ids)
+        if isinstance(item, Decode):
+            return token_result(item, fetched[:-1], prompt_surprise=fetched[-1])
+        if isinstance(item, Prefill):
+            return None
+        self._canvases[item.sequence] = passed.canvases[row]
+        if item.sequence in self._drafts:
+            return None
+        labels, holes = passed.labels[row], passed.holes[row]
+        return canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1])
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas of the last step, or a new one at the first step of a block."""
@@ -259,6 +317,10 @@ class Stepper:
         """Groups for causal passes: rows with the same trait together, or one row each in exact mode."""
         return _alike(items, trait) if self._padding is None else [[item] for item in items]
 
+    def _width(self, items: Sequence[Prefill | Verify]) -> int:
+        """Positions that a causal pass has at least: only exact mode needs equal shapes."""
+        return 0 if self._padding is None else max(item.width for item in items)
+
     def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
         """Run the items together; if that raises, one by one, so that only failing items are lost. This is safe because
         a pass commits context and canvases only after its last tensor operation. An error of the commit itself
@@ -273,7 +335,7 @@ class Stepper:
                 return [outcome for item in items for outcome in self._isolated([item], run)]
             return [self._fault(items[0], StepFailed(f"the forward pass failed: {error}"))]
 
-    def _fault(self, item: Prefill | Denoise | Decode, error: NotFinite | StepFailed) -> RowFault:
+    def _fault(self, item: Prefill | Denoise | Verify | Decode, error: NotFinite | StepFailed) -> RowFault:
         self._canvases.pop(item.sequence, None)
         self.cache.zero(item.slot)
         if self._prompt_scores is not None:
@@ -289,6 +351,18 @@ def _prompt_scores(model: DiffusionModel, cache: KvCache) -> PromptScores:
         dtype=model.dtype,
         device=model.device,
     )
+
+
+def _drafts(outcomes: Sequence[Outcome], batch: Batch) -> dict[SequenceId, torch.Tensor]:
+    """The canvases [canvas] that the steps of verified sequences draft, on the device."""
+    drafting = {item.sequence for item in batch.verifications if item.draft is not None}
+    return {
+        item.sequence: outcome.report[row]
+        for outcome in outcomes
+        if isinstance(outcome, _Passed)
+        for row, item in enumerate(outcome.items)
+        if isinstance(item, Denoise) and item.sequence in drafting
+    }
 
 
 def _padded_rows(parts: Sequence[torch.Tensor], rows: int, width: int) -> torch.Tensor:

@@ -18,7 +18,6 @@ from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Truncation
 
 _ONE_BITS = 0x3F800000  # of 1.0 in float32, the largest weight
-_AT_ONCE = 1 << 24  # numbers per block, to bound temporary memory
 _FEW: Final = 64  # tokens that usually contain the nucleus
 _NEGLIGIBLE: Final = 40.0  # nats below the most likely token; all such tokens together are below float32's rounding
 
@@ -41,13 +40,6 @@ def truncated(logits: torch.Tensor, truncations: Sequence[Truncation]) -> torch.
         threshold = torch.where(top_p < 1.0, _threshold(weights, wanted, of_mass=True), 0.0)
         weights = torch.where(weights >= threshold, weights, 0.0)
     return weights / weights.sum(-1, keepdim=True)
-
-
-def truncated_canvas(logits: torch.Tensor, truncation: Truncation, temperature: float = 1.0) -> torch.Tensor:
-    """The same for one row [canvas, vocab] and its temperature, in blocks of positions."""
-    block = max(1, _AT_ONCE // logits.shape[-1])
-    parts = (logits[first : first + block] for first in range(0, len(logits), block))
-    return torch.cat([truncated(part / temperature, [truncation] * len(part)) for part in parts])
 
 
 def likeliest_tokens(
@@ -105,14 +97,14 @@ def _nucleus(weights: NDArray[np.float64], wanted: float) -> float:
 def _threshold(weights: torch.Tensor, wanted: torch.Tensor, *, of_mass: bool) -> torch.Tensor:
     """The largest threshold [positions, 1] that `wanted` [positions, 1] of the weights [positions, vocab] reach: their
     sum, or their number. Weights are in [0, 1], where floating-point numbers are ordered as their bits are."""
-    bits = weights.view(torch.int32)
-    low = torch.zeros_like(bits[:, :1])
-    high = torch.full_like(low, _ONE_BITS + 1)
-    for _ in range(_ONE_BITS.bit_length()):
-        middle = (low + high) // 2
-        reached = bits >= middle
-        counted = torch.where(reached, weights, 0.0).double() if of_mass else reached
-        found = counted.sum(-1, keepdim=True)
-        is_enough = found >= wanted
-        low, high = torch.where(is_enough, middle, low), torch.where(is_enough, high, middle)
+    low = torch.zeros_like(wanted, dtype=torch.int32)
+    for bit in reversed(range(_ONE_BITS.bit_length())):
+        higher = low + (1 << bit)
+        reached = weights >= higher.view(torch.float32)
+        found = (
+            torch.where(reached, weights, 0.0).sum(-1, keepdim=True, dtype=torch.float64)
+            if of_mass
+            else (reached.sum(-1, keepdim=True))
+        )
+        low = torch.where(found >= wanted, higher, low)
     return low.view(torch.float32)

@@ -1,4 +1,5 @@
-"""Selects the work of one iteration within a token budget: prompt chunks, sealed canvases, canvas steps and decodes.
+"""Selects the work of one iteration within a token budget: prompt chunks, sealed canvases, canvas steps, verifications
+and decodes.
 
 Pure function of the running sequences. Canvases at different steps share a batch. A sequence that exceeds the budget
 skips this iteration at no cost: it keeps its slot and its canvas.
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.step_batch import Decode, Denoise, Prefill
+from diffusion_worker.types.step_batch import Decode, Denoise, Prefill, Verify
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,20 +18,24 @@ class BatchItems:
 
     prefills: list[Prefill] = field(default_factory=list)
     denoises: list[Denoise] = field(default_factory=list)
+    verifications: list[Verify] = field(default_factory=list)
     decodes: list[Decode] = field(default_factory=list)
 
     def add(self, sequence: Sequence) -> None:
-        """Add the next prefill chunk of a sequence and, once its context is complete, its canvas step or decode."""
+        """Add the next prefill chunk of a sequence and, once its context is complete, its canvas step, verification or
+        decode."""
         prefill = sequence.next_prefill()
         if prefill is not None:
             self.prefills.append(prefill)
-        if prefill is None and sequence.is_autoregressive:
+        if prefill is None and sequence.draftable:
+            self.verifications.append(sequence.next_verification())
+        elif prefill is None and sequence.is_autoregressive:
             self.decodes.append(sequence.next_decode())
         elif not sequence.is_autoregressive and len(sequence.pending) <= 1:
             self.denoises.append(sequence.next_denoise(prefilled=len(prefill.ids) if prefill else 0))
 
     def __bool__(self) -> bool:
-        return bool(self.prefills or self.denoises or self.decodes)
+        return bool(self.prefills or self.denoises or self.verifications or self.decodes)
 
 
 def compose(running: Iterable[Sequence], priority: Callable[[Sequence], float], budget: int | None) -> BatchItems:
@@ -55,5 +60,7 @@ def _is_prefilling(sequence: Sequence) -> bool:
 def _cost(sequence: Sequence) -> int:
     """Positions that the sequence's work passes through the model."""
     prefill = len(sequence.pending[0]) if sequence.pending else 0
+    if drafted := sequence.draftable:
+        return prefill + drafted + (0 if sequence.has_given_draft else sequence.request.denoising.canvas_length)
     is_denoising = not sequence.is_autoregressive and len(sequence.pending) <= 1
     return prefill + (sequence.request.denoising.canvas_length if is_denoising else 0)

@@ -1,8 +1,8 @@
 """The cost model: predicts the remaining work of a sequence and its duration from past observations.
 
-An iteration costs a + b * rows seconds, fitted by least squares with exponential decay. Completion lengths and steps
-per canvas are running means over requests with prompts of similar length; steps are corrected by the rate at which the
-canvas's own entropy falls.
+An iteration costs a + b * rows seconds, fitted by least squares with exponential decay. Completion lengths, steps per
+canvas and tokens per verification are running means over requests with prompts of similar length; steps are corrected
+by the rate at which the canvas's own entropy falls.
 """
 
 import math
@@ -30,6 +30,7 @@ class CostModel:
         self._cost = _LinearFit()
         self._steps: _Means[Bucket] = _Means()  # per block
         self._tokens: _Means[Bucket] = _Means()  # per completion
+        self._verified: _Means[Bucket] = _Means()  # tokens per iteration of a verified sequence
         self._iterations: float | None = None  # per request
         # Mean log ratio of actual and predicted waits.
         self._bias: dict[DecodingMode, float] = dict.fromkeys(DecodingMode, 0.0)
@@ -45,7 +46,12 @@ class CostModel:
     def record_finished(self, sequence: Sequence) -> None:
         """Record the length of a finished sequence."""
         self._tokens.add(_bucket(sequence), sequence.emitted)
-        iterations = sequence.emitted if sequence.is_autoregressive else sequence.denoising_steps
+        iterations = sequence.denoising_steps
+        if sequence.is_verified:
+            iterations = sequence.block + 1
+            self._verified.add(_bucket(sequence), max(1.0, sequence.emitted / iterations))
+        elif sequence.is_autoregressive:
+            iterations = sequence.emitted
         self._iterations = _running_mean(self._iterations, iterations)
 
     def record_wait(self, predicted_wait: PredictedWait, actual_s: float) -> None:
@@ -82,7 +88,8 @@ class CostModel:
         at_most = sequence.iterations_at_most()
         tokens = self._tokens.of(_bucket(sequence), sequence.request.max_tokens, prior=_DEFAULT_TOKENS)
         if sequence.is_autoregressive:
-            return max(1.0, min(at_most, tokens - sequence.emitted))
+            at_once = self._verified.of(_bucket(sequence), math.inf, prior=1.0) if sequence.is_verified else 1.0
+            return max(1.0, min(at_most, (tokens - sequence.emitted) / at_once))
         further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / sequence.width) - 1)
         usual = self._steps.of(_bucket(sequence), sequence.request.denoising.steps)
         return max(1.0, min(at_most, self._steps_to_go(sequence, usual) + further_blocks * usual))

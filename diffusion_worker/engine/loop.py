@@ -146,7 +146,7 @@ class Loop:
         with self.watchdog.step(positions_of(batch)):
             result = self._stepper.step(batch)
         self._is_stepping = False
-        if batch.prefills or batch.denoises or batch.decodes:
+        if batch.prefills or batch.rows:
             self._faulting_steps = self._faulting_steps + 1 if result.faults else 0
         now = time.monotonic()
         if batch.slots is not None and result.slots != batch.slots:

@@ -35,6 +35,7 @@ from diffusion_worker.types.events import (
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import (
     BlockObserved,
+    DraftObserved,
     Observer,
     Outcome,
     PreemptionObserved,
@@ -52,6 +53,8 @@ from diffusion_worker.types.step_batch import (
     Prefill,
     StepResult,
     TokenResult,
+    Verify,
+    VerifyResult,
 )
 
 SequenceEvent = tuple[SequenceId, Event]
@@ -134,7 +137,7 @@ class Scheduler:
             request=request,
             submitted=now,
             prefill_chunks=prefill_chunks_of(request.prompt_ids, self._limits.prefill_chunk),
-            weights=self._info.confidence.get(request.decoding_mode),
+            weights=self._info.confidence_weights(request.decoding_mode),
         )
         sequence.predicted_wait = self._queue.predict_wait(self._running.values(), self.rows, now, sequence)
         self._next_id += 1
@@ -200,6 +203,7 @@ class Scheduler:
             copies=copies,
             prefills=tuple(items.prefills),
             denoises=tuple(items.denoises),
+            verifications=tuple(items.verifications),
             decodes=tuple(items.decodes),
         )
 
@@ -221,6 +225,10 @@ class Scheduler:
         for canvas in result.canvases:
             if sequence := self._active_sequence(denoises[canvas.sequence]):
                 self._update_canvas(sequence, canvas, now)
+        verifications = {item.sequence: item for item in batch.verifications}
+        for verified in result.verifications:
+            if sequence := self._active_sequence(verifications[verified.sequence]):
+                self._update_verified(sequence, verifications[verified.sequence], verified, now)
         decodes = {item.sequence: item for item in batch.decodes}
         for token in result.tokens:
             if sequence := self._active_sequence(decodes[token.sequence]):
@@ -252,7 +260,7 @@ class Scheduler:
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
         ids = sequence.all_ids
-        allocation = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_autoregressive)
+        allocation = self.slots.acquire(sequence.id, ids, at_most=sequence.reusable)
         if allocation.copy:
             self._copies.append(allocation.copy)
         if allocation.reused:
@@ -274,7 +282,7 @@ class Scheduler:
         self._queue.add(sequence)
         self._observe(PreemptionObserved())
 
-    def _active_sequence(self, item: Prefill | Denoise | Decode) -> Sequence | None:
+    def _active_sequence(self, item: Prefill | Denoise | Verify | Decode) -> Sequence | None:
         """The sequence of an item, or None if it ended while the step ran. Its slot is free by then, and the step may
         have overwritten entries of a ring buffer, so the slot's contents are invalidated."""
         sequence = self._running.get(item.sequence)
@@ -320,11 +328,18 @@ class Scheduler:
 
     def _update_token(self, sequence: Sequence, decode: Decode, token: TokenResult, now: float) -> None:
         sequence.record_token(token, decode.ids)
+        self._update_output(sequence, (token.id,), decode.ids, now)
+
+    def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
+        cached = sequence.record_verification(item, result)
+        self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
+        self._update_output(sequence, result.ids, cached, now)
+
+    def _update_output(self, sequence: Sequence, ids: tuple[int, ...], cached: tuple[int, ...], now: float) -> None:
+        """Emit recorded tokens of a causal pass, which has `cached` ids in the slot."""
         sequence.times.step(self._iteration_start, now, block=sequence.block)
-        self._extend(sequence, decode.ids)
-        streamed, has_end = sequence.emit_token(
-            token.id, self._info.end_ids, is_late=self._would_be_late(sequence, now)
-        )
+        self._extend(sequence, cached)
+        streamed, has_end = sequence.emit_tokens(ids, self._info.end_ids, is_late=self._would_be_late(sequence, now))
         if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
@@ -372,9 +387,7 @@ class Scheduler:
         self._observe(sequence.observed(outcome, now))
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
-        if rows := len(batch.denoises) + len(
-            batch.decodes
-        ):  # an iteration that only releases says nothing about the cost of a step
+        if rows := batch.rows:  # an iteration that only releases says nothing about the cost of a step
             self._cost_model.record_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 

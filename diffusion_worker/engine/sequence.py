@@ -7,7 +7,7 @@ import math
 from array import array
 from collections import Counter, deque
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from diffusion_worker.constraints.inference.matcher import Matcher
@@ -25,6 +25,8 @@ from diffusion_worker.types.step_batch import (
     PenaltyInputs,
     Prefill,
     TokenResult,
+    Verify,
+    VerifyResult,
     late_start,
 )
 from diffusion_worker.types.timeline import Times
@@ -36,8 +38,8 @@ CLOSING_STEPS = 3  # steps before the deadline at which constrained text must en
 class Sequence:
     """State of a sequence between two steps.
 
-    Its context consists of `prefill_chunks`: parts of the prompt, sealed canvases and decoded tokens. `pending` are the
-    chunks that are not in the cache yet.
+    Its context consists of `prefill_chunks`: parts of the prompt, sealed canvases, and decoded or verified tokens.
+    `pending` are the chunks that are not in the cache yet.
     """
 
     id: SequenceId
@@ -62,6 +64,9 @@ class Sequence:
     sealed_entropy: float = 0.0  # highest mean entropy of a sealed canvas
     sealed_steps: int = 0  # most steps of one
     matcher: Matcher | None = None  # state before the current canvas, or the next token
+    canvas_matcher: Matcher | None = None  # of a verified sequence: before its canvas, whose first tokens are known
+    is_canvas_open: bool = False  # of a verified sequence: a step has drafted on its canvas
+    is_draft_given: bool = True  # the next draft is what is left of `start`, without a canvas
     near_deadline: bool = False  # constrained text must end on the current canvas
     template: Template | None = None  # of its canvas, with what earlier passes have decided
     mean_entropy: float = math.inf  # nats, of the current canvas
@@ -78,7 +83,8 @@ class Sequence:
     _penalty_inputs: PenaltyInputs | None = None  # None: to be made for the current canvas or token
 
     def __post_init__(self) -> None:
-        self.start, self.matcher = self.request.start_ids, self.request.matcher
+        self.start = self.request.start_ids
+        self.matcher = self.canvas_matcher = self.request.matcher
         self.template = self.request.template
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
@@ -91,8 +97,13 @@ class Sequence:
 
     @property
     def is_autoregressive(self) -> bool:
-        """Whether it is decoded left to right instead of denoised."""
-        return self.request.decoding_mode is DecodingMode.AUTOREGRESSIVE
+        """Whether causal passes choose its tokens, one by one or along a draft, instead of denoising."""
+        return self.request.decoding_mode is not DecodingMode.DIFFUSION
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether causal passes verify drafts of its canvases."""
+        return self.request.decoding_mode is DecodingMode.VERIFIED
 
     @property
     def is_full(self) -> bool:
@@ -178,7 +189,9 @@ class Sequence:
             self.pending = deque(self.prefill_chunks)
         else:
             cut = max(0, allocation.boundary - allocation.reused)
-            self.pending = deque(prefill_chunks_of(self.all_ids[allocation.reused :], chunk, cut=cut))
+            *chunks, known = self.prefill_chunks if self.has_known else (*self.prefill_chunks, ())
+            ids = tuple(token for each in chunks for token in each)[allocation.reused :]
+            self.pending = deque(prefill_chunks_of(ids, chunk, cut=cut) + [known] * self.has_known)
         if self.forward_passes == 0:
             self.cached = allocation.reused
 
@@ -195,8 +208,15 @@ class Sequence:
         if not self.pending or (self.is_autoregressive and len(self.pending) == 1):
             return None
         assert self.slot is not None
-        is_seal = not self.is_autoregressive and self.context >= len(self.request.prompt_ids)
-        return Prefill(sequence=self.id, slot=self.slot, ids=self.pending[0], at=self.context, is_seal=is_seal)
+        is_output = self.context >= len(self.request.prompt_ids)
+        return Prefill(
+            sequence=self.id,
+            slot=self.slot,
+            ids=self.pending[0],
+            at=self.context,
+            is_seal=is_output and not self.is_autoregressive,
+            width=self.request.denoising.canvas_length if is_output and self.is_verified else 0,
+        )
 
     def next_denoise(self, *, prefilled: int = 0) -> Denoise:
         """Its next canvas step, for a slot that holds `prefilled` more tokens by then."""
@@ -237,6 +257,64 @@ class Sequence:
             penalties=self.penalty_inputs,
             matcher=self.matcher,
             ends_prompt=self.emitted == 0,
+        )
+
+    @property
+    def has_known(self) -> bool:
+        """Whether its last chunk is the known part of the canvas of a verified sequence; it is never prefilled."""
+        return self.is_verified and self.emitted > 0
+
+    @property
+    def reusable(self) -> int:
+        """Tokens of its context that may come from the prefix cache: those after them are part of its next pass."""
+        if self.has_known:
+            return sum(map(len, self.prefill_chunks[:-1]))
+        return sum(map(len, self.prefill_chunks)) - self.is_autoregressive
+
+    @property
+    def draftable(self) -> int:
+        """Tokens that the next pass may verify; the token after them is chosen, too. 0: it decodes one token."""
+        if not self.has_known or len(self.pending) > 1:
+            return 0
+        free = self.request.denoising.canvas_length - len(self.pending[0])
+        return max(0, min(free, self.request.max_tokens - self.emitted - 1))
+
+    @property
+    def has_given_draft(self) -> bool:
+        """Whether its next draft is what is left of the start text."""
+        return self.is_draft_given and bool(self.start)
+
+    def next_verification(self) -> Verify:
+        """Its next draft and the pass that verifies it: what is left of the start text, as long as that is accepted,
+        else the canvas after one more step."""
+        assert self.slot is not None
+        known = self.pending[0]
+        given = self.start[: self.draftable] if self.has_given_draft else ()
+        draft = replace(
+            self.next_denoise(),
+            opens=not self.is_canvas_open,
+            temperature=0.0,
+            truncation=None,
+            start_ids=(*known, *self.start) if self.start else (),
+            pinned_prefix=known,
+            pinned_suffix=(),
+            matcher=self.canvas_matcher,
+        )
+        return Verify(
+            sequence=self.id,
+            slot=self.slot,
+            ids=known,
+            at=self.context,
+            seed=self.request.seed,
+            drafted=len(given) or self.draftable,
+            closes_with=self.draftable + 1,
+            draft=None if given else draft,
+            given=given,
+            width=self.request.denoising.canvas_length,
+            temperature=self.request.temperature,
+            truncation=self.request.truncation,
+            penalties=self.penalty_inputs,
+            matcher=self.matcher,
         )
 
     @property
@@ -328,11 +406,11 @@ class Sequence:
             return fresh + self._close(canvas.ids[: self.width]), True
         return fresh, has_end
 
-    def emit_token(self, token: int, end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
-        """(ids to emit for a decoded token, whether the sequence ends with it); see `seal`."""
-        if token in end_ids:
-            return (), True
-        return ((token, *self._close(())), True) if is_late and self.matcher else ((token,), False)
+    def emit_tokens(self, ids: tuple[int, ...], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
+        """(ids to emit for decoded or verified tokens, whether the sequence ends with them); see `seal`."""
+        if ids[-1] in end_ids:
+            return ids[:-1], True
+        return ((*ids, *self._close(())), True) if is_late and self.matcher else (ids, False)
 
     def _close(self, sealed: tuple[int, ...]) -> tuple[int, ...]:
         """The shortest completion of constrained text; it counts as emitted, including the end token."""
@@ -348,22 +426,52 @@ class Sequence:
         self._append(chunk_ids)
         self.block += 1
         self.mean_entropy, self.entropy_rate = math.inf, None
-        if self.request.start_ids:  # continue in the start text after the output so far; from noise once it is used up
-            output = self.all_ids[len(self.request.prompt_ids) :]
-            self.start = self.request.start_ids[aligned_index(output, self.request.start_ids) :]
+        self.start = self._rest_of_start()  # from noise once it is used up
         self.steps_to_go = self.steps
 
     def record_token(self, token: TokenResult, ids: tuple[int, ...]) -> None:
         """Record one decoded token; it counts as a block."""
         self.record_prefill(ids)
-        self.emitted += 1
-        if self.matcher is not None:
-            self.matcher = self.matcher.after((token.id,))
         self.prompt_surprise = max(self.prompt_surprise, token.prompt_surprise)
-        if not token.is_forced:
-            self._score([token.logprob])
+        self.block += self.emitted > 0
+        self._take((token,), begins_canvas=True)
         self._append((token.id,))
-        self.block = self.emitted - 1
+        self.start = self._rest_of_start() if self.is_verified else self.start
+
+    def record_verification(self, item: Verify, result: VerifyResult) -> tuple[int, ...]:
+        """Record the tokens of a verification, which count as a block; returns the ids that it has cached."""
+        self.denoising_steps += item.draft is not None
+        self.forward_passes += 1 + (item.draft is not None)
+        self.is_canvas_open = self.is_canvas_open or item.draft is not None
+        if item.draft is not None:
+            self.steps_to_go = max(1, self.steps_to_go - 1)
+        self._take(result.tokens, begins_canvas=result.cached > 0)
+        self._append(result.ids)
+        known, cached = (*item.ids, *result.ids), result.cached
+        self.context += cached
+        self.prefill_chunks[-2:] = [known[:cached], known[cached:]] if cached else [known]  # as the passes are
+        self.pending = deque([known[cached:]])
+        self.block += 1
+        self.is_draft_given = len(result.ids) > item.drafted
+        self.start = self._rest_of_start()
+        return known[:cached]
+
+    def _take(self, tokens: Ids[TokenResult], *, begins_canvas: bool) -> None:
+        """Count these tokens as emitted. The next draft continues its canvas, or the last token begins a new one."""
+        self.emitted += len(tokens)
+        ids = [token.id for token in tokens]
+        if begins_canvas:
+            self.canvas_matcher = self.matcher and self.matcher.after(ids[:-1])
+            self.is_canvas_open, self.steps_to_go = False, self.steps
+        self.matcher = self.matcher and self.matcher.after(ids)
+        self._score([token.logprob for token in tokens if not token.is_forced])
+
+    def _rest_of_start(self) -> tuple[int, ...]:
+        """What is left of the start text after the output so far."""
+        if not self.request.start_ids:
+            return ()
+        output = self.all_ids[len(self.request.prompt_ids) :]
+        return self.request.start_ids[aligned_index(output, self.request.start_ids) :]
 
     def _score(self, logprobs: Ids[float]) -> None:
         """Take emitted, unforced tokens into the confidence."""

@@ -16,15 +16,15 @@ from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.requests import Penalties, Truncation
-from diffusion_worker.types.step_batch import Batch, Decode, Denoise, PenaltyInputs, Prefill
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, PenaltyInputs, Prefill, Verify
 
-Work = TypeVar("Work", Prefill, Denoise, Decode)
+Work = TypeVar("Work", Prefill, Denoise, Verify, Decode)
 
 
 def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
-    """For every row a prefill chunk, a sealed canvas, a canvas and a token to decode, each at the end of the longest
-    context; tokens are sampled with all truncations, and with penalties that count the whole context. The rows use one
-    slot each, in reverse order, so that their contexts are gathered."""
+    """For every row a prefill chunk, a sealed canvas, a canvas, a draft and a token to decode, each at the end of the
+    longest context; tokens are sampled with all truncations, and with penalties that count the whole context. The rows
+    use one slot each, in reverse order, so that their contexts are gathered."""
     slots = range(limits.max_num_seqs - 1, -1, -1)
     chunk = min(limits.prefill_chunk, limits.max_context)
     canvas = min(info.denoising.canvas_length, limits.max_context)
@@ -53,6 +53,21 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
                 temperature=0.7,
                 truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
                 penalties=penalties,
+            )
+            for slot in slots
+        ),
+        verifications=tuple(
+            Verify(
+                sequence=-1 - limits.max_num_seqs - slot,
+                slot=slot,
+                ids=(info.vocab_size // 2,),
+                at=limits.max_context - canvas,
+                seed=slot,
+                drafted=canvas - 1,
+                closes_with=canvas,
+                given=(info.vocab_size // 2,) * (canvas - 1),
+                temperature=0.7,
+                truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
             )
             for slot in slots
         ),

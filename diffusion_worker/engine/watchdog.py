@@ -69,6 +69,8 @@ class StepWatchdog:
 
 def positions_of(batch: Batch) -> int:
     """Positions that a batch passes through the model, with padding; 0 for a batch without passes."""
-    canvas = max((item.denoising.canvas_length for item in batch.denoises), default=0)
+    drafts = [item.draft for item in batch.verifications if item.draft is not None]
+    canvases = [item.denoising.canvas_length for item in (*batch.denoises, *drafts)]
     causal = (batch.prefills, batch.decodes)
-    return len(batch.denoises) * canvas + sum(len(item.ids) for items in causal for item in items)
+    positions = sum(len(item.ids) for items in causal for item in items)
+    return len(canvases) * max(canvases, default=0) + sum(i.count for i in batch.verifications) + positions

@@ -7,7 +7,6 @@ is on the right. What depends on lengths alone is computed on the host, so no vi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,21 +55,24 @@ class KvCache:
         """Bytes of all slots."""
         return sum(store.numel() * store.element_size() for store in (*self.keys, *self.values))
 
-    def prefill_view(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> "PrefillView":
-        """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`; see
-        `seal`. Raises ValueError if they exceed a slot."""
+    def prefill_view(
+        self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int], *, width: int = 0
+    ) -> "PrefillView":
+        """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`, padded to
+        the longest row, and to at least `width`; see `seal`. Raises ValueError if they exceed a slot."""
         for have, more in zip(lengths, counts, strict=True):
             if have + more > self.slot_tokens:
                 raise ValueError(f"{more} tokens after {have} exceed the slot size of {self.slot_tokens}")
         self._last_view = None  # `seal` drops it in any case: the pass can use its memory
-        return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
+        return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts), width=width)
 
-    def seal(self, view: "PrefillView") -> None:
-        """Write the tokens of a finished pass into their slots. Raises CacheDamaged if that fails halfway: a ring
-        buffer has then lost old entries."""
+    def seal(self, view: "PrefillView", counts: Sequence[int] | None = None) -> None:
+        """Write the tokens of a finished pass into their slots: all, or the first `counts[i]` of each row. A ring
+        buffer cannot be rolled back, so tokens that may be wrong must not be written. Raises CacheDamaged if it fails
+        halfway: a ring buffer has then lost old entries."""
         self._last_view = None
         try:
-            view.write()
+            view.write(counts)
         except Exception as error:  # of any kind: part of the tokens may be written
             raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
 
@@ -152,12 +154,23 @@ class KvCache:
                     return
 
 
-@dataclass(slots=True)
 class LayerView:
-    """Keys and values of one layer."""
+    """Cached keys and values of one layer [rows, heads, tokens, head_dim], in a buffer with room for a canvas."""
 
-    keys: torch.Tensor  # [rows, heads, tokens, head_dim]
-    values: torch.Tensor
+    __slots__ = ("_tokens", "buffers", "keys", "values")
+
+    def __init__(
+        self, stores: Sequence[torch.Tensor], index: slice | torch.Tensor, *, tokens: int, canvas: int
+    ) -> None:
+        self._tokens = tokens
+        self.buffers = [_buffer(store, index, tokens, canvas) for store in stores]
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
+
+    def joined(self, *canvas: torch.Tensor) -> list[torch.Tensor]:
+        """Keys and values of context and canvas, whose own ones are written behind the context."""
+        for buffer, new in zip(self.buffers, canvas, strict=True):
+            buffer[:, :, self._tokens :] = new
+        return self.buffers
 
 
 class CanvasView:
@@ -169,7 +182,8 @@ class CanvasView:
     independent of each other (see `denoise.exact`).
     """
 
-    is_compileable = False  # makes the layers concatenate instead of writing to the cache
+    is_compileable = False  # makes the library's layers concatenate
+    runs_fused = True  # see `models.fused_layers`
 
     def __init__(
         self,
@@ -184,7 +198,7 @@ class CanvasView:
         kept = [min(bucket or max(lengths), capacity) for capacity in store.capacities]
         index = _slot_index(slots, store.device)
         self.layers = [
-            LayerView(keys=_rows(store.keys[layer], index, count), values=_rows(store.values[layer], index, count))
+            LayerView((store.keys[layer], store.values[layer]), index, tokens=count, canvas=width)
             for layer, count in enumerate(kept)
         ]
         true = upload(lengths, store.device)
@@ -199,20 +213,32 @@ class CanvasView:
             for kind, layer in _kinds(store.layers).items()
         }
 
+    def joined(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+        """Keys and values [rows, heads, tokens + canvas, head_dim] that a layer attends to, for those of the canvas
+        [rows, heads, canvas, head_dim]."""
+        return self.layers[layer].joined(keys, values)
+
 
 class PrefillView:
     """A ragged causal pass: row i appends counts[i] tokens, padded to the longest, after lengths[i] tokens."""
 
     is_compileable = False
+    runs_fused = True
 
     def __init__(
-        self, store: "KvCache", *, slots: tuple[int, ...], lengths: tuple[int, ...], counts: tuple[int, ...]
+        self,
+        store: "KvCache",
+        *,
+        slots: tuple[int, ...],
+        lengths: tuple[int, ...],
+        counts: tuple[int, ...],
+        width: int = 0,
     ) -> None:
         self.slots, self.lengths, self.counts = slots, lengths, counts
         self._store = store
         self._index = _slot_index(slots, store.device)
         self._longest = max(lengths)
-        self._width = max(counts)
+        self._width = max(*counts, width)
         self._true = upload(lengths, store.device)
         self.positions = self._true[:, None] + torch.arange(self._width, device=store.device)  # [rows, new]
         kinds = _kinds(store.layers)
@@ -232,10 +258,11 @@ class PrefillView:
         old_values = _rows(self._store.values[layer_idx], self._index, kept)
         return torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
 
-    def write(self) -> None:
-        """Write the new tokens into the slots. Only after the pass: in a ring buffer they overwrite old context, and a
-        pass that fails halfway must leave the slots unchanged."""
-        targets = {kind: self._write_targets(layer) for kind, layer in _kinds(self._store.layers).items()}
+    def write(self, counts: Sequence[int] | None = None) -> None:
+        """Write the new tokens into the slots, or the first `counts[i]` of each row. Only after the pass: in a ring
+        buffer they overwrite old context, and a pass that fails halfway must leave the slots unchanged."""
+        written = self.counts if counts is None else counts
+        targets = {kind: self._write_targets(layer, written) for kind, layer in _kinds(self._store.layers).items()}
         for layer, (keys, values) in self._fresh.items():
             slot, row, token, index = targets[_kind(self._store.layers[layer])]
             self._store.keys[layer][slot, :, index] = keys[row, :, token]
@@ -254,12 +281,12 @@ class PrefillView:
         own = ((back >= 0) & (back < window)).expand(len(self.slots), -1, -1)
         return torch.cat([context, own], dim=2)[:, None]
 
-    def _write_targets(self, layer: int) -> torch.Tensor:
-        """(slot, row, new token, ring index) [4, tokens] of every unpadded token that the layer keeps: the last
+    def _write_targets(self, layer: int, counts: Sequence[int]) -> torch.Tensor:
+        """(slot, row, new token, ring index) [4, tokens] of every written token that the layer keeps: the last
         `capacity` of each row, so that no ring entry is written twice."""
         capacity = self._store.capacities[layer]
         parts = []
-        for row, (slot, length, count) in enumerate(zip(self.slots, self.lengths, self.counts, strict=True)):
+        for row, (slot, length, count) in enumerate(zip(self.slots, self.lengths, counts, strict=True)):
             token = torch.arange(max(0, count - capacity), count)
             index = torch.remainder(length + token, capacity)
             parts.append(torch.stack([torch.full_like(token, slot), torch.full_like(token, row), token, index]))
@@ -291,6 +318,14 @@ def _slot_index(slots: tuple[int, ...], device: torch.device) -> slice | torch.T
     if slots == tuple(range(slots[0], slots[0] + len(slots))):
         return slice(slots[0], slots[0] + len(slots))
     return upload(slots, device)
+
+
+def _buffer(stored: torch.Tensor, index: slice | torch.Tensor, tokens: int, canvas: int) -> torch.Tensor:
+    """A copy of stored rows, with room for a canvas behind them."""
+    rows = _rows(stored, index, tokens)
+    buffer = rows.new_empty((*rows.shape[:2], tokens + canvas, rows.shape[3]))
+    buffer[:, :, :tokens] = rows
+    return buffer
 
 
 def _rows(stored: torch.Tensor, index: slice | torch.Tensor, count: int) -> torch.Tensor:

@@ -48,10 +48,10 @@ class PromptScores:
 
         return store
 
-    def skip(self, slot: int, at: int) -> None:
-        """A generated token was appended after `at` ones without being scored: it counts as certain, and so does the
-        one that follows it."""
-        self._logprobs[slot, at : at + 2] = 0.0
+    def skip(self, slot: int, at: int, count: int = 1) -> None:
+        """`count` generated tokens were appended after `at` ones without being scored: they count as certain, and so
+        does the one that follows them."""
+        self._logprobs[slot, at : at + count + 1] = 0.0
         self._lengths[slot] = _UNKNOWN
 
     def surprise(self, slot: int, tokens: int) -> torch.Tensor:

@@ -13,6 +13,13 @@ from diffusion_worker.types.model_info import LayerKv, ModelInfo
 FULL, SLIDING = "full_attention", "sliding_attention"  # the two layer types, keys of every mask mapping
 
 
+def capped(raw: torch.Tensor, cap: float) -> torch.Tensor:
+    """fp32 logits from those that an output head gives, after its soft cap (0.0: none); the operations of the library's
+    head in its order."""
+    raw = raw.to(torch.float32)
+    return torch.tanh(raw / cap) * cap if cap else raw
+
+
 class LayerContext(Protocol):
     """Cached keys and values of one layer, for canvas rows: [rows, heads, tokens, head_dim]."""
 
@@ -76,7 +83,8 @@ class DiffusionModel(Protocol):
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """Bidirectional pass over ids [rows, canvas] with self-conditioning [rows, canvas, hidden] (zeros at the first
-        step); returns fp32 logits [rows, canvas, vocab]."""
+        step); returns logits [rows, canvas, vocab] as the head gives them, see `capped` and `ModelInfo.logit_cap`. The
+        caller may overwrite them."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

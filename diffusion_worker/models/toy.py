@@ -64,7 +64,8 @@ class ToyModel:
         for row in range(len(ids)):
             before = keys.shape[2] - ids.shape[1]
             seen = slice(before) if mask is None else mask[row, 0, 0, :before]
-            is_answer[row] = self._continues(keys[row, 0, :before, 0][seen], values[row, 0, :before, 0][seen], ids[row])
+            count = self._continued(keys[row, 0, :before, 0][seen], values[row, 0, :before, 0][seen], ids[row])
+            is_answer[row, 0, :count] = 1.0
         keys, values = context.update(fresh, is_answer, 0)
         hidden = torch.zeros(*ids.shape, 1)
         for row in range(len(ids)):
@@ -109,15 +110,13 @@ class ToyModel:
         ids = torch.arange(self.vocab_size, dtype=probabilities.dtype)
         return (probabilities @ ids)[..., None]
 
-    def _continues(self, keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> bool:
-        """Whether ids [new], padded on the right, continue the scripted output: contexts are assembled from cached
-        prefixes, so the position of a token does not show whether it belongs to the prompt."""
+    def _continued(self, keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> int:
+        """How many of the first ids [new] continue the scripted output: contexts are assembled from cached prefixes, so
+        the position of a token does not show whether it belongs to the prompt."""
         if not len(keys):
-            return False
-        new = ids.tolist()
-        while new and new[-1] == self.pad_id:
-            new.pop()
-        return bool(new) and self._follow(*_split(keys, values), len(new)) == new
+            return 0
+        script = self._follow(*_split(keys, values), len(ids))
+        return int((ids == torch.tensor(script)).long().cumprod(dim=0).sum())
 
     def _follow(self, prompt: tuple[int, ...], answered: int, count: int) -> list[int]:
         script = (*self.script(prompt), self.end_ids[0])[answered : answered + count]

@@ -14,6 +14,7 @@ from diffusion_worker.types.observations import (
     BlockStop,
     ConstraintObserved,
     ConstraintWork,
+    DraftObserved,
     Observation,
     Outcome,
     PreemptionObserved,
@@ -48,6 +49,8 @@ REFUSED: Final = "twolane_worker_refused_total"
 STATE: Final = "twolane_worker_state"
 KV_BYTES: Final = "twolane_worker_kv_bytes"
 MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
+DRAFTED_TOKENS: Final = "twolane_worker_drafted_tokens_total"
+ACCEPTED_TOKENS: Final = "twolane_worker_accepted_draft_tokens_total"
 PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
 PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
 PREEMPTIONS: Final = "twolane_worker_preemptions_total"
@@ -136,6 +139,9 @@ class Meters:
                 self._take_sequence(observation)
             case RefusalObserved(reason=reason):
                 self._refused.labels(reason=reason).inc()
+            case DraftObserved(drafted=drafted, accepted=accepted):
+                self._drafted.inc(drafted)
+                self._accepted.inc(accepted)
             case PrefixObserved(tokens=tokens):
                 self._prefix_hits.inc()
                 self._prefix_tokens.inc(tokens)
@@ -199,6 +205,10 @@ class Meters:
         self._prefix_tokens = Counter(
             PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
         )
+        self._drafted = Counter(
+            DRAFTED_TOKENS, "Tokens of drafts that were verified, in verified mode", registry=self.registry
+        )
+        self._accepted = Counter(ACCEPTED_TOKENS, "Tokens of drafts that were accepted", registry=self.registry)
         self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
         self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
         self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)

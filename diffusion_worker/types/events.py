@@ -23,7 +23,7 @@ class Usage:
     `confidence`: the probability that the answer is right, if the checkpoint has weights for it (see
     `types.confidence`); otherwise the geometric mean probability of the emitted tokens from raw logits (temperature 1),
     without the tokens that a constraint forced. None before the first.
-    `converged`: whether every block so far stopped by stability; None in autoregressive mode.
+    `converged`: whether every block so far stopped by stability; None unless it is diffused.
     """
 
     prompt_tokens: int
@@ -55,8 +55,8 @@ def together(spent: Usage, last: Usage) -> Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSealed:
-    """A block is final (one token in autoregressive mode). `ids` are those not streamed before, without end and padding
-    tokens; may be empty."""
+    """A block is final: a canvas, one token in autoregressive mode, or the tokens of one verification. `ids` are those
+    not streamed before, without end and padding tokens; may be empty."""
 
     ids: tuple[int, ...]
     block: int

@@ -63,8 +63,15 @@ class ModelInfo:
     parameters: int
     dtype: str
     weight_bytes: int  # once the model runs
+    logit_cap: float = 0.0  # soft cap of the canvas head: cap * tanh(logits / cap); 0: none
     quantised: str | None = None  # the method; None: not quantised in memory
     confidence: Mapping[DecodingMode, ConfidenceWeights] = field(default_factory=dict)  # of modes that have weights
+
+    def confidence_weights(self, decoding_mode: DecodingMode) -> ConfidenceWeights | None:
+        """The weights of a mode; None if it has none. Verified answers are those of autoregressive mode and have the
+        same measurements, so its weights serve them, too."""
+        shared = DecodingMode.AUTOREGRESSIVE if decoding_mode is DecodingMode.VERIFIED else decoding_mode
+        return self.confidence.get(decoding_mode, self.confidence.get(shared))
 
     @property
     def scores_prompts(self) -> bool:

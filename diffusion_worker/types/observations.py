@@ -53,6 +53,14 @@ class BlockObserved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftObserved:
+    """One draft has been verified: its tokens, and how many of them were accepted."""
+
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceObserved:
     """One sequence has ended. Times are seconds since submission; None where it did not get that far."""
 
@@ -127,6 +135,7 @@ class StartObserved:
 Observation = (
     StepObserved
     | BlockObserved
+    | DraftObserved
     | SequenceObserved
     | RefusalObserved
     | PrefixObserved

@@ -19,9 +19,11 @@ DEFAULT_ANCHOR = 0.8  # for edits whose request sets no strength, see docs/decis
 
 
 class DecodingMode(StrEnum):
-    """How tokens are generated: a canvas of positions at once by diffusion, or one token at a time, left to right."""
+    """How tokens are generated: a canvas of positions at once by diffusion; one token at a time, left to right; or the
+    same tokens as left to right, several per pass, because a canvas drafts them and the causal pass verifies them."""
 
     DIFFUSION = "diffusion"
+    VERIFIED = "verified"
     AUTOREGRESSIVE = "autoregressive"
 
 
@@ -97,7 +99,7 @@ class GenerationRequest:
     completions are `n` requests with different seeds. Raises OutOfRange, naming the field.
 
     `temperature` scales token sampling: 0 takes the argmax, None uses the default of the decoding mode (diffusion: 1,
-    as in training; autoregressive: the argmax).
+    as in training; otherwise the argmax).
     """
 
     prompt_ids: tuple[int, ...]

@@ -26,13 +26,15 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefill:
-    """Causal pass over a prompt chunk or a sealed canvas; extends the sequence's context."""
+    """Causal pass over a prompt chunk or output; extends the sequence's context. The pass has at least
+    `width` positions, so that its shape is that of the Verify that it repeats."""
 
     sequence: SequenceId
     slot: int
     ids: tuple[int, ...]
     at: int
-    is_seal: bool = False  # a sealed canvas
+    is_seal: bool = False  # output, such as a sealed canvas
+    width: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -95,16 +97,55 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Causal pass over `ids`, tokens of a canvas that are known but not cached yet, and over the draft of those that
+    follow. It chooses every next token as Decode does, up to the first one that differs from the draft.
+
+    The draft is the `drafted` tokens of `given`, or, with a `draft`, those of the canvas after that step, in which
+    `ids` are pinned. A canvas stays where it is until all its tokens are known, since the model is trained on whole
+    canvases after whole canvases. Its tokens are written to the cache then, or when the answer ends: with the
+    `closes_with`th new token, or an end token. In exact mode the pass has `width` positions: shapes must not depend on
+    how the draft came about.
+    """
+
+    sequence: SequenceId
+    slot: int
+    ids: tuple[int, ...]
+    at: int
+    seed: int
+    drafted: int
+    closes_with: int
+    draft: Denoise | None = None
+    given: tuple[int, ...] = ()
+    width: int = 0
+    temperature: float | None = None
+    truncation: Truncation | None = None
+    penalties: PenaltyInputs | None = None
+    matcher: Matcher | None = None  # state after `ids`
+
+    @property
+    def count(self) -> int:
+        """Tokens of the pass."""
+        return len(self.ids) + self.drafted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One iteration: release ended sequences, copy slots, then prefill, denoise and decode. A sequence has at most one
-    Denoise or Decode. `slots`: new number of cache slots (None: unchanged)."""
+    """One iteration: release ended sequences, copy slots, then prefill, denoise, verify and decode. A sequence has at
+    most one Denoise, Verify or Decode. `slots`: new number of cache slots (None: unchanged)."""
 
     slots: int | None = None
     releases: tuple[SequenceId, ...] = ()
     copies: tuple[Copy, ...] = ()
     prefills: tuple[Prefill, ...] = ()
     denoises: tuple[Denoise, ...] = ()
+    verifications: tuple[Verify, ...] = ()
     decodes: tuple[Decode, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows that advance an answer: prefills do not count."""
+        return len(self.denoises) + len(self.verifications) + len(self.decodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +182,21 @@ class TokenResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """The next tokens of a verified sequence, at least one: those that agree with the draft, and the one that follows
+    them."""
+
+    sequence: SequenceId
+    tokens: tuple[TokenResult, ...]
+    cached: int  # tokens of the pass that are in the cache now
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the tokens."""
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowFault:
     """The step failed for this sequence only; its slot was zeroed."""
 
@@ -156,6 +212,7 @@ class StepResult:
 
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()
+    verifications: tuple[VerifyResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
     constraint_s: float = 0.0  # host time spent on constraints
     slots: int | None = None

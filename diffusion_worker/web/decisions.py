@@ -133,8 +133,9 @@ class DecisionEndpoint:
 def prepare(serving_state: ServingState, body: bytes) -> tuple[DecisionCanvas, ...]:
     """The canvases of a request. Raises InvalidRequest or NotResident."""
     request = _parse(body)
-    if serving_state.decoding_mode_of(request.model) is not DecodingMode.DIFFUSION:
-        raise Unsupported("Decisions are not supported in autoregressive mode.", param="model")
+    decoding_mode = serving_state.decoding_mode_of(request.model)
+    if decoding_mode is not DecodingMode.DIFFUSION:
+        raise Unsupported(f"Decisions are not supported in {decoding_mode.value} mode.", param="model")
     tokenization, info = serving_state.loaded()
     tokenizer, template = tokenization.tokenizer, tokenization.template
     tokenizer.check_length(request.text, info.max_context, "input")

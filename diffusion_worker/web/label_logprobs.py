@@ -21,7 +21,7 @@ def layouts_for(request: ChatRequest, decoding_mode: DecodingMode) -> Layouts:
     if request.top_logprobs is None:
         return ()
     if decoding_mode is not DecodingMode.DIFFUSION:
-        raise _refusal("is not supported in autoregressive mode.")
+        raise _refusal(f"is not supported in {decoding_mode.value} mode.")
     if request.tools.offered or request.prediction is not None or request.thinking:
         raise _refusal("is not supported with tools, thinking or a 'prediction'.")
     constraint = request.params.constraint

@@ -123,7 +123,8 @@ def usage_body(usage: Usage, details: Details) -> dict[str, Any]:
 
 
 def diffusion_body(usage: Usage) -> dict[str, Any]:
-    """Denoising statistics of the answer; steps are 0 and `converged` is null in autoregressive mode."""
+    """Denoising statistics of the answer. In autoregressive mode steps are 0; there, and in verified mode, whose steps
+    are drafts, `converged` is null."""
     return {
         "denoising_steps": usage.denoising_steps,
         "forward_passes": usage.forward_passes,

@@ -49,11 +49,11 @@ class ServingState:
     aliases: dict[str, DecodingMode] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.aliases = {"diffusion": DecodingMode.DIFFUSION, "diffusion:autoregressive": DecodingMode.AUTOREGRESSIVE}
+        self.aliases = {_id_of("diffusion", decoding_mode): decoding_mode for decoding_mode in DecodingMode}
 
     def model_id(self, decoding_mode: DecodingMode) -> str:
         """The model id of a decoding mode."""
-        return self.model if decoding_mode is DecodingMode.DIFFUSION else f"{self.model}:{decoding_mode.value}"
+        return _id_of(self.model, decoding_mode)
 
     def decoding_mode_of(self, model: str) -> DecodingMode:
         """The decoding mode of a model id or alias. Raises ModelNotFound."""
@@ -78,3 +78,7 @@ class ServingState:
             self.meters.observe(RefusalObserved(reason=error.code))
             raise error
         return self.tokenization, info
+
+
+def _id_of(name: str, decoding_mode: DecodingMode) -> str:
+    return name if decoding_mode is DecodingMode.DIFFUSION else f"{name}:{decoding_mode.value}"

@@ -52,6 +52,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.location": "in_cluster, or external: never receives private requests.",
         "targets.*.engine": "Capability profile of a well-known engine.",
         "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
+        "targets.*.responses": "Whether the server has OpenAI's responses API, which is then used.",
         "targets.*.ignore": "Request parameters that are left out of requests to this target; responses name them.",
         "targets.*.takes": "Request parameters that the server takes beyond those of its engine or capabilities.",
         "targets.*.price": "What the target costs, for the decision log and daily budgets.",

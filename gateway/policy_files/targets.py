@@ -248,6 +248,9 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
     supported = entry.choices("capabilities", Capability, None)
     engine = entry.string("engine", None)
     takes = _parameters(entry, "takes")
+    has_responses = entry.boolean("responses", False)
+    if has_responses and kind is not Kind.OPENAI:
+        raise entry.error("allowed only for targets of kind openai", "responses")
     if (supported is None) == (engine is None):
         raise entry.error(
             f"a target of kind {kind} requires exactly one of `engine` and `capabilities`", "engine" if engine else None
@@ -263,6 +266,8 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
         listed = ENGINES[engine]
     else:
         raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
+    if has_responses:
+        listed = replace(listed, supported=listed.supported | {Capability.RESPONSES})
     found = with_fields(listed, kind, engine)
     return replace(found, fields=found.fields | takes, **limits)
 

@@ -48,8 +48,8 @@ _PROFILES: Final = {
 
 
 _PLATFORM: Final = (
-    "user safety_identifier metadata store service_tier prompt_cache_key prompt_cache_retention verbosity"
-    " reasoning_effort functions function_call modalities audio web_search_options"
+    "user safety_identifier metadata store service_tier prompt_cache_key prompt_cache_retention prompt_cache_options"
+    " verbosity reasoning_effort functions function_call modalities audio web_search_options"
 )
 _VLLM_FIELDS: Final = (
     f"user {NAME} chat_template_kwargs min_tokens ignore_eos stop_token_ids bad_words length_penalty best_of echo"

@@ -87,7 +87,8 @@ class _Supervisor:
 
     def stop(self, within_s: float) -> int:
         """Hand over the connections that clients have begun, send SIGTERM and wait `within_s`; `kill` ends the rest.
-        A further SIGINT meanwhile is passed on: it ends the drain. Always returns 0."""
+        A further SIGINT meanwhile is passed on: it ends the drain. It is repeated, because a busy process may see it
+        before the SIGTERM. Always returns 0."""
         is_interrupted = False
         self._dispatcher.close()
         self._processes.close_admin()
@@ -104,7 +105,6 @@ class _Supervisor:
             self._processes.reap()
             if is_interrupted:
                 self._processes.send(signal.SIGINT)
-                is_interrupted = False
         return 0
 
     def _wait(self, timeout_s: float) -> Sequence[int]:

@@ -145,7 +145,7 @@ async def shared_state(
         await redis.aclose()
 
 
-def connect(url: str) -> "Redis":
+def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> "Redis":
     """A client with short timeouts and no retries: the next exchange is the retry. Connects on first use."""
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
@@ -153,7 +153,7 @@ def connect(url: str) -> "Redis":
 
     once = Retry(NoBackoff(), 0)
     try:
-        return Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=once)
+        return Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once)
     except ValueError as fault:  # the message names the scheme or the port, never the password
         raise ConfigurationError(f"--redis-url (TWOLANE_REDIS_URL): {fault}") from None
 

@@ -5,6 +5,7 @@ OpenAI's own clients accept.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -115,7 +116,7 @@ def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], s
     return [
         read_delta(_with_texts(delta.data, texts, left, is_chunk=is_chunk), is_chunk=is_chunk)
         if delta.pieces
-        else delta
+        else replace(delta, original=b"")
         for delta in deltas
     ]
 

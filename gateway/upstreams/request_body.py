@@ -8,10 +8,20 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, NESTED, Parameter, is_left_to_server, is_without_effect, not_taken
+from gateway.parameters import (
+    CACHE_CONTROL,
+    NAME,
+    NESTED,
+    Parameter,
+    is_left_to_server,
+    is_without_effect,
+    not_taken,
+    passes_responses,
+)
 from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.bodies.decision_body import write_decision
+from gateway.upstreams.bodies.response_body import write_response
 from gateway.upstreams.messages_options import write_options
 from gateway.upstreams.output_format import FIELDS, write_format
 from gateway.upstreams.text_prompts import write_prompt
@@ -43,6 +53,8 @@ def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any
 def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     """The fields of the body to send, each as JSON."""
     target, query = call.target, call.query
+    if passes_responses(target, capabilities, query):
+        return _response_fields(call, capabilities)
     fields: Fields = _decode(query.body)
     fields["model"] = _raw(target.model)
     _strip_metadata(fields)
@@ -70,6 +82,16 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     if call.validation_error is not None and "messages" in fields:
         note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
         _edit_messages(fields, lambda messages: _append_to_last_user_message(messages, note))
+    return fields
+
+
+def _response_fields(call: Call, capabilities: Capabilities | None) -> Fields:
+    """The client's own request, for a target with the same API."""
+    fields: Fields = _decode(call.query.beyond_chat.response_body or b"{}")
+    fields["model"] = _raw(call.target.model)
+    _strip_metadata(fields)
+    _leave_out(fields, call, capabilities)
+    write_response(fields, call)
     return fields
 
 

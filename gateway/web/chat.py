@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision
-from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed
+from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed, StoreUnavailable
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.types import Query
+from gateway.types import Delta, Query
 from gateway.web import sse
 from gateway.web.apis.client_api import ClientApi, Writer
 from gateway.web.apis.table import APIS
@@ -65,7 +65,7 @@ class GenerationApis:
         api = self._apis[scope["path"]]
         try:
             query = await self._read(api, scope, receive)
-        except BadRequest as error:
+        except (BadRequest, StoreUnavailable) as error:
             await send_early_error(send, error, path=api.path)
             return
         except BudgetExceededError as fault:
@@ -74,7 +74,7 @@ class GenerationApis:
         except ClientDisconnected:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
-        with CancelOnDisconnect(receive) as client:
+        with CancelOnDisconnect(scope) as client:
             await self._handler(api, query)(api, query, send, client)
 
     def _handler(self, api: ClientApi, query: Query) -> Handler:
@@ -92,11 +92,16 @@ class GenerationApis:
         body = await read_body(receive)
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
+        parses_at_once = len(body) <= LARGE_BYTES and api.prepare is None
+        if api.prepare is not None:
+            api = replace(api, parse=await api.prepare(body, state.get("key")))
         parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
-        if len(body) <= LARGE_BYTES and not api.reads_store:
+        if parses_at_once:
             return parse()
         query = await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
-        hold_more(max(0, len(query.body) - len(body)) + len(query.beyond_chat.items_to_store or b""))
+        beyond = query.beyond_chat
+        hold_more(max(0, len(query.body) - len(body)) + len(beyond.items_to_store or b""))
+        hold_more(len(beyond.response_body or b""))
         return query
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
@@ -116,13 +121,17 @@ class GenerationApis:
             headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
-                await send_error(send, api.in_its_terms(answer.error), headers, path=api.path)
+                await send_error(send, api.in_its_terms(answer.error, query), headers, path=api.path)
                 return
             writer = self._writer(api, query, answer)
-            async for delta in answer.deltas():
-                client.stop()
-                data = delta.data if writer is None else writer.whole(delta.data)
-                await send_json(send, data, headers=headers)
+            [delta] = answer.buffered()
+            client.stop()
+            data = delta.data
+            if writer is not None:
+                await writer.keep(delta.data, delta.original)
+                data = writer.whole(delta.data, delta.original)
+            await send_json(send, data, headers=headers)
+            answer.sent()
         finally:
             await answer.aclose()
 
@@ -132,7 +141,7 @@ class GenerationApis:
             count = await self._pipeline.count_tokens(query)
         except GatewayError as error:
             client.stop()
-            await send_error(send, api.in_its_terms(error), headers, path=api.path)
+            await send_error(send, api.in_its_terms(error, query), headers, path=api.path)
             return
         client.stop()
         await send_json(send, b'{"input_tokens":%d}' % count.tokens, headers=headers + describe_count(count))
@@ -147,8 +156,9 @@ class GenerationApis:
         stream.start()
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
+            named = partial(api.in_its_terms, query=query)
             try:
-                await _send_deltas(stream, answer, client, api, self._writer(api, query, answer))
+                await _send_deltas(stream, answer, client, self._writer(api, query, answer), named)
             finally:
                 await answer.aclose()
         finally:
@@ -156,22 +166,33 @@ class GenerationApis:
 
 
 async def _send_deltas(
-    stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect, api: ClientApi, writer: Writer | None
+    stream: EventStream,
+    answer: GatewayResponse,
+    client: CancelOnDisconnect,
+    writer: Writer | None,
+    named: Callable[[GatewayError], GatewayError],
 ) -> None:
     """Send the answer. A failure in the middle is the end of the stream."""
     error: GatewayError | None = answer.error
     if error is None:
         try:
-            async for delta in answer.deltas():
-                if writer is None:
-                    await stream.write(sse.event(delta.data))
-                elif events := writer.events(delta.data):
+            if events := b"".join(_events(writer, delta) for delta in answer.buffered()):
+                await stream.write(events)
+            async for delta in answer.remaining():
+                if events := _events(writer, delta):
                     await stream.write(events)
         except AttemptFailed as fault:
             error = fault
     client.stop()
     if error is None:
+        if writer is not None:
+            await writer.keep()
         await stream.end(sse.DONE if writer is None else writer.end())
         return
-    error = api.in_its_terms(error)
+    error = named(error)
     await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)
+
+
+def _events(writer: Writer | None, delta: Delta) -> bytes:
+    """Events of a part of the answer, in the form of the API."""
+    return sse.event(delta.data) if writer is None else writer.events(delta.data, delta.original)

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import Draining, GatewayError
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_early_error
+from twolane.process.http.request_cycle import Headers
 from twolane.process.running_requests import RunningRequests
 
 _log = logging.getLogger("gateway")
@@ -51,29 +52,27 @@ def _draining() -> Draining:
 class _Response:
     """An ASGI send that knows what was sent."""
 
-    __slots__ = ("_is_stream", "_scope", "_send", "_state")
+    __slots__ = ("_headers", "_scope", "_send", "_state")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send = send
         self._state = ""
-        self._is_stream = False
+        self._headers: Headers = ()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._state = "started"
-            self._is_stream = any(
-                name == b"content-type" and value.startswith(_EVENTS) for name, value in message["headers"]
-            )
+            self._state, self._headers = "started", message["headers"]
         elif not message.get("more_body", False):
             self._state = "complete"
         await self._send(message)
 
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
+        is_stream = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in self._headers)
         request_id, path = self._scope.get("state", {}).get("request_id"), self._scope["path"]
         if not self._state:
             await send_early_error(self._send, error, request_id=request_id, path=path)
-        elif self._state == "started" and self._is_stream:
+        elif self._state == "started" and is_stream:
             await send_bytes(self._send, sse.error_event(error, path, request_id), more=False)
-        return not self._state or self._is_stream
+        return not self._state or is_stream

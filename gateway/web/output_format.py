@@ -19,7 +19,7 @@ from gateway.validation.json_schema import COMPILED, Schema, SchemaError, TextPa
 from gateway.web.request_schema import ChatRequest, Forms, ResponseFormat, StructuredOutputs, is_present
 from twolane.process import exact_json
 
-MAX_SCHEMA_BYTES: Final = 65_536
+MAX_SCHEMA_BYTES: Final = 262_144  # the cost of a check is bounded by `validation.schema_cost`
 FORMAT_TYPES: Final = ("text", "json_object", "json_schema", "regex", "grammar", "structural_tag")
 _JSON_OBJECT: Final = OutputFormat(form=FormatKind.JSON_OBJECT)
 _HOLE: Final = re.compile(r"\{\{(\w+)\}\}")

@@ -5,6 +5,7 @@ Through the gateway they read the same.
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ COMPLETIONS = [
 
 async def answers_of(line: list[str | Path], url: str, asked: list[dict[str, Any]]) -> list[Any]:
     """What the client's script saw, case by case."""
-    process = await asyncio.create_subprocess_exec(
-        *line, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    pipe = asyncio.subprocess.PIPE
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # the environments are installed without bytecode
+    process = await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     given = json.dumps({"url": f"{url}/v1", "cases": asked}).encode()
     out, complaint = await process.communicate(given)
     assert process.returncode == 0, complaint.decode()

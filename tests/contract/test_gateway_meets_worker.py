@@ -1,6 +1,5 @@
 """Gateway and worker together: the real gateway in front of the real worker with the toy model, over sockets."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from aiohttp import web
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.confidence import ConfidenceWeights
 from diffusion_worker.types.requests import DecodingMode
-from tests.gateway.serving import STOP, RealGateway, chunk, completion, fake_server, real_gateway
+from tests.gateway.serving import STOP, RealGateway, chunk, completion, fake_server, real_gateway, until_known
 from tests.worker.serving import listening, toy_model
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +56,7 @@ async def both(net: ToyModel, tmp_path: Any, **settings: Any) -> AsyncIterator[B
     async with listening(net, **settings) as worker, fake_server() as quality:
         url = str(worker.client.base_url).rstrip("/")
         async with real_gateway(tmp_path, POLICY % (url, url, quality.url)) as gateway:
-            await _until_known(gateway)
+            await until_known(gateway, "fast")
             yield Both(gateway, worker, quality)
 
 
@@ -66,15 +65,6 @@ async def pair(tmp_path: Any) -> AsyncIterator[Both]:
     """The toy model repeats the user's text."""
     async for made in both(toy_model(), tmp_path):
         yield made
-
-
-async def _until_known(gateway: RealGateway) -> None:
-    async with asyncio.timeout(120):
-        while True:
-            async with gateway.client.get(f"{gateway.url}/v1/models/fast") as response:
-                if (await response.json())["twolane"]["state"] == "ready":
-                    return
-            await asyncio.sleep(0.01)
 
 
 async def test_the_worker_is_discovered_with_what_it_can_do(pair: Both) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from diffusion_worker.types.status import Residency
-from tests.worker.serving import MODEL, READ, events, serving, toy_model, until
+from tests.worker.pacing import held
+from tests.worker.serving import MODEL, READ, VERIFIED, events, serving, toy_model, until
 
 pytestmark = pytest.mark.anyio
 STATES = {"cold", "loading", "ready", "degraded", "evicting", "failed", "draining"}
@@ -69,19 +70,20 @@ async def test_live_is_200_in_every_state() -> None:
         assert (await served.client.get("/live")).status_code == 200
 
 
-async def test_models_publish_both_readings_with_aliases_and_capabilities() -> None:
+async def test_models_publish_every_decoding_mode_with_aliases_and_capabilities() -> None:
     """`twolane.capabilities` maps every capability of the closed set to true, false or its grade."""
     async with serving(toy_model()) as served:
         listing = (await served.client.get("/v1/models")).json()
     assert listing["object"] == "list"
     found = {entry["id"]: entry for entry in listing["data"]}
-    assert set(found) == {MODEL, READ}
+    assert set(found) == {MODEL, VERIFIED, READ}
     for entry in found.values():
         assert (entry["object"], entry["owned_by"], type(entry["created"])) == ("model", "twolane", int)
         assert set(entry["twolane"]["capabilities"]) == WORDS
     assert found[MODEL]["twolane"]["aliases"] == ["diffusion"]
     assert found[READ]["twolane"]["aliases"] == ["diffusion:autoregressive"]
     assert found[MODEL]["twolane"]["capabilities"]["prediction"] == "anchored"
+    assert found[VERIFIED]["twolane"]["capabilities"]["prediction"] == "warm_start"
     assert found[READ]["twolane"]["capabilities"]["prediction"] == "none"
     for entry in found.values():
         assert entry["twolane"]["capabilities"]["json_schema"] == "guaranteed"
@@ -172,12 +174,13 @@ async def test_an_overloaded_worker_answers_429_with_retry_after() -> None:
     """Seconds, whole, at least one."""
     import asyncio
 
-    model = toy_model(answer="y" * 2000, seconds_per_pass=0.005, max_context=3000)
+    model = toy_model(answer="y" * 2000, max_context=3000)
     async with serving(model, max_num_seqs=1, max_waiting=0) as served:
-        busy = asyncio.create_task(served.ask(max_tokens=1000))
-        await until(lambda: served.engine.status().running == 1)
-        shed = await served.ask()
-        busy.cancel()
+        with held(model):
+            busy = asyncio.create_task(served.ask(max_tokens=1000))
+            await until(lambda: served.engine.status().running == 1)
+            shed = await served.ask()
+            busy.cancel()
         await asyncio.gather(busy, return_exceptions=True)
     assert (shed.status_code, shed.json()["error"]["code"]) == (429, "overloaded")
     assert shed.json()["error"]["type"] == "rate_limit_error"

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.gateway.serving import fake_server, says_hello
+from tests.gateway.serving import fake_server, says_hello, until_closing
 from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -169,7 +169,7 @@ async def test_at_the_end_of_the_drain_every_request_of_every_process_gets_503(
                 await begun.acquire()
             for number in signals:
                 made.process.send_signal(number)
-                await asyncio.sleep(0.3)  # the first one must have been received
+                await until_closing(made.public)  # the second signal must come after the first
             assert await asking == [503] * 16
             assert await made.process.wait() == 0
 

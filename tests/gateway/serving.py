@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import orjson
 from aiohttp import web
+from yarl import URL
 
 from gateway.app import Gateway, open_gateway
+from gateway.classifier.weights import open_classifier
+from gateway.routing.classify import Classify
 from gateway.settings import Settings
+from tests.served import served
 
 
 @dataclass
@@ -53,7 +58,7 @@ async def fake_server(answer: Any = None, *, port: int = 0, **given: Any) -> Asy
     """Serve on a free port, or again on one that was used before."""
     server = FakeServer(answer=answer or says_hello, **given)
     app = web.Application(client_max_size=1 << 26)
-    for path in ("chat/completions", "completions", "embeddings", "decisions"):
+    for path in ("chat/completions", "completions", "embeddings", "decisions", "responses"):
         app.router.add_post(f"/v1/{path}", server.chat)
     app.router.add_post("/tokenize", server.chat)
     app.router.add_get("/health", server.tell_health)
@@ -134,6 +139,12 @@ class RealGateway:
             return await response.text()
 
 
+@functools.cache
+def classifier() -> Classify:
+    """One for all gateways: it keeps nothing of a request, and reading its weights is most of a gateway's start."""
+    return open_classifier()
+
+
 @contextlib.asynccontextmanager
 async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIterator[RealGateway]:
     """Serve a policy, given as text, on loopback in the running event loop."""
@@ -142,23 +153,12 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     # On a busy machine a slow target is still reachable, and headers are complete: no heartbeat precedes them.
     patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
-    async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
-        urls = [await stack.enter_async_context(_served(each)) for each in gateway.servers(drain_s=1)]
+    async with contextlib.AsyncExitStack() as stack:
+        with patch("gateway.app.open_classifier", classifier):
+            gateway = await stack.enter_async_context(open_gateway(chosen))
+        urls = await stack.enter_async_context(served(*gateway.servers(drain_s=1)))
         client = await stack.enter_async_context(aiohttp.ClientSession())
         yield RealGateway(gateway, urls[0], urls[1], client)
-
-
-@contextlib.asynccontextmanager
-async def _served(server: Any) -> AsyncIterator[str]:
-    bound = socket.create_server(("127.0.0.1", 0))
-    task = asyncio.create_task(server.serve(sockets=[bound]))
-    try:
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.001)
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
 
 
 def two_lanes(fast: str, quality: str, **route: Any) -> str:
@@ -191,6 +191,16 @@ def ask(text: str = "hi", **more: Any) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
 
 
+async def until_known(gateway: RealGateway, target: str) -> None:
+    """Wait until the gateway has asked a worker what it can do; before, it takes any worker to be able to do all."""
+    async with asyncio.timeout(120):
+        while True:
+            async with gateway.client.get(f"{gateway.url}/v1/models/{target}") as response:
+                if (await response.json())["twolane"]["state"] == "ready":
+                    return
+            await asyncio.sleep(0.005)
+
+
 async def last_decision(gateway: Any, headers: dict[str, str]) -> Any:
     """The decision of a request; it is published shortly after the response."""
     url = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
@@ -211,3 +221,18 @@ async def until(read: Any, word: str) -> str:
             if word in page:
                 return page
             await asyncio.sleep(0.005)
+
+
+async def until_closing(url: str) -> None:
+    """Wait until a gateway has received its first signal: then no connection begins, which otherwise needs no process
+    but the kernel."""
+    address = URL(url)
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                async with asyncio.timeout(0.5):
+                    _, writer = await asyncio.open_connection(address.host, address.port)
+            except (TimeoutError, OSError):
+                return
+            writer.close()
+            await asyncio.sleep(0.01)

@@ -172,7 +172,7 @@ async def test_a_deadline_header_ends_the_request_in_time(fake: Any, serving: An
         return web.Response()
 
     async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
-        status, headers, body = await gateway.ask(x_twolane_deadline_ms="60")
+        status, headers, body = await gateway.ask(x_twolane_deadline_ms="1000")
     assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
     assert headers["x-twolane-attempts"] == "only=deadline"
 

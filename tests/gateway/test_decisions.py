@@ -8,7 +8,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.gateway.serving import RealGateway, completion, fake_server
+from tests.gateway.serving import RealGateway, completion, fake_server, until_known
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/decisions"
@@ -78,6 +78,7 @@ async def start(serving: Any, quality_has: str) -> AsyncIterator[Stack]:
         fake_server(stack.answer("quality")) as stack.quality,
         serving(POLICY % (stack.fast.url, quality_has, stack.quality.url)) as stack.gateway,
     ):
+        await until_known(stack.gateway, "fast")
         yield stack
 
 

@@ -18,7 +18,7 @@ from gateway.enums import Outcome
 from gateway.upstreams.scripted import says
 from gateway.web.chat import GenerationApis
 from gateway.web.error_boundary import ErrorBoundary
-from tests.gateway.serving import ask, one_lane
+from tests.gateway.serving import ask, one_lane, until_closing
 from tests.gateway.web.asgi_client import AsgiClient
 from twolane.process.running_requests import RunningRequests
 
@@ -120,9 +120,11 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
         self.process, self.url = process, url
+        self.has_begun = asyncio.Event()  # a response
 
     async def post(self, http: aiohttp.ClientSession, body: Any, **more: Any) -> tuple[int, dict[str, str], bytes]:
         async with http.post(f"{self.url}/v1/chat/completions", data=body, **more) as response:
+            self.has_begun.set()
             headers = {name.lower(): value for name, value in response.headers.items()}
             return response.status, headers, await response.read()
 
@@ -167,13 +169,14 @@ async def test_a_process_that_is_told_to_end_answers_everybody(
         gateway = await started(tmp_path, one_lane(server.url), "--drain-s", drain_s)
         bodies = [ask(max_tokens=2), ask(stream=True, max_tokens=2), ask(stream=True, max_tokens=1)]
         asked = [asyncio.create_task(gateway.post(http, orjson.dumps(body))) for body in bodies]
-        asked.append(asyncio.create_task(gateway.post(http, endless())))
-        async with asyncio.timeout(60):
+        asked.append(asyncio.create_task(gateway.post(http, endless(), expect100=True)))  # sent once the head was read
+        async with asyncio.timeout(120):
             for _ in asked:
                 await hanging.acquire()
+            await gateway.has_begun.wait()
             for number in signals:
                 gateway.process.send_signal(number)
-                await asyncio.sleep(0.3)  # the first signal closes the listener; the second must come after it
+                await until_closing(gateway.url)  # the second signal must come after the first
             told = await asyncio.gather(*asked)
             assert await gateway.process.wait() == 0
     for status, headers, body in (told[0], told[1], told[3]):

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.gateway.serving import RealGateway, completion, fake_server, start_stream
+from tests.gateway.serving import RealGateway, completion, fake_server, start_stream, until_known
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +82,7 @@ async def stack(serving: Any) -> AsyncIterator[Stack]:
         fake_server() as quality,
         serving(POLICY % (fast.url, quality.url)) as gateway,
     ):
+        await until_known(gateway, "fast")
         yield Stack(gateway, fast, quality)
 
 

@@ -55,6 +55,7 @@ EFFECTIVE: Mapping[str, Any] = {
     "priority": 1,
     "prompt_cache_key": "k",
     "prompt_cache_retention": "24h",
+    "prompt_cache_options": {"ttl": "30m"},
     "cache_salt": "s",
     "cache_prompt": True,
     "id_slot": 3,

@@ -312,6 +312,20 @@ async def test_what_cannot_be_served_is_refused_by_name(
     assert stack.target.bodies == []
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"top_logprobs": 2}, "top_logprobs"), ({"include": ["message.output_text.logprobs"]}, "include")],
+)
+async def test_the_error_names_the_field_by_which_the_client_asked_for_logprobs(
+    serving: Any, body: dict[str, Any], param: str
+) -> None:
+    policy = json.loads(one_lane("http://127.0.0.1:9"))
+    policy["targets"]["only"]["engine"] = "sglang_diffusion"
+    async with serving(json.dumps(policy)) as gateway:
+        status, _, refused = await gateway.ask({"model": "auto", "input": "Hi", **body}, path=PATH)
+    assert (status, refused["error"]["param"]) == (400, param)
+
+
 async def test_a_hosted_tool_is_left_out_where_the_policy_ignores_it(serving: Any) -> None:
     model = Model()
     async with fake_server(model.answer) as target:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ import openai
 import pytest
 from aiohttp import web
 
+from tests.gateway.redis_server import RedisServer, redis_server
 from tests.gateway.serving import completion, fake_server, one_lane, until
+from tests.gateway.test_passed_responses import THOUGHT, Provider, message
+from tests.gateway.test_passed_responses import policy as passing
 from tests.gateway.test_responses import PATH, WEATHER, Model, Stack, call
 
 pytestmark = pytest.mark.anyio
@@ -18,12 +21,21 @@ pytestmark = pytest.mark.anyio
 KEYS = {"alice": "a" * 43, "bob": "b" * 43}
 
 
-@pytest.fixture
-async def stack(serving: Any, tmp_path: Path) -> AsyncIterator[Stack]:
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def stack(serving: Any, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     lines = [f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}" for name, key in KEYS.items()]
     (tmp_path / "keys").write_text("\n".join(lines))
     model = Model()
     settings: dict[str, Any] = {"keys_file": tmp_path / "keys", "responses_bytes": 100_000}
+    if request.param == "redis":
+        url = request.getfixturevalue("redis").url
+        settings |= {"responses_store": "redis", "redis_url": url, "redis_namespace": request.node.name}
     async with fake_server(model.answer) as target, serving(one_lane(target.url), **settings) as gateway:
         made = Stack(gateway, target, model)
         made.client = made.client.with_options(api_key=KEYS["alice"])
@@ -188,3 +200,74 @@ async def test_what_a_request_refers_to_is_limited_and_counted_like_its_body(ser
         go.set()
         assert (await running)[0] == 200
         await until(gateway.metrics, "twolane_bytes_in_flight 0.0")
+
+
+async def test_a_gateway_whose_redis_is_down_serves_and_says_that_it_keeps_nothing(
+    serving: Any, tmp_path: Path
+) -> None:
+    model = Model()
+    with redis_server(tmp_path) as redis:
+        settings = {"responses_bytes": 100_000, "responses_store": "redis", "redis_url": redis.url}
+        async with fake_server(model.answer) as target, serving(one_lane(target.url), **settings) as gateway:
+            stack = Stack(gateway, target, model)
+            async with stack.client:
+                stack.says({"content": "a"}, {"content": "b"}, {"content": "c"}, {"content": "d"})
+                kept = await stack.client.responses.create(model="auto", input="Hi", store=True)
+                redis.stop()
+                whole = await stack.client.responses.create(model="auto", input="Hi", store=True)
+                raw = await stack.client.responses.with_raw_response.create(model="auto", input="Hi", store=True)
+                events = await stack.events(input="Hi", store=True)
+                assert [made.model_extra["store"] for made in (kept, whole, raw.parse())] == [True, False, False]
+                assert raw.headers["x-twolane-ignored"] == "store"
+                assert events[-1][1]["response"]["store"] is False
+                with pytest.raises(openai.InternalServerError) as caught:
+                    await stack.client.responses.create(model="auto", input="Hi", previous_response_id=kept.id)
+                assert (caught.value.status_code, caught.value.code) == (503, "store_unavailable")
+                with pytest.raises(openai.InternalServerError):
+                    await stack.client.responses.retrieve(kept.id)
+
+
+async def test_a_stream_that_could_not_be_kept_says_so_at_its_end(serving: Any, tmp_path: Path) -> None:
+    """Redis fails while the answer is on its way."""
+    model = Model()
+    with redis_server(tmp_path) as redis:
+        settings = {"responses_bytes": 100_000, "responses_store": "redis", "redis_url": redis.url}
+
+        async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            redis.stop()
+            return await model.answer(request, body)
+
+        async with fake_server(answer) as target, serving(one_lane(target.url), **settings) as gateway:
+            stack = Stack(gateway, target, model)
+            stack.says({"content": "a"})
+            events = await stack.events(input="Hi", store=True)
+    assert events[0][1]["response"]["store"] is True
+    assert (events[-1][0], events[-1][1]["response"]["store"]) == ("response.completed", False)
+
+
+async def test_items_of_a_passed_response_are_found_and_sent_back_to_their_target(stack: Stack) -> None:
+    """Their ids are those of the target."""
+    provider = Provider()
+    thought, said = THOUGHT, message("Let me see.")
+    provider.output = [thought, said]
+    async with fake_server(provider.answer) as target:
+        stack.gateway.gateway.policies.path.write_text(passing(target.url))
+        stack.gateway.gateway.watcher.request_reload()
+        async with asyncio.timeout(60):
+            while (await stack.client.models.list()).data[-1].id != "plain":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        first = await stack.client.responses.create(model="auto", input="Rome?", store=True)
+        stored = await stack.client.responses.retrieve(first.id)
+        assert (stored.id, stored.output) == (first.id, first.output)
+        reference: Any = {"type": "item_reference", "id": said["id"]}
+        await stack.client.responses.create(model="auto", input=[reference, {"role": "user", "content": "So?"}])
+        assert target.bodies[-1]["input"][0]["content"][0]["text"] == "Let me see."
+        async with stack.client.responses.stream(
+            model="auto", input="So?", previous_response_id=first.id, store=True
+        ) as stream:
+            last = await stream.get_final_response()
+        assert last.previous_response_id == first.id
+        assert [item["type"] for item in target.bodies[-1]["input"]] == ["message", "reasoning", "message", "message"]
+        assert "previous_response_id" not in target.bodies[-1]
+        assert all(body["store"] is False for body in target.bodies)
+        assert (await stack.client.responses.retrieve(last.id)).previous_response_id == first.id

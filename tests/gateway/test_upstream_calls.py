@@ -308,8 +308,13 @@ async def test_a_target_that_hangs_opens_its_breaker_and_a_client_s_own_deadline
                 status, headers, _ = await gateway.ask(x_twolane_deadline_ms="20")
                 assert (status, headers["x-twolane-attempts"]) == (504, "first=deadline")
         async with serving(policy(server.url, route=patient)) as gateway:
-            outcomes = [(await gateway.ask())[1]["x-twolane-attempts"] for _ in range(6)]
-    assert outcomes == ["first=deadline"] * 5 + ["first=circuit_open"]
+            outcomes = list[str]()
+            while outcomes[-1:] != ["first=circuit_open"]:
+                assert len(outcomes) < 200
+                outcomes.append((await gateway.ask())[1]["x-twolane-attempts"])
+    # A busy machine may spend a deadline before the target is called: that is not the target's failure.
+    assert set(outcomes[:-1]) == {"first=deadline"}
+    assert len(outcomes) > 5
 
 
 # Proxies

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,10 +95,19 @@ def test_words_of_one_concept_share_its_number_in_all_languages() -> None:
     assert numbers["else"] == 2
 
 
-def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path) -> None:
-    """The shipped stage computes in numpy, by other code, from weights of 8 bits."""
+@pytest.fixture(name="train")
+def make_train(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The training, with few texts to put beside instructions and few requests of the bundled checkpoint."""
     pytest.importorskip("torch")
-    from training.classifier.__main__ import train
+    from training.classifier import __main__ as program
+
+    monkeypatch.setattr(program, "TRAINING", FEW)
+    monkeypatch.setattr(program, "BUNDLED_ROWS", 4)
+    return program.train
+
+
+def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path, train: Any) -> None:
+    """The shipped stage computes in numpy, by other code, from weights of 8 bits."""
     from training.classifier.fit import Table, fit, scores
 
     few, materials = LINES[::60], Materials(FEW)
@@ -135,10 +145,7 @@ def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path) -> None:
             assert np.allclose(found.probabilities, row, atol=0.05)
 
 
-def test_the_same_lines_give_the_same_weights() -> None:
-    pytest.importorskip("torch")
-    from training.classifier.__main__ import train
-
+def test_the_same_lines_give_the_same_weights(train: Any) -> None:
     one, same = (train(LINES[::100], divisor=1.0, copies=1, epochs=1) for _ in range(2))
     assert (one.weights == same.weights).all()
     assert one.vocabulary.words == same.vocabulary.words

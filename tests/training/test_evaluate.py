@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def row(accuracy: float, bar: float | None) -> Row:
         right=(),
         confidences=(),
     )
-    return Row(case=Case(task="sudoku", words="known", bar=bar), denoised=outcome, read=outcome)
+    return Row(case=Case(task="sudoku", words="known", bar=bar), denoised=outcome, verified=outcome, read=outcome)
 
 
 def test_a_row_under_its_bar_is_not_cleared() -> None:
@@ -48,6 +49,16 @@ def test_a_row_under_its_bar_is_not_cleared() -> None:
     assert row(0.90, 0.90).is_cleared
     assert not row(0.89, 0.90).is_cleared
     assert row(0.0, None).is_cleared
+
+
+def test_verified_answers_must_be_those_of_autoregressive_decoding_at_their_cost() -> None:
+    read = replace(row(1.0, None).read, answers=((1, 2), (3,)), latency_ms=40.0)
+    fast = replace(read, passes=7.0, canvases=2.0, latency_ms=10.0)
+    found = Row(case=Case(task="extraction", words="known"), denoised=read, verified=fast, read=read)
+    assert (found.identical, found.verified_speed_ratio) == (1.0, 4.0)
+    assert found.is_cleared
+    for change in ({"answers": ((1, 2), (4,))}, {"passes": 8.5}, {"latency_ms": 14.0}):
+        assert not replace(found, verified=replace(fast, **change)).is_cleared
 
 
 def test_the_bars_are_those_that_were_promised() -> None:

@@ -5,7 +5,6 @@ import atexit
 import contextlib
 import functools
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Tokenization
+from tests.served import served
 from training.vocabulary import save_tokenizer
 from twolane.process.http.server import build_server
 
 MODEL = "toy"
-READ = f"{MODEL}:autoregressive"
+READ, VERIFIED = f"{MODEL}:autoregressive", f"{MODEL}:verified"
 CHAT = "/v1/chat/completions"
 PATIENT = Times(quick_s=300.0, limit_s=300.0, wait_s=300.0)
 PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading the certificates takes 0.1 s per client
@@ -120,17 +120,10 @@ async def serving(model: ToyModel, words: Tokenization | None = None, **settings
 @contextlib.asynccontextmanager
 async def listening(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
-    async with serving(model, words, **settings) as served:
-        server = build_server(served.worker.app, drain_s=60, listener=listener_of(served.worker))
-        listener = socket.create_server(("127.0.0.1", 0))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-                yield Served(worker=served.worker, model=model, client=client)
-        finally:
-            server.should_exit = True
-            await task
+    async with serving(model, words, **settings) as inner:
+        server = build_server(inner.worker.app, drain_s=60, listener=listener_of(inner.worker))
+        async with served(server) as [url], httpx.AsyncClient(base_url=url, timeout=120) as client:
+            yield Served(worker=inner.worker, model=model, client=client)
 
 
 async def until(holds: Callable[[], bool], within_s: float = 120) -> None:

@@ -28,7 +28,9 @@ from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.events import Faulted, Finished
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 from diffusion_worker.types.status import Residency
-from tests.worker.serving import CHAT, build, serving, toy_model
+from tests.worker.pacing import held
+from tests.worker.serving import CHAT, build, serving, toy_model, until
+from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio
 DENOISING = DenoisingParams(canvas_length=16, steps=8)
@@ -141,19 +143,33 @@ async def test_a_worker_that_cannot_recover_fails_instead_of_hanging(monkeypatch
 
 
 async def test_running_and_queued_requests_end_when_the_device_fails() -> None:
-    model = Device(denoising=DENOISING, seconds_per_pass=0.01, pace=1)
+    model = Device(denoising=DENOISING)
     engine = Engine(lambda: model, Capacity(max_num_seqs=2))
     engine.start()
     await engine.ready()
     try:
-        endings = [asyncio.create_task(ending(engine, request(tuple(range(20, 30 + n))))) for n in range(6)]
-        await asyncio.sleep(0)
-        model.error = ILLEGAL
+        with held(model):
+            endings = [asyncio.create_task(ending(engine, request(tuple(range(20, 30 + n))))) for n in range(6)]
+            await until(lambda: engine.status().running == 2 and engine.status().waiting == 4)
+            model.error = ILLEGAL
         async with asyncio.timeout(500):
             ends = [await one for one in endings]
         assert all(isinstance(end, Faulted) and isinstance(end.error, DeviceFailed) for end in ends)
     finally:
         await engine.close()
+
+
+@pytest.fixture
+def often_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the limit is."""
+    for module in ("engine", "watchdog"):
+        monkeypatch.setattr(f"diffusion_worker.engine.{module}.TICK_S", 0.05)
+
+
+def limit_silence(engine: Engine, timeout_s: float) -> None:
+    """From the next step on: before, a busy machine may be slow."""
+    assert engine._loop is not None
+    engine._loop.watchdog._timeout_s, engine._loop.watchdog._longest_s = timeout_s, 0.0
 
 
 class Hangs(ToyModel):
@@ -169,14 +185,16 @@ class Hangs(ToyModel):
             self.released.wait(600.0)
 
 
+@pytest.mark.usefixtures("often_watched")
 @pytest.mark.parametrize("decoding_mode", DecodingMode)
 async def test_a_step_that_hangs_ends_all_requests_and_makes_the_worker_unready(decoding_mode: DecodingMode) -> None:
     model = Hangs(denoising=DENOISING)
-    engine = Engine(lambda: model, Capacity(step_timeout_s=0.2, max_num_seqs=1))
+    engine = Engine(lambda: model, Capacity(max_num_seqs=1))
     engine.start()
     await engine.ready()
     try:
         assert isinstance(await ending(engine, request()), Finished)
+        limit_silence(engine, 0.2)
         model.hangs.set()
         async with asyncio.timeout(500):
             ends = await asyncio.gather(*(ending(engine, request(decoding_mode=decoding_mode)) for _ in range(3)))
@@ -197,16 +215,18 @@ async def test_a_step_that_hangs_ends_all_requests_and_makes_the_worker_unready(
     assert engine.status().state in (Residency.FAILED, Residency.DRAINING), "the late step changes nothing"
 
 
+@pytest.mark.usefixtures("often_watched")
 async def test_a_step_that_hangs_ends_an_unload_and_a_drain() -> None:
     for leave in (Engine.unload, Engine.drain):
         model = Hangs(denoising=DENOISING)
-        engine = Engine(lambda model=model: model, Capacity(step_timeout_s=0.2))
+        engine = Engine(lambda model=model: model)
         engine.start()
         await engine.ready()
         try:
+            limit_silence(engine, 0.2)
             model.hangs.set()
             asking = asyncio.create_task(ending(engine, request()))
-            await asyncio.sleep(0.01)
+            await until(lambda engine=engine: engine.status().running == 1)
             async with asyncio.timeout(500):
                 await leave(engine, 400.0)
                 assert isinstance((await asking).error, DeviceHangs)  # type: ignore[union-attr]
@@ -255,8 +275,7 @@ sys.exit(cli.main(["--checkpoint", sys.argv[1], "--port", sys.argv[2]]))
 @pytest.mark.slow
 def test_a_process_whose_device_hangs_exits_with_the_code_for_a_failed_device(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-c", HANGING_WORKER, str(tmp_path), str(port)],
         stdout=subprocess.PIPE,
@@ -342,8 +361,7 @@ def test_the_process_exits_with_the_code_for_a_failed_device(
 
     model.encode = breaks  # type: ignore[method-assign]
     monkeypatch.setattr("diffusion_worker.app.build_worker", lambda _settings: build(model))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     client = threading.Thread(target=_break_and_ask, args=(f"http://127.0.0.1:{port}", is_broken))
     client.start()
     assert cli.main(["--checkpoint", str(tmp_path), "--port", str(port)]) == cli.DEVICE_FAILED == 3
@@ -428,7 +446,7 @@ async def test_a_worker_ends_with_the_failure_of_its_device_whether_it_started_w
     with socket.create_server(("127.0.0.1", 0)) as public:
         running = asyncio.create_task(run_worker(worker, public))
         if is_cold:
-            await asyncio.sleep(0.05)
+            await until(lambda: hasattr(engine, "_loaded"))  # it has started
             with pytest.raises(DeviceFailed):
                 await engine.load()
         async with asyncio.timeout(500):

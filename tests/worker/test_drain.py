@@ -11,6 +11,8 @@ import pytest
 
 from diffusion_worker.app import run_worker
 from diffusion_worker.constraint_service.service import ConstraintService
+from diffusion_worker.types.status import Residency
+from tests.worker.pacing import in_step
 from tests.worker.serving import CHAT, MODEL, build, toy_model
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +37,7 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
         await asyncio.sleep(300)
 
     monkeypatch.setattr(ConstraintService, "bind", compile_for_ever)
-    worker = build(toy_model(**SLOW), drain_s=drain_s)
+    worker = build(in_step(toy_model(**SLOW)), drain_s=drain_s)
     listener = socket.create_server(("127.0.0.1", 0))
     running = asyncio.create_task(run_worker(worker, listener))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -56,7 +58,9 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
                 await asyncio.sleep(0.01)
             for number in signals:
                 os.kill(os.getpid(), number)
-                await asyncio.sleep(0.05)  # two signals at once are one
+                # Two signals at once are one.
+                while worker.serving_state.engine.status().state is not Residency.DRAINING:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
             events = [line async for line in lines if line.startswith("data: ")]
             whole = await asyncio.gather(*asked)
             half = await reader.readuntil(b'"draining"')

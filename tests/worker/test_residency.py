@@ -13,6 +13,7 @@ from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.events import Faulted, Finished
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 from diffusion_worker.types.status import Residency
+from tests.worker.pacing import held
 
 pytestmark = pytest.mark.anyio
 DENOISING = DenoisingParams(canvas_length=16, steps=16)
@@ -60,17 +61,20 @@ async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
 
 
 async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> None:
-    for seconds_per_pass, patience_s, expected in ((0.005, 120.0, Finished), (0.2, 0.05, Faulted)):
-        model = ToyModel(denoising=DENOISING, seconds_per_pass=seconds_per_pass, pace=4)
+    for patience_s, expected in ((120.0, Finished), (0.0, Faulted)):
+        model = ToyModel(denoising=DENOISING, pace=4)
         engine = Engine(lambda model=model: model, Capacity(max_num_seqs=2))
         engine.start()
         await engine.ready()
         try:
-            streams = [engine.submit(REQUEST) for _ in range(3)]
-            leaving = asyncio.create_task(engine.unload(patience_s))
-            await until(lambda engine=engine: engine.status().state is Residency.EVICTING)
-            with pytest.raises(NotResident):
-                engine.submit(REQUEST)
+            with held(model):
+                streams = [engine.submit(REQUEST) for _ in range(3)]
+                leaving = asyncio.create_task(engine.unload(patience_s))
+                await until(lambda engine=engine: engine.status().state is Residency.EVICTING)
+                with pytest.raises(NotResident):
+                    engine.submit(REQUEST)
+                if expected is Faulted:
+                    await until(engine._should_unload.is_set)
             ends = [await ending(output_stream) for output_stream in streams]
             await leaving
             assert all(isinstance(end, expected) for end in ends)

@@ -50,7 +50,7 @@ def main() -> int:
     model = load(folder, LoadOptions(threads=1))
     model.info = replace(model.info, confidence=dict.fromkeys(DecodingMode, _PROVISIONAL))
     rows = CHOOSING.rows(options.count)
-    found = {mode: answered(model, rows, mode) for mode in DecodingMode}
+    found = {mode: answered(model, rows, mode) for mode in DecodingMode if mode is not DecodingMode.VERIFIED}
     if options.answers:
         options.answers.write_text(json.dumps({mode: [_plain(each) for each in found[mode]] for mode in found}) + "\n")
     write_weights(folder, {mode: fit(answers) for mode, answers in found.items()})

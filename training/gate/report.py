@@ -1,4 +1,4 @@
-"""Reports the gate of a checkpoint on the mix for measuring, in both decoding modes."""
+"""Reports the gate of a checkpoint on the mix for measuring, in every decoding mode."""
 
 import json
 import statistics

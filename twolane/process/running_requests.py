@@ -27,10 +27,11 @@ class RunningRequests:
         self._tasks.discard(task)
 
     def end(self) -> None:
-        """The drain period is over."""
-        self.has_ended = True
-        for task in self._tasks:
-            task.cancel()
+        """The drain period is over. Repeating it has no effect: it would cancel responses that are being written."""
+        if not self.has_ended:
+            self.has_ended = True
+            for task in self._tasks:
+                task.cancel()
 
     def is_over(self) -> bool:
         """Whether `end` caused the cancellation that was just caught; if so, the task is no longer cancelled."""

@@ -97,13 +97,29 @@ def _lookaheads(tree: Tree) -> list[Look]:
 
 
 def _without_boundaries(tree: Tree) -> RangeDfa:
-    """The automaton of a tree over texts with boundary markers, without the markers."""
+    """The automaton of a tree over texts with boundary markers, without the markers. A text may have any number of them
+    at both ends, because `^` and `$` match without consuming: `(,|$)+$` matches the end of a text twice. At the only
+    place of an empty text they match in any order."""
     marked, accepting = determinise(tree)
-    ends = [_after(row, END) for row in marked]
-    closing = [end != DEAD and accepting[end] for end in ends]
+    closing = [any(accepting[end] for end in _repeated(marked, state, (END,))) for state in range(len(marked))]
     bare = [[(a, min(b, LAST), t) for a, b, t in row if a <= LAST] for row in marked]
-    begun = _after(marked[0], BEGIN)
-    return EMPTY if begun == DEAD else minimise(bare, closing, begun)
+    found = EMPTY
+    for begun in _repeated(marked, 0, (BEGIN,)):
+        found = union(found, minimise(bare, closing, begun))
+    if any(accepting[state] for state in _repeated(marked, 0, (BEGIN, END))):
+        found = union(found, EMPTY_TEXT)
+    return found
+
+
+def _repeated(rows: Sequence[Sequence[Edge]], start: int, labels: Sequence[int]) -> list[int]:
+    """The states after one of the labels, after two, and so on."""
+    reached, todo = dict[int, None](), [start]
+    while todo:
+        state = todo.pop()
+        fresh = [after for label in labels if (after := _after(rows[state], label)) != DEAD and after not in reached]
+        reached.update(dict.fromkeys(fresh))
+        todo += fresh
+    return list(reached)
 
 
 def _after(row: Sequence[Edge], label: int) -> int:

@@ -14,6 +14,7 @@ from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 Schema = bool | Mapping[str, Any]
 _OLD: Final = ("draft-03", "draft-04", "draft-05", "draft-06", "draft-07")
+_OLDEST: Final = ("draft-03", "draft-04", "draft-05")
 _DATA: Final = ("enum", "const", "default", "examples", "example")
 
 
@@ -38,6 +39,7 @@ class Document:
         uri = schema.get("$schema", "") if isinstance(schema, Mapping) else ""
         dialect = uri if isinstance(uri, str) else ""
         self.old = any(name in dialect for name in _OLD)  # siblings of `$ref` are ignored up to draft 7
+        self._id = "id" if any(name in dialect for name in _OLDEST) else "$id"  # renamed in draft 6
         self.lists_items = self.old or "2019-09" in dialect  # `items` may be a list
         self._nodes: dict[tuple[str, str], Node] = {}
         self._resources: dict[str, str] = {"": ""}  # URI -> pointer
@@ -113,10 +115,8 @@ class Document:
             todo.extend((value, f"{pointer}/{_escaped(name)}", base) for name, value in _inside(here))
 
     def _index_schema(self, schema: Mapping[str, Any], pointer: str, base: str) -> str:
-        for keyword in ("$id", "id"):
-            name = schema.get(keyword)
-            if not isinstance(name, str) or (self.old and "$ref" in schema):
-                continue
+        name = schema.get(self._id)
+        if isinstance(name, str) and not (self.old and "$ref" in schema):
             uri, fragment = urldefrag(urljoin(base, name))
             if fragment:
                 self._anchors[uri, fragment] = pointer

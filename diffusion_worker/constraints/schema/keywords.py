@@ -89,8 +89,8 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     **_rows(
         "annotation",
         _schema="selects the dialect",
-        _id="base of references",
-        id="base of references",
+        _id="base of references, from draft 6 on",
+        id="base of references in drafts up to 5",
         _anchor="target of references",
         _dynamicAnchor="target of references",
         _recursiveAnchor="",

@@ -81,9 +81,11 @@ _CAPABILITIES: Mapping[str, bool | str] = {
     **dict.fromkeys(("n", "images", "embeddings"), False),
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
-# Only diffusion can start from a text, end in a given text, or compare labels in one pass.
+# Only diffusion can keep to a text, end in a given text, or compare labels in one pass. Verified decoding starts from a
+# text, which changes the cost of its answers, but not the answers.
 _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
     DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True, "decisions": True},
+    DecodingMode.VERIFIED: {"prediction": "warm_start", "suffix": False, "logprobs": False, "decisions": False},
     DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False, "decisions": False},
 }
 

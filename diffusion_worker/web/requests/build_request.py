@@ -66,11 +66,13 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
 
 
 def _check_decoding_mode(params: RequestParams, inputs: RequestInputs) -> None:
-    """Refuse parameters of the canvas in autoregressive mode. Raises Unsupported."""
-    if inputs.decoding_mode is DecodingMode.DIFFUSION:
+    """Refuse parameters of the canvas in the other modes: a causal pass sees neither suffix nor anchor. In verified
+    mode, a prediction is a draft. Raises Unsupported."""
+    mode = inputs.decoding_mode
+    if mode is DecodingMode.DIFFUSION:
         return
     requested = {
-        "prediction": inputs.prediction_ids is not None,
+        "prediction": inputs.prediction_ids is not None and mode is not DecodingMode.VERIFIED,
         "suffix": bool(inputs.suffix_ids),
         "stream_options.include_drafts": params.include_drafts,
         "diffusion.anchor": params.anchor is not None,
@@ -78,7 +80,7 @@ def _check_decoding_mode(params: RequestParams, inputs: RequestInputs) -> None:
     }
     for name, is_requested in requested.items():
         if is_requested:
-            raise Unsupported(f"'{name}' is not supported in autoregressive mode.", param=name)
+            raise Unsupported(f"'{name}' is not supported in {mode.value} mode.", param=name)
 
 
 def _check_logit_bias(params: RequestParams, info: ModelInfo) -> None:

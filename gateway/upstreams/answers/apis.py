@@ -1,5 +1,5 @@
-"""The answers of a target's other APIs, read as Deltas: text completions as chat completions, embeddings and decisions
-unchanged, counts of tokens as usage.
+"""The answers of a target's other APIs, read as Deltas: text completions and responses as chat completions, embeddings
+and decisions unchanged, counts of tokens as usage.
 
 The pipeline and everything above it knows one form of answer.
 """
@@ -14,6 +14,7 @@ from gateway.errors import UpstreamError
 from gateway.types import Delta, Piece, Usage
 from gateway.upstreams.answers import lenient
 from gateway.upstreams.answers.lenient import ChunkState
+from gateway.upstreams.answers.responses import read_response, read_response_event
 from gateway.upstreams.parse_response import read_delta, read_event
 
 ReadWhole = Callable[[bytes], Delta]
@@ -111,6 +112,7 @@ FORMS: Final[Mapping[TargetApi, tuple[ReadWhole, ReadEvent]]] = {
     TargetApi.COMPLETIONS: (read_text_completion, read_text_event),
     TargetApi.EMBEDDINGS: (read_embeddings, read_event),
     TargetApi.DECISIONS: (read_decision, read_event),
+    TargetApi.RESPONSES: (read_response, read_response_event),
     TargetApi.TOKENIZE: (read_token_count, read_event),
 }
 

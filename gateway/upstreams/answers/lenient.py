@@ -17,7 +17,8 @@ _THOUGHTS: Final = ("thinking", "reasoning")
 
 
 class ChunkState:
-    """What the chunks of a stream leave open.
+    """What the chunks of a stream leave open. `calls` and `begun` are those of the stream of a response: the number of
+    the call at each position of the output, and the positions whose texts have begun.
 
     Numbers the tool calls that carry no index: a new id, or a name without an id, begins a new call. Joins characters
     that a server cut into two surrogates, one at the end of a chunk and one at the beginning of the next.
@@ -26,6 +27,8 @@ class ChunkState:
     def __init__(self) -> None:
         self._last: dict[int, tuple[int, Any]] = {}  # by choice: index and id of its last call
         self._halves: dict[tuple[int, str], str] = {}  # by choice and field
+        self.calls: dict[Any, int] = {}
+        self.begun: set[tuple[Any, Any]] = set()
 
     def index_of(self, choice: int, call: dict[str, Any]) -> int:
         """The index of a call, or of the call that this fragment continues."""

@@ -1,7 +1,7 @@
 """What one API that clients call consists of: how its requests become a Query, and how answers take its form."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
@@ -27,15 +27,20 @@ class Parse(Protocol):
 
 
 class Writer(Protocol):
-    """Writes one answer. It is given chat completions, the form in which the pipeline returns every answer."""
+    """Writes one answer. It is given chat completions, the form in which the pipeline returns every answer. `original`
+    is what the target sent, if that has the same API; see `types.Delta`."""
 
-    def whole(self, completion: bytes) -> bytes:
+    def whole(self, completion: bytes, original: bytes = b"", /) -> bytes:
         """The answer to a request that does not stream."""
         ...
 
-    def events(self, chunk: bytes) -> bytes:
+    def events(self, chunk: bytes, original: bytes = b"", /) -> bytes:
         """The events for one chunk of the answer; empty if it adds nothing. Raises OutOfBytes if what it keeps of the
         answer does not fit."""
+        ...
+
+    async def keep(self, completion: bytes = b"", original: bytes = b"", /) -> None:
+        """Store the answer, if it is to be stored, before the whole of it or its end is written. Never fails."""
         ...
 
     def end(self) -> bytes:
@@ -71,13 +76,16 @@ class ChunkEvents:
         self._query = query
         self._form = sse.form_of(query.beyond_chat.path)
 
-    def whole(self, completion: bytes) -> bytes:
+    def whole(self, completion: bytes, _original: bytes = b"", /) -> bytes:
         """See `Writer`."""
         return self._chunks.whole(completion)
 
-    def events(self, chunk: bytes) -> bytes:
+    def events(self, chunk: bytes, _original: bytes = b"", /) -> bytes:
         """See `Writer`."""
         return b"".join(map(self._form.event, self._chunks.chunks(chunk)))
+
+    async def keep(self, _completion: bytes = b"", _original: bytes = b"", /) -> None:
+        """See `Writer`. Only responses are stored."""
 
     def end(self) -> bytes:
         """See `Writer`."""
@@ -102,8 +110,8 @@ class ClientApi:
 
     `writer` makes the writer for one request; its second argument is the time in seconds since the epoch. `renamed` are
     fields that have another name in this API than in chat completions, for errors that name a field; the name of a
-    field also stands for what is nested in it. `counts_tokens`: the answer is the number of input tokens.
-    `reads_store`: a small body can refer to large stored items.
+    field also stands for what is nested in it. `counts_tokens`: the answer is the number of input tokens. `prepare`
+    reads what a request refers to outside of its body, and returns the parser to use instead.
     """
 
     path: str
@@ -111,7 +119,7 @@ class ClientApi:
     writer: MakeWriter | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     counts_tokens: bool = False
-    reads_store: bool = False
+    prepare: Callable[[bytes, Key | None], Awaitable[Parse]] | None = None
 
     def read(
         self, body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
@@ -122,9 +130,10 @@ class ClientApi:
             return query
         return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
-    def in_its_terms(self, error: GatewayError) -> GatewayError:
+    def in_its_terms(self, error: GatewayError, query: Query) -> GatewayError:
         """An error of the pipeline, with the field named as the client wrote it."""
-        return with_names(error, self.renamed)
+        own = query.beyond_chat.renamed
+        return with_names(error, {**self.renamed, **own} if own else self.renamed)
 
 
 def with_names(error: Error, names: Mapping[str, str]) -> Error:

@@ -10,7 +10,7 @@ from typing import Final
 from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
 from gateway.state.response_store import ResponseStore
 from gateway.web.apis import message_request
-from gateway.web.apis.client_api import ClientApi, in_chunks
+from gateway.web.apis.client_api import ClientApi, Parse, in_chunks
 from gateway.web.apis.decisions import parse_decision
 from gateway.web.apis.edits import CodeWriter, parse_apply, parse_edit
 from gateway.web.apis.embeddings import parse_embeddings
@@ -18,10 +18,12 @@ from gateway.web.apis.message_answer import MessageWriter
 from gateway.web.apis.message_request import parse_count, parse_messages
 from gateway.web.apis.responses import request
 from gateway.web.apis.responses.answer import ResponseWriter
+from gateway.web.apis.responses.history import read_history
 from gateway.web.apis.responses.request import parse_response
 from gateway.web.apis.text_answer import TextWriter
 from gateway.web.apis.text_request import parse_completion, parse_fill_in
 from gateway.web.parse_request import parse_chat
+from twolane.process.api_keys import Key
 
 _FILL_IN_WRITER: Final = in_chunks(partial(TextWriter, is_fill_in=True))
 _AS_MESSAGES: Final = message_request.RENAMED
@@ -46,10 +48,9 @@ def apis_with(store: ResponseStore | None) -> Mapping[str, ClientApi]:
     """The same, with a store of responses."""
     if store is None:
         return APIS
-    stored = replace(
-        APIS[RESPONSES],
-        parse=partial(parse_response, store=store),
-        writer=partial(ResponseWriter, store=store),
-        reads_store=True,
-    )
+
+    async def prepare(body: bytes, key: Key | None) -> Parse:
+        return partial(parse_response, history=await read_history(store, body, key.name if key else None))
+
+    stored = replace(APIS[RESPONSES], prepare=prepare, writer=partial(ResponseWriter, store=store))
     return MappingProxyType({**APIS, RESPONSES: stored})

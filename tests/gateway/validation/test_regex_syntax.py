@@ -95,9 +95,11 @@ def test_any_text_is_parsed_or_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", [r"^[\p{L} ]{1,100}$", "^.{0,5000}$", r"^\S{1,1000}$", "^[^<>]+$"])
 def test_the_length_of_one_class_costs_nothing(pattern: str) -> None:
-    schema = {"allOf": [{"pattern": pattern, "title": str(number)} for number in range(200)]}
+    long, short = (
+        {"allOf": [{"pattern": each, "title": str(number)} for number in range(200)]} for each in (pattern, "^[a-z]$")
+    )
     assert weight_of(pattern) < 100
-    assert cpu_s(lambda: Schema(schema)) < 1.0
+    assert cpu_s(lambda: Schema(long)) < 50 * cpu_s(lambda: Schema(short))
 
 
 @pytest.mark.parametrize(
@@ -112,4 +114,4 @@ def test_a_long_pattern_takes_little_time() -> None:
     assert compiled.may_match("a" * 699)
     assert not compiled.may_match("a" * 699 + "b")
     assert TextPattern("a" * 4000).may_match("b")  # not decided
-    assert cpu_s(lambda: parse("(a|b)*" * 600)) < 1.0
+    assert cpu_s(lambda: parse("(a|b)*" * 600)) < 50 * cpu_s(lambda: parse("(a|b)*" * 60))

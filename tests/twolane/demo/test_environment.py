@@ -9,12 +9,12 @@ from twolane.demo import environment
 from twolane.demo.case_types import DemoFault
 from twolane.demo.environment import HEADROOM, PROXY_FAULTS, DemoConfig, choose_ports, raise_slos, slowness
 from twolane.fault_proxy.control import Mode
+from twolane.process.flags import free_port
 
 
 def test_default_ports_are_used_if_they_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as soon_free:
-        busy, free = taken.getsockname()[1], soon_free.getsockname()[1]
-        soon_free.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy, free = taken.getsockname()[1], free_port()
         monkeypatch.setattr(environment, "DEFAULT_PORTS", {"gateway": busy, "admin": free})
         ports = choose_ports(free_only=False)
     assert ports["admin"] == free

@@ -3,7 +3,6 @@ key."""
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from aiohttp import web
 from gateway.policy_files.load import load
 from tests.worker.serving import listening, toy_model
 from twolane.init import command
+from twolane.process.flags import free_port
 
 KEY = "sk-secret-of-the-test"
 
@@ -106,8 +106,7 @@ def worker_url() -> Iterator[str]:
 @pytest.fixture
 def nobody() -> str:
     """A URL on which no server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(autouse=True)

@@ -187,6 +187,54 @@ def test_recursion_is_unrolled_to_a_reported_limit() -> None:
         assert compiled.automaton.accepts(('{"t":' * (levels - 1) + "{}" + "}" * (levels - 1)).encode()) == accepted
 
 
+@pytest.mark.parametrize(
+    ("schema", "is_cut"),
+    [
+        ({}, True),
+        ({"type": "object", "properties": {"a": {"type": "integer"}}}, True),
+        ({"type": "array"}, True),
+        ({"properties": {"a": {"type": "integer"}}, "additionalProperties": False, "type": "object"}, False),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, False),
+        ({"type": "array", "items": {"type": "boolean"}}, False),
+    ],
+)
+def test_values_that_are_left_out_because_of_their_depth_are_reported(schema: dict[str, Any], is_cut: bool) -> None:
+    """Also those of values and members that the schema does not describe."""
+    assert compile_schema(schema).stats.truncated is is_cut
+
+
+DRAFT = "http://json-schema.org/draft-0{}/schema#"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "keyword", "is_base"),
+    [
+        (DRAFT.format(4), "id", True),
+        (DRAFT.format(4), "$id", False),
+        (DRAFT.format(6), "id", False),
+        (DRAFT.format(7), "$id", True),
+        ("https://json-schema.org/draft/2020-12/schema", "id", False),
+        ("https://json-schema.org/draft/2020-12/schema", "$id", True),
+    ],
+)
+def test_the_base_of_references_is_what_the_draft_says(dialect: str, keyword: str, is_base: bool) -> None:
+    """`id` up to draft 5, `$id` from draft 6 on; the other one is an annotation."""
+    schema = {
+        "$schema": dialect,
+        "definitions": {"a": {"type": "integer"}},
+        "items": {
+            keyword: "http://other/",
+            "definitions": {"a": {"type": "null"}},
+            "items": {"$ref": "#/definitions/a"},
+        },
+        "type": "array",
+        "minItems": 1,
+    }
+    accepted = compile_schema(schema).automaton
+    assert accepted.accepts(b"[[null]]" if is_base else b"[[1]]")
+    assert not accepted.accepts(b"[[1]]" if is_base else b"[[null]]")
+
+
 def test_optional_members_do_not_double_the_states() -> None:
     """A hundred of them take about twice as many states as fifty, not 2^50 times."""
 

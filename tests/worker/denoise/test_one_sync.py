@@ -21,7 +21,7 @@ from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.types.requests import DenoisingParams, Penalties, Truncation
-from diffusion_worker.types.step_batch import Batch, Copy, Decode, Denoise, PenaltyInputs, Prefill
+from diffusion_worker.types.step_batch import Batch, Copy, Decode, Denoise, PenaltyInputs, Prefill, Verify
 from tests.worker.denoise.syncs import Syncs, counted_syncs
 
 DENOISING = DenoisingParams(steps=8, canvas_length=12)
@@ -72,7 +72,7 @@ def stepper_of(model: Any, rows: int) -> Stepper:
 def syncs_of(stepper: Stepper, batch: Batch) -> Syncs:
     with counted_syncs() as syncs:
         result = stepper.step(batch)
-    assert len(result.canvases) + len(result.tokens) == len(batch.denoises) + len(batch.decodes)
+    assert len(result.canvases) + len(result.tokens) + len(result.verifications) == batch.rows
     return syncs
 
 
@@ -100,6 +100,40 @@ def test_a_step_of_autoregressive_decoding_waits_once(make_model: Any, rows: int
     stepper = Stepper(model, KvCache(model.kv_layers, slots=8, slot_tokens=64, dtype=model.dtype, device=model.device))
     syncs = syncs_of(stepper, Batch(decodes=tuple(map(read, range(rows)))))
     assert syncs.decodes.total() == 1, str(syncs)
+    assert not syncs.uploads, str(syncs)
+
+
+def verify(sequence: int, **changes: Any) -> Verify:
+    """A verification of a canvas that is drafted in the same step."""
+    draft = denoise(sequence, 8, pinned_prefix=(9, 10), opens=True, temperature=0.0)
+    item = Verify(
+        sequence=sequence,
+        slot=sequence,
+        ids=(9, 10),
+        at=length(sequence),
+        seed=sequence,
+        drafted=10,
+        closes_with=11,
+        draft=draft,
+        temperature=1.0,
+        truncation=TRUNCATION,
+    )
+    return replace(item, **changes)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_drafting_and_verifying_wait_once(make_model: Any, rows: int) -> None:
+    stepper = stepper_of(make_model(dtype=torch.float32), rows)
+    syncs = syncs_of(stepper, Batch(verifications=tuple(verify(row) for row in range(rows))))
+    assert syncs.decodes.total() == 1, str(syncs)
+    assert not syncs.uploads, str(syncs)
+
+
+def test_rules_that_follow_the_draft_wait_for_it_once_and_for_the_choices(make_model: Any) -> None:
+    stepper = stepper_of(make_model(dtype=torch.float32), 4)
+    items = (verify(0), verify(1), verify(2, penalties=PENALTIES), verify(3, penalties=PENALTIES))
+    syncs = syncs_of(stepper, Batch(verifications=items))
+    assert syncs.decodes.total() == 3, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 

@@ -8,15 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.denoise import penalties as module
 from diffusion_worker.denoise.canvas import Canvas, fresh
 from diffusion_worker.denoise.penalties import CanvasText, adjustments, penalised
 from diffusion_worker.denoise.pins import pins_of
-from diffusion_worker.denoise.score import score
+from diffusion_worker.denoise.score import CanvasLogits, Sampling, score
 from diffusion_worker.errors import OutOfRange
 from diffusion_worker.types.requests import DenoisingParams, Penalties
 from diffusion_worker.types.step_batch import Decode, Denoise, PenaltyInputs
-from tests.worker.live_bytes import LiveBytes
 
 VOCAB, CANVAS, END, PAD = 11, 6, 1, 0
 penalties = st.builds(
@@ -70,13 +68,19 @@ def canvas(ids: list[int], accepted: list[bool]) -> Canvas:
     return made
 
 
-def adjusted(items: list[Denoise], canvases: list[Canvas], logits: torch.Tensor) -> torch.Tensor:
-    """The logits [rows, canvas, vocab] that a step works with."""
+def held(items: list[Denoise], canvases: list[Canvas], logits: torch.Tensor) -> CanvasLogits:
+    """The logits that a step works with, at temperature 1."""
     pins = pins_of(items, CANVAS, logits.device)
     text = CanvasText(
         ids=torch.stack([each.ids for each in canvases]), canvases=canvases, pins=pins, uncounted=(END, PAD)
     )
-    return score(logits, torch.ones(len(items)), pins, adjustments(items, text, logits)).z
+    adjust = adjustments(items, text, logits.shape[-1])
+    return CanvasLogits(raw=logits, cap=0.0, temperature=torch.ones(len(items)), pins=pins, adjust=adjust)
+
+
+def adjusted(items: list[Denoise], canvases: list[Canvas], logits: torch.Tensor) -> torch.Tensor:
+    """[rows, canvas, vocab] after penalties and pins."""
+    return held(items, canvases, logits).annealed(range(len(items)))
 
 
 @given(penalties, tokens, tokens, st.integers(0, 2**31))
@@ -102,12 +106,13 @@ def test_the_next_token_has_the_logits_that_vllm_computes(
 def test_a_position_counts_the_prompt_the_output_and_accepted_tokens_before_it(
     wanted: Penalties, prompt: list[int], output: list[int], ids: list[int], accepted: list[bool], seed: int
 ) -> None:
-    """However many tokens are adjusted at a time."""
+    """However many positions are adjusted at a time."""
     logits = torch.randn(2, CANVAS, VOCAB, generator=torch.Generator().manual_seed(seed))
     items = [denoise(inputs(wanted, prompt, output)), denoise(None)]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "_FEWEST", (1, 4, 64)[seed % 3])
-        found = adjusted(items, [canvas(ids, accepted)] * 2, logits)
+    whole = held(items, [canvas(ids, accepted)] * 2, logits)
+    width = 1 + seed % CANVAS
+    blocks = [slice(first, min(first + width, CANVAS)) for first in range(0, CANVAS, width)]
+    found = torch.stack([torch.cat([whole.adjusted(row, block) for block in blocks]) for row in range(2)])
     for position in range(CANVAS):
         seen = [*output, *(ids[place] for place in range(position) if accepted[place])]
         torch.testing.assert_close(found[0, position], by_vllm(logits[0, position], wanted, prompt, seen))
@@ -128,22 +133,19 @@ def test_pinned_positions_keep_their_token_and_count() -> None:
     items = [denoise(wanted, pinned_prefix=(5, 5))]
     logits = torch.zeros(1, CANVAS, VOCAB)
     logits[..., 7] = 1.0
-    canvases = [canvas([5, 5, 7, 7, 7, 7], [False] * CANVAS)]
-    pins = pins_of(items, CANVAS, logits.device)
-    text = CanvasText(ids=canvases[0].ids[None], canvases=canvases, pins=pins, uncounted=(END, PAD))
-    found = score(logits, torch.ones(1), pins, adjustments(items, text, logits))
+    whole = held(items, [canvas([5, 5, 7, 7, 7, 7], [False] * CANVAS)], logits)
+    found = score(whole, Sampling(keys=(), uniforms=None, asked={}))
     assert found.surest.tolist() == [[5, 5, 7, 7, 7, 7]]
     assert found.entropy[0, :2].tolist() == [0.0, 0.0]
-    assert found.z[0, 2:, 5].tolist() == [-2.0] * 4
+    assert whole.annealed([0])[0, 2:, 5].tolist() == [-2.0] * 4
 
 
 def test_the_most_likely_token_is_that_after_penalties_and_its_log_probability_is_the_models() -> None:
     wanted = inputs(Penalties(presence=2.0), [], [4])
     logits = torch.zeros(1, CANVAS, VOCAB)
     logits[..., 4], logits[..., 6] = 3.0, 2.0
-    canvases = [canvas([4] * CANVAS, [False] * CANVAS)]
-    text = CanvasText(ids=canvases[0].ids[None], canvases=canvases, pins=None, uncounted=(END, PAD))
-    found = score(logits, torch.ones(1), None, adjustments([denoise(wanted)], text, logits))
+    whole = held([denoise(wanted)], [canvas([4] * CANVAS, [False] * CANVAS)], logits)
+    found = score(whole, Sampling(keys=(), uniforms=None, asked={}))
     assert found.surest.tolist() == [[6] * CANVAS]
     torch.testing.assert_close(found.logprob, logits.log_softmax(-1)[..., 6])
 
@@ -160,18 +162,6 @@ def test_a_step_does_not_go_through_a_long_prompt_token_by_token() -> None:
     wanted = PenaltyInputs(penalties=Penalties(repetition=2.0), prompt=Prompt("q", (3, 5)), output=((4, 1),))
     item = Decode(sequence=0, slot=0, at=0, ids=(1,), seed=0, penalties=wanted)
     assert penalised([item], torch.ones(1, VOCAB)).tolist() == [[1, 1, 1, 0.5, 0.5, 0.5, 1, 1, 1, 1, 1]]
-
-
-def test_a_prompt_with_all_tokens_of_a_large_vocabulary_takes_less_memory_than_a_copy_of_the_logits() -> None:
-    vocab, rows = 40_000, 3
-    wanted = PenaltyInputs(penalties=Penalties(presence=1.0, repetition=1.2), prompt=array("q", range(vocab)))
-    logits = torch.zeros(rows, CANVAS, vocab)
-    canvases = [canvas([5] * CANVAS, [True] * CANVAS)] * rows
-    text = CanvasText(ids=torch.full((rows, CANVAS), 5), canvases=canvases, pins=None, uncounted=(END, PAD))
-    with LiveBytes([logits]) as live:
-        count = sum(len(each.tokens) for each in adjustments([denoise(wanted)] * rows, text, logits))
-    assert count == rows * (vocab + CANVAS)
-    assert live.peak < CANVAS * vocab * 4 + 32 * vocab, "a copy of one row, and some numbers per token"
 
 
 @pytest.mark.parametrize(

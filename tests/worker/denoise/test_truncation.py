@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.denoise.truncation import likeliest_tokens, truncated, truncated_canvas
+from diffusion_worker.denoise.truncation import likeliest_tokens, truncated
 from diffusion_worker.types.requests import Truncation
 
 VOCAB = 23
@@ -88,11 +88,3 @@ def test_tokens_as_likely_as_the_last_one_are_kept() -> None:
 def test_tokens_that_a_constraint_excludes_are_not_counted() -> None:
     logits = torch.tensor([[9.0, 2.0, 1.0, 0.0]]).masked_fill(torch.tensor([True, False, False, False]), -torch.inf)
     assert (truncated(logits, [Truncation(top_k=2)]) > 0).tolist() == [[False, True, True, False]]
-
-
-@pytest.mark.parametrize("wanted", [Truncation(top_k=3), Truncation(top_p=0.8), Truncation(min_p=0.2)])
-def test_a_canvas_in_blocks_is_the_same_as_at_once(wanted: Truncation, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = logits_of(1, positions=7)
-    whole = truncated_canvas(logits, wanted)
-    monkeypatch.setattr("diffusion_worker.denoise.truncation._AT_ONCE", 2 * VOCAB)
-    assert torch.equal(truncated_canvas(logits, wanted), whole)

@@ -100,6 +100,21 @@ def test_answers_are_expected_to_be_as_long_as_those_of_similar_requests() -> No
     assert 5 < it.iterations(sequence(replace(short, prompt_ids=(9,) * 40))) < 50, "the mean for an unknown bucket"
 
 
+def test_verified_answers_are_expected_to_take_as_many_iterations_as_similar_ones() -> None:
+    it, request = CostModel(), replace(REQUEST, decoding_mode=DecodingMode.VERIFIED)
+    assert it.iterations(sequence(request)) == it.iterations(
+        sequence(replace(request, decoding_mode=DecodingMode.AUTOREGRESSIVE))
+    )
+    done = sequence(request)
+    done.emitted, done.block = 30, 2  # in three iterations
+    it.record_finished(done)
+    assert it.iterations(sequence(request)) == 3
+    assert it.usual_iterations() == 3
+    half = sequence(request)
+    half.emitted = 20
+    assert it.iterations(half) == 1
+
+
 def test_a_falling_entropy_shortens_what_is_expected_of_a_canvas() -> None:
     it, flat, falling = CostModel(), sequence(), sequence()
     for before, after in ((1.0, 1.0), (1.0, 0.02)):

@@ -3,7 +3,7 @@
 import gc
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -112,7 +112,7 @@ def test_the_peak_is_measured_around_all_passes_of_the_largest_step() -> None:
     loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     meter = Recorded(model)
     assert run_largest_step(model, loop._stepper.cache, loop.limits, None, meter) == 1234
-    assert meter.passes == [0, 4], "prompt chunks, sealed canvases, canvases and decodes"
+    assert meter.passes == [0, 5], "prompt chunks, sealed canvases, canvases, verifications and decodes"
 
 
 def test_the_peak_of_a_card_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,10 +231,10 @@ def test_writes_to_the_cache_that_fail_in_the_warm_up_are_reported_by_their_caus
 def test_a_write_to_the_cache_without_memory_leads_to_a_smaller_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     write, plans = PrefillView.write, list[ServingPlan]()
 
-    def short(view: PrefillView) -> None:
+    def short(view: PrefillView, counts: Sequence[int] | None = None) -> None:
         if len(plans) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        write(view)
+        write(view, counts)
 
     def warm_up(loop: Loop) -> int | None:
         plans.append(loop.plan)

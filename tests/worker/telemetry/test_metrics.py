@@ -12,6 +12,7 @@ from diffusion_worker.types.observations import (
     BlockStop,
     ConstraintObserved,
     ConstraintWork,
+    DraftObserved,
     Outcome,
     PreemptionObserved,
     PrefixObserved,
@@ -116,11 +117,14 @@ def test_steps_blocks_and_refusals_are_counted() -> None:
     meters = Meters("model")
     meters.observe(StepObserved(seconds=0.01, rows=3))
     meters.observe(BlockObserved(stop=BlockStop.STABLE, denoising_steps=4, mean_entropy=0.001))
+    meters.observe(DraftObserved(drafted=63, accepted=40))
     meters.observe(RefusalObserved(reason="overloaded"))
     found = values(meters)
     assert found["twolane_worker_rows_per_step_sum"] == 3
     assert found['twolane_worker_denoising_steps_sum{stop="stable"}'] == 4
     assert found["twolane_worker_sealed_blocks_total"] == 1
+    assert found["twolane_worker_drafted_tokens_total"] == 63
+    assert found["twolane_worker_accepted_draft_tokens_total"] == 40
     assert found['twolane_worker_refused_total{reason="overloaded"}'] == 1
 
 

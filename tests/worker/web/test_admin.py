@@ -15,6 +15,7 @@ from diffusion_worker.errors import CheckpointMissing
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.web.serving_state import Tokenization
+from tests.worker.pacing import held
 from tests.worker.serving import CHAT, MODEL, toy_model, toy_settings, toy_words, until
 
 pytestmark = pytest.mark.anyio
@@ -88,17 +89,16 @@ async def test_the_state_reports_memory_use() -> None:
 async def test_an_unload_waits_for_running_requests() -> None:
     """New requests are refused meanwhile."""
 
-    def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
-        return toy_words(), toy_model(answer="y" * 60, seconds_per_pass=0.05)
-
-    async with ports(load, cold=False) as worker_ports:
+    toy = toy_model(answer="y" * 60)
+    async with ports(lambda _settings: (toy_words(), toy), cold=False) as worker_ports:
         engine = worker_ports.worker.serving_state.engine
         await engine.ready()
-        running = asyncio.create_task(worker_ports.public.post(CHAT, json=HELLO))
-        await until(lambda: engine.status().running == 1)
-        leaving = asyncio.create_task(worker_ports.post("unload", timeout_s=120))
-        await until(lambda: engine.status().state == "evicting")
-        assert (await worker_ports.public.post(CHAT, json=HELLO)).json()["error"]["code"] == "not_resident"
+        with held(toy):
+            running = asyncio.create_task(worker_ports.public.post(CHAT, json=HELLO))
+            await until(lambda: engine.status().running == 1)
+            leaving = asyncio.create_task(worker_ports.post("unload", timeout_s=120))
+            await until(lambda: engine.status().state == "evicting")
+            assert (await worker_ports.public.post(CHAT, json=HELLO)).json()["error"]["code"] == "not_resident"
         assert (await running).json()["choices"][0]["message"]["content"] == "y" * 60
         assert (await leaving).json()["state"] == "cold"
 

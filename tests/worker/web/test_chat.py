@@ -3,13 +3,28 @@
 import asyncio
 import json
 import socket
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 
 from diffusion_worker.types.requests import DenoisingParams
-from tests.worker.serving import CHAT, MODEL, READ, Served, events, listening, serving, toy_model, toy_tokenizer, until
+from tests.worker.pacing import held, in_step
+from tests.worker.serving import (
+    CHAT,
+    MODEL,
+    READ,
+    VERIFIED,
+    Served,
+    events,
+    listening,
+    serving,
+    toy_model,
+    toy_tokenizer,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 LONG = "the same words again and again, " * 30
@@ -25,15 +40,30 @@ def deltas(text: str) -> str:
     return "".join(c["delta"].get("content", "") for chunk in chunks for c in chunk["choices"])
 
 
-@pytest.mark.parametrize("model", [MODEL, READ, "diffusion", "diffusion:autoregressive"])
+@pytest.mark.parametrize(
+    "model", [MODEL, VERIFIED, READ, "diffusion", "diffusion:verified", "diffusion:autoregressive"]
+)
 async def test_an_answer_over_several_blocks_is_complete(model: str) -> None:
-    """In both decoding modes, by id or alias, streamed or not."""
+    """In every decoding mode, by id or alias, streamed or not."""
     text = "größer 日本 🙂 " * 2
     async with serving(toy_model()) as served:
         assert choice(await served.ask(text, model=model)) == (text, "stop")
         streamed = await served.ask(text, model=model, stream=True)
         assert streamed.headers["content-type"].startswith("text/event-stream")
         assert deltas(streamed.text) == text
+
+
+@pytest.mark.parametrize("prediction", ["abcdefgh" * 4, "abcdefgh" * 2, "abcd-fgh" * 4, "something else"])
+async def test_a_prediction_changes_the_cost_of_a_verified_answer_and_nothing_else(prediction: str) -> None:
+    text = "abcdefgh" * 4
+    async with serving(toy_model()) as served:
+        plain = (await served.ask(text, model=VERIFIED)).json()
+        edited = (await served.ask(text, model=VERIFIED, prediction={"type": "content", "content": prediction})).json()
+        stopped = await served.ask(text, model=VERIFIED, stop="efgha")
+    assert edited["choices"] == plain["choices"]
+    passes = [each["usage"]["diffusion"]["forward_passes"] for each in (edited, plain)]
+    assert passes[0] < passes[1] if prediction == text else passes[0] <= 2 * passes[1]
+    assert choice(stopped) == ("abcd", "stop")
 
 
 async def test_the_events_of_a_stream_are_in_order() -> None:
@@ -93,7 +123,7 @@ async def test_a_schema_that_needs_more_than_four_canvases_needs_no_max_tokens()
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_string_ends_the_text_and_the_generation(model: str, stream: bool) -> None:
     """It spans two blocks, is not returned, and no further block is computed."""
-    toy = toy_model(answer="a" * 14 + "STOP" + "b" * 900, seconds_per_pass=0.02, max_context=2000)
+    toy = in_step(toy_model(answer="a" * 14 + "STOP" + "b" * 900, max_context=2000))
     async with serving(toy) as served:
         answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=900)
         await until(lambda: served.engine.status().running == 0)
@@ -128,10 +158,13 @@ async def test_the_same_seed_gives_the_same_text() -> None:
 async def test_two_requests_are_batched() -> None:
     """Neither waits for the other to finish."""
     ended: list[str] = []
-    async with serving(toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)) as served:
-        slow = asyncio.create_task(served.ask(max_tokens=400), name="slow")
-        await until(lambda: served.engine.status().running == 1)
-        quick = asyncio.create_task(served.ask(max_tokens=16), name="quick")
+    toy = in_step(toy_model(answer=LONG, max_context=2000))
+    async with serving(toy) as served:
+        with held(toy):
+            slow = asyncio.create_task(served.ask(max_tokens=400), name="slow")
+            await until(lambda: served.engine.status().running == 1)
+            quick = asyncio.create_task(served.ask(max_tokens=16), name="quick")
+            await until(lambda: served.engine.status().waiting == 1)
         for task in (slow, quick):
             task.add_done_callback(lambda done: ended.append(done.get_name()))
         assert choice(await quick)[0] == LONG[:16]
@@ -141,31 +174,35 @@ async def test_two_requests_are_batched() -> None:
 
 async def test_requests_over_capacity_receive_429() -> None:
     """Immediately, with Retry-After."""
-    toy = toy_model(answer=LONG, seconds_per_pass=0.05, max_context=2000)
+    toy = toy_model(answer=LONG, max_context=2000)
     async with serving(toy, max_num_seqs=1, max_waiting=1) as served:
-        busy = [asyncio.create_task(served.ask(max_tokens=800)) for _ in range(2)]
-        await until(lambda: served.engine.status().running + served.engine.status().waiting == 2)
-        shed = await served.ask()
-        assert (shed.status_code, shed.json()["error"]["code"]) == (429, "overloaded")
-        assert int(shed.headers["retry-after"]) >= 1
-        for task in busy:
-            task.cancel()
+        with held(toy):
+            busy = [asyncio.create_task(served.ask(max_tokens=800)) for _ in range(2)]
+            await until(lambda: served.engine.status().running + served.engine.status().waiting == 2)
+            shed = await served.ask()
+            assert (shed.status_code, shed.json()["error"]["code"]) == (429, "overloaded")
+            assert int(shed.headers["retry-after"]) >= 1
+            for task in busy:
+                task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
 
 
 @pytest.mark.parametrize("source", ["header", "body"])
-async def test_a_deadline_returns_the_answer_so_far(source: str) -> None:
-    """The smaller deadline applies; the finish reason is that of an answer that reached max_tokens."""
-    toy = toy_model(answer=LONG, seconds_per_pass=0.03, max_context=2000)
-    near, far = ("800", 60_000) if source == "header" else ("60000", 800)
+async def test_a_deadline_returns_the_answer_so_far(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smaller deadline applies; the finish reason is that of an answer that reached max_tokens. By the engine's
+    clock, each pass takes five seconds."""
+    toy = toy_model(answer=LONG, max_context=2000)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 5.0 * toy.passes)
+    near, far = ("120000", 7_200_000) if source == "header" else ("7200000", 120_000)
     async with serving(toy) as served:
+        monkeypatch.setattr("diffusion_worker.engine.loop.time", clock)
         answer = await served.ask(
             max_tokens=900, headers={"x-twolane-deadline-ms": near}, diffusion={"deadline_ms": far}
         )
         text, reason = choice(answer)
         assert reason == "length"
         assert LONG.startswith(text[:8])
-        assert len(text) < 900
+        assert 0 < len(text) < 900
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", ""])
@@ -203,11 +240,14 @@ async def test_an_error_before_the_first_block_has_its_own_status() -> None:
 
 async def test_an_error_after_the_first_block_is_the_last_event() -> None:
     """Without [DONE], so that the client knows the answer is incomplete."""
-    toy = toy_model(answer=LONG, seconds_per_pass=0.02, max_context=2000)
+    toy = toy_model(answer=LONG, max_context=2000)
     async with serving(toy) as served:
-        asking = asyncio.create_task(served.ask(max_tokens=900, stream=True))
-        await until(lambda: "sealed_blocks_total 0.0" not in _metrics(served))
-        await served.engine.close()
+        with held(toy, after=20):
+            asking = asyncio.create_task(served.ask(max_tokens=900, stream=True))
+            await until(lambda: "sealed_blocks_total 0.0" not in _metrics(served))
+            closing = asyncio.create_task(served.engine.close())
+            await until(served.engine._should_unload.is_set)
+        await closing
         *_, last = events((await asking).text)
     assert json.loads(last)["error"]["code"] == "draining"
 
@@ -220,7 +260,7 @@ def _metrics(served: Served) -> str:
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_a_client_disconnect_stops_the_generation(stream: bool, model: str) -> None:
     """Over a real socket: no passes are computed after the disconnect."""
-    toy = toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)
+    toy = in_step(toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000))
     async with listening(toy) as served:
         body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 900, "stream": stream}
         reader, writer = await asyncio.open_connection("127.0.0.1", served.client.base_url.port)
@@ -277,7 +317,7 @@ async def test_the_openai_client_reads_answers_and_streams() -> None:
             assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "hello there"
             assert chunks[-1].usage is not None
             models = await client.models.list()
-            assert [model.id for model in models.data] == [MODEL, READ]
+            assert [model.id for model in models.data] == [MODEL, VERIFIED, READ]
 
 
 async def test_the_openai_client_reads_errors() -> None:

@@ -9,7 +9,7 @@ import pytest
 from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.constraint_service.test_service import noisy_net
 from tests.worker.released import released_net, released_words
-from tests.worker.serving import MODEL, READ, events, serving, toy_model
+from tests.worker.serving import MODEL, READ, VERIFIED, events, serving, toy_model
 
 pytestmark = pytest.mark.anyio
 
@@ -106,8 +106,8 @@ async def test_logprobs_are_refused_where_unsupported(fields: dict[str, Any], co
 
 
 async def test_only_diffusion_has_the_logprobs_capability() -> None:
-    """In autoregressive mode every label would need its own passes."""
+    """In the other modes every label would need its own passes."""
     async with serving(toy_model()) as served:
-        for model, has in ((MODEL, True), (READ, False)):
+        for model, has in ((MODEL, True), (VERIFIED, False), (READ, False)):
             listed = (await served.client.get(f"/v1/models/{model}")).json()
             assert listed["twolane"]["capabilities"]["logprobs"] is has

@@ -91,7 +91,11 @@ async def test_every_decoding_mode_is_a_model() -> None:
     async with serving(toy_model(answer="y")) as served:
         models = (await served.client.get("/v1/models")).json()["data"]
         modes = {model["id"]: model["twolane"]["decoding_mode"] for model in models}
-        assert modes == {MODEL: "diffusion", f"{MODEL}:autoregressive": "autoregressive"}
+        assert modes == {
+            MODEL: "diffusion",
+            f"{MODEL}:verified": "verified",
+            f"{MODEL}:autoregressive": "autoregressive",
+        }
 
 
 async def test_a_reduced_context_length_is_published_and_enforced() -> None:

@@ -5,15 +5,17 @@ import pytest
 from diffusion_worker.errors import NotResident
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
-from tests.worker.serving import MODEL, READ, build, serving, toy_model
+from tests.worker.serving import MODEL, READ, VERIFIED, build, serving, toy_model
 
 
 @pytest.mark.parametrize(
     ("model", "decoding_mode"),
     [
         (MODEL, DecodingMode.DIFFUSION),
+        (VERIFIED, DecodingMode.VERIFIED),
         (READ, DecodingMode.AUTOREGRESSIVE),
         ("diffusion", DecodingMode.DIFFUSION),
+        ("diffusion:verified", DecodingMode.VERIFIED),
         ("diffusion:autoregressive", DecodingMode.AUTOREGRESSIVE),
     ],
 )
@@ -23,10 +25,10 @@ def test_an_id_and_its_alias_have_the_same_decoding_mode(model: str, decoding_mo
 
 
 def test_the_error_for_an_unknown_id_lists_the_available_ones() -> None:
-    """All four."""
+    """Of all modes, and their aliases."""
     with pytest.raises(ModelNotFound) as caught:
         build(toy_model()).serving_state.decoding_mode_of("gpt")
-    assert all(known in caught.value.message for known in (MODEL, READ, "diffusion"))
+    assert all(known in caught.value.message for known in (MODEL, VERIFIED, READ, "diffusion:verified"))
 
 
 @pytest.mark.anyio

@@ -10,9 +10,10 @@ from gateway.types import Query
 from gateway.upstreams.answers import lenient
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.web import sse
-from gateway.web.apis.responses.history import RESPONSE_ID
+from gateway.web.apis.responses.history import RESPONSE_ID, is_indexed
 from gateway.web.apis.responses.input_items import REASONING_ID
 from gateway.web.apis.responses.output_items import REASONING, REFUSAL, TEXT, CallItem, ContentItem, Event, Item
+from gateway.web.apis.responses.passed import PassedResponse
 from gateway.web.apis.responses.tools import namespaces_of
 
 _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -58,47 +59,94 @@ class ResponseWriter:
         self._usage: dict[str, Any] | None = None
         self._reason: str | None = None  # why the model stopped
         self._sequence = 0
+        self._passed: PassedResponse | None = None  # of a target with this API
+        self._whole: dict[str, Any] | None = None
+        self._closing: bytes | None = None  # the events that complete the items
 
-    def whole(self, completion: bytes) -> bytes:
+    def whole(self, completion: bytes, original: bytes = b"") -> bytes:
         """The whole answer."""
-        document = lenient.load(completion)
-        self._note(document)
-        list(self._read(document, is_chunk=False))
-        list(self._output.close(is_incomplete=self._is_incomplete))
-        response = lenient.dump({**self._response(self._status), "completed_at": self._created})
-        self._keep(response)
-        return response
+        if self._whole is None:
+            self._whole = lenient.load(original) if original else self._written(completion)
+        return lenient.dump({**self._whole, **self._own})
 
-    def events(self, chunk: bytes) -> bytes:
+    def events(self, chunk: bytes, original: bytes = b"") -> bytes:
         """The events for one chunk, whose texts stay until the end: its last event repeats them."""
+        if original:
+            self._passed = self._passed or PassedResponse(self._own)
+            return self._passed.event(original)
         keep_bytes(len(chunk))
         document = lenient.load(chunk)
         self._note(document)
         return self._begun() + b"".join(self._event(*each) for each in self._read(document, is_chunk=True))
 
+    async def keep(self, completion: bytes = b"", original: bytes = b"") -> None:
+        """See `client_api.Writer`. An answer that could not be stored says so."""
+        items = self._query.beyond_chat.items_to_store
+        if self._store is None or items is None:
+            return
+        if completion:
+            response = self.whole(completion, original)
+        elif self._passed is not None:
+            response = self._passed.response
+        else:
+            self._closed()
+            response = lenient.dump(self._response(self._status))
+        indexed = tuple(filter(is_indexed, (each.get("id") for each in lenient.load(response)["output"])))
+        owner = self._query.principal
+        stored = StoredResponse(owner=owner, response=response, items=items, item_ids=indexed)
+        if not await self._store.put(self._id, stored):
+            self._store = None
+
     def end(self) -> bytes:
         """The end of the last items, and the whole response."""
-        begun = self._begun()
-        rest = b"".join(self._event(*each) for each in self._output.close(is_incomplete=self._is_incomplete))
-        if self._store is not None:
-            self._keep(lenient.dump(self._response(self._status)))
-        return begun + rest + self._lifecycle(self._status)
+        if self._passed is not None:
+            return self._passed.end(self._own)
+        return self._closed() + self._lifecycle(self._status)
+
+    def _written(self, completion: bytes) -> dict[str, Any]:
+        document = lenient.load(completion)
+        self._note(document)
+        list(self._read(document, is_chunk=False))
+        list(self._output.close(is_incomplete=self._is_incomplete))
+        return {**self._response(self._status), "completed_at": self._created}
+
+    def _closed(self) -> bytes:
+        """The events that complete the items; once."""
+        if self._closing is None:
+            begun = self._begun()
+            closed = self._output.close(is_incomplete=self._is_incomplete)
+            self._closing = begun + b"".join(self._event(*each) for each in closed)
+        return self._closing
 
     def failed(self, error: GatewayError) -> bytes:
         """The response as far as it came, and the error."""
         code = error.code if error.code in _CODES else "server_error"
-        begun = self._begun()
-        self._output.stop()
         failed = {"error": {"code": code, "message": error.message}}
+        if self._passed is not None:
+            self._sequence = self._passed.sequence
+            begun = self._event("response.failed", {"response": self._passed.failed(failed)})
+        else:
+            begun = self._begun()
+            self._output.stop()
+            begun += self._lifecycle("failed", **failed)
         described = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
         flat = {name: described[name] for name in ("code", "message", "param")}
-        return begun + self._lifecycle("failed", **failed) + self._event("error", {**flat, "error": described})
+        return begun + self._event("error", {**flat, "error": described})
 
-    def _keep(self, response: bytes) -> None:
-        items = self._query.beyond_chat.items_to_store
-        if self._store is not None and items is not None:
-            stored = StoredResponse(owner=self._query.principal, response=response, items=items)
-            self._store.put(f"{RESPONSE_ID}{self._key}", stored)
+    @property
+    def _id(self) -> str:
+        return f"{RESPONSE_ID}{self._key}"
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """What the gateway answers for in a response that a target wrote."""
+        repeated = self._query.beyond_chat.repeated
+        return {
+            "id": self._id,
+            "store": self._store is not None,
+            "previous_response_id": repeated.get("previous_response_id"),
+            "metadata": repeated.get("metadata", {}),
+        }
 
     @property
     def _is_incomplete(self) -> bool:
@@ -142,7 +190,7 @@ class ResponseWriter:
     def _response(self, status: str) -> dict[str, Any]:
         cause = _INCOMPLETE.get(self._reason or "") if status == "incomplete" else None
         return {
-            "id": f"{RESPONSE_ID}{self._key}",
+            "id": self._id,
             "object": "response",
             "created_at": self._created,
             "completed_at": None,

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from gateway.beyond_chat import hosted_name, joined_name
 from gateway.errors import InvalidField
 from gateway.web.apis.responses.fields import converted
 from gateway.web.apis.responses.history import PREVIOUS
-from gateway.web.apis.responses.tools import joined_name
 
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _NAME = Annotated[str, msgspec.Meta(min_length=1)]
@@ -115,9 +115,14 @@ def items_of(given: Any) -> list[Any]:
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
 
 
-def hosted_name(kind: str) -> str:
-    """The tool that creates items of this type: `web_search` for `web_search_call`."""
-    return "mcp" if kind.startswith("mcp_") else kind.removesuffix("_output").removesuffix("_call")
+def is_passed(item: Any) -> bool:
+    """Whether a target with responses gets the item. It has stored no reasoning, and that of a chat is not its own."""
+    if item.get("type") == "item_reference":
+        return False  # to reasoning: all others were resolved or refused
+    if item.get("type") != "reasoning":
+        return True
+    is_ours = _REASONING.fullmatch(str(item.get("id"))) is not None
+    return not is_ours and bool(item.get("encrypted_content") or item.get("content"))
 
 
 @dataclass(slots=True)
@@ -178,8 +183,8 @@ class _Reader:
                 raise InvalidField(text, param=f"{at}.call_id")
 
     def _add_reference(self, item_id: str, at: str) -> None:
-        """`History` has replaced those that are stored."""
-        if not _REASONING.fullmatch(item_id):
+        """`History` has replaced those that are stored. Reasoning is left out whoever wrote it."""
+        if not item_id.startswith(REASONING_ID):
             raise InvalidField(f"The 'item_reference' {item_id!r} cannot be resolved: {CURE}.", param=f"{at}.type")
 
     def _add_message(self, given: _Message, at: str) -> None:

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from gateway.errors import BadRequest, InvalidField
-from gateway.state.response_store import ResponseStore
 from gateway.types import Query
 from gateway.web.apis.client_api import renamed_field, with_names
 from gateway.web.apis.responses.history import PREVIOUS, History
-from gateway.web.apis.responses.input_items import conversation_of, items_of
+from gateway.web.apis.responses.input_items import conversation_of, is_passed, items_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
 from gateway.web.parse_request import checked, decode, parse_chat
 from gateway.web.request_schema import Positive
@@ -49,9 +48,15 @@ _OF_CHATS: Final = {
 _OWN: Final = frozenset(
     "input instructions text reasoning include store background background_options conversation previous_response_id"
     " prompt context_management moderation truncation max_output_tokens max_tool_calls stream_options tools tool_choice"
-    " parallel_tool_calls top_logprobs prompt_cache_options access_programs image metadata n"
+    " parallel_tool_calls top_logprobs access_programs image metadata n"
     " client_metadata".split()
 )
+# Fields that a target with responses takes. A request with any other is sent as a chat, which may have them.
+_PASSED: Final = _OWN | frozenset(
+    "model stream temperature top_p user safety_identifier service_tier prompt_cache_key prompt_cache_retention"
+    " prompt_cache_options".split()
+)
+_PASSED_FORMATS: Final = ("text", "json_schema", "json_object")
 _SEND_ITEMS: Final = "send the earlier items themselves in 'input', as SDKs do if 'store' is false"
 _STATEFUL: Final = {
     "conversation": f"the gateway keeps no conversations; {_SEND_ITEMS}",
@@ -113,12 +118,13 @@ def parse_response(
     now_s: float,
     key: Key | None,
     trace: Trace | None = None,
-    store: ResponseStore | None = None,
+    history: History | None = None,
 ) -> Query:
-    """See `client_api.Parse`. `store` is where responses are kept, if they are."""
-    given, document = decode(checked(body), _DECODER)
-    _refuse(given, document, _STATEFUL if store is not None else _STATEFUL | _NO_STORE)
-    history = History(store, key.name if key else None)
+    """See `client_api.Parse`. `history` is what the request refers to in the store; None without a store."""
+    body = checked(body)
+    given, document = decode(body, _DECODER)
+    _refuse(given, document, _STATEFUL if history is not None else _STATEFUL | _NO_STORE)
+    history = history or History(0, keeps=False)
     before, added = history.items_before(document.get(PREVIOUS)), history.resolved(document.get("input"))
     conversation = conversation_of(added, given.instructions, before)
     tools = tools_of(document.get("tools"))
@@ -135,11 +141,25 @@ def parse_response(
         raise with_names(_at_its_tool(error, tools), RENAMED) from None
     hosted = {name: name for name in _HOSTED if document.get(name) is not None} | conversation.hosted | tools.hosted
     query = _as_response(query, sent, given, document, hosted)
-    if store is None or not given.store or query.private:
+    items = [*before, *items_of(added)] if before or isinstance(added, list) else added
+    query = replace(query, beyond_chat=replace(query.beyond_chat, response_body=_passed(body, given, document, items)))
+    if not history.keeps or not given.store or query.private:
         return query
-    items = exact_json.dumps([*before, *items_of(added)])
-    beyond = replace(query.beyond_chat, items_to_store=items, ignored=query.beyond_chat.ignored - {"store"})
+    stored = exact_json.dumps(items_of(items))
+    beyond = replace(query.beyond_chat, items_to_store=stored, ignored=query.beyond_chat.ignored - {"store"})
     return replace(query, beyond_chat=beyond)
+
+
+def _passed(body: bytes, given: _Fields, document: dict[str, Any], items: Any) -> bytes | None:
+    """The request for targets with responses; None if only a chat can ask for all of it. `items` is its whole input."""
+    fields = {name for name, value in document.items() if value is not None}
+    form = ((given.text or _Text()).format or {}).get("type", "text")
+    if not fields <= _PASSED or form not in _PASSED_FORMATS:
+        return None
+    passed = items if isinstance(items, str) else [item for item in items if is_passed(item)]
+    if passed == document.get("input"):
+        return body
+    return exact_json.dumps({**document, "input": passed})
 
 
 def _as_response(query: Query, body: bytes, given: _Fields, document: dict[str, Any], hosted: dict[str, str]) -> Query:
@@ -153,7 +173,12 @@ def _as_response(query: Query, body: bytes, given: _Fields, document: dict[str, 
         body=body,
         include_usage=True,
         parameters=parameters,
-        beyond_chat=replace(query.beyond_chat, ignored=ignored, repeated=_repeated(given, document)),
+        beyond_chat=replace(
+            query.beyond_chat,
+            ignored=ignored,
+            repeated=_repeated(given, document),
+            renamed={"logprobs": "top_logprobs"} if given.top_logprobs else {},
+        ),
     )
 
 

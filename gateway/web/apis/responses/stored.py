@@ -21,8 +21,8 @@ _LIMIT: Final = re.compile(r"[1-9][0-9]{0,2}")
 def add_response_routes(app: FastAPI, store: ResponseStore | None) -> None:
     """Without a store, no response is found."""
 
-    def found(request: Request, response_id: str) -> StoredResponse:
-        stored = None if store is None else store.get(response_id, _owner(request))
+    async def found(request: Request, response_id: str) -> StoredResponse:
+        stored = None if store is None else await store.get(response_id, _owner(request))
         if stored is None:
             raise _not_found(response_id)
         return stored
@@ -32,19 +32,19 @@ def add_response_routes(app: FastAPI, store: ResponseStore | None) -> None:
         """A stored response."""
         if request.query_params.get("stream") == "true":
             raise InvalidField("'stream' is not supported: a stored response has ended.", param="stream")
-        return Response(found(request, response_id).response, media_type="application/json")
+        return Response((await found(request, response_id)).response, media_type="application/json")
 
     @app.delete("/v1/responses/{response_id}")
     async def delete(request: Request, response_id: str) -> Response:
         """Delete a stored response."""
-        if store is None or not store.delete(response_id, _owner(request)):
+        if store is None or not await store.delete(response_id, _owner(request)):
             raise _not_found(response_id)
         return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
 
     @app.get("/v1/responses/{response_id}/input_items")
     async def input_items(request: Request, response_id: str) -> Response:
         """The items that led to a stored response, a page at a time."""
-        items = exact_json.loads(found(request, response_id).items)
+        items = exact_json.loads((await found(request, response_id)).items)
         named = [_named(item, f"item_{response_id.partition('_')[2]}_{number}") for number, item in enumerate(items)]
         return json_response(_page(named, request.query_params))
 

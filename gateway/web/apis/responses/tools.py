@@ -5,12 +5,12 @@ under a joined name, and calls of them are split again. Tools of all other types
 a chat cannot ask for them.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
 
+from gateway.beyond_chat import joined_name
 from gateway.errors import InvalidField
 from gateway.web.apis.responses.fields import converted
 from gateway.web.request_schema import MAX_TOOLS
@@ -20,7 +20,6 @@ _MODES: Final = ("none", "auto", "required")
 _FIELDS: Final = {"function": ("name", "description", "parameters", "strict"), "custom": ("name", "description")}
 _NAME = Annotated[str, msgspec.Meta(min_length=1)]
 _NAMESPACE: Final = "namespace"
-_MAX_NAME: Final = 64  # of a tool, in chats
 
 
 class _Tool(msgspec.Struct):
@@ -80,15 +79,6 @@ def tool_choice_of(given: Any, tools: Tools) -> Any:
     if choice is not None and not tools.entries:
         raise InvalidField("'tool_choice' names a tool, and 'tools' offers none.", param="tool_choice")
     return choice
-
-
-def joined_name(namespace: str | None, name: str) -> str:
-    """The name under which a chat offers a tool. One that is too long for a chat is shortened, and stays unique."""
-    joined = f"{namespace}__{name}" if namespace else name
-    if not namespace or len(joined) <= _MAX_NAME:
-        return joined
-    digest = hashlib.sha256(joined.encode()).hexdigest()[:8]
-    return f"{joined[: _MAX_NAME - len(digest) - 1]}_{digest}"
 
 
 def namespaces_of(given: Any) -> dict[str, tuple[str, str]]:

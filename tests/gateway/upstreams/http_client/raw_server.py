@@ -36,12 +36,12 @@ class RawServer:
 
     async def until_lost(self, count: int) -> None:
         """Return when so many connections have been closed."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while self.lost < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
     async def aclose(self) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while self._tasks:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from tests.twolane.process.http.listening import (
 )
 from twolane.process.http import connection
 from twolane.process.http.limits import Broken
+from twolane.process.http.request_cycle import WATCH
 
 pytestmark = pytest.mark.anyio
 
@@ -75,6 +77,19 @@ async def test_a_connection_in_use_can_send_one_more_request_at_shutdown(
         await asyncio.sleep(0.01)
         assert b"connection: close" in await first_answer(client)
         assert await receive(client) == b""
+
+
+async def test_a_connection_that_was_to_be_closed_is_kept_for_a_request_that_has_begun_to_arrive() -> None:
+    """However slowly its head arrives: that has a limit of its own."""
+    async with served(reads_first) as it:
+        client = it.connect()
+        await first_answer(client)
+        client.sendall(REQUEST[:9])
+        while it.connection._phase == connection._IDLE:  # noqa: ASYNC110 - it has read the bytes
+            await asyncio.sleep(0.001)
+        it.connection._close_when_quiet(0.0)
+        client.sendall(REQUEST[9:])
+        assert status_of(await receive(client)) == 200
 
 
 async def test_an_idle_connection_is_closed_at_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,10 +163,11 @@ async def test_a_client_that_stops_within_a_request_does_not_hold_up_the_shutdow
 
 
 @pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("watches", [False, True])
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_a_client_that_shuts_its_sending_half_is_answered(streams: bool, is_late: bool) -> None:
+async def test_a_client_that_shuts_its_sending_half_is_answered(streams: bool, watches: bool, is_late: bool) -> None:
     """Also when the response takes longer than the probe, and when it has started before."""
-    app = Hanging(streams=streams)
+    app = Hanging(streams=streams, watches=watches)
     async with served(app) as it:
         client = it.connect()
         client.sendall(REQUEST)
@@ -175,17 +191,39 @@ async def test_a_quick_response_to_a_half_closed_client_has_no_interim_response(
 
 
 @pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("watches", [False, True])
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_leaves_ends_its_request(streams: bool, how: str) -> None:
-    app = Hanging(streams=streams)
+@pytest.mark.parametrize("size", [2, 3 * 65_536])
+async def test_a_client_that_leaves_ends_its_request(streams: bool, watches: bool, how: str, size: int) -> None:
+    """Also behind a body that was too large to be read at once."""
+    app = Hanging(streams=streams, watches=watches)
     async with served(app) as it:
         client = it.connect()
-        client.sendall(REQUEST)
+        request = HEAD + b"content-length: %d\r\n\r\n" % size + bytes(size)
+        await asyncio.to_thread(client.sendall, request)
         await app.received.wait()
         if how == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         await app.left.wait()
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+async def test_a_client_that_left_before_it_was_watched_is_noticed(is_watched: bool) -> None:
+    left, told = asyncio.Event(), list[bool]()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope[WATCH]((lambda: told.append(True)) if is_watched else None)
+        left.set()
+
+    async with served(late) as it:
+        client = it.connect()
+        client.sendall(REQUEST)
+        client.close()
+        await left.wait()
+    assert told == [True] * is_watched
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HT", HEAD, HEAD + b"content-length: 9\r\n\r\nhi", CHUNKED + b"2\r\nhi"])
@@ -261,14 +299,28 @@ async def test_a_trickling_body_is_refused_although_it_makes_progress() -> None:
 
 
 async def test_a_steady_slow_body_is_served() -> None:
-    """Twice as fast as the minimum, for longer than the time without progress."""
-    async with served(reads_first, body_s=0.3, body_bytes_per_s=1000) as it:
+    """Twice as fast as the minimum, for longer than the time without progress. Where the machine was too busy for the
+    client to be that fast, it tries again."""
+    status, slowest_s = 0, 1.0
+    for _ in range(20):
+        if status != 200 and slowest_s > 0.2:
+            status, slowest_s = await status_of_a_slow_body(body_s=0.3, body_bytes_per_s=1000)
+    assert status == 200
+
+
+async def status_of_a_slow_body(**limits: Any) -> tuple[int, float]:
+    """And the longest pause, in seconds, that the client made."""
+    slowest_s = 0.0
+    async with served(reads_first, **limits) as it:
         client = it.connect()
         client.sendall(HEAD + b"content-length: 2000\r\nconnection: close\r\n\r\n")
+        sent_s = time.monotonic()
         for _ in range(20):
-            client.sendall(b"x" * 100)
+            with contextlib.suppress(OSError):  # it was too slow
+                client.sendall(b"x" * 100)
+            slowest_s, sent_s = max(slowest_s, time.monotonic() - sent_s), time.monotonic()
             await asyncio.sleep(0.03)
-        assert status_of(await everything(client)) == 200
+        return status_of(await everything(client)), slowest_s
 
 
 async def test_a_body_that_the_application_does_not_read_has_no_limit_of_time() -> None:

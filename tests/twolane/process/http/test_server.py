@@ -23,7 +23,7 @@ async def started(listener: socket.socket) -> tuple[Server, asyncio.Task[None]]:
 
 def clients_of(address: Any, count: int) -> list[socket.socket]:
     """Clients that send a request at once. The loop does not run meanwhile, so that nobody accepts them."""
-    made = [socket.create_connection(address, timeout=30) for _ in range(count)]
+    made = [socket.create_connection(address, timeout=120) for _ in range(count)]
     for each in made:
         each.sendall(REQUEST)
     return made
@@ -44,14 +44,21 @@ async def expect_answer(client: socket.socket) -> None:
 
 
 async def test_while_a_server_shuts_down_no_connection_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_closing, refuse = asyncio.Event(), module.refuse_new_connections
+
+    def refuse_and_tell(listener: socket.socket) -> None:
+        refuse(listener)
+        is_closing.set()
+
     monkeypatch.setattr(module, "HANDSHAKES_S", 0.3)
+    monkeypatch.setattr(module, "refuse_new_connections", refuse_and_tell)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     server, serving = await started(listener)
     server.should_exit = True
     with socket.socket() as late:
         late.setblocking(False)
-        await asyncio.sleep(0.2)  # uvicorn looks every tenth of a second
+        await is_closing.wait()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.get_running_loop().sock_connect(late, address)
     await serving
@@ -64,6 +71,6 @@ async def test_a_socket_that_other_processes_listen_on_stays_open_to_them() -> N
     server.owns_sockets = False
     server.should_exit = True
     await serving
-    client = await asyncio.to_thread(socket.create_connection, address, 30)
+    client = await asyncio.to_thread(socket.create_connection, address, 120)
     client.close()
     listener.close()

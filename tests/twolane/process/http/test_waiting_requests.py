@@ -56,7 +56,7 @@ def posted(size: int, sent: int | None = None) -> bytes:
 
 
 async def until_used(budget: ByteBudget, size: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while budget.used != size:  # noqa: ASYNC110 - the budget has no event for it
             await asyncio.sleep(0.001)
 
@@ -222,7 +222,7 @@ async def test_a_body_whose_response_was_sent_does_not_hold_up_the_shutdown(
         client = it.connect()
         client.sendall(sent)
         assert status_of(await receive(client)) == 200
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             it.connection.shutdown()
             await it.is_empty()
 

@@ -44,6 +44,10 @@ PATTERNS = [
     ),
     *("^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", r"^[\w.-]+@[\w-]+\.[a-z]{2,}$"),
 ]
+ANCHORS = [
+    *("^([^,]+(,|$)){2,}$", "(^|,)a(,|$)", "^(^a|b)+$", "^^a$$", "^(a$|b|$)*$", "(^a|^(b|^c))x", "^(?!(^a)|b$)"),
+    *("$^", "^$^$", "a$b|$^|x^"),
+]
 TEXTS = st.text(alphabet="aabbcxyz01-.@[]{,", max_size=8)
 
 
@@ -54,6 +58,14 @@ def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str])
     reference = pattern.replace("(?<n>", "(?P<n>")
     for text in texts:
         assert accepts(language, text) == (re.search(reference, text) is not None), text
+
+
+@given(st.sampled_from(ANCHORS), st.lists(st.text(alphabet="aabcx,,", max_size=8), min_size=5, max_size=30))
+def test_anchors_in_groups_match_without_consuming(pattern: str, texts: list[str]) -> None:
+    """So a text may match the same anchor several times."""
+    language = dfa_of_pattern(pattern)
+    for text in texts:
+        assert accepts(language, text) == (re.search(pattern, text) is not None), text
 
 
 @pytest.mark.parametrize(

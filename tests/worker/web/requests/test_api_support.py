@@ -27,9 +27,10 @@ def test_graded_capabilities_have_a_grade() -> None:
         assert {type(value) for word, value in capabilities.items()} == {bool, str}
 
 
-def test_only_diffusion_supports_prediction_and_suffix() -> None:
-    canvas, read = (capabilities_of(decoding_mode) for decoding_mode in DecodingMode)
+def test_only_diffusion_keeps_to_a_prediction_and_a_suffix() -> None:
+    canvas, verified, read = (capabilities_of(decoding_mode) for decoding_mode in DecodingMode)
     assert (canvas["prediction"], canvas["suffix"], canvas["completions"]) == ("anchored", True, True)
+    assert (verified["prediction"], verified["suffix"], verified["completions"]) == ("warm_start", False, True)
     assert (read["prediction"], read["suffix"], read["completions"]) == ("none", False, True)
 
 

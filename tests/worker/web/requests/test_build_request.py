@@ -138,20 +138,28 @@ def test_stable_prefix_and_drafts_require_streaming() -> None:
     assert built(replace(REQUEST, is_stream=True, include_drafts=True)).stream_drafts
 
 
+@pytest.mark.parametrize("mode", [DecodingMode.AUTOREGRESSIVE, DecodingMode.VERIFIED])
 @pytest.mark.parametrize(
     ("request_", "inputs", "param"),
     [
-        (REQUEST, {"prediction_ids": ()}, "prediction"),
         (REQUEST, {"suffix_ids": (7,)}, "suffix"),
         (replace(REQUEST, include_drafts=True), {}, "stream_options.include_drafts"),
         (replace(REQUEST, anchor=0.5), {}, "diffusion.anchor"),
         (replace(REQUEST, overrides=Overrides(steps=3)), {}, "diffusion.steps"),
     ],
 )
-def test_canvas_params_are_refused_in_autoregressive_mode(
-    request_: RequestParams, inputs: dict[str, Any], param: str
+def test_canvas_params_are_refused_in_other_modes(
+    request_: RequestParams, inputs: dict[str, Any], param: str, mode: DecodingMode
 ) -> None:
     """By name."""
-    with pytest.raises(Unsupported) as caught:
-        built(request_, decoding_mode=DecodingMode.AUTOREGRESSIVE, **inputs)
+    with pytest.raises(Unsupported, match=f"in {mode.value} mode") as caught:
+        built(request_, decoding_mode=mode, **inputs)
     assert caught.value.param == param
+
+
+def test_a_prediction_is_a_draft_of_a_verified_answer_only() -> None:
+    verified = built(REQUEST, decoding_mode=DecodingMode.VERIFIED, prediction_ids=(7, 8))
+    assert verified.start_ids == (7, 8)
+    with pytest.raises(Unsupported) as caught:
+        built(REQUEST, decoding_mode=DecodingMode.AUTOREGRESSIVE, prediction_ids=())
+    assert caught.value.param == "prediction"

@@ -1,0 +1,55 @@
+"""Fused operations: functions of tensors that are one operation on an accelerator.
+
+On a CPU they are called as they are. Elsewhere each is an operator of torch, which `torch.compile` turns into as few
+kernels as it can; without a compiler, or if compiling fails, the operator runs its eager form.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar, cast
+
+import torch
+
+from diffusion_worker.models.compiler import find_compiler
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_log = logging.getLogger(__name__)
+_EAGER: Final[set[str]] = set()  # operators that could not be compiled
+
+
+def fused(
+    name: str, *, eager: Callable[..., Any] | None = None, mutates: Sequence[str] = ()
+) -> Callable[[Function], Function]:
+    """Register a function under the name `twolane::name`. `eager`: a form of less temporary memory for where it is not
+    compiled. `mutates`: names of the tensors that it writes to; it must not return its arguments."""
+
+    def register(function: Function) -> Function:
+        plain = eager or function
+
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            if name not in _EAGER and find_compiler(os.environ) is not None:
+                try:
+                    return _compiled(function)(*args)
+                except torch._dynamo.exc.TorchDynamoException as error:
+                    _EAGER.add(name)
+                    _log.warning("cannot compile %s, running eager: %s", name, error)
+            return plain(*args)
+
+        operator = torch.library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
+        operator.register_fake(function)
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            return (plain if args[0].device.type == "cpu" else operator)(*args)
+
+        return cast("Function", call)
+
+    return register
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, fullgraph=True, dynamic=True)

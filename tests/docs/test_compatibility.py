@@ -1,0 +1,99 @@
+"""The page on compatibility covers the APIs and their parameters, and says what a running gateway does."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from openai.types import completion_create_params, decision_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
+
+from docs.compatibility import CALLS, GATEWAY, IGNORED, LEFT_OUT, NONE, PASSED, REFUSED, RESPONSES, SKIPPED, cells_of
+from docs.compatibility_requests import SURFACES, Surface
+from gateway.beyond_chat import MESSAGES_PATH
+from gateway.web.apis.table import APIS
+from tests.gateway.serving import completion, fake_server, real_gateway, start_stream
+
+BY_PATH = {surface.path: surface for surface in SURFACES}
+SDK = {
+    "/v1/chat/completions": chat_create_params.CompletionCreateParamsBase,
+    "/v1/responses": response_create_params.ResponseCreateParamsBase,
+    "/v1/completions": completion_create_params.CompletionCreateParamsBase,
+    "/v1/decisions": decision_create_params.DecisionCreateParams,
+    "/v1/embeddings": embedding_create_params.EmbeddingCreateParams,
+}
+ENGINES = ("vllm_diffusion", "sglang_diffusion", "vllm", "sglang", "llama_cpp", "openai")
+
+
+def test_every_api_is_on_the_page() -> None:
+    assert set(BY_PATH) == set(APIS) - {f"{MESSAGES_PATH}/count_tokens"}
+
+
+@pytest.mark.parametrize("path", SDK)
+def test_every_parameter_of_openai_s_client_is_on_the_page(path: str) -> None:
+    known = {"model", *BY_PATH[path].request, *BY_PATH[path].parameters}
+    assert SDK[path].__annotations__.keys() - known == set()
+
+
+def policy(url: str) -> str:
+    common = {"kind": "openai", "url": url, "model": "m", "location": "external"}
+    targets: dict[str, Any] = {name: {**common, "engine": name} for name in ENGINES}
+    targets["openai_responses"] = {**common, "engine": "openai", "responses": True}
+    return orjson.dumps({"version": 1, "targets": targets, "routes": [{"name": "default", "use": "openai"}]}).decode()
+
+
+async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Something that every API reads; what is checked is what was asked."""
+    text = '{"a": 1}'
+    if body.get("stream"):
+        stream = await start_stream(request)
+        await stream.write(b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n')
+        return stream
+    if request.path.endswith("/embeddings"):
+        return web.json_response({"data": [{"index": 0, "embedding": [0.5]}]})
+    if request.path.endswith("/responses"):
+        content = [{"type": "output_text", "text": text}]
+        return web.json_response({"status": "completed", "output": [{"type": "message", "content": content}]})
+    whole = completion(text)
+    whole["choices"][0]["text"] = text
+    return web.json_response(whole)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.title)
+async def test_a_running_gateway_does_what_the_page_says(surface: Surface, tmp_path: Path) -> None:
+    wrong = []
+    async with fake_server(answer) as target, real_gateway(tmp_path, policy(target.url)) as gateway:
+        for name, cells in cells_of(surface).items():
+            parameter = surface.parameters[name]
+            for kind in (each for each in cells if each in (*ENGINES, RESPONSES)):
+                target.bodies.clear()
+                model = "openai_responses" if kind == RESPONSES else kind
+                body = {"model": model, **surface.request, **parameter.beside, name: parameter.value}
+                status, headers, answered = await gateway.ask(body, path=surface.path)
+                if status == 400:  # of two fields that the target lacks, it names one
+                    assert cells[kind] == NONE or any(each in str(answered) for each in (name, *parameter.beside)), (
+                        answered
+                    )
+                if not does(cells[kind], name, parameter.value, target.bodies, status, headers):
+                    wrong.append((name, kind, cells[kind], status, answered, target.bodies))
+    assert not wrong
+
+
+def does(cell: str, name: str, value: Any, sent: list[dict[str, Any]], status: int, headers: Any) -> bool:
+    """Whether the target was sent, and the client was answered, what the cell says."""
+    if cell in (SKIPPED, REFUSED, NONE):
+        return status == 400 and not sent
+    if cell == CALLS:
+        return len(sent) == value
+    if len(sent) != 1:
+        return False
+    (body,) = sent
+    if cell == PASSED:
+        return bool(body.get(name) == value)
+    if cell in (LEFT_OUT, GATEWAY, IGNORED):
+        is_named = name in headers.get("x-twolane-ignored", "").split(",")
+        return body.get(name) in (None, False, {"include_usage": True}) and is_named is (cell == IGNORED)
+    return any(f"`{field}`" in cell for field in body)
