@@ -14,7 +14,6 @@ from benchmarks.routing_scores import Prediction, accuracy, calibration_error, i
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
-
 TIMES = {name: [1.0] * 100 for name in ("python", "compiled")}
 
 
