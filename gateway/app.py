@@ -12,10 +12,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Scope
 
+from gateway import __version__
 from gateway.classifier.weights import open_classifier
 from gateway.errors import PolicyError
 from gateway.pipeline import Pipeline
@@ -40,24 +41,25 @@ from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
-from gateway.upstreams.http_client.aiohttp_client import open_session
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
-from gateway.web.apis.responses.stored import add_response_routes
 from gateway.web.apis.table import APIS, apis_with
+from gateway.web.asgi_responses import health_check
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
-from gateway.web.routes import HotRoutes, public_app
 from twolane.process.http.byte_budget import ByteBudget
+from twolane.process.http.dispatch import Dispatch
 from twolane.process.http.server import config_of
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
 from twolane.process.sockets import raise_descriptor_limit, url_of
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
@@ -158,21 +160,49 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         generation = GenerationApis(
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
-        public = public_app(lambda: policies.current, registry.status_of)
-        add_response_routes(public, store)
-        admin = admin_app(
-            policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
+        facts = _facts_of(policies)
+        exact = {**generation.routes, "/live": health_check(dict), "/health": health_check(facts)}
+        public = Dispatch(exact, lambda: _public_app(policies, registry, store))
+        admin = Dispatch(
+            dict.fromkeys(("/live", "/health"), health_check(facts)),
+            lambda: _admin_app(pipeline=pipeline, clock=clock, metrics=metrics, recent=recent),
         )
-        apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
+        apps, protection = (public, admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+
+
+def _facts_of(policies: Policies) -> Callable[[], dict[str, str]]:
+    """What a health check tells beside its status."""
+    return lambda: {"version": __version__, "policy": policies.current.version}
+
+
+def _public_app(policies: Policies, registry: UpstreamRegistry, store: ResponseStore | None) -> ASGIApp:
+    from gateway.web.apis.responses.stored import add_response_routes
+    from gateway.web.routes import public_app
+
+    app = public_app(lambda: policies.current, registry.status_of)
+    add_response_routes(app, store)
+    return app
+
+
+def _admin_app(**parts: Any) -> ASGIApp:
+    from gateway.web.admin import admin_app
+
+    return admin_app(**parts)
 
 
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
     """The clients of targets."""
     limits = ClientLimits(connect_s=settings.connect_s)
+
+    def session() -> "aiohttp.ClientSession":
+        from gateway.upstreams.http_client.aiohttp_client import open_session
+
+        return open_session(connect_s=settings.connect_s)
+
     return UpstreamRegistry(
-        open_session(connect_s=settings.connect_s),
+        session,
         on_return,
         plain=PooledClient(limits) if settings.http_client == "pooled" else None,
         health_timeout_s=settings.health_timeout_s,
