@@ -68,8 +68,7 @@ class BadRequest(GatewayError):
     """The request is invalid; `param` names the field."""
 
     status = 400
-    code = "invalid_request_error"
-    kind = "invalid_request_error"
+    code = kind = "invalid_request_error"
     retryable = False
 
 
@@ -182,8 +181,7 @@ class RateLimitExceeded(GatewayError):
 class BudgetExceeded(RateLimitExceeded):
     """The API key has used its daily budget; `retry-after` is the time until the next day (UTC)."""
 
-    code = "insufficient_quota"
-    kind = "insufficient_quota"
+    code = kind = "insufficient_quota"
     retryable = False  # not within the time that clients wait between retries
 
 
@@ -202,13 +200,12 @@ class GatewayOverloaded(GatewayError):
 
 
 class AttemptFailed(GatewayError):
-    """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back.
-
-    `detail` goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses.
-    """
+    """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back. `detail`
+    goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses."""
 
     status = 502
     reason: ClassVar[Reason] = Reason.UPSTREAM_ERROR
+    may_have_begun: ClassVar[bool] = True  # whether the server may have begun to work on the request
 
     def __init__(
         self, message: str, *, detail: str = "", param: str | None = None, retry_after_s: float | None = None
@@ -221,6 +218,12 @@ class UpstreamError(AttemptFailed):
     """The target failed, disconnected, or sent an invalid response."""
 
     code = "upstream_error"
+
+
+class NotConnected(UpstreamError):
+    """No connection to the server could be opened, so that it has not received the request."""
+
+    may_have_begun = False
 
 
 class TargetMisconfigured(UpstreamError):
@@ -249,8 +252,7 @@ class InsufficientQuota(Overloaded):
     """The gateway's account at the target's provider has no quota or credit left; waiting does not help."""
 
     status = 429
-    code = "insufficient_quota"
-    kind = "insufficient_quota"
+    code = kind = "insufficient_quota"
     retryable = False
 
 
@@ -272,6 +274,7 @@ class NotResident(AttemptFailed):
     status = 503
     code = "not_resident"
     reason = Reason.NOT_RESIDENT
+    may_have_begun = False
 
 
 class DeadlineExceeded(AttemptFailed):
@@ -309,10 +312,8 @@ class Unsupported(AttemptFailed):
 
 
 class ContextLengthExceeded(AttemptFailed):
-    """The request is longer than the target's context; the message is that of the target with the longest context.
-
-    `limit` is the target's context and `needed` what the request needs, both in tokens of that target; None: unknown.
-    """
+    """The request is longer than a target's context. `limit` is the context and `needed` what the request needs, both
+    in tokens of that target; None: unknown."""
 
     status = 400
     code = "context_length_exceeded"

@@ -19,6 +19,7 @@ from gateway.errors import (
     InsufficientQuota,
     InvalidOutput,
     LowConfidence,
+    NotConnected,
     NotResident,
     Overloaded,
     Refused,
@@ -171,9 +172,9 @@ def _translated(fault: Exception) -> UpstreamError | None:
     if aiohttp is not None and isinstance(fault, aiohttp.ClientHttpProxyError):
         return UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}")
     if isinstance(fault, CannotConnect) or (aiohttp is not None and isinstance(fault, aiohttp.ClientConnectorError)):
-        return UpstreamError("Cannot connect to the target.", detail="connection refused")
+        return NotConnected("Cannot connect to the target.", detail="connection refused")
     if isinstance(fault, TimeoutError):
-        return UpstreamError("Cannot connect to the target in time.", detail="connect timeout")
+        return NotConnected("Cannot connect to the target in time.", detail="connect timeout")
     if isinstance(fault, ResponseTimeout):
         return UpstreamError("The target did not respond in time.", detail="response timeout")
     if isinstance(fault, OSError | HungUp) or (aiohttp is not None and isinstance(fault, aiohttp.ClientError)):
