@@ -1,5 +1,7 @@
-"""The applications of the two ports: health checks and paths that generate as raw ASGI, all others through FastAPI, which
-is imported when one of them is first requested."""
+"""The applications of the two ports: raw ASGI for health checks and paths that generate, FastAPI for all others.
+
+FastAPI is imported when one of them is first requested.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
