@@ -140,9 +140,9 @@ class RealGateway:
 
 
 @functools.cache
-def classifier() -> Classify:
+def classifier(path: Path) -> Classify:
     """One for all gateways: it keeps nothing of a request, and reading its weights is most of a gateway's start."""
-    return open_classifier()
+    return open_classifier(path)
 
 
 @contextlib.asynccontextmanager
@@ -154,7 +154,7 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with contextlib.AsyncExitStack() as stack:
-        with patch("gateway.app.open_classifier", classifier):
+        with patch("gateway.classifier.running.open_classifier", classifier):
             gateway = await stack.enter_async_context(open_gateway(chosen))
         urls = await stack.enter_async_context(served(*gateway.servers(drain_s=1)))
         client = await stack.enter_async_context(aiohttp.ClientSession())
