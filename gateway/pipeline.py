@@ -246,14 +246,13 @@ class Pipeline:
         )
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
-        """Whether to try the same target again. An endpoint that is draining has not started any work and is skipped
-        from now on, so trying another endpoint needs no retry budget; an endpoint that failed may fail again at the
-        same cost."""
+        """Whether to try the same target again. An endpoint that is draining or cannot be reached has not started any
+        work, so trying another one needs no retry budget; an endpoint that failed may fail again at the same cost."""
         error = attempt.error
         if error is None or not error.retryable:
             return False
-        if error.reason is Reason.NOT_RESIDENT:
-            return tries < len(candidate.per_endpoint)
+        if not error.may_have_begun and tries < len(candidate.per_endpoint):
+            return True
         retry = candidate.target.retry if error.reason is Reason.UPSTREAM_ERROR else None
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 

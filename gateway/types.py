@@ -373,8 +373,7 @@ class Piece:
 @record
 class Delta:
     """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged; without
-    it, see `ports.UpstreamResponse`. `original` is what the target sent where `data` is a translation of it, for
-    clients of the same API; it is gone if the text was changed."""
+    it, see `ports.UpstreamResponse`. `original` is what the target sent, if `data` is a translation of that."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
@@ -384,15 +383,12 @@ class Delta:
 
 @record
 class Call:
-    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
-
-    `validation_error`, if any, is the reason why an earlier response was rejected, and is sent to the target.
-    """
+    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete."""
 
     target: Target
     query: Query
     left_ms: float | None = None
-    validation_error: str | None = None
+    validation_error: str | None = None  # why an earlier response was rejected; it is sent to the target
     ignored: tuple[str, ...] = ()  # parameters to leave out
     min_confidence: float | None = None  # a worker ends an answer that cannot reach it
     wants_logprobs: bool = False  # request the log-probabilities of the tokens, whether the client did or not

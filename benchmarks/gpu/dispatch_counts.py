@@ -40,7 +40,8 @@ class DispatchCounts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not func.is_view and name not in _WITHOUT_KERNEL and self._is_there(result, args):
+        is_kernel = name not in _WITHOUT_KERNEL and not (func.is_view and _is_alias(result, args))
+        if is_kernel and self._is_there(result, args):
             self.launches[name] += 1
             self.bytes_by_operation[name] += self._moved(name, args, result)
         return result
@@ -63,6 +64,12 @@ class DispatchCounts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _mutated(self, args: Any) -> int:
         """An operation without results writes to its first argument."""
         return self._bytes(args[:1])
+
+
+def _is_alias(result: Any, args: Any) -> bool:
+    """Whether an operation returned views; one that may, such as `reshape`, otherwise copies."""
+    inputs = {each.untyped_storage()._cdata for each in tree_iter(args) if isinstance(each, torch.Tensor)}
+    return all(each.untyped_storage()._cdata in inputs for each in tree_iter(result) if isinstance(each, torch.Tensor))
 
 
 def _size(tensor: torch.Tensor) -> int:

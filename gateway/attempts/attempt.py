@@ -113,7 +113,7 @@ class Attempt:
         """
         is_ready = False
         try:
-            with self._held.scope():
+            with self._held:
                 self._limits.end_in(self._params.limit_ms / 1000)
                 self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:

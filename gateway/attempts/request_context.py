@@ -193,6 +193,10 @@ class RequestContext:
         attempts = [*self._attempts, self._in_progress(total_ms)] if self._is_streaming else self._attempts
         if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
             attempts = sorted(attempts, key=_started_ms)
+        queued_ms = cost = 0.0
+        for attempt in attempts:
+            queued_ms += attempt.queued_ms or 0.0
+            cost += (attempt.usage.cost or 0.0) if attempt.usage is not None else 0.0
         return Decision(
             time_s=self._wall_s,
             query_id=query.request_id,
@@ -210,8 +214,8 @@ class RequestContext:
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,
-            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts) - sum(each.queued_ms or 0.0 for each in attempts)),
-            cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
+            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts) - queued_ms),
+            cost=cost,
             trace=query.trace,
             timings_ms=dict(self._timings_ms),
             low_confidence=self._unsure,

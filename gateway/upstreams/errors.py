@@ -20,6 +20,7 @@ from gateway.errors import (
     InsufficientQuota,
     InvalidOutput,
     LowConfidence,
+    NotConnected,
     NotResident,
     Overloaded,
     Refused,
@@ -161,6 +162,9 @@ class translate_errors:  # noqa: N801 - a context manager without the cost of a 
             raise error from fault
 
 
+TRANSLATED: Final = translate_errors()  # it has no state
+
+
 def _translated(fault: Exception) -> UpstreamError | None:
     """None for what the HTTP client does not raise."""
     if isinstance(fault, aiohttp.ClientProxyConnectionError):
@@ -168,9 +172,9 @@ def _translated(fault: Exception) -> UpstreamError | None:
     if isinstance(fault, aiohttp.ClientHttpProxyError):
         return UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}")
     if isinstance(fault, aiohttp.ClientConnectorError | CannotConnect):
-        return UpstreamError("Cannot connect to the target.", detail="connection refused")
+        return NotConnected("Cannot connect to the target.", detail="connection refused")
     if isinstance(fault, TimeoutError):
-        return UpstreamError("Cannot connect to the target in time.", detail="connect timeout")
+        return NotConnected("Cannot connect to the target in time.", detail="connect timeout")
     if isinstance(fault, ResponseTimeout):
         return UpstreamError("The target did not respond in time.", detail="response timeout")
     if isinstance(fault, aiohttp.ClientError | ConnectionError | OSError | HungUp):

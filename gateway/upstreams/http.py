@@ -23,7 +23,7 @@ from gateway.upstreams.answers.content_encoding import (
 )
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader
-from gateway.upstreams.errors import from_response, translate_errors
+from gateway.upstreams.errors import TRANSLATED, from_response
 from gateway.upstreams.http_client.client import HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
 
@@ -69,7 +69,7 @@ class ChatEndpoint:
         if self._problem is not None:
             raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
         url, sent = self._urls[api], {**self._headers, **headers}
-        with translate_errors():
+        with TRANSLATED:
             for _ in range(_MAX_REDIRECTS):
                 response = await self._client.post(url, body, sent, proxy=self._proxy)
                 if 200 <= response.status < 300:
@@ -94,7 +94,7 @@ class HttpReply:
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self._reader = AnswerReader(stream=query.stream, max_bytes=MAX_ANSWER_BYTES, api=api)
         self._parts: AsyncGenerator[bytes, None] | None = None  # of a body that is not read as it is
-        self._is_begun = self._is_over = False
+        self._is_over = False
         self._found: deque[Delta] = deque()  # deltas to return
         self._trailer_until_s: float | None = None
         self.headers = response.headers
@@ -108,11 +108,23 @@ class HttpReply:
 
     async def __anext__(self) -> Delta:
         """The next delta."""
-        while not self._found:
+        found = self._found
+        while not found:
             if self._is_over:
                 raise StopAsyncIteration
-            await self._read_on()
-        return self._found.popleft()
+            reader = self._reader
+            if reader.is_done:
+                await self._linger()
+            elif part := await self._next():
+                found.extend(reader.feed(part))
+                if reader.keeps_all:
+                    keep_bytes(len(part))
+                if not found and self._stream and not reader.is_done:
+                    return HEARTBEAT  # a comment, or a part of an event
+                continue
+            self._is_over = True
+            found.extend(reader.close())
+        return found.popleft()
 
     async def aclose(self) -> None:
         """Return the connection to the pool if the response was read to its end, else close it."""
@@ -122,45 +134,28 @@ class HttpReply:
             await self._parts.aclose()
         self._response.close()
 
-    async def _read_on(self) -> None:
-        """Read a part of the body."""
-        reader, found = self._reader, self._found
-        if reader.is_done:
-            await self._linger()
-        elif (part := await self._next()) is not None:
-            found.extend(reader.feed(part))
-            if reader.keeps_all:
-                keep_bytes(len(part))
-            if not found and self._stream and not reader.is_done:
-                found.append(HEARTBEAT)  # a comment, or a part of an event
-            return
-        self._is_over = True
-        found.extend(reader.close())
-
     async def _next(self) -> bytes | None:
         """The next part of the body; None at its end. Once the answer is complete, a target that breaks off, falls
         silent or sends heartbeats has done its work."""
-        if not (self._reader.is_finished and self._is_single):
-            return await self._part()
+        if not (self._is_single and self._reader.is_finished):
+            return await (self._part() if self._parts is None else anext(self._parts, None))
         now_s = asyncio.get_running_loop().time()
         self._trailer_until_s = self._trailer_until_s or now_s + _TRAILER_S
         try:
             async with asyncio.timeout_at(self._trailer_until_s):
-                return await self._part()
+                return await (self._part() if self._parts is None else anext(self._parts, None))
         except (UpstreamError, TimeoutError):
             return None
 
     async def _part(self) -> bytes | None:
         """The next part of the body without its content coding."""
-        if not self._is_begun:
-            self._is_begun = True
-            if self._response.content_encoding:
-                self._parts = _decoded(self._response)
-        if self._parts is None:
-            with translate_errors():
+        if self._response.content_encoding:
+            self._parts = _decoded(self._response)
+        else:
+            with TRANSLATED:
                 part = await self._response.read()
             if len(part) <= MAX_PIECE_BYTES:
-                return part or None
+                return part
             self._parts = _in_pieces(part, self._response)
         return await anext(self._parts, None)
 
@@ -168,13 +163,13 @@ class HttpReply:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
-                with translate_errors():
+                with TRANSLATED:
                     await self._response.read()
 
 
 async def _decoded(response: HttpResponse) -> AsyncGenerator[bytes, None]:
     """The parts of the body without their content coding."""
-    with translate_errors():
+    with TRANSLATED:
         try:
             decoder = decoder_for(response.content_encoding)
             while part := await response.read():
@@ -197,7 +192,7 @@ async def _in_pieces(part: bytes, response: HttpResponse) -> AsyncGenerator[byte
         for piece in _pieces(part):
             yield piece
             await asyncio.sleep(0)
-        with translate_errors():
+        with TRANSLATED:
             part = await response.read()
 
 

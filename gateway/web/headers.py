@@ -103,10 +103,10 @@ def describe(decision: Decision) -> ResponseHeaders:
         (CONFIDENCE, f"{classification.confidence:.2f}"),
         (ROUTE, decision.route),
         (TARGET, decision.target),
-        (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
+        (ATTEMPTS, ",".join([f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts])),
         (FALLBACK, decision.fallback),
         (LOW_CONFIDENCE, None if decision.low_confidence is None else f"{decision.low_confidence:.3f}"),
-        (IGNORED, ",".join(decision.ignored)),
+        (IGNORED, ",".join(ignored) if (ignored := decision.ignored) else None),
         (ANSWERED_BY, _answered_by(decision) if decision.answered_by else None),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
@@ -150,5 +150,5 @@ def _ranges(indices: Sequence[int]) -> Iterator[str]:
 
 
 def _timing(decision: Decision) -> str:
-    parts = [*decision.timings_ms.items(), ("total", decision.total_ms)]
-    return ", ".join(f"{name};dur={duration_ms:.1f}" for name, duration_ms in parts)
+    parts = [f"{name};dur={duration_ms:.1f}" for name, duration_ms in decision.timings_ms.items()]
+    return ", ".join([*parts, f"total;dur={decision.total_ms:.1f}"])

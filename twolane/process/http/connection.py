@@ -333,6 +333,11 @@ class ClientConnection(asyncio.Protocol):
         """Queue bytes for the client."""
         self._transport.write(data)
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether the client has taken enough of the queued bytes."""
+        return self._writable is None
+
     async def drained(self) -> None:
         """Return when the client has taken enough of the queued bytes, or has disconnected."""
         while self._writable is not None:

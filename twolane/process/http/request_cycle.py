@@ -19,6 +19,7 @@ STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
 WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch`
 _BODILESS: Final = frozenset({204, 304})
@@ -40,6 +41,10 @@ class Wire(Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the client has taken enough of the queued bytes."""
 
     async def drained(self) -> None:
         """Return when the client has taken enough of the queued bytes, or has disconnected."""
@@ -204,8 +209,17 @@ class RequestCycle:
             return
         if not self._app_status or self.is_complete:
             raise RuntimeError(f"unexpected message {message['type']}")
-        rest, more = memoryview(message.get("body", b"")), message.get("more_body", False)
+        body, more = message.get("body", b""), message.get("more_body", False)
         head = b"" if self.has_started else self._start()
+        if len(body) <= PIECE_BYTES:
+            if self._wire.is_open:
+                self._write_last(head, body, more=more)
+        else:
+            await self._send_large(head, memoryview(body), more=more)
+        if not self._wire.is_drained:
+            await self._wire.drained()
+
+    async def _send_large(self, head: bytes, rest: memoryview, *, more: bool) -> None:
         try:
             while len(rest) > PIECE_BYTES and self._wire.is_open:
                 piece, rest = rest[:PIECE_BYTES], rest[PIECE_BYTES:]
@@ -214,26 +228,27 @@ class RequestCycle:
                 await self._wire.drained()
         finally:  # also of a cancelled call: what is sent next must not continue the first half of this part
             if self._wire.is_open:
-                self._write(head, rest, is_end=not more)
-                if not more:
-                    self._complete()
-        await self._wire.drained()
+                self._write_last(head, rest, more=more)
+
+    def _write_last(self, head: bytes, data: bytes | memoryview, *, more: bool) -> None:
+        self._write(head, data, is_end=not more)
+        if not more:
+            self._complete()
 
     def _write(self, head: bytes, data: bytes | memoryview, *, is_end: bool) -> None:
         """Frame and write a part of the body."""
         if self._is_chunked:
-            size = b"%x\r\n" % len(data) if data else b""
-            parts = [head, size, data, b"\r\n" if data else b"", b"0\r\n\r\n" if is_end else b""]
+            framed = (head, b"%x\r\n" % len(data), data, b"\r\n") if data else (head,)
+            whole = b"".join((*framed, LAST_CHUNK) if is_end else framed)
         elif self._left is None:  # delimited by the end of the connection
-            parts = [head, data]
+            whole = head + data
         else:
             if self.scope["method"] == "HEAD":
                 data = b""
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("the body is longer than its content-length")
-            parts = [head, data]
-        whole = b"".join(parts)
+            whole = head + data
         if whole:
             self._wire.write(whole)
 
