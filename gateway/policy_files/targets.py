@@ -231,7 +231,8 @@ def _price(entry: Section) -> Price | None:
 
 def _model(entry: Section, kind: Kind) -> str:
     """The model name at the target; `decoding` selects the decoding mode of a worker."""
-    model, decoding = entry.string("model"), entry.choice("decoding", Decoding, None)
+    model: str = entry.string("model")
+    decoding: Decoding | None = entry.choice("decoding", Decoding, None)
     if decoding is None:
         return model
     if kind is not Kind.WORKER:
