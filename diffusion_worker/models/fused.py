@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import torch
+from torch import library
 
 from diffusion_worker.models.compiler import find_compiler
 
@@ -38,7 +39,7 @@ def fused(
                     _log.warning("cannot compile %s, running eager: %s", name, error)
             return plain(*args)
 
-        operator = torch.library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
+        operator = library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
         operator.register_fake(function)
 
         @functools.wraps(function)
