@@ -33,7 +33,7 @@ def fused(
         def run(*args: Any) -> Any:
             if name not in _EAGER and find_compiler(os.environ) is not None:
                 try:
-                    return _compiled(function)(*args)
+                    return call_compiled(function, *args)
                 except torch._dynamo.exc.TorchDynamoException as error:
                     _EAGER.add(name)
                     _log.warning("cannot compile %s, running eager: %s", name, error)
@@ -49,6 +49,13 @@ def fused(
         return cast("Function", call)
 
     return register
+
+
+def call_compiled(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that is compiled once for tensors of all sizes: into one graph, also for a single row, and for
+    sizes that were equal in the first call by chance."""
+    with torch.fx.experimental._config.patch(use_duck_shape=False, backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return _compiled(function)(*args)
 
 
 @functools.cache
