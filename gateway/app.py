@@ -9,20 +9,22 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
-from gateway.classifier.weights import open_classifier
+from gateway.classifier.running import RunningClassifier
 from gateway.errors import PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
+from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.server.public_server import PublicServer
 from gateway.server.sockets import bind_both, inherited
@@ -32,6 +34,7 @@ from gateway.state.redis import shared_state
 from gateway.state.redis_response_store import open_response_store
 from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
+from gateway.telemetry.decision_json import prompt_event
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
@@ -40,6 +43,7 @@ from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
+from gateway.types import Classification, Query
 from gateway.upstreams.http_client.aiohttp_client import open_session
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
@@ -50,6 +54,7 @@ from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
 from gateway.web.error_boundary import ErrorBoundary
+from gateway.web.feedback import add_feedback_route
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
@@ -121,8 +126,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
-        if settings.decision_log is not None:
-            observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
+        log = _open_log(stack, settings, metrics)
+        observers += [log] if log else []
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -135,9 +140,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
         _add_gauges(metrics, policies, state, clock, registry)
+        classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
-            classify=open_classifier(),
+            classify=_logged(classifier, log) if log and settings.decision_log_prompts else classifier,
             upstreams=registry,
             state=state,
             observer=Observers(observers, metrics.observer_failed),
@@ -147,7 +153,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         watcher = PolicyWatcher(
             policies,
             lambda result: _on_reload(result, policies.current, metrics, registry, is_shared=is_shared),
-            prepare_targets=lambda policy: registry.prepare(policy.endpoints),
+            prepare_targets=lambda policy: _prepare(policy, registry, classifier),
         )
         await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
@@ -159,13 +165,41 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
         public = public_app(lambda: policies.current, registry.status_of)
-        add_response_routes(public, store)
+        _add_routes(public, store, log, clock)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+
+
+async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
+    classifier = RunningClassifier(policy.weights)
+    await stack.enter_async_context(_background_task(classifier.follow(settings.policy_watch_s)))
+    return classifier
+
+
+def _add_routes(public: FastAPI, store: ResponseStore | None, log: DecisionLog | None, clock: SystemWorld) -> None:
+    add_response_routes(public, store)
+    add_feedback_route(public, log.record if log else None, clock.wall_s)
+
+
+async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: RunningClassifier) -> None:
+    """Load what a new policy needs. Raises CannotStart."""
+    await registry.prepare(policy.endpoints)
+    await classifier.use(policy.weights)
+
+
+def _logged(classify: Classify, log: DecisionLog) -> Classify:
+    """The classifier, whose requests are logged with their texts unless they are private."""
+
+    def classify_and_log(query: Query) -> Classification:
+        if not query.private:
+            log.record(prompt_event(query))
+        return classify(query)
+
+    return classify_and_log
 
 
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
@@ -231,11 +265,12 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
-@contextlib.contextmanager
-def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[DecisionLog]:
+def _open_log(stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics) -> DecisionLog | None:
+    if settings.decision_log is None:
+        return None
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
-    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
-        yield log
+    log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
+    return stack.enter_context(contextlib.closing(log))
 
 
 @contextlib.asynccontextmanager

@@ -36,6 +36,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "version": "Version of the policy language; 1.",
         "aliases": "Model names that are routed like `auto`; `*` represents any characters.",
+        "classifier": "The task classifier.",
+        "classifier.weights": "Weights file of `twolane classifier train`, relative to the policy file; followed when"
+        " it changes. Default: the shipped weights.",
         "targets": "Named entries that can answer requests.",
         "targets.*": "A target; its name is also a model name that addresses it directly.",
         "targets.*.kind": "worker: a Twolane diffusion worker; openai: an OpenAI-compatible server; litellm: a provider"

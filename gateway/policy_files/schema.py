@@ -34,6 +34,7 @@ _REFINED: Final[dict[str, dict[str, Any]]] = {
 SAMPLE: Final = """\
 version: 1
 aliases: [small]
+classifier: {weights: tasks.npz}
 limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from gateway.enums import Kind
+from gateway.enums import Kind, Residency
 from gateway.errors import CannotStart, UpstreamError
 from gateway.ports import Upstream
 from gateway.types import Status, Target
@@ -64,7 +64,10 @@ class UpstreamRegistry:
         return upstream
 
     def status_of(self, target: Target) -> Status:
-        """The last known status of this target."""
+        """The last known status of this target. An endpoint that the running policy has no longer is unreachable: its
+        address may belong to another party, and a request that began before must not be tried again there."""
+        if target.pool is not None and target.name not in self._upstreams:
+            return Status(residency=Residency.UNREACHABLE)
         return self(target).status
 
     def set_targets(self, targets: Iterable[Target]) -> None:

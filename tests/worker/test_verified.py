@@ -13,6 +13,7 @@ import torch
 
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.engine.loop import Capacity, Loop, run
+from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.types.events import BlockSealed, Finished, FinishReason
 from diffusion_worker.types.requests import (
@@ -161,6 +162,31 @@ def test_constraints_hold_along_the_draft_as_left_to_right(make_model: Any, name
     assert isinstance(verified.end, Finished), verified.end
     assert verified.ids == answer.ids
     assert verified.end.usage.confidence == pytest.approx(answer.end.usage.confidence)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_log_probabilities_are_those_of_the_model_before_all_rules(model: Any, seed: int) -> None:
+    """For verified tokens as for decoded ones: those of the text read in one pass."""
+    request = request_of(Random(seed), max_tokens=30, penalties=Penalties(presence=0.5, logit_bias=((9, 3.0),)))
+    cache = KvCache(model.kv_layers, slots=1, slot_tokens=128, dtype=model.dtype, device=model.device)
+    for each in (request, read(request)):
+        loop, blocks = loop_of(model), list[BlockSealed]()
+        loop.add(replace(each, top_logprobs=4))
+        loop.add(replace(each, top_logprobs=2, seed=1))
+        while loop.scheduler.has_work:
+            blocks += [event for sequence, event in loop.step() if sequence == 1 and isinstance(event, BlockSealed)]
+        ids = [token for block in blocks for token in block.ids]
+        found = [token for block in blocks for token in block.logprobs]
+        assert [token.id for token in found] == ids
+        text = torch.tensor([(*request.prompt_ids, *ids)])
+        with torch.inference_mode():
+            hidden = model.encode(text, cache.prefill_view([0], [0], [text.shape[1]]))
+            logprobs = model.logits(hidden)[0, len(request.prompt_ids) - 1 : -1].log_softmax(-1)
+        for token, wanted in zip(found, logprobs, strict=True):
+            assert token.logprob == pytest.approx(float(wanted[token.id]), abs=1e-5)
+            likeliest = wanted.topk(4)
+            assert [other for other, _ in token.top] == likeliest.indices.tolist()
+            assert [logprob for _, logprob in token.top] == pytest.approx(likeliest.values.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
