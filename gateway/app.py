@@ -124,8 +124,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
-        log = _open_log(stack, settings, metrics)
-        observers += [log] if log else []
+        log = _open_log(stack, settings, metrics, observers)
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -270,12 +269,15 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
-def _open_log(stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics) -> DecisionLog | None:
+def _open_log(
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+) -> DecisionLog | None:
     if settings.decision_log is None:
         return None
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
-    return stack.enter_context(contextlib.closing(log))
+    observers.append(stack.enter_context(contextlib.closing(log)))
+    return log
 
 
 @contextlib.asynccontextmanager

@@ -33,7 +33,7 @@ def public_routes(
 
     def make() -> ASGIApp:
         from gateway.web.apis.responses.stored import add_response_routes
-        from gateway.web.feedback import add_feedback_route
+        from gateway.web.apis.feedback import add_feedback_route
         from gateway.web.routes import public_app
 
         app = public_app(policy, status_of)
