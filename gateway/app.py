@@ -165,7 +165,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         )
         apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
         ingress = _ingress(watch, metrics, keys)
-        yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+        hooks: dict[str, Any] = {"on_end": pipeline.stop, "on_status": metrics.responded}
+        yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, **hooks)
 
 
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
@@ -318,9 +319,16 @@ def _tune_garbage_collector() -> None:
 
 
 def _protected(
-    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
+    public: ASGIApp,
+    admin: ASGIApp,
+    protection: Protection,
+    *,
+    on_end: Callable[[], None],
+    on_status: Callable[[int], None],
+    **more: Any,
 ) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
+    """The two applications behind their protection. `on_end` is called before the requests in progress are ended,
+    `on_status` for every response of the public port."""
     running = RunningRequests()
 
     def end_drain() -> None:
@@ -328,7 +336,7 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
+        public=protection.preflight(ErrorBoundary(protection.public(public), running, on_status)),
         admin=ErrorBoundary(protection.admin(admin), running),
         protection=protection,
         end_drain=end_drain,

@@ -9,7 +9,9 @@ from gateway.telemetry import metric_names
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
-OF_PROMETHEUS = {"up", "scrape_duration_seconds"}
+OF_PROMETHEUS = {"up", "scrape_duration_seconds"} | {  # and of kube-state-metrics
+    f"kube_horizontalpodautoscaler_{name}_replicas" for name in ("status_current", "spec_max")
+}
 
 
 def rules(kind: str) -> list[dict[str, object]]:
