@@ -278,7 +278,9 @@ class Metrics:
 
         self._bounds = bounds
         self._seconds = timer(
-            names.REQUEST_SECONDS, "Duration of a request, from its first byte to the last byte of the response; errors of clients excluded.", *lane
+            names.REQUEST_SECONDS,
+            "Duration of a request, from its first byte to the last one sent, without errors of clients.",
+            *lane,
         )
         self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", *lane)
         self._lane = timer(names.LANE_SECONDS, "Latency of a lane as measured by its SLO guard.", *lane)

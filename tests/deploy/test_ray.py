@@ -82,7 +82,7 @@ async def test_a_killed_replica_costs_clients_of_the_gateway_nothing(tmp_path: P
 
 
 async def kill_under_load(gateway: str, cluster: Cluster) -> tuple[list[Sample], list[Sample], float]:
-    """Kill a replica while ten clients ask: two the gateway and the others Ray, so that it surely has some of theirs."""
+    """Kill a replica while two clients ask the gateway and eight ask Ray, so that it surely has requests of theirs."""
     each: list[list[Sample]] = [[] for _ in range(10)]
     killed_s = float("inf")
 

@@ -200,7 +200,8 @@ async def test_a_decision_about_an_answer_has_no_source_of_errors(stage: Any) ->
     assert (scene.decision.status, scene.decision.error_source) == (200, None)
 
 
-@pytest.mark.parametrize(("headers", "source"),
+@pytest.mark.parametrize(
+    ("headers", "source"),
     [({b"x-twolane-deadline-ms": b"400"}, ErrorSource.CLIENT), ({}, ErrorSource.TARGET)],
 )
 async def test_a_deadline_that_the_client_shortened_is_its_own(

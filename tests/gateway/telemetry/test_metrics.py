@@ -15,7 +15,6 @@ from gateway.policy_files.load import load
 from gateway.routing.policy import Policy
 from gateway.telemetry.metrics import Metrics
 
-
 SERVED = "target=quality,task=edit"
 
 
@@ -65,7 +64,9 @@ def test_errors_are_timed_unless_the_client_caused_them(decision: Any, source: s
 def test_a_client_that_left_received_no_status(decision: Any) -> None:
     metrics = Metrics()
     metrics.decided(decision(outcome=Outcome.CLIENT_GONE, status=None))
-    assert samples(metrics)[f"twolane_requests_total,error_source=,outcome=client_gone,route=edits,status_class=,{SERVED}"]
+    assert samples(metrics)[
+        f"twolane_requests_total,error_source=,outcome=client_gone,route=edits,status_class=,{SERVED}"
+    ]
 
 
 def test_a_hedge_is_no_fallback(decision: Any) -> None:
@@ -85,7 +86,9 @@ def test_every_response_is_counted_by_its_status() -> None:
 def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
     first, second = Metrics(), Metrics()
     first.decided(decision())
-    assert f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}" not in samples(second)
+    assert f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}" not in samples(
+        second
+    )
 
 
 @pytest.mark.parametrize(
