@@ -173,8 +173,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
-        parts = {"policies": policies, "watcher": watcher, "ingress": ingress}
-        yield _protected(public, admin, protection, on_end=pipeline.stop, **parts)
+        parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
+        yield _protected(public, admin, protection, ingress=ingress, on_end=pipeline.stop, **parts)
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
@@ -360,9 +360,16 @@ def _tune_garbage_collector() -> None:
 
 
 def _protected(
-    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
+    public: ASGIApp,
+    admin: ASGIApp,
+    protection: Protection,
+    *,
+    on_end: Callable[[], None],
+    on_status: Callable[[int], None],
+    **more: Any,
 ) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
+    """The two applications behind their protection. `on_end` is called before the requests in progress are ended,
+    `on_status` for every response of the public port."""
     running = RunningRequests()
 
     def end_drain() -> None:
@@ -370,7 +377,7 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
+        public=protection.preflight(ErrorBoundary(protection.public(public), running, on_status)),
         admin=ErrorBoundary(protection.admin(admin), running),
         protection=protection,
         end_drain=end_drain,
