@@ -139,14 +139,14 @@ class RealGateway:
             return await response.text()
 
 
+def classifier(path: Path = FILE) -> Classify:
+    """The shipped one is shared by all gateways: reading its weights is most of a gateway's start."""
+    return _shipped_classifier() if path == FILE else open_classifier(path)
+
+
 @functools.cache
-def classifier() -> Classify:
-    """One for all gateways: it keeps nothing of a request, and reading its weights is most of a gateway's start."""
+def _shipped_classifier() -> Classify:
     return open_classifier()
-
-
-def _classifier_of(path: Path) -> Classify:
-    return classifier() if path == FILE else open_classifier(path)
 
 
 @contextlib.asynccontextmanager
@@ -158,7 +158,7 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with contextlib.AsyncExitStack() as stack:
-        with patch("gateway.classifier.running.open_classifier", _classifier_of):
+        with patch("gateway.classifier.running.open_classifier", classifier):
             gateway = await stack.enter_async_context(open_gateway(chosen))
         urls = await stack.enter_async_context(served(*gateway.servers(drain_s=1)))
         client = await stack.enter_async_context(aiohttp.ClientSession())
