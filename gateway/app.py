@@ -12,9 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
 from gateway.classifier.running import RunningClassifier
@@ -27,6 +26,7 @@ from gateway.reliability.loop_lag import LoopLag
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.server.public_server import PublicServer
+from gateway.server.routes import admin_routes, public_routes
 from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -44,25 +44,23 @@ from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.types import Classification, Query
-from gateway.upstreams.http_client.aiohttp_client import open_session
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
-from gateway.web.apis.responses.stored import add_response_routes
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
 from gateway.web.error_boundary import ErrorBoundary
-from gateway.web.feedback import add_feedback_route
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
-from gateway.web.routes import HotRoutes, public_app
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.server import config_of
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
 from twolane.process.sockets import raise_descriptor_limit, url_of
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
@@ -126,8 +124,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
-        log = _open_log(stack, settings, metrics)
-        observers += [log] if log else []
+        log = _open_log(stack, settings, metrics, observers)
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -164,25 +161,26 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         generation = GenerationApis(
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
-        public = public_app(lambda: policies.current, registry.status_of)
-        _add_routes(public, store, log, clock)
-        admin = admin_app(
+        public = public_routes(
+            generation.routes,
+            policy=lambda: policies.current,
+            status_of=registry.status_of,
+            store=store,
+            record=log.record if log else None,
+            clock=clock,
+        )
+        admin = admin_routes(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
-        ingress = _ingress(watch, metrics, keys)
-        yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+        protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
+        parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
+        yield _protected(public, admin, protection, ingress=ingress, on_end=pipeline.stop, **parts)
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
     classifier = RunningClassifier(policy.weights)
     await stack.enter_async_context(_background_task(classifier.follow(settings.policy_watch_s)))
     return classifier
-
-
-def _add_routes(public: FastAPI, store: ResponseStore | None, log: DecisionLog | None, clock: SystemWorld) -> None:
-    add_response_routes(public, store)
-    add_feedback_route(public, log.record if log else None, clock.wall_s)
 
 
 async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: RunningClassifier) -> None:
@@ -205,8 +203,14 @@ def _logged(classify: Classify, log: DecisionLog) -> Classify:
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
     """The clients of targets."""
     limits = ClientLimits(connect_s=settings.connect_s)
+
+    def session() -> "aiohttp.ClientSession":
+        from gateway.upstreams.http_client.aiohttp_client import open_session
+
+        return open_session(connect_s=settings.connect_s)
+
     return UpstreamRegistry(
-        open_session(connect_s=settings.connect_s),
+        session,
         on_return,
         plain=PooledClient(limits) if settings.http_client == "pooled" else None,
         health_timeout_s=settings.health_timeout_s,
@@ -265,12 +269,15 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
-def _open_log(stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics) -> DecisionLog | None:
+def _open_log(
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+) -> DecisionLog | None:
     if settings.decision_log is None:
         return None
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
-    return stack.enter_context(contextlib.closing(log))
+    observers.append(stack.enter_context(contextlib.closing(log)))
+    return log
 
 
 @contextlib.asynccontextmanager
@@ -353,9 +360,16 @@ def _tune_garbage_collector() -> None:
 
 
 def _protected(
-    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
+    public: ASGIApp,
+    admin: ASGIApp,
+    protection: Protection,
+    *,
+    on_end: Callable[[], None],
+    on_status: Callable[[int], None],
+    **more: Any,
 ) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
+    """The two applications behind their protection. `on_end` is called before the requests in progress are ended,
+    `on_status` for every response of the public port."""
     running = RunningRequests()
 
     def end_drain() -> None:
@@ -363,7 +377,7 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
+        public=protection.preflight(ErrorBoundary(protection.public(public), running, on_status)),
         admin=ErrorBoundary(protection.admin(admin), running),
         protection=protection,
         end_drain=end_drain,
