@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
+from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
+from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
 from diffusion_worker.types.step_batch import CanvasResult
 
