@@ -233,9 +233,9 @@ def time_classifier(model: TaskModel, calls: int = 600) -> dict[str, list[float]
     if IS_BUILT:
         stages["compiled"] = LearnedStage(model, is_compiled=True)
     times: dict[str, list[float]] = {name: [] for name in stages}
-    for number in range(calls):
-        for query in _timed_queries(number):
-            for name, stage in stages.items():
+    for name, stage in stages.items():
+        for number in range(calls):
+            for query in _timed_queries(number):
                 started = time.thread_time_ns()
                 stage(query)
                 times[name].append((time.thread_time_ns() - started) / 1000)

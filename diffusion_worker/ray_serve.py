@@ -22,7 +22,7 @@ from twolane.process.bundled import resolve_checkpoint
 class DiffusionWorker:
     """A replica. Ray sends it requests once its weights are loaded, and replaces it when its device has failed."""
 
-    async def __init__(self) -> None:
+    async def __init__(self) -> None:  # type: ignore[misc]  # Ray awaits it
         """Load the weights. Raises a ConfigurationError or CheckpointError, which Ray reports as the status of the
         deployment."""
         settings = read_settings((), os.environ)

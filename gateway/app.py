@@ -124,8 +124,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
-        log = _open_log(stack, settings, metrics)
-        observers += [log] if log else []
+        log = _open_log(stack, settings, metrics, observers)
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -174,8 +173,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
-        parts = {"policies": policies, "watcher": watcher, "ingress": ingress}
-        yield _protected(public, admin, protection, on_end=pipeline.stop, **parts)
+        parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
+        yield _protected(public, admin, protection, ingress=ingress, on_end=pipeline.stop, **parts)
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
@@ -270,12 +269,15 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
-def _open_log(stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics) -> DecisionLog | None:
+def _open_log(
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+) -> DecisionLog | None:
     if settings.decision_log is None:
         return None
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
-    return stack.enter_context(contextlib.closing(log))
+    observers.append(stack.enter_context(contextlib.closing(log)))
+    return log
 
 
 @contextlib.asynccontextmanager
@@ -358,9 +360,16 @@ def _tune_garbage_collector() -> None:
 
 
 def _protected(
-    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
+    public: ASGIApp,
+    admin: ASGIApp,
+    protection: Protection,
+    *,
+    on_end: Callable[[], None],
+    on_status: Callable[[int], None],
+    **more: Any,
 ) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
+    """The two applications behind their protection. `on_end` is called before the requests in progress are ended,
+    `on_status` for every response of the public port."""
     running = RunningRequests()
 
     def end_drain() -> None:
@@ -368,7 +377,7 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
+        public=protection.preflight(ErrorBoundary(protection.public(public), running, on_status)),
         admin=ErrorBoundary(protection.admin(admin), running),
         protection=protection,
         end_drain=end_drain,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import ceil
 
 from gateway.beyond_chat import CHAT_PATH
-from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.policy_types import Price
 from gateway.types import CHARS_PER_TOKEN, Classification, Usage
 from twolane.process.records import record
@@ -91,6 +91,8 @@ class Decision:
     attempts: tuple[AttemptRecord, ...] = ()
     target: str | None = None
     outcome: Outcome = Outcome.OK
+    status: int | None = 200  # HTTP status that the client received; None: it had left
+    error_source: ErrorSource | None = None  # of an error
     schema_check: SchemaCheck | None = None
     low_confidence: float | None = None  # of an answer that is served below the route's minimum
     usage: Usage | None = None

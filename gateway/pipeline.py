@@ -380,7 +380,7 @@ class Pipeline:
         return GatewayResponse(context, self._decision, buffered=await attempt.commit(), attempt=attempt)
 
     def _error_response(self, context: RequestContext, error: GatewayError) -> GatewayResponse:
-        context.outcome = Outcome.ERROR
+        context.outcome, context.error = Outcome.ERROR, error
         return GatewayResponse(context, self._finish, error=error)
 
     def _finish(self, context: RequestContext) -> Decision:

@@ -78,13 +78,20 @@ class _Chooser:
         self.report[..., 0] = seen.ids.double()
 
     def choose_plain(self, rows: Sequence[int]) -> None:
-        """Choose at all positions of rows whose rules are the same everywhere, a block of positions at a time."""
+        """Choose at all positions of rows whose rules are the same everywhere, a block of positions at a time. Only
+        sampling depends on the position."""
         items = self._seen.items
+        rules = {row: _rule(items[row]) for row in rows}
         places = [(row, place) for row in rows for place in range(len(items[row].ids) - 1, items[row].count)]
         block = max(1, _LOGITS_AT_ONCE // self._model.info.vocab_size)
         for first in range(0, len(places), block):
             some = places[first : first + block]
-            self._choose({(row, place): _moved(_rule(items[row]), place) for row, place in some})
+            self._choose(
+                {
+                    (row, place): _moved(rules[row], place) if items[row].temperature else rules[row]
+                    for row, place in some
+                }
+            )
 
     def follow(self, rows: Sequence[int], progress: Callable[[], None]) -> None:
         """Choose for rows whose constraint or penalties follow the draft, as long as they agree with it."""

@@ -9,8 +9,8 @@ from typing import Protocol
 from gateway.attempts.decisions import DecisionAnswers
 from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
-from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
-from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
+from gateway.enums import SHARED_REASONS, AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck
+from gateway.errors import AttemptFailed, ContextLengthExceeded, DeadlineExceeded, GatewayError, InvalidOutput
 from gateway.parameters import ignored_by
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
@@ -44,6 +44,7 @@ class RequestContext:
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         self.outcome = Outcome.OK
+        self.error: GatewayError | None = None  # that the client received, if the outcome is an error
         self.surest: UnsureAnswer | None = None  # kept if the route serves it
         self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.schema_check: SchemaCheck | None = None
@@ -210,6 +211,8 @@ class RequestContext:
             attempts=tuple(attempts),
             target=self._target,
             outcome=self.outcome,
+            status=self._status(),
+            error_source=self._error_source(),
             schema_check=self.schema_check,
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
@@ -222,6 +225,22 @@ class RequestContext:
             api_path=query.beyond_chat.path,
             answered_by=self.decisions.answered_by if self.decisions is not None else (),
         )
+
+    def _status(self) -> int | None:
+        """A stream that breaks off has sent its status."""
+        if self.outcome is Outcome.CLIENT_GONE:
+            return None
+        if self.outcome is Outcome.OK or self._first_byte_ms is not None:
+            return 200
+        return GatewayError.status if self.error is None else self.error.status
+
+    def _error_source(self) -> ErrorSource | None:
+        """An error without a cause is a defect of the gateway. A deadline that the client shortened is its own."""
+        if self.outcome is not Outcome.ERROR:
+            return None
+        if isinstance(self.error, DeadlineExceeded) and self.plan.patience_ms is not None:
+            return ErrorSource.CLIENT
+        return ErrorSource.GATEWAY if self.error is None else self.error.source
 
     def final_error(self) -> GatewayError:
         """The error of a request that no candidate served."""

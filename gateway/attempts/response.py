@@ -70,8 +70,8 @@ class GatewayResponse:
                 async for delta in self._attempt.remaining():
                     if self._is_sent(delta):
                         yield delta
-            except AttemptFailed:
-                self._context.outcome = Outcome.ERROR
+            except AttemptFailed as error:
+                self._context.outcome, self._context.error = Outcome.ERROR, error
                 self._is_complete = True
                 raise
         self._is_complete = True

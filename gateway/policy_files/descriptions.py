@@ -47,6 +47,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.urls": "Base URLs of several endpoints that serve the same model.",
         "targets.*.resolve": "dns: every address behind the host name is an endpoint, refreshed every two seconds.",
         "targets.*.model": "Model name sent to the server.",
+        "targets.*.decoding": "Decoding mode of a worker, instead of a suffix of `model`.",
         "targets.*.key_env": "Environment variable that holds the server's API key.",
         "targets.*.key_file": "File that holds the server's API key; followed when it changes.",
         "targets.*.headers": "Headers sent with every request to the server; values may use ${NAME}.",

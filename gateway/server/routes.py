@@ -32,8 +32,8 @@ def public_routes(
     """`generation` are the applications of paths that generate; `record` receives feedback for the decision log."""
 
     def make() -> ASGIApp:
+        from gateway.web.apis.feedback import add_feedback_route
         from gateway.web.apis.responses.stored import add_response_routes
-        from gateway.web.feedback import add_feedback_route
         from gateway.web.routes import public_app
 
         app = public_app(policy, status_of)

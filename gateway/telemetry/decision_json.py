@@ -32,6 +32,8 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "attempts": [_attempt(attempt) for attempt in decision.attempts],
         "target": decision.target,
         "outcome": decision.outcome,
+        "status": decision.status,
+        "error_source": decision.error_source,
         "fallback": decision.fallback,
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway import __version__
 from gateway.decision import ABANDONED, AttemptRecord, Decision, Mirrored
-from gateway.enums import AttemptOutcome, Outcome, Reason, SloOutcome
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SloOutcome
 from gateway.policy_types import Slo
 from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
@@ -23,6 +23,7 @@ from gateway.telemetry.multiprocess import MultiprocessMetrics
 from gateway.telemetry.semantic_conventions import operation_of
 
 _NONE: Final = "none"
+_OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
 _OPEN_METRICS: Final = "application/openmetrics-text"
 
 
@@ -44,7 +45,12 @@ class Metrics:
         self._policy = ""
         self._loaded_s = 0.0
         self._is_current = True
-        self._requests = self._counter(names.REQUESTS, "Completed requests.", "route", "task", "target", "outcome")
+        self._requests = self._counter(
+            names.REQUESTS,
+            "Completed requests.",
+            *("route", "task", "target", "outcome", "status_class", "error_source"),
+        )
+        self._http_responses = self._counter(names.HTTP_RESPONSES, "Responses of the public port.", "status")
         self._attempts = self._counter(names.ATTEMPTS, "Completed calls to targets.", "route", "target", "outcome")
         self._fallbacks = self._counter(
             names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
@@ -111,8 +117,11 @@ class Metrics:
         route, target = decision.route or _NONE, decision.target or _NONE
         trace = decision.trace
         self._exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
-        self._count(self._requests, route, decision.classification.task, target, decision.outcome)
-        if decision.outcome is Outcome.OK:
+        source = decision.error_source or ""
+        status_class = "" if decision.status is None else f"{decision.status // 100}xx"
+        task = decision.classification.task
+        self._count(self._requests, route, task, target, decision.outcome, status_class, source)
+        if decision.outcome is Outcome.OK or source in _OUR_FAULTS:
             self._time(self._seconds, decision.total_ms, route, target)
         if decision.first_byte_ms is not None:
             self._time(self._first_byte, decision.first_byte_ms, route, target)
@@ -121,7 +130,8 @@ class Metrics:
         for attempt in decision.attempts:
             self._attempted(route, attempt, operation)
         for left, taken, reason in decision.changes:
-            self._count(self._fallbacks, route, left, taken, reason)
+            if reason is not Reason.HEDGE:  # counted as a hedge
+                self._count(self._fallbacks, route, left, taken, reason)
         if decision.schema_check is not None:
             self._count(self._validations, route, target, decision.schema_check, "")
 
@@ -145,6 +155,10 @@ class Metrics:
     def loop_lagged(self, lag_s: float) -> None:
         """Observe the longest lag of the event loop since the last call."""
         self._loop_lag.observe(lag_s)
+
+    def responded(self, status: int) -> None:
+        """Count a response of the public port, of whatever path."""
+        self._count(self._http_responses, str(status))
 
     def shed(self) -> None:
         """Count a request that was refused before it was read."""
@@ -264,7 +278,9 @@ class Metrics:
 
         self._bounds = bounds
         self._seconds = timer(
-            names.REQUEST_SECONDS, "Duration of a request, from its first byte to the last byte of the response.", *lane
+            names.REQUEST_SECONDS,
+            "Duration of a request, from its first byte to the last one sent, without errors of clients.",
+            *lane,
         )
         self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", *lane)
         self._lane = timer(names.LANE_SECONDS, "Latency of a lane as measured by its SLO guard.", *lane)

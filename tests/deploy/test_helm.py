@@ -209,6 +209,15 @@ def test_alerts_link_to_the_configured_runbooks() -> None:
     assert alerts
     for alert in alerts:
         assert alert["annotations"]["runbook_url"] == f"https://wiki.example.com/runbooks#{alert['alert'].lower()}"
+        assert alert["annotations"]["dashboard_url"].startswith("https://grafana.example.com/d/twolane-")
+
+
+def test_without_grafana_alerts_have_no_link_to_it() -> None:
+    rendered = templated("gpu", "--set", "monitoring.grafanaUrl=")
+    (rule,) = [one for one in rendered if one["kind"] == "PrometheusRule"]
+    alerts = [each for group in rule["spec"]["groups"] for each in group["rules"] if "alert" in each]
+    assert alerts
+    assert not [alert for alert in alerts if "dashboard_url" in alert["annotations"]]
 
 
 def test_monitors_rules_and_dashboards_have_the_labels_that_select_them() -> None:

@@ -17,7 +17,7 @@ from tests.deploy.standin import StandIn
 from twolane.process.children import Child, twolane_command
 from twolane.process.flags import free_port
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 POLICY = """
 version: 1
@@ -33,6 +33,7 @@ BODY = {
     "diffusion": {"steps": 24, "entropy_bound": 0.001},
 }
 BEFORE, AFTER = 3, 5  # good answers of every client before the kill, and after it
+THROUGH = 2  # clients of the gateway
 LONGEST = 200  # requests of a client
 
 
@@ -81,8 +82,8 @@ async def test_a_killed_replica_costs_clients_of_the_gateway_nothing(tmp_path: P
 
 
 async def kill_under_load(gateway: str, cluster: Cluster) -> tuple[list[Sample], list[Sample], float]:
-    """Kill a replica while twice as many clients ask Ray as ask the gateway, so that it has requests of both kinds."""
-    each: list[list[Sample]] = [[] for _ in range(9)]
+    """Kill a replica while two clients ask the gateway and eight ask Ray, so that it surely has requests of theirs."""
+    each: list[list[Sample]] = [[] for _ in range(10)]
     killed_s = float("inf")
 
     def is_over(samples: list[Sample]) -> bool:
@@ -90,12 +91,12 @@ async def kill_under_load(gateway: str, cluster: Cluster) -> tuple[list[Sample],
 
     async with asyncio.TaskGroup() as group:
         for number, samples in enumerate(each):
-            url, model = (gateway, "auto") if number < 3 else (cluster.url, "diffusion")
+            url, model = (gateway, "auto") if number < THROUGH else (cluster.url, "diffusion")
             group.create_task(client(url, model, samples, is_over))
         while not all(good(samples) >= BEFORE for samples in each):  # noqa: ASYNC110 - of other tasks
             await asyncio.sleep(0.05)
         victim, _other = cluster.replicas()
         killed_s = time.monotonic()
         os.kill(victim, signal.SIGKILL)
-    through = [sample for samples in each[:3] for sample in samples]
-    return through, [sample for samples in each[3:] for sample in samples], killed_s
+    through = [sample for samples in each[:THROUGH] for sample in samples]
+    return through, [sample for samples in each[THROUGH:] for sample in samples], killed_s

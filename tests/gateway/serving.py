@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from gateway.app import Gateway, open_gateway
-from gateway.classifier.weights import open_classifier
+from gateway.classifier.weights import FILE, open_classifier
 from gateway.routing.classify import Classify
 from gateway.settings import Settings
 from tests.served import served
@@ -139,10 +139,14 @@ class RealGateway:
             return await response.text()
 
 
+def classifier(path: Path = FILE) -> Classify:
+    """The shipped one is shared by all gateways: reading its weights is most of a gateway's start."""
+    return _shipped_classifier() if path == FILE else open_classifier(path)
+
+
 @functools.cache
-def classifier(path: Path) -> Classify:
-    """One for all gateways: it keeps nothing of a request, and reading its weights is most of a gateway's start."""
-    return open_classifier(path)
+def _shipped_classifier() -> Classify:
+    return open_classifier()
 
 
 @contextlib.asynccontextmanager

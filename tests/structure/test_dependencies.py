@@ -29,6 +29,7 @@ IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "demo": ("twolane",),
     "load": ("twolane",),
     "providers": ("gateway",),
+    "ray": ("diffusion_worker",),
     "bench": ("benchmarks",),
     "docs": ("docs",),
     "dev": ("tests", "deploy", "benchmarks", "training"),
@@ -36,13 +37,13 @@ IMPORTERS: Mapping[str, tuple[str, ...]] = {
 # package -> the extras that may provide what it imports, besides the dependencies of the project itself
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "gateway": ("providers",),
-    "diffusion_worker": ("worker",),
+    "diffusion_worker": ("worker", "ray"),
     "twolane": ("demo", "load"),
     "training": ("worker", "dev"),
     "deploy": ("dev",),
     "docs": ("worker", "docs"),
     "benchmarks": ("worker", "bench", "dev"),
-    "tests": ("all", "bench", "dev"),
+    "tests": ("all", "bench", "dev", "ray"),
 }
 # Declared but never imported, and why.
 NOT_IMPORTED: Mapping[str, str] = {

@@ -82,7 +82,7 @@ def test_training_on_a_teams_words_is_right_where_the_shipped_weights_are_not() 
         for task, word in words.items()
         for number in range(12)
     ]
-    found = train_team(team, few, shipped, threshold=0.85, copies=1, epochs=4)
+    found = train_team(team, few, shipped, threshold=0.8, copies=1, epochs=4)
     assert found.before.accuracy < 0.5
     assert found.after.accuracy > 0.8
     assert found.model.temperature == shipped.temperature

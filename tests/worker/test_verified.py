@@ -71,6 +71,11 @@ def served(loop: Loop, *requests: GenerationRequest, dice: Random | None = None)
     return [(tuple(ids[n]), ends[n].reason, pytest.approx(ends[n].usage.confidence, rel=1e-6)) for n in sorted(ids)]
 
 
+def misread(ids: Sequence[int], dice: Random) -> tuple[int, ...]:
+    """The ids with some errors: a draft that is accepted in part."""
+    return tuple(token if dice.random() < 0.9 else dice.randrange(6, VOCAB) for token in ids)
+
+
 def loop_of(model: Any, **capacity: Any) -> Loop:
     return Loop(model, Capacity(**{"max_num_seqs": 4, "max_context": 128, **capacity}), gauge=lambda: (0, 0))
 
@@ -138,13 +143,32 @@ def test_mixed_batches_preemption_and_reused_prefixes_change_nothing(model: Any,
     shared = tuple(dice.randrange(6, VOCAB) for _ in range(30))
     wanted = [request_of(dice) for _ in range(5)]
     wanted += [replace(wanted[0], prompt_ids=shared + each.prompt_ids) for each in wanted[1:]]
-    modes = [dice.choice((*DecodingMode, DecodingMode.VERIFIED)) for _ in wanted]
+    modes = [dice.choice((*DecodingMode, DecodingMode.VERIFIED, DecodingMode.VERIFIED)) for _ in wanted]
+    answers = [served(loop_of(model), read(each))[0] for each in wanted]
     loop = loop_of(model, prefix_slots=2, prefill_chunk=16, is_exact=is_exact)
-    order = [replace(each, decoding_mode=mode) for each, mode in zip(wanted, modes, strict=True)]
+    order = [
+        replace(each, decoding_mode=mode, start_ids=misread(answer[0], dice) if mode is DecodingMode.VERIFIED else ())
+        for each, mode, answer in zip(wanted, modes, answers, strict=True)
+    ]
     together = served(loop, *order, dice=dice)
-    for request, mode, found in zip(wanted, modes, together, strict=True):
-        if mode is not DecodingMode.DIFFUSION:
-            assert [found] == served(loop_of(model), read(request))
+    for mode, found, answer in zip(modes, together, answers, strict=True):
+        assert mode is DecodingMode.DIFFUSION or found == answer
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_preempted_answer_resumes_at_its_canvas_although_the_cache_knows_more(make_model: Any, seed: int) -> None:
+    """An equal request has left its whole answer in the prefix cache, in rings that have not wrapped."""
+    model, dice = make_model(vocab=VOCAB, window=100, canvas=CANVAS, spread=0.5), Random(seed)
+    request = request_of(dice, prompt_ids=tuple(range(6, 22)), max_tokens=3 * CANVAS, denoising=DENOISING)
+    loop = loop_of(model, prefix_slots=3, prefill_chunk=16)
+    [wanted] = served(loop, read(request))
+    loop.add(replace(request, start_ids=misread(wanted[0], dice)))
+    ids: list[int] = []
+    while loop.scheduler.has_work:
+        ids += [token for _, event in loop.step() if isinstance(event, BlockSealed) for token in event.ids]
+        for sequence in tuple(loop.scheduler._running.values()):
+            loop.scheduler._preempt(sequence, 0.0)
+    assert tuple(ids) == wanted[0]
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
@@ -205,7 +229,7 @@ def test_a_prediction_only_changes_the_cost(model: Any, seed: int) -> None:
     dice = Random(seed)
     request = request_of(dice, max_tokens=40)
     [answer] = run(model, [read(request)])
-    text = [token if dice.random() < 0.9 else dice.randrange(6, VOCAB) for token in answer.ids]
+    text = list(misread(answer.ids, dice))
     del text[dice.randrange(40) : dice.randrange(40)]
     [verified] = run(model, [replace(request, start_ids=tuple(text), anchor=dice.choice((0.0, 0.8, 1.0)))])
     assert verified.ids == answer.ids

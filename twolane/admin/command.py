@@ -35,7 +35,7 @@ _LOAD_S: Final = 3600.0  # weights of tens of gigabytes, from a cold disk
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parse(sys.argv[1:] if argv is None else argv)
+    options = parse(sys.argv[1:] if argv is None else argv)
     try:
         key = key_of(options.key_file, os.environ)
         url = options.url or default_url(os.environ, options.port)
@@ -90,7 +90,8 @@ def _limit(port: AdminPort, options: argparse.Namespace) -> str:
     return _indented(port.post("/admin/limits", json.dumps({"max_num_seqs": options.max_num_seqs}).encode()))
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; `run` is the command. Wrong use raises SystemExit."""
     parser = OneLineParser(
         prog="twolane admin",
         description="Ask a running gateway or worker over its admin port, by default the local one.",

@@ -17,7 +17,7 @@ from gateway.types import Query
 from tests.measured import cpu_s
 
 FAST = frozenset({Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION})
-FAST_THRESHOLD = 0.85  # for the fast lane, by the shipped policies: of the probability of all its tasks
+FAST_THRESHOLD = 0.8  # for the fast lane, by the shipped policies: of the probability of all its tasks
 CLASSIFY = open_classifier()
 
 
