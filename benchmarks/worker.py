@@ -20,10 +20,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.worker_compiled import MIXED_REQUESTS, compare, random_requests, small_experts
 from benchmarks.worker_load import under_load
 from benchmarks.worker_requests import MIXED_TASKS, InstrumentedModel, Run, Transformers, answer, request_for, samples
-from benchmarks.worker_steps import ROWS, StepCost, step_costs
+from benchmarks.worker_steps import StepCost, step_costs
 from benchmarks.worker_waits import predicted_wait
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
@@ -69,6 +71,10 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
         "predicted wait, median error": Bar(note="of the wait", at_most=0.25),
         "event loop held up, p99": Bar(note="ms", at_most=10.0),
         "resident memory, growth": Bar(note="MiB", at_most=8.0),
+        "compiled, embedded checkpoint": Bar(note="x generate() compiled", at_most=1.05),
+        "compiled, small experts": Bar(note="x generate() compiled", at_most=1.05),
+        "compiled again, mixed requests": Bar(note="graphs", at_most=0.0),
+        "compiled, graph breaks": Bar(note="breaks", at_most=0.0),
     }
 )
 
@@ -92,12 +98,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both implementations")
+    parser.add_argument("--compiled", action="store_true", help="measure compiled passes instead (takes minutes)")
     parser.add_argument("--requests", type=int, default=5000, help="requests of the memory measurement")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is outside its limit")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     model = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
+    if options.compiled:
+        figures = compiled(model)
+        show(figures, {}, f"compiled, {options.threads} thread(s)")
+        return int(options.check and not all(figure.is_cleared for figure in figures))
     drawn = samples(REQUESTS)
     requests = [request_for(sample, model.info.denoising) for sample in drawn]
     reference = Transformers(options.checkpoint)
@@ -117,6 +128,31 @@ def main() -> int:
         steps = [asdict(cost) for cost in costs.values()]
         options.json.write_text(json.dumps({"figures": rows, "steps": steps}, indent=1) + "\n")
     return int(options.check and not all(figure.is_cleared for figure in figures))
+
+
+def compiled(model: DiffusionGemmaModel) -> list[Figure]:
+    """Compiled passes of the checkpoint and of a small model with experts, beside `generate()`, and what was compiled
+    again for mixed requests."""
+    experts = small_experts()
+    drawn = [request_for(sample, model.info.denoising) for sample in samples(MIXED_REQUESTS)]
+    found = {
+        "embedded checkpoint": compare(model, drawn),
+        "small experts": compare(experts, random_requests(experts, MIXED_REQUESTS)),
+    }
+    ratios = [
+        Figure(
+            name=f"compiled, {name}",
+            value=each.ratio,
+            detail=f"{each.ours_ms:.1f} against {each.theirs_ms:.1f} ms of CPU a request",
+        )
+        for name, each in found.items()
+    ]
+    graphs, breaks = (sum(getattr(each, name) for each in found.values()) for name in ("graphs", "graph_breaks"))
+    return [
+        *ratios,
+        Figure(name="compiled again, mixed requests", value=graphs, detail=f"over {MIXED_REQUESTS} requests, twice"),
+        Figure(name="compiled, graph breaks", value=breaks, detail="in all of them"),
+    ]
 
 
 def throughput(
@@ -265,8 +301,7 @@ def show(figures: Sequence[Figure], costs: dict[int, StepCost], conditions: str)
         bar = BARS[figure.name]
         verdict = "[green]cleared" if figure.is_cleared else "[red]missed"
         table.add_row(figure.name, f"{figure.value:.2f}", bar.note, str(bar), verdict, figure.detail)
-    for rows in ROWS:
-        cost = costs[rows]
+    for rows, cost in costs.items():
         detail = f"{cost.row_ms:.2f} ms a row; model {cost.model_ms:.2f} ms, outside {cost.outside:.1%}"
         table.add_row(f"step at {rows} rows", f"{cost.step_ms:.2f}", "ms", "", "", detail)
     Console(width=None if sys.stdout.isatty() else 150).print(table)

@@ -210,6 +210,14 @@ class Grade(StrEnum):
     ANCHORED = "anchored"
 
 
+class Decoding(StrEnum):
+    """How a worker chooses tokens; its model ids end in `:MODE`, except that of diffusion."""
+
+    DIFFUSION = "diffusion"
+    VERIFIED = "verified"
+    AUTOREGRESSIVE = "autoregressive"
+
+
 class FormatKind(StrEnum):
     """The kinds of output format that a request can ask for."""
 

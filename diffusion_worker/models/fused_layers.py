@@ -7,11 +7,14 @@ modules are the library's: `generate()` runs its own layers, and tests compare t
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.nn import functional as nnf
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from diffusion_worker.models.fused import call_compiled
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin [rows, positions, head_dim]
 
@@ -31,20 +34,22 @@ class CompiledDecoder:
             canvas: torch.Tensor,
             soft: torch.Tensor,
             positions: torch.Tensor,
-            masks: dict[str, torch.Tensor | None],
+            masks: dict[str, torch.Tensor],
             buffers: list[list[torch.Tensor]],
         ) -> torch.Tensor:
             return _decoded(decoder, (canvas, soft, positions), masks, _Buffers(buffers, canvas.shape[1]))
 
-        self._run = torch.compile(run, fullgraph=True, dynamic=True)
+        self._kinds: list[str] = decoder.text_config.layer_types
+        self._run = run
 
     def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor:
         """Hidden states [rows, canvas, hidden]."""
-        # Two lengths that are equal in the first pass need not stay so.
-        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            hidden: torch.Tensor = self._run(
-                canvas, soft, context.positions, context.masks, [layer.buffers for layer in context.layers]
-            )
+        buffers = [layer.buffers for layer in context.layers]
+        masks = {kind: context.masks[kind] for kind in self._kinds}
+        for kind, (keys, _) in zip(self._kinds, buffers, strict=True):
+            if masks[kind] is None:  # a graph of its own
+                masks[kind] = torch.ones(len(canvas), 1, 1, keys.shape[2], dtype=torch.bool, device=canvas.device)
+        hidden: torch.Tensor = call_compiled(self._run, canvas, soft, context.positions, masks, buffers)
         return hidden
 
 
@@ -64,7 +69,7 @@ class _Buffers:
 def _decoded(
     decoder: Any,
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    masks: dict[str, torch.Tensor | None],
+    masks: Mapping[str, torch.Tensor],
     cache: Any,
 ) -> torch.Tensor:
     """The library's decoder over (ids, self-conditioning, positions), layer by layer."""

@@ -4,14 +4,13 @@ A target's message is passed on if the client's request caused the error, and dr
 (credentials, addresses).
 """
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import mktime_tz, parsedate_tz
 from types import TracebackType
 from typing import Any, Final
-
-import aiohttp
 
 from gateway.errors import (
     AttemptFailed,
@@ -166,18 +165,19 @@ TRANSLATED: Final = translate_errors()  # it has no state
 
 
 def _translated(fault: Exception) -> UpstreamError | None:
-    """None for what the HTTP client does not raise."""
-    if isinstance(fault, aiohttp.ClientProxyConnectionError):
+    """None for what the HTTP client does not raise. aiohttp takes long to import, and raises nothing before."""
+    aiohttp = sys.modules.get("aiohttp")
+    if aiohttp is not None and isinstance(fault, aiohttp.ClientProxyConnectionError):
         return UpstreamError("Cannot connect to the proxy.", detail="proxy: connection refused")
-    if isinstance(fault, aiohttp.ClientHttpProxyError):
+    if aiohttp is not None and isinstance(fault, aiohttp.ClientHttpProxyError):
         return UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}")
-    if isinstance(fault, aiohttp.ClientConnectorError | CannotConnect):
+    if isinstance(fault, CannotConnect) or (aiohttp is not None and isinstance(fault, aiohttp.ClientConnectorError)):
         return NotConnected("Cannot connect to the target.", detail="connection refused")
     if isinstance(fault, TimeoutError):
         return NotConnected("Cannot connect to the target in time.", detail="connect timeout")
     if isinstance(fault, ResponseTimeout):
         return UpstreamError("The target did not respond in time.", detail="response timeout")
-    if isinstance(fault, aiohttp.ClientError | ConnectionError | OSError | HungUp):
+    if isinstance(fault, OSError | HungUp) or (aiohttp is not None and isinstance(fault, aiohttp.ClientError)):
         return UpstreamError("The target closed the connection.", detail=_kind(fault))
     if isinstance(fault, ValueError | InvalidResponse):  # aiohttp's for lines over its limits
         return UpstreamError("The target sent an invalid HTTP response.", detail=_kind(fault))

@@ -7,9 +7,8 @@ from functools import cached_property
 from starlette.types import ASGIApp, Scope, Send
 
 from gateway.settings import Settings
-from gateway.web.admin import scope_of
 from gateway.web.asgi_responses import refuse_body
-from gateway.web.auth import Authenticate
+from gateway.web.auth import Authenticate, admin_scope
 from gateway.web.browser_guard import BrowserGuard
 from gateway.web.cors import Origins, Preflight
 from twolane.process.api_keys import Keys
@@ -41,7 +40,7 @@ class Protection:
 
     def admin(self, app: ASGIApp) -> ASGIApp:
         """The application of the admin port."""
-        return self._guarded(Authenticate(self._bounded(app), self._keys(), scope_of))
+        return self._guarded(Authenticate(self._bounded(app), self._keys(), admin_scope))
 
     def public_listener(self, arrive: Callable[[ClientConnection, RequestCycle], None]) -> Listener:
         """The client connections of the public port; see `Listener` for `arrive`."""
