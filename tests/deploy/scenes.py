@@ -26,9 +26,10 @@ from twolane.demo.prompts import ANNA, AS_ORDER, SHORT, SLOPPY
 from twolane.fault_proxy.control import Fault, Mode
 from twolane.fault_proxy.proxy import FaultProxy
 
-SCENES: Final = ("slow-worker", "invalid-output", "expired-key")
+SCENES: Final = ("expired-key", "invalid-output", "slow-worker")  # what a lane remembers must not disturb the next
 CALM_S: Final = 15.0
 TROUBLE_S: Final = 30.0
+PAUSE_S: Final = 12.0  # longer than a rate looks back
 RATE: Final = 3.0
 
 
@@ -36,10 +37,14 @@ async def play(folder: Path) -> Mapping[str, tuple[Window, tuple[Answered, ...]]
     """What the page shows of each scene."""
     stage, found = Stage(folder=folder), {}
     async with serving(stage, ROOT / "tests/deploy/scenes.yaml") as (proxy, quality):
+        await run(_calls(CALM_S), LoadOptions(url=stage.url("gateway")), on_result=lambda _: None)  # the worker is cold
         for name in SCENES:
+            await asyncio.sleep(PAUSE_S)
             begin_s = time.time()
             async with asyncio.TaskGroup() as group:
-                group.create_task(run(_calls(), LoadOptions(url=stage.url("gateway")), on_result=lambda _: None))
+                group.create_task(
+                    run(_calls(CALM_S + TROUBLE_S), LoadOptions(url=stage.url("gateway")), on_result=lambda _: None)
+                )
                 group.create_task(_trouble(name, proxy, quality))
             window = Window(begin_s=begin_s, end_s=time.time(), step_s=1.0, rate_s=10.0)
             found[name] = (window, await asyncio.to_thread(query_board, ROUTES, stage.url("prometheus"), window))
@@ -65,9 +70,9 @@ async def _fault(name: str, proxy: FaultProxy, quality: StandIn) -> AsyncIterato
         proxy.fault, quality.is_key_expired = Fault(), False
 
 
-def _calls() -> list[Call]:
+def _calls(seconds: float) -> list[Call]:
     bodies = [_body(SLOPPY, "edit", **SHORT), _body(ANNA, "structured", **AS_ORDER), _body(SLOPPY, "chat", **SHORT)]
-    moments = poisson(RATE, CALM_S + TROUBLE_S, 1)
+    moments = poisson(RATE, seconds, 1)
     return [Call(due_s=due_s, prompt=Prompt(body=bodies[n % len(bodies)])) for n, due_s in enumerate(moments)]
 
 
