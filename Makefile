@@ -71,11 +71,11 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all tests except those of images and Ray
-	$(PYTEST_SHARED) -m 'not images and not ray'
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all tests except those of images, Ray and nights
+	$(PYTEST_SHARED) -m 'not images and not deploy'
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
-	$(PYTEST_SHARED) -m 'not slow and not images and not ray'
+	$(PYTEST_SHARED) -m 'not slow and not images and not deploy'
 
 test-clients: $(READY) $(PROVIDERS) clients ## run client libraries, each as released, against the real stack
 	$(BIN)/python -m pytest tests/clients --durations 5
