@@ -23,7 +23,6 @@ from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
-from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.server.public_server import PublicServer
 from gateway.server.routes import admin_routes, public_routes
@@ -34,16 +33,14 @@ from gateway.state.redis import shared_state
 from gateway.state.redis_response_store import open_response_store
 from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
-from gateway.telemetry.decision_json import prompt_event
-from gateway.telemetry.decision_log import DecisionLog
+from gateway.telemetry.decision_log import DecisionLog, with_prompts
 from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
-from gateway.telemetry.tracing import open_tracing, passing
-from gateway.types import Classification, Query
+from gateway.telemetry.tracing import Tracing, open_tracing, passing
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
@@ -120,10 +117,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         stack.callback(metrics.flush)
         observers: list[Observer] = [metrics, recent]
-        tracing = open_tracing(os.environ)
-        if tracing is not None:
-            stack.push_async_callback(asyncio.to_thread, tracing.close)
-            observers.append(tracing)
+        tracing = _open_tracing(stack, observers)
         log = _open_log(stack, settings, metrics, observers)
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
@@ -136,11 +130,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        _add_gauges(metrics, policies, state, clock, registry)
+        metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, registry.status_of))
         classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
-            classify=_logged(classifier, log) if log and settings.decision_log_prompts else classifier,
+            classify=with_prompts(classifier, log) if log and settings.decision_log_prompts else classifier,
             upstreams=registry,
             state=state,
             observer=Observers(observers, metrics.observer_failed),
@@ -153,16 +147,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             prepare_targets=lambda policy: _prepare(policy, registry, classifier),
         )
         await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
-        if peers is not None:
-            stack.callback(peers.close)
-            await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
+        await _share_metrics(stack, peers, metrics)
         begin = tracing.begin if tracing else passing
         store = await stack.enter_async_context(_response_store(settings, clock))
-        generation = GenerationApis(
-            pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
-        )
+        apis = GenerationApis(pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store))
         public = public_routes(
-            generation.routes,
+            apis.routes,
             policy=lambda: policies.current,
             status_of=registry.status_of,
             store=store,
@@ -189,17 +179,6 @@ async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: Runni
     await classifier.use(policy.weights)
 
 
-def _logged(classify: Classify, log: DecisionLog) -> Classify:
-    """The classifier, whose requests are logged with their texts unless they are private."""
-
-    def classify_and_log(query: Query) -> Classification:
-        if not query.private:
-            log.record(prompt_event(query))
-        return classify(query)
-
-    return classify_and_log
-
-
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
     """The clients of targets."""
     limits = ClientLimits(connect_s=settings.connect_s)
@@ -215,12 +194,6 @@ def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> Upstre
         plain=PooledClient(limits) if settings.http_client == "pooled" else None,
         health_timeout_s=settings.health_timeout_s,
     )
-
-
-def _add_gauges(
-    metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
-) -> None:
-    metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
 
 
 def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:
@@ -269,6 +242,14 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
+def _open_tracing(stack: contextlib.AsyncExitStack, observers: list[Observer]) -> Tracing | None:
+    tracing = open_tracing(os.environ)
+    if tracing is not None:
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        observers.append(tracing)
+    return tracing
+
+
 def _open_log(
     stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
 ) -> DecisionLog | None:
@@ -308,6 +289,12 @@ async def _shared_state(
     async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
         metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         yield
+
+
+async def _share_metrics(stack: contextlib.AsyncExitStack, peers: MultiprocessMetrics | None, metrics: Metrics) -> None:
+    if peers is not None:
+        stack.callback(peers.close)
+        await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:

@@ -13,8 +13,10 @@ from typing import Any, Final
 import orjson
 
 from gateway.decision import Decision, Mirrored
-from gateway.telemetry.decision_json import document_of
+from gateway.routing.classify import Classify
+from gateway.telemetry.decision_json import document_of, prompt_event
 from gateway.telemetry.log_rotation import RotatingFile
+from gateway.types import Classification, Query
 from twolane.process.errors import ConfigurationError
 
 MAX_WAITING: Final = 10_000
@@ -89,3 +91,14 @@ def _line(entry: Decision | dict[str, Any]) -> bytes:
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
     except (orjson.JSONEncodeError, OverflowError, ValueError):
         return b""
+
+
+def with_prompts(classify: Classify, log: DecisionLog) -> Classify:
+    """The classifier, whose requests are logged with their texts unless they are private."""
+
+    def classify_and_log(query: Query) -> Classification:
+        if not query.private:
+            log.record(prompt_event(query))
+        return classify(query)
+
+    return classify_and_log

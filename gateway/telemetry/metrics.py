@@ -23,6 +23,7 @@ from gateway.telemetry.multiprocess import MultiprocessMetrics
 from gateway.telemetry.semantic_conventions import operation_of
 
 _NONE: Final = "none"
+_RELOADS: Final = ("changed", "unchanged", "refused")
 _OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
 _OPEN_METRICS: Final = "application/openmetrics-text"
 
@@ -70,11 +71,7 @@ class Metrics:
             names.VALIDATIONS, "Validated responses.", "route", "target", "result", "keyword"
         )
         self._reloads = self._counter(names.POLICY_RELOADS, "Policy reloads.", "result")
-        for result in (
-            "changed",
-            "unchanged",
-            "refused",
-        ):  # rare events: without an initial 0 the first one would be invisible to `rate`
+        for result in _RELOADS:  # rare events: without an initial 0 the first one would be invisible to `rate`
             self._reloads.labels(result)
         self._cost = self._counter(names.COST, "Cost of attempts in dollars, where the price is known.", "target")
         self._observer_faults = self._counter(
