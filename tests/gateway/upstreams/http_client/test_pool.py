@@ -279,6 +279,31 @@ async def test_a_connection_must_be_open_in_time() -> None:
             assert descriptors() <= before + 1
 
 
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the answer", "behind the answer"])
+async def test_a_cancellation_that_meets_the_answer_does_not_cut_the_next_request(
+    is_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next request takes the released connection before the cancelled one learns of its cancellation."""
+    original, asked = Connection.data_received, list[asyncio.Task[bytes]]()
+
+    def received(connection: Connection, data: bytes) -> None:
+        if len(asked) == 1:
+            asked.append(asyncio.create_task(ask(client, server.url)))  # its step precedes that of the first one
+            if is_early:
+                asked[0].cancel()
+            original(connection, data)
+            asked[0].cancel()
+        else:
+            original(connection, data)
+
+    monkeypatch.setattr(Connection, "data_received", received)
+    async with raw_server(says(OK)) as server, pooled() as client, asyncio.timeout(20):
+        asked.append(asyncio.create_task(ask(client, server.url)))
+        with pytest.raises(asyncio.CancelledError):
+            await asked[0]
+        assert await asked[1] == b"ok"
+
+
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nCont", CUT])
 async def test_a_cancelled_request_closes_its_connection_at_once_and_leaks_no_descriptor(begin: bytes) -> None:
     async def answer(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
