@@ -45,7 +45,7 @@ def read_response(data: bytes) -> Delta:
     message = _message(items)
     choice = {"index": 0, "message": message, "finish_reason": _reason(document, has_calls="tool_calls" in message)}
     delta = read_delta(lenient.dump({**_head(document), "object": "chat.completion", "choices": [choice]}))
-    return replace(delta, original=lenient.dump(document))
+    return replace(delta, original=lenient.dump({**document, "output": items}))
 
 
 def read_response_event(data: bytes, state: ChunkState) -> Delta | None:
