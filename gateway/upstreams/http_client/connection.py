@@ -219,6 +219,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The server has closed its side."""
         self._has_eof = True
+        if self._transport.get_write_buffer_size():  # the transport would wait until the server takes the rest
+            self._transport.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

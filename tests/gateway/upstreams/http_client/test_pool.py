@@ -163,6 +163,28 @@ async def test_a_response_before_the_end_of_the_request_ends_the_connection() ->
 # What a server's close means
 
 
+@pytest.mark.parametrize(("begin", "found"), [(b"HTTP/1.1 413 No\r\n\r\nno", b"no"), (CUT, None), (b"", None)])
+async def test_a_server_that_stops_before_it_has_read_the_request_is_not_waited_for(
+    begin: bytes, found: bytes | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        async with pooled() as client, asyncio.timeout(20):
+            asked = asyncio.create_task(client.post(url, bytes(20_000_000), {}))
+            accepted, _ = await loop.sock_accept(listener)
+            with accepted:
+                await loop.sock_recv(accepted, 1)
+                accepted.sendall(begin)
+                accepted.shutdown(socket.SHUT_WR)
+                if found is None:
+                    with pytest.raises(HungUp):
+                        await body_of(await asked)
+                else:
+                    assert await body_of(await asked) == found
+
+
 async def test_a_server_that_cannot_be_reached_has_received_nothing() -> None:
     async with pooled() as client:
         with pytest.raises(CannotConnect):
