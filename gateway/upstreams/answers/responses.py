@@ -51,7 +51,7 @@ def read_response(data: bytes) -> Delta:
 def read_response_event(data: bytes, state: ChunkState) -> Delta | None:
     """One event of a response's stream. Raises AttemptFailed."""
     event = _load(data)
-    if event is None or not _TYPE.fullmatch(str(event.get("type"))):
+    if event is None or not isinstance(event.get("type"), str) or not _TYPE.fullmatch(event["type"]):
         return read_event(data, state)
     if event["type"] == "error":
         raise error_of(data)

@@ -154,6 +154,15 @@ def test_a_stream_that_ends_without_its_last_event_is_written_with_one() -> None
     assert (last["response"]["status"], last["response"]["output"]) == ("completed", [item])
 
 
+@pytest.mark.parametrize("kind", [b"5", b"true", b"null", b"Infinity", b"[]", b"{}"])
+def test_an_event_whose_type_is_no_text_is_left_out(kind: bytes) -> None:
+    end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
+    made = writer()
+    deltas = read(b'data: {"type": %s}\n\n' % kind + stream_of(end), stream=True)
+    passed = b"".join(made.events(delta.data, delta.original) for delta in deltas) + made.end()
+    assert passed.startswith(b"event: response.completed\n")
+
+
 def test_a_type_cannot_add_a_line_to_the_stream() -> None:
     end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
     odd = b'data: {"type": "x\\ndata: y", "choices": []}\n\n'
