@@ -49,6 +49,7 @@ from gateway.web.apis.responses.stored import add_response_routes
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
+from gateway.web.console.compose import ConsoleContext, OpenConsole, open_console, shared_decisions
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
@@ -96,6 +97,7 @@ class Gateway:
     policies: Policies
     watcher: PolicyWatcher
     protection: Protection
+    begin_drain: Callable[[], None]  # end the live streams of the console
     end_drain: Callable[[], None]  # end the requests in progress with an error
 
     def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
@@ -122,6 +124,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(tracing)
         if settings.decision_log is not None:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
+        shared = await stack.enter_async_context(shared_decisions(settings))
+        observers += [shared] if shared else []
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -162,9 +166,21 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        apps, protection = (HotRoutes(generation.routes, public), admin), _protection(settings, keys, metrics)
-        ingress = _ingress(watch, metrics, keys)
-        yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+        context = ConsoleContext(
+            settings=settings,
+            keys=keys,
+            policies=policies,
+            state=state,
+            clock=clock,
+            recent=recent,
+            status_of=registry.status_of,
+            apis=generation.routes,
+            shared=shared,
+        )
+        console = await stack.enter_async_context(open_console(context))
+        protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
+        apps = _Applications(public=HotRoutes(generation.routes, public), admin=admin, console=console)
+        yield _protected(apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
 
 
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
@@ -316,10 +332,15 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
-def _protected(
-    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
-) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Applications:
+    public: ASGIApp
+    admin: ASGIApp
+    console: OpenConsole | None  # on the admin port
+
+
+def _protected(apps: _Applications, protection: Protection, *, on_end: Callable[[], None], **more: Any) -> Gateway:
+    """The applications behind their protection. `on_end` is called before the requests in progress are ended."""
     running = RunningRequests()
 
     def end_drain() -> None:
@@ -327,12 +348,17 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running)),
-        admin=ErrorBoundary(protection.admin(admin), running),
+        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running)),
+        admin=ErrorBoundary(protection.admin(apps.admin, apps.console.app if apps.console else None), running),
         protection=protection,
+        begin_drain=apps.console.end if apps.console else _nothing,
         end_drain=end_drain,
         **more,
     )
+
+
+def _nothing() -> None:
+    """Without a console no stream lasts for ever."""
 
 
 def _install_signal_handlers(
@@ -342,6 +368,7 @@ def _install_signal_handlers(
 
     def stop() -> None:
         if not any(server.should_exit for server in servers):
+            gateway.begin_drain()
             loop.call_later(drain_s, gateway.end_drain)
         for server in servers:
             server.stop()
