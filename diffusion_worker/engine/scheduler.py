@@ -333,16 +333,20 @@ class Scheduler:
 
     def _update_token(self, sequence: Sequence, decode: Decode, token: TokenResult, now: float) -> None:
         sequence.record_token(token, decode.ids)
+        self._stream_verified(sequence, (token,))
         self._update_output(sequence, (token.id,), decode.ids, now)
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = sequence.record_verification(item, result)
         self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
+        self._stream_verified(sequence, result.tokens, drafted=item.drafted)
+        self._update_output(sequence, result.ids, cached, now)
+
+    def _stream_verified(self, sequence: Sequence, tokens: Ids[TokenResult], *, drafted: int = 0) -> None:
         if sequence.request.stream_drafts:
             block, step = sequence.block - 1, sequence.forward_passes
-            draft = verified_draft(item, result, self._info.end_ids, block=block, step=step)
+            draft = verified_draft(tokens, self._info.end_ids, block=block, step=step, drafted=drafted)
             self._outbox.append((sequence.id, draft))
-        self._update_output(sequence, result.ids, cached, now)
 
     def _update_output(self, sequence: Sequence, ids: tuple[int, ...], cached: tuple[int, ...], now: float) -> None:
         """Emit recorded tokens of a causal pass, which has `cached` ids in the slot."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion_worker.types.events import CanvasDrafted, PositionState
-from diffusion_worker.types.step_batch import CanvasResult, Verify, VerifyResult
+from diffusion_worker.types.step_batch import CanvasResult, TokenResult
 
 
 def canvas_draft(canvas: CanvasResult, shown: tuple[int, ...], *, block: int, step: int, pinned: int) -> CanvasDrafted:
@@ -22,17 +22,19 @@ def canvas_draft(canvas: CanvasResult, shown: tuple[int, ...], *, block: int, st
 
 
 def verified_draft(
-    item: Verify, result: VerifyResult, end_ids: Sequence[int], *, block: int, step: int
+    tokens: Sequence[TokenResult], end_ids: Sequence[int], *, block: int, step: int, drafted: int = 0
 ) -> CanvasDrafted:
-    """The tokens that a verification accepted, without an end token."""
-    shown = [token for token in result.tokens if token.id not in end_ids]
+    """The tokens that a causal pass chose after `drafted` tokens of a draft, without an end token. What follows an end
+    token was not rejected."""
+    shown = [token for token in tokens if token.id not in end_ids]
+    has_end = len(shown) < len(tokens)
     return CanvasDrafted(
         ids=tuple(token.id for token in shown),
         block=block,
         step=step,
         logprobs=tuple(token.logprob for token in shown),
         states=tuple(PositionState.FORCED if token.is_forced else PositionState.PINNED for token in shown),
-        rejected=item.drafted - (len(result.tokens) - 1),
+        rejected=0 if has_end else max(0, drafted - (len(tokens) - 1)),
     )
 
 

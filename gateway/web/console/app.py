@@ -41,7 +41,8 @@ class Usage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleParts:
     """What the console shows. `apis` are the applications that answer requests of the playground, by path. `trace_url`:
-    address of a trace, with `{trace}` for its id."""
+    address of a trace, with `{trace}` for its id; `public_url`: of the public port, as applications on this machine
+    reach it."""
 
     policy: Callable[[], Policy]
     history: History
@@ -51,6 +52,7 @@ class ConsoleParts:
     keys: Callable[[], Keys] | None
     sessions: Sessions | None
     apis: Mapping[str, ASGIApp]
+    public_url: str
     trace_url: str | None = None
 
 
@@ -102,9 +104,9 @@ def _add_page(app: FastAPI, parts: ConsoleParts) -> None:
         return page()
 
     @app.get(f"{ROOT}/assets/{{name}}")
-    async def file(name: str) -> Response:
+    async def file(request: Request, name: str) -> Response:
         """A file of the page."""
-        return asset(name)
+        return asset(name, takes_gzip="gzip" in request.headers.get("accept-encoding", ""))
 
     @app.get(f"{API}live")
     async def live(after: int = -1) -> Response:
@@ -144,6 +146,7 @@ def _add_session(app: FastAPI, parts: ConsoleParts) -> None:
                 "routes": [rule.route.name for rule in policy.rules],
                 "apis": sorted(parts.apis),
                 "trace_url": parts.trace_url,
+                "public_url": parts.public_url,
             }
         )
 

@@ -88,6 +88,7 @@ async def open_console(context: ConsoleContext) -> AsyncIterator[OpenConsole | N
         sessions=sessions,
         apis=context.apis,
         trace_url=context.settings.trace_url,
+        public_url=f"http://{context.settings.host}:{context.settings.port}",
     )
     watching = asyncio.create_task(lanes.run(), name="lanes of the console")
     try:

@@ -1,5 +1,6 @@
 """The console's page and its assets, which are built from `source/` and packaged. Nothing is loaded from elsewhere."""
 
+import gzip
 import secrets
 from functools import cache
 from importlib.resources import files
@@ -42,13 +43,20 @@ def page() -> Response:
     return Response(text, media_type=_TYPES["html"], headers=headers)
 
 
-def asset(name: str) -> Response:
+def asset(name: str, *, takes_gzip: bool) -> Response:
     """One file of the page. Raises NotFound."""
     media_type = _TYPES.get(name.rpartition(".")[2])
     if media_type is None or name == "index.html":
         raise NotFound(f"Unknown asset {name!r}.")
-    headers = {**_HEADERS, "content-security-policy": "default-src 'none'"}
+    headers = {**_HEADERS, "content-security-policy": "default-src 'none'", "vary": "accept-encoding"}
+    if takes_gzip:
+        return Response(_compressed(name), media_type=media_type, headers={**headers, "content-encoding": "gzip"})
     return Response(_asset(name), media_type=media_type, headers=headers)
+
+
+@cache
+def _compressed(name: str) -> bytes:
+    return gzip.compress(_asset(name), mtime=0)
 
 
 @cache

@@ -1,6 +1,7 @@
 // Line charts, drawn by uPlot. Each has a text for screen readers.
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
+import { clock } from "./format";
 import { useWidth } from "./ui";
 
 export type Series = { name: string; values: (number | null)[]; color: string; dash?: boolean };
@@ -39,7 +40,14 @@ export function LineChart({ label, x, series, height, isTime = false, cursor }: 
         padding: [10, 8, 0, 0],
         scales: { x: { time: isTime }, y: { range: (_, _low, high) => [0, Math.max(high * 1.15, 0.1)] } },
         axes: [
-          { ...axis, size: 24, ...(isTime ? {} : { incrs: [1, 2, 5, 10, 20, 50] }) },
+          {
+            ...axis,
+            size: 24,
+            space: 70,
+            ...(isTime
+              ? { values: (_: uPlot, times: number[]) => times.map((time) => clock(time * 1000).slice(0, 5)) }
+              : { incrs: [1, 2, 5, 10, 20, 50], values: (_: uPlot, steps: number[]) => steps.map(String) }),
+          },
           { ...axis, size: 46 },
         ],
         series: [
@@ -50,7 +58,7 @@ export function LineChart({ label, x, series, height, isTime = false, cursor }: 
             width: 2,
             spanGaps: true,
             ...(each.dash ? { dash: [5, 5] } : {}),
-            points: { show: !isTime && !each.dash, size: 6 },
+            points: { show: !each.dash, size: isTime ? 4 : 6, fill: color(each.color) },
           })),
         ],
         hooks: {

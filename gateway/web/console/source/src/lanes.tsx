@@ -91,8 +91,8 @@ function RouteCard({ route, now, rows, kinds }: CardProps) {
           height={110}
           series={[
             { name: "p50", values: p50, color: "--muted" },
-            { name: "p95", values: p95, color: "--fast" },
-            ...(budget === null ? [] : [{ name: "objective", values: x.map(() => budget), color: "--late", dash: true }]),
+            { name: "p95", values: p95, color: isLate ? "--late" : "--fast" },
+            ...(budget === null ? [] : [{ name: "objective", values: x.map(() => budget), color: "--near", dash: true }]),
           ]}
         />
       ) : (

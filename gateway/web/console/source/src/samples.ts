@@ -73,7 +73,7 @@ export const SAMPLES: Sample[] = [
       seed: 1,
       max_tokens: 64,
       metadata: { task: "reasoning" },
-      messages: user("Solve this sudoku: 1__4_3__2___3__1"),
+      messages: user("Solve this sudoku: _2__4___2_____21"),
     },
   },
   {

@@ -2,7 +2,9 @@
 import { session } from "./live";
 import type { Sample } from "./samples";
 
-const URL = "http://127.0.0.1:8080"; // the default of the public port, which the admin port does not know
+function address(): string {
+  return session.get()?.public_url ?? "";
+}
 
 export function snippets(sample: Sample, body: string): Record<string, string> {
   const found: Record<string, string> = { curl: curl(sample, body) };
@@ -15,11 +17,11 @@ function curl(sample: Sample, body: string): string {
   const key = session.get()?.requires_keys ? " -H 'authorization: Bearer YOUR_KEY'" : "";
   const extra = Object.entries(sample.headers ?? {}).map(([name, value]) => ` -H '${name}: ${value}'`);
   const quoted = body.replaceAll("'", "'\\''");
-  return `curl -si ${URL}${sample.path} -H 'content-type: application/json'${key}${extra.join("")} -d '${quoted}'`;
+  return `curl -si ${address()}${sample.path} -H 'content-type: application/json'${key}${extra.join("")} -d '${quoted}'`;
 }
 
 function openai(method: string, body: string): string {
-  const lines = ["from openai import OpenAI", "", `client = OpenAI(base_url="${URL}/v1", api_key="YOUR_KEY")`];
+  const lines = ["from openai import OpenAI", "", `client = OpenAI(base_url="${address()}/v1", api_key="YOUR_KEY")`];
   let fields: Record<string, unknown>;
   try {
     fields = JSON.parse(body);

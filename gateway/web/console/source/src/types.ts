@@ -114,6 +114,7 @@ export type Session = {
   routes: string[];
   apis: string[];
   trace_url: string | null;
+  public_url: string;
 };
 
 export type Position = { token: string; confidence: number; state: "accepted" | "renoised" | "forced" | "pinned" };

@@ -29,6 +29,7 @@ export function Watch() {
   const [run, setRun] = useState<Run | null>(null);
   const [error, setError] = useState("");
   const [running, setRunning] = useState(false);
+  const [slow, setSlow] = useState(false);
   const chosen = workers.find((each) => each.name === target) ?? workers[0];
   const watchable = sample.watchable;
 
@@ -37,7 +38,8 @@ export function Watch() {
     setError("");
     setRun(null);
     try {
-      setRun(await watch(withModel(body, chosen!.name), chosen!.model.endsWith(":verified")));
+      const isVerified = chosen!.model.endsWith(":verified");
+      setRun(await watch(withModel(body, chosen!.name), isVerified, slow && !isVerified));
     } catch (failure) {
       setError(failure instanceof ApiError ? failure.message : String(failure));
     } finally {
@@ -65,6 +67,10 @@ export function Watch() {
                 </option>
               ))}
             </select>
+          </label>
+          <label class="check">
+            <input type="checkbox" checked={slow} onChange={(event) => setSlow(event.currentTarget.checked)} /> More steps
+            <span class="note"> (a hotter schedule than the target's own)</span>
           </label>
           <button type="button" class="primary" disabled={!chosen || running || !watchable} onClick={start}>
             {running ? "Denoising …" : "Start"}
@@ -167,7 +173,7 @@ function Canvas({ frame }: { frame: Frame }) {
   const place = useRef<HTMLDivElement>(null);
   return (
     <div class="canvas" ref={place} role="group" aria-label={`${frame.label}. ${summary(frame)}`} tabIndex={0}>
-      <div aria-hidden="true">
+      <div aria-hidden="true" class={isGrid(frame) ? "grid" : ""}>
         {frame.positions.map((position, index) => (
           <span
             key={index}
@@ -220,16 +226,24 @@ function summary(frame: Frame): string {
   return `${kept} of ${frame.positions.length + frame.rejected} positions kept.${entropy} Text: ${text}`;
 }
 
+// A Sudoku of four by four is one.
+function isGrid({ positions }: Frame): boolean {
+  return positions.length === 16 && positions.every(({ token }) => /^[1-4░]$/.test(token));
+}
+
 function isCausal(model: string): boolean {
   return model.endsWith(":autoregressive");
 }
 
-async function watch(body: string, isVerified: boolean): Promise<Run> {
+const MORE_STEPS = { t_max: 1.4, t_min: 0.4, entropy_bound: 1, steps: 8 };
+
+async function watch(body: string, isVerified: boolean, isSlow: boolean): Promise<Run> {
   const begin = performance.now();
   const asked = {
     ...JSON.parse(body),
     stream: true,
     stream_options: { include_usage: true, include_drafts: true },
+    ...(isSlow ? { diffusion: MORE_STEPS } : {}),
   };
   const signal = new AbortController().signal;
   const sending = { path: draft.get().sample.path, headers: draft.get().sample.headers ?? {}, key: apiKey.get(), signal };
@@ -245,7 +259,14 @@ async function watch(body: string, isVerified: boolean): Promise<Run> {
     text += data.choices?.[0]?.delta?.content ?? "";
   }
   const frames = isVerified ? verifiedFrames(drafts) : canvasFrames(drafts);
+  if (!isVerified && frames[0] && !asked.prediction) frames.unshift(noise(frames[0]));
   return { frames, usage, tookMs: performance.now() - begin, text, isVerified };
+}
+
+// What the canvas is before the first step; the tokens of the noise mean nothing.
+function noise(first: Frame): Frame {
+  const positions = first.positions.map(() => ({ token: "░", confidence: 0, state: "renoised" as const }));
+  return { positions, rejected: 0, label: "Noise", entropy: null, sealed: false };
 }
 
 // Blocks follow each other: those that are sealed stay in view, pinned.
