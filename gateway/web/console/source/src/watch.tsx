@@ -157,7 +157,7 @@ function Player({ run }: { run: Run }) {
             <figcaption>Mean entropy per step, in nats</figcaption>
             <LineChart
               label={`Entropy per step: ${entropies.map((each) => each?.toFixed(2) ?? "none").join(", ")}`}
-              x={frames.map((_, index) => index + 1)}
+              x={frames.map((_, index) => index + (frames[0]!.label === "Noise" ? 0 : 1))}
               series={[{ name: "entropy", values: entropies, color: "--fast" }]}
               height={120}
               cursor={at}
