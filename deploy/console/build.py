@@ -1,8 +1,8 @@
 """`python -m deploy.console.build [--out DIR]` bundles the console's page from gateway/web/console/source.
 
-Node comes from a wheel and the packages from the lock file, both in exact versions, in an environment of their own below
-build/console that is kept between runs. The bundle is committed: users need no Node, and a test builds it again and
-compares the bytes.
+Node comes from a wheel and the packages from the lock file, both in exact versions, in an environment of their own
+below build/console that is kept between runs. The bundle is committed: users need no Node, and a test builds it again
+and compares the bytes.
 """
 
 import argparse

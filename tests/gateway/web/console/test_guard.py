@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from twolane.process.api_keys import key_line
+from gateway.web.console.sessions import Sessions
+from twolane.process.api_keys import key_line, load_keys
 
 pytestmark = pytest.mark.anyio
 
@@ -75,10 +76,7 @@ async def test_only_a_key_with_the_scope_admin_signs_in(locked: Any, key: str) -
     assert (status, body["error"]["code"], "set-cookie" in headers) == (401, "invalid_api_key", False)
 
 
-async def test_a_session_ends_when_its_key_is_revoked(locked: Any, keys_file: Path) -> None:
-    from gateway.web.console.sessions import Sessions
-    from twolane.process.api_keys import load_keys
-
+def test_a_session_ends_when_its_key_is_revoked(keys_file: Path) -> None:
     now = [1000.0]
     sessions = Sessions(keys=lambda: load_keys(keys_file), wall_s=lambda: now[0])
     cookie = sessions.begin(b"sk-boss")

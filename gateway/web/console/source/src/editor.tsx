@@ -86,7 +86,7 @@ export function Editor({ label, language, value, onChange, mistakes }: Props) {
         ],
       }),
     });
-    made.scrollDOM.tabIndex = isReadOnly ? 0 : -1;
+    made.scrollDOM.tabIndex = 0;
     view.current = made;
     return () => made.destroy();
   }, [language, onChange === undefined]);

@@ -111,11 +111,11 @@ function LaneLine({ lane, kinds }: { lane: Lane; kinds: Map<string, string> }) {
   return (
     <li>
       <LaneName name={lane.target} kinds={kinds} />
+      {lane.budget_ms !== null && <State value={lane.state} />}
       <span class="note">
         {lane.calls ? `${ms(lane.p50_ms)} / ${ms(lane.p95_ms)}, ${plural(lane.calls, "call")}` : "no calls"}
         {lane.failed ? `, ${lane.failed} failed` : ""}
       </span>
-      {lane.budget_ms !== null && <State value={lane.state} />}
     </li>
   );
 }

@@ -96,7 +96,7 @@ export function Playground() {
               () => (
                 <div class="snippet">
                   <Copy text={text} label="Copy" />
-                  <pre>{text}</pre>
+                  <pre tabIndex={0}>{text}</pre>
                 </div>
               ),
             ]),

@@ -47,11 +47,13 @@ const CHECK_AFTER_MS = 700;
 
 export function Policy() {
   const [running, setRunning] = useState<{ text: string; version: string; file: string } | null>(null);
-  const [result, setResult] = useState<Result | null>(null);
+  const [checked, setChecked] = useState<Result | null>(null);
+  const [explained, setExplained] = useState<Result | null>(null);
+  const [simulation, setSimulation] = useState<Simulation | null>(null);
   const [error, setError] = useState("");
   const [busy, setBusy] = useState("");
   const text = useStore(proposed);
-  const latest = useRef(0);
+  const latest = useRef({ check: 0, explain: 0, simulate: 0 });
 
   useEffect(() => {
     get<{ text: string; version: string; file: string }>("policy").then(
@@ -63,29 +65,32 @@ export function Policy() {
     );
   }, []);
 
-  const compare = async (what: string, more: object) => {
-    const number = ++latest.current;
+  const compare = async (what: "check" | "explain" | "simulate", more: object) => {
+    const number = ++latest.current[what];
     setBusy(what);
     try {
       const found = await post<Result>("policy/compare", { policy: proposed.get(), ...more });
-      if (number === latest.current) {
-        setResult((old) => ({ ...found, ...(found.simulation || !old?.simulation ? {} : { simulation: old.simulation }) }));
-        setError("");
-      }
+      if (number !== latest.current[what]) return;
+      setChecked(found);
+      if (what === "explain") setExplained(found);
+      if (what === "simulate") setSimulation(found.simulation ?? null);
+      setError("");
     } catch (failure) {
-      if (number === latest.current) setError((failure as ApiError).message);
+      setError((failure as ApiError).message);
     } finally {
-      if (number === latest.current) setBusy("");
+      setBusy((now) => (now === what ? "" : now));
     }
   };
   useEffect(() => {
     if (text === null || !running) return;
+    setExplained(null);
+    setSimulation(null);
     const timer = setTimeout(() => void compare("check", {}), CHECK_AFTER_MS);
     return () => clearTimeout(timer);
   }, [text, running]);
 
   if (!running || text === null) return error ? <Problem>{error}</Problem> : <Empty title="Loading …" />;
-  const mistakes = mistakesOf(result?.proposed);
+  const mistakes = mistakesOf(checked?.proposed);
   return (
     <div class="stack">
       <p class="note">
@@ -105,7 +110,7 @@ export function Policy() {
         <section class="panel" aria-labelledby="proposed-title">
           <header class="row">
             <h2 id="proposed-title">Proposed</h2>
-            <Verdict checked={result?.proposed} busy={busy === "check"} running={running.version} />
+            <Verdict checked={checked?.proposed} busy={busy === "check"} running={running.version} />
             <button type="button" class="quiet" onClick={() => proposed.set(running.text)}>
               Reset
             </button>
@@ -125,7 +130,7 @@ export function Policy() {
                 Line {mistake.line}: {mistake.message}
               </Problem>
             ))}
-            {result?.proposed.warnings?.map((warning) => (
+            {checked?.proposed.warnings?.map((warning) => (
               <p class="warning" key={warning}>
                 {warning}
               </p>
@@ -146,13 +151,13 @@ export function Policy() {
           {busy && busy !== "check" && <span class="note pulse">Comparing …</span>}
         </div>
         <div aria-live="polite">
-          {result?.running.explanation && (
+          {explained?.running.explanation && (
             <div class="columns even">
-              <ExplainedBy title="Running" explained={result.running.explanation} />
-              {result.proposed.explanation && <ExplainedBy title="Proposed" explained={result.proposed.explanation} />}
+              <ExplainedBy title="Running" explained={explained.running.explanation} />
+              {explained.proposed.explanation && <ExplainedBy title="Proposed" explained={explained.proposed.explanation} />}
             </div>
           )}
-          {result?.simulation && <Simulated simulation={result.simulation} />}
+          {simulation && <Simulated simulation={simulation} />}
         </div>
       </section>
     </div>

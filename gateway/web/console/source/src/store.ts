@@ -1,5 +1,5 @@
 // A value that components subscribe to.
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 
 export class Store<T> {
   private listeners = new Set<() => void>();
@@ -26,6 +26,6 @@ export class Store<T> {
 
 export function useStore<T>(store: Store<T>): T {
   const [, draw] = useState(0);
-  useEffect(() => store.subscribe(() => draw((count) => count + 1)), [store]);
+  useLayoutEffect(() => store.subscribe(() => draw((count) => count + 1)), [store]);
   return store.get();
 }

@@ -88,7 +88,7 @@ export function Tabs({ label, tabs }: TabsProps) {
           </button>
         ))}
       </div>
-      <div role="tabpanel" aria-label={shown} tabIndex={0}>
+      <div role="tabpanel" aria-label={shown}>
         {tabs[shown]!()}
       </div>
     </div>
