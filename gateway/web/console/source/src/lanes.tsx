@@ -256,7 +256,7 @@ function spansOf(lane: Lane, changes: LaneChange[], begin: number, end: number):
 
 function TargetTable({ now, kinds }: { now: LanesNow; kinds: Map<string, string> }) {
   return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Targets">
+    <div class="scroll" tabIndex={0} role="region" aria-label="Table of targets">
       <table class="table">
         <thead>
           <tr>
