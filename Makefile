@@ -14,7 +14,7 @@ PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder 
   test-images secrets chaos demo docs console console-tools console-picture clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with the versions pinned in constraints.txt
 
@@ -54,6 +54,9 @@ console: $(READY) ## build the console's page into gateway/web/console/static
 
 console-tools: $(READY) ## install Node and the packages of the console's page, in an environment of their own
 	$(BIN)/python -c 'from deploy.console.build import prepare; prepare()'
+
+console-picture: $(READY) chromium ## take the pictures of the console for README and docs, from a demo
+	$(BIN)/python -m deploy.console.picture
 
 clients: $(READY) ## install the client libraries that the tests run, each in an environment of its own
 	$(BIN)/python -m tests.clients.environments
