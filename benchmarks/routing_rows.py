@@ -1,7 +1,8 @@
-"""The requests that the routing benchmark measures by: the committed test set, or a file of labelled chat requests.
+"""The requests that the routing benchmark measures by: the committed test sets, or a file of labelled chat requests.
 
-The test set (`routing_requests/`) holds lines of the form of `training.classifier.lines`: an instruction is put beside
-a text of a package that no training text comes from, by a seeded generator, so every run measures the same requests.
+A test set (a folder of `routing_requests/`) holds lines of the form of `training.classifier.lines`: an instruction is
+put beside a text of a package that no training text comes from, by a seeded generator, so every run measures the same
+requests.
 """
 
 import json
@@ -21,7 +22,8 @@ from training.classifier.compose import Request, compose, pasted_texts
 from training.classifier.lines import Line, read_lines
 from training.classifier.materials import HELD_OUT, Materials
 
-TEST_SET: Final = Path(__file__).with_name("routing_requests")
+_REQUESTS: Final = Path(__file__).with_name("routing_requests")
+TEST_SETS: Final = tuple(sorted(path for path in _REQUESTS.iterdir() if path.is_dir()))
 _SEED: Final = 20261130
 _REQUEST_FIELDS: Final = ("messages", "tools", "response_format", "suffix", "prediction")
 
@@ -41,7 +43,7 @@ class Example:
     has_material: bool = False
 
 
-def read_test_set(folder: Path = TEST_SET) -> list[Example]:
+def read_test_set(folder: Path) -> list[Example]:
     """The requests of a folder of lines. Raises ValueError or KeyError for a line that is not of the form."""
     lines = list(read_lines(folder))
     rng, beside = random.Random(_SEED), Materials(HELD_OUT, pasted_texts(lines))

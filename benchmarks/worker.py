@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -20,13 +20,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.worker_compiled import MIXED_REQUESTS, compare, random_requests, small_experts
 from benchmarks.worker_load import under_load
-from benchmarks.worker_requests import InstrumentedModel, Run, Transformers, answer, request_for, samples
-from benchmarks.worker_steps import ROWS, StepCost, step_costs
+from benchmarks.worker_requests import MIXED_TASKS, InstrumentedModel, Run, Transformers, answer, request_for, samples
+from benchmarks.worker_steps import StepCost, step_costs
 from benchmarks.worker_waits import predicted_wait
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.requests import GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 
 CONCURRENCY: Final = 8  # requests in flight
 REQUESTS: Final = 12 * CONCURRENCY  # many, so that filling and draining the batch matters little
@@ -63,10 +65,16 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
         "staggered, tokens/s": Bar(note="x what the model allows", at_least=0.85),
         "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
         "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
+        "mixed decoding modes, time": Bar(note="x each mode by itself", at_most=1.2),
+        "verified, latency": Bar(note="x autoregressive", at_most=0.5),
         "outside the model at 8 rows": Bar(note="share of a step", at_most=0.12),
         "predicted wait, median error": Bar(note="of the wait", at_most=0.25),
         "event loop held up, p99": Bar(note="ms", at_most=10.0),
         "resident memory, growth": Bar(note="MiB", at_most=8.0),
+        "compiled, embedded checkpoint": Bar(note="x generate() compiled", at_most=1.05),
+        "compiled, small experts": Bar(note="x generate() compiled", at_most=1.05),
+        "compiled again, mixed requests": Bar(note="graphs", at_most=0.0),
+        "compiled, graph breaks": Bar(note="breaks", at_most=0.0),
     }
 )
 
@@ -90,12 +98,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both implementations")
+    parser.add_argument("--compiled", action="store_true", help="measure compiled passes instead (takes minutes)")
     parser.add_argument("--requests", type=int, default=5000, help="requests of the memory measurement")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is outside its limit")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     model = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
+    if options.compiled:
+        figures = compiled(model)
+        show(figures, {}, f"compiled, {options.threads} thread(s)")
+        return int(options.check and not all(figure.is_cleared for figure in figures))
     drawn = samples(REQUESTS)
     requests = [request_for(sample, model.info.denoising) for sample in drawn]
     reference = Transformers(options.checkpoint)
@@ -104,6 +117,7 @@ def main() -> int:
     figures = [
         *throughput(model, reference, requests, [sample.answer for sample in drawn], costs),
         passes(model, requests),
+        *decoding_modes(model, requests),
         outside(costs[CONCURRENCY]),
         asyncio.run(waits(model, requests)),
         *asyncio.run(loaded(model, requests, options.requests)),
@@ -114,6 +128,31 @@ def main() -> int:
         steps = [asdict(cost) for cost in costs.values()]
         options.json.write_text(json.dumps({"figures": rows, "steps": steps}, indent=1) + "\n")
     return int(options.check and not all(figure.is_cleared for figure in figures))
+
+
+def compiled(model: DiffusionGemmaModel) -> list[Figure]:
+    """Compiled passes of the checkpoint and of a small model with experts, beside `generate()`, and what was compiled
+    again for mixed requests."""
+    experts = small_experts()
+    drawn = [request_for(sample, model.info.denoising) for sample in samples(MIXED_REQUESTS)]
+    found = {
+        "embedded checkpoint": compare(model, drawn),
+        "small experts": compare(experts, random_requests(experts, MIXED_REQUESTS)),
+    }
+    ratios = [
+        Figure(
+            name=f"compiled, {name}",
+            value=each.ratio,
+            detail=f"{each.ours_ms:.1f} against {each.theirs_ms:.1f} ms of CPU a request",
+        )
+        for name, each in found.items()
+    ]
+    graphs, breaks = (sum(getattr(each, name) for each in found.values()) for name in ("graphs", "graph_breaks"))
+    return [
+        *ratios,
+        Figure(name="compiled again, mixed requests", value=graphs, detail=f"over {MIXED_REQUESTS} requests, twice"),
+        Figure(name="compiled, graph breaks", value=breaks, detail="in all of them"),
+    ]
 
 
 def throughput(
@@ -189,6 +228,36 @@ def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figu
     return Figure(name="staggered, forward passes", value=apart.passes / together.passes, detail=detail)
 
 
+def decoding_modes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> list[Figure]:
+    """Requests of all decoding modes in one batch against each mode by itself, and single requests of two modes;
+    alternately."""
+    modes = tuple(DecodingMode)
+    tasks = len(MIXED_TASKS)  # in turn
+    mixed = [replace(each, decoding_mode=modes[place // tasks % len(modes)]) for place, each in enumerate(requests)]
+    groups = [[each for each in mixed if each.decoding_mode is mode] for mode in modes]
+    ones = {mode: [replace(each, decoding_mode=mode) for each in requests[:CONCURRENCY]] for mode in modes}
+    together, apart, alone = list[float](), list[float](), {mode: list[float]() for mode in modes}
+    for _ in range(ROUNDS):
+        together.append(answer(model, mixed, rows=CONCURRENCY).seconds)
+        apart.append(sum(answer(model, group, rows=CONCURRENCY).seconds for group in groups))
+        for mode in modes:
+            alone[mode].append(answer(model, ones[mode], rows=1).seconds / CONCURRENCY)
+    seconds = {mode: statistics.median(taken) for mode, taken in alone.items()}
+    verified, read = seconds[DecodingMode.VERIFIED], seconds[DecodingMode.AUTOREGRESSIVE]
+    return [
+        Figure(
+            name="mixed decoding modes, time",
+            value=statistics.median(together) / statistics.median(apart),
+            detail=f"{statistics.median(together):.2f} against {statistics.median(apart):.2f} s, {len(mixed)} requests",
+        ),
+        Figure(
+            name="verified, latency",
+            value=verified / read,
+            detail=f"{1000 * verified:.1f} against {1000 * read:.1f} ms",
+        ),
+    ]
+
+
 def outside(cost: StepCost) -> Figure:
     """Share of a step spent outside the model."""
     detail = f"step {cost.step_ms:.2f} ms, model {cost.model_ms:.2f} ms"
@@ -232,8 +301,7 @@ def show(figures: Sequence[Figure], costs: dict[int, StepCost], conditions: str)
         bar = BARS[figure.name]
         verdict = "[green]cleared" if figure.is_cleared else "[red]missed"
         table.add_row(figure.name, f"{figure.value:.2f}", bar.note, str(bar), verdict, figure.detail)
-    for rows in ROWS:
-        cost = costs[rows]
+    for rows, cost in costs.items():
         detail = f"{cost.row_ms:.2f} ms a row; model {cost.model_ms:.2f} ms, outside {cost.outside:.1%}"
         table.add_row(f"step at {rows} rows", f"{cost.step_ms:.2f}", "ms", "", "", detail)
     Console(width=None if sys.stdout.isatty() else 150).print(table)

@@ -4,6 +4,7 @@ Sockets listen before the weights are loaded: meanwhile `/health` reports the st
 """
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -112,6 +113,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         max_body_bytes=settings.max_body_bytes,
         byte_budget=ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes),
         keys=KeysFile(settings.keys_file, allows_restrictions=False) if settings.keys_file else None,
+        open_metrics=settings.open_metrics,
         tracing=open_tracing(os.environ),
         constraint_service=ConstraintService(_store(settings.constraint_cache), observe=meters.observe),
     )
@@ -240,6 +242,7 @@ def _say(line: str) -> None:
     print(f"twolane worker: {line}", flush=True)
 
 
+@functools.cache
 def _version() -> str:
     try:
         return metadata.version("twolane")

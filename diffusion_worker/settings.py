@@ -66,6 +66,9 @@ class Settings:
     keys_file: Path | None = setting(
         path(), "API keys, one `name sha256:<hex>` per line; without it no key is required", default=None
     )
+    open_metrics: bool = setting(
+        SWITCH, "serve /metrics without a key, for endpoint pickers, which cannot send one", default=False
+    )
     max_num_seqs: int = setting(whole(1, 1024), "maximum number of sequences in a batch", default=8)
     max_waiting: int = setting(
         whole(0, 100_000), "maximum number of waiting requests; further ones receive 429", default=64

@@ -9,22 +9,24 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Scope
 
-from gateway.classifier.weights import open_classifier
+from gateway.classifier.running import RunningClassifier
 from gateway.errors import PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
+from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.server.public_server import PublicServer
+from gateway.server.routes import admin_routes, public_routes
 from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -32,6 +34,7 @@ from gateway.state.redis import shared_state
 from gateway.state.redis_response_store import open_response_store
 from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
+from gateway.telemetry.decision_json import prompt_event
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
@@ -40,12 +43,10 @@ from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
-from gateway.upstreams.http_client.aiohttp_client import open_session
+from gateway.types import Classification, Query
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
-from gateway.web.apis.responses.stored import add_response_routes
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
@@ -53,12 +54,14 @@ from gateway.web.console.compose import ConsoleContext, OpenConsole, open_consol
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
-from gateway.web.routes import HotRoutes, public_app
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.server import config_of
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
 from twolane.process.sockets import raise_descriptor_limit, url_of
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
@@ -117,15 +120,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_background_task(keys.follow()))
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
+        stack.callback(metrics.flush)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
-        if settings.decision_log is not None:
-            observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
-        shared = await stack.enter_async_context(shared_decisions(settings))
-        observers += [shared] if shared else []
+        log = _open_log(stack, settings, metrics, observers)
+        shared = await stack.enter_async_context(shared_decisions(settings, observers))
         watch = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -138,9 +140,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
         _add_gauges(metrics, policies, state, clock, registry)
+        classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
-            classify=open_classifier(),
+            classify=_logged(classifier, log) if log and settings.decision_log_prompts else classifier,
             upstreams=registry,
             state=state,
             observer=Observers(observers, metrics.observer_failed),
@@ -150,7 +153,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         watcher = PolicyWatcher(
             policies,
             lambda result: _on_reload(result, policies.current, metrics, registry, is_shared=is_shared),
-            prepare_targets=lambda policy: registry.prepare(policy.endpoints),
+            prepare_targets=lambda policy: _prepare(policy, registry, classifier),
         )
         await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
@@ -161,33 +164,77 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         generation = GenerationApis(
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
-        public = public_app(lambda: policies.current, registry.status_of)
-        add_response_routes(public, store)
-        admin = admin_app(
+        public = public_routes(
+            generation.routes,
+            policy=lambda: policies.current,
+            status_of=registry.status_of,
+            store=store,
+            record=log.record if log else None,
+            clock=clock,
+        )
+        admin = admin_routes(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        context = ConsoleContext(
-            settings=settings,
-            keys=keys,
-            policies=policies,
-            state=state,
-            clock=clock,
-            recent=recent,
-            status_of=registry.status_of,
-            apis=generation.routes,
-            shared=shared,
+        console = await stack.enter_async_context(
+            open_console(
+                ConsoleContext(
+                    settings=settings,
+                    keys=keys,
+                    policies=policies,
+                    state=state,
+                    clock=clock,
+                    recent=recent,
+                    status_of=registry.status_of,
+                    apis=generation.routes,
+                    shared=shared,
+                )
+            )
         )
-        console = await stack.enter_async_context(open_console(context))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
-        apps = _Applications(public=HotRoutes(generation.routes, public), admin=admin, console=console)
-        yield _protected(apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+        parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
+        yield _protected(
+            _Applications(public=public, admin=admin, console=console),
+            protection,
+            ingress=ingress,
+            on_end=pipeline.stop,
+            **parts,
+        )
+
+
+async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
+    classifier = RunningClassifier(policy.weights)
+    await stack.enter_async_context(_background_task(classifier.follow(settings.policy_watch_s)))
+    return classifier
+
+
+async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: RunningClassifier) -> None:
+    """Load what a new policy needs. Raises CannotStart."""
+    await registry.prepare(policy.endpoints)
+    await classifier.use(policy.weights)
+
+
+def _logged(classify: Classify, log: DecisionLog) -> Classify:
+    """The classifier, whose requests are logged with their texts unless they are private."""
+
+    def classify_and_log(query: Query) -> Classification:
+        if not query.private:
+            log.record(prompt_event(query))
+        return classify(query)
+
+    return classify_and_log
 
 
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
     """The clients of targets."""
     limits = ClientLimits(connect_s=settings.connect_s)
+
+    def session() -> "aiohttp.ClientSession":
+        from gateway.upstreams.http_client.aiohttp_client import open_session
+
+        return open_session(connect_s=settings.connect_s)
+
     return UpstreamRegistry(
-        open_session(connect_s=settings.connect_s),
+        session,
         on_return,
         plain=PooledClient(limits) if settings.http_client == "pooled" else None,
         health_timeout_s=settings.health_timeout_s,
@@ -246,11 +293,15 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
-@contextlib.contextmanager
-def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[DecisionLog]:
+def _open_log(
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+) -> DecisionLog | None:
+    if settings.decision_log is None:
+        return None
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
-    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
-        yield log
+    log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
+    observers.append(stack.enter_context(contextlib.closing(log)))
+    return log
 
 
 @contextlib.asynccontextmanager
@@ -339,8 +390,16 @@ class _Applications:
     console: OpenConsole | None  # on the admin port
 
 
-def _protected(apps: _Applications, protection: Protection, *, on_end: Callable[[], None], **more: Any) -> Gateway:
-    """The applications behind their protection. `on_end` is called before the requests in progress are ended."""
+def _protected(
+    apps: _Applications,
+    protection: Protection,
+    *,
+    on_end: Callable[[], None],
+    on_status: Callable[[int], None],
+    **more: Any,
+) -> Gateway:
+    """The applications behind their protection. `on_end` is called before the requests in progress are ended,
+    `on_status` for every response of the public port."""
     running = RunningRequests()
 
     def end_drain() -> None:
@@ -348,7 +407,7 @@ def _protected(apps: _Applications, protection: Protection, *, on_end: Callable[
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running)),
+        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running, on_status)),
         admin=ErrorBoundary(protection.admin(apps.admin, apps.console.app if apps.console else None), running),
         protection=protection,
         begin_drain=apps.console.end if apps.console else _nothing,

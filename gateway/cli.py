@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 from gateway import serve_command
 from gateway.beyond_chat import CHAT_PATH
-from gateway.classifier.weights import open_classifier
+from gateway.classifier.weights import FILE, open_classifier, read_model
 from gateway.errors import CannotStart, GatewayError
 from gateway.parameters import ignored_by
 from gateway.policy_files.gates import gate_problems
@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     policy = load(options.file, os.environ)
+    if policy.weights is not None:
+        read_model(policy.weights)
     print(f"{options.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
     for target in policy.targets.values():
         for endpoint in target.endpoints or (target,):
@@ -142,7 +144,7 @@ def _explain(options: argparse.Namespace) -> int:
         headers = unique_headers(options.header)
         key = Key(name=options.key) if options.key else None
         query = APIS[options.path].read(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
-        classification = open_classifier()(query)
+        classification = open_classifier(policy.weights or FILE)(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
         raise

@@ -9,9 +9,10 @@ from itertools import pairwise
 from math import ceil
 
 from gateway.beyond_chat import CHAT_PATH
-from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.policy_types import Price
 from gateway.types import CHARS_PER_TOKEN, Classification, Usage
+from twolane.process.records import record
 from twolane.process.trace_context import Trace
 
 # A complete response was received, valid or not: its latency counts.
@@ -22,7 +23,7 @@ ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
 _NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.REFUSED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AttemptRecord:
     """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made."""
 
@@ -71,7 +72,7 @@ class AttemptRecord:
         return self.ended_ms - self.started_ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decision:
     """Everything that was decided about one request, and why; rendered as headers, metrics and a log line.
 
@@ -90,6 +91,8 @@ class Decision:
     attempts: tuple[AttemptRecord, ...] = ()
     target: str | None = None
     outcome: Outcome = Outcome.OK
+    status: int | None = 200  # HTTP status that the client received; None: it had left
+    error_source: ErrorSource | None = None  # of an error
     schema_check: SchemaCheck | None = None
     low_confidence: float | None = None  # of an answer that is served below the route's minimum
     usage: Usage | None = None

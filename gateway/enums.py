@@ -122,6 +122,14 @@ class Outcome(StrEnum):
     CLIENT_GONE = "client_gone"
 
 
+class ErrorSource(StrEnum):
+    """Who caused the error of a request: only target and gateway are the operator's concern."""
+
+    CLIENT = "client"  # invalid, not allowed, over its limits, or with a deadline of its own that is too short
+    TARGET = "target"
+    GATEWAY = "gateway"
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt ended, unless it ended with a fallback `Reason`."""
 
@@ -200,6 +208,14 @@ class Grade(StrEnum):
     GUARANTEED = "guaranteed"
     WARM_START = "warm_start"
     ANCHORED = "anchored"
+
+
+class Decoding(StrEnum):
+    """How a worker chooses tokens; its model ids end in `:MODE`, except that of diffusion."""
+
+    DIFFUSION = "diffusion"
+    VERIFIED = "verified"
+    AUTOREGRESSIVE = "autoregressive"
 
 
 class FormatKind(StrEnum):

@@ -48,7 +48,7 @@ GatewayError
 from pathlib import Path
 from typing import ClassVar
 
-from gateway.enums import Reason
+from gateway.enums import ErrorSource, Reason
 
 
 class GatewayError(Exception):  # the base class of all
@@ -58,21 +58,20 @@ class GatewayError(Exception):  # the base class of all
     code: str = "internal_error"  # stable error code
     kind: ClassVar[str] = "server_error"  # OpenAI's `type`
     retryable: bool = True  # whether the same request may succeed later; sent as `x-should-retry`
+    source: ClassVar[ErrorSource] = ErrorSource.GATEWAY  # who caused it
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
-        self.retry_after_s = retry_after_s
+        self.message, self.param, self.retry_after_s = message, param, retry_after_s
 
 
 class BadRequest(GatewayError):
     """The request is invalid; `param` names the field."""
 
     status = 400
-    code = "invalid_request_error"
-    kind = "invalid_request_error"
+    code = kind = "invalid_request_error"
     retryable = False
+    source = ErrorSource.CLIENT
 
 
 class MalformedBody(BadRequest):
@@ -102,6 +101,13 @@ class ModelNotFound(BadRequest):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"Model {model!r} not found; GET /v1/models lists the available models.", param="model")
+
+
+class ComparisonFailed(BadRequest):
+    """Comparing a proposed policy with the running one exceeded its time or memory."""
+
+    status = 422
+    code = "comparison_failed"
 
 
 class NotFound(BadRequest):
@@ -179,13 +185,13 @@ class RateLimitExceeded(GatewayError):
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+    source = ErrorSource.CLIENT
 
 
 class BudgetExceeded(RateLimitExceeded):
     """The API key has used its daily budget; `retry-after` is the time until the next day (UTC)."""
 
-    code = "insufficient_quota"
-    kind = "insufficient_quota"
+    code = kind = "insufficient_quota"
     retryable = False  # not within the time that clients wait between retries
 
 
@@ -204,13 +210,13 @@ class GatewayOverloaded(GatewayError):
 
 
 class AttemptFailed(GatewayError):
-    """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back.
-
-    `detail` goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses.
-    """
+    """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back. `detail`
+    goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses."""
 
     status = 502
     reason: ClassVar[Reason] = Reason.UPSTREAM_ERROR
+    source = ErrorSource.TARGET
+    may_have_begun: ClassVar[bool] = True  # whether the server may have begun to work on the request
 
     def __init__(
         self, message: str, *, detail: str = "", param: str | None = None, retry_after_s: float | None = None
@@ -223,6 +229,12 @@ class UpstreamError(AttemptFailed):
     """The target failed, disconnected, or sent an invalid response."""
 
     code = "upstream_error"
+
+
+class NotConnected(UpstreamError):
+    """No connection to the server could be opened, so that it has not received the request."""
+
+    may_have_begun = False
 
 
 class TargetMisconfigured(UpstreamError):
@@ -251,13 +263,14 @@ class InsufficientQuota(Overloaded):
     """The gateway's account at the target's provider has no quota or credit left; waiting does not help."""
 
     status = 429
-    code = "insufficient_quota"
-    kind = "insufficient_quota"
+    code = kind = "insufficient_quota"
     retryable = False
 
 
 class OutOfBytes(Overloaded):
     """The answer does not fit into the memory set aside for requests and answers; no other target is tried."""
+
+    source = ErrorSource.GATEWAY
 
 
 class UpstreamAuth(AttemptFailed):
@@ -274,6 +287,7 @@ class NotResident(AttemptFailed):
     status = 503
     code = "not_resident"
     reason = Reason.NOT_RESIDENT
+    may_have_begun = False
 
 
 class DeadlineExceeded(AttemptFailed):
@@ -285,10 +299,7 @@ class DeadlineExceeded(AttemptFailed):
 
 
 class InvalidOutput(AttemptFailed):
-    """The response does not match the requested format.
-
-    `detail` names the schema keyword and pointer.
-    """
+    """The response does not match the requested format; `detail` names the schema keyword and pointer."""
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
@@ -311,19 +322,19 @@ class Unsupported(AttemptFailed):
     kind = "invalid_request_error"
     reason = Reason.UNSUPPORTED
     retryable = False
+    source = ErrorSource.CLIENT
 
 
 class ContextLengthExceeded(AttemptFailed):
-    """The request is longer than the target's context; the message is that of the target with the longest context.
-
-    `limit` is the target's context and `needed` what the request needs, both in tokens of that target; None: unknown.
-    """
+    """The request is longer than a target's context. `limit` is the context and `needed` what the request needs, both
+    in tokens of that target; None: unknown."""
 
     status = 400
     code = "context_length_exceeded"
     kind = "invalid_request_error"
     reason = Reason.CONTEXT_LENGTH_EXCEEDED
     retryable = False
+    source = ErrorSource.CLIENT
 
     def __init__(
         self,
@@ -335,8 +346,7 @@ class ContextLengthExceeded(AttemptFailed):
         detail: str = "",
     ) -> None:
         super().__init__(message, detail=detail or "context length exceeded", param=param or "messages")
-        self.limit = limit
-        self.needed = needed
+        self.limit, self.needed = limit, needed
 
 
 class Refused(AttemptFailed):
@@ -347,13 +357,13 @@ class Refused(AttemptFailed):
     kind = "invalid_request_error"
     reason = Reason.REFUSED
     retryable = False
+    source = ErrorSource.CLIENT
 
     def __init__(
         self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None, detail: str = ""
     ) -> None:
         super().__init__(message, detail=detail or f"status {status}", param=param)
-        self.status = status
-        self.code = code or "refused"
+        self.status, self.code = status, code or "refused"
 
 
 class NoRoute(GatewayError):
@@ -398,10 +408,7 @@ class PolicyError(CannotStart):
     def __init__(self, cause: str, *, file: str, line: int = 0, column: int = 0, key: str = "") -> None:
         position = f"{file}:{line}:{column}" if line else file
         super().__init__(f"{position}: {key}: {cause}" if key else f"{position}: {cause}", param=key or None)
-        self.file = file
-        self.line = line
-        self.column = column
-        self.key = key
+        self.file, self.line, self.column, self.key = file, line, column, key
 
 
 class PolicyUnreadable(PolicyError):

@@ -29,6 +29,7 @@ from gateway.reliability.admission import (
     check_predicted_wait,
     check_shared_failure,
     has_healthy_fallback,
+    needs_fallback,
 )
 from gateway.reliability.last_resort import last_resorts, worth_waiting
 from gateway.reliability.load_balancing import pick_endpoint
@@ -120,7 +121,8 @@ class Pipeline:
         if error is not None:
             raise error
         candidates = [self._at_endpoint(each, query) for each in context.plan.candidates]
-        verdicts = tuple((each, self._health(each), self._check(context, each)) for each in candidates)
+        healths = ((each, self._health(each)) for each in candidates)
+        verdicts = tuple((each, health, self._check(context, each, health)) for each, health in healths)
         return context.decision(self._world.now_s()), verdicts
 
     async def count_tokens(self, query: Query) -> TokenCount:
@@ -239,23 +241,19 @@ class Pipeline:
             for endpoint in candidate.endpoints
             if endpoint.target.name not in tried
             and endpoint.target.queue.max_requests
-            and self._check(context, endpoint).admitted
-            and self._health(endpoint).breaker is not BreakerState.OPEN
+            and (health := self._health(endpoint)).breaker is not BreakerState.OPEN
+            and self._check(context, endpoint, health).admitted
         )
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
-        """Whether to try the same target again. An endpoint that is draining has not started any work and is skipped
-        from now on, so trying another endpoint needs no retry budget; an endpoint that failed may fail again at the
-        same cost."""
+        """Whether to try the same target again. An endpoint that is draining or cannot be reached has not started any
+        work, so trying another one needs no retry budget; an endpoint that failed may fail again at the same cost."""
         error = attempt.error
         if error is None or not error.retryable:
             return False
-        if error.reason is Reason.NOT_RESIDENT:
-            return tries < len(candidate.per_endpoint)
-        return error.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
-
-    def _may_retry(self, candidate: Candidate, tries: int) -> bool:
-        retry = candidate.target.retry
+        if not error.may_have_begun and tries < len(candidate.per_endpoint):
+            return True
+        retry = candidate.target.retry if error.reason is Reason.UPSTREAM_ERROR else None
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
     async def _open(self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]) -> Attempt | None:
@@ -326,14 +324,16 @@ class Pipeline:
         waiter: Waiter | None = None,
     ) -> Permit | Verdict:
         """A permit to call a candidate, or the reason for the refusal. Checks without side effects come first."""
-        verdict = self._check(context, candidate)
+        health = self._health(candidate)
+        verdict = self._check(context, candidate, health)
         if not verdict.admitted:
             return verdict
-        fallbacks = (self._at_endpoint(each, context.query) for each in later)
-        healthy_fallback = candidate.slo is not None and has_healthy_fallback(
-            candidate, ((each, self._health(each)) for each in fallbacks), context.query
+        healthy_fallback = needs_fallback(candidate, health) and has_healthy_fallback(
+            candidate,
+            ((each, self._health(each)) for each in (self._at_endpoint(one, context.query) for one in later)),
+            context.query,
         )
-        if healthy_fallback and not (verdict := check_predicted_wait(candidate, self._health(candidate))).admitted:
+        if healthy_fallback and not (verdict := check_predicted_wait(candidate, health)).admitted:
             return verdict
         return self._state.acquire(
             candidate,
@@ -344,12 +344,12 @@ class Pipeline:
             waiter=waiter,
         )
 
-    def _check(self, context: RequestContext, candidate: Candidate) -> Verdict:
+    def _check(self, context: RequestContext, candidate: Candidate, health: Health) -> Verdict:
         """The admission checks that have no side effects."""
         verdict = check_shared_failure(candidate, context.failed)
         if not verdict.admitted:
             return verdict
-        now_s, health = self._world.now_s(), self._health(candidate)
+        now_s = self._world.now_s()
         if context.needed_tokens:
             capabilities = candidate.target.capabilities or health.status.capabilities
             declared = capabilities.context_length if capabilities is not None else None
@@ -380,7 +380,7 @@ class Pipeline:
         return GatewayResponse(context, self._decision, buffered=await attempt.commit(), attempt=attempt)
 
     def _error_response(self, context: RequestContext, error: GatewayError) -> GatewayResponse:
-        context.outcome = Outcome.ERROR
+        context.outcome, context.error = Outcome.ERROR, error
         return GatewayResponse(context, self._finish, error=error)
 
     def _finish(self, context: RequestContext) -> Decision:

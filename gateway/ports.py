@@ -1,6 +1,6 @@
 """Interfaces (ports) of the request pipeline. Each has a real implementation and a fake that ships with the package."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.decision import AttemptRecord, Decision, Mirrored
@@ -10,10 +10,21 @@ from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
 HEARTBEAT: Final = Delta(data=b"")
 
 
+class Deltas(Protocol):
+    """An iterator that can be closed, such as an asynchronous generator."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+    def __anext__(self) -> Awaitable[Delta]: ...
+
+    async def aclose(self) -> None:
+        """Nothing more will be read."""
+        ...
+
+
 class UpstreamResponse(Protocol):
     """A response being received. It has exactly one reader; `aclose` may be called at any time and cancels it."""
 
-    def deltas(self) -> AsyncGenerator[Delta, None]:
+    def deltas(self) -> Deltas:
         """The events of a stream in order, or the single complete response.
 
         Deltas without `data` may come in between: with `pieces`, they are what a target streams of a response that was

@@ -9,7 +9,7 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.http.limits import KEEP_ALIVE_S
-from twolane.process.setting_kinds import Kind, names, one_of, origins, path, seconds, text, url_template, whole
+from twolane.process.setting_kinds import SWITCH, Kind, names, one_of, origins, path, seconds, text, url_template, whole
 from twolane.process.settings import SettingsSchema, setting
 from twolane.process.sockets import require_keys
 
@@ -57,6 +57,11 @@ class Settings:
         whole(0, 1 << 40), "rotate the decision log to FILE.1 above this size; 0 disables rotation", default=100_000_000
     )
     decision_log_files: int = setting(whole(1, 1000), "rotated decision logs to keep", default=5)
+    decision_log_prompts: bool = setting(
+        SWITCH,
+        "also log the texts of requests, for `twolane classifier train --log`; never those of private requests",
+        default=False,
+    )
     max_body_bytes: int = setting(whole(1024, 1 << 30), "maximum size of a request body", default=4_194_304)
     max_inflight_bytes: int = setting(
         whole(1024, 1 << 40),
@@ -93,9 +98,9 @@ class Settings:
         default=None,
     )
     http_client: str = setting(
-        one_of("aiohttp", "pooled"),
-        "client for targets at http:// URLs without a proxy: aiohttp, or the gateway's own, which is experimental",
-        default="aiohttp",
+        one_of("pooled", "aiohttp"),
+        "client for targets at http:// URLs without a proxy: the gateway's own, which costs less, or aiohttp",
+        default="pooled",
     )
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
     heartbeat_s: float = setting(

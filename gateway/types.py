@@ -34,6 +34,7 @@ from gateway.policy_types import (
     Retry,
     Slo,
 )
+from twolane.process.records import record
 from twolane.process.trace_context import Trace
 
 CHARS_PER_TOKEN: Final = 4
@@ -155,7 +156,7 @@ class ToolChoice:
     parallel: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RequestParameters:
     """The parameters of a request that may have an effect, by name; see `gateway.parameters`."""
 
@@ -166,7 +167,7 @@ class RequestParameters:
     hosted: Mapping[str, str] = field(default_factory=dict)  # what chats cannot ask for, and the field of each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
@@ -209,7 +210,7 @@ class Query:
     beyond_chat: BeyondChat = A_CHAT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Classification:
     """The task, the confidence (0..1), and the evidence: `header`, `prediction`, `words: translate, into`.
 
@@ -283,7 +284,7 @@ class Plan:
         return self.patience_ms or self.attempt_ms or self.deadline_ms or MAX_SILENCE_MS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Status:
     """The last known status of a target, polled or learned from calls. None means unknown, never zero."""
 
@@ -292,7 +293,7 @@ class Status:
     capabilities: Capabilities | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Health:
     """Everything known about a candidate at one moment; reading it has no side effects."""
 
@@ -306,14 +307,13 @@ class Health:
     is_quota: bool = False  # its provider's rate limit is the cause of `retry_after_s`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Verdict:
     """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it.
 
     `param` is the request's field that the target does not support. `retry_after_s` is the time until the target may be
     called again, if known, and `is_quota` says that its provider's rate limit is the cause. `is_shared`: another target
-    at the same server failed, so this is no cause of its own.
-    `is_slow`: skipped only because another candidate should be faster. `is_full`: all slots of the target are in use.
+    at the same server failed. `is_slow`: another candidate should be faster. `is_full`: all slots are in use.
     """
 
     reason: Reason | None = None
@@ -332,7 +332,7 @@ class Verdict:
         return self.reason is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Usage:
     """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`; for
     other targets a gate computes the confidence from log-probabilities."""
@@ -344,7 +344,7 @@ class Usage:
     cost: float | None = None  # in US dollars, if the price is known
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ToolCall:
     """A tool call of the response, or a fragment of one. Fragments with the same `index` are concatenated.
 
@@ -357,7 +357,7 @@ class ToolCall:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Piece:
     """What one delta adds to choice `index`; in a non-streamed response, the whole choice."""
 
@@ -370,11 +370,10 @@ class Piece:
     is_answer: bool = False  # it carries content, even if that is an empty text; a role alone is no answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Delta:
     """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged; without
-    it, see `ports.UpstreamResponse`. `original` is what the target sent where `data` is a translation of it, for
-    clients of the same API; it is gone if the text was changed."""
+    it, see `ports.UpstreamResponse`. `original` is what the target sent, if `data` is a translation of that."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
@@ -382,17 +381,14 @@ class Delta:
     original: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Call:
-    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
-
-    `validation_error`, if any, is the reason why an earlier response was rejected, and is sent to the target.
-    """
+    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete."""
 
     target: Target
     query: Query
     left_ms: float | None = None
-    validation_error: str | None = None
+    validation_error: str | None = None  # why an earlier response was rejected; it is sent to the target
     ignored: tuple[str, ...] = ()  # parameters to leave out
     min_confidence: float | None = None  # a worker ends an answer that cannot reach it
     wants_logprobs: bool = False  # request the log-probabilities of the tokens, whether the client did or not

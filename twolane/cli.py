@@ -19,6 +19,8 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "weights": ("twolane.fetch", False, "download a checkpoint, resumably, and verify it"),
     "quality": ("twolane.quality", False, "run a small quality server (SmolLM2-135M) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
+    "classifier": ("twolane.classifier", False, "train the task classifier on your own requests"),
+    "admin": ("twolane.admin.command", False, "ask a running gateway or worker over its admin port"),
     "keys": ("twolane.keys", False, "create an API key"),
     "demo": ("twolane.demo.command", False, "start worker, quality server and gateway, and send sample requests"),
     "bench": ("twolane.bench.command", False, "send an open-loop load and report client-side latency"),
@@ -26,13 +28,14 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "chaos": ("twolane.chaos.command", False, "inject faults into workers, gateways and Redis under load"),
     "faults": ("twolane.fault_proxy.proxy", False, "run a proxy that corrupts, delays or rejects responses"),
 }
-OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane")  # part of every installation
+OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane", "training")  # part of every installation
 
 # command -> the extra of pyproject.toml that it requires; other commands require none
 EXTRAS: Mapping[str, str] = {
     "worker": "worker",
     "weights": "worker",
     "quality": "demo",
+    "classifier": "worker",
     "demo": "demo",
     "bench": "load",
     "tune": "load",
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def usage() -> str:
     """Return the help text: one line per command."""
-    lines = [f"  {name:<9} {description}" for name, (_, _, description) in COMMANDS.items()]
+    lines = [f"  {name:<10} {description}" for name, (_, _, description) in COMMANDS.items()]
     return "\n".join(
         [
             "twolane: one OpenAI-compatible endpoint in front of a text-diffusion worker and any autoregressive model.",

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"turn off parts: {', '.join(PARTS)}",
     )
     parser.add_argument(
-        "--http-client", choices=("aiohttp", "pooled"), default="aiohttp", help="the gateway's client of targets"
+        "--http-client", choices=("pooled", "aiohttp"), default="pooled", help="the gateway's client of targets"
     )
     parser.add_argument("--no-tracing", action="store_true", help="do not measure the gateway with tracing")
     parser.add_argument(

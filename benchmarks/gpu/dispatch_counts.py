@@ -21,12 +21,12 @@ _READING_PARTS: Final = frozenset({"gather", "index", "index_select", "embedding
 _WRITING_PARTS: Final = frozenset({"index_put_", "scatter_", "index_copy_", "index_fill_", "_index_put_impl_"})
 
 
-class DispatchCounts(TorchDispatchMode):
+class DispatchCounts(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`launches` by operation on a device, and `moved` bytes; those of the `apart` tensors, as a word table, are
     not counted."""
 
     def __init__(self, device: str, apart: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
         self.launches: Counter[str] = Counter()
         self.bytes_by_operation: Counter[str] = Counter()
@@ -40,7 +40,8 @@ class DispatchCounts(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not func.is_view and name not in _WITHOUT_KERNEL and self._is_there(result, args):
+        is_kernel = name not in _WITHOUT_KERNEL and not (func.is_view and _is_alias(result, args))
+        if is_kernel and self._is_there(result, args):
             self.launches[name] += 1
             self.bytes_by_operation[name] += self._moved(name, args, result)
         return result
@@ -63,6 +64,12 @@ class DispatchCounts(TorchDispatchMode):
     def _mutated(self, args: Any) -> int:
         """An operation without results writes to its first argument."""
         return self._bytes(args[:1])
+
+
+def _is_alias(result: Any, args: Any) -> bool:
+    """Whether an operation returned views; one that may, such as `reshape`, otherwise copies."""
+    inputs = {each.untyped_storage()._cdata for each in tree_iter(args) if isinstance(each, torch.Tensor)}
+    return all(each.untyped_storage()._cdata in inputs for each in tree_iter(result) if isinstance(each, torch.Tensor))
 
 
 def _size(tensor: torch.Tensor) -> int:

@@ -30,11 +30,12 @@ def main(folder: Path = FOLDER) -> int:
         print(f"{folder}: already exists; delete it to create new secrets", file=sys.stderr)
         return 1
     folder.mkdir(mode=0o700, parents=True)
-    application, worker, metrics = (new_key() for _ in range(3))
-    scrape = key_line("metrics", metrics, ["scopes=metrics"])
-    write(folder / "gateway-keys", f"{key_line('application', application)}\n{scrape}\n", user)
-    write(folder / "worker-keys", f"{key_line('gateway', worker)}\n{scrape}\n", user)
+    application, worker, metrics, admin = (new_key() for _ in range(4))
+    shared = f"{key_line('metrics', metrics, ['scopes=metrics'])}\n{key_line('admin', admin, ['scopes=admin'])}\n"
+    write(folder / "gateway-keys", f"{key_line('application', application)}\n{shared}", user)
+    write(folder / "worker-keys", f"{key_line('gateway', worker)}\n{shared}", user)
     write(folder / "metrics-key", metrics, user)
+    write(folder / "admin-key", admin, user)
     write(folder / "gateway.env", f"WORKER_API_KEY={worker}\n", user)
     print(application)
     if folder == FOLDER:

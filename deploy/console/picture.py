@@ -1,7 +1,7 @@
 """`python -m deploy.console.picture URL --out DIR` takes the pictures of the documentation from a running console.
 
-`console-watch.gif` shows a canvas step by step, `console-lanes.png` the lanes. Needs Chromium of the distribution and the
-extra `dev`. `make console-picture` starts the demo for it.
+`console-watch.gif` shows a canvas step by step, `console-lanes.png` the lanes. Needs Chromium of the distribution and
+the extra `dev`. Without an address, it starts the demo.
 """
 
 import argparse

@@ -73,6 +73,8 @@ def filled_in(expr: str, window: Window) -> str:
         "$__range": f"{window.end_s - window.begin_s:.0f}s",
         "$job": ".+",
         "$instance": ".+",
+        "$route": ".+",
+        "$target": ".+",
     }
     for name, value in values.items():
         expr = expr.replace(name, value)

@@ -9,7 +9,7 @@ from html import escape
 from typing import Final
 
 from deploy.grafana.answers import Answered, Series, Window
-from deploy.grafana.panels import Board, Colour, Kind, Word
+from deploy.grafana.panels import Board, Colour, Kind, Panel, Word
 
 WIDTH: Final = 1440
 COLOURS: Final = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf")
@@ -78,20 +78,36 @@ def _panel(box: Box, answered: Answered, window: Window) -> Iterator[str]:
     curves = [one for one in answered.curves if one.points]
     match answered.panel.kind:
         case Kind.NUMBER:
-            yield _text(6, 60, _number(curves, answered.panel.unit), size=30, colour=COLOURS[0])
+            colour = _colour(answered.panel, curves)
+            yield _text(6, 60, _number(curves, answered.panel.unit), size=30, colour=colour)
         case Kind.LINES:
-            yield from _lines(box, curves, answered.panel.unit, window)
+            yield from _lines(box, curves, answered.panel, window)
         case Kind.STATES:
             yield from _bands(box, curves, answered.panel.words, window)
     yield "</g>"
 
 
-def _lines(box: Box, curves: Sequence[Series], unit: str, window: Window) -> Iterator[str]:
-    """Curves from 0 to the maximum, the maximum at the axis, and a legend of the first few."""
+def _colour(panel: Panel, curves: Sequence[Series]) -> str:
+    """That of the threshold that the number has reached."""
+    if not panel.thresholds or not curves:
+        return COLOURS[0]
+    reached = [each.colour for each in panel.thresholds if curves[0].points[-1][1] >= each.at]
+    return STATE_COLOURS[reached[-1] if reached else Colour.GOOD]
+
+
+def _lines(box: Box, curves: Sequence[Series], panel: Panel, window: Window) -> Iterator[str]:
+    """Curves from 0 to the maximum, the maximum at the axis, a legend of the first few, and thresholds below the
+    maximum."""
+    unit = panel.unit
     most = max((value for one in curves for _, value in one.points), default=0.0) or 1.0
     bottom, height = box.height - 46, box.height - 74
     yield _text(6, 30, said(most, unit), size=10, colour="#666666")
     yield f'<line x1="6" y1="{bottom}" x2="{box.width - 6}" y2="{bottom}" stroke="#cccccc"/>'
+    for each in panel.thresholds if curves else ():
+        if each.at <= most:
+            y = bottom - height * each.at / most
+            style = f'stroke="{STATE_COLOURS[each.colour]}" stroke-dasharray="6 4"'
+            yield f'<line x1="6" y1="{y:.1f}" x2="{box.width - 6}" y2="{y:.1f}" {style}/>'
     for one, colour in zip(curves, _cycle(len(curves)), strict=True):
         places = [(_x(box, at_s, window), bottom - height * max(value, 0.0) / most) for at_s, value in one.points]
         if len(places) == 1:  # a line of one point would be invisible

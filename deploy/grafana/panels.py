@@ -10,6 +10,7 @@ from typing import Final
 
 HERE: Final = 'job=~"$job", instance=~"$instance"'
 SPAN: Final = "$__rate_interval"
+MARK_SPAN: Final = "1m"  # an event stays visible for this long at any resolution
 
 
 class Colour(StrEnum):
@@ -34,7 +35,57 @@ def words(**named: Colour) -> tuple[Word, ...]:
     return tuple(Word(text=text.replace("_", " "), colour=colour) for text, colour in named.items())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """From this value on, a number or a curve is shown in this colour; below the first one it is good."""
+
+    at: float
+    colour: Colour
+
+
+ERRORS: Final = (
+    Threshold(at=0.005, colour=Colour.SOSO),
+    Threshold(at=0.02, colour=Colour.BAD),
+)  # of TwolaneRequestsFail
+SHARE: Final = (Threshold(at=0.05, colour=Colour.SOSO), Threshold(at=0.2, colour=Colour.BAD))  # of TwolaneFallbacksMany
+ANY: Final = (Threshold(at=1, colour=Colour.BAD),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variable:
+    """A further choice of a dashboard's reader, besides jobs and instances."""
+
+    name: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """An event that is marked in every graph: where the expression has a value above 0."""
+
+    name: str
+    expr: str
+    colour: str
+
+
 YES_OR_NO: Final = words(no=Colour.NEITHER, yes=Colour.GOOD)
+
+
+_POLICY: Final = 'twolane_policy_info{job=~"$job"}'
+
+# Events that explain a change of any curve: they are in all dashboards.
+MARKS: Final = (
+    Mark(
+        name="Policy",
+        expr=f"sum by (hash) ({_POLICY} unless {_POLICY} offset {MARK_SPAN})",
+        colour="purple",
+    ),
+    Mark(
+        name="Restart",
+        expr=f'sum by (instance) (resets(twolane_overhead_seconds_count{{job=~"$job"}}[{MARK_SPAN}])) > 0',
+        colour="orange",
+    ),
+)
 
 
 class Kind(StrEnum):
@@ -65,6 +116,7 @@ class Panel:
     kind: Kind = Kind.LINES
     width: int = 12
     words: tuple[Word, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +136,7 @@ class Board:
     description: str
     jobs_of: str
     sections: tuple[Section, ...]
+    variables: tuple[Variable, ...] = ()
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -91,12 +144,12 @@ class Board:
         return tuple(panel for section in self.sections for panel in section.panels)
 
 
-def lines(title: str, description: str, unit: str, *queries: Query) -> Panel:
+def lines(title: str, description: str, unit: str, *queries: Query, thresholds: tuple[Threshold, ...] = ()) -> Panel:
     """A time-series panel, half the width of the page."""
-    return Panel(title=title, description=description, unit=unit, queries=queries)
+    return Panel(title=title, description=description, unit=unit, queries=queries, thresholds=thresholds)
 
 
-def number(title: str, description: str, unit: str, expr: str) -> Panel:
+def number(title: str, description: str, unit: str, expr: str, *, thresholds: tuple[Threshold, ...] = ()) -> Panel:
     """A panel with the current value of one number."""
     return Panel(
         title=title,
@@ -105,6 +158,7 @@ def number(title: str, description: str, unit: str, expr: str) -> Panel:
         queries=(Query(expr=expr, legend=title),),
         kind=Kind.NUMBER,
         width=6,
+        thresholds=thresholds,
     )
 
 
@@ -123,9 +177,9 @@ def gauge(name: str, *by: str, how: str = "sum", where: str = "") -> Query:
     return Query(expr=f"{how}{_by(by)} ({name}{{{_matchers(where)}}})", legend=_legend(by) or "all")
 
 
-def quantile(share: float, histogram: str, *by: str) -> Query:
+def quantile(share: float, histogram: str, *by: str, where: str = "") -> Query:
     """The `share` quantile of a histogram. Without observations there is no data point, because NaN >= 0 is false."""
-    buckets = rate_of(f"{histogram}_bucket", "le", *by)
+    buckets = rate_of(f"{histogram}_bucket", "le", *by, where=where)
     return Query(
         expr=f"histogram_quantile({share:g}, {buckets}) >= 0",
         legend=" ".join(filter(None, (f"p{share * 100:g}", _legend(by)))),
@@ -138,11 +192,11 @@ def mean(histogram: str, *by: str) -> Query:
     return Query(expr=f"({total} / {count}) >= 0", legend=" ".join(filter(None, ("mean", _legend(by)))))
 
 
-def share_of(part: str, whole: str, *by: str, where: str) -> Query:
-    """Events of `part` that match `where`, divided by events of `whole`. 0 if there are none; no data point if `whole`
-    has no events."""
+def share_of(part: str, whole: str, *by: str, where: str, within: str = "") -> Query:
+    """Events of `part` that match `where`, divided by events of `whole` that match `within`. 0 if there are none; no
+    data point if `whole` has no events."""
     counted = rate_of(part, *by, where=where)
-    everything = rate_of(whole, *by)
+    everything = rate_of(whole, *by, where=within)
     return Query(expr=f"(({counted} or 0 * {everything}) / {everything}) >= 0", legend=_legend(by) or "share")
 
 

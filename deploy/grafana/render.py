@@ -8,6 +8,7 @@ from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat,
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
     BigValueGraphMode,
+    GraphTresholdsStyleMode,
     LegendDisplayMode,
     LegendPlacement,
     SortOrder,
@@ -16,12 +17,14 @@ from grafana_foundation_sdk.models.common import (
 )
 from grafana_foundation_sdk.models.dashboard import (
     DataSourceRef,
+    Threshold,
+    ThresholdsMode,
     ValueMap,
     ValueMappingResult,
     VariableRefresh,
 )
 
-from deploy.grafana.panels import Board, Kind, Panel, Word
+from deploy.grafana.panels import MARKS, Board, Colour, Kind, Mark, Panel, Word
 
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG: Final = "twolane"
@@ -41,10 +44,17 @@ def render(board: Board) -> str:
         .refresh("30s")
         .time("now-1h", "now")
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        # All jobs are those of the metric: `.+` would be every job of the Prometheus.
         .with_variable(_values_of("job", f"label_values({board.jobs_of}, job)"))
-        .with_variable(_values_of("instance", f'label_values({board.jobs_of}{{job=~"$job"}}, instance)'))
-        .link(dashboard.DashboardLink("Twolane").tags([TAG]).as_dropdown(True).keep_time(True))
+        .with_variable(
+            _values_of("instance", f'label_values({board.jobs_of}{{job=~"$job"}}, instance)').all_value(".+")
+        )
+        .link(dashboard.DashboardLink("Twolane").tags([TAG]).as_dropdown(True).keep_time(True).include_vars(True))
     )
+    for variable in board.variables:
+        page = page.with_variable(_values_of(variable.name, variable.query).all_value(".+"))
+    for mark in MARKS:
+        page = page.annotation(_annotation(mark))
     numbers = count(1)
     for section in board.sections:
         page = page.with_row(dashboard.Row(section.title).id(next(numbers)))
@@ -63,8 +73,13 @@ def _values_of(name: str, query: str) -> dashboard.QueryVariable:
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .multi(True)
         .include_all(True)
-        .all_value(".+")
     )
+
+
+def _annotation(mark: Mark) -> dashboard.AnnotationQuery:
+    """Grafana names a mark by its labels: the policy's hash, or the instance."""
+    made = dashboard.AnnotationQuery().name(mark.name).datasource(SOURCE).enable(True).icon_color(mark.colour)
+    return made.expr(mark.expr)
 
 
 def _drawn(panel: Panel) -> _Drawn:
@@ -81,7 +96,18 @@ def _drawn(panel: Panel) -> _Drawn:
         drawn = drawn.with_target(
             prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(SOURCE)
         )
+    if panel.thresholds:
+        drawn = drawn.thresholds(_thresholds(panel))
+    if panel.thresholds and isinstance(drawn, timeseries.Panel):
+        drawn = drawn.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.DASHED))
     return drawn.mappings([_named(panel.words)]) if panel.words else drawn
+
+
+def _thresholds(panel: Panel) -> dashboard.ThresholdsConfig:
+    """Grafana's first step has no value: it colours everything below the second one."""
+    steps = [Threshold(value=None, color=Colour.GOOD)]
+    steps += [Threshold(value=each.at, color=each.colour) for each in panel.thresholds]
+    return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
 
 
 def _empty(kind: Kind) -> _Drawn:

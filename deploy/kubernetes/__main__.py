@@ -1,20 +1,25 @@
 """`python -m deploy.kubernetes [--check]`: Prometheus's rules as the operator's PrometheusRule, one source for both."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import yaml
 
+from deploy.prometheus.__main__ import add_links
+from deploy.prometheus.links import RULES, RUNBOOKS, linked
+
 HERE: Final = Path(__file__).parent
-RULES: Final = HERE.parent / "prometheus" / "rules"
 OUT: Final = HERE / "components" / "monitoring" / "rules.yaml"
 HEAD: Final = "# Written by `python -m deploy.kubernetes` from deploy/prometheus/rules; edit those files.\n"
 
 
-def render() -> str:
-    """The manifest."""
-    groups = [group for file in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(file.read_text())["groups"]]
+def render(runbooks: str = RUNBOOKS, grafana: str | None = None) -> str:
+    """The manifest, with links to these addresses."""
+    texts = [linked(file.read_text(), runbooks=runbooks, grafana=grafana) for file in sorted(RULES.glob("*.yml"))]
+    groups = [group for text in texts for group in yaml.safe_load(text)["groups"]]
     manifest = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -25,11 +30,16 @@ def render() -> str:
     return HEAD + written
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the manifest; with --check, only compare it."""
-    if sys.argv[1:] == ["--check"]:
-        return int(not OUT.exists() or OUT.read_text() != render())
-    OUT.write_text(render())
+    parser = argparse.ArgumentParser(prog="python -m deploy.kubernetes", description="Write the PrometheusRule.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if the file is not up to date")
+    add_links(parser, grafana=None)
+    read = parser.parse_args(argv)
+    text = render(read.runbooks, read.grafana)
+    if read.check:
+        return int(not OUT.exists() or OUT.read_text() != text)
+    OUT.write_text(text)
     return 0
 
 

@@ -14,21 +14,23 @@ from diffusion_worker.denoise.penalties import penalised
 from diffusion_worker.denoise.truncation import truncated
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.step_batch import Decode, TokenResult
+from diffusion_worker.types.step_batch import Decode, TokenResult, Verify
 
 
 def decode(model: DiffusionModel, items: Sequence[Decode], hidden: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Choose the token that follows the ids of every item, from their hidden states [rows, new, hidden]: the argmax, or
     a sample for items with a temperature above 0.
 
-    Returns [rows, 3] of float64: the id; its log-probability at temperature 1, which is not finite where the model
-    returned NaN or infinity; and 1 where the constraint allowed one token only.
+    Returns [rows, 3 + 2 * top] of float64: the id; its log-probability at temperature 1, which is not finite where the
+    model returned NaN or infinity; 1 where the constraint allowed one token only; then the most likely ids and their
+    log-probabilities, see `top_of`.
     """
     last = upload([len(item.ids) - 1 for item in items], model.device)
-    return choose(items, model.logits(hidden[torch.arange(len(items), device=model.device), last]), draws)
+    logits = model.logits(hidden[torch.arange(len(items), device=model.device), last])
+    return choose(items, logits, draws, top=top_of(items, logits.shape[-1]))
 
 
-def choose(items: Sequence[Decode], logits: torch.Tensor, draws: Draws) -> torch.Tensor:
+def choose(items: Sequence[Decode], logits: torch.Tensor, draws: Draws, *, top: int) -> torch.Tensor:
     """The same from the logits [rows, vocab] of each item's next token."""
     limited, is_forced = _limited(items, logits)
     limited = penalised(items, limited)
@@ -36,16 +38,29 @@ def choose(items: Sequence[Decode], logits: torch.Tensor, draws: Draws) -> torch
     if any(item.temperature for item in items):
         is_sampled = upload([bool(item.temperature) for item in items], logits.device)
         ids = torch.where(is_sampled, _sampled(items, limited, draws), ids)
-    logprob = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
-    return torch.stack([ids.double(), logprob.double(), is_forced.double()], dim=-1)
+    logprobs = logits.log_softmax(-1)
+    chosen = [ids.double(), logprobs.gather(-1, ids[:, None])[:, 0].double(), is_forced.double()]
+    found = torch.stack(chosen, dim=-1)
+    if top:
+        likeliest = logprobs.topk(top, dim=-1)
+        found = torch.cat([found, likeliest.indices.double(), likeliest.values.double()], dim=-1)
+    return found
 
 
-def token_result(item: Decode, row: Sequence[float], *, prompt_surprise: float = 0.0) -> TokenResult:
+def top_of(items: Sequence[Decode | Verify], vocab_size: int) -> int:
+    """How many of the most likely tokens a pass over these items reports for each token."""
+    return min(max(item.top_logprobs for item in items), vocab_size)
+
+
+def token_result(item: Decode | Verify, row: Sequence[float], *, prompt_surprise: float = 0.0) -> TokenResult:
     """One row of the result of `decode`, on the host."""
+    top = (len(row) - 3) // 2
+    likeliest = [(int(token), logprob) for token, logprob in zip(row[3 : 3 + top], row[3 + top :], strict=True)]
     return TokenResult(
         sequence=item.sequence,
         id=int(row[0]),
         logprob=row[1],
+        top=tuple(likeliest[: item.top_logprobs]),
         is_forced=bool(row[2]),
         prompt_surprise=prompt_surprise,
     )

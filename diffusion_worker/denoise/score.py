@@ -163,14 +163,14 @@ def sample(scores: Scores, sampling: Sampling, draws: Draws) -> torch.Tensor:
 def _score_small(logits: CanvasLogits) -> Scores:
     """With the operations of transformers in their order, so that canvases agree."""
     model = capped(logits.raw, logits.cap)
-    z = model / logits.temperature[:, None, None]
-    surest = model.argmax(-1)
+    surest, normaliser = model.argmax(-1), model.logsumexp(-1)
+    divisor = logits.temperature[:, None, None]
+    z = model / divisor if model is logits.raw else model.div_(divisor)
     for row in logits.adjust:
         z[row] = logits.adjusted(row, slice(0, z.shape[1])) / logits.temperature[row]
         surest[row] = z[row].argmax(-1)
     probabilities = z.softmax(-1)  # not exp(log_softmax)
     entropy = -(probabilities * z.log_softmax(-1)).sum(-1)
-    normaliser = model.logsumexp(-1)
     numbers = (probabilities.amax(-1), entropy, normaliser, logits.at(surest) - normaliser)
     return _scores(logits, probabilities, surest, numbers)
 

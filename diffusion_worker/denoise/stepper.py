@@ -51,6 +51,7 @@ class _Passed:
     items: Sequence[Prefill | Denoise | Verify | Decode]
     report: torch.Tensor
     commit: Callable[[Sequence[int]], None] | None = None
+    width: int = 0
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
     labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
@@ -250,7 +251,7 @@ class Stepper:
             if any(written):
                 self.cache.seal(view, written)
 
-        return [_Passed(items=items, report=report, commit=commit)]
+        return [_Passed(items=items, report=report.flatten(1), commit=commit, width=ids.shape[1])]
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
@@ -288,7 +289,7 @@ class Stepper:
         """The result of one row, on the host; None for a prefill, and for a draft, which its verification reports."""
         item = passed.items[row]
         if isinstance(item, Verify):
-            return verify_result(item, fetched, self.model.info.end_ids)
+            return verify_result(item, fetched, self.model.info.end_ids, width=passed.width)
         if isinstance(item, Decode):
             return token_result(item, fetched[:-1], prompt_surprise=fetched[-1])
         if isinstance(item, Prefill):

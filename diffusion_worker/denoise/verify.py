@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from diffusion_worker.denoise.autoregressive import choose
+from diffusion_worker.denoise.autoregressive import choose, token_result, top_of
 from diffusion_worker.denoise.draws import Draws
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
@@ -20,7 +20,6 @@ from diffusion_worker.types.step_batch import Decode, TokenResult, Verify, Verif
 
 _LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
 _FOLLOWED_AT_ONCE = 16  # positions of rows whose rules follow the draft: masks beyond a difference are wasted
-NUMBERS = 4  # per position of a report: the token of the pass; the next id, its log-probability, whether it is forced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,26 +36,27 @@ def verify(
 ) -> torch.Tensor:
     """Choose the tokens that follow the known ones, and those that follow the draft.
 
-    Returns [rows, width * NUMBERS] of float64, see `verify_result`. The ids of rows with a constraint or penalties are
-    fetched once, and their choices once per _FOLLOWED_AT_ONCE positions; nothing else waits for the device. `progress`
-    is called for each such row.
+    Returns [rows, width, 1 + numbers of `decode`] of float64: the token of the pass, then what follows it. The ids of
+    rows with a constraint or penalties are fetched once, and their choices once per _FOLLOWED_AT_ONCE positions;
+    nothing else waits for the device. `progress` is called for each such row.
     """
     chooser = _Chooser(model, seen, draws)
     chooser.choose_plain([row for row, item in enumerate(seen.items) if not _is_followed(item)])
     if followed := [row for row, item in enumerate(seen.items) if _is_followed(item)]:
         chooser.follow(followed, progress)
-    return chooser.report.flatten(1)
+    return chooser.report
 
 
-def verify_result(item: Verify, row: Sequence[float], end_ids: Sequence[int]) -> VerifyResult:
-    """One row of the report of `verify`, on the host: tokens up to the first that differs from the draft, or an end
-    token. A log-probability is not finite where the model returned NaN or infinity."""
+def verify_result(item: Verify, row: Sequence[float], end_ids: Sequence[int], *, width: int) -> VerifyResult:
+    """One row of the report of `verify`, on the host, for a pass of `width` positions: tokens up to the first that
+    differs from the draft, or an end token. A log-probability is not finite where the model returned NaN or
+    infinity."""
     tokens: list[TokenResult] = []
+    numbers = len(row) // width
     for place in range(len(item.ids) - 1, item.count):
-        _, token, logprob, is_forced = row[place * NUMBERS : (place + 1) * NUMBERS]
-        result = TokenResult(sequence=item.sequence, id=int(token), logprob=logprob, is_forced=bool(is_forced))
+        result = token_result(item, row[place * numbers + 1 : (place + 1) * numbers])
         tokens.append(result)
-        if len(tokens) > item.drafted or result.id in end_ids or result.id != int(row[(place + 1) * NUMBERS]):
+        if len(tokens) > item.drafted or result.id in end_ids or result.id != int(row[(place + 1) * numbers]):
             break
     closes = len(tokens) == item.closes_with or tokens[-1].id in end_ids
     cached = len(item.ids) + len(tokens) - 1 if closes else 0
@@ -69,21 +69,29 @@ def _is_followed(item: Verify) -> bool:
 
 
 class _Chooser:
-    """Fills the report [rows, width, NUMBERS] of a pass."""
+    """Fills the report [rows, width, numbers] of a pass."""
 
     def __init__(self, model: DiffusionModel, seen: CausalPass, draws: Draws) -> None:
         self._model, self._seen, self._draws = model, seen, draws
-        self.report = torch.zeros(*seen.ids.shape, NUMBERS, dtype=torch.double, device=model.device)
+        self._top = top_of(seen.items, model.info.vocab_size)
+        self.report = torch.zeros(*seen.ids.shape, 4 + 2 * self._top, dtype=torch.double, device=model.device)
         self.report[..., 0] = seen.ids.double()
 
     def choose_plain(self, rows: Sequence[int]) -> None:
-        """Choose at all positions of rows whose rules are the same everywhere, a block of positions at a time."""
+        """Choose at all positions of rows whose rules are the same everywhere, a block of positions at a time. Only
+        sampling depends on the position."""
         items = self._seen.items
+        rules = {row: _rule(items[row]) for row in rows}
         places = [(row, place) for row in rows for place in range(len(items[row].ids) - 1, items[row].count)]
         block = max(1, _LOGITS_AT_ONCE // self._model.info.vocab_size)
         for first in range(0, len(places), block):
             some = places[first : first + block]
-            self._choose({(row, place): _moved(_rule(items[row]), place) for row, place in some})
+            self._choose(
+                {
+                    (row, place): _moved(rules[row], place) if items[row].temperature else rules[row]
+                    for row, place in some
+                }
+            )
 
     def follow(self, rows: Sequence[int], progress: Callable[[], None]) -> None:
         """Choose for rows whose constraint or penalties follow the draft, as long as they agree with it."""
@@ -110,7 +118,8 @@ class _Chooser:
     def _choose(self, rules: Mapping[tuple[int, int], Decode]) -> torch.Tensor:
         """Choose at these (row, position) places by their rules; returns the ids [places]."""
         rows, positions = upload(list(rules), self._model.device).unbind(-1)
-        chosen = choose(list(rules.values()), self._model.logits(self._seen.hidden[rows, positions]), self._draws)
+        logits = self._model.logits(self._seen.hidden[rows, positions])
+        chosen = choose(list(rules.values()), logits, self._draws, top=self._top)
         self.report[rows, positions, 1:] = chosen
         return chosen[:, 0]
 
@@ -127,6 +136,7 @@ def _rule(item: Verify) -> Decode:
         truncation=item.truncation,
         penalties=item.penalties,
         matcher=item.matcher,
+        top_logprobs=item.top_logprobs,
     )
 
 

@@ -31,6 +31,7 @@ from diffusion_worker.types.events import (
     Finished,
     FinishReason,
     PrefixStable,
+    TokenLogprobs,
 )
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import (
@@ -334,13 +335,13 @@ class Scheduler:
     def _update_token(self, sequence: Sequence, decode: Decode, token: TokenResult, now: float) -> None:
         sequence.record_token(token, decode.ids)
         self._stream_verified(sequence, (token,))
-        self._update_output(sequence, (token.id,), decode.ids, now)
+        self._update_output(sequence, (token,), decode.ids, now)
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = sequence.record_verification(item, result)
         self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
         self._stream_verified(sequence, result.tokens, drafted=item.drafted)
-        self._update_output(sequence, result.ids, cached, now)
+        self._update_output(sequence, result.tokens, cached, now)
 
     def _stream_verified(self, sequence: Sequence, tokens: Ids[TokenResult], *, drafted: int = 0) -> None:
         if sequence.request.stream_drafts:
@@ -348,16 +349,19 @@ class Scheduler:
             draft = verified_draft(tokens, self._info.end_ids, block=block, step=step, drafted=drafted)
             self._outbox.append((sequence.id, draft))
 
-    def _update_output(self, sequence: Sequence, ids: tuple[int, ...], cached: tuple[int, ...], now: float) -> None:
+    def _update_output(
+        self, sequence: Sequence, tokens: tuple[TokenResult, ...], cached: tuple[int, ...], now: float
+    ) -> None:
         """Emit recorded tokens of a causal pass, which has `cached` ids in the slot."""
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, cached)
+        ids = tuple(token.id for token in tokens)
         streamed, has_end = sequence.emit_tokens(ids, self._info.end_ids, is_late=self._would_be_late(sequence, now))
         if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
         if streamed:
-            self._emit(sequence, streamed, now)
+            self._emit(sequence, streamed, now, tokens=tokens[: len(streamed)])
         self._ended(sequence, now, has_end=has_end)
 
     def _ended(self, sequence: Sequence, now: float, *, has_end: bool) -> bool:
@@ -370,10 +374,26 @@ class Scheduler:
             self._finish(sequence, FinishReason.DEADLINE, now)
         return sequence.id not in self._running
 
-    def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float, canvas: CanvasResult | None = None) -> None:
+    def _emit(
+        self,
+        sequence: Sequence,
+        ids: tuple[int, ...],
+        now: float,
+        canvas: CanvasResult | None = None,
+        *,
+        tokens: tuple[TokenResult, ...] = (),
+    ) -> None:
         sequence.times.seal(now)
         labels, holes = ((), ()) if canvas is None else (canvas.labels, canvas.holes)
-        sealed = BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage(), labels=labels, holes=holes)
+        asked = tokens if sequence.request.top_logprobs is not None else ()
+        sealed = BlockSealed(
+            ids=ids,
+            block=sequence.block,
+            usage=sequence.usage(),
+            labels=labels,
+            holes=holes,
+            logprobs=tuple(TokenLogprobs(id=each.id, logprob=each.logprob, top=each.top) for each in asked),
+        )
         self._outbox.append((sequence.id, sealed))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:

@@ -256,6 +256,7 @@ class Sequence:
             truncation=self.request.truncation,
             penalties=self.penalty_inputs,
             matcher=self.matcher,
+            top_logprobs=self.request.top_logprobs or 0,
             ends_prompt=self.emitted == 0,
         )
 
@@ -315,6 +316,7 @@ class Sequence:
             truncation=self.request.truncation,
             penalties=self.penalty_inputs,
             matcher=self.matcher,
+            top_logprobs=self.request.top_logprobs or 0,
         )
 
     @property

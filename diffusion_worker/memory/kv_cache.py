@@ -7,7 +7,6 @@ is on the right. What depends on lengths alone is computed on the host, so no vi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -155,12 +154,23 @@ class KvCache:
                     return
 
 
-@dataclass(slots=True)
 class LayerView:
-    """Keys and values of one layer."""
+    """Cached keys and values of one layer [rows, heads, tokens, head_dim], in a buffer with room for a canvas."""
 
-    keys: torch.Tensor  # [rows, heads, tokens, head_dim]
-    values: torch.Tensor
+    __slots__ = ("_tokens", "buffers", "keys", "values")
+
+    def __init__(
+        self, stores: Sequence[torch.Tensor], index: slice | torch.Tensor, *, tokens: int, canvas: int
+    ) -> None:
+        self._tokens = tokens
+        self.buffers = [_buffer(store, index, tokens, canvas) for store in stores]
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
+
+    def joined(self, *canvas: torch.Tensor) -> list[torch.Tensor]:
+        """Keys and values of context and canvas, whose own ones are written behind the context."""
+        for buffer, new in zip(self.buffers, canvas, strict=True):
+            buffer[:, :, self._tokens :] = new
+        return self.buffers
 
 
 class CanvasView:
@@ -172,7 +182,8 @@ class CanvasView:
     independent of each other (see `denoise.exact`).
     """
 
-    is_compileable = False  # makes the layers concatenate instead of writing to the cache
+    is_compileable = False  # makes the library's layers concatenate
+    runs_fused = True  # see `models.fused_layers`
 
     def __init__(
         self,
@@ -187,7 +198,7 @@ class CanvasView:
         kept = [min(bucket or max(lengths), capacity) for capacity in store.capacities]
         index = _slot_index(slots, store.device)
         self.layers = [
-            LayerView(keys=_rows(store.keys[layer], index, count), values=_rows(store.values[layer], index, count))
+            LayerView((store.keys[layer], store.values[layer]), index, tokens=count, canvas=width)
             for layer, count in enumerate(kept)
         ]
         true = upload(lengths, store.device)
@@ -202,11 +213,17 @@ class CanvasView:
             for kind, layer in _kinds(store.layers).items()
         }
 
+    def joined(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+        """Keys and values [rows, heads, tokens + canvas, head_dim] that a layer attends to, for those of the canvas
+        [rows, heads, canvas, head_dim]."""
+        return self.layers[layer].joined(keys, values)
+
 
 class PrefillView:
     """A ragged causal pass: row i appends counts[i] tokens, padded to the longest, after lengths[i] tokens."""
 
     is_compileable = False
+    runs_fused = True
 
     def __init__(
         self,
@@ -301,6 +318,14 @@ def _slot_index(slots: tuple[int, ...], device: torch.device) -> slice | torch.T
     if slots == tuple(range(slots[0], slots[0] + len(slots))):
         return slice(slots[0], slots[0] + len(slots))
     return upload(slots, device)
+
+
+def _buffer(stored: torch.Tensor, index: slice | torch.Tensor, tokens: int, canvas: int) -> torch.Tensor:
+    """A copy of stored rows, with room for a canvas behind them."""
+    rows = _rows(stored, index, tokens)
+    buffer = rows.new_empty((*rows.shape[:2], tokens + canvas, rows.shape[3]))
+    buffer[:, :, :tokens] = rows
+    return buffer
 
 
 def _rows(stored: torch.Tensor, index: slice | torch.Tensor, count: int) -> torch.Tensor:

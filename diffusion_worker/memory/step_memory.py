@@ -12,7 +12,7 @@ from diffusion_worker.memory.budget import context_bytes, tokens_kept
 from diffusion_worker.types.model_info import LayerKv, StepShape
 
 SAMPLER_BYTES = 5 * 4 << 20  # of temporary fp32 tensors of a row at the peak of `denoise.step`, at most
-_SAMPLER_COPIES = 5 * 4  # bytes per logit of a smaller vocabulary
+_SAMPLER_COPIES = 4 * 4  # bytes per logit of a smaller vocabulary
 _POSITION_BYTES = 8 + 2  # while a mask is built: a distance as int64, and conditions
 
 
@@ -32,17 +32,16 @@ def step_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, item
 
 
 def _canvas_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, itemsize: int) -> int:
-    """A row of a canvas step: its cached context is gathered for all layers, unless the slots of the batch are
-    consecutive; then the layers run, then the sampler."""
-    attention = max(
-        _attention_bytes(layer, shape, tokens_kept(layer, work.context) + work.canvas_length, itemsize)
-        for layer in layers
-    )
-    layers_bytes = _layer_bytes(attention, shape, work.canvas_length, itemsize)
+    """A row of a canvas step: its cached context is copied for all layers, with room for the canvas, a layer's keys or
+    values at a time; then the layers run, then the sampler."""
+    context = context_bytes(layers, work.context, itemsize)
+    room = sum(2 * layer.heads * layer.head_dim for layer in layers) * work.canvas_length * itemsize
+    gathered = max(context_bytes([layer], work.context, itemsize) for layer in layers) // 2
+    layers_bytes = _layer_bytes(0, shape, work.canvas_length, itemsize)
     logits = work.canvas_length * shape.vocab_size
     sampler = logits * itemsize + min(SAMPLER_BYTES, logits * _SAMPLER_COPIES)
     state = work.canvas_length * shape.attention_width * itemsize  # self-conditioning, ids and masks
-    return context_bytes(layers, work.context, itemsize) + state + max(layers_bytes, sampler)
+    return context + room + state + max(layers_bytes, sampler, gathered)
 
 
 def _prefill_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, itemsize: int) -> int:

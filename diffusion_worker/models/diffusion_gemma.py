@@ -8,6 +8,7 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.confidence import PromptHead
+from diffusion_worker.models.fused_layers import CompiledDecoder, fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
@@ -38,16 +39,22 @@ class DiffusionGemmaModel:
         self._decoder = model.model.decoder
         self._soft: torch.Tensor | None = None
         self._prompt_head = prompt_head
+        self._compiled: CompiledDecoder | None = None
         if experts is None and info.quantised is None:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
             model.set_experts_implementation(experts)
+        fuse_layers(self._encoder, self._decoder)
         # The decoder takes the last step's logits [canvas, vocab] and softens them itself. Passing the mean embeddings
         # [canvas, hidden] saves a softmax per step and, with 262144 tokens, 256 MiB per preempted request. Outside
         # `denoise` the hook does nothing, so that the model's own `generate()` still works.
         self._decoder.self_conditioning.register_forward_pre_hook(
             lambda _module, inputs: None if self._soft is None else (inputs[0], self._soft)
         )
+
+    def compile(self) -> None:
+        """Compile the canvas passes from here on; the first ones take minutes."""
+        self._compiled = CompiledDecoder(self._decoder)
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
@@ -78,14 +85,17 @@ class DiffusionGemmaModel:
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """See `DiffusionModel.denoise`."""
-        self._soft = soft
-        hidden = self._decoder(
-            decoder_input_ids=canvas,
-            cache=context,
-            decoder_attention_mask=context.masks,
-            decoder_position_ids=context.positions,
-        ).last_hidden_state
-        self._soft = None
+        if self._compiled is not None:
+            hidden = self._compiled(canvas, soft, context)
+        else:
+            self._soft = soft
+            hidden = self._decoder(
+                decoder_input_ids=canvas,
+                cache=context,
+                decoder_attention_mask=context.masks,
+                decoder_position_ids=context.positions,
+            ).last_hidden_state
+            self._soft = None
         scores: torch.Tensor = self._model.lm_head(hidden)
         return scores
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import torch
+from torch import library
 
 from diffusion_worker.models.compiler import find_compiler
 
@@ -32,13 +33,13 @@ def fused(
         def run(*args: Any) -> Any:
             if name not in _EAGER and find_compiler(os.environ) is not None:
                 try:
-                    return _compiled(function)(*args)
+                    return call_compiled(function, *args)
                 except torch._dynamo.exc.TorchDynamoException as error:
                     _EAGER.add(name)
                     _log.warning("cannot compile %s, running eager: %s", name, error)
             return plain(*args)
 
-        operator = torch.library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
+        operator = library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
         operator.register_fake(function)
 
         @functools.wraps(function)
@@ -48,6 +49,13 @@ def fused(
         return cast("Function", call)
 
     return register
+
+
+def call_compiled(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that is compiled once for tensors of all sizes: into one graph, also for a single row, and for
+    sizes that were equal in the first call by chance."""
+    with torch.fx.experimental._config.patch(use_duck_shape=False, backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return _compiled(function)(*args)
 
 
 @functools.cache

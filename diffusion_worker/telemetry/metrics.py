@@ -65,6 +65,10 @@ CONSTRAINT: Final = "twolane_worker_constraint_seconds"
 MAX_ROWS: Final = "twolane_worker_max_num_seqs"
 START: Final = "twolane_worker_start_seconds"
 BUILD_INFO: Final = "twolane_worker_build_info"
+# The names that serving engines share, read by endpoint pickers of the Gateway API Inference Extension.
+ENGINE_RUNNING: Final = "vllm:num_requests_running"
+ENGINE_WAITING: Final = "vllm:num_requests_waiting"
+ENGINE_KV_USAGE: Final = "vllm:kv_cache_usage_perc"
 
 _SECONDS = (  # at most a factor of 2 apart; SLO thresholds are buckets of the gateway's histograms
     *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
@@ -109,6 +113,7 @@ class Meters:
         self._register_sequence_metrics()
         self._register_event_metrics()
         self._register_gauges()
+        self._register_engine_gauges(model)
         build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
         build.labels(version=version, model=model).set(1)
 
@@ -159,6 +164,9 @@ class Meters:
         self._limit.set(status.memory_limit_bytes)
         self._weights.set(status.weight_bytes)
         self._max_rows.set(status.max_num_seqs)
+        self._engine_running.set(status.running)
+        self._engine_waiting.set(status.waiting)
+        self._engine_kv_usage.set(status.running / status.max_num_seqs if status.max_num_seqs else 0.0)
         for word, gauge in self._states.items():
             gauge.set(word is status.state)
         return generate_latest(self.registry)
@@ -227,6 +235,16 @@ class Meters:
         )
         self._bytes = Gauge(BYTES_IN_FLIGHT, "Bytes of request bodies held in memory", registry=self.registry)
         self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
+
+    def _register_engine_gauges(self, model: str) -> None:
+        """A sequence holds one slot of the KV cache, whatever its length, so their share is that of the slots."""
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["model_name"], registry=self.registry).labels(model_name=model)
+
+        self._engine_running = gauge(ENGINE_RUNNING, "Running sequences, under the name that engines share")
+        self._engine_waiting = gauge(ENGINE_WAITING, "Queued sequences, under the name that engines share")
+        self._engine_kv_usage = gauge(ENGINE_KV_USAGE, "KV-cache slots in use, from 0 to 1; the name is the engines'")
 
     def _take_sequence(self, observed: SequenceObserved) -> None:
         self._sequences[observed.outcome].inc()

@@ -63,6 +63,15 @@ def control_tokens_of(tokenizer: Tokenizer) -> ControlTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextLogprobs:
+    """The bytes of a token of the text, its log-probability, and the most likely tokens."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOutput:
     """Output that has become final."""
 
@@ -71,6 +80,8 @@ class ChannelOutput:
     calls: tuple[ToolCall, ...]
     ids_read: int  # input ids consumed
     text_ids: tuple[int, ...]  # the consumed ids that belong to the text
+    text_places: tuple[int, ...] = ()  # their places among the consumed ids
+    logprobs: tuple[TextLogprobs, ...] = ()  # of the text's tokens, if requested
     labels: tuple[tuple[str, float], ...] = ()  # labels and log-probabilities, most likely first; empty: not requested
 
 
@@ -112,6 +123,8 @@ class ChannelParser:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._text_ids: list[int] = []
+        self._text_places: list[int] = []
+        self._read = 0  # ids consumed by `feed`
         if control_tokens.has_open_thought(prompt_ids):
             self._open_thought()
 
@@ -127,13 +140,13 @@ class ChannelParser:
 
     def feed(self, ids: Iterable[int]) -> ChannelOutput:
         """Consume ids; returns the output that is final after them."""
-        read = 0
+        self._read = 0
         for token in ids:
             if self.stopped:
                 break
-            read += 1
+            self._read += 1
             self._feed_token(token)
-        return self._output(read)
+        return self._output(self._read)
 
     def flush(self) -> ChannelOutput:
         """The remaining output, at the end of the answer. A complete tool call does not need its closing token."""
@@ -162,12 +175,16 @@ class ChannelParser:
 
     def _feed_text(self, token: int) -> None:
         if self._tagged_calls is None:
-            self._text_ids.append(token)
+            self._add_text_id(token)
             self._texts.append(self._detokenizer.feed((token,)).text)
             return
         self._add_parsed(self._tagged_calls.feed(token))
         if not self._tagged_calls.is_calling:
-            self._text_ids.append(token)
+            self._add_text_id(token)
+
+    def _add_text_id(self, token: int) -> None:
+        self._text_ids.append(token)
+        self._text_places.append(self._read - 1)
 
     def _add_parsed(self, parsed: Iterable[str | ToolCall]) -> None:
         for each in parsed:
@@ -223,8 +240,9 @@ class ChannelParser:
             calls=tuple(self._calls),
             ids_read=read,
             text_ids=tuple(self._text_ids),
+            text_places=tuple(self._text_places),
         )
-        for buffer in (self._texts, self._thoughts, self._calls, self._text_ids):
+        for buffer in (self._texts, self._thoughts, self._calls, self._text_ids, self._text_places):
             buffer.clear()
         return output
 

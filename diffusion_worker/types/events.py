@@ -54,6 +54,15 @@ def together(spent: Usage, last: Usage) -> Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """A token's log-probability at temperature 1, before sampling rules and constraints, and the most likely tokens."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSealed:
     """A block is final: a canvas, one token in autoregressive mode, or the tokens of one verification. `ids` are those
     not streamed before, without end and padding tokens; may be empty."""
@@ -62,6 +71,7 @@ class BlockSealed:
     block: int
     usage: Usage  # up to this block, so that a stop string found in these ids can end the response
     labels: tuple[float, ...] = ()  # log-probabilities of the requested labels
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of `ids`, if requested; not of those that closed an answer in time
     holes: Probabilities = ()  # of the holes of the request's template
 
 

@@ -117,6 +117,8 @@ class GenerationRequest:
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
+    top_logprobs: int | None = None  # most likely tokens to report with each token; None: no log-probabilities. Not for
+    # diffusion, whose tokens have no probability left to right
     min_confidence: float | None = None  # it ends once its confidence cannot reach this, if the checkpoint has weights
     matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
     labels: Labels | None = None  # choose one of these labels, in place of a matcher

@@ -93,6 +93,7 @@ class Decode:
     truncation: Truncation | None = None
     penalties: PenaltyInputs | None = None
     matcher: Matcher | None = None
+    top_logprobs: int = 0
     ends_prompt: bool = False  # `ids` are the end of the prompt
 
 
@@ -122,6 +123,7 @@ class Verify:
     truncation: Truncation | None = None
     penalties: PenaltyInputs | None = None
     matcher: Matcher | None = None  # state after `ids`
+    top_logprobs: int = 0
 
     @property
     def count(self) -> int:
@@ -173,11 +175,13 @@ class CanvasResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenResult:
-    """The next token of an autoregressive sequence, and its log-probability at temperature 1."""
+    """The next token of an autoregressive sequence, and its log-probability at temperature 1. `top`: the most likely
+    tokens with theirs, before all rules, as many as the item asks for."""
 
     sequence: SequenceId
     id: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
     is_forced: bool = False  # the constraint allowed this token only
     prompt_surprise: float = 0.0  # of the prompt, at the first token; see `types.confidence`
 

@@ -9,6 +9,7 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import Thought
 from diffusion_worker.text.channels import ParserOptions, control_tokens_of
 from diffusion_worker.text.chat_template import TemplateFeatures
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.chat_response import ChatWriter
 from diffusion_worker.web.error_body import Unsupported
 from diffusion_worker.web.handler import PreparedRequest
@@ -46,6 +47,8 @@ def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | 
     if layouts:
         inputs = replace(inputs, prompt_ids=behind_header(inputs.prompt_ids, tokenization))
     generation = build_request(params, inputs, info)
+    if decoding_mode is not DecodingMode.DIFFUSION:
+        generation = replace(generation, top_logprobs=request.top_logprobs)
     constraint, headers = _constraint(request, tokenization, generation.prompt_ids)
     options = ParserOptions(stops=params.stops, calls=tokenization.template.calls if tools.offered else None)
     return PreparedRequest(

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_worker.text.channels import ChannelOutput
+from diffusion_worker.text.channels import ChannelOutput, TextLogprobs
 from diffusion_worker.text.tool_calls import ToolCall
-from diffusion_worker.web.label_logprobs import logprobs_body
+from diffusion_worker.web.label_logprobs import logprobs_body, token_logprobs_body
 from diffusion_worker.web.response_parts import ResponseMetadata, Writer
 
 
@@ -20,6 +20,7 @@ class ChatWriter(Writer):
         super().__init__(metadata, include_usage=include_usage)
         self._calls = 0  # number of tool calls sent
         self._top_logprobs = top_logprobs
+        self._held: list[TextLogprobs] = []  # of tokens whose text is not final yet
 
     def opening(self) -> bytes:
         """The chunk with the role."""
@@ -36,11 +37,19 @@ class ChatWriter(Writer):
             body = {"index": self._calls, **self._call_body(self._calls, call)}
             deltas.append({"tool_calls": [body]})
             self._calls += 1
-        return b"".join(self._chunk({"delta": delta, **self._logprobs([output])}) for delta in deltas)
+        self._held += output.logprobs
+        return b"".join(
+            self._chunk({"delta": delta, **self._logprobs([output], self._taken() if "content" in delta else ())})
+            for delta in deltas
+        )
 
     def finish(self, reason: str, diffusion: Mapping[str, Any]) -> bytes:
         """The last chunk, with an empty delta."""
-        return self._chunk({"delta": {}}, reason, diffusion=diffusion)
+        return self._chunk({"delta": {}, **self._logprobs([], self._taken())}, reason, diffusion=diffusion)
+
+    def _taken(self) -> list[TextLogprobs]:
+        held, self._held = self._held, []
+        return held
 
     def _content(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
         """The message; its content is null if it has only tool calls."""
@@ -51,12 +60,14 @@ class ChatWriter(Writer):
             message["reasoning_content"] = thought
         if calls:
             message["tool_calls"] = [self._call_body(number, call) for number, call in enumerate(calls)]
-        return {"message": message, **self._logprobs(output)}
+        return {"message": message, **self._logprobs(output, [each for part in output for each in part.logprobs])}
 
-    def _logprobs(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
-        """`logprobs`, if metadata probabilities were computed."""
+    def _logprobs(self, output: Sequence[ChannelOutput], tokens: Sequence[TextLogprobs]) -> dict[str, Any]:
+        """`logprobs`, if probabilities of labels or tokens were requested."""
         labels = next((part.labels for part in output if part.labels), ())
-        return {"logprobs": logprobs_body(labels, self._top_logprobs)} if labels else {}
+        if labels:
+            return {"logprobs": logprobs_body(labels, self._top_logprobs)}
+        return {"logprobs": token_logprobs_body(tokens)} if tokens else {}
 
     def _call_body(self, number: int, call: ToolCall) -> dict[str, Any]:
         """One tool call; its id is the response id with a number."""

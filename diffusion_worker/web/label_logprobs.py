@@ -1,13 +1,14 @@
-"""Label probabilities: which requests support them, and their form in OpenAI's `logprobs`.
+"""Probabilities of labels and of tokens: which requests support them, and their form in OpenAI's `logprobs`.
 
-`logprobs` has one entry for the complete answer: `token` is the text of the label, `top_logprobs` lists the most likely
-labels, including the answer.
+In diffusion mode, `logprobs` has one entry for the complete answer: `token` is the text of the label, `top_logprobs`
+lists the most likely labels, including the answer. In the other modes it has one entry per token of the text.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 from diffusion_worker.constraints.finite_answers import MAX_LABELS, label_texts
+from diffusion_worker.text.channels import TextLogprobs
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import Unsupported
 from diffusion_worker.web.requests.chat_request import ChatRequest
@@ -17,11 +18,14 @@ _MIN_LOGPROB: Final = -9999.0  # OpenAI's value for probability 0; JSON has no i
 
 
 def layouts_for(request: ChatRequest, decoding_mode: DecodingMode) -> Layouts:
-    """The labels to compute probabilities for; empty if `logprobs` is not requested. Raises Unsupported."""
+    """The labels to compute probabilities for; empty if `logprobs` is not requested, or means tokens. Raises
+    Unsupported."""
     if request.top_logprobs is None:
         return ()
     if decoding_mode is not DecodingMode.DIFFUSION:
-        raise _refusal(f"is not supported in {decoding_mode.value} mode.")
+        if request.tools.offered or request.thinking:
+            raise _refusal("is not supported with tools or thinking.")
+        return ()
     if request.tools.offered or request.prediction is not None or request.thinking:
         raise _refusal("is not supported with tools, thinking or a 'prediction'.")
     constraint = request.params.constraint
@@ -29,6 +33,20 @@ def layouts_for(request: ChatRequest, decoding_mode: DecodingMode) -> Layouts:
     if layouts is None:
         raise _refusal(f"requires a choice or a JSON Schema of enums, with at most {MAX_LABELS} possible answers.")
     return layouts
+
+
+def token_logprobs_body(tokens: Sequence[TextLogprobs]) -> dict[str, Any]:
+    """OpenAI's `logprobs` object of these tokens."""
+    entries = [
+        {**_token_entry(each.token, each.logprob), "top_logprobs": [_token_entry(*other) for other in each.top]}
+        for each in tokens
+    ]
+    return {"content": entries, "refusal": None}
+
+
+def _token_entry(token: bytes, logprob: float) -> dict[str, Any]:
+    """A token may be a part of a character: its `bytes` are exact."""
+    return {"token": token.decode(errors="replace"), "logprob": max(logprob, _MIN_LOGPROB), "bytes": list(token)}
 
 
 def logprobs_body(labels: Sequence[tuple[str, float]], top: int) -> dict[str, Any]:

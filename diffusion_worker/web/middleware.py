@@ -21,6 +21,7 @@ from twolane.process.api_keys import INVALID_KEY, KeyScope, key_of
 from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes need no key; with a keys file every other path does
+METRICS = "/metrics"  # unless `open_metrics` is set
 REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
 _EVENTS = b"text/event-stream"
 PREDICTED_WAIT = b"x-twolane-worker-predicted-wait-ms"
@@ -62,12 +63,13 @@ class Middleware:
 
     def _authenticate(self, scope: Scope) -> None:
         """Raises InvalidKey or PermissionDenied."""
-        if self._state.keys is None or scope["path"] in OPEN_PATHS:
+        path = scope["path"]
+        if self._state.keys is None or path in OPEN_PATHS or (path == METRICS and self._state.open_metrics):
             return
         key = self._state.keys.current.find(key_of(scope["headers"]))
         if key is None:
             raise InvalidKey(INVALID_KEY)
-        needed = _scope_of(scope["path"])
+        needed = _scope_of(path)
         if not key.allows(needed):
             raise PermissionDenied(f"This API key lacks the scope `{needed}`.")
         scope.setdefault("state", {})["key"] = key
@@ -75,7 +77,7 @@ class Middleware:
 
 def _scope_of(path: str) -> KeyScope:
     """The scope that a path needs, on either port."""
-    if path == "/metrics":
+    if path == METRICS:
         return KeyScope.METRICS
     return KeyScope.ADMIN if path.startswith("/admin/") else KeyScope.SEND
 

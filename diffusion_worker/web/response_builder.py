@@ -7,13 +7,21 @@ import dataclasses
 from collections.abc import Sequence
 
 from diffusion_worker.text.alignment import count_kept
-from diffusion_worker.text.channels import ChannelOutput, ChannelParser, ControlTokens, ParserOptions, control_tokens_of
+from diffusion_worker.text.channels import (
+    ChannelOutput,
+    ChannelParser,
+    ControlTokens,
+    ParserOptions,
+    TextLogprobs,
+    control_tokens_of,
+)
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.events import (
     BlockSealed,
     Finished,
     FinishReason,
     PrefixStable,
+    TokenLogprobs,
     Usage,
     together,
 )
@@ -45,12 +53,14 @@ class ResponseBuilder:
         self._counted = 0  # completion tokens before the current block
         self._usage: Usage | None = None
         self._spent = spent
+        self._logprobs: list[TokenLogprobs] = []
+        self._kept_logprobs: list[TokenLogprobs] = []  # of the failed attempt before
         self._calls = 0
         self.stopped = False
 
     def restart(self) -> "ResponseBuilder":
         """An empty builder for the next attempt at the same request; it includes the usage so far."""
-        return ResponseBuilder(
+        again = ResponseBuilder(
             self._tokenizer,
             self._options,
             self._prompt_ids,
@@ -58,6 +68,8 @@ class ResponseBuilder:
             layouts=self._layouts,
             spent=self.usage,
         )
+        again._kept_logprobs = self._logprobs
+        return again
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -70,7 +82,7 @@ class ResponseBuilder:
         output = self._parser.feed(ids)
         self._text_ids += output.text_ids
         self._calls += len(output.calls)
-        return output
+        return self._with_logprobs(output, self._kept_logprobs[: len(ids)])
 
     @property
     def reasoning_tokens(self) -> int:
@@ -97,8 +109,20 @@ class ResponseBuilder:
         if self.stopped:
             self._usage = dataclasses.replace(block.usage, completion_tokens=self._counted + output.ids_read)
         self._counted = self._usage.completion_tokens
-        labels = self._ranked(block.labels) if isinstance(block, BlockSealed) else ()
-        return dataclasses.replace(output, labels=labels)
+        if isinstance(block, PrefixStable):
+            return output
+        return self._with_logprobs(dataclasses.replace(output, labels=self._ranked(block.labels)), block.logprobs)
+
+    def _with_logprobs(self, output: ChannelOutput, logprobs: Sequence[TokenLogprobs]) -> ChannelOutput:
+        """The output with the log-probabilities of its text, from those of all ids that it was made of."""
+        self._logprobs += logprobs
+        scored = [logprobs[place] for place in output.text_places if place < len(logprobs)]
+        return dataclasses.replace(output, logprobs=tuple(map(self._readable, scored)))
+
+    def _readable(self, scored: TokenLogprobs) -> TextLogprobs:
+        read = self._tokenizer.token_bytes
+        top = tuple((read(token), logprob) for token, logprob in scored.top)
+        return TextLogprobs(token=read(scored.id), logprob=scored.logprob, top=top)
 
     def _ranked(self, logprobs: Sequence[float]) -> tuple[tuple[str, float], ...]:
         """Labels and their log-probabilities, most likely first."""

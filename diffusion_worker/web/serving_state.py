@@ -41,6 +41,7 @@ class ServingState:
     max_body_bytes: int
     byte_budget: ByteBudget
     keys: KeysFile | None = None
+    open_metrics: bool = False  # /metrics needs no key
     tracing: Tracing | None = None
     tokenization: Tokenization | None = None
     constraint_service: ConstraintService = field(default_factory=ConstraintService)

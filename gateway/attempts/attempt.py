@@ -4,8 +4,8 @@ Before that point nothing has been sent to the client, every failure is an Attem
 tried. After it (`commit`), a failure can only end the response.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -34,12 +34,13 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.parameters import ignored_by
-from gateway.ports import Permit, Upstream, UpstreamResponse, World
+from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import HoldingPart
+from twolane.process.records import record
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -49,7 +50,7 @@ _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AttemptParams:
     """What an attempt needs: the permit, the upstream client, and what depends on the remaining candidates.
 
@@ -77,7 +78,7 @@ class Attempt:
         self._params = params
         self._clock = clock
         self._response: UpstreamResponse | None = None
-        self._deltas: AsyncGenerator[Delta, None] | None = None
+        self._deltas: Deltas | None = None
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
         self._started_s = clock.now_s()
@@ -112,7 +113,7 @@ class Attempt:
         """
         is_ready = False
         try:
-            with self._held.scope():
+            with self._held:
                 self._limits.end_in(self._params.limit_ms / 1000)
                 self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:
@@ -273,7 +274,7 @@ class Attempt:
             self._buffered = as_requested(self.candidate, self._buffered, query)
             check_confidence(self._minimum, self._confidence, self._buffered, query)
 
-    async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
+    async def _next(self, deltas: Deltas) -> Delta | None:
         """The next delta with data; None at the end."""
         while True:
             try:

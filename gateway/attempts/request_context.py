@@ -9,8 +9,8 @@ from typing import Protocol
 from gateway.attempts.decisions import DecisionAnswers
 from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
-from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
-from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
+from gateway.enums import SHARED_REASONS, AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck
+from gateway.errors import AttemptFailed, ContextLengthExceeded, DeadlineExceeded, GatewayError, InvalidOutput
 from gateway.parameters import ignored_by
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
@@ -44,6 +44,7 @@ class RequestContext:
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         self.outcome = Outcome.OK
+        self.error: GatewayError | None = None  # that the client received, if the outcome is an error
         self.surest: UnsureAnswer | None = None  # kept if the route serves it
         self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.schema_check: SchemaCheck | None = None
@@ -193,6 +194,10 @@ class RequestContext:
         attempts = [*self._attempts, self._in_progress(total_ms)] if self._is_streaming else self._attempts
         if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
             attempts = sorted(attempts, key=_started_ms)
+        queued_ms = cost = 0.0
+        for attempt in attempts:
+            queued_ms += attempt.queued_ms or 0.0
+            cost += (attempt.usage.cost or 0.0) if attempt.usage is not None else 0.0
         return Decision(
             time_s=self._wall_s,
             query_id=query.request_id,
@@ -206,18 +211,36 @@ class RequestContext:
             attempts=tuple(attempts),
             target=self._target,
             outcome=self.outcome,
+            status=self._status(),
+            error_source=self._error_source(),
             schema_check=self.schema_check,
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,
-            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts) - sum(each.queued_ms or 0.0 for each in attempts)),
-            cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
+            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts) - queued_ms),
+            cost=cost,
             trace=query.trace,
             timings_ms=dict(self._timings_ms),
             low_confidence=self._unsure,
             api_path=query.beyond_chat.path,
             answered_by=self.decisions.answered_by if self.decisions is not None else (),
         )
+
+    def _status(self) -> int | None:
+        """A stream that breaks off has sent its status."""
+        if self.outcome is Outcome.CLIENT_GONE:
+            return None
+        if self.outcome is Outcome.OK or self._first_byte_ms is not None:
+            return 200
+        return GatewayError.status if self.error is None else self.error.status
+
+    def _error_source(self) -> ErrorSource | None:
+        """An error without a cause is a defect of the gateway. A deadline that the client shortened is its own."""
+        if self.outcome is not Outcome.ERROR:
+            return None
+        if isinstance(self.error, DeadlineExceeded) and self.plan.patience_ms is not None:
+            return ErrorSource.CLIENT
+        return ErrorSource.GATEWAY if self.error is None else self.error.source
 
     def final_error(self) -> GatewayError:
         """The error of a request that no candidate served."""

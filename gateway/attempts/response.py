@@ -54,18 +54,30 @@ class GatewayResponse:
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """The deltas in order, once. Raises AttemptFailed if the response is truncated: do not send a regular end."""
-        for delta in self._buffered:
-            if self._is_sent(delta):
-                yield delta
+        for delta in self.buffered():
+            yield delta
+        async for delta in self.remaining():
+            yield delta
+
+    def buffered(self) -> list[Delta]:
+        """The deltas to send at once, once; all of a whole answer, which is then `sent`. Others follow: `remaining`."""
+        return [delta for delta in self._buffered if self._is_sent(delta)]
+
+    async def remaining(self) -> AsyncIterator[Delta]:
+        """The deltas of a stream that follow. Raises AttemptFailed."""
         if self._attempt is not None and not self._attempt.is_complete:
             try:
                 async for delta in self._attempt.remaining():
                     if self._is_sent(delta):
                         yield delta
-            except AttemptFailed:
-                self._context.outcome = Outcome.ERROR
+            except AttemptFailed as error:
+                self._context.outcome, self._context.error = Outcome.ERROR, error
                 self._is_complete = True
                 raise
+        self._is_complete = True
+
+    def sent(self) -> None:
+        """All of it was sent."""
         self._is_complete = True
 
     async def aclose(self) -> None:

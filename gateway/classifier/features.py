@@ -19,8 +19,8 @@ from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, GAP, 
 
 Hashes = npt.NDArray[np.uint32]
 
-VERSION: Final = 3  # of the features; weights are valid only for the version they were trained with
-HASH_BITS: Final = 16
+VERSION: Final = 4  # of the features; weights are valid only for the version they were trained with
+HASH_BITS: Final = 18
 HASHED_ROWS: Final = 1 << HASH_BITS
 UNIT_FLAGS: Final = 64
 REQUEST_FLAGS: Final = 64
@@ -31,7 +31,7 @@ SYSTEM_ENDS: Final = (320, 160)
 EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
 _TOKEN_ENDS: Final = (76, 56)  # tokens of the user's text: scripts without spaces have more of them
 # How a text ends that is to be continued: an article, a conjunction or a preposition; an open bracket or a comma.
-_OPEN_WORDS: Final = frozenset(
+OPEN_WORDS: Final = frozenset(
     (
         "a an the and or but of to in on at for with from by that which because as is was are were be not if when"
         " than so my our your its their his her this der die das dem den ein eine und oder aber dass weil mit von"
@@ -40,9 +40,9 @@ _OPEN_WORDS: Final = frozenset(
         " maar dat van voor met os um uma mas com em"
     ).split()
 )
-_OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
-_OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
-_CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
+OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
+OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
+CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
 _SHORT_CHARS: Final = 80
 _FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
 _FENCE: Final = "```"
@@ -52,26 +52,28 @@ _NOT: Final = np.uint32(0x2545F491)
 _PAIR: Final = np.uint32(0x85EBCA6B)
 _CLASS_PAIR: Final = np.uint32(0x7FEB352D)
 _CONCEPT_PAIR: Final = np.uint32(0x27D4EB2F)
+_PLACE: Final = np.uint32(0x165667B1)
 _SHIFT: Final = np.uint32(32 - HASH_BITS)
 _CLASS: Final = np.uint32(3)
 HASHED: Final = 4  # rows of a token by hash
 _ROLES: Final = 3
 _CONTEXTS: Final = 6  # what stands beside the words
-_SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
+SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
 _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the `sizes[n]`
-    tokens from `firsts[n]` on and the rows `flags[:, n]`. `request` are rows of the whole request. The last user
-    message has `own_tokens` tokens."""
+    tokens from `firsts[n]` on, the rows `flags[:, n]`, and by hash the row `leads[n]` of its first word. `request` are
+    rows of the whole request. The last user message has `own_tokens` tokens."""
 
     ids: Ids
     hashed: Hashes
     firsts: Ids
     sizes: Ids
     flags: Ids
+    leads: Hashes
     request: list[int]
     own_tokens: int
 
@@ -98,18 +100,20 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
     hashed = np.zeros((HASHED, ids.size), dtype=np.uint32)
     start = 0
     for role, stop in enumerate(borders):
-        np.multiply(hashes[start:stop], _SALTS[role * _CONTEXTS + context], out=hashed[0, start:stop])
+        np.multiply(hashes[start:stop], SALTS[role * _CONTEXTS + context], out=hashed[0, start:stop])
         start = stop
     _hash_neighbours(hashed, hashes)
     _hash_concepts(hashed, ids, hashes, vocabulary.classes.take(ids), lasts)
     hashed *= _MIX
     hashed >>= _SHIFT
+    flags = _unit_flags(sizes, lasts, borders)
     return Features(
         ids=ids,
         hashed=hashed,
         firsts=lasts + 1 - sizes,
         sizes=sizes,
-        flags=_unit_flags(sizes, lasts, borders),
+        flags=flags,
+        leads=_leads(vocabulary, ids, hashes, lasts, flags[0]),
         request=_request_flags(user, fences, (system, earlier, answer), context, len(own)),
         own_tokens=len(own),
     )
@@ -129,6 +133,23 @@ def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, la
         return
     concepts, units = classes[named], lasts.searchsorted(named)
     hashed[3, named[1:]] = (concepts[:-1] * _CONCEPT_PAIR + concepts[1:]) * (units[1:] == units[:-1])
+
+
+def _leads(vocabulary: Vocabulary, ids: Ids, hashes: Hashes, lasts: Ids, places: Ids) -> Hashes:
+    """The first word of every unit by its concept, otherwise by itself, with the unit's place; 0 if there is none."""
+    found = np.zeros(lasts.size, dtype=np.uint32)
+    words = vocabulary.leads.take(ids).nonzero()[0]
+    if not words.size:
+        return found
+    units = lasts.searchsorted(words)
+    is_first = np.empty(words.size, dtype=np.bool_)
+    is_first[0] = True
+    np.not_equal(units[1:], units[:-1], out=is_first[1:])
+    words, units = words[is_first], units[is_first]
+    concepts = vocabulary.classes.take(ids[words])
+    named = np.where(concepts, concepts, hashes[words])
+    found[units] = (named + places[units].astype(np.uint32) * _PLACE) * _MIX >> _SHIFT
+    return found
 
 
 def _ends(text: str, sizes: tuple[int, int]) -> str:
@@ -232,12 +253,17 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
         "<<<" in whole,
         "__" in whole,
         user[-1:].isspace(),
-        end[-1:] in _OPEN_SIGNS,
-        end[end.rfind(" ") + 1 :].lower() in _OPEN_WORDS,
-        end[-1:] in _OPEN_CHARS,
+        end[-1:] in OPEN_SIGNS,
+        end[end.rfind(" ") + 1 :].lower() in OPEN_WORDS,
+        end[-1:] in OPEN_CHARS,
         whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
-        end[-1:] in _CLOSING,
-        not is_asked and end[-1:] not in _CLOSING,
+        end[-1:] in CLOSING,
+        not is_asked and end[-1:] not in CLOSING,
+        answer.startswith(("{", "[")),
+        0 < len(answer) < 60,
+        len(answer) > 300,
+        answer.endswith("?"),
+        "\n" in answer,
     )
     found = [number for number, is_set in enumerate(present) if is_set]
     found.append(40 + context)

@@ -13,8 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from gateway.classifier.compiled import IS_BUILT, Score, Scored, scorer
 from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
-from gateway.classifier.tokens import FIRST_WORD, STEM, Vocabulary
+from gateway.classifier.tokens import FIRST_NUMBER, FIRST_WORD, NEGATED, STEM, Vocabulary
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
@@ -24,8 +25,9 @@ _MAX_NAMED: Final = 3  # words named in the evidence
 _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
-_STRUCTURED_TOKENS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
+_STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
 _SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
+_SHORT_TOKENS: Final = 40  # of a text that may have so few words; longer ones are not counted
 FLAG_WEIGHT: Final = 0.5
 
 
@@ -54,88 +56,133 @@ def scales_of(weights: Floats) -> Floats:
     return steps
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A model as it is computed with. `known` [tokens, 2]: whether a token is a known word, and whether it counts.
+
+    Integers of 8 bits: rows are read at random, and a smaller table stays in the processor's cache.
+    """
+
+    vocabulary: Vocabulary
+    table: npt.NDArray[np.int8]
+    scales: Floats
+    unit_flags: Floats
+    request_flags: Floats
+    known: Floats
+    structured: int
+    sharpness: float
+
+
+def parts_of(model: TaskModel) -> Parts:
+    """Prepare a model."""
+    names = model.vocabulary.names
+    scales = scales_of(model.weights)
+    flags = model.weights[len(names) + HASHED_ROWS :] * np.float32(FLAG_WEIGHT)
+    is_word = [at >= FIRST_WORD and not name.endswith(STEM) for at, name in enumerate(names)]
+    counts = [name[0].isalpha() or name.startswith("<") for name in names]
+    return Parts(
+        vocabulary=model.vocabulary,
+        table=np.rint(model.weights / scales).astype(np.int8),
+        scales=scales,
+        unit_flags=flags[:UNIT_FLAGS],
+        request_flags=flags[UNIT_FLAGS:, :-1].copy(),
+        known=np.array([is_word, counts], dtype=np.float32).T.copy(),
+        structured=model.tasks.index(Task.STRUCTURED),
+        sharpness=1.0 / model.temperature,
+    )
+
+
 class LearnedStage:
     """See `classify.EvidenceStage`. Returns None for a request without words."""
 
-    def __init__(self, model: TaskModel) -> None:
-        self._model = model
-        names = model.vocabulary.names
-        self._structured = model.tasks.index(Task.STRUCTURED)
-        self._sharpness = 1.0 / model.temperature
-        self._first_hashed = len(names)
-        # Integers of 8 bits: rows are read at random, and a smaller table stays in the processor's cache.
-        self._scales = scales_of(model.weights)
-        self._table = np.rint(model.weights / self._scales).astype(np.int8)
-        flags = model.weights[len(names) + HASHED_ROWS :] * np.float32(FLAG_WEIGHT)
-        self._unit_flags = flags[:UNIT_FLAGS]
-        self._request_flags = flags[UNIT_FLAGS:, :-1].copy()
-        is_word = [at >= FIRST_WORD and not name.endswith(STEM) for at, name in enumerate(names)]
-        counts = [name[0].isalpha() or name.startswith("<") for name in names]
-        self._known = np.array([is_word, counts], dtype=np.float32).T.copy()
+    def __init__(self, model: TaskModel, *, is_compiled: bool = IS_BUILT) -> None:
+        self._tasks = model.tasks
+        self._names = [name.removesuffix(STEM) for name in model.vocabulary.names]
+        parts = parts_of(model)
+        self._score: Score = scorer(parts) if is_compiled else PythonScore(parts)
 
     def __call__(self, query: Query) -> Classification | None:
         """The most probable task given the words of the system prompt, the last user message and the turn before."""
-        found = features(
-            self._model.vocabulary,
-            system=query.system_text,
-            user=query.last_user_text,
-            earlier=query.earlier_text,
-            answer=query.answer_text,
+        found = self._score(query.system_text, query.last_user_text, query.earlier_text, query.answer_text)
+        if found is None:
+            return None
+        best, probabilities, words = found
+        return Classification(
+            task=self._tasks[best],
+            confidence=probabilities[best],
+            evidence=self._evidence(words),
+            probabilities=probabilities,
         )
+
+    def _evidence(self, numbers: list[int]) -> str:
+        """`words`, and the strongest ones."""
+        named = list(dict.fromkeys(self._names[number] for number in numbers))[:_MAX_NAMED]
+        return f"words: {', '.join(named)}" if named else "words"
+
+
+class PythonScore:
+    """See `compiled.Score`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._first_hashed = len(parts.vocabulary.names)
+        self._lead_scales = parts.scales * np.float32(FLAG_WEIGHT)
+
+    def __call__(self, system: str, user: str, earlier: str, answer: str) -> Scored | None:
+        """Compute the features and the scores."""
+        parts = self._parts
+        found = features(parts.vocabulary, system=system, user=user, earlier=earlier, answer=answer)
         if not found.own_tokens:
             return None
         each, units = self._scores(found)
         gates = units[:, -1]
         shares = np.exp(gates - gates.max())
         shares /= shares.sum()
-        scores = (shares @ units)[:-1] + self._request_flags.take(found.request, axis=0).sum(axis=0)
+        scores = (shares @ units)[:-1] + parts.request_flags.take(found.request, axis=0).sum(axis=0)
         probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
-        if not (query.answer_text or query.system_text):
-            probabilities[self._structured] *= min(1.0, found.own_tokens / _STRUCTURED_TOKENS)
-        confidence = max(probabilities)
-        best = probabilities.index(confidence)
-        return Classification(
-            task=self._model.tasks[best],
-            confidence=confidence,
-            evidence=self._evidence(found, each, int((shares * units[:, best]).argmax()), best),
-            probabilities=tuple(probabilities),
-        )
+        if found.own_tokens < _SHORT_TOKENS and not (answer or system):
+            probabilities[parts.structured] *= min(1.0, self._own_words(found) / _STRUCTURED_WORDS)
+        best = probabilities.index(max(probabilities))
+        strongest = self._strongest(found, each, int((shares * units[:, best]).argmax()), best)
+        return best, tuple(probabilities), strongest
+
+    def _own_words(self, found: Features) -> int:
+        """The number of words of the last user message: signs, numbers and breaks do not count."""
+        own = found.ids[-1 - found.own_tokens :]
+        return int(np.count_nonzero((own >= FIRST_WORD) | ((own >= NEGATED) & (own < FIRST_NUMBER))))
 
     def _probabilities(self, scores: list[float], trust: float) -> list[float]:
         """A softmax; for ten numbers, Python is faster than numpy."""
-        top, sharpness = max(scores), self._sharpness
+        top, sharpness = max(scores), self._parts.sharpness
         odds = [exp((score - top) * sharpness) for score in scores]
         share = trust / sum(odds)
         return [each * share for each in odds]
 
     def _scores(self, found: Features) -> tuple[npt.NDArray[np.int32], Floats]:
         """The scores of all tokens [tokens, tasks + 1], in steps of the scales, and of units [units, tasks + 1]."""
+        parts = self._parts
         rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
         rows[0] = found.ids
         np.add(found.hashed, self._first_hashed, out=rows[1:])
-        each = self._table.take(rows, axis=0).sum(axis=0, dtype=np.int32)
-        units = np.add.reduceat(each, found.firsts) * self._scales
+        each = parts.table.take(rows, axis=0).sum(axis=0, dtype=np.int32)
+        units = np.add.reduceat(each, found.firsts) * parts.scales
         units *= _SHARES.take(found.sizes, axis=0, mode="clip")
-        units += self._unit_flags.take(found.flags[0], axis=0)
-        units += self._unit_flags.take(found.flags[1], axis=0)
+        units += parts.unit_flags.take(found.flags[0], axis=0)
+        units += parts.unit_flags.take(found.flags[1], axis=0)
+        units += parts.table.take(found.leads + np.uint32(self._first_hashed), axis=0) * self._lead_scales
         return each, units
 
     def _trust(self, found: Features, shares: Floats) -> float:
         """The factor for the probabilities, by the share of known words in the units that count."""
-        words = np.add.reduceat(self._known.take(found.ids, axis=0), found.firsts)
+        words = np.add.reduceat(self._parts.known.take(found.ids, axis=0), found.firsts)
         known, total = (shares @ words).tolist()
         return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
 
-    def _evidence(self, found: Features, each: npt.NDArray[np.int32], unit: int, best: int) -> str:
-        """`words`, and those with the highest score for the task in the unit that says most for it."""
+    def _strongest(self, found: Features, each: npt.NDArray[np.int32], unit: int, best: int) -> list[int]:
+        """The words with the highest score for the task in the unit that says most for it, the strongest first."""
         first = int(found.firsts[unit])
         span = slice(first, first + int(found.sizes[unit]))
         strength = each[span, best].tolist()
         numbers = found.ids[span].tolist()
         order = sorted(range(len(numbers)), key=strength.__getitem__, reverse=True)[:_MAX_CONSIDERED]
-        names = self._model.vocabulary.names
-        words = [
-            names[numbers[at]].removesuffix(STEM) for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD
-        ]
-        named = list(dict.fromkeys(words))[:_MAX_NAMED]
-        return f"words: {', '.join(named)}" if named else "words"
+        return [numbers[at] for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD]

@@ -6,7 +6,7 @@ its longest known stem, otherwise that of its shape, so every text has tokens.
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Final
 
@@ -25,6 +25,7 @@ _SIGNS: Final = tuple("(){}[]<>=+-*/|\\#@$%&~^_,'…→")
 _SHAPES: Final = ("negated", "unknown", "name_like", "foreign", "0", "00", "000", "0000", "sign")
 NEGATED: Final = len(BREAKS)
 FIXED: Final = (*BREAKS, *(f"<{shape}>" for shape in _SHAPES), *_SIGNS)
+FIRST_NUMBER: Final = len(BREAKS) + _SHAPES.index("0")
 FIRST_SIGN: Final = len(BREAKS) + len(_SHAPES)
 FIRST_WORD: Final = len(FIXED)
 STEM: Final = "~"  # ends a stem in the vocabulary
@@ -40,8 +41,17 @@ _BEFORE: Final = frozenset(
         " kein keine keinen ohne geen zonder nie bez не без ikke uten utan"  # German, Dutch, Slavic, Scandinavian
     ).split()
 )
-_BEHIND: Final = frozenset(("nicht", "niet", "inte"))
-_CANCELLED_BY: Final = frozenset(("forget", "hesitate", "only", "just", "fail", "merely", "simply"))
+DENIES_BEFORE: Final = frozenset(("nicht", "niet", "inte"))
+CANCELLED_BY: Final = frozenset(("forget", "hesitate", "only", "just", "fail", "merely", "simply"))
+
+# Words before the verb of an instruction: greetings, politeness, and modal verbs with their pronouns.
+_OPENERS: Final = frozenset(
+    (
+        "please pls plz can could would you kindly hi hello hey now then also just ok okay so and i'd i like want need"
+        " me to bitte kannst du könntest können sie puedes podrías por favor peux tu pouvez vous pourriez pourrais s'il"
+        " te plaît stp svp você pode poderia puoi potresti per favore proszę czy możesz kun je kunt u"
+    ).split()
+)
 
 _SPACELESS: Final = "\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 # Letters of scripts with spaces, listed because a negated class would be slower; they are in lower case.
@@ -67,22 +77,26 @@ class Vocabulary:
     def __init__(self, words: Sequence[str], classes: Sequence[int] = ()) -> None:
         self.words = tuple(words)
         names = (*FIXED, *words)
-        self._ids: dict[str, int] = {name: number for number, name in enumerate(names)}
+        self.numbers_by_token: dict[str, int] = {name: number for number, name in enumerate(names)}
         for char, meaning in _NORMAL.items():
-            self._ids[char] = self._ids[meaning]
+            self.numbers_by_token[char] = self.numbers_by_token[meaning]
         self.names = names
         self.numbers = tuple(classes) or (0,) * len(self.words)
         self.classes = np.zeros(len(names), dtype=np.uint32)
         self.classes[FIRST_WORD:] = np.array(self.numbers, dtype=np.uint32) * _SPREAD
         self.pairs = frozenset(word for word in words if len(word) == 2 and _CHAR.match(word) and _CHAR.match(word[1]))
-        denied = {*_BEFORE, *_BEHIND, "than"}
+        denied = {*_BEFORE, *DENIES_BEFORE, "than"}
+        self.leads = np.array([at >= FIRST_WORD and name not in _OPENERS for at, name in enumerate(names)])
         self.denies = np.array([name in denied for name in names], dtype=np.bool_)
         self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32)
 
-    def ids(self, tokens: Iterable[str]) -> list[int]:
+    def ids(self, tokens: Sequence[str]) -> list[int]:
         """The number of each token."""
-        known, unknown = self._ids.get, self.unknown
-        return [unknown(token) if (found := known(token)) is None else found for token in tokens]
+        found = list(map(self.numbers_by_token.get, tokens))
+        if None not in found:
+            return found  # type: ignore[return-value]
+        unknown = self.unknown
+        return [unknown(token) if each is None else each for each, token in zip(found, tokens, strict=True)]
 
     def merged(self, tokens: list[str]) -> list[str]:
         """The tokens; two characters that are a word of the vocabulary are one."""
@@ -99,7 +113,7 @@ class Vocabulary:
 
     def unknown(self, token: str) -> int:
         """The number of a token that is no entry itself."""
-        ids = self._ids
+        ids = self.numbers_by_token
         if token.isalpha():
             for size in STEM_SIZES:
                 if len(token) > size and (found := ids.get(token[:size] + STEM)) is not None:
@@ -126,13 +140,13 @@ class Vocabulary:
     def _scope(self, ids: Ids, at: int) -> list[int]:
         """The positions that the word at `at` negates, within its unit; none if the next word cancels it."""
         name, found = self.names[ids[at]], []
-        if name in _BEHIND and at and ids[at - 1] >= FIRST_WORD:
+        if name in DENIES_BEFORE and at and ids[at - 1] >= FIRST_WORD:
             for each in range(at - 1, max(-1, at - 1 - _REACH), -1):
                 if ids[each] < FIRST_WORD:
                     break
                 found.append(each)
             return found
-        if at + 1 < ids.size and self.names[ids[at + 1]] in _CANCELLED_BY:
+        if at + 1 < ids.size and self.names[ids[at + 1]] in CANCELLED_BY:
             return []
         if name == "than" and (not at or self.names[ids[at - 1]] != "rather"):
             return []
@@ -147,7 +161,7 @@ class Vocabulary:
         if number < FIRST_WORD:
             return []
         name = self.names[number].removesuffix(STEM)
-        found = (self._ids.get(name[:size] + STEM) for size in STEM_SIZES if len(name) > size)
+        found = (self.numbers_by_token.get(name[:size] + STEM) for size in STEM_SIZES if len(name) > size)
         return [each for each in found if each is not None and each != number]
 
 

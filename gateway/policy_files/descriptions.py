@@ -36,6 +36,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "version": "Version of the policy language; 1.",
         "aliases": "Model names that are routed like `auto`; `*` represents any characters.",
+        "classifier": "The task classifier.",
+        "classifier.weights": "Weights file of `twolane classifier train`, relative to the policy file; followed when"
+        " it changes. Default: the shipped weights.",
         "targets": "Named entries that can answer requests.",
         "targets.*": "A target; its name is also a model name that addresses it directly.",
         "targets.*.kind": "worker: a Twolane diffusion worker; openai: an OpenAI-compatible server; litellm: a provider"
@@ -44,6 +47,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.urls": "Base URLs of several endpoints that serve the same model.",
         "targets.*.resolve": "dns: every address behind the host name is an endpoint, refreshed every two seconds.",
         "targets.*.model": "Model name sent to the server.",
+        "targets.*.decoding": "Decoding mode of a worker, instead of a suffix of `model`.",
         "targets.*.key_env": "Environment variable that holds the server's API key.",
         "targets.*.key_file": "File that holds the server's API key; followed when it changes.",
         "targets.*.headers": "Headers sent with every request to the server; values may use ${NAME}.",

@@ -6,6 +6,7 @@ The language is documented in docs/policies.md.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -48,8 +49,9 @@ def _policy(
     aliases = _aliases(top, targets)
     routes = read_routes(top, targets)
     limits = read_limits(top)
+    weights = _weights(top)
     top.close()
-    return compile_policy(
+    compiled = compile_policy(
         # After substitution: comments and layout do not change the hash, environment variables do.
         content_hash=hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest(),
         targets=targets,
@@ -58,6 +60,17 @@ def _policy(
         aliases=aliases,
         limits=limits,
     )
+    return replace(compiled, weights=weights)
+
+
+def _weights(top: Section) -> Path | None:
+    """The classifier's weights, relative to the policy file."""
+    section = top.section("classifier")
+    if section is None:
+        return None
+    given = section.string("weights")
+    section.close()
+    return Path(top.file).parent / str(given)
 
 
 def _aliases(top: Section, targets: Mapping[str, Target]) -> frozenset[str]:

@@ -34,11 +34,12 @@ _REFINED: Final[dict[str, dict[str, Any]]] = {
 SAMPLE: Final = """\
 version: 1
 aliases: [small]
+classifier: {weights: tasks.npz}
 limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
     {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
-     diffusion: {}, max_in_flight: 1, queue: {}, headers: {x-team: a}}
+     decoding: diffusion, diffusion: {}, max_in_flight: 1, queue: {}, headers: {x-team: a}}
   name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
   pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm,
     price: {input_per_million: 1, output_per_million: 1}}

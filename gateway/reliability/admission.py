@@ -84,6 +84,11 @@ def check_embeddings(capabilities: Capabilities, query: Query) -> Verdict:
     return ADMITTED
 
 
+def needs_fallback(candidate: Candidate, health: Health) -> bool:
+    """Whether it matters that another candidate could serve the request: the lane may leave its objective."""
+    return candidate.slo is not None and not (health.within_budget and health.status.predicted_wait_ms is None)
+
+
 def check_predicted_wait(candidate: Candidate, health: Health) -> Verdict:
     """Skip a candidate whose predicted wait exceeds its objective. Call this only if there is a healthy fallback."""
     slo, wait_ms = candidate.slo, health.status.predicted_wait_ms

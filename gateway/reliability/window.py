@@ -11,6 +11,7 @@ from math import ceil, exp, log
 from typing import Final
 
 from gateway.reliability.replication import TallySnapshot
+from twolane.process.records import record
 
 SLICES: Final = 12
 
@@ -22,7 +23,7 @@ _LEAST_MS: Final = 1e-3
 _MOST_MS: Final = 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Counts:
     """The number of answers, and how many of them were over the objective."""
 

@@ -48,8 +48,8 @@ _PROFILES: Final = {
 
 
 _PLATFORM: Final = (
-    "user safety_identifier metadata store service_tier prompt_cache_key prompt_cache_retention prompt_cache_options"
-    " verbosity reasoning_effort functions function_call modalities audio web_search_options"
+    "user safety_identifier metadata store service_tier prompt_cache_key prompt_cache_retention verbosity"
+    " reasoning_effort functions function_call modalities audio web_search_options"
 )
 _VLLM_FIELDS: Final = (
     f"user {NAME} chat_template_kwargs min_tokens ignore_eos stop_token_ids bad_words length_penalty best_of echo"
@@ -65,7 +65,7 @@ _FIELDS: Final = {
     " continue_final_message",
     "llama_cpp": f"user {NAME} chat_template_kwargs ignore_eos cache_prompt id_slot repeat_penalty typical_p"
     " mirostat dynatemp_range dry_multiplier xtc_probability",
-    "openai": f"{_PLATFORM} {NAME}",
+    "openai": f"{_PLATFORM} prompt_cache_options {NAME}",
 }
 _MISSING: Final = frozenset({"functions", "function_call", "web_search_options"})
 # Parameters that are left out by default, because the engine's denoising schedule takes their place.

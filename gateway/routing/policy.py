@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Final
 
 from gateway.enums import Kind, Location, OnLowConfidence
@@ -86,6 +87,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     limit_by_key: Mapping[str, Limit] = field(default_factory=dict)
     general_limit: Limit | None = None
+    weights: Path | None = None  # of the classifier; None: the shipped ones
 
     def limit_of(self, key: str | None) -> Limit | None:
         """The limit of a key (None: no key): the first that names it, otherwise the general one."""

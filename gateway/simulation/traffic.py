@@ -74,6 +74,9 @@ class LoggedAttempt(msgspec.Struct, frozen=True):
         return self.ended_ms - self.started_ms
 
 
+EVENT: Final = '{"event":'  # begins a line of a decision log that is no decision
+
+
 class LoggedRequest(msgspec.Struct, frozen=True):
     """One line of a decision log, with the fields needed here."""
 
@@ -119,7 +122,7 @@ def read_log(path: Path) -> list[LoggedRequest]:
     decoder = msgspec.json.Decoder(LoggedRequest)
     found = []
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
+        if not line.strip() or line.startswith(EVENT):
             continue
         try:
             found.append(decoder.decode(line))

@@ -1,9 +1,13 @@
-"""A Decision as JSON: a line of the decision log and the response of the admin port. Contains no prompt text."""
+"""A Decision as JSON: a line of the decision log and the response of the admin port. Contains no prompt text.
+
+`prompt_event` is the one exception: a line of its own, which is written only where the operator keeps prompts.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from gateway.decision import AttemptRecord, Decision
+from gateway.types import Query
 
 
 def document_of(decision: Decision) -> dict[str, Any]:
@@ -28,10 +32,24 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "attempts": [_attempt(attempt) for attempt in decision.attempts],
         "target": decision.target,
         "outcome": decision.outcome,
+        "status": decision.status,
+        "error_source": decision.error_source,
         "fallback": decision.fallback,
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
     } | ({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)})
+
+
+def prompt_event(query: Query) -> dict[str, Any]:
+    """The texts by which a request is classified, without lone surrogates, which JSON cannot hold."""
+    texts = {
+        "system": query.system_text,
+        "earlier": query.earlier_text,
+        "answer": query.answer_text,
+        "user": query.last_user_text,
+    }
+    kept = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items() if text}
+    return {"event": "prompt", "request_id": query.request_id, **kept}
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""The decision log: one JSON line per request, written by a background thread so that no request waits for the disk."""
+"""The decision log: one JSON line per request, written by a background thread so that no request waits for the disk.
+
+Lines that begin with `event` are not decisions: feedback of clients, and the texts of requests where the operator keeps
+them.
+"""
 
 import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -31,7 +35,7 @@ class DecisionLog:
             raise ConfigurationError(
                 f"--decision-log (TWOLANE_DECISION_LOG): cannot write {path}: {fault.strerror}"
             ) from fault
-        self._waiting: deque[Decision] = deque()  # append and popleft are atomic
+        self._waiting: deque[Decision | dict[str, Any]] = deque()  # append and popleft are atomic
         self._drop = on_drop
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decision log", daemon=True)
@@ -39,6 +43,13 @@ class DecisionLog:
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
+        self._add(decision)
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Write an event: a JSON object whose first key is `event`."""
+        self._add(event)
+
+    def _add(self, decision: Decision | dict[str, Any]) -> None:
         if len(self._waiting) >= MAX_WAITING:
             self._drop(1)
         else:
@@ -71,9 +82,10 @@ class DecisionLog:
             self._drop(len(lines))
 
 
-def _line(decision: Decision) -> bytes:
-    """Empty if the decision cannot be encoded: that drops one line instead of ending the thread."""
+def _line(entry: Decision | dict[str, Any]) -> bytes:
+    """Empty if the entry cannot be encoded: that drops one line instead of ending the thread."""
     try:
-        return orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE)
+        document = document_of(entry) if isinstance(entry, Decision) else entry
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
     except (orjson.JSONEncodeError, OverflowError, ValueError):
         return b""

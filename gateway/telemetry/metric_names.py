@@ -6,6 +6,7 @@ Dashboards, alerts and documents use these names: change them together.
 from typing import Final
 
 REQUESTS: Final = "twolane_requests_total"
+HTTP_RESPONSES: Final = "twolane_http_responses_total"
 REQUEST_SECONDS: Final = "twolane_request_duration_seconds"
 FIRST_BYTE_SECONDS: Final = "twolane_time_to_first_byte_seconds"
 ATTEMPTS: Final = "twolane_attempts_total"

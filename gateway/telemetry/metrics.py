@@ -1,6 +1,6 @@
 """Counters and histograms of decisions. Gauges, which are read at scrape time, are in `gauges`.
 
-An Observer. Children are cached by their labels, which makes finding one a dictionary lookup.
+An Observer. Cells are found by their labels in one dictionary lookup, and flushed with every refresh of the gauges.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,15 +13,17 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway import __version__
 from gateway.decision import ABANDONED, AttemptRecord, Decision, Mirrored
-from gateway.enums import AttemptOutcome, Outcome, Reason, SloOutcome
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SloOutcome
 from gateway.policy_types import Slo
 from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
+from gateway.telemetry.cells import Cell, CounterCell, HistogramCell
 from gateway.telemetry.gauges import Gauges, Reading
 from gateway.telemetry.multiprocess import MultiprocessMetrics
 from gateway.telemetry.semantic_conventions import operation_of
 
 _NONE: Final = "none"
+_OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
 _OPEN_METRICS: Final = "application/openmetrics-text"
 
 
@@ -36,13 +38,19 @@ class Metrics:
         self.gauges = Gauges(peers.read_peers if peers else tuple)
         self.gauges.add_source(self._process_gauges)
         self.registry.register(self.gauges)
-        self._children: dict[tuple[object, ...], Counter | Histogram] = {}
+        self._cells: dict[tuple[object, ...], Cell] = {}
+        self.gauges.add_source(self.flush)
         self._first_token_ms: dict[tuple[str, str], float] = {}  # objectives by lane
         self._exemplar: dict[str, str] | None = None  # the trace of the decision being counted, if recorded
         self._policy = ""
         self._loaded_s = 0.0
         self._is_current = True
-        self._requests = self._counter(names.REQUESTS, "Completed requests.", "route", "task", "target", "outcome")
+        self._requests = self._counter(
+            names.REQUESTS,
+            "Completed requests.",
+            *("route", "task", "target", "outcome", "status_class", "error_source"),
+        )
+        self._http_responses = self._counter(names.HTTP_RESPONSES, "Responses of the public port.", "status")
         self._attempts = self._counter(names.ATTEMPTS, "Completed calls to targets.", "route", "target", "outcome")
         self._fallbacks = self._counter(
             names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
@@ -67,7 +75,7 @@ class Metrics:
             "unchanged",
             "refused",
         ):  # rare events: without an initial 0 the first one would be invisible to `rate`
-            self._count(self._reloads, result, by=0)
+            self._reloads.labels(result)
         self._cost = self._counter(names.COST, "Cost of attempts in dollars, where the price is known.", "target")
         self._observer_faults = self._counter(
             names.OBSERVER_FAULTS, "Decisions that an observer failed to record.", "observer"
@@ -101,7 +109,7 @@ class Metrics:
         if not bounds <= set(self._bounds):
             for family in self._timers:
                 self.registry.unregister(family)
-            self._children = {key: child for key, child in self._children.items() if key[0] not in self._timers}
+            self._cells = {key: cell for key, cell in self._cells.items() if key[0] not in self._timers}
             self._make_timers(tuple(sorted(bounds | set(names.SECONDS_BUCKETS))))
 
     def decided(self, decision: Decision) -> None:
@@ -109,8 +117,11 @@ class Metrics:
         route, target = decision.route or _NONE, decision.target or _NONE
         trace = decision.trace
         self._exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
-        self._count(self._requests, route, decision.classification.task, target, decision.outcome)
-        if decision.outcome is Outcome.OK:
+        source = decision.error_source or ""
+        status_class = "" if decision.status is None else f"{decision.status // 100}xx"
+        task = decision.classification.task
+        self._count(self._requests, route, task, target, decision.outcome, status_class, source)
+        if decision.outcome is Outcome.OK or source in _OUR_FAULTS:
             self._time(self._seconds, decision.total_ms, route, target)
         if decision.first_byte_ms is not None:
             self._time(self._first_byte, decision.first_byte_ms, route, target)
@@ -119,38 +130,43 @@ class Metrics:
         for attempt in decision.attempts:
             self._attempted(route, attempt, operation)
         for left, taken, reason in decision.changes:
-            self._count(self._fallbacks, route, left, taken, reason)
+            if reason is not Reason.HEDGE:  # counted as a hedge
+                self._count(self._fallbacks, route, left, taken, reason)
         if decision.schema_check is not None:
             self._count(self._validations, route, target, decision.schema_check, "")
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """See `ports.Observer`."""
-        self._count(self._shadows, mirrored.route, mirrored.target, mirrored.result)
+        self._shadows.labels(mirrored.route, mirrored.target, mirrored.result).inc()
 
     def reloaded(self, result: str) -> None:
         """Count a reload of the policy: `changed`, `unchanged` or `refused`."""
         self._is_current = result != "refused"
-        self._count(self._reloads, result)
+        self._reloads.labels(result).inc()
 
     def listener_refused(self, reason: str) -> None:
         """Count a request or connection that the listener refused."""
-        self._count(self._refusals, reason)
+        self._refusals.labels(reason).inc()
 
     def dropped(self, lines: int) -> None:
-        """Count dropped lines of the decision log."""
-        self._count(self._dropped, by=lines)
+        """Count dropped lines of the decision log; on any thread."""
+        self._dropped.inc(lines)
 
     def loop_lagged(self, lag_s: float) -> None:
         """Observe the longest lag of the event loop since the last call."""
-        self._observe(self._loop_lag, lag_s)
+        self._loop_lag.observe(lag_s)
+
+    def responded(self, status: int) -> None:
+        """Count a response of the public port, of whatever path."""
+        self._count(self._http_responses, str(status))
 
     def shed(self) -> None:
         """Count a request that was refused before it was read."""
-        self._count(self._shed)
+        self._shed.inc()
 
     def observer_failed(self, observer: str) -> None:
         """Count a failure of an observer."""
-        self._count(self._observer_faults, observer)
+        self._observer_faults.labels(observer).inc()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The metrics page and its content type; on any thread, after `gauges.refresh`."""
@@ -216,21 +232,27 @@ class Metrics:
             self._time(self._lane_first_token, attempt.elapsed_ms, route, target)
 
     def _count(self, family: Counter, *labels: str, by: float = 1.0) -> None:
-        child = self._children.get((family, *labels))
-        if child is None:
-            child = self._children[(family, *labels)] = family.labels(*labels) if labels else family
-        assert isinstance(child, Counter)
-        child.inc(by)
+        cell = self._cells.get((family, *labels))
+        if cell is None:
+            cell = self._cells[(family, *labels)] = CounterCell(family.labels(*labels) if labels else family)
+        assert isinstance(cell, CounterCell)
+        cell.value += by
 
     def _time(self, family: Histogram, milliseconds: float, *labels: str) -> None:
         self._observe(family, milliseconds / 1000, *labels)
 
     def _observe(self, family: Histogram, value: float, *labels: str) -> None:
-        child = self._children.get((family, *labels))
-        if child is None:
-            child = self._children[(family, *labels)] = family.labels(*labels) if labels else family
-        assert isinstance(child, Histogram)
-        child.observe(value, self._exemplar)
+        cell = self._cells.get((family, *labels))
+        if cell is None:
+            cell = self._cells[(family, *labels)] = HistogramCell(family.labels(*labels) if labels else family)
+        assert isinstance(cell, HistogramCell)
+        cell.observe(value, self._exemplar)
+
+    def flush(self) -> tuple[Reading, ...]:
+        """Export what was counted; on the event loop. A source of gauges, though it has none."""
+        for cell in self._cells.values():
+            cell.flush()
+        return ()
 
     def _make_overload_metrics(self) -> None:
         """Create the metrics of the gateway's own load and of full targets."""
@@ -246,7 +268,6 @@ class Metrics:
             *("target", "result"),
         )
         self._shed = self._counter(names.SHED, "Requests refused because the gateway itself was overloaded.")
-        self._count(self._shed, by=0)
 
     def _make_timers(self, bounds: tuple[float, ...]) -> None:
         """Create the latency histograms."""
@@ -257,7 +278,9 @@ class Metrics:
 
         self._bounds = bounds
         self._seconds = timer(
-            names.REQUEST_SECONDS, "Duration of a request, from its first byte to the last byte of the response.", *lane
+            names.REQUEST_SECONDS,
+            "Duration of a request, from its first byte to the last one sent, without errors of clients.",
+            *lane,
         )
         self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", *lane)
         self._lane = timer(names.LANE_SECONDS, "Latency of a lane as measured by its SLO guard.", *lane)

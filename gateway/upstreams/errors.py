@@ -4,13 +4,13 @@ A target's message is passed on if the client's request caused the error, and dr
 (credentials, addresses).
 """
 
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import mktime_tz, parsedate_tz
+from types import TracebackType
 from typing import Any, Final
-
-import aiohttp
 
 from gateway.errors import (
     AttemptFailed,
@@ -19,6 +19,7 @@ from gateway.errors import (
     InsufficientQuota,
     InvalidOutput,
     LowConfidence,
+    NotConnected,
     NotResident,
     Overloaded,
     Refused,
@@ -147,25 +148,40 @@ def _message(error: Mapping[str, Any], status: int) -> str:
     return _text(error.get("message"))[:_MAX_MESSAGE] or f"The target rejected the request with HTTP status {status}."
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
+class translate_errors:  # noqa: N801 - a context manager without the cost of a generator
     """Raise exceptions of the HTTP client as errors of the gateway."""
-    try:
-        yield
-    except aiohttp.ClientProxyConnectionError as fault:
-        raise UpstreamError("Cannot connect to the proxy.", detail="proxy: connection refused") from fault
-    except aiohttp.ClientHttpProxyError as fault:
-        raise UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}") from fault
-    except (aiohttp.ClientConnectorError, CannotConnect) as fault:
-        raise UpstreamError("Cannot connect to the target.", detail="connection refused") from fault
-    except TimeoutError as fault:
-        raise UpstreamError("Cannot connect to the target in time.", detail="connect timeout") from fault
-    except ResponseTimeout as fault:
-        raise UpstreamError("The target did not respond in time.", detail="response timeout") from fault
-    except (aiohttp.ClientError, ConnectionError, OSError, HungUp) as fault:
-        raise UpstreamError("The target closed the connection.", detail=_kind(fault)) from fault
-    except (ValueError, InvalidResponse) as fault:  # aiohttp raises ValueErrors for lines and headers over its limits
-        raise UpstreamError("The target sent an invalid HTTP response.", detail=_kind(fault)) from fault
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(fault, Exception) and (error := _translated(fault)) is not None:
+            raise error from fault
+
+
+TRANSLATED: Final = translate_errors()  # it has no state
+
+
+def _translated(fault: Exception) -> UpstreamError | None:
+    """None for what the HTTP client does not raise. aiohttp takes long to import, and raises nothing before."""
+    aiohttp = sys.modules.get("aiohttp")
+    if aiohttp is not None and isinstance(fault, aiohttp.ClientProxyConnectionError):
+        return UpstreamError("Cannot connect to the proxy.", detail="proxy: connection refused")
+    if aiohttp is not None and isinstance(fault, aiohttp.ClientHttpProxyError):
+        return UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}")
+    if isinstance(fault, CannotConnect) or (aiohttp is not None and isinstance(fault, aiohttp.ClientConnectorError)):
+        return NotConnected("Cannot connect to the target.", detail="connection refused")
+    if isinstance(fault, TimeoutError):
+        return NotConnected("Cannot connect to the target in time.", detail="connect timeout")
+    if isinstance(fault, ResponseTimeout):
+        return UpstreamError("The target did not respond in time.", detail="response timeout")
+    if isinstance(fault, OSError | HungUp) or (aiohttp is not None and isinstance(fault, aiohttp.ClientError)):
+        return UpstreamError("The target closed the connection.", detail=_kind(fault))
+    if isinstance(fault, ValueError | InvalidResponse):  # aiohttp's for lines over its limits
+        return UpstreamError("The target sent an invalid HTTP response.", detail=_kind(fault))
+    return None
 
 
 def _kind(fault: Exception) -> str:

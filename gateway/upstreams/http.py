@@ -5,7 +5,8 @@ Handles HTTP: redirects, proxies and content codings. `answers.reader` reads the
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from yarl import URL
@@ -22,7 +23,7 @@ from gateway.upstreams.answers.content_encoding import (
 )
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader
-from gateway.upstreams.errors import from_response, translate_errors
+from gateway.upstreams.errors import TRANSLATED, from_response
 from gateway.upstreams.http_client.client import HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
 
@@ -68,7 +69,7 @@ class ChatEndpoint:
         if self._problem is not None:
             raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
         url, sent = self._urls[api], {**self._headers, **headers}
-        with translate_errors():
+        with TRANSLATED:
             for _ in range(_MAX_REDIRECTS):
                 response = await self._client.post(url, body, sent, proxy=self._proxy)
                 if 200 <= response.status < 300:
@@ -84,68 +85,94 @@ class ChatEndpoint:
 
 
 class HttpReply:
-    """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends."""
+    """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends. It is its own
+    iterator of deltas, because asynchronous generators cost the event loop more than their work here."""
 
     def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
-        self._api = api
         self._stream = query.stream
-        self._trailer_until_s: float | None = None
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
+        self._reader = AnswerReader(stream=query.stream, max_bytes=MAX_ANSWER_BYTES, api=api)
+        self._parts: AsyncGenerator[bytes, None] | None = None  # of a body that is not read as it is
+        self._is_over = False
+        self._found: deque[Delta] = deque()  # deltas to return
+        self._trailer_until_s: float | None = None
         self.headers = response.headers
 
-    async def deltas(self) -> AsyncGenerator[Delta, None]:
+    def deltas(self) -> "HttpReply":
         """See `ports.UpstreamResponse`. A stream is complete with `[DONE]`, or if it ends after its finish reasons."""
-        reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
-        parts = _decoded(self._response)
-        while (part := await self._next(parts, reader)) is not None:
-            found = reader.feed(part)
-            if reader.keeps_all:
-                keep_bytes(len(part))
-            for delta in found:
-                yield delta
+        return self
+
+    def __aiter__(self) -> "HttpReply":
+        return self
+
+    async def __anext__(self) -> Delta:
+        """The next delta."""
+        found = self._found
+        while not found:
+            if self._is_over:
+                raise StopAsyncIteration
+            reader = self._reader
             if reader.is_done:
                 await self._linger()
-                break
-            if not found and self._stream:
-                yield HEARTBEAT  # a comment, or a part of an event
-        for delta in reader.close():
-            yield delta
+            elif part := await self._next():
+                found.extend(reader.feed(part))
+                if reader.keeps_all:
+                    keep_bytes(len(part))
+                if not found and self._stream and not reader.is_done:
+                    return HEARTBEAT  # a comment, or a part of an event
+                continue
+            self._is_over = True
+            found.extend(reader.close())
+        return found.popleft()
 
     async def aclose(self) -> None:
         """Return the connection to the pool if the response was read to its end, else close it."""
+        self._is_over = True
+        self._found.clear()
+        if self._parts is not None:
+            await self._parts.aclose()
         self._response.close()
 
-    async def _next(self, parts: AsyncIterator[bytes], reader: AnswerReader) -> bytes | None:
+    async def _next(self) -> bytes | None:
         """The next part of the body; None at its end. Once the answer is complete, a target that breaks off, falls
         silent or sends heartbeats has done its work."""
-        if not (reader.is_finished and self._is_single):
-            return await anext(parts, None)
+        if not (self._is_single and self._reader.is_finished):
+            return await (self._part() if self._parts is None else anext(self._parts, None))
         now_s = asyncio.get_running_loop().time()
         self._trailer_until_s = self._trailer_until_s or now_s + _TRAILER_S
         try:
             async with asyncio.timeout_at(self._trailer_until_s):
-                return await anext(parts, None)
+                return await (self._part() if self._parts is None else anext(self._parts, None))
         except (UpstreamError, TimeoutError):
             return None
+
+    async def _part(self) -> bytes | None:
+        """The next part of the body without its content coding."""
+        if self._response.content_encoding:
+            self._parts = _decoded(self._response)
+        else:
+            with TRANSLATED:
+                part = await self._response.read()
+            if len(part) <= MAX_PIECE_BYTES:
+                return part
+            self._parts = _in_pieces(part, self._response)
+        return await anext(self._parts, None)
 
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
-                with translate_errors():
+                with TRANSLATED:
                     await self._response.read()
 
 
 async def _decoded(response: HttpResponse) -> AsyncGenerator[bytes, None]:
     """The parts of the body without their content coding."""
-    with translate_errors():
+    with TRANSLATED:
         try:
             decoder = decoder_for(response.content_encoding)
             while part := await response.read():
-                if decoder is None and len(part) <= MAX_PIECE_BYTES:
-                    yield part
-                    continue
                 for piece in _pieces(part) if decoder is None else decoder.decode(part):
                     if piece:
                         yield piece
@@ -159,8 +186,18 @@ async def _decoded(response: HttpResponse) -> AsyncGenerator[bytes, None]:
             raise UpstreamError("The target's compressed response is corrupt.", detail="corrupt encoding") from fault
 
 
+async def _in_pieces(part: bytes, response: HttpResponse) -> AsyncGenerator[bytes, None]:
+    """A large part and what follows, so that parsing does not hold up other requests."""
+    while part:
+        for piece in _pieces(part):
+            yield piece
+            await asyncio.sleep(0)
+        with TRANSLATED:
+            part = await response.read()
+
+
 def _pieces(part: bytes) -> Iterator[bytes]:
-    """A large part, so that parsing it does not hold up other requests."""
+    """A large part in smaller ones."""
     for at in range(0, len(part), MAX_PIECE_BYTES):
         yield part[at : at + MAX_PIECE_BYTES]
 

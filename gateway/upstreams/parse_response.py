@@ -116,7 +116,7 @@ def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], s
     return [
         read_delta(_with_texts(delta.data, texts, left, is_chunk=is_chunk), is_chunk=is_chunk)
         if delta.pieces
-        else replace(delta, original=b"")
+        else (replace(delta, original=b"") if delta.original else delta)
         for delta in deltas
     ]
 

@@ -8,24 +8,25 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import aiohttp
 from yarl import URL
 
-from gateway.enums import Kind
+from gateway.enums import Kind, Residency
 from gateway.errors import CannotStart, UpstreamError
 from gateway.ports import Upstream
 from gateway.types import Status, Target
-from gateway.upstreams.health import HealthPoller
 from gateway.upstreams.http import ChatEndpoint
-from gateway.upstreams.http_client.aiohttp_client import AiohttpClient
 from gateway.upstreams.http_client.client import ClientByScheme, HttpClient
 from gateway.upstreams.keys import KeyWatcher, TargetKey, read_target_key, works_without_key
 from gateway.upstreams.litellm import LiteLLMLibrary, LiteLLMUpstream
 from gateway.upstreams.openai import OpenAIUpstream
 from gateway.upstreams.proxies import proxy_of
-from gateway.upstreams.worker import WorkerUpstream
+
+if TYPE_CHECKING:  # aiohttp takes longer to import than the rest of a start: only where a target needs it
+    import aiohttp
+
+    from gateway.upstreams.health import HealthPoller
 
 _log = logging.getLogger("gateway")
 
@@ -35,16 +36,17 @@ class UpstreamRegistry:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        open_session: "Callable[[], aiohttp.ClientSession]",
         on_return: Callable[[str], None],
         *,
         plain: HttpClient | None = None,
         health_timeout_s: float = 1.0,
     ) -> None:
-        """`plain` calls targets at http:// URLs without a proxy; None: the session does. Closes both."""
-        self._session = session
-        client = AiohttpClient(session)
-        self._client: HttpClient = client if plain is None else ClientByScheme(plain, client)
+        """`plain` calls targets at http:// URLs without a proxy; None: the session does, which is opened when a target
+        needs it. Closes both."""
+        self._open_session = open_session
+        self._session: aiohttp.ClientSession | None = None
+        self._client = self._over_session() if plain is None else ClientByScheme(plain, self._over_session)
         self._health_timeout_s = health_timeout_s
         self._on_return = on_return
         self._upstreams: dict[str, tuple[Target, Upstream]] = {}
@@ -64,7 +66,10 @@ class UpstreamRegistry:
         return upstream
 
     def status_of(self, target: Target) -> Status:
-        """The last known status of this target."""
+        """The last known status of this target. An endpoint that the running policy has no longer is unreachable: its
+        address may belong to another party, and a request that began before must not be tried again there."""
+        if target.pool is not None and target.name not in self._upstreams:
+            return Status(residency=Residency.UNREACHABLE)
         return self(target).status
 
     def set_targets(self, targets: Iterable[Target]) -> None:
@@ -104,23 +109,42 @@ class UpstreamRegistry:
                 await task
         await self._providers.aclose()
         await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     def _make(self, target: Target) -> Upstream:
         key = self._keys[target.name] = TargetKey(target, os.environ)
         if target.kind is Kind.LITELLM:
             return LiteLLMUpstream(self._providers, key)
-        endpoint = ChatEndpoint(target, self._client, proxy_of(target, os.environ))
+        proxy = proxy_of(target, os.environ)
+        if isinstance(self._client, ClientByScheme) and (proxy is not None or not target.url.startswith("http://")):
+            self._client.other()  # now, not with the first call
+        endpoint = ChatEndpoint(target, self._client, proxy)
         if target.kind is Kind.WORKER:
+            from gateway.upstreams.worker import WorkerUpstream
+
             return WorkerUpstream(target, endpoint, key, self._poller_for(target, key))
         if target.kind is Kind.OPENAI:
             return OpenAIUpstream(target, endpoint, key)
         raise ValueError(f"no adapter for targets of kind {target.kind}")  # the policy loader refuses these
 
-    def _poller_for(self, target: Target, key: TargetKey) -> HealthPoller:
+    def _shared_session(self) -> "aiohttp.ClientSession":
+        if self._session is None:
+            self._session = self._open_session()
+        return self._session
+
+    def _over_session(self) -> HttpClient:
+        from gateway.upstreams.http_client.aiohttp_client import AiohttpClient
+
+        return AiohttpClient(self._shared_session())
+
+    def _poller_for(self, target: Target, key: TargetKey) -> "HealthPoller":
         if target.url not in self._pollers:
+            from gateway.upstreams.health import HealthPoller
+
             poller = HealthPoller(
                 target.url,
-                self._session,
+                self._shared_session(),
                 key=lambda: key.value,
                 on_return=lambda: self._notify_return(target.url),
                 timeout_s=self._health_timeout_s,

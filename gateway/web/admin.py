@@ -1,7 +1,6 @@
 """The admin port: metrics, recent decisions, and explanations of routing decisions."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,40 +12,24 @@ from gateway.decision import Decision
 from gateway.errors import BodyTooLarge, InvalidField, NotFound
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.routing.policy import Policy
 from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Candidate, Health, Verdict
 from gateway.web.apis.table import APIS
+from gateway.web.auth import DECISIONS
 from gateway.web.parse_request import unique_headers
 from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
 from twolane.process.api_keys import Key, KeyScope
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-_DECISIONS = "/admin/decisions/"
 
 
-def scope_of(path: str) -> KeyScope | None:
-    """The scope that an API key needs for a path of the admin port. Any key reads the decisions of its own requests."""
-    if path == "/metrics":
-        return KeyScope.METRICS
-    return None if path.startswith(_DECISIONS) else KeyScope.ADMIN
-
-
-def admin_app(
-    *, policy: Callable[[], Policy], pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: RecentDecisions
-) -> FastAPI:
+def admin_app(*, pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: RecentDecisions) -> FastAPI:
     """For operators and Prometheus; not for applications."""
     app = FastAPI(title="Twolane admin", version=__version__, telemetry=NO_TELEMETRY)
     install_error_handlers(app)
     rendering = asyncio.Lock()
-
-    @app.get("/live")
-    @app.get("/health")
-    async def health() -> Response:
-        """200 while the process serves requests."""
-        return json_response({"status": "ok", "version": __version__, "policy": policy().version})
 
     @app.get("/metrics")
     async def metrics_page(request: Request) -> Response:
@@ -56,7 +39,7 @@ def admin_app(
             body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
-    @app.get(_DECISIONS + "{query_id}")
+    @app.get(DECISIONS + "{query_id}")
     async def decision(request: Request, query_id: str) -> Response:
         """The full decision of a recent request: of any with the scope `admin`, otherwise of the key's own."""
         found = recent.get(query_id)

@@ -1,10 +1,11 @@
-"""ASGI messages of responses: JSON, errors and event streams."""
+"""ASGI messages of responses: JSON, errors and event streams; health checks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from starlette.types import Send
+import orjson
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import BodyTooLarge, GatewayError, TooManyBytes
+from gateway.errors import BodyTooLarge, GatewayError, MethodNotAllowed, TooManyBytes
 from gateway.web.error_body import JSON, body_of, headers_of
 from gateway.web.headers import REQUEST_ID, new_request_id, request_id_headers
 from twolane.process.http.byte_budget import BudgetExceededError
@@ -12,6 +13,19 @@ from twolane.process.http.limits import OUT_OF_BYTES
 from twolane.process.http_body import BodyTooLargeError
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+def health_check(facts: Callable[[], dict[str, str]]) -> ASGIApp:
+    """The application of a health check: 200 and `status` ok, with these facts."""
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD"):
+            await send_json(send, orjson.dumps({"status": "ok"} | facts()))
+        else:
+            message = f"Method {scope['method']} is not allowed for {scope['path']}."
+            await send_early_error(send, MethodNotAllowed(message, allow="GET"), path=scope["path"])
+
+    return app
 
 
 async def send_json(send: Send, body: bytes, *, status: int = 200, headers: Headers = ()) -> None:

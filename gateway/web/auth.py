@@ -9,6 +9,7 @@ from gateway.web.asgi_responses import send_early_error
 from twolane.process.api_keys import INVALID_KEY, Keys, KeyScope, key_of
 
 OPEN_PATHS = frozenset({"/live", "/health"})
+DECISIONS = "/admin/decisions/"
 
 
 def fairness_key(scope: Scope, keys: Keys | None) -> str:
@@ -23,6 +24,13 @@ def fairness_key(scope: Scope, keys: Keys | None) -> str:
 def send_scope(_path: str) -> KeyScope:
     """The scope of every path of the public port."""
     return KeyScope.SEND
+
+
+def admin_scope(path: str) -> KeyScope | None:
+    """The scope that an API key needs for a path of the admin port. Any key reads the decisions of its own requests."""
+    if path == "/metrics":
+        return KeyScope.METRICS
+    return None if path.startswith(DECISIONS) else KeyScope.ADMIN
 
 
 class Authenticate:

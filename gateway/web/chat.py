@@ -17,7 +17,7 @@ from gateway.decision import Decision
 from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed, StoreUnavailable
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.types import Query
+from gateway.types import Delta, Query
 from gateway.web import sse
 from gateway.web.apis.client_api import ClientApi, Writer
 from gateway.web.apis.table import APIS
@@ -74,7 +74,7 @@ class GenerationApis:
         except ClientDisconnected:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
-        with CancelOnDisconnect(receive) as client:
+        with CancelOnDisconnect(scope) as client:
             await self._handler(api, query)(api, query, send, client)
 
     def _handler(self, api: ClientApi, query: Query) -> Handler:
@@ -124,13 +124,14 @@ class GenerationApis:
                 await send_error(send, api.in_its_terms(answer.error, query), headers, path=api.path)
                 return
             writer = self._writer(api, query, answer)
-            async for delta in answer.deltas():
-                client.stop()
-                data = delta.data
-                if writer is not None:
-                    await writer.keep(delta.data, delta.original)
-                    data = writer.whole(delta.data, delta.original)
-                await send_json(send, data, headers=headers)
+            [delta] = answer.buffered()
+            client.stop()
+            data = delta.data
+            if writer is not None:
+                await writer.keep(delta.data, delta.original)
+                data = writer.whole(delta.data, delta.original)
+            await send_json(send, data, headers=headers)
+            answer.sent()
         finally:
             await answer.aclose()
 
@@ -175,10 +176,10 @@ async def _send_deltas(
     error: GatewayError | None = answer.error
     if error is None:
         try:
-            async for delta in answer.deltas():
-                if writer is None:
-                    await stream.write(sse.event(delta.data))
-                elif events := writer.events(delta.data, delta.original):
+            if events := b"".join(_events(writer, delta) for delta in answer.buffered()):
+                await stream.write(events)
+            async for delta in answer.remaining():
+                if events := _events(writer, delta):
                     await stream.write(events)
         except AttemptFailed as fault:
             error = fault
@@ -190,3 +191,8 @@ async def _send_deltas(
         return
     error = named(error)
     await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)
+
+
+def _events(writer: Writer | None, delta: Delta) -> bytes:
+    """Events of a part of the answer, in the form of the API."""
+    return sse.event(delta.data) if writer is None else writer.events(delta.data, delta.original)

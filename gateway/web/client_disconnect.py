@@ -3,24 +3,28 @@
 import asyncio
 from types import TracebackType
 
-from starlette.types import Receive
+from starlette.types import Scope
+
+from twolane.process.http.request_cycle import WATCH
 
 
 class CancelOnDisconnect:
-    """`with CancelOnDisconnect(receive) as client:` around the work; then `client.has_disconnected` is set.
+    """`with CancelOnDisconnect(scope) as client:` around the work; then `client.has_disconnected` is set.
 
-    Enter it after the body has been read: the next ASGI message can then only be the disconnect.
+    Enter it after the body has been read. The connection calls it when it is lost; no task waits for that.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    __slots__ = ("_task", "_watch", "has_disconnected")
+
+    def __init__(self, scope: Scope) -> None:
+        self._watch = scope[WATCH]
         self.has_disconnected = False
 
     def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watch = asyncio.create_task(self._wait())
+        self._watch(self._cancel)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> bool:
@@ -32,10 +36,8 @@ class CancelOnDisconnect:
 
     def stop(self) -> None:
         """The response is about to be complete: cancel nothing from now on."""
-        self._watch.cancel()
+        self._watch(None)
 
-    async def _wait(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.has_disconnected = True
-            self._task.cancel()
+    def _cancel(self) -> None:
+        self.has_disconnected = True
+        self._task.cancel()

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Draining, GatewayError
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_early_error
+from twolane.process.http.request_cycle import Headers
 from twolane.process.running_requests import RunningRequests
 
 _log = logging.getLogger("gateway")
@@ -18,16 +20,20 @@ _EVENTS = b"text/event-stream"
 class ErrorBoundary:
     """Every request ends with exactly one response. `running` ends those that outlast the drain period."""
 
-    def __init__(self, app: ASGIApp, running: RunningRequests) -> None:
+    def __init__(
+        self, app: ASGIApp, running: RunningRequests, on_status: Callable[[int], None] = lambda _status: None
+    ) -> None:
+        """`on_status` receives the HTTP status of every response."""
         self._app = app
         self._running = running
+        self._on_status = on_status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the error, or end a stream with an error event; any other response that began is cut."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        response = _Response(scope, send)
+        response = _Response(scope, send, self._on_status)
         if self._running.has_ended:
             await response.fail(_draining())
             return
@@ -51,29 +57,30 @@ def _draining() -> Draining:
 class _Response:
     """An ASGI send that knows what was sent."""
 
-    __slots__ = ("_is_stream", "_scope", "_send", "_state")
+    __slots__ = ("_headers", "_on_status", "_scope", "_send", "_state")
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, on_status: Callable[[int], None]) -> None:
         self._scope = scope
         self._send = send
+        self._on_status = on_status
         self._state = ""
-        self._is_stream = False
+        self._headers: Headers = ()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._state = "started"
-            self._is_stream = any(
-                name == b"content-type" and value.startswith(_EVENTS) for name, value in message["headers"]
-            )
+            self._state, self._headers = "started", message["headers"]
+            self._on_status(message["status"])
         elif not message.get("more_body", False):
             self._state = "complete"
         await self._send(message)
 
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
+        is_stream = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in self._headers)
         request_id, path = self._scope.get("state", {}).get("request_id"), self._scope["path"]
         if not self._state:
+            self._on_status(error.status)
             await send_early_error(self._send, error, request_id=request_id, path=path)
-        elif self._state == "started" and self._is_stream:
+        elif self._state == "started" and is_stream:
             await send_bytes(self._send, sse.error_event(error, path, request_id), more=False)
-        return not self._state or self._is_stream
+        return not self._state or is_stream

@@ -50,12 +50,13 @@ class EventStream:
         """Send events, after the head."""
         self._is_writing = True
         try:
-            await self._finish_ping()
+            if self._ping is not None:
+                await self._finish_ping()
             if not self._has_begun:
                 self._has_begun = True
                 await start_stream(self._send, self._headers())
             self._has_events = True
-            await send_bytes(self._send, data, more=more)
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
         finally:
             self._sent_s = self._loop.time()
             self._is_writing = False

@@ -4,8 +4,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -37,6 +36,8 @@ _MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
+_FORMATS: Final = FORMAT_FIELDS.union(NESTS)
+_TURNS: Final = ("earlier_text", "answer_text")
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
 _MEDIA: Final = ("image", "audio", "video", "file")
 _NO_MEDIA: Final[frozenset[str]] = frozenset()
@@ -53,19 +54,22 @@ def parse_chat(
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     body = checked(body)
     request, document = decode(body, CHAT)
-    output_format = output_format_of(request)
-    tools = tools_of(request)
+    output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
+    tools = tools_of(request) if request.tools or request.functions else ()
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
-    images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
+    parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
+    images = any(part.type == "image_url" for part in parts)
     user_text = _last_text("user", request.messages, texts)
-    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request), _media(request))
+    nested = _nested_parameters(request, parts)
+    parameters, needs = read_parameters(_without_forms(document), nested, _media(parts))
+    code = tagged_code(user_text)
     return Query(
         request_id=new_request_id(),
         model=request.model,
         body=body,
         received_s=now_s,
-        system_text=_ends("\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM)),
+        system_text=_ends("\n".join([t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM])),
         last_user_text=_ends(user_text),
         **_turns_before(request.messages, texts),
         message_count=len(request.messages),
@@ -92,7 +96,7 @@ def parse_chat(
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
-        beyond_chat=A_CHAT if (code := tagged_code(user_text)) is None else BeyondChat(source=code),
+        beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
     )
 
 
@@ -153,20 +157,29 @@ def last_user_text(request: ChatRequest) -> str:
 
 
 def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
-    return next(
-        (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
-    )
+    for message, text in zip(reversed(messages), reversed(texts), strict=True):
+        if message.role == role:
+            return text
+    return ""
 
 
 def _turns_before(messages: list[Message], texts: list[str]) -> dict[str, str]:
     """The user's message before the last, and the assistant's last answer: a follow-up is understood by them."""
+    found: dict[str, str] = {}
     if len(messages) < 3:
-        return {}
-    roles = [message.role for message in messages]
-    last = next((at for at in range(len(roles) - 1, -1, -1) if roles[at] == "user"), 0)
-    earlier = next((texts[at] for at in range(last - 1, -1, -1) if roles[at] == "user"), "")
-    answer = next((texts[at] for at in range(last - 1, -1, -1) if roles[at] == "assistant"), "")
-    return {"earlier_text": _edges(earlier), "answer_text": _edges(answer)}
+        return found
+    is_last = True
+    for message, text in zip(reversed(messages), reversed(texts), strict=True):
+        role = message.role
+        if is_last:
+            is_last = role != "user"
+        elif role == "user":
+            found.setdefault("earlier_text", _edges(text))
+        elif role == "assistant":
+            found.setdefault("answer_text", _edges(text))
+        if len(found) == len(_TURNS):
+            break
+    return found
 
 
 def _edges(text: str) -> str:
@@ -178,14 +191,9 @@ def _ends(text: str) -> str:
     return text if len(text) <= 2 * SEARCHED_CHARS else text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
 
 
-def _has_images(message: Message) -> bool:
-    return isinstance(message.content, list) and any(part.type == "image_url" for part in message.content)
-
-
-def _media(request: ChatRequest) -> frozenset[str]:
+def _media(parts: Iterable[Part]) -> frozenset[str]:
     """The types of parts that only some models understand, such as `input_audio` and `file`."""
-    lists = (message.content for message in request.messages if isinstance(message.content, list))
-    types = {part.type for part in chain.from_iterable(lists)} - _KNOWN_PARTS
+    types = {part.type for part in parts} - _KNOWN_PARTS
     return frozenset(each for each in types if any(word in each for word in _MEDIA)) if types else _NO_MEDIA
 
 
@@ -212,26 +220,30 @@ def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in translated} if translated else document
 
 
-def _nested_parameters(request: ChatRequest) -> Iterator[str]:
+def _nested_parameters(request: ChatRequest, parts: Iterable[Part]) -> list[str]:
     """The parameters that are present within messages and tools."""
-    if any(message.name is not None for message in request.messages):
-        yield NAME
-    lists = [message.content for message in request.messages if isinstance(message.content, list)]
-    marked: Iterable[Message | ToolEntry | Part] = chain(request.messages, request.tools or (), *lists)
-    if any(each.cache_control is not ABSENT for each in marked):
-        yield CACHE_CONTROL
+    found = []
+    if [True for message in request.messages if message.name is not None]:
+        found.append(NAME)
+    marked: Iterable[Message | ToolEntry | Part] = (*request.messages, *(request.tools or ()), *parts)
+    if [True for each in marked if each.cache_control is not ABSENT]:
+        found.append(CACHE_CONTROL)
+    return found
 
 
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
     """The capabilities that fields other than parameters need; see `read_parameters`."""
-    requested = {
-        Capability.STREAM: request.stream,
-        Capability.TOOLS: request.tools,
-        Capability.TOOL_CHOICE: request.tools and request.tool_choice not in (None, "auto", "none"),
-        Capability.SUFFIX: request.suffix is not None,
-        Capability.IMAGES: images,
-    }
-    found = [Capability.CHAT, *(capability for capability, is_requested in requested.items() if is_requested)]
+    found = [Capability.CHAT]
+    if request.stream:
+        found.append(Capability.STREAM)
+    if request.tools:
+        found.append(Capability.TOOLS)
+        if request.tool_choice not in (None, "auto", "none"):
+            found.append(Capability.TOOL_CHOICE)
+    if request.suffix is not None:
+        found.append(Capability.SUFFIX)
+    if images:
+        found.append(Capability.IMAGES)
     if output_format:
         found.append(Capability(output_format.form.value))
     return frozenset(found)
@@ -260,6 +272,8 @@ def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     """Whether the header or the metadata marks the request as private. In `metadata`, `private` may be the
     application's own: only a yes or no has a meaning here. Names in another case count: a request that says it is
     private must not leave the cluster for its spelling."""
+    if not request.metadata and b"x-twolane-private" not in headers:
+        return False
     given = {"x-twolane-private": _text(headers.get(b"x-twolane-private"))}
     found = []
     for name, value in (request.metadata or {}).items():

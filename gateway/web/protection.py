@@ -7,9 +7,8 @@ from functools import cached_property
 from starlette.types import ASGIApp, Scope, Send
 
 from gateway.settings import Settings
-from gateway.web.admin import scope_of
 from gateway.web.asgi_responses import refuse_body
-from gateway.web.auth import Authenticate
+from gateway.web.auth import Authenticate, admin_scope
 from gateway.web.browser_guard import BrowserGuard
 from gateway.web.console.guard import ROOT, BelowPath
 from gateway.web.cors import Origins, Preflight
@@ -42,7 +41,7 @@ class Protection:
 
     def admin(self, app: ASGIApp, console: ASGIApp | None = None) -> ASGIApp:
         """The application of the admin port, and the console, which has a guard of its own in place of API keys."""
-        known = Authenticate(self._bounded(app), self._keys(), scope_of)
+        known = Authenticate(self._bounded(app), self._keys(), admin_scope)
         return self._guarded(known if console is None else BelowPath(ROOT, self._bounded(console), known))
 
     def public_listener(self, arrive: Callable[[ClientConnection, RequestCycle], None]) -> Listener:

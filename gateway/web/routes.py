@@ -1,13 +1,12 @@
-"""The public port: performance-critical routes as raw ASGI, all others through FastAPI."""
+"""The routes of the public port that FastAPI serves: those that are neither performance-critical nor health checks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
@@ -22,35 +21,10 @@ from twolane.process.api_keys import Key
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
 
 
-class HotRoutes:
-    """Dispatches exact paths to their ASGI application, all others to `fallback`."""
-
-    def __init__(self, hot: Mapping[str, ASGIApp], fallback: ASGIApp) -> None:
-        self._hot = dict(hot)
-        self._fallback = fallback
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One dictionary lookup, no middleware."""
-        app = self._hot.get(scope["path"]) if scope["type"] == "http" else None
-        if app is None and scope.get("method") == "HEAD":
-            scope = {**scope, "method": "GET"}  # the connection omits the body
-        await (app or self._fallback)(scope, receive, send)
-
-
 def public_app(policy: Callable[[], Policy], status_of: Callable[[Target], Status]) -> FastAPI:
-    """The public routes that are not performance-critical."""
+    """See the module."""
     app = FastAPI(title="Twolane", version=__version__, telemetry=NO_TELEMETRY)
     install_error_handlers(app)
-
-    @app.get("/live")
-    async def live() -> Response:
-        """200 while the process is alive."""
-        return json_response({"status": "ok"})
-
-    @app.get("/health")
-    async def health() -> Response:
-        """200 while the gateway can serve requests; includes the hash of the running policy."""
-        return json_response({"status": "ok", "version": __version__, "policy": policy().version})
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:

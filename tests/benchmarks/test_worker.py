@@ -1,6 +1,7 @@
 """The worker's benchmark: its arithmetic and its verdicts."""
 
 from benchmarks.worker import BARS, CONCURRENCY, Bar, Figure, agreeing, allowed_speed_up, joined
+from benchmarks.worker_compiled import in_turns
 from benchmarks.worker_requests import Run
 from benchmarks.worker_steps import StepCost
 
@@ -43,3 +44,17 @@ def test_runs_joined_add_up() -> None:
 def test_agreement_counts_equal_pairs() -> None:
     """Position matters."""
     assert agreeing(["a", "b", "c"], ["a", "c", "b"]) == 1
+
+
+def test_two_implementations_take_turns_and_the_first_round_only_warms_up() -> None:
+    """A slow first round, as one that compiles, does not count."""
+    now, called = [0.0], list[str]()
+
+    def call(name: str, seconds: float) -> None:
+        called.append(name)
+        now[0] += 100.0 if len(called) <= 2 else seconds
+
+    pair = (lambda: call("ours", 0.002), lambda: call("theirs", 0.004))
+    ours, theirs = in_turns([pair], rounds=2, clock=lambda: now[0])
+    assert called == ["ours", "theirs"] * 3
+    assert (round(ours, 6), round(theirs, 6)) == (2.0, 4.0)

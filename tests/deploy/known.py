@@ -1,6 +1,7 @@
 """Every metric name that a query may use: exported by the programs, recorded by rules, or added by Prometheus."""
 
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -9,13 +10,20 @@ from gateway.telemetry import metric_names
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
-OF_PROMETHEUS = {"up", "scrape_duration_seconds"}
+OF_PROMETHEUS = {"up", "scrape_duration_seconds"} | {  # and of kube-state-metrics
+    f"kube_horizontalpodautoscaler_{name}_replicas" for name in ("status_current", "spec_max")
+}
 
 
 def rules(kind: str) -> list[dict[str, object]]:
     """All rules that have this key: `alert` or `record`."""
-    groups = [group for file in RULES for group in YAML(typ="safe").load(file)["groups"]]
-    return [rule for group in groups for rule in group["rules"] if kind in rule]
+    return [rule for rule in read_rules(RULES) if kind in rule]
+
+
+def read_rules(files: list[Path]) -> list[dict[str, Any]]:
+    """All rules of these files."""
+    groups = [group for file in files for group in YAML(typ="safe").load(file)["groups"]]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def metrics() -> set[str]:

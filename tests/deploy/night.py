@@ -87,8 +87,12 @@ async def play(folder: Path, pictures: Path) -> Night:
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
-        pages = await _until_data(stage, proxy, samples, begin_s)
-        return await asyncio.to_thread(_look, stage, samples, pages, _window(begin_s), pictures)
+        for _ in range(3):  # what a query finds may change while later samples arrive
+            pages = await _until_data(stage, proxy, samples, begin_s)
+            night = await asyncio.to_thread(_look, stage, samples, pages, _window(begin_s), pictures)
+            if not night.complaints:
+                break
+        return night
 
 
 def _look(stage: Stage, samples: list[Sample], pages: Mapping[str, str], window: Window, pictures: Path) -> Night:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.containers import Containers
-from tests.deploy.kustomized import Manifest, built
+from tests.deploy.rendered import Manifest, built
 
 PARTS = ("redis", "worker", "gateway")
 SECRET = "twolane-keys"

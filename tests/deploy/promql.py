@@ -6,7 +6,14 @@ from typing import Any
 
 import promql_parser
 
-DASHBOARD_VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$job": ".+", "$instance": ".+"}
+DASHBOARD_VARIABLES = {
+    "$__rate_interval": "1m",
+    "$__range": "1h",
+    "$job": ".+",
+    "$instance": ".+",
+    "$route": ".+",
+    "$target": ".+",
+}
 _RATES = {"rate", "irate", "increase", "delta", "deriv"}
 _PARTS = ("lhs", "rhs", "expr", "param", "vector_selector")
 

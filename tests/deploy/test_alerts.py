@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.deploy.known import OF_PROMETHEUS, ROOT, RULES, exported, recorded, rules
+from deploy.grafana.boards import BOARDS
+from deploy.prometheus import links
+from deploy.prometheus.__main__ import main
+from tests.deploy.known import OF_PROMETHEUS, ROOT, RULES, exported, read_rules, recorded, rules
 from tests.deploy.promql import selectors
+from twolane.admin.command import parse
 
 TESTS = sorted((ROOT / "deploy/prometheus/tests").glob("*.yml"))
 ALERTS = {str(rule["alert"]): rule for rule in rules("alert")}
@@ -37,11 +41,37 @@ def test_an_alert_says_how_urgent_it_is_and_what_to_do(alert: str) -> None:
     rule = ALERTS[alert]
     assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
     assert isinstance(rule["annotations"], dict)
-    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
-    assert rule["annotations"]["runbook_url"] == f"{RUNBOOKS}#{alert.lower()}"
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert rule["annotations"]["runbook_url"] == f"{links.RUNBOOKS}#{alert.lower()}"
+    assert links.RUNBOOKS.endswith(RUNBOOKS)
+    board = re.fullmatch(rf"{links.GRAFANA}/d/([\w-]+)(\?var-route=.*)?", rule["annotations"]["dashboard_url"])
+    assert board
+    assert board[1] in {each.uid for each in BOARDS}
     section = re.search(rf"^## {alert}\n(.*?)(?=^## |\Z)", (ROOT / RUNBOOKS).read_text(), re.DOTALL | re.MULTILINE)
     assert section
     assert len(section[1].split()) > 40, "a section of a few words helps nobody at night"
+
+
+def test_commands_of_runbooks_run_in_the_images_as_they_are() -> None:
+    """`twolane admin` commands parse, and none needs a program that the images do not have."""
+    text = (ROOT / RUNBOOKS).read_text()
+    lines = re.findall(r"`(?:[^`]* -- )?twolane admin ([^`]*)`", text)
+    assert len(lines) > 10
+    for line in lines:
+        assert callable(parse(line.replace("N", "1").split()).run)
+    assert not re.findall(r"`[^`]*\b(curl|wget|py-spy|jq)\b[^`]*`", text)
+
+
+def test_alerts_can_link_to_runbooks_and_dashboards_elsewhere(tmp_path: Path) -> None:
+    line = ["--out", str(tmp_path), "--runbooks", "https://wiki.example.com/r", "--grafana", "https://g.example.com/"]
+    assert main(line) == 0
+    found = {
+        rule["alert"]: rule["annotations"] for rule in read_rules(sorted(tmp_path.glob("*.yml"))) if "alert" in rule
+    }
+    assert found.keys() == ALERTS.keys()
+    for alert, annotations in found.items():
+        assert annotations["runbook_url"] == f"https://wiki.example.com/r#{alert.lower()}"
+        assert annotations["dashboard_url"].startswith("https://g.example.com/d/twolane-")
 
 
 def test_no_runbook_is_left_of_an_alert_that_is_gone() -> None:

@@ -16,6 +16,7 @@ from deploy.compose.make_secrets import main as make_secrets
 from diffusion_worker.settings import PREFIX as WORKER_PREFIX
 from diffusion_worker.settings import Settings as WorkerSettings
 from gateway.settings import PREFIX, Settings
+from twolane.admin.client import KEY, KEY_FILE
 from twolane.process.api_keys import load_keys
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def test_what_is_built_is_built_by_a_recipe_that_is_there() -> None:
 
 def test_settings_are_those_of_the_processes() -> None:
     known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__}
-    known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__}
+    known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__} | {KEY, KEY_FILE}
     text = COMPOSE.read_text() + "".join(recipe.read_text() for recipe in RECIPES)
     assert set(re.findall(r"TWOLANE_[A-Z_]+", text)) <= known
 
@@ -95,7 +96,7 @@ def test_the_secrets_open_what_they_are_for_and_are_never_overwritten(
     folder = tmp_path / "secrets"
     assert make_secrets(folder) == 0
     application = capsys.readouterr().out.strip()
-    metrics = (folder / "metrics-key").read_text().encode()
+    metrics, admin = ((folder / f"{name}-key").read_text().encode() for name in ("metrics", "admin"))
     worker = (folder / "gateway.env").read_text().strip().removeprefix("WORKER_API_KEY=").encode()
     gateway_keys, worker_keys = load_keys(folder / "gateway-keys"), load_keys(folder / "worker-keys")
     granted = [
@@ -103,6 +104,8 @@ def test_the_secrets_open_what_they_are_for_and_are_never_overwritten(
         (gateway_keys.find(metrics), "metrics", {"metrics"}),
         (worker_keys.find(worker), "gateway", {"ask"}),
         (worker_keys.find(metrics), "metrics", {"metrics"}),
+        (gateway_keys.find(admin), "admin", {"admin"}),
+        (worker_keys.find(admin), "admin", {"admin"}),
     ]
     for key, name, scopes in granted:
         assert key is not None

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from deploy.grafana.__main__ import FOLDER, main
 from deploy.grafana.boards import BOARDS
+from deploy.grafana.panels import Kind
 from tests.deploy.known import OF_PROMETHEUS, ROOT, exported, metrics, recorded
 from tests.deploy.promql import filled_in, selectors
 
@@ -51,12 +52,46 @@ def test_every_page_lets_its_reader_choose_source_job_and_instance() -> None:
         assert page["editable"] is False
         source, *others = page["templating"]["list"]
         assert (source["type"], source["name"], source["query"]) == ("datasource", "datasource", "prometheus")
-        assert [variable["name"] for variable in others] == ["job", "instance"]
+        assert [variable["name"] for variable in others[:2]] == ["job", "instance"]
         for variable in others:
             assert variable["datasource"]["uid"] == "${datasource}"
-            assert (variable["multi"], variable["includeAll"], variable["allValue"]) == (True, True, ".+")
+            # All jobs are those that export the metric, not all of the Prometheus.
+            every = None if variable["name"] == "job" else ".+"
+            assert (variable["multi"], variable["includeAll"], variable.get("allValue")) == (True, True, every)
             assert variable["refresh"] == 2
             assert _names(variable["query"].split("(")[1].split("{")[0].split(",")[0]) <= exported()
+
+
+def test_the_first_page_is_about_routes_and_asks_questions_of_a_chosen_route_and_target() -> None:
+    assert BOARDS[0].uid == "twolane-routes"
+    page = PAGES["twolane-routes"]
+    assert [variable["name"] for variable in page["templating"]["list"]][3:] == ["route", "target"]
+    for panel in panels(page):
+        assert panel["title"].endswith("?")
+        for target in panel["targets"]:
+            found = [one for one in selectors(filled_in(target["expr"])) if one.name != "twolane_policy_info"]
+            assert any({"route", "target"} & one.labels for one in found), panel["title"]
+
+
+def test_changes_of_policies_and_restarts_are_marked_on_every_page() -> None:
+    for page in PAGES.values():
+        marks = {mark["name"]: mark["expr"] for mark in page["annotations"]["list"]}
+        assert marks.keys() == {"Policy", "Restart"}
+        for expr in marks.values():
+            assert all(one.name in exported() for one in selectors(filled_in(expr)))
+
+
+def test_a_number_that_can_be_bad_turns_red() -> None:
+    """100 % of failed requests must not be green."""
+    for board in BOARDS:
+        for panel in board.panels:
+            if panel.kind is Kind.NUMBER and panel.unit == "percentunit":
+                assert panel.thresholds, panel.title
+            assert list(panel.thresholds) == sorted(panel.thresholds, key=lambda each: each.at)
+            if panel.thresholds:
+                (drawn,) = [each for each in panels(PAGES[board.uid]) if each["title"] == panel.title]
+                steps = drawn["fieldConfig"]["defaults"]["thresholds"]["steps"]
+                assert (steps[0]["color"], steps[-1]["color"]) == ("green", "red")
 
 
 def test_titles_and_numbers_of_a_page_are_its_own() -> None:

@@ -1,13 +1,10 @@
 """The manifests, as kubectl builds them: strictly valid, consistent with each other and with the code they deploy."""
 
-import importlib
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -17,16 +14,12 @@ from diffusion_worker.settings import Settings as WorkerSettings
 from gateway.policy_files.load import parse
 from gateway.settings import PREFIX, Settings
 from tests.deploy.known import exported
-from tests.deploy.kustomized import Manifest, built
+from tests.deploy.rendered import Manifest, built
+from tests.deploy.schema_check import NEWEST, check
 
 ROOT = Path(__file__).parents[2]
-OVERLAYS = ("cpu-demo", "gpu", "gateway-only")
-VERSION = "1.32"
-CUSTOM = {
-    "ScaledObject": "cloudcoil.models.keda.v1alpha1",
-    "ServiceMonitor": "cloudcoil.models.prometheus_operator.v1",
-    "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
-}
+OVERLAYS = ("cpu-demo", "gpu", "gateway-only", "inference-pool")
+POOL = (("InferencePool", "worker"), ("Deployment", "endpoint-picker"))
 ENVIRONMENT = {"QUALITY_URL": "http://q", "QUALITY_MODEL": "m", "VLLM_URL": "http://v"}
 
 
@@ -41,38 +34,11 @@ def container(overlay: str, name: str) -> Manifest:
     return only
 
 
+@pytest.mark.parametrize("minor", NEWEST)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_manifest_is_valid_to_the_letter(overlay: str) -> None:
+def test_every_manifest_is_valid_to_the_letter(overlay: str, minor: str) -> None:
     for manifest in built(overlay):
-        if manifest["kind"] in CUSTOM:
-            check_custom(manifest)
-        else:
-            kubernetes_validate.validate(manifest, VERSION, strict=True)
-
-
-def check_custom(manifest: Manifest) -> None:
-    """Validate with the resource's own types, which drop unknown keys."""
-    model = getattr(importlib.import_module(CUSTOM[manifest["kind"]]), manifest["kind"])
-    read = model.model_validate(manifest).model_dump(by_alias=True, exclude_unset=True, mode="json")
-    assert plain(read) == plain(manifest)
-
-
-def plain(value: Any) -> Any:
-    """Numbers and quantities may be returned as text."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else str(value)
-
-
-def test_a_misspelt_key_is_found_in_either_kind() -> None:
-    scaled = json.loads(json.dumps(find("gpu", "ScaledObject", "worker")))
-    scaled["spec"]["minReplicaCont"] = 1
-    with pytest.raises(AssertionError):
-        check_custom(scaled)
-    gateway = json.loads(json.dumps(find("gpu", "Deployment", "gateway")))
-    gateway["spec"]["template"]["spec"]["containers"][0]["resourcs"] = {}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(gateway, VERSION, strict=True)
+        check(manifest, minor)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -88,7 +54,7 @@ def test_the_policy_of_every_overlay_loads_and_is_mounted_so_that_it_can_change(
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_setting_is_one_that_the_process_knows(overlay: str) -> None:
     known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__}
-    known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__}
+    known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__} | {"TWOLANE_ADMIN_KEY"}
     for manifest in built(overlay):
         if manifest["kind"] == "Deployment":
             for part in manifest["spec"]["template"]["spec"]["containers"]:
@@ -115,7 +81,8 @@ def test_pods_are_confined_and_probed(overlay: str) -> None:
             continue
         spec = manifest["spec"]["template"]["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["automountServiceAccountToken"] is False
+        if manifest["metadata"]["name"] != "endpoint-picker":  # it reads pods and the pool
+            assert spec["automountServiceAccountToken"] is False
         for part in spec["containers"]:
             assert part["securityContext"]["readOnlyRootFilesystem"] is True
             assert part["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -164,13 +131,30 @@ def test_compiled_kernels_can_be_kept_on_a_claim_for_new_pods(tmp_path: Path) ->
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
     overlay = str(tmp_path.resolve())
     for manifest in built(overlay):
-        if manifest["kind"] not in CUSTOM:
-            kubernetes_validate.validate(manifest, VERSION, strict=True)
+        check(manifest, NEWEST[-1])
     claim = find(overlay, "PersistentVolumeClaim", "twolane-kernels")
     volumes = find(overlay, "Deployment", "worker")["spec"]["template"]["spec"]["volumes"]
     (kernels,) = [one for one in volumes if one["name"] == "kernels"]
     assert kernels == {"name": "kernels", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
     assert claim["metadata"]["namespace"] == find(overlay, "Deployment", "worker")["metadata"]["namespace"]
+
+
+def test_an_endpoint_picker_finds_its_pool_its_workers_and_their_queue() -> None:
+    pool, picker = (find("inference-pool", kind, name) for kind, name in POOL)
+    reference = pool["spec"]["endpointPickerRef"]
+    service = find("inference-pool", "Service", reference["name"])
+    assert reference["port"]["number"] in [port["port"] for port in service["spec"]["ports"]]
+    assert service["spec"]["selector"].items() <= picker["spec"]["template"]["metadata"]["labels"].items()
+    (part,) = picker["spec"]["template"]["spec"]["containers"]
+    assert f"--pool-name={pool['metadata']['name']}" in part["args"]
+    workers = find("inference-pool", "Deployment", "worker")["spec"]["template"]
+    assert pool["spec"]["selector"]["matchLabels"].items() <= workers["metadata"]["labels"].items()
+    (worker,) = workers["spec"]["containers"]
+    assert [port["number"] for port in pool["spec"]["targetPorts"]] == [p["containerPort"] for p in worker["ports"]]
+    assert {"name": "TWOLANE_WORKER_OPEN_METRICS", "value": "true"} in worker["env"]
+    assert ["list" in rule["verbs"] for rule in find("inference-pool", "Role", "endpoint-picker")["rules"]] == 3 * [
+        True
+    ]
 
 
 def test_no_secret_is_in_the_manifests() -> None:

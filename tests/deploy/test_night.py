@@ -61,7 +61,8 @@ def test_no_panel_of_a_picture_is_blank(night: Night, board: Board) -> None:
     assert picture.size == (WIDTH, height)
     for panel, box in zip(board.panels, boxes, strict=True):
         part = picture.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-        colours = STATE_COLOURS.values() if panel.kind is Kind.STATES else COLOURS
+        by_state = panel.kind is Kind.STATES or (panel.kind is Kind.NUMBER and panel.thresholds)
+        colours = STATE_COLOURS.values() if by_state else COLOURS
         counts = Counter({colour: count for count, colour in part.getcolors(maxcolors=1 << 20) or ()})
         seen = sum(counts[_rgb(colour)] for colour in colours)
         assert seen > 40, f"{panel.title}: {seen} pixels"

@@ -27,7 +27,11 @@ targets:
   quality: {kind: openai, engine: openai, url: "%s", model: "diffusion:autoregressive", location: external,
             ignore: [metadata, prediction]}
 routes:
-  - {name: edits, when: {task: [edit, structured, extraction, reasoning, autocomplete]}, use: fast, fall_back: [quality], slo: {p95_ms: 60000}}
+  - name: edits
+    when: {task: [edit, structured, extraction, reasoning, autocomplete]}
+    use: fast
+    fall_back: [quality]
+    slo: {p95_ms: 60000}
   - {name: default, use: quality}
 """
 

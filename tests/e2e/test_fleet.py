@@ -6,9 +6,10 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -57,6 +58,7 @@ class Fleet:
         self.workers: dict[str, Child] = {}
         self.hosts, self.targets = folder / "hosts", folder / "targets.json"
         self._next = 10
+        self._is_served = False  # the gateways have started
         self._write()
 
     async def join(self) -> str:
@@ -68,14 +70,13 @@ class Fleet:
         await worker.start()
         await worker.serve(f"http://{address}:{self.port}/health", within_s=300)
         self.workers[address] = worker
-        self._write()
+        await self._announce()
         return address
 
     async def leave(self, address: str) -> None:
-        """Terminate a worker as Kubernetes does: out of DNS, a pause (preStop), SIGTERM."""
+        """Terminate a worker as Kubernetes does: out of DNS, a pause (preStop) in which gateways notice, SIGTERM."""
         worker = self.workers.pop(address)
-        self._write()
-        await asyncio.sleep(4.0)
+        await self._announce()
         await worker.stop(grace_s=DRAIN_S + 5)
 
     async def die(self, address: str) -> None:
@@ -88,6 +89,31 @@ class Fleet:
         await worker.kill()
         await asyncio.sleep(2.0)
         self._write()
+
+    async def serve(self, children: Sequence[Child]) -> None:
+        """Wait until both gateways serve."""
+        for child, port in zip(children, self.gateways, strict=True):
+            await child.serve(f"http://127.0.0.1:{port}/health", within_s=300)
+        self._is_served = True
+
+    async def _announce(self) -> None:
+        """Change the addresses of the name, and wait until both gateways know."""
+        if not self._is_served:
+            self._write()
+            return
+        before = [await self._reloads(number) for number in range(2)]
+        self._write()
+        async with asyncio.timeout(600):
+            for number in range(2):
+                while await self._reloads(number) <= before[number]:  # noqa: ASYNC110 - state of other processes
+                    await asyncio.sleep(0.1)
+
+    async def _reloads(self, number: int) -> float:
+        """How often a gateway has loaded its policy again, as it does when an address comes or goes."""
+        [admin] = re.findall(r"admin (http://[0-9.:]+)", (self.folder / f"gateway-{number}.log").read_text())
+        async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+            page = (await client.get(f"{admin}/metrics")).text
+        return sum(map(float, re.findall(r"^twolane_policy_reloads_total\{.*\} (\S+)$", page, re.MULTILINE)))
 
     async def _load_of(self, address: str) -> int:
         """Requests that a worker holds, running or queued."""
@@ -154,8 +180,7 @@ async def fleet(folder: Path, workers: int, *line: str) -> AsyncIterator[Fleet]:
             for _ in range(workers):
                 await it.join()
             async with it.gateway(0) as one, it.gateway(1) as two:
-                for child, port in zip((one, two), it.gateways, strict=True):
-                    await child.serve(f"http://127.0.0.1:{port}/health", within_s=300)
+                await it.serve((one, two))
                 yield it
     finally:
         for worker in it.workers.values():

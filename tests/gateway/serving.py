@@ -17,7 +17,7 @@ from aiohttp import web
 from yarl import URL
 
 from gateway.app import Gateway, open_gateway
-from gateway.classifier.weights import open_classifier
+from gateway.classifier.weights import FILE, open_classifier
 from gateway.routing.classify import Classify
 from gateway.settings import Settings
 from tests.served import served
@@ -139,9 +139,13 @@ class RealGateway:
             return await response.text()
 
 
+def classifier(path: Path = FILE) -> Classify:
+    """The shipped one is shared by all gateways: reading its weights is most of a gateway's start."""
+    return _shipped_classifier() if path == FILE else open_classifier(path)
+
+
 @functools.cache
-def classifier() -> Classify:
-    """One for all gateways: it keeps nothing of a request, and reading its weights is most of a gateway's start."""
+def _shipped_classifier() -> Classify:
     return open_classifier()
 
 
@@ -154,7 +158,7 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     patient = {"connect_s": 60, "health_timeout_s": 60, "heartbeat_s": 0}
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with contextlib.AsyncExitStack() as stack:
-        with patch("gateway.app.open_classifier", classifier):
+        with patch("gateway.classifier.running.open_classifier", classifier):
             gateway = await stack.enter_async_context(open_gateway(chosen))
         urls = await stack.enter_async_context(served(*gateway.servers(drain_s=1)))
         client = await stack.enter_async_context(aiohttp.ClientSession())

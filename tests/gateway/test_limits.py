@@ -196,3 +196,24 @@ async def test_without_limits_there_are_no_rate_limit_headers(tmp_path: Path) ->
     async with fake_server() as server, real_gateway(tmp_path, one_lane(server.url)) as gateway:
         _, headers, _ = await gateway.ask()
         assert not [name for name in headers if name.startswith("x-ratelimit")]
+
+
+async def test_clients_errors_are_counted_and_are_no_fault_of_ours(tmp_path: Path) -> None:
+    """Over its quota, garbage, a wrong key, an unknown model: alerts leave out the source `client`."""
+    keys = keys_of(tmp_path, "ann")
+    keys.write_text(keys.read_text().strip() + " scopes=ask,metrics\n")
+    async with (
+        fake_server() as server,
+        real_gateway(tmp_path, limited(server.url, {"keys": ["ann"], "requests_per_minute": 1}), keys_file=keys) as it,
+    ):
+        statuses = [(await it.ask(authorization="Bearer annann"))[0] for _ in range(2)]
+        statuses.append((await it.ask(authorization="Bearer wrong"))[0])
+        statuses.append((await it.ask({"messages": "garbage"}, authorization="Bearer annann"))[0])
+        assert statuses == [200, 429, 401, 400]
+        async with it.client.get(f"{it.admin_url}/metrics", headers={"authorization": "Bearer annann"}) as response:
+            page = (await response.text()).splitlines()
+    for status in statuses:
+        assert f'twolane_http_responses_total{{status="{status}"}} 1.0' in page
+    errors = [line for line in page if line.startswith("twolane_requests_total{") and 'outcome="error"' in line]
+    assert errors
+    assert all('error_source="client"' in line and 'status_class="4xx"' in line for line in errors)

@@ -160,6 +160,11 @@ async def test_a_request_reaches_the_target_as_it_was_sent_and_is_not_stored_the
     assert stack.target.bodies == [{**body, "model": "own", "store": False}]
 
 
+async def test_a_byte_order_mark_is_not_passed_on(stack: Stack) -> None:
+    status, _, _ = await stack.gateway.ask(b'\xef\xbb\xbf{"model": "auto", "input": "Hi"}', path=PATH)
+    assert (status, stack.target.bodies) == (200, [{"model": "own", "input": "Hi", "store": False}])
+
+
 async def test_the_items_of_the_answer_are_the_target_s_and_its_id_is_the_gateway_s(stack: Stack) -> None:
     output = [THOUGHT, SEARCH, message("News.", annotations=[CITED])]
     stack.provider.output = output

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from gateway.enums import Capability, Kind, Location, Reason, Residency
+from gateway.enums import Capability, ErrorSource, Kind, Location, Reason, Residency
 from gateway.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
     InsufficientQuota,
     InvalidOutput,
+    OutOfBytes,
     Overloaded,
     Refused,
     TargetRateLimited,
@@ -174,3 +175,39 @@ async def test_a_private_request_without_any_target_in_the_cluster_may_not(stage
     outside = {"kind": Kind.OPENAI, "location": Location.EXTERNAL}
     error = (await stage(fast=says("no"), fast_target=outside).send(metadata={"private": True})).error
     assert (error.status, error.code, error.retryable) == (503, "no_private_target", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "source"),
+    [
+        (Refused("no", status=422), 422, ErrorSource.CLIENT),
+        (Unsupported("no tools"), 400, ErrorSource.CLIENT),
+        (TOO_LONG, 400, ErrorSource.CLIENT),
+        (UpstreamError("down"), 502, ErrorSource.TARGET),
+        (Overloaded("full"), 503, ErrorSource.TARGET),
+        (OutOfBytes("full"), 503, ErrorSource.GATEWAY),
+    ],
+)
+async def test_a_decision_says_who_caused_an_error(stage: Any, error: Any, status: int, source: ErrorSource) -> None:
+    scene = stage(fast=fails(error), careful=fails(error), quality=fails(error))
+    await scene.send()
+    assert (scene.decision.status, scene.decision.error_source) == (status, source)
+
+
+async def test_a_decision_about_an_answer_has_no_source_of_errors(stage: Any) -> None:
+    scene = stage(fast=says("hi"))
+    await scene.send()
+    assert (scene.decision.status, scene.decision.error_source) == (200, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "source"),
+    [({b"x-twolane-deadline-ms": b"400"}, ErrorSource.CLIENT), ({}, ErrorSource.TARGET)],
+)
+async def test_a_deadline_that_the_client_shortened_is_its_own(
+    stage: Any, headers: dict[bytes, bytes], source: ErrorSource
+) -> None:
+    late = DeadlineExceeded("late")
+    scene = stage(fast=fails(late), careful=fails(late), quality=fails(late))
+    await scene.send(headers=headers)
+    assert (scene.decision.status, scene.decision.error_source) == (504, source)

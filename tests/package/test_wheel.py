@@ -6,6 +6,7 @@ Twolane itself comes from the wheel.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,9 +23,9 @@ import pytest
 from twolane.process.flags import free_port
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("gateway", "diffusion_worker", "twolane", "policies", "checkpoints")
+SOURCES = ("gateway", "diffusion_worker", "twolane", "training", "policies", "checkpoints")
 BUILD_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-OWN = ("gateway", "diffusion_worker", "twolane")
+OWN = ("gateway", "diffusion_worker", "twolane", "training")
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +95,16 @@ def test_the_wheel_carries_policies_checkpoint_licence_and_types_and_no_tests(wh
     assert {f"{package}/py.typed" for package in OWN} <= set(names)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OWN)
+
+
+def test_the_wheel_carries_what_the_classifier_is_trained_on_and_its_c_module(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+    folder = Path("training/classifier")
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.suffix in (".jsonl", ".txt")}
+    assert wanted <= names
+    if shutil.which("cc"):
+        assert any(name.startswith("gateway/classifier/_native.") and name.endswith(".so") for name in names)
 
 
 def test_every_package_comes_from_the_wheel(installed: Installed) -> None:

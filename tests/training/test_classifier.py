@@ -17,7 +17,7 @@ from gateway.enums import Task
 from gateway.types import Query
 from training.classifier.compose import DENIALS, beside, compose, pasted_texts
 from training.classifier.concepts import concepts_by_word, read_concepts, vocabulary_of
-from training.classifier.lines import MATERIALS, Line, read_lines
+from training.classifier.lines import MATERIALS, Line, kinds_of_writers, read_lines
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
 
 LINES = list(read_lines())
@@ -99,7 +99,7 @@ def test_words_of_one_concept_share_its_number_in_all_languages() -> None:
 def make_train(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The training, with few texts to put beside instructions and few requests of the bundled checkpoint."""
     pytest.importorskip("torch")
-    from training.classifier import __main__ as program
+    from training.classifier import train as program
 
     monkeypatch.setattr(program, "TRAINING", FEW)
     monkeypatch.setattr(program, "BUNDLED_ROWS", 4)
@@ -151,14 +151,19 @@ def test_the_same_lines_give_the_same_weights(train: Any) -> None:
     assert one.vocabulary.words == same.vocabulary.words
 
 
-def test_lines_are_left_out_by_writer_or_in_small_languages_by_line() -> None:
+def test_writers_and_kinds_of_use_are_left_out_whole() -> None:
     pytest.importorskip("torch")
-    from training.classifier.__main__ import fold_of
+    from training.classifier.train import fold_of, kind_fold_of
 
-    english = {each.writer: {fold_of(other) for other in LINES if other.writer == each.writer} for each in LINES[:50]}
-    assert all(len(folds) == 1 for folds in english.values())
-    german = {fold_of(each) for each in LINES if each.lang == "de"}
-    assert german == {0, 1, 2}
+    for fold in (fold_of, kind_fold_of):
+        folds = {(each.writer, fold(each)) for each in LINES}
+        assert len(folds) == len({each.writer for each in LINES})
+    kinds = kinds_of_writers()
+    assert len({(kinds[each.writer], kind_fold_of(each)) for each in LINES}) == len(set(kinds.values()))
+
+
+def test_every_writer_has_a_kind_of_use() -> None:
+    assert {each.writer for each in LINES} <= kinds_of_writers().keys()
 
 
 def test_the_features_of_a_composed_request_are_those_of_its_texts() -> None:

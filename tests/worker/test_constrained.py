@@ -166,15 +166,18 @@ def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
     assert is_member("an object", text)
 
 
+@pytest.mark.parametrize("decoding_mode", [DecodingMode.DIFFUSION, DecodingMode.VERIFIED])
 @pytest.mark.parametrize("step", range(1, 9))
-def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_a_deadline_the_text_is_made_whole(
+    step: int, decoding_mode: DecodingMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At any step of the deadline, on the first or the second canvas."""
     clock = [0.0]
     monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for name in CONSTRAINTS:
         loop = Loop(NoisyNet(step), Capacity(max_context=400))
         clock[0] = 0.0
-        loop.add(request(name, max_tokens=300, deadline_s=step - 0.5))
+        loop.add(request(name, max_tokens=300, deadline_s=step - 0.5, decoding_mode=decoding_mode))
         ids: list[int] = []
         end = None
         for event in turned(loop, clock):

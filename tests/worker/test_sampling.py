@@ -1,4 +1,4 @@
-"""Sampling parameters through the engine, in both decoding modes."""
+"""Sampling parameters through the engine, in every decoding mode."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ DENOISING = DenoisingParams(steps=6, canvas_length=12, entropy_bound=2.0)
 PROMPT = (6, 7, 8, 7)
 DIFFUSION = GenerationRequest(prompt_ids=PROMPT, max_tokens=24, seed=5, denoising=DENOISING)
 AUTOREGRESSIVE = replace(DIFFUSION, decoding_mode=DecodingMode.AUTOREGRESSIVE, temperature=1.0)
+VERIFIED = replace(AUTOREGRESSIVE, decoding_mode=DecodingMode.VERIFIED)
 PENALTIES = Penalties(presence=0.7, frequency=0.4, repetition=1.3, logit_bias=((9, 1.5),))
 
 
@@ -29,7 +30,7 @@ def ids_of(model: Any, *requests: GenerationRequest) -> list[tuple[int, ...]]:
     return [answer.ids for answer in run(model, requests)]
 
 
-@pytest.mark.parametrize("request_", [DIFFUSION, AUTOREGRESSIVE])
+@pytest.mark.parametrize("request_", [DIFFUSION, AUTOREGRESSIVE, VERIFIED])
 @pytest.mark.parametrize("wanted", [Truncation(top_k=1), Truncation(top_p=1e-6), Truncation(min_p=1.0)])
 def test_truncation_to_one_token_is_the_argmax(model: Any, request_: GenerationRequest, wanted: Truncation) -> None:
     [truncated, greedy, free] = ids_of(
@@ -39,7 +40,7 @@ def test_truncation_to_one_token_is_the_argmax(model: Any, request_: GenerationR
     assert free != greedy, "otherwise the model is too certain for this test"
 
 
-@pytest.mark.parametrize("request_", [DIFFUSION, AUTOREGRESSIVE])
+@pytest.mark.parametrize("request_", [DIFFUSION, AUTOREGRESSIVE, VERIFIED])
 def test_a_bias_bans_and_forces_tokens(model: Any, request_: GenerationRequest) -> None:
     banned = Penalties(logit_bias=tuple((token, -100.0) for token in range(1, VOCAB, 2)))
     forced = Penalties(logit_bias=((4, 100.0),))

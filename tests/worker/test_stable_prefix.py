@@ -84,7 +84,9 @@ def test_drafts_show_every_step_and_promise_nothing(make_model: Any) -> None:
     drafts = []
     while loop.scheduler.has_work:
         drafts += [event for _, event in loop.step() if isinstance(event, CanvasDrafted)]
-    assert [(draft.block, draft.step) for draft in drafts] == [(block, step) for block in (0, 1) for step in (1, 2, 3, 4)]
+    assert [(draft.block, draft.step) for draft in drafts] == [
+        (block, step) for block in (0, 1) for step in (1, 2, 3, 4)
+    ]
     assert all(len(draft.ids) == len(draft.logprobs) == len(draft.states) == 12 for draft in drafts)
     assert {state for draft in drafts for state in draft.states} == {"accepted", "renoised"}
     assert all(draft.entropy > 0 for draft in drafts)

@@ -13,6 +13,7 @@ import torch
 
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.engine.loop import Capacity, Loop, run
+from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.types.events import BlockSealed, Finished, FinishReason
 from diffusion_worker.types.requests import (
@@ -68,6 +69,11 @@ def served(loop: Loop, *requests: GenerationRequest, dice: Random | None = None)
                 assert isinstance(event, Finished), event
                 ends[sequence] = event
     return [(tuple(ids[n]), ends[n].reason, pytest.approx(ends[n].usage.confidence, rel=1e-6)) for n in sorted(ids)]
+
+
+def misread(ids: Sequence[int], dice: Random) -> tuple[int, ...]:
+    """The ids with some errors: a draft that is accepted in part."""
+    return tuple(token if dice.random() < 0.9 else dice.randrange(6, VOCAB) for token in ids)
 
 
 def loop_of(model: Any, **capacity: Any) -> Loop:
@@ -137,13 +143,32 @@ def test_mixed_batches_preemption_and_reused_prefixes_change_nothing(model: Any,
     shared = tuple(dice.randrange(6, VOCAB) for _ in range(30))
     wanted = [request_of(dice) for _ in range(5)]
     wanted += [replace(wanted[0], prompt_ids=shared + each.prompt_ids) for each in wanted[1:]]
-    modes = [dice.choice((*DecodingMode, DecodingMode.VERIFIED)) for _ in wanted]
+    modes = [dice.choice((*DecodingMode, DecodingMode.VERIFIED, DecodingMode.VERIFIED)) for _ in wanted]
+    answers = [served(loop_of(model), read(each))[0] for each in wanted]
     loop = loop_of(model, prefix_slots=2, prefill_chunk=16, is_exact=is_exact)
-    order = [replace(each, decoding_mode=mode) for each, mode in zip(wanted, modes, strict=True)]
+    order = [
+        replace(each, decoding_mode=mode, start_ids=misread(answer[0], dice) if mode is DecodingMode.VERIFIED else ())
+        for each, mode, answer in zip(wanted, modes, answers, strict=True)
+    ]
     together = served(loop, *order, dice=dice)
-    for request, mode, found in zip(wanted, modes, together, strict=True):
-        if mode is not DecodingMode.DIFFUSION:
-            assert [found] == served(loop_of(model), read(request))
+    for mode, found, answer in zip(modes, together, answers, strict=True):
+        assert mode is DecodingMode.DIFFUSION or found == answer
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_preempted_answer_resumes_at_its_canvas_although_the_cache_knows_more(make_model: Any, seed: int) -> None:
+    """An equal request has left its whole answer in the prefix cache, in rings that have not wrapped."""
+    model, dice = make_model(vocab=VOCAB, window=100, canvas=CANVAS, spread=0.5), Random(seed)
+    request = request_of(dice, prompt_ids=tuple(range(6, 22)), max_tokens=3 * CANVAS, denoising=DENOISING)
+    loop = loop_of(model, prefix_slots=3, prefill_chunk=16)
+    [wanted] = served(loop, read(request))
+    loop.add(replace(request, start_ids=misread(wanted[0], dice)))
+    ids: list[int] = []
+    while loop.scheduler.has_work:
+        ids += [token for _, event in loop.step() if isinstance(event, BlockSealed) for token in event.ids]
+        for sequence in tuple(loop.scheduler._running.values()):
+            loop.scheduler._preempt(sequence, 0.0)
+    assert tuple(ids) == wanted[0]
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
@@ -164,6 +189,31 @@ def test_constraints_hold_along_the_draft_as_left_to_right(make_model: Any, name
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_log_probabilities_are_those_of_the_model_before_all_rules(model: Any, seed: int) -> None:
+    """For verified tokens as for decoded ones: those of the text read in one pass."""
+    request = request_of(Random(seed), max_tokens=30, penalties=Penalties(presence=0.5, logit_bias=((9, 3.0),)))
+    cache = KvCache(model.kv_layers, slots=1, slot_tokens=128, dtype=model.dtype, device=model.device)
+    for each in (request, read(request)):
+        loop, blocks = loop_of(model), list[BlockSealed]()
+        loop.add(replace(each, top_logprobs=4))
+        loop.add(replace(each, top_logprobs=2, seed=1))
+        while loop.scheduler.has_work:
+            blocks += [event for sequence, event in loop.step() if sequence == 1 and isinstance(event, BlockSealed)]
+        ids = [token for block in blocks for token in block.ids]
+        found = [token for block in blocks for token in block.logprobs]
+        assert [token.id for token in found] == ids
+        text = torch.tensor([(*request.prompt_ids, *ids)])
+        with torch.inference_mode():
+            hidden = model.encode(text, cache.prefill_view([0], [0], [text.shape[1]]))
+            logprobs = model.logits(hidden)[0, len(request.prompt_ids) - 1 : -1].log_softmax(-1)
+        for token, wanted in zip(found, logprobs, strict=True):
+            assert token.logprob == pytest.approx(float(wanted[token.id]), abs=1e-5)
+            likeliest = wanted.topk(4)
+            assert [other for other, _ in token.top] == likeliest.indices.tolist()
+            assert [logprob for _, logprob in token.top] == pytest.approx(likeliest.values.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_a_prediction_that_the_model_agrees_with_costs_one_verification_a_canvas(model: Any, seed: int) -> None:
     request = request_of(Random(seed), max_tokens=1 + 3 * CANVAS, denoising=DENOISING, temperature=0.0)
     [answer] = run(model, [read(request)])
@@ -179,7 +229,7 @@ def test_a_prediction_only_changes_the_cost(model: Any, seed: int) -> None:
     dice = Random(seed)
     request = request_of(dice, max_tokens=40)
     [answer] = run(model, [read(request)])
-    text = [token if dice.random() < 0.9 else dice.randrange(6, VOCAB) for token in answer.ids]
+    text = list(misread(answer.ids, dice))
     del text[dice.randrange(40) : dice.randrange(40)]
     [verified] = run(model, [replace(request, start_ids=tuple(text), anchor=dice.choice((0.0, 0.8, 1.0)))])
     assert verified.ids == answer.ids

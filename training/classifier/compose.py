@@ -46,6 +46,29 @@ _LABELS: Final = (
     "Selected text:",
     "---",
 )
+# Layouts of data sets and frameworks that label their parts.
+_TEMPLATES: Final = (
+    "### Instruction:\n{asked}\n\n### Input:\n{text}",
+    "### Instruction:\n{asked}\n\n### Input:\n{text}\n\n### Response:",
+    "An instruction and its input follow. Respond to it.\n\n### Instruction:\n{asked}\n\n### Input:\n{text}",
+    "Instruction: {asked}\nInput: {text}\nOutput:",
+    "Input: {text}\nInstruction: {asked}\nOutput:",
+    "Task: {asked}\n\nText: {text}\n\nAnswer:",
+    "Context:\n{text}\n\nRequest: {asked}",
+    "[INST] {asked}\n\n{text} [/INST]",
+    "User: {asked}\n\n{text}\n\nAssistant:",
+    "<instruction>\n{asked}\n</instruction>\n<input>\n{text}\n</input>",
+)
+_BARE_TEMPLATES: Final = (
+    "### Instruction:\n{asked}\n\n### Response:",
+    "Instruction: {asked}\nOutput:",
+    "Question: {asked}\nAnswer:",
+    "[INST] {asked} [/INST]",
+    "User: {asked}\nAssistant:",
+    "Human: {asked}\n\nAssistant:",
+)
+TEMPLATE_SHARE: Final = 0.1
+BARE_TEMPLATE_SHARE: Final = 0.03
 _CODE_KINDS: Final = frozenset(("code", "json", "diff", "log", "table"))
 
 
@@ -74,10 +97,11 @@ class Request:
 
 
 def pasted_texts(lines: Iterable[Line]) -> dict[str, list[str]]:
-    """Bare texts that users of applications sent, and answers of assistants, by language."""
+    """Bare texts that users of applications sent, and answers of assistants, by language. Texts with a gap to fill are
+    left out: beside another instruction, they would still ask for that."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for line in lines:
-        if line.form == "system" and len(line.asked) > 80:
+        if line.form == "system" and line.task is not Task.AUTOCOMPLETE and len(line.asked) > 80:
             found[line.lang].append(line.asked)
         found[line.lang] += [text for role, text in line.before if role == "assistant" and len(text) > 80]
     return dict(found)
@@ -95,7 +119,7 @@ def compose(rng: random.Random, line: Line, materials: Materials) -> Request:
         answer = next((text for role, text in reversed(line.before) if role == "assistant"), "")
         return Request(line=line, system=system, earlier=earlier, answer=answer, user=line.asked)
     if line.form != "instruction" or line.material == "none":
-        return Request(line=line, system=system, user=line.asked)
+        return Request(line=line, system=system, user=_in_template(rng, line))
     text = materials.write(rng, line.material, line.lang)
     sample = rng.random()
     if sample < 0.06 and not system:
@@ -115,6 +139,13 @@ def _with_denial(rng: random.Random, line: Line) -> Line:
     return replace(line, asked=rng.choice((*layouts, *behind)))
 
 
+def _in_template(rng: random.Random, line: Line) -> str:
+    """What is asked, sometimes in a layout that labels it. A text to be continued stays as it is."""
+    if line.form == "system" or line.task is Task.AUTOCOMPLETE or rng.random() >= BARE_TEMPLATE_SHARE:
+        return line.asked
+    return rng.choice(_BARE_TEMPLATES).format(asked=line.asked)
+
+
 def after_answer(rng: random.Random, line: Line, text: str, system: str) -> Request:
     """The text stands in an earlier turn: the user's own, or the assistant's answer."""
     if rng.random() < 0.5:
@@ -131,6 +162,8 @@ def after_answer(rng: random.Random, line: Line, text: str, system: str) -> Requ
 def beside(rng: random.Random, line: Line, text: str) -> str:
     """The instruction before, after or around the text, in one of many layouts."""
     asked = line.asked
+    if not line.place and rng.random() < TEMPLATE_SHARE:
+        return rng.choice(_TEMPLATES).format(asked=asked, text=text)
     place = line.place or rng.choice(("before", "before", "before", "after", "after", "around"))
     is_code = line.material in _CODE_KINDS
     sample = rng.random()

@@ -21,10 +21,13 @@ from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
 from training.classifier.compose import Request
 from training.classifier.concepts import Concepts, parents
+from training.classifier.lines import plain_writers
 
 BATCH: Final = 128
 UNKNOWN_SHARE: Final = 0.2  # of words that training takes for unknown ones, so that stems and concepts learn
 CONCEPT_WEIGHT: Final = 4.0  # concepts learn faster than single words
+BALANCE: Final = 0.5  # exponent of a task's weight, which is the mean number of requests of a task over its own
+PLAIN_WEIGHT: Final = 2.0  # of a request in the usual words; most writers were asked to avoid them
 OTHER_LABEL: Final = 0.3  # probability of the labels that are as defensible as the first
 _TASKS: Final = list(Task)
 
@@ -45,10 +48,21 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Examples and their soft labels [examples, tasks]."""
+    """Examples, their soft labels [examples, tasks], and their weights, whose mean is 1."""
 
     examples: list[Example]
     targets: Tensor
+    weights: Tensor
+
+
+def joined(one: Dataset, other: Dataset) -> Dataset:
+    """Both datasets as one."""
+    weights = torch.cat([one.weights, other.weights])
+    return Dataset(
+        examples=[*one.examples, *other.examples],
+        targets=torch.cat([one.targets, other.targets]),
+        weights=weights / weights.mean(),
+    )
 
 
 class Table:
@@ -76,7 +90,11 @@ class Table:
             targets[at, _TASKS.index(each.line.task)] = 1.0 - OTHER_LABEL * bool(also)
             for task in also:
                 targets[at, _TASKS.index(task)] = OTHER_LABEL / len(also)
-        return Dataset(examples=[self._example(each, rng) for each in requests], targets=targets)
+        return Dataset(
+            examples=[self._example(each, rng) for each in requests],
+            targets=targets,
+            weights=_weights(requests, targets),
+        )
 
     def _example(self, request: Request, rng: np.random.Generator | None) -> Example:
         found = features(
@@ -91,10 +109,15 @@ class Table:
         chains = self._chains(found, rng)
         own = np.repeat(np.repeat(np.arange(counts.size), counts), [rows.size for rows, _ in chains])
         by_hash = np.tile(np.repeat(np.arange(counts.size), counts), HASHED)
-        flags = np.tile(np.arange(counts.size), 2)
+        flags = np.tile(np.arange(counts.size), 3)
         units = np.concatenate([own, by_hash, flags])
         rows = np.concatenate(
-            [*(each for each, _ in chains), (found.hashed + first).ravel(), (found.flags + first + HASHED_ROWS).ravel()]
+            [
+                *(each for each, _ in chains),
+                (found.hashed + first).ravel(),
+                (found.flags + first + HASHED_ROWS).ravel(),
+                found.leads + first,
+            ]
         )
         shares = 1.0 / np.sqrt(counts)
         weights = np.concatenate(
@@ -173,12 +196,22 @@ def fit(data: Dataset, rows: int, *, seed: int, epochs: int, rate: float = 0.03)
     for _ in range(epochs):
         for chosen in torch.randperm(count, generator=generator).split(BATCH):
             found = model([data.examples[at] for at in chosen.tolist()])
-            loss = F.cross_entropy(found, data.targets[chosen], label_smoothing=0.02)
+            losses = F.cross_entropy(found, data.targets[chosen], label_smoothing=0.02, reduction="none")
+            loss = (losses * data.weights[chosen]).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
     return model
+
+
+def _weights(requests: Sequence[Request], targets: Tensor) -> Tensor:
+    """Frequent tasks must not win by their number alone, nor unusual wordings by that of their writers."""
+    labels, plain = targets.argmax(1), plain_writers()
+    counts = torch.bincount(labels, minlength=len(_TASKS)).clamp(min=1).float()
+    weights: Tensor = ((counts.mean() / counts) ** BALANCE)[labels]
+    weights *= torch.tensor([PLAIN_WEIGHT if each.line.writer in plain else 1.0 for each in requests])
+    return weights / weights.mean()
 
 
 @torch.inference_mode()

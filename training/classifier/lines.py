@@ -17,6 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,20 @@ def read_lines(folder: Path = LINES) -> Iterator[Line]:
     for path in sorted(folder.glob("*.jsonl")):
         for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             yield _line(path.stem, number, json.loads(text))
+
+
+@cache
+def kinds_of_writers(path: Path = LINES / "kinds.txt") -> dict[str, str]:
+    """The kind of use of each writer, by which whole kinds are left out."""
+    lines = (line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
+    return {writer: kind for kind, writers in (line.split(": ", 1) for line in lines) for writer in writers.split()}
+
+
+@cache
+def plain_writers(path: Path = LINES / "plain.txt") -> frozenset[str]:
+    """The writers who use the usual words."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return frozenset(name for line in lines if not line.startswith("#") for name in line.split())
 
 
 def too_alike(lines: Iterable[Line]) -> Iterator[tuple[Line, Line]]:

@@ -4,7 +4,7 @@ Pure data and rules; no client, no processes, no output.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -24,6 +24,14 @@ class DemoFault(StrEnum):
     WORKER_SLOW = "the worker responds late"
 
 
+class Api(StrEnum):
+    """The API that a case uses. Its prompt is the user's message, the text before a gap, or the input of a decision."""
+
+    CHAT = "chat completions"
+    COMPLETION = "completions"
+    DECISION = "decisions"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A rule for a response's text: a description for people, and a check that returns what is wrong, or None."""
@@ -34,7 +42,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """An expected response. `attempts` and `fallback` are regular expressions for the whole header; '' means absent."""
+    """An expected response. `attempts`, `fallback` and `answered_by` are regular expressions for the whole header; ''
+    means absent."""
 
     answer: Rule
     status: int = 200
@@ -43,6 +52,7 @@ class Expectation:
     target: str = ""
     attempts: str = ""
     fallback: str = ""
+    answered_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +67,7 @@ class Case:
     title: str
     prompt: str
     expect: Expectation
+    api: Api = Api.CHAT
     model: str = "auto"
     body: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -120,6 +131,18 @@ def contains(word: str) -> Rule:
 def not_empty() -> Rule:
     """The response has text."""
     return Rule(description="not empty", check=lambda got: None if got.strip() else "response is empty")
+
+
+def answers_all(names: Sequence[str]) -> Rule:
+    """The response is a JSON object with an answer for each of these questions."""
+
+    def check(got: str) -> str | None:
+        try:
+            return None if list(json.loads(got)) == list(names) else f"response does not answer {', '.join(names)}"
+        except ValueError:
+            return "response is not JSON"
+
+    return Rule(description="an answer for each question", check=check)
 
 
 def error_code(code: str) -> Rule:

@@ -6,9 +6,11 @@ Exact responses follow from the rules of the checkpoint's three tasks, not from 
 from typing import Final
 
 from twolane.demo.case_types import (
+    Api,
     Case,
     Expectation,
     Group,
+    answers_all,
     contains,
     equals,
     equals_json,
@@ -20,12 +22,15 @@ from twolane.demo.fault_cases import CORRUPTED, KILLED, SLOW
 from twolane.demo.prompts import (
     ANNA,
     ANNAS_ORDER,
+    APPLY,
     AS_ORDER,
+    COMPLAINT,
     EDIT,
     FRANCE,
     GREEDY,
     ORDER_SCHEMA,
     PRIVATE,
+    QUESTIONS,
     SHORT,
     SLOPPY,
 )
@@ -190,4 +195,55 @@ PRIVACY: Final = Group(
     ),
 )
 
-GROUPS: Final = (FAST, QUALITY, PRIVACY, CORRUPTED, KILLED, SLOW)
+EDITORS: Final = Group(
+    title="Editors and decisions",
+    description="The small model knows neither gaps nor patches. Of a decision, only doubtful questions change lane.",
+    cases=(
+        Case(
+            title="fill in the middle: a prompt and a suffix",
+            prompt="def add(a, b):\n    return ",
+            body={**GREEDY, "max_tokens": 12, "suffix": "\n\nprint(add(1, 2))"},
+            api=Api.COMPLETION,
+            needs_smollm2=True,
+            expect=Expectation(
+                task="autocomplete",
+                route="edits",
+                target="quality",
+                attempts="fast=low_confidence,quality=ok",
+                fallback="low_confidence",
+                answer=not_empty(),
+            ),
+        ),
+        Case(
+            title="apply an update to a file, in Morph's tags",
+            prompt=APPLY,
+            body=GREEDY,
+            needs_smollm2=True,
+            expect=Expectation(
+                task="edit",
+                route="edits",
+                target="quality",
+                attempts="fast=low_confidence,quality=ok",
+                fallback="low_confidence",
+                answer=not_empty(),
+            ),
+        ),
+        Case(
+            title="a decision: one question is sure enough, one is not",
+            prompt=COMPLAINT,
+            body={"questions": QUESTIONS},
+            api=Api.DECISION,
+            expect=Expectation(
+                task="structured",
+                route="constrained",
+                target="careful",
+                attempts="fast=low_confidence,careful=ok",
+                fallback="low_confidence",
+                answered_by="fast=0; careful=1",
+                answer=answers_all(("angry", "team")),
+            ),
+        ),
+    ),
+)
+
+GROUPS: Final = (FAST, QUALITY, EDITORS, PRIVACY, CORRUPTED, KILLED, SLOW)

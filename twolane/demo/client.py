@@ -1,13 +1,14 @@
 """Sends the demo's cases with the official `openai` client, as an application would, and records the responses."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import openai
 
-from twolane.demo.case_types import Case
+from twolane.demo.case_types import Api, Case
 from twolane.demo.expectations import Reply, differences
 
 PAUSE_S = 0.05
@@ -67,6 +68,32 @@ async def send(client: openai.AsyncOpenAI, case: Case) -> Reply:
 
 
 async def _create(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[str, str], str]:
+    """The status, the headers, and the response as a text."""
+    return await _CREATE[case.api](client, case)
+
+
+async def _create_completion(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[str, str], str]:
+    create: Any = client.completions.with_raw_response.create
+    raw = await create(model=case.model, prompt=case.prompt, extra_headers=case.headers, **case.body)
+    return raw.status_code, raw.headers, raw.parse().choices[0].text
+
+
+async def _create_decision(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[str, str], str]:
+    create: Any = client.decisions.with_raw_response.create  # its questions have no member `min_confidence`
+    raw = await create(
+        model=case.model, input=case.prompt, questions=[], extra_headers=case.headers, extra_body=case.body
+    )
+    answers = {answer.name: _answer_of(answer) for answer in raw.parse().answers}
+    return raw.status_code, raw.headers, json.dumps(answers)
+
+
+def _answer_of(answer: Any) -> Any:
+    """A predicate as its probability, a choice as its value, a score as its number."""
+    found = {name: getattr(answer, name, None) for name in ("probability", "choice", "score")}
+    return next((value for value in found.values() if value is not None), answer.type)
+
+
+async def _create_chat(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[str, str], str]:
     create: Any = client.chat.completions.with_raw_response.create  # its overloads reject a body built at run time
     messages = [{"role": "user", "content": case.prompt}]
     raw = await create(model=case.model, messages=messages, stream=case.stream, extra_headers=case.headers, **case.body)
@@ -75,3 +102,6 @@ async def _create(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[
         return raw.status_code, raw.headers, parsed.choices[0].message.content or ""
     pieces = [chunk.choices[0].delta.content or "" async for chunk in parsed if chunk.choices]
     return raw.status_code, raw.headers, "".join(pieces)
+
+
+_CREATE: Final = {Api.CHAT: _create_chat, Api.COMPLETION: _create_completion, Api.DECISION: _create_decision}

@@ -74,6 +74,7 @@ def differences(expect: Expectation, reply: Reply) -> tuple[str, ...]:
         _difference("target", reply.header("target"), expect.target),
         _difference("attempts", reply.header("attempts"), expect.attempts),
         _difference("fallback", reply.header("fallback"), expect.fallback),
+        _difference("answered-by", reply.header("answered-by"), expect.answered_by),
         expect.answer.check(reply.text),
     ]
     return tuple(difference for difference in found if difference)

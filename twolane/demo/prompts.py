@@ -30,4 +30,20 @@ PRIVATE: Final = {"x-twolane-private": "true"}
 ANNA: Final = "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"
 ANNAS_ORDER: Final = {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
 SLOPPY: Final = "Clean up this commit subject: Fixed brokn token in api"
+APPLY: Final = """\
+<instruction>Say hello in French.</instruction>
+<code>def greet(name):
+    return "Hello " + name</code>
+<update>    return "Bonjour " + name</update>"""
+COMPLAINT: Final = "My card was charged twice and nobody answers."
+QUESTIONS: Final = (
+    {"type": "predicate", "name": "angry", "instructions": "Is the customer angry?", "min_confidence": 0.5},
+    {
+        "type": "choice",
+        "name": "team",
+        "instructions": "Which team?",
+        "choices": [{"value": "billing"}, {"value": "shipping"}, {"value": "support"}],
+        "min_confidence": 0.95,
+    },
+)
 FRANCE: Final = "What is the capital of France? Answer in one sentence."

@@ -31,6 +31,10 @@ class FileWatch:
         """The file is about to be read."""
         self._loaded = fingerprint(self._path)
 
+    def has_changed(self) -> bool:
+        """Whether the file differs from the loaded one now."""
+        return fingerprint(self._path) != self._loaded
+
     def has_settled(self, *, again: bool = False) -> bool:
         """Whether the file differs from the loaded one and has not changed since the last check (it may be half
         written). `again`: loading it failed, so it need not differ."""

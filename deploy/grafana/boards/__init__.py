@@ -6,7 +6,8 @@ from deploy.grafana.boards.fallbacks import FALLBACKS
 from deploy.grafana.boards.lanes import LANES
 from deploy.grafana.boards.overhead import OVERHEAD
 from deploy.grafana.boards.policy import POLICY
+from deploy.grafana.boards.routes import ROUTES
 from deploy.grafana.boards.worker import WORKER
 from deploy.grafana.panels import Board
 
-BOARDS: Final[tuple[Board, ...]] = (LANES, FALLBACKS, WORKER, POLICY, OVERHEAD)
+BOARDS: Final[tuple[Board, ...]] = (ROUTES, LANES, FALLBACKS, WORKER, POLICY, OVERHEAD)

@@ -3,7 +3,10 @@
 from typing import Final
 
 from deploy.grafana.panels import (
+    ANY,
+    ERRORS,
     HERE,
+    SHARE,
     YES_OR_NO,
     Board,
     Colour,
@@ -41,21 +44,24 @@ _GLANCE: Final = Section(
         number("Requests", "Completed requests per second, all outcomes.", "reqps", rate_of(REQUESTS)),
         number(
             "Error rate",
-            "Share of requests that received an error from the gateway. Client disconnects are not counted.",
+            "Share of requests with an error that clients did not cause. Client disconnects are not counted.",
             "percentunit",
-            share_of(REQUESTS, REQUESTS, where='outcome="error"').expr,
+            share_of(REQUESTS, REQUESTS, where='outcome="error", error_source!="client"').expr,
+            thresholds=ERRORS,
         ),
         number(
             "Fallbacks per request",
             "A request can fall back more than once.",
             "percentunit",
             share_of("twolane_fallbacks_total", REQUESTS, where="").expr,
+            thresholds=SHARE,
         ),
         number(
             "Ejected lanes",
             "Lanes ejected for missing their objective, summed over the selected gateways.",
             "short",
             f"sum(twolane_lane_state{{{HERE}}} == bool 2)",
+            thresholds=ANY,
         ),
     ),
 )

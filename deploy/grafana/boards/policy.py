@@ -81,6 +81,12 @@ _ERRORS: Final = Section(
             share_of(REQUESTS, REQUESTS, "route", where='outcome="error"'),
         ),
         lines(
+            "Responses by status",
+            "Responses of the public port by HTTP status: also those without a decision, such as 401.",
+            "reqps",
+            rate("twolane_http_responses_total", "status"),
+        ),
+        lines(
             "Dropped decision-log lines",
             "Lines dropped because the disk was full or too slow.",
             "ops",

@@ -114,6 +114,13 @@ _STEPS: Final = Section(
             quantile(0.5, f"{W}_tokens_per_forward"),
         ),
         lines(
+            "Drafts",
+            "Tokens per second that were drafted and verified, and those of them that were accepted.",
+            "ops",
+            Query(expr=rate_of(f"{W}_drafted_tokens_total"), legend="drafted"),
+            Query(expr=rate_of(f"{W}_accepted_draft_tokens_total"), legend="accepted"),
+        ),
+        lines(
             "Constraint load",
             "Seconds of work per second by phase: compile, step (on the host, between passes) and validate.",
             "percentunit",

@@ -81,12 +81,13 @@ _CAPABILITIES: Mapping[str, bool | str] = {
     **dict.fromkeys(("n", "images", "embeddings"), False),
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
-# Only diffusion can keep to a text, end in a given text, or compare labels in one pass. Verified decoding starts from a
-# text, which changes the cost of its answers, but not the answers.
+# Only diffusion can keep to a text, end in a given text, or answer decisions in one pass. Its log-probabilities are
+# those of labels, the others' those of tokens. Verified decoding starts from a text, which changes the cost of its
+# answers, but not the answers.
 _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
     DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True, "decisions": True},
-    DecodingMode.VERIFIED: {"prediction": "warm_start", "suffix": False, "logprobs": False, "decisions": False},
-    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False, "decisions": False},
+    DecodingMode.VERIFIED: {"prediction": "warm_start", "suffix": False, "logprobs": True, "decisions": False},
+    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": True, "decisions": False},
 }
 
 

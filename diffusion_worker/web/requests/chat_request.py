@@ -26,7 +26,7 @@ class ChatRequest:
     tools: Tools = NO_TOOLS
     thinking: bool | None = None  # None: default of the chat template
     prediction: str | None = None
-    top_logprobs: int | None = None  # number of labels to return; None: no logprobs
+    top_logprobs: int | None = None  # number of labels or tokens to return; None: no logprobs
 
 
 def parse_chat(body: bytes, features: TemplateFeatures = NO_FEATURES) -> ChatRequest:

@@ -4,7 +4,7 @@
 processed it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from yarl import URL
@@ -68,19 +68,29 @@ class HttpClient(Protocol):
 
 
 class ClientByScheme:
-    """Calls http:// URLs without a proxy by one client, and everything else by another."""
+    """Calls http:// URLs without a proxy by one client, and everything else by another, which `make_other` makes when
+    it is first needed."""
 
-    def __init__(self, plain: HttpClient, other: HttpClient) -> None:
-        self._plain, self._other = plain, other
+    def __init__(self, plain: HttpClient, make_other: Callable[[], HttpClient]) -> None:
+        self._plain = plain
+        self._make_other = make_other
+        self._other: HttpClient | None = None
 
     async def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
     ) -> HttpResponse:
         """See `HttpClient`."""
-        client = self._plain if url.scheme == "http" and proxy is None else self._other
+        client = self._plain if url.scheme == "http" and proxy is None else self.other()
         return await client.post(url, body, headers, proxy=proxy)
+
+    def other(self) -> HttpClient:
+        """The client for everything else."""
+        if self._other is None:
+            self._other = self._make_other()
+        return self._other
 
     async def aclose(self) -> None:
         """Close the connections of both clients."""
         await self._plain.aclose()
-        await self._other.aclose()
+        if self._other is not None:
+            await self._other.aclose()

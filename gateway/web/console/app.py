@@ -1,59 +1,28 @@
 """The console's routes: its page, its session, its data, and the playground, which sends requests into the pipeline."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
 from gateway.errors import InvalidField, NotFound, Unauthorized
-from gateway.policy_types import Limit, Quota
-from gateway.reliability.daily_budgets import Spent
 from gateway.reliability.rate_limits import ANONYMOUS
 from gateway.routing.policy import Policy
 from gateway.web.console.documents import COLUMNS, key_of
 from gateway.web.console.guard import API, ROOT, SEND, SESSION
-from gateway.web.console.history import MAX_ROWS, History
-from gateway.web.console.live import MAX_PAGES, LiveFeed
+from gateway.web.console.history import MAX_ROWS
+from gateway.web.console.live import MAX_PAGES
 from gateway.web.console.pages import asset, page
+from gateway.web.console.parts import ConsoleParts
 from gateway.web.console.policy_process import Request as PolicyRequest
-from gateway.web.console.proposals import Proposals
-from gateway.web.console.sessions import Sessions, set_cookie
+from gateway.web.console.sessions import set_cookie
 from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
-from twolane.process.api_keys import Keys
 
 SIMULATED: Final = 2000  # decisions of a simulation, the latest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What keys have used: `quota` per minute and `spent` today, by name of the key."""
-
-    quota: Callable[[str, Limit], Quota]
-    spent: Callable[[str], Spent]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsoleParts:
-    """What the console shows. `apis` are the applications that answer requests of the playground, by path. `trace_url`:
-    address of a trace, with `{trace}` for its id; `public_url`: of the public port, as applications on this machine
-    reach it."""
-
-    policy: Callable[[], Policy]
-    history: History
-    feed: LiveFeed
-    proposals: Proposals
-    usage: Usage
-    keys: Callable[[], Keys] | None
-    sessions: Sessions | None
-    apis: Mapping[str, ASGIApp]
-    public_url: str
-    trace_url: str | None = None
 
 
 class _Proposal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -200,7 +169,7 @@ def _add_keys(app: FastAPI, parts: ConsoleParts) -> None:
     async def keys() -> Response:
         """Every key with its recent requests and what is left of its limits."""
         decisions = parts.history.decisions()
-        known = {key.name: key for key in parts.keys()} if parts.keys else {}
+        known = {key.name: key for key in parts.current_keys()} if parts.current_keys else {}
         names = [*known, *sorted({each.principal or ANONYMOUS for each in decisions} - known.keys())]
         policy = parts.policy()
         shown = []

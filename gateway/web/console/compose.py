@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp
 
 from gateway.policy_files.watch import Policies
-from gateway.ports import Clock
+from gateway.ports import Clock, Observer
 from gateway.settings import Settings
 from gateway.state.decision_stream import DecisionStream
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import connect
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Status, Target
-from gateway.web.console.app import Console, ConsoleParts, Usage
 from gateway.web.console.guard import ConsoleGuard
 from gateway.web.console.history import MAX_ROWS, History, SharedDecisions
 from gateway.web.console.lanes import LaneWatch
 from gateway.web.console.live import LiveFeed
+from gateway.web.console.parts import ConsoleParts, Usage
 from gateway.web.console.proposals import Proposals
 from gateway.web.console.sessions import Sessions
+from twolane.process.http.dispatch import Dispatch
 from twolane.process.keys_file import KeysFile
 
 
@@ -50,14 +51,15 @@ class OpenConsole:
 
 
 @contextlib.asynccontextmanager
-async def shared_decisions(settings: Settings) -> AsyncIterator[SharedDecisions | None]:
-    """An Observer that shares decisions through Redis until the block ends; None without Redis, or without a
-    console."""
+async def shared_decisions(settings: Settings, observers: list[Observer]) -> AsyncIterator[SharedDecisions | None]:
+    """Share decisions through Redis until the block ends, with one more of the `observers`; None without Redis, or
+    without a console."""
     if settings.redis_url is None or settings.console == "off":
         yield None
         return
     redis = connect(settings.redis_url)
     shared = SharedDecisions(DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS))
+    observers.append(shared)
     async with shared.sharing():
         yield shared
     await redis.aclose()
@@ -84,7 +86,7 @@ async def open_console(context: ConsoleContext) -> AsyncIterator[OpenConsole | N
         feed=feed,
         proposals=Proposals(path=policies.path, environment=os.environ),
         usage=usage,
-        keys=sessions.keys if sessions else None,
+        current_keys=sessions.keys if sessions else None,
         sessions=sessions,
         apis=context.apis,
         trace_url=context.settings.trace_url,
@@ -92,11 +94,18 @@ async def open_console(context: ConsoleContext) -> AsyncIterator[OpenConsole | N
     )
     watching = asyncio.create_task(lanes.run(), name="lanes of the console")
     try:
-        yield OpenConsole(app=ConsoleGuard(Console(parts), sessions), end=feed.end)
+        yield OpenConsole(app=ConsoleGuard(Dispatch({}, lambda: _app(parts)), sessions), end=feed.end)
     finally:
         feed.end()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+def _app(parts: ConsoleParts) -> ASGIApp:
+    """Imported when the console is first opened."""
+    from gateway.web.console.app import Console
+
+    return Console(parts)
 
 
 def _sessions(context: ConsoleContext) -> Sessions | None:

@@ -1,4 +1,5 @@
-"""What the console shows, as JSON: decisions, lanes, targets and keys. Pure; contains no prompt and no response text."""
+"""What the console shows, as JSON: decisions, lanes, targets and keys. Pure; contains no text of prompts or
+responses."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

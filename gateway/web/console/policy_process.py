@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.classifier.weights import open_classifier
+from gateway.classifier.weights import FILE, open_classifier
 from gateway.errors import GatewayError, PolicyError
 from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.limits import budget_problems
@@ -86,7 +86,7 @@ def _explain(policy: Policy, request: Request) -> dict[str, Any]:
     try:
         headers = unique_headers([(name.lower().encode(), value.encode()) for name, value in request.headers.items()])
         query = APIS[request.path].read(request.body.encode(), headers, now_s=0.0, key=None)
-        found = open_classifier()(query)
+        found = open_classifier(policy.weights or FILE)(query)
         plan = plan_request(policy, query, found, wall_s=time.time(), sample=0.0)
     except GatewayError as error:
         return {"error": {"message": error.message, "code": error.code, "param": error.param}}

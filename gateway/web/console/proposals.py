@@ -11,21 +11,12 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.errors import GatewayError, InvalidField
+from gateway.errors import ComparisonFailed, InvalidField
 
 TIMEOUT_S: Final = 60.0
 MAX_POLICY_BYTES: Final = 1 << 18
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 _KEPT: Final = ("PATH", "PYTHONPATH", "HOME", "LANG", "VIRTUAL_ENV")
-
-
-class ComparisonFailed(GatewayError):
-    """The process that compares policies exceeded its time or memory."""
-
-    status = 422
-    code = "comparison_failed"
-    kind = "invalid_request_error"
-    retryable = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Use LangChain's models for OpenAI.
 
 stdin: {"url": ..., "cases": [{"how": ..., "api": "chat" or "responses"}]}, where `how` is `invoke`, `stream`, `tools`
-(a loop of steps), a way to ask for a typed answer (`json_schema`, `function_calling`, `json_mode`), `complete` (text
-completion), `embed` (embeddings) or `unknown` (a model that does not exist). stdout: one JSON line for each, in order:
-what an application sees, or {"error": ...}.
+(a loop of steps), `chained` (the same, with stored responses and their ids in place of earlier messages), a way to ask
+for a typed answer (`json_schema`, `function_calling`, `json_mode`), `complete` (text completion), `embed` (embeddings)
+or `unknown` (a model that does not exist). stdout: one JSON line for each, in order: what an application sees, or
+{"error": ...}.
 """
 
 import json
@@ -55,6 +56,8 @@ def answer(case: dict[str, Any], common: Any) -> dict[str, Any]:
     model = ChatOpenAI(model=name, use_responses_api=case["api"] == "responses", stream_usage=True, **common)
     if how in TYPED:
         return {"object": model.with_structured_output(Weather, method=how).invoke("Rome? As JSON.").model_dump()}
+    if how == "chained":
+        return loop(model.model_copy(update={"store": True, "use_previous_response_id": True}))
     if how == "tools":
         return loop(model)
     if how == "stream":

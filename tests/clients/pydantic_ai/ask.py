@@ -1,9 +1,10 @@
 """Run an agent with a tool with Pydantic AI, whose default for OpenAI is the responses API.
 
 stdin: {"url": ..., "cases": [{"how": ..., "api": "default", "responses" or "chat"}]}, where `how` is `run` or `stream`
-(a loop of steps with a tool), `again` (a second turn with the messages of the first), or how a typed answer is asked
-for: `tool`, `native` or `prompted`, each whole or, with `is_streamed`, as partial objects. stdout: one JSON line for
-each, in order: what an application sees, or {"error": ...}.
+(a loop of steps with a tool), `again` (a second turn with the messages of the first), `chained` (the same, with stored
+responses and their ids in place of earlier messages), or how a typed answer is asked for: `tool`, `native` or
+`prompted`, each whole or, with `is_streamed`, as partial objects. stdout: one JSON line for each, in order: what an
+application sees, or {"error": ...}.
 """
 
 import asyncio
@@ -63,13 +64,14 @@ async def answer(case: dict[str, Any], model: Any) -> dict[str, Any]:
         async with typed.run_stream("Rome?") as stream:
             parts = [each.model_dump() async for each in stream.stream_output(debounce_by=None)]
         return {"object": parts[-1]}
-    agent: Any = Agent(model, instructions="Be brief.", tools=[weather])
+    settings = {"openai_store": True, "openai_previous_response_id": "auto"} if how == "chained" else {}
+    agent: Any = Agent(model, instructions="Be brief.", tools=[weather], model_settings=settings)
     if how == "stream":
         async with agent.run_stream("Rome or Oslo?") as stream:
             text = "".join([piece async for piece in stream.stream_text(delta=True)])
             return {"text": text, **seen_of(stream)}
     made = await agent.run("Rome or Oslo?")
-    if how == "again":
+    if how in ("again", "chained"):
         made = await agent.run("And why?", message_history=made.all_messages())
     return {"text": made.output, **seen_of(made)}
 

@@ -42,6 +42,8 @@ Refused = Callable[..., PolicyError]
         # Decoding parameters of a worker.
         ("max_in_flight: 16", "diffusion: {steps: 0}", "9:17: targets.fast.diffusion.steps: must be between 1 and 40"),
         ("max_in_flight: 16", "diffusion: {step: 1}", "targets.fast.diffusion.step: unknown key; did you mean 'steps'"),
+        ("engine: vllm", "engine: vllm\n    decoding: verified", "targets.quality.decoding: allowed only for targets"),
+        ("max_in_flight: 16", "decoding: verifed", "9:5: targets.fast.decoding: unknown value 'verifed'; did you mean"),
         ("engine: vllm", "engine: vllm\n    diffusion: {}", "targets.quality.diffusion: allowed only for targets of k"),
         # Values of the wrong type or out of range.
         ("p95_ms: 400", "p95_ms: soon", "22:11: routes[0].slo.p95_ms: expected a number, got a string"),

@@ -95,3 +95,25 @@ def test_impossible_headers_and_keys_are_refused_without_repeating_them(fields: 
 def test_a_relative_key_file_starts_at_the_folder_of_the_policy() -> None:
     assert target(key_file="keys/a", file="/etc/twolane/policy.yaml").key_file == "/etc/twolane/keys/a"
     assert target(key_file="/run/secrets/a", file="/etc/twolane/policy.yaml").key_file == "/run/secrets/a"
+
+
+@pytest.mark.parametrize(
+    ("decoding", "called"), [("diffusion", "d"), ("verified", "d:verified"), ("autoregressive", "d:autoregressive")]
+)
+def test_the_decoding_mode_of_a_worker_is_part_of_the_model_that_is_called(decoding: str, called: str) -> None:
+    assert target(kind="worker", model="d", decoding=decoding, location="in_cluster").model == called
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model": "d:verified", "decoding": "autoregressive"},
+            "decoding: the model 'd:verified' names a decoding mode",
+        ),
+        ({"model": "d", "decoding": "verified", "diffusion": {"steps": 4}}, "diffusion: denoising parameters have no"),
+    ],
+)
+def test_a_decoding_mode_that_contradicts_other_keys_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(message)):
+        target(kind="worker", location="in_cluster", **fields)

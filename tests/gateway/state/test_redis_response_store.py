@@ -64,7 +64,7 @@ async def test_a_replica_reads_what_another_wrote_with_the_same_key_only(
 
 
 async def test_a_response_expires(redis: RedisServer) -> None:
-    async with opened(redis, lifetime_s=0.05) as store, asyncio.timeout(60):
+    async with opened(redis, lifetime_s=1.0) as store, asyncio.timeout(120):  # the sizes expire as soon
         await store.put("r", response())
         while await store.get("r", "a") is not None:  # noqa: ASYNC110 - Redis has no event for it
             await asyncio.sleep(0.005)

@@ -53,6 +53,8 @@ def test_the_format_is_as_documented(decision: Any) -> None:
         ],
         "target": "quality",
         "outcome": "ok",
+        "status": 200,
+        "error_source": None,
         "fallback": "circuit_open",
         "total_ms": 212.0,
         "cost": 0.0,

@@ -10,10 +10,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.decision import AttemptRecord
-from gateway.enums import AttemptOutcome, Outcome, Reason, SloOutcome
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SloOutcome
 from gateway.policy_files.load import load
 from gateway.routing.policy import Policy
 from gateway.telemetry.metrics import Metrics
+
+SERVED = "target=quality,task=edit"
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -32,7 +34,7 @@ def test_a_decision_updates_all_its_metrics(decision: Any) -> None:
     metrics = Metrics()
     metrics.decided(decision())
     found = samples(metrics)
-    assert found["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 1
+    assert found[f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}"] == 1
     assert found["twolane_request_duration_seconds_sum,route=edits,target=quality"] == 0.212
     assert found["twolane_time_to_first_byte_seconds_sum,route=edits,target=quality"] == 0.201
     assert found["twolane_fallbacks_total,from=fast,reason=invalid_output,route=edits,to=careful"] == 1
@@ -47,19 +49,46 @@ def test_a_decision_updates_all_its_metrics(decision: Any) -> None:
     assert not [name for name in found if "careful" in name and name.startswith("gen_ai")]
 
 
-def test_only_successful_requests_are_timed(decision: Any) -> None:
-    """Fast errors would make a slow target look fast."""
+@pytest.mark.parametrize(("source", "timed"), [("client", 0), ("target", 1), ("gateway", 1)])
+def test_errors_are_timed_unless_the_client_caused_them(decision: Any, source: str, timed: int) -> None:
+    """Requests that ended at their deadline must not vanish from the latency, nor invalid ones improve it."""
     metrics = Metrics()
-    metrics.decided(decision(outcome=Outcome.ERROR, target=None, first_byte_ms=None))
+    error = {"outcome": Outcome.ERROR, "target": None, "first_byte_ms": None, "error_source": ErrorSource(source)}
+    metrics.decided(decision(**error, status=502))
     found = samples(metrics)
-    assert found["twolane_requests_total,outcome=error,route=edits,target=none,task=edit"] == 1
-    assert not [name for name in found if name.startswith("twolane_request_duration_seconds_count")]
+    series = f"error_source={source},outcome=error,route=edits,status_class=5xx,target=none,task=edit"
+    assert found[f"twolane_requests_total,{series}"] == 1
+    assert found.get("twolane_request_duration_seconds_count,route=edits,target=none", 0) == timed
+
+
+def test_a_client_that_left_received_no_status(decision: Any) -> None:
+    metrics = Metrics()
+    metrics.decided(decision(outcome=Outcome.CLIENT_GONE, status=None))
+    assert samples(metrics)[
+        f"twolane_requests_total,error_source=,outcome=client_gone,route=edits,status_class=,{SERVED}"
+    ]
+
+
+def test_a_hedge_is_no_fallback(decision: Any) -> None:
+    metrics = Metrics()
+    first, *_, last = decision().attempts
+    metrics.decided(decision(attempts=(replace(first, outcome=Reason.HEDGE), last)))
+    assert not [name for name in samples(metrics) if name.startswith("twolane_fallbacks_total,")]
+
+
+def test_every_response_is_counted_by_its_status() -> None:
+    metrics = Metrics()
+    for status in (200, 401, 401):
+        metrics.responded(status)
+    assert samples(metrics)["twolane_http_responses_total,status=401"] == 2
 
 
 def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
     first, second = Metrics(), Metrics()
     first.decided(decision())
-    assert "twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit" not in samples(second)
+    assert f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}" not in samples(
+        second
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +165,7 @@ def test_slo_objectives_are_bucket_bounds_of_latency_histograms(decision: Any, t
     assert "0.73" not in bounds_of(metrics, "twolane_request_duration_seconds")
     found = samples(metrics)
     assert found["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
-    assert found["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 2
+    assert found[f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}"] == 2
 
 
 def test_lane_latency_uses_the_numbers_of_the_guard(decision: Any, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """A client of an ASGI application without a socket: for tests in virtual time."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
+from twolane.process.http.request_cycle import WATCH
 
 
 @dataclass
@@ -39,22 +42,21 @@ class AsgiClient:
         self._app = app
         self._path = path
         self._write_s = write_s  # how long the client takes to read one part
-        self._left = asyncio.Event()
+        self._watch: Callable[[], None] | None = None
 
     def leave(self) -> None:
-        self._left.set()
+        assert self._watch is not None, "nobody would notice"
+        self._watch()
 
     async def post(self, body: dict[str, Any], **headers: str) -> Received:
         received, loop = Received(), asyncio.get_running_loop()
-        begin_s, is_read = loop.time(), False
+        begin_s = loop.time()
 
         async def receive() -> dict[str, Any]:
-            nonlocal is_read
-            if not is_read:
-                is_read = True
-                return {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
-            await self._left.wait()
-            return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
+
+        def watch(on_disconnect: Callable[[], None] | None) -> None:
+            self._watch = on_disconnect
 
         async def send(message: dict[str, Any]) -> None:
             assert not received.is_complete, "a message after the end of the response"
@@ -69,6 +71,6 @@ class AsgiClient:
             received.is_complete = not message.get("more_body", False)
 
         names = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "method": "POST", "path": self._path, "headers": names}
+        scope = {"type": "http", "method": "POST", "path": self._path, "headers": names, WATCH: watch}
         await self._app(scope, receive, send)
         return received

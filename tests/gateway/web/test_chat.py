@@ -69,6 +69,8 @@ async def test_a_body_of_unknown_size_is_refused_at_the_limit(gateway: Any) -> N
     [
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("DELETE", "/live", 405, "method_not_allowed"),
         ("POST", "/v1/audio/speech", 404, "unknown_url"),
         ("GET", "/v1/models/gpt-9", 404, "model_not_found"),
         ("GET", "/nothing", 404, "unknown_url"),

@@ -7,7 +7,7 @@ import re
 import jsonschema
 import pytest
 
-from twolane.demo.case_types import Case, DemoFault
+from twolane.demo.case_types import Api, Case, DemoFault
 from twolane.demo.cases import GROUPS
 from twolane.demo.environment import PROXY_FAULTS
 from twolane.demo.prompts import ORDER_SCHEMA
@@ -21,8 +21,8 @@ def named(cases: list[Case]) -> list[object]:
 
 
 @pytest.mark.parametrize("case", named(CASES))
-def test_every_case_sets_a_seed(case: Case) -> None:
-    assert "seed" in case.body
+def test_every_case_that_samples_sets_a_seed(case: Case) -> None:
+    assert ("seed" in case.body) is (case.api is not Api.DECISION)
 
 
 @pytest.mark.parametrize("case", named(ANSWERED))
@@ -45,7 +45,7 @@ def test_at_least_five_cases_are_answered_by_the_fast_lane_on_the_first_attempt(
 def test_only_answers_of_the_quality_lane_need_smollm2() -> None:
     """Without it those cases are skipped; those about the fast lane, privacy and faults still run."""
     needing = [case for case in CASES if case.needs_smollm2]
-    assert 0 < len(needing) <= 2
+    assert 0 < len(needing) <= 4
     assert all(case.expect.target == "quality" and case.fault is DemoFault.NONE for case in needing)
 
 
@@ -64,6 +64,8 @@ def test_the_demo_covers_the_main_features() -> None:
     assert any("x-twolane-task" in case.headers for case in CASES)
     assert any("x-twolane-private" in case.headers for case in CASES)
     assert any(case.expect.status == 404 for case in CASES)
+    assert {case.api for case in CASES} == set(Api)
+    assert any(";" in case.expect.answered_by for case in CASES)
     assert {"invalid_output", "p95_breach"} <= {case.expect.fallback for case in CASES}
 
 

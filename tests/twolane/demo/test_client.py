@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from twolane.demo.case_types import Case, Expectation, not_empty
+from twolane.demo.case_types import Api, Case, Expectation, not_empty
 from twolane.demo.client import connect, send, send_case
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +81,31 @@ async def test_body_and_headers_are_sent_unchanged(gateway: Gateway) -> None:
     }
     assert "x-twolane-private: true" in head
     assert (reply.status, reply.text, reply.header("target"), reply.error) == (200, "ok", "fast", "")
+
+
+async def test_a_gap_is_filled_by_a_text_completion(gateway: Gateway) -> None:
+    gateway.answer = lambda body: whole({"id": "1", "choices": [{"index": 0, "text": "a + b"}]})
+    async with connect(gateway.url) as client:
+        reply = await send(client, case(api=Api.COMPLETION, body={"suffix": "end"}))
+    head, body = gateway.seen[0]
+    assert head.startswith("post /v1/completions ")
+    assert body == {"model": "auto", "prompt": "the prompt", "suffix": "end"}
+    assert (reply.text, reply.header("target")) == ("a + b", "fast")
+
+
+async def test_the_answers_of_a_decision_are_named_by_their_questions(gateway: Gateway) -> None:
+    answers = [
+        {"type": "predicate", "name": "angry", "probability": 0.75},
+        {"type": "choice", "name": "team", "choice": "billing", "confidence": 1.0, "probabilities": []},
+    ]
+    gateway.answer = lambda body: whole({"answers": answers, "model": "m"})
+    questions = [{"type": "predicate", "name": "angry", "min_confidence": 0.5}]
+    async with connect(gateway.url) as client:
+        reply = await send(client, case(api=Api.DECISION, body={"questions": questions}))
+    head, body = gateway.seen[0]
+    assert head.startswith("post /v1/decisions ")
+    assert body == {"model": "auto", "input": "the prompt", "questions": questions}
+    assert json.loads(reply.text) == {"angry": 0.75, "team": "billing"}
 
 
 async def test_the_pieces_of_a_stream_are_joined(gateway: Gateway) -> None:

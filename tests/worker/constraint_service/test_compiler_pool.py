@@ -157,6 +157,13 @@ async def test_a_job_with_little_processor_time_may_take_long() -> None:
         await compiler_pool.close()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine is too busy to give a job its processor time."""
+    monkeypatch.setattr("diffusion_worker.constraint_service.job_pool._OUTAGE", 1000)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_validation_over_the_time_limit_blocks_nothing_else() -> None:
     """The event loop keeps running during a backtracking expression, and later answers are validated."""
     compiler_pool = CompilerPool(validating=Times(quick_s=0.5, limit_s=1.0, wait_s=PATIENCE_S))
@@ -254,6 +261,7 @@ def bomb(length: int = 60) -> bytes:
     return validation_job(SLOW_TO_CHECK, json.dumps(["a" * length + "!"]))
 
 
+@pytest.mark.usefixtures("patient")
 async def test_long_jobs_leave_a_process_to_quick_ones_and_end_in_time() -> None:
     """Of another key and of the same one."""
     async with validators(quick_s=0.05, limit_s=0.25) as pool:

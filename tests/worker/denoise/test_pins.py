@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
-from diffusion_worker.denoise.score import score
+from diffusion_worker.denoise.score import CanvasLogits, Sampling, score
 from diffusion_worker.engine.loop import run
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 from diffusion_worker.types.step_batch import Denoise
@@ -44,7 +44,8 @@ def test_head_and_tail_stand_at_the_two_ends_and_all_between_is_free(
     assert pins is not None
     ids = torch.full((2, 8), 7)
     assert pin_ids(ids, pins)[0].tolist() == [*head, *[7] * (8 - len(head) - len(tail)), *tail]
-    found = score(torch.zeros(2, 8, 10), torch.tensor([0.5, 0.5]), pins)
+    logits = CanvasLogits(raw=torch.zeros(2, 8, 10), cap=0.0, temperature=torch.tensor([0.5, 0.5]), pins=pins)
+    found = score(logits, Sampling(keys=(), uniforms=None, asked={}))
     is_free = pins == FREE
     assert bool((found.entropy[~is_free] == 0.0).all())
     assert bool((found.surest[~is_free] == pins[~is_free]).all())

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.denoise import truncation
+from diffusion_worker.denoise import score, truncation
+from diffusion_worker.denoise.logit_reads import position_blocks
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.scheduler import Limits
 from diffusion_worker.engine.warm_up import largest_batch
@@ -79,7 +80,9 @@ def peak(batch: Batch, limits: Limits) -> int:
 def test_the_computed_peak_covers_the_real_one_and_hardly_more(
     rows: int, context: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(truncation, "_ONE_BITS", 7)  # bisect three bits of numbers that nobody reads: the same tensors
+    # Numbers that nobody reads: three bits are bisected, and three blocks of positions sampled, in the same memory.
+    monkeypatch.setattr(truncation, "_ONE_BITS", 7)
+    monkeypatch.setattr(score, "position_blocks", lambda *shape, **rows: list(position_blocks(*shape, **rows))[:3])
     model, limits = released(), Limits(max_num_seqs=rows, max_waiting=0, max_context=context)
     whole = largest_batch(model.info, limits)
     work = StepWork(rows=rows, context=context, canvas_length=256, prefill_chunk=limits.prefill_chunk)

@@ -60,7 +60,7 @@ class FaultyDevice(TorchDispatchMode):
 
 def requests() -> list[GenerationRequest]:
     """Three requests that share a prefix, and two that do not; each needs two canvases or several tokens. One has a
-    canvas of another length and penalties."""
+    canvas of another length and penalties, and one is verified."""
     base = GenerationRequest(prompt_ids=PREFIX, max_tokens=12, seed=1, denoising=DENOISING, temperature=1.0)
     return [
         replace(base, prompt_ids=(*PREFIX, 31), seed=2),
@@ -74,7 +74,7 @@ def requests() -> list[GenerationRequest]:
         ),
         replace(base, prompt_ids=(*PREFIX, 34), seed=4, decoding_mode=DecodingMode.AUTOREGRESSIVE, max_tokens=5),
         replace(base, prompt_ids=tuple(range(40, 45)), seed=5),
-        replace(base, prompt_ids=tuple(range(50, 53)), seed=6, decoding_mode=DecodingMode.AUTOREGRESSIVE, max_tokens=5),
+        replace(base, prompt_ids=tuple(range(50, 53)), seed=6, decoding_mode=DecodingMode.VERIFIED),
     ]
 
 

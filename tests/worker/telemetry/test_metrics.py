@@ -55,6 +55,16 @@ def ended(outcome: Outcome, first_block_s: float | None = 0.1) -> SequenceObserv
     )
 
 
+def test_queue_and_cache_are_reported_under_the_names_that_engines_share_too() -> None:
+    """The model-server protocol of the Gateway API Inference Extension."""
+    meters = Meters("model")
+    found = values(meters)
+    assert found['vllm:num_requests_waiting{model_name="model"}'] == found["twolane_worker_waiting"] == 1
+    assert found['vllm:num_requests_running{model_name="model"}'] == found["twolane_worker_running"] == 2
+    assert found['vllm:kv_cache_usage_perc{model_name="model"}'] == 2 / 8
+    assert values(meters, replace(STATUS, max_num_seqs=0))['vllm:kv_cache_usage_perc{model_name="model"}'] == 0
+
+
 def test_a_finished_sequence_counts_time_tokens_and_rate() -> None:
     """Duration, time to first block, seconds per token, tokens per pass."""
     meters = Meters("model")
@@ -160,10 +170,10 @@ def test_two_workers_in_one_process_keep_apart() -> None:
 
 
 def test_all_names_follow_one_pattern() -> None:
-    """Ours begin with twolane_worker_, the others with gen_ai_server_."""
+    """Ours begin with twolane_worker_, conventions' with gen_ai_server_, engines' with vllm:."""
     families = re.findall(r"^# TYPE (\S+)", Meters("model").render(STATUS).decode(), re.M)
     assert families
-    assert all(name.startswith(("twolane_worker_", "gen_ai_server_")) for name in families)
+    assert all(name.startswith(("twolane_worker_", "gen_ai_server_", "vllm:")) for name in families)
 
 
 def test_the_phases_of_the_last_start_are_gauges() -> None:

@@ -79,7 +79,11 @@ async def test_labels_share_a_batch_with_other_requests() -> None:
         ({}, "unsupported_parameter", "logprobs"),
         ({"structured_outputs": {"regex": "a|b"}}, "unsupported_parameter", "logprobs"),
         ({"response_format": formatted({"type": "string"})}, "unsupported_parameter", "logprobs"),
-        ({"structured_outputs": CHOICE, "model": READ}, "unsupported_parameter", "logprobs"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "model": READ},
+            "unsupported_parameter",
+            "logprobs",
+        ),
         (
             {"structured_outputs": CHOICE, "prediction": {"type": "content", "content": "no"}},
             "unsupported_parameter",
@@ -105,9 +109,38 @@ async def test_logprobs_are_refused_where_unsupported(fields: dict[str, Any], co
     assert (refused.status_code, error["code"], error["param"]) == (400, code, param)
 
 
-async def test_only_diffusion_has_the_logprobs_capability() -> None:
-    """In the other modes every label would need its own passes."""
+async def test_every_decoding_mode_has_the_logprobs_capability() -> None:
+    """Of labels in diffusion mode, of tokens in the others."""
     async with serving(toy_model()) as served:
-        for model, has in ((MODEL, True), (VERIFIED, False), (READ, False)):
+        for model in (MODEL, VERIFIED, READ):
             listed = (await served.client.get(f"/v1/models/{model}")).json()
-            assert listed["twolane"]["capabilities"]["logprobs"] is has
+            assert listed["twolane"]["capabilities"]["logprobs"] is True
+
+
+@pytest.mark.parametrize("model", [READ, VERIFIED])
+@pytest.mark.parametrize("fields", [{}, {"structured_outputs": {"regex": "größer|kleiner"}}, {"stop": ["zz"]}])
+async def test_every_token_of_the_text_has_its_log_probability(model: str, fields: dict[str, Any]) -> None:
+    """Whole and streamed; tokens are bytes here, so that a character may take two of them."""
+    text = "größer"
+    async with serving(toy_model(answer=text, confidence=0.9)) as served:
+        request = {"model": model, "logprobs": True, "top_logprobs": 2, **fields}
+        whole = (await served.ask("x", **request)).json()["choices"][0]
+        streamed = await served.ask("x", stream=True, **request)
+    assert whole["message"]["content"] == text
+    entries = whole["logprobs"]["content"]
+    assert bytes(byte for entry in entries for byte in entry["bytes"]) == text.encode()
+    for entry in entries:
+        assert math.exp(entry["logprob"]) == pytest.approx(0.9)
+        best, second = entry["top_logprobs"]
+        assert (best["bytes"], best["logprob"]) == (entry["bytes"], entry["logprob"])
+        assert second["logprob"] < best["logprob"]
+    chunks = [json.loads(data)["choices"][0] for data in events(streamed.text)[:-1]]
+    assert [entry for chunk in chunks if chunk["logprobs"] for entry in chunk["logprobs"]["content"]] == entries
+
+
+async def test_without_a_number_only_the_tokens_themselves_are_reported() -> None:
+    async with serving(toy_model(answer="ab")) as served:
+        found = (await served.ask("x", model=VERIFIED, logprobs=True)).json()["choices"][0]
+        plain = (await served.ask("x", model=VERIFIED)).json()["choices"][0]
+    assert [(entry["token"], entry["top_logprobs"]) for entry in found["logprobs"]["content"]] == [("a", []), ("b", [])]
+    assert plain["logprobs"] is None

@@ -33,6 +33,15 @@ async def test_a_request_id_is_returned_or_created() -> None:
         assert re.fullmatch(r"req_[0-9a-f]{24}", answer.headers["x-request-id"])
 
 
+async def test_open_metrics_need_no_key_and_open_nothing_else(keys_file: Path) -> None:
+    """For endpoint pickers, which cannot send a key."""
+    async with serving(toy_model(), keys_file=keys_file, open_metrics=True) as served:
+        assert "vllm:num_requests_waiting" in (await served.client.get("/metrics")).text
+        assert (await served.client.get("/v1/models")).status_code == 401
+    async with serving(toy_model(), keys_file=keys_file) as served:
+        assert (await served.client.get("/metrics")).status_code == 401
+
+
 @pytest.mark.parametrize("strange", ["x" * 129, "a b", "caf\xe9"])
 async def test_an_unsafe_request_id_is_replaced(strange: str) -> None:
     """Only short printable ASCII is returned."""

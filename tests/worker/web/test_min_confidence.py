@@ -23,7 +23,7 @@ def judged(**knobs: Any) -> ToyModel:
     return model
 
 
-@pytest.mark.parametrize("mode", ["", ":autoregressive"])
+@pytest.mark.parametrize("mode", ["", ":verified", ":autoregressive"])
 async def test_an_answer_below_it_is_refused_and_is_not_worth_a_retry(mode: str) -> None:
     async with serving(judged(confidence=0.2)) as worker:
         answer = await worker.ask(model=MODEL + mode, headers={HEADER: "0.5"}, max_tokens=100)

@@ -68,9 +68,10 @@ class Holding:
     def assign(self, owner: str) -> None:
         """Count the bytes as those of an API key, given by its name."""
         if not self._is_released:
-            self._budget.change(-self.size, self._owner)
+            if self.size:
+                self._budget.change(-self.size, self._owner)
+                self._budget.change(self.size, owner)
             self._owner = owner
-            self._budget.change(self.size, owner)
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
@@ -110,24 +111,21 @@ HOLDING: Final[ContextVar["Holding | HoldingPart | None"]] = ContextVar("HOLDING
 
 
 class HoldingPart:
-    """What a part of the current request holds, such as one attempt: in its scope, `hold_more` counts here as well.
+    """What a part of the current request holds, such as one attempt: within `with`, `hold_more` counts here as well.
     `release` it if the request goes on without it."""
 
-    __slots__ = ("_is_released", "_size", "_whole")
+    __slots__ = ("_is_released", "_outer", "_size", "_whole")
 
     def __init__(self) -> None:
         self._whole = HOLDING.get()
         self._size = 0
         self._is_released = False
 
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Count what is held within."""
-        token = HOLDING.set(self)
-        try:
-            yield
-        finally:
-            HOLDING.reset(token)
+    def __enter__(self) -> None:
+        self._outer = HOLDING.set(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        HOLDING.reset(self._outer)
 
     def add_if_fits(self, size: int) -> None:
         """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""

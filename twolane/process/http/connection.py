@@ -120,6 +120,7 @@ class ClientConnection(asyncio.Protocol):
         "_body_fed",
         "_body_received",
         "_body_since_s",
+        "_client",
         "_closing_s",
         "_expects_continue",
         "_final",
@@ -143,6 +144,7 @@ class ClientConnection(asyncio.Protocol):
         "_parsing",
         "_paused_s",
         "_phase",
+        "_server",
         "_server_state",
         "_transport",
         "_url",
@@ -180,6 +182,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        self._server, self._client = _address(self._transport, "sockname"), _address(self._transport, "peername")
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn only calls `shutdown`
         self._listener.add(self, self._loop)
 
@@ -329,6 +332,11 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
         self._transport.write(data)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the client has taken enough of the queued bytes."""
+        return self._writable is None
 
     async def drained(self) -> None:
         """Return when the client has taken enough of the queued bytes, or has disconnected."""
@@ -505,8 +513,8 @@ class ClientConnection(asyncio.Protocol):
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": version,
-            "server": _address(self._transport, "sockname"),
-            "client": _address(self._transport, "peername"),
+            "server": self._server,
+            "client": self._client,
             "scheme": "http",
             "root_path": "",
             "method": self._parser.get_method().decode("ascii"),

@@ -7,7 +7,7 @@ two still gets an error response with the right status.
 import asyncio
 import http
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -19,7 +19,9 @@ STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
 }
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
+WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch`
 _BODILESS: Final = frozenset({204, 304})
 _log = logging.getLogger("twolane.http")
 
@@ -39,6 +41,10 @@ class Wire(Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the client has taken enough of the queued bytes."""
 
     async def drained(self) -> None:
         """Return when the client has taken enough of the queued bytes, or has disconnected."""
@@ -69,6 +75,7 @@ class RequestCycle:
         "_is_chunked",
         "_is_running",
         "_left",
+        "_on_disconnect",
         "_received_bytes",
         "_wire",
         "added_headers",
@@ -87,6 +94,8 @@ class RequestCycle:
         self._event = asyncio.Event()
         self._body = bytearray()
         self._holding = scope[IN_SCOPE] = holding
+        self._on_disconnect: Callable[[], None] | None = None
+        scope[WATCH] = self.watch
         self._received_bytes = 0
         self._is_running = False
         self.added_headers: Headers = ()  # of the response, whoever makes it
@@ -129,8 +138,21 @@ class RequestCycle:
         """The client has left, or the request was refused by the connection."""
         if not self.is_complete:
             self.is_disconnected = True
+            if self._on_disconnect is not None:
+                self._on_disconnect()
         self._event.set()
         self._release()
+
+    def watch(self, on_disconnect: Callable[[], None] | None) -> None:
+        """Call this once if the client leaves before its response is complete, at once if it has left; None: no longer.
+        The body must have been read. A task that waits for `receive` would cost more than the rest of a request."""
+        self._on_disconnect = on_disconnect
+        if on_disconnect is None:
+            return
+        if self.is_disconnected:
+            on_disconnect()
+        else:
+            self._wire.read_on()  # of a connection that is not read, nobody would see the end
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application; whatever happens, the client gets one response or notices the failure."""
@@ -187,8 +209,17 @@ class RequestCycle:
             return
         if not self._app_status or self.is_complete:
             raise RuntimeError(f"unexpected message {message['type']}")
-        rest, more = memoryview(message.get("body", b"")), message.get("more_body", False)
+        body, more = message.get("body", b""), message.get("more_body", False)
         head = b"" if self.has_started else self._start()
+        if len(body) <= PIECE_BYTES:
+            if self._wire.is_open:
+                self._write_last(head, body, more=more)
+        else:
+            await self._send_large(head, memoryview(body), more=more)
+        if not self._wire.is_drained:
+            await self._wire.drained()
+
+    async def _send_large(self, head: bytes, rest: memoryview, *, more: bool) -> None:
         try:
             while len(rest) > PIECE_BYTES and self._wire.is_open:
                 piece, rest = rest[:PIECE_BYTES], rest[PIECE_BYTES:]
@@ -197,26 +228,27 @@ class RequestCycle:
                 await self._wire.drained()
         finally:  # also of a cancelled call: what is sent next must not continue the first half of this part
             if self._wire.is_open:
-                self._write(head, rest, is_end=not more)
-                if not more:
-                    self._complete()
-        await self._wire.drained()
+                self._write_last(head, rest, more=more)
+
+    def _write_last(self, head: bytes, data: bytes | memoryview, *, more: bool) -> None:
+        self._write(head, data, is_end=not more)
+        if not more:
+            self._complete()
 
     def _write(self, head: bytes, data: bytes | memoryview, *, is_end: bool) -> None:
         """Frame and write a part of the body."""
         if self._is_chunked:
-            size = b"%x\r\n" % len(data) if data else b""
-            parts = [head, size, data, b"\r\n" if data else b"", b"0\r\n\r\n" if is_end else b""]
+            framed = (head, b"%x\r\n" % len(data), data, b"\r\n") if data else (head,)
+            whole = b"".join((*framed, LAST_CHUNK) if is_end else framed)
         elif self._left is None:  # delimited by the end of the connection
-            parts = [head, data]
+            whole = head + data
         else:
             if self.scope["method"] == "HEAD":
                 data = b""
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("the body is longer than its content-length")
-            parts = [head, data]
-        whole = b"".join(parts)
+            whole = head + data
         if whole:
             self._wire.write(whole)
 
@@ -231,7 +263,7 @@ class RequestCycle:
             elif name == b"connection" and b"close" in value.lower():
                 self.is_last = True
                 continue
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
         if status in _BODILESS or self.scope["method"] == "HEAD":
             self._left = 0
         elif self._left is None:
@@ -246,8 +278,7 @@ class RequestCycle:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        breaks = sum(part.endswith(b"\r\n") for part in lines)
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
             self.has_started = False
             raise RuntimeError("a response header contains a line break")
         return head

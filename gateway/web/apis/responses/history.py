@@ -3,6 +3,7 @@
 All of it is read before the request is parsed: a store may be behind a network, and parsers run in threads.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import msgspec
 
 from gateway.errors import BodyTooLarge, InvalidField
 from gateway.state.response_store import ReadTooLarge, ResponseStore, StoredResponse
+from gateway.web.parse_request import LARGE_BYTES
 from twolane.process import exact_json
 
 PREVIOUS: Final = "previous_response_id"
@@ -94,7 +96,8 @@ async def read_history(store: ResponseStore, body: bytes, owner: str | None) -> 
     """What a request with this body refers to. Raises BodyTooLarge, InvalidField and StoreUnavailable; what is no
     request is left to the parser."""
     history = History(store.max_read_bytes, keeps=store.is_up)
-    previous, items = _references(body)
+    is_large = len(body) > LARGE_BYTES
+    previous, items = await asyncio.to_thread(_references, body) if is_large else _references(body)
     if isinstance(previous, str):
         history.previous = await store.get(previous, owner)
     try:

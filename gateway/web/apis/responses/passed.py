@@ -21,7 +21,7 @@ class PassedResponse:
     def __init__(self, own: Mapping[str, Any]) -> None:
         self._own = own
         self._output: list[Any] = []  # the items that are complete
-        self._last: dict[str, Any] = {"type": "response.completed"}
+        self._last: dict[str, Any] | None = None
         self._document: dict[str, Any] = {}
         self.sequence = 0
 
@@ -48,7 +48,10 @@ class PassedResponse:
         return sse.typed_event(lenient.dump(event))
 
     def end(self, own: Mapping[str, Any]) -> bytes:
-        """The last event, with the gateway's fields as they are now."""
+        """The last event, with the gateway's fields as they are now. A stream that only breaks off is complete."""
+        if self._last is None:
+            self._document |= {"status": "completed", "output": self._output}
+            self._last = {"type": "response.completed", "sequence_number": self.sequence}
         return sse.typed_event(lenient.dump({**self._last, "response": {**self._document, **own}}))
 
     def failed(self, error: Mapping[str, Any]) -> dict[str, Any]:

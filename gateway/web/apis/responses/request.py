@@ -121,7 +121,8 @@ def parse_response(
     history: History | None = None,
 ) -> Query:
     """See `client_api.Parse`. `history` is what the request refers to in the store; None without a store."""
-    given, document = decode(checked(body), _DECODER)
+    body = checked(body)
+    given, document = decode(body, _DECODER)
     _refuse(given, document, _STATEFUL if history is not None else _STATEFUL | _NO_STORE)
     history = history or History(0, keeps=False)
     before, added = history.items_before(document.get(PREVIOUS)), history.resolved(document.get("input"))

@@ -143,6 +143,17 @@ def test_an_odd_stream_is_read_or_is_the_target_s_error(events: list[dict[str, A
     assert passed.count(b"\n\n") == passed.count(b"event: ")
 
 
+def test_a_stream_that_ends_without_its_last_event_is_written_with_one() -> None:
+    item = {"type": "message", "id": "m", "content": []}
+    begun = {"type": "response.created", "response": {"id": "theirs", "status": "in_progress", "output": []}}
+    events = stream_of(begun, {"type": "response.output_item.done", "output_index": 0, "item": item})
+    made = writer()
+    passed = [made.events(delta.data, delta.original) for delta in read(events + b"data: [DONE]\n\n", stream=True)]
+    last = json.loads(made.end().partition(b"data: ")[2])
+    assert (len(passed), last["type"], last["sequence_number"]) == (2, "response.completed", 2)
+    assert (last["response"]["status"], last["response"]["output"]) == ("completed", [item])
+
+
 def test_a_type_cannot_add_a_line_to_the_stream() -> None:
     end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
     odd = b'data: {"type": "x\\ndata: y", "choices": []}\n\n'

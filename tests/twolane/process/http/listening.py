@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.connection import Listener
 from twolane.process.http.limits import Broken, HttpLimits
+from twolane.process.http.request_cycle import WATCH
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"
 LARGE = 16 << 20  # more than socket buffers hold
@@ -63,10 +64,10 @@ async def send_ok(send: Any, body: bytes = b"ok") -> None:
 
 
 class Hanging:
-    """Reads its request, responds when told, and records when its client leaves."""
+    """Reads its request, responds when told, and records when its client leaves: it waits for a message, or watches."""
 
-    def __init__(self, *, streams: bool = False) -> None:
-        self.streams = streams
+    def __init__(self, *, streams: bool = False, watches: bool = False) -> None:
+        self.streams, self.watches = streams, watches
         self.received, self.go, self.left = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -76,13 +77,19 @@ class Hanging:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"first ", "more_body": True})
         self.received.set()
-        leaving, going = asyncio.ensure_future(receive()), asyncio.ensure_future(self.go.wait())
+        leaving: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.watches:
+            scope[WATCH](lambda: leaving.set_result({"type": "http.disconnect"}))
+        else:
+            leaving = asyncio.ensure_future(receive())
+        going = asyncio.ensure_future(self.go.wait())
         await asyncio.wait([leaving, going], return_when=asyncio.FIRST_COMPLETED)
         going.cancel()
         if leaving.done() and leaving.result()["type"] == "http.disconnect":
             self.left.set()
             return
         leaving.cancel()
+        scope[WATCH](None)
         if self.streams:
             await send({"type": "http.response.body", "body": b"last"})
         else:

@@ -34,6 +34,7 @@ from tests.twolane.process.http.listening import (
 )
 from twolane.process.http import connection
 from twolane.process.http.limits import Broken
+from twolane.process.http.request_cycle import WATCH
 
 pytestmark = pytest.mark.anyio
 
@@ -162,10 +163,11 @@ async def test_a_client_that_stops_within_a_request_does_not_hold_up_the_shutdow
 
 
 @pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("watches", [False, True])
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_a_client_that_shuts_its_sending_half_is_answered(streams: bool, is_late: bool) -> None:
+async def test_a_client_that_shuts_its_sending_half_is_answered(streams: bool, watches: bool, is_late: bool) -> None:
     """Also when the response takes longer than the probe, and when it has started before."""
-    app = Hanging(streams=streams)
+    app = Hanging(streams=streams, watches=watches)
     async with served(app) as it:
         client = it.connect()
         client.sendall(REQUEST)
@@ -189,17 +191,39 @@ async def test_a_quick_response_to_a_half_closed_client_has_no_interim_response(
 
 
 @pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("watches", [False, True])
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_a_client_that_leaves_ends_its_request(streams: bool, how: str) -> None:
-    app = Hanging(streams=streams)
+@pytest.mark.parametrize("size", [2, 3 * 65_536])
+async def test_a_client_that_leaves_ends_its_request(streams: bool, watches: bool, how: str, size: int) -> None:
+    """Also behind a body that was too large to be read at once."""
+    app = Hanging(streams=streams, watches=watches)
     async with served(app) as it:
         client = it.connect()
-        client.sendall(REQUEST)
+        request = HEAD + b"content-length: %d\r\n\r\n" % size + bytes(size)
+        await asyncio.to_thread(client.sendall, request)
         await app.received.wait()
         if how == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         await app.left.wait()
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+async def test_a_client_that_left_before_it_was_watched_is_noticed(is_watched: bool) -> None:
+    left, told = asyncio.Event(), list[bool]()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope[WATCH]((lambda: told.append(True)) if is_watched else None)
+        left.set()
+
+    async with served(late) as it:
+        client = it.connect()
+        client.sendall(REQUEST)
+        client.close()
+        await left.wait()
+    assert told == [True] * is_watched
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HT", HEAD, HEAD + b"content-length: 9\r\n\r\nhi", CHUNKED + b"2\r\nhi"])

@@ -1,0 +1,183 @@
+"""The library's layers with fewer operations, over the worker's own views of the cache.
+
+Norms are one operation each, rotary embeddings three, and the router sorts logits instead of probabilities. A canvas
+writes its keys and values behind the cached context, in a buffer that all steps of a view share, so that nothing is
+concatenated; query heads that share a key head are laid out as positions, so that no key is repeated. Weights and
+modules are the library's: `generate()` runs its own layers, and tests compare the two.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional as nnf
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from diffusion_worker.models.fused import call_compiled
+
+Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin [rows, positions, head_dim]
+
+
+def fuse_layers(*stacks: Any) -> None:
+    """Let the layers of encoder and decoder run fused over views that declare `runs_fused`."""
+    for stack in stacks:
+        for layer in stack.layers:
+            layer.forward = functools.partial(_forward, layer, layer.forward)
+
+
+class CompiledDecoder:
+    """A decoder pass compiled into one graph: without a break, and for any number of rows and context tokens."""
+
+    def __init__(self, decoder: Any) -> None:
+        def run(
+            canvas: torch.Tensor,
+            soft: torch.Tensor,
+            positions: torch.Tensor,
+            masks: dict[str, torch.Tensor],
+            buffers: list[list[torch.Tensor]],
+        ) -> torch.Tensor:
+            return _decoded(decoder, (canvas, soft, positions), masks, _Buffers(buffers, canvas.shape[1]))
+
+        self._kinds: list[str] = decoder.text_config.layer_types
+        self._run = run
+
+    def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor:
+        """Hidden states [rows, canvas, hidden]."""
+        buffers = [layer.buffers for layer in context.layers]
+        masks = {kind: context.masks[kind] for kind in self._kinds}
+        for kind, (keys, _) in zip(self._kinds, buffers, strict=True):
+            if masks[kind] is None:  # a graph of its own
+                masks[kind] = torch.ones(len(canvas), 1, 1, keys.shape[2], dtype=torch.bool, device=canvas.device)
+        hidden: torch.Tensor = call_compiled(self._run, canvas, soft, context.positions, masks, buffers)
+        return hidden
+
+
+class _Buffers:
+    """Keys and values of context and canvas by layer, see `CanvasContext.joined`."""
+
+    def __init__(self, buffers: list[list[torch.Tensor]], canvas: int) -> None:
+        self._buffers, self._canvas = buffers, canvas
+
+    def joined(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+        """See `CanvasContext.joined`."""
+        for buffer, new in zip(self._buffers[layer], (keys, values), strict=True):
+            buffer[:, :, buffer.shape[2] - self._canvas :] = new
+        return self._buffers[layer]
+
+
+def _decoded(
+    decoder: Any,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    masks: Mapping[str, torch.Tensor],
+    cache: Any,
+) -> torch.Tensor:
+    """The library's decoder over (ids, self-conditioning, positions), layer by layer."""
+    canvas, soft, positions = inputs
+    hidden = _conditioned(decoder.self_conditioning, decoder.embed_tokens(canvas), soft)
+    kinds = decoder.text_config.layer_types
+    rotary = {kind: decoder.rotary_emb(hidden, positions, kind) for kind in sorted(set(kinds))}
+    for layer, kind in zip(decoder.layers, kinds, strict=True):
+        hidden = _layer(layer, hidden, rotary[kind], masks[kind], cache)
+    return _norm(decoder.norm, hidden)
+
+
+def _conditioned(module: Any, embeddings: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    normed = _norm(module.pre_norm, soft)
+    signal = module.down_proj(module.act_fn(module.gate_proj(normed)) * module.up_proj(normed))
+    return _norm(module.post_norm, embeddings + signal)
+
+
+def _forward(layer: Any, library: Any, hidden_states: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    cache = arguments.get("cache")
+    if not getattr(cache, "runs_fused", False):
+        found: torch.Tensor = library(hidden_states, **arguments)
+        return found
+    return _layer(layer, hidden_states, arguments["position_embeddings"], arguments["attention_mask"], cache)
+
+
+def _layer(layer: Any, hidden: torch.Tensor, rotary: Rotary, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
+    attended = _attention(layer.self_attn, _norm(layer.input_layernorm, hidden), rotary, mask, cache)
+    hidden = hidden + _norm(layer.post_attention_layernorm, attended)
+    dense = layer.mlp(_norm(layer.pre_feedforward_layernorm, hidden))
+    tokens = hidden.reshape(-1, hidden.shape[-1])
+    index, weights = _routed(layer.router, tokens)
+    mixed = layer.experts(_norm(layer.pre_feedforward_layernorm_2, tokens), index, weights).reshape(hidden.shape)
+    both = _norm(layer.post_feedforward_layernorm_1, dense) + _norm(layer.post_feedforward_layernorm_2, mixed)
+    out: torch.Tensor = (hidden + _norm(layer.post_feedforward_layernorm, both)).mul_(layer.layer_scalar)
+    return out
+
+
+def _norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """RMS norm over the last dimension, in fp32 inside. In fp64 the library's own, which rounds to fp32: tests compare
+    canvases at every step."""
+    if hidden.dtype == torch.float64:
+        exact: torch.Tensor = norm(hidden)
+        return exact
+    weight = norm.weight if norm.with_scale else None
+    return nnf.rms_norm(hidden, hidden.shape[-1:], weight, norm.eps)
+
+
+def _attention(attn: Any, hidden: torch.Tensor, rotary: Rotary, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
+    shape = (*hidden.shape[:-1], -1, attn.head_dim)
+    cos, sin = (each[:, :, None] for each in rotary)
+    queries = _rotated(_norm(attn.q_norm, attn.q_proj(hidden).view(shape)), cos, sin)
+    keys = attn.k_proj(hidden).view(shape)
+    values = _norm(attn.v_norm, keys if attn.v_proj is None else attn.v_proj(hidden).view(shape))
+    keys = _rotated(_norm(attn.k_norm, keys), cos, sin)
+    attend = _attend_in_prefill if hasattr(cache, "update") else _attend_in_canvas
+    attended = attend(attn, (queries, keys, values), mask, cache)
+    out: torch.Tensor = attn.o_proj(attended.reshape(*hidden.shape[:-1], -1))
+    return out
+
+
+def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of heads [rows, positions, heads, head_dim]: the halves (a, b) become
+    (a cos - b sin, b cos + a sin)."""
+    half = heads.shape[-1] // 2
+    out = heads * cos
+    out[..., :half].addcmul_(heads[..., half:], sin[..., :half], value=-1.0)
+    out[..., half:].addcmul_(heads[..., :half], sin[..., half:])
+    return out
+
+
+def _attend_in_canvas(
+    attn: Any, heads: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None, cache: Any
+) -> torch.Tensor:
+    """[rows, canvas, heads, head_dim]. All positions attend to the same keys, so that the query heads of a group are
+    like further positions."""
+    queries, *new = heads
+    keys, values = cache.joined(attn.layer_idx, *(each.transpose(1, 2) for each in new))
+    rows, canvas, count, width = queries.shape
+    groups = attn.num_key_value_groups
+    packed = queries.view(rows, canvas, count // groups, groups, width).permute(0, 2, 3, 1, 4)
+    packed = packed.reshape(rows, count // groups, groups * canvas, width)
+    out = nnf.scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=attn.scaling)
+    return out.view(rows, count // groups, groups, canvas, width).permute(0, 3, 1, 2, 4)
+
+
+def _attend_in_prefill(
+    attn: Any, heads: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None, cache: Any
+) -> torch.Tensor:
+    """[rows, new, heads, head_dim], by the library's attention."""
+    queries, keys, values = (each.transpose(1, 2) for each in heads)
+    keys, values = cache.update(keys, values, attn.layer_idx)
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(attn.config._attn_implementation, None)
+    out: torch.Tensor = attention(
+        attn, queries, keys, values, mask, scaling=attn.scaling, is_causal=attn.is_causal, dropout=0.0
+    )[0]
+    return out
+
+
+def _routed(router: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(index, weights) [tokens, top k] of the experts of each token. A softmax over the chosen logits is that over all
+    logits, renormalised. A single expert has no choice."""
+    if router.config.num_experts == 1:
+        one = torch.ones(1, 1, dtype=torch.float32, device=tokens.device) * router.per_expert_scale
+        return torch.zeros(len(tokens), 1, dtype=torch.long, device=tokens.device), one.expand(len(tokens), 1)
+    if tokens.dtype == torch.float64:  # as in `_norm`
+        _, weights, index = router(tokens)
+        return index, weights
+    logits = router.proj(_norm(router.norm, tokens) * router.scale) * router.scalar_root_size
+    chosen, index = logits.topk(router.config.top_k_experts, dim=-1)
+    return index, chosen.softmax(-1, dtype=torch.float32) * router.per_expert_scale[index]

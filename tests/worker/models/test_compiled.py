@@ -1,0 +1,50 @@
+"""A compiled canvas pass is one graph for all batches, with the results of the eager one."""
+
+import random
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from diffusion_worker.memory.kv_cache import KvCache
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
+]
+CANVAS, SLOTS = 12, 4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("experts", [1, 4])
+def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any, experts: int) -> None:
+    """Batches of one row and of several are two graphs; contexts shorter and longer than the window are the same."""
+    torch._dynamo.reset()
+    counters.clear()
+    model, dice = make_model(experts=experts, dtype=torch.float32, window=16, spread=0.1), random.Random(1)
+    eager = make_model(experts=experts, dtype=torch.float32, window=16, spread=0.1)
+    model.compile()
+    cache = KvCache(model.kv_layers, slots=SLOTS, slot_tokens=64, dtype=model.dtype, device=model.device)
+    for slot in range(SLOTS):
+        view = cache.prefill_view([slot], [0], [60])
+        model.encode(torch.arange(60)[None] % 50 + 6, view)
+        cache.seal(view)
+
+    def step(rows: int, longest: int) -> None:
+        slots = dice.sample(range(SLOTS), rows)
+        lengths = [longest, *(dice.randint(1, longest) for _ in range(rows - 1))]
+        view = cache.canvas_view(slots, lengths, CANVAS)
+        ids = torch.randint(6, 60, (rows, CANVAS))
+        soft = torch.randn(rows, CANVAS, model.info.hidden_size)
+        found, expected = model.denoise(ids, soft, view), eager.denoise(ids, soft, view)
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+    for rows, longest in ((1, 9), (1, 40), (3, 9), (3, 40), (2, 60)):
+        step(rows, longest)
+    warm = counters["stats"]["unique_graphs"]
+    for _ in range(200):
+        step(dice.randint(1, SLOTS), dice.randint(2, 60))
+    assert counters["stats"]["unique_graphs"] == warm, "a batch was compiled again"
+    assert not counters["graph_break"]

@@ -1,0 +1,105 @@
+"""Trains the task classifier on lines of many writers, and evaluates it on writers or kinds of use that it has not
+seen."""
+
+import random
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+
+from gateway.classifier.model import TaskModel
+from gateway.enums import Task
+from training.classifier.compose import Request, compose, pasted_texts
+from training.classifier.concepts import read_concepts, vocabulary_of
+from training.classifier.evaluate import LeftOut
+from training.classifier.fit import Dataset, Model, Table, fit, scores, temperature
+from training.classifier.lines import Line, kinds_of_writers
+from training.classifier.materials import HELD_OUT, TRAINING, Materials
+from training.tasks.registry import TASKS
+from training.tasks.sample import SampleSpec
+
+SEED: Final = 20261130
+FOLDS: Final = 3
+COPIES: Final = 4  # requests composed of every line
+EPOCHS: Final = 4
+_TASKS: Final = list(Task)
+# Tasks of the bundled checkpoint by name, their label, and labels that are as defensible.
+BUNDLED: Final = (
+    ("extraction", Task.EXTRACTION, (Task.STRUCTURED,)),
+    ("sudoku", Task.REASONING, ()),
+    ("clean-up", Task.EDIT, ()),
+)
+BUNDLED_ROWS: Final = 40
+
+
+def fold_of(line: Line) -> int:
+    """Writers are left out whole."""
+    return zlib.crc32(line.writer.encode()) % FOLDS
+
+
+def kind_fold_of(line: Line) -> int:
+    """Kinds of use are left out whole, each in a fold of its own."""
+    kinds = kinds_of_writers()
+    return sorted(set(kinds.values())).index(kinds[line.writer])
+
+
+def cross_validate(
+    lines: Sequence[Line],
+    *,
+    fold_of: Callable[[Line], int] = fold_of,
+    copies: int = COPIES,
+    epochs: int = EPOCHS,
+) -> LeftOut:
+    """The scores of every line by a model that has not seen its fold, beside texts that it has not seen."""
+    requests, found = [], []
+    for number in sorted({fold_of(line) for line in lines}):
+        held_out = [line for line in lines if fold_of(line) == number]
+        model, table = _fit([line for line in lines if fold_of(line) != number], copies=copies, epochs=epochs)
+        beside, rng = Materials(HELD_OUT, pasted_texts(held_out)), random.Random(SEED)
+        composed = [compose(rng, line, beside) for line in held_out]
+        requests += composed
+        found.append(scores(model, table.dataset(composed)))
+    every = torch.cat(found)
+    labels = torch.tensor([_TASKS.index(each.line.task) for each in requests])
+    return LeftOut(requests=requests, found=every, divisor=temperature(every, labels))
+
+
+def train(lines: Sequence[Line], *, divisor: float, copies: int = COPIES, epochs: int = EPOCHS) -> TaskModel:
+    """The model of all lines."""
+    model, table = _fit(lines, copies=copies, epochs=epochs)
+    weights = table.folded(model.table.weight.detach().numpy())
+    return TaskModel(tasks=tuple(Task), vocabulary=table.vocabulary, weights=weights, temperature=divisor)
+
+
+def _fit(lines: Sequence[Line], *, copies: int, epochs: int) -> tuple[Model, Table]:
+    table, data = prepare(lines, copies=copies)
+    return fit(data, table.rows, seed=SEED, epochs=epochs), table
+
+
+def prepare(lines: Sequence[Line], *, copies: int = COPIES, texts: Iterable[str] = ()) -> tuple[Table, Dataset]:
+    """A table for the words of the lines and of further texts, and the requests composed of the lines."""
+    concepts = read_concepts()
+    table = Table(vocabulary_of([*(_text(line) for line in lines), *texts], concepts), concepts)
+    beside, rng = Materials(TRAINING, pasted_texts(lines)), random.Random(SEED)
+    requests = [compose(rng, line, beside) for _ in range(copies) for line in lines]
+    requests += bundled_requests(rng)
+    return table, table.dataset(requests, rng=np.random.default_rng(SEED))
+
+
+def bundled_requests(rng: random.Random) -> list[Request]:
+    """Requests of the tasks of the bundled checkpoint, in the wording that it was trained on."""
+    found = []
+    for name, task, also in BUNDLED:
+        for number in range(BUNDLED_ROWS):
+            text = TASKS[name](rng, SampleSpec(invented=0.5)).prompt
+            line = Line(
+                writer="bundled", number=number, task=task, also_ok=also, lang="en", form="complete", asked=text
+            )
+            found.append(Request(line=line, user=text))
+    return found
+
+
+def _text(line: Line) -> str:
+    return "\n".join((line.system, line.asked, *(content for _, content in line.before)))

@@ -1,0 +1,1 @@
+"""`twolane admin`: ask a running gateway or worker over its admin port, also from within its container."""
