@@ -17,10 +17,10 @@ from typing import Final
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-SIZE: Final = (1000, 640)
+SIZE: Final = (1000, 790)
 FRAME_MS: Final = 900
 LAST_FRAME_MS: Final = 2600
-COLORS: Final = 96
+COLORS: Final = 128
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _ADDRESS: Final = re.compile(r"Console: (http\S+)")
 
@@ -64,7 +64,7 @@ def take(url: str, folder: Path) -> None:
         page.goto(url)
         page.get_by_role("status").filter(has_text="live").wait_for()
         _animate(_canvas_frames(page), folder / "console-watch.gif")
-        page.set_viewport_size({"width": 1240, "height": 1000})
+        page.set_viewport_size({"width": 1360, "height": 1000})
         page.get_by_role("link", name="Lanes").click()
         page.locator(".sankey").wait_for()
         page.wait_for_timeout(1500)
@@ -93,7 +93,10 @@ def _canvas_frames(page: Page) -> list[bytes]:
 
 def _animate(frames: Sequence[bytes], path: Path) -> None:
     images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
-    palette = images[-1].quantize(COLORS)
+    every = Image.new("RGB", (images[0].width, sum(image.height for image in images)))
+    for number, image in enumerate(images):
+        every.paste(image, (0, number * image.height))
+    palette = every.quantize(COLORS)
     shown = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     durations = [FRAME_MS] * len(shown)
     durations[-1] = LAST_FRAME_MS

@@ -141,7 +141,7 @@ def test_the_snippets_are_the_request_itself(page: Page, gateway: GatewayProcess
 def watch(page: Page, name: str, target: str = "fast") -> Any:
     page.get_by_role("navigation").get_by_role("link", name="Watch").click()
     sample(page, name)
-    page.get_by_label("Target").select_option(target)
+    page.get_by_role("combobox", name="Target").select_option(target)
     page.get_by_role("button", name="Start").click()
     return page.get_by_role("group", name=re.compile("positions kept"))
 

@@ -16,7 +16,7 @@ from gateway.telemetry.decision_json import document_of
 from gateway.types import Candidate, Health, Target
 from twolane.process.api_keys import Key
 
-WINDOW_S: Final = 300.0  # of the latencies of lanes
+WINDOW_S: Final = 600.0  # of the latencies of lanes
 COLUMNS: Final = (
     *("time_ms", "id", "key", "task", "route", "target", "outcome", "fallback", "total_ms", "cost", "tokens"),
     *("attempts", "path", "stream"),

@@ -113,7 +113,7 @@ function LaneLine({ lane, kinds }: { lane: Lane; kinds: Map<string, string> }) {
       <LaneName name={lane.target} kinds={kinds} />
       {lane.budget_ms !== null && <State value={lane.state} />}
       <span class="note">
-        {lane.calls ? `${ms(lane.p50_ms)} / ${ms(lane.p95_ms)}, ${plural(lane.calls, "call")}` : "no calls"}
+        {lane.calls ? `p50 ${ms(lane.p50_ms)}, p95 ${ms(lane.p95_ms)}, ${plural(lane.calls, "call")}` : "no calls"}
         {lane.failed ? `, ${lane.failed} failed` : ""}
       </span>
     </li>
