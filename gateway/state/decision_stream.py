@@ -4,7 +4,7 @@ Only readers wait for Redis. Decisions are lost while it is down: the decision l
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -46,7 +46,7 @@ class DecisionStream:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 first = f"({last}" if last else "-"
-                found = await self._redis.xrevrange(self._key, max="+", min=first, count=limit)
+                found: Any = await self._redis.xrevrange(self._key, max="+", min=first, count=limit)
         except (RedisError, OSError, TimeoutError) as fault:
             raise StreamUnavailableError(type(fault).__name__) from fault
         return [(number.decode(), fields[_FIELD]) for number, fields in reversed(found) if _FIELD in fields]

@@ -60,9 +60,11 @@ async def shared_decisions(settings: Settings, observers: list[Observer]) -> Asy
     redis = connect(settings.redis_url)
     shared = SharedDecisions(DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS))
     observers.append(shared)
-    async with shared.sharing():
-        yield shared
-    await redis.aclose()
+    try:
+        async with shared.sharing():
+            yield shared
+    finally:
+        await redis.aclose()
 
 
 @contextlib.asynccontextmanager
