@@ -175,30 +175,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_routes(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        console = await stack.enter_async_context(
-            open_console(
-                ConsoleContext(
-                    settings=settings,
-                    keys=keys,
-                    policies=policies,
-                    state=state,
-                    clock=clock,
-                    recent=recent,
-                    status_of=registry.status_of,
-                    apis=generation.routes,
-                    shared=shared,
-                )
-            )
+        context = ConsoleContext(
+            settings, keys, policies, state, clock, recent, registry.status_of, generation.routes, shared
         )
+        console = await stack.enter_async_context(open_console(context))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
-        yield _protected(
-            _Applications(public=public, admin=admin, console=console),
-            protection,
-            ingress=ingress,
-            on_end=pipeline.stop,
-            **parts,
-        )
+        apps = _Applications(public=public, admin=admin, console=console)
+        yield _protected(apps, protection, ingress=ingress, on_end=pipeline.stop, **parts)
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:

@@ -27,7 +27,7 @@ from twolane.process.http.dispatch import Dispatch
 from twolane.process.keys_file import KeysFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ConsoleContext:
     """The parts of the gateway that its console shows."""
 
