@@ -7,8 +7,8 @@ PROVIDERS := .venv/.providers
 # Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
 # Several processes run the tests, one file at a time: on two cores, two have work while others wait for a timeout or for
-# another process. Slow tests wait more. tests/conftest.py starts the longest files first.
-PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 3
+# another process. tests/conftest.py starts the longest files first.
+PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 4
 
 .PHONY: help setup redis prometheus chromium kubectl podman ray clients providers check format test test-quick \
   test-clients test-deploy test-images secrets chaos demo docs console console-tools console-picture clean
@@ -80,11 +80,11 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients console-tools ## run all tests except those of images and Ray
-	$(PYTEST_SHARED) --numprocesses 4 -m 'not images and not ray'
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients console-tools ## run all tests except those of images, Ray and nights
+	$(PYTEST_SHARED) -m 'not images and not deploy'
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
-	$(PYTEST_SHARED) -m 'not slow and not images and not ray'
+	$(PYTEST_SHARED) -m 'not slow and not images and not deploy'
 
 test-clients: $(READY) $(PROVIDERS) clients ## run client libraries, each as released, against the real stack
 	$(BIN)/python -m pytest tests/clients --durations 5

@@ -36,6 +36,7 @@ from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_json import prompt_event
 from gateway.telemetry.decision_log import DecisionLog
+from gateway.telemetry.event_log import EventLog, StateLog, states_of
 from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
@@ -121,7 +122,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         stack.callback(metrics.flush)
-        observers: list[Observer] = [metrics, recent]
+        observers: list[Observer] = [metrics, recent, EventLog(time.monotonic)]
         tracing = open_tracing(os.environ)
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
@@ -139,7 +140,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        _add_gauges(metrics, policies, state, clock, registry)
+        await stack.enter_async_context(_watched_states(metrics, policies, state, clock, registry))
         classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
@@ -225,10 +226,15 @@ def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> Upstre
     )
 
 
-def _add_gauges(
+@contextlib.asynccontextmanager
+async def _watched_states(
     metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
-) -> None:
+) -> AsyncIterator[None]:
+    """Exports the states of lanes and targets, and logs their changes until the block ends."""
     metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
+    states = states_of(lambda: policies.current, state, clock, status_of=registry.status_of)
+    async with _background_task(StateLog(states).run()):
+        yield
 
 
 def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:

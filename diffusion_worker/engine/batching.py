@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from diffusion_worker.engine.sequence import Sequence
+from diffusion_worker.engine.verified import draftable, has_given_draft, next_verification
 from diffusion_worker.types.step_batch import Decode, Denoise, Prefill, Verify
 
 
@@ -27,8 +28,8 @@ class BatchItems:
         prefill = sequence.next_prefill()
         if prefill is not None:
             self.prefills.append(prefill)
-        if prefill is None and sequence.draftable:
-            self.verifications.append(sequence.next_verification())
+        if prefill is None and draftable(sequence):
+            self.verifications.append(next_verification(sequence))
         elif prefill is None and sequence.is_autoregressive:
             self.decodes.append(sequence.next_decode())
         elif not sequence.is_autoregressive and len(sequence.pending) <= 1:
@@ -60,7 +61,7 @@ def _is_prefilling(sequence: Sequence) -> bool:
 def _cost(sequence: Sequence) -> int:
     """Positions that the sequence's work passes through the model."""
     prefill = len(sequence.pending[0]) if sequence.pending else 0
-    if drafted := sequence.draftable:
-        return prefill + drafted + (0 if sequence.has_given_draft else sequence.request.denoising.canvas_length)
+    if drafted := draftable(sequence):
+        return prefill + drafted + (0 if has_given_draft(sequence) else sequence.request.denoising.canvas_length)
     is_denoising = not sequence.is_autoregressive and len(sequence.pending) <= 1
     return prefill + (sequence.request.denoising.canvas_length if is_denoising else 0)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.device_check import DeviceCheck
-from diffusion_worker.engine.scheduler import Limits, Scheduler, SequenceEvent
+from diffusion_worker.engine.limits import Limits
+from diffusion_worker.engine.scheduler import Scheduler, SequenceEvent
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
 from diffusion_worker.engine.watchdog import StepWatchdog, positions_of
 from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError

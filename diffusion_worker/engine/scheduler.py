@@ -7,19 +7,19 @@ an argument.
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
 
 from diffusion_worker.engine.batching import compose
 from diffusion_worker.engine.cost_model import CostModel
+from diffusion_worker.engine.limits import Limits
+from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
 from diffusion_worker.engine.queue import WaitingQueue
-from diffusion_worker.engine.sequence import CLOSING_STEPS, Sequence, prefill_chunks_of
+from diffusion_worker.engine.sequence import CLOSING_STEPS, Sequence
+from diffusion_worker.engine.verified import record_verification, reusable
 from diffusion_worker.errors import (
     Cancelled,
     DeadlineExceeded,
     LowConfidence,
-    OutOfRange,
     OverCapacity,
-    PromptTooLong,
     WorkerError,
 )
 from diffusion_worker.memory.slots import SlotTable
@@ -59,36 +59,6 @@ from diffusion_worker.types.step_batch import (
 )
 
 SequenceEvent = tuple[SequenceId, Event]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How many requests may run and wait, and how much work one iteration may contain."""
-
-    max_num_seqs: int  # running
-    max_waiting: int  # queued; further requests are rejected
-    max_context: int  # tokens, prompt and completion together
-    prefill_chunk: int = 512  # prompt tokens per sequence and iteration
-    max_step_tokens: int | None = None  # positions of all passes of an iteration; None: unlimited
-    is_exact: bool = False  # no pass of a sequence may depend on other sequences
-
-    def check(self, request: GenerationRequest, vocab_size: int) -> None:
-        """Raises PromptTooLong if prompt and `max_tokens` exceed the context, or OutOfRange for ids outside the
-        vocabulary."""
-        needed = len(request.prompt_ids) + request.max_tokens
-        if needed > self.max_context:
-            raise PromptTooLong(
-                f"{len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} need {needed} tokens, "
-                f"but the context length is {self.max_context}",
-                param="messages",
-            )
-        for name, ids in (
-            ("messages", request.prompt_ids),
-            ("prediction", request.start_ids),
-            ("suffix", request.suffix_ids),
-        ):
-            if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-                raise OutOfRange(f"token id outside the vocabulary (size {vocab_size})", param=name)
 
 
 class Scheduler:
@@ -261,7 +231,7 @@ class Scheduler:
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
         ids = sequence.all_ids
-        allocation = self.slots.acquire(sequence.id, ids, at_most=sequence.reusable)
+        allocation = self.slots.acquire(sequence.id, ids, at_most=reusable(sequence))
         if allocation.copy:
             self._copies.append(allocation.copy)
         if allocation.reused:
@@ -338,7 +308,7 @@ class Scheduler:
         self._update_output(sequence, (token,), decode.ids, now)
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
-        cached = sequence.record_verification(item, result)
+        cached = record_verification(sequence, item, result)
         self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
         self._stream_verified(sequence, result.tokens, drafted=item.drafted)
         self._update_output(sequence, result.tokens, cached, now)

@@ -4,14 +4,14 @@ Independent of other sequences; free of tensors and of a clock.
 """
 
 import math
-from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.template import Template
+from diffusion_worker.engine.penalty_counts import PenaltyCounts
+from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence, surprise, weakest_of
@@ -22,11 +22,8 @@ from diffusion_worker.types.step_batch import (
     CanvasResult,
     Decode,
     Denoise,
-    PenaltyInputs,
     Prefill,
     TokenResult,
-    Verify,
-    VerifyResult,
     late_start,
 )
 from diffusion_worker.types.timeline import Times
@@ -75,12 +72,10 @@ class Sequence:
     forward_passes: int = 0
     converged: bool = True
     preempted: int = 0  # number of preemptions
-    occurrences: Counter[int] = field(default_factory=Counter)  # of output tokens; counted only for penalties
     waiting_since: float = 0.0
     predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
-    _prompt_tokens: "array[int]" = field(init=False)  # for a repetition penalty, each once and in ascending order
-    _penalty_inputs: PenaltyInputs | None = None  # None: to be made for the current canvas or token
+    penalty_counts: PenaltyCounts = field(init=False)
 
     def __post_init__(self) -> None:
         self.start = self.request.start_ids
@@ -89,11 +84,7 @@ class Sequence:
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.request.timeline)
-        penalties = self.request.penalties
-        has_repetition = penalties is not None and penalties.repetition != 1.0
-        self._prompt_tokens = array("q", sorted(set(self.request.prompt_ids)) if has_repetition else ())
-        if penalties is not None:
-            self.occurrences.update(self.request.prompt_ids[len(self.request.prompt_ids) - self.request.kept :])
+        self.penalty_counts = PenaltyCounts(self.request)
 
     @property
     def is_autoregressive(self) -> bool:
@@ -232,7 +223,7 @@ class Sequence:
             seed=self.request.seed,
             temperature=self.request.temperature,
             truncation=self.request.truncation,
-            penalties=self.penalty_inputs,
+            penalties=self.penalty_counts.inputs,
             start_ids=self.start,
             anchor=self.anchor,
             pinned_prefix=self.streamed,
@@ -254,7 +245,7 @@ class Sequence:
             seed=self.request.seed,
             temperature=self.request.temperature,
             truncation=self.request.truncation,
-            penalties=self.penalty_inputs,
+            penalties=self.penalty_counts.inputs,
             matcher=self.matcher,
             top_logprobs=self.request.top_logprobs or 0,
             ends_prompt=self.emitted == 0,
@@ -264,69 +255,6 @@ class Sequence:
     def has_known(self) -> bool:
         """Whether its last chunk is the known part of the canvas of a verified sequence; it is never prefilled."""
         return self.is_verified and self.emitted > 0
-
-    @property
-    def reusable(self) -> int:
-        """Tokens of its context that may come from the prefix cache: those after them are part of its next pass."""
-        if self.has_known:
-            return sum(map(len, self.prefill_chunks[:-1]))
-        return sum(map(len, self.prefill_chunks)) - self.is_autoregressive
-
-    @property
-    def draftable(self) -> int:
-        """Tokens that the next pass may verify; the token after them is chosen, too. 0: it decodes one token."""
-        if not self.has_known or len(self.pending) > 1:
-            return 0
-        free = self.request.denoising.canvas_length - len(self.pending[0])
-        return max(0, min(free, self.request.max_tokens - self.emitted - 1))
-
-    @property
-    def has_given_draft(self) -> bool:
-        """Whether its next draft is what is left of the start text."""
-        return self.is_draft_given and bool(self.start)
-
-    def next_verification(self) -> Verify:
-        """Its next draft and the pass that verifies it: what is left of the start text, as long as that is accepted,
-        else the canvas after one more step."""
-        assert self.slot is not None
-        known = self.pending[0]
-        given = self.start[: self.draftable] if self.has_given_draft else ()
-        draft = replace(
-            self.next_denoise(),
-            opens=not self.is_canvas_open,
-            temperature=0.0,
-            truncation=None,
-            start_ids=(*known, *self.start) if self.start else (),
-            pinned_prefix=known,
-            pinned_suffix=(),
-            matcher=self.canvas_matcher,
-        )
-        return Verify(
-            sequence=self.id,
-            slot=self.slot,
-            ids=known,
-            at=self.context,
-            seed=self.request.seed,
-            drafted=len(given) or self.draftable,
-            closes_with=self.draftable + 1,
-            draft=None if given else draft,
-            given=given,
-            width=self.request.denoising.canvas_length,
-            temperature=self.request.temperature,
-            truncation=self.request.truncation,
-            penalties=self.penalty_inputs,
-            matcher=self.matcher,
-            top_logprobs=self.request.top_logprobs or 0,
-        )
-
-    @property
-    def penalty_inputs(self) -> PenaltyInputs | None:
-        """The request's penalties and the tokens they count; None without penalties."""
-        if self._penalty_inputs is None and self.request.penalties is not None:
-            self._penalty_inputs = PenaltyInputs(
-                penalties=self.request.penalties, prompt=self._prompt_tokens, output=tuple(self.occurrences.items())
-            )
-        return self._penalty_inputs
 
     @property
     def anchor(self) -> float:
@@ -425,10 +353,10 @@ class Sequence:
         chunk_ids = sealed[: self.width]
         if self.matcher is not None:
             self.matcher = self.matcher.after(chunk_ids)
-        self._append(chunk_ids)
+        self.append(chunk_ids)
         self.block += 1
         self.mean_entropy, self.entropy_rate = math.inf, None
-        self.start = self._rest_of_start()  # from noise once it is used up
+        self.start = self.rest_of_start()  # from noise once it is used up
         self.steps_to_go = self.steps
 
     def record_token(self, token: TokenResult, ids: tuple[int, ...]) -> None:
@@ -436,29 +364,11 @@ class Sequence:
         self.record_prefill(ids)
         self.prompt_surprise = max(self.prompt_surprise, token.prompt_surprise)
         self.block += self.emitted > 0
-        self._take((token,), begins_canvas=True)
-        self._append((token.id,))
-        self.start = self._rest_of_start() if self.is_verified else self.start
+        self.take((token,), begins_canvas=True)
+        self.append((token.id,))
+        self.start = self.rest_of_start() if self.is_verified else self.start
 
-    def record_verification(self, item: Verify, result: VerifyResult) -> tuple[int, ...]:
-        """Record the tokens of a verification, which count as a block; returns the ids that it has cached."""
-        self.denoising_steps += item.draft is not None
-        self.forward_passes += 1 + (item.draft is not None)
-        self.is_canvas_open = self.is_canvas_open or item.draft is not None
-        if item.draft is not None:
-            self.steps_to_go = max(1, self.steps_to_go - 1)
-        self._take(result.tokens, begins_canvas=result.cached > 0)
-        self._append(result.ids)
-        known, cached = (*item.ids, *result.ids), result.cached
-        self.context += cached
-        self.prefill_chunks[-2:] = [known[:cached], known[cached:]] if cached else [known]  # as the passes are
-        self.pending = deque([known[cached:]])
-        self.block += 1
-        self.is_draft_given = len(result.ids) > item.drafted
-        self.start = self._rest_of_start()
-        return known[:cached]
-
-    def _take(self, tokens: Ids[TokenResult], *, begins_canvas: bool) -> None:
+    def take(self, tokens: Ids[TokenResult], *, begins_canvas: bool) -> None:
         """Count these tokens as emitted. The next draft continues its canvas, or the last token begins a new one."""
         self.emitted += len(tokens)
         ids = [token.id for token in tokens]
@@ -468,7 +378,7 @@ class Sequence:
         self.matcher = self.matcher and self.matcher.after(ids)
         self._score([token.logprob for token in tokens if not token.is_forced])
 
-    def _rest_of_start(self) -> tuple[int, ...]:
+    def rest_of_start(self) -> tuple[int, ...]:
         """What is left of the start text after the output so far."""
         if not self.request.start_ids:
             return ()
@@ -481,16 +391,8 @@ class Sequence:
         self.logprob += math.fsum(logprobs)
         self.weakest = weakest_of(self.weakest, logprobs)
 
-    def _append(self, ids: tuple[int, ...]) -> None:
+    def append(self, ids: tuple[int, ...]) -> None:
         """Append output to the context."""
         self.prefill_chunks.append(ids)
         self.pending.append(ids)
-        if self.request.penalties is not None:
-            self.occurrences.update(ids)
-            self._penalty_inputs = None
-
-
-def prefill_chunks_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:
-    """Split ids into chunks of at most `size`, with a chunk boundary after the first `cut` ids (0: none)."""
-    borders = sorted({*range(0, cut, size), *range(cut, len(ids), size), len(ids)})
-    return [ids[start:end] for start, end in pairwise(borders)]
+        self.penalty_counts.add(ids)

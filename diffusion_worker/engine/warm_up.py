@@ -10,7 +10,7 @@ import torch
 
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Outcome, Stepper
-from diffusion_worker.engine.scheduler import Limits
+from diffusion_worker.engine.limits import Limits
 from diffusion_worker.errors import CheckpointBroken
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
@@ -56,21 +56,7 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
             )
             for slot in slots
         ),
-        verifications=tuple(
-            Verify(
-                sequence=-1 - limits.max_num_seqs - slot,
-                slot=slot,
-                ids=(info.vocab_size // 2,),
-                at=limits.max_context - canvas,
-                seed=slot,
-                drafted=canvas - 1,
-                closes_with=canvas,
-                given=(info.vocab_size // 2,) * (canvas - 1),
-                temperature=0.7,
-                truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
-            )
-            for slot in slots
-        ),
+        verifications=tuple(_verification(slot, info, limits, canvas) for slot in slots),
         decodes=tuple(
             Decode(
                 sequence=-1 - slot,
@@ -82,6 +68,21 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
             )
             for slot in slots
         ),
+    )
+
+
+def _verification(slot: int, info: ModelInfo, limits: Limits, canvas: int) -> Verify:
+    return Verify(
+        sequence=-1 - limits.max_num_seqs - slot,
+        slot=slot,
+        ids=(info.vocab_size // 2,),
+        at=limits.max_context - canvas,
+        seed=slot,
+        drafted=canvas - 1,
+        closes_with=canvas,
+        given=(info.vocab_size // 2,) * (canvas - 1),
+        temperature=0.7,
+        truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
     )
 
 

@@ -52,8 +52,8 @@ def fused(
 
 
 def call_compiled(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that is compiled once for tensors of all sizes: into one graph, also for a single row, and for
-    sizes that were equal in the first call by chance."""
+    """Call a function that is compiled for tensors of all sizes: also for those of a single row, and for sizes that
+    were equal in the first call by chance."""
     with torch.fx.experimental._config.patch(use_duck_shape=False, backed_size_oblivious=True):  # type: ignore[attr-defined]
         return _compiled(function)(*args)
 

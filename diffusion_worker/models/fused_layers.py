@@ -14,8 +14,6 @@ import torch
 from torch.nn import functional as nnf
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from diffusion_worker.models.fused import call_compiled
-
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin [rows, positions, head_dim]
 
 
@@ -40,7 +38,7 @@ class CompiledDecoder:
             return _decoded(decoder, (canvas, soft, positions), masks, _Buffers(buffers, canvas.shape[1]))
 
         self._kinds: list[str] = decoder.text_config.layer_types
-        self._run = run
+        self._run = torch.compile(run, fullgraph=True, dynamic=True)
 
     def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor:
         """Hidden states [rows, canvas, hidden]."""
@@ -49,7 +47,9 @@ class CompiledDecoder:
         for kind, (keys, _) in zip(self._kinds, buffers, strict=True):
             if masks[kind] is None:  # a graph of its own
                 masks[kind] = torch.ones(len(canvas), 1, 1, keys.shape[2], dtype=torch.bool, device=canvas.device)
-        hidden: torch.Tensor = call_compiled(self._run, canvas, soft, context.positions, masks, buffers)
+        # Two lengths that are equal in the first pass need not stay so.
+        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            hidden: torch.Tensor = self._run(canvas, soft, context.positions, masks, buffers)
         return hidden
 
 

@@ -78,7 +78,7 @@ async def play(folder: Path, pictures: Path) -> Night:
     """Run the whole scenario; all processes have ended afterwards."""
     stage = Stage(folder=folder)
     samples: list[Sample] = []
-    async with _serving(stage) as proxy:
+    async with serving(stage, ROOT / "tests/deploy/night.yaml") as (proxy, _):
         begin_s = time.time()
         async with asyncio.TaskGroup() as group:
             for seed, stream in enumerate((False, True)):
@@ -111,11 +111,12 @@ def _look(stage: Stage, samples: list[Sample], pages: Mapping[str, str], window:
 
 
 @contextlib.asynccontextmanager
-async def _serving(stage: Stage) -> AsyncIterator[FaultProxy]:
+async def serving(stage: Stage, policy: Path) -> AsyncIterator[tuple[FaultProxy, StandIn]]:
+    """All parts; the faults of the fast lane, and the quality server."""
     async with contextlib.AsyncExitStack() as parts:
-        shutil.copy(ROOT / "tests/deploy/night.yaml", stage.policy)
+        shutil.copy(policy, stage.policy)
         proxy = await parts.enter_async_context(FaultProxy(stage.url("worker")))
-        await parts.enter_async_context(StandIn(stage.ports["quality"]))
+        quality = await parts.enter_async_context(StandIn(stage.ports["quality"]))
         await parts.enter_async_context(Child(redis_command(stage.folder, stage.ports["redis"])))
         worker = await parts.enter_async_context(Child(_worker(stage)))
         await worker.serve(f"{stage.url('worker')}/health", within_s=UP_WITHIN_S)
@@ -123,7 +124,7 @@ async def _serving(stage: Stage) -> AsyncIterator[FaultProxy]:
         await gateway.serve(f"{stage.url('gateway')}/health", within_s=UP_WITHIN_S)
         prometheus = await parts.enter_async_context(Child(_prometheus(stage)))
         await prometheus.serve(f"{stage.url('prometheus')}/-/ready", within_s=UP_WITHIN_S)
-        yield proxy
+        yield proxy, quality
 
 
 def _worker(stage: Stage) -> Command:

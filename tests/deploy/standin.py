@@ -11,14 +11,21 @@ ORDER = json.dumps({"name": "anna", "qty": 3, "item": "red lamp", "day": "monday
 
 
 class StandIn:
-    """`async with StandIn(port):` serves on loopback."""
+    """`async with StandIn(port):` serves on loopback. With `is_key_expired` it refuses requests that carry a key."""
 
     def __init__(self, port: int) -> None:
+        self.is_key_expired = False
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", _answer)
+        app.router.add_post("/v1/chat/completions", self._answer)
         app.router.add_get("/health", _health)
         self._runner = web.AppRunner(app, access_log=None)
         self._port = port
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if self.is_key_expired and "authorization" in request.headers:
+            error = {"message": "The API key has expired.", "code": "invalid_api_key"}
+            return web.json_response({"error": error}, status=401)
+        return await _answer(request)
 
     async def __aenter__(self) -> "StandIn":
         await self._runner.setup()

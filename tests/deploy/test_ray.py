@@ -17,7 +17,7 @@ from tests.deploy.standin import StandIn
 from twolane.process.children import Child, twolane_command
 from twolane.process.flags import free_port
 
-pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.anyio, pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 POLICY = """
 version: 1

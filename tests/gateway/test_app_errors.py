@@ -1,5 +1,7 @@
 """The whole gateway over real sockets: errors of targets as clients receive them."""
 
+import asyncio
+import logging
 from typing import Any
 
 import orjson
@@ -143,3 +145,23 @@ async def test_an_unknown_model_and_a_wrong_key_look_like_openai_s(fake: Any, se
         assert body["error"]["type"] == "invalid_request_error"
         assert headers["x-should-retry"] == "false"
         assert "retry-after" not in headers
+
+
+async def test_the_log_says_why_a_response_changed_target_and_when_its_lane_changes(
+    fake: Any, serving: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="gateway.events")
+    policy = two_lanes("{fast}", "{quality}", slo={"p95_ms": 1000})
+    async with fake(refuses(500, {"error": {"message": "secret words"}})) as fast, fake() as quality:
+        text = policy.replace("{fast}", fast.url).replace("{quality}", quality.url)
+        async with serving(text) as gateway:
+            for _ in range(40):
+                await gateway.ask()
+            async with asyncio.timeout(120):
+                while not any("breaker fast: open" in record.getMessage() for record in caplog.records):  # noqa: ASYNC110 - of the gateway
+                    await asyncio.sleep(0.01)
+    failed = [record.getMessage() for record in caplog.records if record.getMessage().startswith("attempt failed")]
+    assert "upstream_error (status 500)" in failed[0]
+    assert "served by quality" in failed[0]
+    assert len(failed) < 10, "one line for many failures"
+    assert "secret words" not in caplog.text

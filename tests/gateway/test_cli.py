@@ -73,6 +73,13 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
     assert "secret" not in out + err
 
 
+def test_a_check_reads_the_weights_that_the_policy_names(capsys: Any, policy: Path) -> None:
+    policy.write_text(policy.read_text() + "\nclassifier: {weights: none.npz}\n")
+    code, _, err = run(capsys, "policy", "check", str(policy))
+    assert code == 2
+    assert "none.npz" in err
+
+
 def test_a_check_warns_of_targets_whose_cost_a_budget_cannot_count(capsys: Any, policy: Path) -> None:
     budget = "limits: [{dollars_per_day: 5}]\n"
     policy.write_text(POLICY + budget)

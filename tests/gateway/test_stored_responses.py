@@ -39,7 +39,8 @@ async def stack(serving: Any, tmp_path: Path, request: pytest.FixtureRequest) ->
     async with fake_server(model.answer) as target, serving(one_lane(target.url), **settings) as gateway:
         made = Stack(gateway, target, model)
         made.client = made.client.with_options(api_key=KEYS["alice"])
-        yield made
+        async with made.client:
+            yield made
 
 
 def sent_by(stack: Stack) -> list[tuple[str, Any]]:

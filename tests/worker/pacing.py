@@ -13,18 +13,20 @@ LIMIT_S: Final = 120.0  # a failing test ends
 
 
 @contextlib.contextmanager
-def held(model: ToyModel, *, after: int = 0) -> Iterator[None]:
-    """Within it, the model computes `after` more passes; the next one waits until the end of the block."""
-    released, last, take_time = threading.Event(), model.passes + after, model._take_time
+def held(model: ToyModel, *, after: int = 0) -> Iterator[threading.Event]:
+    """Within it, the model computes `after` more passes; the next one waits until the end of the block. The event tells
+    that it has begun."""
+    begun, released, last, take_time = threading.Event(), threading.Event(), model.passes + after, model._take_time
 
     def take_time_held() -> None:
         take_time()
         if model.passes > last:
+            begun.set()
             released.wait(LIMIT_S)
 
     model._take_time = take_time_held  # type: ignore[method-assign]
     try:
-        yield
+        yield begun
     finally:
         model._take_time = take_time  # type: ignore[method-assign]
         released.set()

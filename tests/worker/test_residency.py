@@ -67,8 +67,9 @@ async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> N
         engine.start()
         await engine.ready()
         try:
-            with held(model):
+            with held(model) as begun:
                 streams = [engine.submit(REQUEST) for _ in range(3)]
+                await until(begun.is_set)  # a thread that computes nothing unloads at once
                 leaving = asyncio.create_task(engine.unload(patience_s))
                 await until(lambda engine=engine: engine.status().state is Residency.EVICTING)
                 with pytest.raises(NotResident):

@@ -30,7 +30,7 @@ from twolane.tune.plan import NAMES, PROMOTION, Trial, candidates, choose, longe
 from twolane.tune.report import draw, environment_of, policy_of, table
 from twolane.tune.store import TrialStore
 from twolane.tune.threshold import MIN_ANSWERS, find_threshold
-from twolane.tune.trial import TunedWorker, has_correct_response, read_canvas_length, read_health, restored, run_trial
+from twolane.tune.trial import TunedWorker, has_correct_response, read_health, read_offer, restored, run_trial
 
 GOOD: Final = 0
 WORK_FAILED: Final = 1
@@ -57,6 +57,7 @@ class Options:
     seconds: float
     trials: int
     seed: int
+    is_varied: bool  # `grid` is the user's
     loss: float
     p95_ms: float | None
     precision: float
@@ -117,8 +118,10 @@ async def tune(options: Options, store: TrialStore, console: Console) -> None:
         max_num_seqs=health["max_num_seqs"],
         matches=options.matches,
     )
-    grid = _usable_grid(options, worker, await read_canvas_length(options.load))
-    remaining = candidates(grid, options.trials, options.seed)
+    offer = await read_offer(options.load)
+    grid = _usable_grid(options, worker, offer.canvas_length)
+    modes = () if options.is_varied else offer.modes
+    remaining = candidates(grid, options.trials, options.seed, modes=modes)
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     async with restored(worker):
@@ -186,6 +189,7 @@ def parse(argv: Sequence[str]) -> Options:
         admin_url=parsed.admin,
         prompts=prompts,
         grid=dict(parsed.vary) if parsed.vary else DEFAULT_GRID,
+        is_varied=bool(parsed.vary),
         matches=parsed.matches,
         rate=parsed.rate,
         seconds=parsed.seconds,
@@ -222,7 +226,8 @@ def _parser() -> OneLineParser:
         type=_values,
         action="append",
         metavar="NAME=A,B",
-        help=f"values to try, instead of the default grid; NAME is one of {', '.join(NAMES)}; repeatable",
+        help="values to try, instead of the default grid and the decoding modes; NAME is one of "
+        f"{', '.join(NAMES)}; repeatable",
     )
     parser.add_argument(
         "--rate", type=positive, default=4.0, metavar="N", help="requests per second (default: %(default)s)"

@@ -19,29 +19,35 @@ PROMOTION: Final = 3  # one candidate in three is promoted, to a trial three tim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """The parameters of a trial; None keeps the worker's default. All but `max_num_seqs` are sent with each request."""
+    """The parameters of a trial; None keeps the worker's default. All but `max_num_seqs` are sent with each request:
+    the decoding mode `decoding` in the model name. Modes other than diffusion have no further parameters."""
 
     max_num_seqs: int | None = None
     steps: int | None = None
     entropy_bound: float | None = None  # nats
     canvas_length: int | None = None  # tokens
     anchor: float | None = None
+    decoding: str | None = None
 
     @property
     def request_params(self) -> dict[str, float]:
         """The object `diffusion` of a request."""
-        return {name: value for name, value in self.changed.items() if name != "max_num_seqs"}
+        others = ("max_num_seqs", "decoding")
+        return {name: float(value) for name, value in self.changed.items() if name not in others}
 
     @property
-    def changed(self) -> dict[str, float]:
+    def changed(self) -> dict[str, float | str]:
         """The parameters that differ from the worker's defaults."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in self.changed.items()) or "worker defaults"
+        texts = (
+            f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}" for name, value in self.changed.items()
+        )
+        return ", ".join(texts) or "worker defaults"
 
 
-NAMES: Final = tuple(parameter.name for parameter in fields(Parameters))
+NAMES: Final = tuple(parameter.name for parameter in fields(Parameters) if parameter.name != "decoding")  # of numbers
 DEFAULTS: Final = Parameters()
 
 
@@ -65,14 +71,18 @@ class Trial:
         return as_good and (self.p95_ms < other.p95_ms or self.quality > other.quality)
 
 
-def candidates(grid: Mapping[str, Sequence[float]], most: int, seed: int) -> tuple[Parameters, ...]:
-    """Return the defaults, single changes, then random combinations; `most` different candidates at most."""
+def candidates(
+    grid: Mapping[str, Sequence[float]], most: int, seed: int, *, modes: Sequence[str] = ()
+) -> tuple[Parameters, ...]:
+    """Return the defaults, the decoding modes, single changes, then random combinations; `most` different candidates
+    at most."""
     single = [{name: value} for name, values in grid.items() for value in values]
     combined = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
     rng.shuffle(single)
     rng.shuffle(combined)
-    found = (Parameters(**values) for values in [{}, *single[: most // 2], *combined])  # type: ignore[arg-type]
+    changed = (Parameters(**values) for values in (*single[: most // 2], *combined))  # type: ignore[arg-type]
+    found = itertools.chain((DEFAULTS,), (Parameters(decoding=mode) for mode in modes), changed)
     return tuple(itertools.islice(dict.fromkeys(found), most))
 
 

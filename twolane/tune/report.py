@@ -59,10 +59,12 @@ def environment_of(chosen: Trial) -> str:
 def policy_of(chosen: Trial, *, url: str, model: str, threshold: Threshold | None = None) -> str:
     """Return a valid policy with the request parameters, an SLO above the measured p95, and the minimum confidence."""
     params = ", ".join(f"{name}: {value:g}" for name, value in chosen.parameters.request_params.items())
+    decoding = chosen.parameters.decoding
+    mode = f"decoding: {decoding}" if decoding else f"diffusion: {{{params}}}"
     slo_ms = math.ceil(chosen.p95_ms * HEADROOM)
     return f"""\
 # Measured: {_measured(chosen)}. The SLO is {HEADROOM - 1:.0%} above the measured p95.
-# Copy `diffusion` to your worker's target, and `slo` and `min_confidence` to the routes that use it.
+# Copy `diffusion` or `decoding` to your worker's target, and `slo` and `min_confidence` to the routes that use it.
 version: 1
 targets:
   fast:
@@ -70,7 +72,7 @@ targets:
     url: "{url}"
     model: "{model}"
     location: in_cluster
-    diffusion: {{{params}}}
+    {mode}
 routes:
   - name: tuned
     use: fast

@@ -48,15 +48,28 @@ async def read_health(url: str) -> dict[str, Any]:
         raise WrongUseError(f"{url}: no worker responds ({cause or type(cause).__name__})") from None
 
 
-async def read_canvas_length(load: LoadOptions) -> int | None:
-    """Return the canvas length of the checkpoint, which a request cannot exceed; None if the worker does not tell."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What the worker says about its model: the canvas length, which a request cannot exceed (None: not said), and the
+    decoding modes beside diffusion."""
+
+    canvas_length: int | None = None
+    modes: tuple[str, ...] = ()
+
+
+async def read_offer(load: LoadOptions) -> Offer:
+    """Return the worker's offer, as far as it is said. Modes are only tried from a model name in diffusion mode."""
     headers = {"Authorization": f"Bearer {load.key}"} if load.key else {}
     try:
         async with httpx.AsyncClient(timeout=10.0, trust_env=False, headers=headers) as client:
             models = (await client.get(f"{load.url}/v1/models")).json()["data"]
-            return int(models[0]["twolane"]["canvas_length"])
+            found = [model["twolane"] for model in models]
+            names = {name for model in models for name in (model["id"], *model["twolane"]["aliases"])}
+            modes = tuple(each["decoding_mode"] for each in found)
+            offered = tuple(mode for mode in modes if f"{load.model}:{mode}" in names)
+            return Offer(canvas_length=int(found[0]["canvas_length"]), modes=offered)
     except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError):
-        return None
+        return Offer()
 
 
 @contextlib.asynccontextmanager
@@ -85,7 +98,8 @@ async def run_trial(worker: TunedWorker, parameters: Parameters, calls: Sequence
         await set_max_num_seqs(worker, parameters.max_num_seqs or worker.max_num_seqs)
     samples: list[Sample] = []
     async with _memory_samples(worker.load.url) as memory:
-        await run([_with_parameters(call, parameters) for call in calls], worker.load, on_result=samples.append)
+        changed = [_with_parameters(call, parameters, worker.load.model) for call in calls]
+        await run(changed, worker.load, on_result=samples.append)
     await _wait_until_idle(worker.load.url)
     found = figures(samples)
     return Trial(
@@ -126,8 +140,11 @@ def has_correct_response(prompt: Prompt, matches: re.Pattern[str] | None) -> boo
     return matches is not None or prompt.expect is not None or prompt.schema is not None
 
 
-def _with_parameters(call: Call, parameters: Parameters) -> Call:
+def _with_parameters(call: Call, parameters: Parameters, model: str) -> Call:
     """Return the call with the parameters of the trial; `anchor` only applies to requests with a prediction."""
+    if parameters.decoding is not None:
+        body = {name: value for name, value in call.prompt.body.items() if name != "diffusion"}
+        return replace(call, prompt=replace(call.prompt, body={**body, "model": f"{model}:{parameters.decoding}"}))
     edits = call.prompt.body.get("prediction") is not None
     params = {name: value for name, value in parameters.request_params.items() if edits or name != "anchor"}
     if not params:

@@ -125,8 +125,8 @@ _WHY: Final = Section(
             "percentunit",
             _most(
                 Query(
-                    expr=f"{rate_of(FALLBACKS, 'route', 'reason', where=ON_ROUTE)} "
-                    f"/ on (route) group_left () {rate_of(REQUESTS, 'route', where=ON_ROUTE)}",
+                    expr=f"({rate_of(FALLBACKS, 'route', 'reason', where=ON_ROUTE)} "
+                    f"/ on (route) group_left () {rate_of(REQUESTS, 'route', where=ON_ROUTE)}) >= 0",
                     legend="{{route}} {{reason}}",
                 )
             ),

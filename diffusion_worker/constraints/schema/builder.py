@@ -2,8 +2,7 @@
 
 Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings, numbers
 and white space as `json_strings`, `numbers` and `json_syntax` write them; within the limits of `size_limits`. Every
-accepted text satisfies the schema except for the keywords in `unchecked`; every value within the limits is accepted in
-its normal form.
+accepted text satisfies the schema except for the keywords in `unchecked`; all values within the limits are accepted.
 """
 
 from collections import Counter
@@ -48,9 +47,8 @@ class Continuation:
 
 
 class Builder:
-    """One attempt to build a schema within one tier of size limits. `truncations` counts how often a depth limit
-    removed values that the schema describes; `is_cut` says whether any values are missing, also those of members and
-    items that it leaves unconstrained."""
+    """One attempt to build a schema within one tier of size limits. `truncations`: how often a depth limit removed
+    described values; `is_cut`: values are missing, also unconstrained ones."""
 
     def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace = WhiteSpace.BOUNDED) -> None:
         self.graph = Graph(max_states=limits.states)
@@ -58,8 +56,7 @@ class Builder:
         self.limits = limits
         self.combiner = combiner
         self.unchecked: set[str] = set()
-        self.truncations = 0
-        self.is_cut = False
+        self.truncations, self.is_cut = 0, False
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
@@ -72,11 +69,8 @@ class Builder:
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
         """The state before a value that satisfies all nodes; None: no such value within the limits."""
-        if continuation.free > self.limits.free_depth:
-            self.is_cut = True
-            return None
-        if continuation.depth > self.limits.depth:
-            self.truncations += 1
+        if continuation.free > self.limits.free_depth or continuation.depth > self.limits.depth:
+            self.truncations += continuation.free <= self.limits.free_depth
             self.is_cut = True
             return None
         key = (conj, continuation)
@@ -137,7 +131,7 @@ class Builder:
         names = [id(layer) for layer in layers]
         allowed = all(self._active[name] <= self.limits.recursion for name in names)
         self.truncations += not allowed
-        self.is_cut = self.is_cut or not allowed
+        self.is_cut |= not allowed
         self._active.update(names)
         yield allowed
         self._active.subtract(names)
@@ -238,7 +232,7 @@ class _Object:
         """Groups that can hold a member. The limits decide whether unconstrained undeclared members are allowed."""
         bare = not self._members.layers and not self._names
         if not bare and self._builder.limits.undeclared_depth < 0:
-            self._builder.is_cut = self._builder.is_cut or any(group.unconstrained for group in found)
+            self._builder.is_cut |= any(group.unconstrained for group in found)
             found = [group for group in found if not group.unconstrained]
         return [
             group

@@ -13,6 +13,7 @@ from gateway.routing.conditions import Comparison
 from gateway.routing.gates import Gate
 from gateway.routing.policy import Policy
 from gateway.types import Query
+from tests.gateway.policy_files.conftest import VALID
 
 POLICIES = Path(__file__).parents[3] / "policies"
 PolicyWith = Callable[..., Policy]
@@ -53,6 +54,20 @@ def test_extra_attempts_are_read_as_written(policy_with: PolicyWith) -> None:
 
 def test_aliases_are_routed_like_auto(policy_with: PolicyWith) -> None:
     assert policy_with().aliases == {"auto", "small"}
+
+
+def test_the_classifiers_weights_are_found_beside_the_policy(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(VALID.replace("aliases:", "classifier: {weights: own.npz}\naliases:"))
+    assert load(path, {}).weights == tmp_path / "own.npz"
+    path.write_text(VALID)
+    assert load(path, {}).weights is None
+
+
+@pytest.mark.parametrize("written", ["{}", "{weights: 3}", "{weights: a, size: 1}", "own.npz"])
+def test_a_classifier_section_of_another_form_is_refused(policy_with: PolicyWith, written: str) -> None:
+    with pytest.raises(PolicyError, match="classifier"):
+        policy_with("aliases:", f"classifier: {written}\naliases:")
 
 
 def test_a_target_s_own_slo_applies_where_it_is_a_fallback(policy_with: PolicyWith) -> None:

@@ -15,7 +15,7 @@ from twolane.bench.load import LoadOptions
 from twolane.process.flags import WrongUseError, free_port
 from twolane.tune import command
 from twolane.tune.store import TrialStore
-from twolane.tune.trial import TunedWorker, read_canvas_length
+from twolane.tune.trial import Offer, TunedWorker, read_offer
 
 ROOT = Path(__file__).parents[3]
 URL = "http://127.0.0.1:9"
@@ -103,7 +103,10 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 @pytest.mark.slow
 def test_a_live_worker_is_tuned_and_restored(worker: tuple[str, str], tmp_path: Path) -> None:
     url, admin = worker
-    assert asyncio.run(read_canvas_length(LoadOptions(url=url, model="diffusion"))) == 64
+    assert asyncio.run(read_offer(LoadOptions(url=url, model="diffusion"))) == Offer(
+        canvas_length=64, modes=("verified", "autoregressive")
+    )
+    assert asyncio.run(read_offer(LoadOptions(url=url, model="diffusion:verified"))).modes == ()
     correct = '{"name":"carla","qty":24,"item":"white clock","day":null}'
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps(json.loads(PROMPT) | {"expect": correct}) + "\n")

@@ -66,6 +66,14 @@ def test_candidates_begin_with_the_defaults_and_a_seed_reproduces_them(most: int
     assert all(one.changed.keys() <= GRID.keys() for one in tried)
 
 
+def test_decoding_modes_are_tried_first_and_by_themselves() -> None:
+    tried = candidates(GRID, 9, 0, modes=("verified", "autoregressive"))
+    assert tried[1:3] == (Parameters(decoding="verified"), Parameters(decoding="autoregressive"))
+    assert not any(one.decoding for one in tried[3:])
+    assert str(tried[1]) == "decoding verified"
+    assert tried[1].request_params == {}
+
+
 def test_the_fastest_trial_with_an_acceptable_quality_is_chosen() -> None:
     own, quick, poor = trial(100, 0.95), trial(60, 0.945, steps=8), trial(20, 0.5, steps=4)
     assert choose([own, quick, poor], loss=0.01, p95_ms=None) is quick

@@ -25,6 +25,8 @@ def test_the_policy_is_valid_and_its_slo_is_above_the_measured_p95() -> None:
 
 def test_a_policy_without_parameters_is_valid() -> None:
     assert parse(policy_of(trial(80, 0.95), url="http://h:1", model="diffusion"), file="tuned", environment={})
+    verified = policy_of(trial(80, 0.95, decoding="verified"), url="http://h:1", model="diffusion")  # type: ignore[arg-type]
+    assert parse(verified, file="tuned", environment={}).targets["fast"].model == "diffusion:verified"
 
 
 def test_the_environment_sets_only_the_chosen_value() -> None:

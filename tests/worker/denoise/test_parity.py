@@ -13,7 +13,8 @@ import torch
 
 from diffusion_worker.denoise.draws import GeneratorDraws
 from diffusion_worker.denoise.stepper import Stepper
-from diffusion_worker.engine.scheduler import Limits, Scheduler
+from diffusion_worker.engine.limits import Limits
+from diffusion_worker.engine.scheduler import Scheduler
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.events import BlockSealed, Finished, FinishReason

@@ -11,7 +11,7 @@ import torch
 from diffusion_worker.denoise import score, truncation
 from diffusion_worker.denoise.logit_reads import position_blocks
 from diffusion_worker.denoise.stepper import Stepper
-from diffusion_worker.engine.scheduler import Limits
+from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.warm_up import largest_batch
 from diffusion_worker.memory import step_memory
 from diffusion_worker.memory.kv_cache import KvCache

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.engine.batching import BatchItems, compose
-from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
+from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
+from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 

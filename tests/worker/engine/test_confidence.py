@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from diffusion_worker.engine.scheduler import Limits, Scheduler
+from diffusion_worker.engine.limits import Limits
+from diffusion_worker.engine.scheduler import Scheduler
 from diffusion_worker.errors import LowConfidence
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence

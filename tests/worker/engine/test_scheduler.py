@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.scheduler import Limits, Scheduler
+from diffusion_worker.engine.limits import Limits
+from diffusion_worker.engine.scheduler import Scheduler
 from diffusion_worker.errors import (
     Cancelled,
     DeadlineExceeded,

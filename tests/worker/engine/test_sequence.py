@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
+from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
+from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
 from diffusion_worker.types.step_batch import CanvasResult
 
@@ -57,17 +58,17 @@ def test_it_needs_at_most_as_many_iterations_as_its_blocks_can_take() -> None:
 
 def test_penalties_count_sealed_output_and_what_an_earlier_attempt_kept() -> None:
     plain = replace(REQUEST, prompt_ids=(9, 8, 8, 7), kept=1)
-    assert sequence(plain).penalty_inputs is None
+    assert sequence(plain).penalty_counts.inputs is None
     it = sequence(replace(plain, penalties=Penalties(repetition=1.2)))
     it.open_block((8, 5, 5, 5))
-    inputs = it.penalty_inputs
+    inputs = it.penalty_counts.inputs
     assert inputs is not None
     assert (list(inputs.prompt), dict(inputs.output)) == ([7, 8, 9], {7: 1, 8: 1, 5: 3})
-    assert it.penalty_inputs is inputs, "made once for all steps of a canvas"
+    assert it.penalty_counts.inputs is inputs, "made once for all steps of a canvas"
     it.open_block((6, 6, 1, 1))
-    assert it.penalty_inputs is not None
-    assert dict(it.penalty_inputs.output)[6] == 2
-    again = sequence(replace(plain, penalties=Penalties(presence=1.0))).penalty_inputs
+    assert it.penalty_counts.inputs is not None
+    assert dict(it.penalty_counts.inputs.output)[6] == 2
+    again = sequence(replace(plain, penalties=Penalties(presence=1.0))).penalty_counts.inputs
     assert again is not None
     assert not again.prompt, "only the repetition penalty counts the prompt"
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from diffusion_worker.engine import startup
 from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.loop import Capacity, Loop
-from diffusion_worker.engine.scheduler import Limits
 from diffusion_worker.engine.startup import open_loop, replan, same_sizes
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed

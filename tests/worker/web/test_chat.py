@@ -242,9 +242,10 @@ async def test_an_error_after_the_first_block_is_the_last_event() -> None:
     """Without [DONE], so that the client knows the answer is incomplete."""
     toy = toy_model(answer=LONG, max_context=2000)
     async with serving(toy) as served:
-        with held(toy, after=20):
+        with held(toy, after=20) as begun:
             asking = asyncio.create_task(served.ask(max_tokens=900, stream=True))
             await until(lambda: "sealed_blocks_total 0.0" not in _metrics(served))
+            await until(begun.is_set)
             closing = asyncio.create_task(served.engine.close())
             await until(served.engine._should_unload.is_set)
         await closing
