@@ -176,14 +176,16 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_routes(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        context = ConsoleContext(
-            settings, keys, policies, state, clock, recent, registry.status_of, generation.routes, shared
+        console = await stack.enter_async_context(
+            open_console(
+                ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
+            )
         )
-        console = await stack.enter_async_context(open_console(context))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
-        apps = _Applications(public=public, admin=admin, console=console)
-        yield _protected(apps, protection, ingress=ingress, on_end=pipeline.stop, **parts)
+        yield _protected(
+            _Applications(public, admin, console), protection, ingress=ingress, on_end=pipeline.stop, **parts
+        )
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
@@ -373,7 +375,7 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Applications:
     public: ASGIApp
     admin: ASGIApp

@@ -103,13 +103,6 @@ class ModelNotFound(BadRequest):
         super().__init__(f"Model {model!r} not found; GET /v1/models lists the available models.", param="model")
 
 
-class ComparisonFailed(BadRequest):
-    """Comparing a proposed policy with the running one exceeded its time or memory."""
-
-    status = 422
-    code = "comparison_failed"
-
-
 class NotFound(BadRequest):
     """The path does not exist."""
 

@@ -15,7 +15,7 @@ from gateway.state.decision_stream import DecisionStream
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import connect
 from gateway.telemetry.recent_decisions import RecentDecisions
-from gateway.types import Status, Target
+from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.console.guard import ConsoleGuard
 from gateway.web.console.history import MAX_ROWS, History, SharedDecisions
 from gateway.web.console.lanes import LaneWatch
@@ -37,7 +37,7 @@ class ConsoleContext:
     state: MemoryStore
     clock: Clock
     recent: RecentDecisions
-    status_of: Callable[[Target], Status]
+    registry: UpstreamRegistry
     apis: Mapping[str, ASGIApp]
     shared: SharedDecisions | None
 
@@ -74,7 +74,7 @@ async def open_console(context: ConsoleContext) -> AsyncIterator[OpenConsole | N
         yield None
         return
     policies, clock, state = context.policies, context.clock, context.state
-    lanes = LaneWatch(policy=lambda: policies.current, state=state, clock=clock, status_of=context.status_of)
+    lanes = LaneWatch(policy=lambda: policies.current, state=state, clock=clock, status_of=context.registry.status_of)
     history = History(recent=context.recent, shared=context.shared)
     feed = LiveFeed(history=history, lanes=lanes, version=lambda: policies.current.version)
     sessions = _sessions(context)

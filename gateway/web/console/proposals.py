@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.errors import ComparisonFailed, InvalidField
+from gateway.errors import InvalidField
 
 TIMEOUT_S: Final = 60.0
 MAX_POLICY_BYTES: Final = 1 << 18
@@ -37,7 +37,7 @@ class Proposals:
 
     async def compare(self, proposed: str, **more: Any) -> dict[str, Any]:
         """The result of `policy_process.run`. `more`: `request` and `log` of its Comparison. Raises InvalidField,
-        ComparisonFailed."""
+        also if the comparison exceeds its time or memory."""
         if len(proposed.encode()) > MAX_POLICY_BYTES:
             raise InvalidField(f"'policy' is larger than {MAX_POLICY_BYTES} bytes.", param="policy")
         running = await asyncio.to_thread(self.running)
@@ -61,12 +61,12 @@ async def _run(given: bytes) -> dict[str, Any]:
         async with asyncio.timeout(TIMEOUT_S):
             written, _ = await process.communicate(given)
     except TimeoutError:
-        raise ComparisonFailed(f"Comparing the policies took longer than {TIMEOUT_S:g} s.") from None
+        raise InvalidField(f"'policy': comparing it took longer than {TIMEOUT_S:g} s.", param="policy") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise ComparisonFailed("Comparing the policies exceeded its time or memory.")
+        raise InvalidField("'policy': comparing it exceeded the limits of time or memory.", param="policy")
     result: dict[str, Any] = orjson.loads(written)
     return result
