@@ -9,12 +9,12 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
+from gateway.decision import Decision
 from gateway.errors import InvalidField, NotFound, Unauthorized
 from gateway.reliability.rate_limits import ANONYMOUS
 from gateway.routing.policy import Policy
-from gateway.web.console.documents import COLUMNS, key_of
+from gateway.web.console.documents import key_of
 from gateway.web.console.guard import API, ROOT, SEND, SESSION
-from gateway.web.console.history import MAX_ROWS
 from gateway.web.console.live import MAX_PAGES
 from gateway.web.console.pages import asset, page
 from gateway.web.console.parts import ConsoleParts
@@ -78,12 +78,12 @@ def _add_page(app: FastAPI, parts: ConsoleParts) -> None:
         return asset(name, takes_gzip="gzip" in request.headers.get("accept-encoding", ""))
 
     @app.get(f"{API}live")
-    async def live(after: int = -1) -> Response:
+    async def live(after: int = -1, instance: str = "") -> Response:
         """Server-sent events; see `LiveFeed`."""
         if parts.feed.pages >= MAX_PAGES:
             raise InvalidField(f"More than {MAX_PAGES} pages of the console are open.")
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(parts.feed.events(after), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(parts.feed.events(after, instance), media_type="text/event-stream", headers=headers)
 
 
 def _add_session(app: FastAPI, parts: ConsoleParts) -> None:
@@ -127,14 +127,9 @@ def _target(policy: Policy, name: str) -> dict[str, Any]:
 
 def _add_decisions(app: FastAPI, parts: ConsoleParts) -> None:
     @app.get(f"{API}decisions")
-    async def decisions(limit: int = MAX_ROWS) -> Response:
-        """The latest decisions as rows of `columns`, oldest first."""
-        history = parts.history
-        await history.refresh()
-        rows, count = history.rows(max(0, limit)), history.count
-        return json_response(
-            {"columns": COLUMNS, "rows": rows, "count": count, "scope": history.scope, "capacity": history.capacity}
-        )
+    async def decisions() -> Response:
+        """The latest decisions."""
+        return json_response(await parts.feed.listing())
 
     @app.get(f"{API}decisions/{{query_id}}")
     async def decision(query_id: str) -> Response:
@@ -173,9 +168,11 @@ def _add_keys(app: FastAPI, parts: ConsoleParts) -> None:
         names = [*known, *sorted({each.principal or ANONYMOUS for each in decisions} - known.keys())]
         policy = parts.policy()
         shown = []
-        for name in names:
+        by_key: dict[str, list[Decision]] = {name: [] for name in names}
+        for each in decisions:
+            by_key[each.principal or ANONYMOUS].append(each)
+        for name, own in by_key.items():
             limit = policy.limit_of(name or None)
-            own = [each for each in decisions if (each.principal or ANONYMOUS) == name]
             quota = None if limit is None else parts.usage.quota(name, limit)
             spent = parts.usage.spent(name)
             shown.append(key_of(name, known.get(name), own, limit=limit, quota=quota, spent=spent))

@@ -50,8 +50,22 @@ def _attempt_extras(attempt: AttemptRecord) -> dict[str, Any]:
     }
 
 
-def row_of(record: Mapping[str, Any]) -> list[Any]:
-    """The values of COLUMNS for a record: what a list of decisions needs, in a fifth of its size."""
+def row_of(decision: Decision) -> list[Any]:
+    """The values of COLUMNS for a decision: what a list needs, in a fifth of the size of a record. Cheap: a page that
+    is opened asks for thousands."""
+    usage = decision.usage
+    return [
+        round(decision.time_s * 1000),
+        *(decision.query_id, decision.principal, decision.classification.task, decision.route, decision.target),
+        *(decision.outcome, decision.fallback, round(decision.total_ms, 2), decision.cost),
+        (usage.input_tokens or 0) + (usage.output_tokens or 0) if usage else 0,
+        ",".join(f"{each.target}={each.outcome}" for each in decision.attempts),
+        *(decision.api_path, decision.stream),
+    ]
+
+
+def row_of_record(record: Mapping[str, Any]) -> list[Any]:
+    """The same for the record of another replica's decision."""
     tokens = (record["input_tokens"] or 0) + (record["output_tokens"] or 0)
     attempts = ",".join(f"{each['target']}={each['outcome']}" for each in record["attempts"])
     return [

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -13,10 +13,11 @@ import orjson
 from gateway.decision import Decision, Mirrored
 from gateway.state.decision_stream import DecisionStream, StreamUnavailableError
 from gateway.telemetry.recent_decisions import RecentDecisions
-from gateway.web.console.documents import record_of, row_of
+from gateway.web.console.documents import record_of, row_of, row_of_record
 
 MAX_ROWS: Final = 10_000
 _PER_EVENT: Final = 1000  # a page that missed more gets the latest
+_AT_ONCE: Final = 500  # rows made without letting other requests go on
 _EVERY_S: Final = 0.7
 _PER_BATCH: Final = 500  # decisions that one process shares each time; encoding more would delay requests
 
@@ -104,9 +105,9 @@ class History:
         """How many decisions are kept."""
         return self.recent.capacity if self._source is None else MAX_ROWS
 
-    def decisions(self) -> list[Decision]:
-        """Those of this process that are kept, newest first."""
-        return self.recent.latest(MAX_ROWS)
+    def decisions(self, limit: int = MAX_ROWS) -> list[Decision]:
+        """The newest of this process, newest first."""
+        return self.recent.latest(limit)
 
     async def refresh(self) -> None:
         """Read what other replicas have decided. While Redis does not respond, only this process is listed."""
@@ -119,14 +120,19 @@ class History:
             return [record_of(each) for each in reversed(self.recent.latest(limit))]
         return list(islice(reversed(self._source.records.values()), limit))[::-1]
 
-    def rows(self, limit: int) -> list[list[Any]]:
-        """The newest decisions as rows, oldest first."""
-        return _rows(self.records(min(limit, MAX_ROWS)))
+    async def rows(self, limit: int) -> list[list[Any]]:
+        """The newest decisions as rows, oldest first. Other requests go on in between."""
+        rows: list[list[Any]] = []
+        for made in self._rows(min(limit, MAX_ROWS)):
+            rows.append(made)
+            if len(rows) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return rows
 
-    def rows_after(self, seen: int) -> tuple[list[list[Any]], int]:
+    async def rows_after(self, seen: int) -> tuple[list[list[Any]], int]:
         """The rows of the decisions after the first `seen`, and the number of all."""
         count = self.count
-        return (self.rows(min(count - seen, _PER_EVENT)) if count > seen else []), count
+        return (await self.rows(min(count - seen, _PER_EVENT)) if count > seen else []), count
 
     def record(self, query_id: str) -> dict[str, Any] | None:
         """The full record of a decision, if it is still kept."""
@@ -139,6 +145,7 @@ class History:
     def _source(self) -> SharedDecisions | None:
         return self.shared if self.shared is not None and self.shared.is_up else None
 
-
-def _rows(records: Iterable[dict[str, Any]]) -> list[list[Any]]:
-    return [row_of(record) for record in records]
+    def _rows(self, limit: int) -> Iterator[list[Any]]:
+        if self._source is not None:
+            return map(row_of_record, self.records(limit))
+        return map(row_of, reversed(self.recent.latest(limit)))

@@ -9,11 +9,12 @@ from typing import Any, Final
 import orjson
 
 from gateway.web.console.documents import COLUMNS
-from gateway.web.console.history import History
+from gateway.web.console.history import MAX_ROWS, History
 from gateway.web.console.lanes import LaneWatch
 
 EVERY_S: Final = 1.0
 MAX_PAGES: Final = 20  # open at a time
+_FOR_LATENCIES: Final = 2000  # decisions
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,16 +34,29 @@ class LiveFeed:
         """The gateway stops: end all streams, so that they do not delay it."""
         self.has_ended = True
 
-    async def events(self, after: int) -> AsyncIterator[bytes]:
-        """Events until the client disconnects. `after`: the number of decisions that the page has."""
+    async def listing(self) -> dict[str, Any]:
+        """The latest decisions as rows of `columns`, oldest first, and whose they are."""
+        history = self.history
+        await history.refresh()
+        rows, count = await history.rows(MAX_ROWS), history.count
+        scope, capacity = history.scope, history.capacity
+        known = {"instance": self.instance, "columns": COLUMNS, "scope": scope, "capacity": capacity}
+        return known | {"rows": rows, "count": count}
+
+    async def events(self, after: int, instance: str) -> AsyncIterator[bytes]:
+        """Events until the client disconnects. `after`: the number of decisions that the page has from `instance`; a
+        page of another process, or of one before a restart, gets a new listing."""
         self.pages += 1
         try:
-            hello = {"instance": self.instance, "policy": self.version(), "columns": COLUMNS}
-            yield _event("hello", orjson.dumps(hello))
-            seen = after if 0 <= after <= self.history.count else self.history.count
+            yield _event("hello", orjson.dumps({"instance": self.instance, "policy": self.version()}))
+            seen = after
+            if instance != self.instance or not 0 <= after <= self.history.count:
+                listing = await self.listing()
+                seen = listing["count"]
+                yield _event("listing", orjson.dumps(listing))
             while not self.has_ended:
                 await self.history.refresh()
-                fresh, seen = self.history.rows_after(seen)
+                fresh, seen = await self.history.rows_after(seen)
                 if fresh:
                     yield _event("decisions", orjson.dumps({"rows": fresh, "count": seen}))
                 yield _event("lanes", self._lanes_now())
@@ -61,7 +75,9 @@ class LiveFeed:
         now_s = self.lanes.clock.now_s()
         if now_s - self._made_s >= EVERY_S / 2:
             self._made_s = now_s
-            document: dict[str, Any] = self.lanes.document(self.history.decisions()) | {"policy": self.version()}
+            document: dict[str, Any] = self.lanes.document(self.history.decisions(_FOR_LATENCIES)) | {
+                "policy": self.version()
+            }
             self._lanes = orjson.dumps(document)
         return self._lanes
 

@@ -37,11 +37,12 @@ async def get(gateway: Any, path: str) -> Any:
         return await response.json()
 
 
-async def events(gateway: Any, after: int, names: set[str]) -> dict[str, Any]:
+async def events(gateway: Any, listed: Any, names: set[str]) -> dict[str, Any]:
     """The first event of each of these names."""
     found: dict[str, Any] = {}
     name = ""
-    async with gateway.client.get(f"{gateway.admin_url}/console/api/live?after={after}") as response:
+    query = f"after={listed['count']}&instance={listed['instance']}"
+    async with gateway.client.get(f"{gateway.admin_url}/console/api/live?{query}") as response:
         async for line in response.content:
             key, _, value = line.decode().rstrip("\n").partition(": ")
             name = value if key == "event" else name
@@ -70,15 +71,22 @@ async def test_decisions_are_listed_oldest_first_and_opened_by_id(gateway: Any) 
 
 async def test_live_events_bring_new_decisions_and_the_lanes(gateway: Any) -> None:
     await gateway.ask()
-    count = (await get(gateway, "decisions"))["count"]
+    listed = await get(gateway, "decisions")
     _, headers, _ = await gateway.ask()
-    found = await events(gateway, count, {"hello", "decisions", "lanes"})
+    found = await events(gateway, listed, {"hello", "decisions", "lanes"})
     assert [row[1] for row in found["decisions"]["rows"]] == [headers["x-request-id"]]
     lane = found["lanes"]["lanes"][0]
     assert (lane["route"], lane["target"], lane["state"], lane["budget_ms"], lane["calls"]) == (
         "default", "first", "serving", 60000, 2,
     )  # fmt: skip
     assert [target["target"] for target in found["lanes"]["targets"]] == ["first", "second"]
+
+
+async def test_a_page_of_another_process_gets_a_new_listing(gateway: Any) -> None:
+    """After a restart, or where several processes share the port."""
+    _, headers, _ = await gateway.ask()
+    found = await events(gateway, {"count": 0, "instance": "another"}, {"listing"})
+    assert ([row[1] for row in found["listing"]["rows"]], found["listing"]["count"]) == ([headers["x-request-id"]], 1)
 
 
 async def test_live_streams_end_when_the_gateway_stops(gateway: Any) -> None:

@@ -1,18 +1,21 @@
 """Decisions of all replicas through a real Redis, and of one process without it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from gateway.decision import Decision
-from gateway.enums import Task
+from gateway.decision import AttemptRecord, Decision
+from gateway.enums import Reason, Task
 from gateway.state import decision_stream as product
 from gateway.state.decision_stream import DecisionStream
 from gateway.state.redis import connect
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Classification
+from gateway.web.console.documents import record_of, row_of, row_of_record
 from gateway.web.console.history import History, SharedDecisions
 from tests.gateway.redis_server import RedisServer, redis_server
 
@@ -67,7 +70,7 @@ async def test_every_replica_lists_the_decisions_of_all(replica: Callable[[], Re
     one.decided(decision(3))
     await one.share()
     await second.refresh()
-    rows, seen = second.rows_after(2)
+    rows, seen = await second.rows_after(2)
     assert ([row[1] for row in rows], seen) == (["req_3"], 3)
 
 
@@ -102,5 +105,11 @@ async def test_a_process_alone_keeps_the_latest() -> None:
     for number in range(3):
         recent.decided(decision(number))
     assert (ids(history), history.scope, history.count) == (["req_1", "req_2"], "process", 3)
-    assert [row[1] for row in history.rows_after(2)[0]] == ["req_2"]
+    assert [row[1] for row in (await history.rows_after(2))[0]] == ["req_2"]
     assert history.record("req_0") is None
+
+
+def test_a_row_is_the_same_whether_it_comes_from_a_decision_or_from_its_record() -> None:
+    attempt = AttemptRecord(target="a", started_ms=0.0, ended_ms=1.5, outcome=Reason.OVERLOADED)
+    made = replace(decision(7), attempts=(attempt,), target="a", total_ms=1.234, cost=0.5)
+    assert row_of(made) == row_of_record(orjson.loads(orjson.dumps(record_of(made))))

@@ -216,7 +216,7 @@ def test_a_mistake_in_a_proposal_is_marked_at_its_line(opened: OpenPage) -> None
 
 def test_ten_thousand_decisions_scroll_without_a_stutter(opened: OpenPage, gateway: GatewayProcess) -> None:
     page = opened.page
-    columns = json.loads(page.evaluate("fetch('/console/api/decisions').then(r => r.text())"))["columns"]
+    found = json.loads(page.evaluate("fetch('/console/api/decisions').then(r => r.text())"))
     now_ms = time.time() * 1000
     fields = {"key": "app", "task": "chat", "route": "default", "target": "only", "outcome": "ok", "fallback": None}
     rows = [
@@ -224,12 +224,13 @@ def test_ten_thousand_decisions_scroll_without_a_stutter(opened: OpenPage, gatew
             {**fields, "time_ms": now_ms - 50 * n, "id": f"req_{n}", "total_ms": n % 400, "cost": 0, "tokens": 5}.get(
                 name, "only=ok" if name == "attempts" else "/v1/chat/completions" if name == "path" else False
             )
-            for name in columns
+            for name in found["columns"]
         ]
         for n in range(10_000)
     ]
-    listing = json.dumps({"columns": columns, "rows": rows, "count": 0, "scope": "process", "capacity": 10_000})
-    page.route("**/console/api/decisions?*", lambda route: route.fulfill(body=listing, content_type="application/json"))
+    listed = {**found, "rows": rows, "count": found["count"], "capacity": 10_000}
+    listing = json.dumps(listed)
+    page.route("**/console/api/decisions", lambda route: route.fulfill(body=listing, content_type="application/json"))
     page.goto(f"{gateway.console}#/decisions")
     page.reload()
     expect(page.get_by_text("10,000 of this gateway process")).to_be_visible()

@@ -12,7 +12,14 @@ export const lanes = new Store<Lanes | null>(null);
 export const session = new Store<Session | null>(null);
 export const connection = new Store<"connecting" | "live" | "lost">("connecting");
 
-type Listing = { columns: string[]; rows: unknown[][]; count: number; scope: string; capacity: number };
+type Listing = {
+  instance: string;
+  columns: string[];
+  rows: unknown[][];
+  count: number;
+  scope: string;
+  capacity: number;
+};
 
 let columns: string[] = [];
 let count = -1;
@@ -33,22 +40,19 @@ export async function start(): Promise<void> {
 }
 
 async function load(): Promise<void> {
-  const found = await get<Listing>(`decisions?limit=${MAX_ROWS}`);
-  columns = found.columns;
-  count = found.count;
+  list(await get<Listing>("decisions"));
+}
+
+function list(found: Listing): void {
+  ({ columns, count, instance } = found);
   const { scope, capacity } = found;
   decisions.update(({ version }) => ({ rows: found.rows.map(rowOf), version: version + 1, scope, capacity }));
 }
 
 function open(): void {
-  source = new EventSource(`/console/api/live?after=${count}`);
-  source.addEventListener("hello", (event) => {
-    const hello = JSON.parse((event as MessageEvent<string>).data) as { instance: string };
-    const isRestarted = instance !== "" && instance !== hello.instance;
-    instance = hello.instance;
-    connection.set("live");
-    if (isRestarted) void start();
-  });
+  source = new EventSource(`/console/api/live?after=${count}&instance=${instance}`);
+  source.addEventListener("hello", () => connection.set("live"));
+  source.addEventListener("listing", (event) => list(JSON.parse((event as MessageEvent<string>).data) as Listing));
   source.addEventListener("decisions", (event) => {
     const found = JSON.parse((event as MessageEvent<string>).data) as { rows: unknown[][]; count: number };
     count = found.count;
