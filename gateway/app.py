@@ -56,6 +56,7 @@ from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
+from gateway.web.console.compose import ConsoleContext, OpenConsole, open_console, shared_decisions
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
@@ -105,6 +106,7 @@ class Gateway:
     policies: Policies
     watcher: PolicyWatcher
     protection: Protection
+    begin_drain: Callable[[], None]  # end the live streams of the console
     end_drain: Callable[[], None]  # end the requests in progress with an error
 
     def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
@@ -128,6 +130,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         observers: list[Observer] = [metrics, recent, EventLog(time.monotonic)]
         tracing = open_traces(stack, observers)
         log = open_log(stack, settings, metrics, observers)
+        shared = await stack.enter_async_context(shared_decisions(settings, observers))
         watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
@@ -172,9 +175,16 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_routes(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
+        console = await stack.enter_async_context(
+            open_console(
+                ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
+            )
+        )
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
-        yield _protected(public, admin, protection, ingress=ingress, on_end=pipeline.stop, **parts)
+        yield _protected(
+            _Applications(public, admin, console), protection, ingress=ingress, on_end=pipeline.stop, **parts
+        )
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
@@ -311,16 +321,22 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
+@dataclass(frozen=True, slots=True)
+class _Applications:
+    public: ASGIApp
+    admin: ASGIApp
+    console: OpenConsole | None  # on the admin port
+
+
 def _protected(
-    public: ASGIApp,
-    admin: ASGIApp,
+    apps: _Applications,
     protection: Protection,
     *,
     on_end: Callable[[], None],
     on_status: Callable[[int], None],
     **more: Any,
 ) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended,
+    """The applications behind their protection. `on_end` is called before the requests in progress are ended,
     `on_status` for every response of the public port."""
     running = RunningRequests()
 
@@ -329,12 +345,17 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running, on_status)),
-        admin=ErrorBoundary(protection.admin(admin), running),
+        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running, on_status)),
+        admin=ErrorBoundary(protection.admin(apps.admin, apps.console.app if apps.console else None), running),
         protection=protection,
+        begin_drain=apps.console.end if apps.console else _nothing,
         end_drain=end_drain,
         **more,
     )
+
+
+def _nothing() -> None:
+    """Without a console no stream lasts for ever."""
 
 
 def _install_signal_handlers(
@@ -344,6 +365,7 @@ def _install_signal_handlers(
 
     def stop() -> None:
         if not any(server.should_exit for server in servers):
+            gateway.begin_drain()
             loop.call_later(drain_s, gateway.end_drain)
         for server in servers:
             server.stop()
