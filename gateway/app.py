@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,20 @@ from starlette.types import ASGIApp, Scope
 
 from gateway.classifier.running import RunningClassifier
 from gateway.errors import PolicyError
+from gateway.observation import (
+    background_task,
+    logged,
+    open_log,
+    open_traces,
+    publish_gauges,
+    watched_loop,
+    watched_states,
+)
 from gateway.pipeline import Pipeline
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
-from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.server.public_server import PublicServer
 from gateway.server.routes import admin_routes, public_routes
@@ -34,17 +42,14 @@ from gateway.state.redis import shared_state
 from gateway.state.redis_response_store import open_response_store
 from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
-from gateway.telemetry.decision_json import prompt_event
-from gateway.telemetry.decision_log import DecisionLog
-from gateway.telemetry.event_log import EventLog, StateLog, states_of
-from gateway.telemetry.gauges import Reading, lane_gauges
+from gateway.telemetry.event_log import EventLog
+from gateway.telemetry.gauges import Reading
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
-from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.multiprocess import MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
-from gateway.telemetry.tracing import open_tracing, passing
-from gateway.types import Classification, Query
+from gateway.telemetry.tracing import passing
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
@@ -118,33 +123,28 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
         if keys is not None:
-            await stack.enter_async_context(_background_task(keys.follow()))
+            await stack.enter_async_context(background_task(keys.follow()))
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         stack.callback(metrics.flush)
         observers: list[Observer] = [metrics, recent, EventLog(time.monotonic)]
-        tracing = open_tracing(os.environ)
-        if tracing is not None:
-            stack.push_async_callback(asyncio.to_thread, tracing.close)
-            observers.append(tracing)
-        log = _open_log(stack, settings, metrics, observers)
+        tracing = open_traces(stack, observers)
+        log = open_log(stack, settings, metrics, observers)
         shared = await stack.enter_async_context(shared_decisions(settings, observers))
-        watch = await stack.enter_async_context(_watched_loop(metrics))
+        watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
         is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
         registry = _registry(settings, on_return=state.reset_breaker)
-        stack.push_async_callback(registry.aclose)
-        registry.set_targets(policies.current.endpoints)
-        await registry.prepare(policies.current.endpoints)
+        await _open_targets(stack, registry, policies.current)
         metrics.set_policy(policies.current, clock.wall_s())
-        await stack.enter_async_context(_watched_states(metrics, policies, state, clock, registry))
+        await stack.enter_async_context(watched_states(metrics, policies, state, clock, registry))
         classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
-            classify=_logged(classifier, log) if log and settings.decision_log_prompts else classifier,
+            classify=logged(classifier, log) if log and settings.decision_log_prompts else classifier,
             upstreams=registry,
             state=state,
             observer=Observers(observers, metrics.observer_failed),
@@ -156,10 +156,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             lambda result: _on_reload(result, policies.current, metrics, registry, is_shared=is_shared),
             prepare_targets=lambda policy: _prepare(policy, registry, classifier),
         )
-        await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
+        await stack.enter_async_context(background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
-            stack.callback(peers.close)
-            await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
+            await stack.enter_async_context(background_task(publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
         store = await stack.enter_async_context(_response_store(settings, clock))
         generation = GenerationApis(
@@ -190,25 +189,20 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
     classifier = RunningClassifier(policy.weights)
-    await stack.enter_async_context(_background_task(classifier.follow(settings.policy_watch_s)))
+    await stack.enter_async_context(background_task(classifier.follow(settings.policy_watch_s)))
     return classifier
+
+
+async def _open_targets(stack: contextlib.AsyncExitStack, registry: UpstreamRegistry, policy: Policy) -> None:
+    stack.push_async_callback(registry.aclose)
+    registry.set_targets(policy.endpoints)
+    await registry.prepare(policy.endpoints)
 
 
 async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: RunningClassifier) -> None:
     """Load what a new policy needs. Raises CannotStart."""
     await registry.prepare(policy.endpoints)
     await classifier.use(policy.weights)
-
-
-def _logged(classify: Classify, log: DecisionLog) -> Classify:
-    """The classifier, whose requests are logged with their texts unless they are private."""
-
-    def classify_and_log(query: Query) -> Classification:
-        if not query.private:
-            log.record(prompt_event(query))
-        return classify(query)
-
-    return classify_and_log
 
 
 def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> UpstreamRegistry:
@@ -226,17 +220,6 @@ def _registry(settings: Settings, *, on_return: Callable[[str], None]) -> Upstre
         plain=PooledClient(limits) if settings.http_client == "pooled" else None,
         health_timeout_s=settings.health_timeout_s,
     )
-
-
-@contextlib.asynccontextmanager
-async def _watched_states(
-    metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
-) -> AsyncIterator[None]:
-    """Exports the states of lanes and targets, and logs their changes until the block ends."""
-    metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
-    states = states_of(lambda: policies.current, state, clock, status_of=registry.status_of)
-    async with _background_task(StateLog(states).run()):
-        yield
 
 
 def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:
@@ -285,25 +268,6 @@ def _on_reload(
     _log.info("policy %s", policy.version)
 
 
-def _open_log(
-    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
-) -> DecisionLog | None:
-    if settings.decision_log is None:
-        return None
-    max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
-    log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
-    observers.append(stack.enter_context(contextlib.closing(log)))
-    return log
-
-
-@contextlib.asynccontextmanager
-async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopWatch]:
-    """Measures the lag of the running event loop until the block ends."""
-    watch = LoopWatch(LoopLag(), metrics.loop_lagged)
-    async with _background_task(watch.run()):
-        yield watch
-
-
 def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None) -> Ingress:
     """Where requests to generate wait for the event loop; health checks and other routes do not."""
 
@@ -324,24 +288,6 @@ async def _shared_state(
     async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
         metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         yield
-
-
-async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
-    while True:
-        await asyncio.to_thread(peers.publish, metrics.gauges.refresh())
-        await asyncio.sleep(PUBLISH_EVERY_S)
-
-
-@contextlib.asynccontextmanager
-async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine in the background until the block ends."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def serve(settings: Settings) -> None:

@@ -48,7 +48,7 @@ GatewayError
 from pathlib import Path
 from typing import ClassVar
 
-from gateway.enums import ErrorSource, Reason
+from gateway.enums import Reason
 
 
 class GatewayError(Exception):  # the base class of all
@@ -58,7 +58,6 @@ class GatewayError(Exception):  # the base class of all
     code: str = "internal_error"  # stable error code
     kind: ClassVar[str] = "server_error"  # OpenAI's `type`
     retryable: bool = True  # whether the same request may succeed later; sent as `x-should-retry`
-    source: ClassVar[ErrorSource] = ErrorSource.GATEWAY  # who caused it
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -71,7 +70,6 @@ class BadRequest(GatewayError):
     status = 400
     code = kind = "invalid_request_error"
     retryable = False
-    source = ErrorSource.CLIENT
 
 
 class MalformedBody(BadRequest):
@@ -178,7 +176,6 @@ class RateLimitExceeded(GatewayError):
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
-    source = ErrorSource.CLIENT
 
 
 class BudgetExceeded(RateLimitExceeded):
@@ -208,7 +205,6 @@ class AttemptFailed(GatewayError):
 
     status = 502
     reason: ClassVar[Reason] = Reason.UPSTREAM_ERROR
-    source = ErrorSource.TARGET
     may_have_begun: ClassVar[bool] = True  # whether the server may have begun to work on the request
 
     def __init__(
@@ -263,8 +259,6 @@ class InsufficientQuota(Overloaded):
 class OutOfBytes(Overloaded):
     """The answer does not fit into the memory set aside for requests and answers; no other target is tried."""
 
-    source = ErrorSource.GATEWAY
-
 
 class UpstreamAuth(AttemptFailed):
     """The target rejected the gateway's credentials, or they cannot be sent; the operator must replace them."""
@@ -315,7 +309,6 @@ class Unsupported(AttemptFailed):
     kind = "invalid_request_error"
     reason = Reason.UNSUPPORTED
     retryable = False
-    source = ErrorSource.CLIENT
 
 
 class ContextLengthExceeded(AttemptFailed):
@@ -327,7 +320,6 @@ class ContextLengthExceeded(AttemptFailed):
     kind = "invalid_request_error"
     reason = Reason.CONTEXT_LENGTH_EXCEEDED
     retryable = False
-    source = ErrorSource.CLIENT
 
     def __init__(
         self,
@@ -350,7 +342,6 @@ class Refused(AttemptFailed):
     kind = "invalid_request_error"
     reason = Reason.REFUSED
     retryable = False
-    source = ErrorSource.CLIENT
 
     def __init__(
         self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None, detail: str = ""

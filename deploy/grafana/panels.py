@@ -10,7 +10,7 @@ from typing import Final
 
 HERE: Final = 'job=~"$job", instance=~"$instance"'
 SPAN: Final = "$__rate_interval"
-MARK_SPAN: Final = "1m"  # an event stays visible for this long at any resolution
+ANNOTATION_SPAN: Final = "1m"  # an event stays visible for this long at any resolution
 
 
 class Colour(StrEnum):
@@ -60,8 +60,8 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """An event that is marked in every graph: where the expression has a value above 0."""
+class Annotation:
+    """An event that every graph shows: where the expression has a value above 0."""
 
     name: str
     expr: str
@@ -74,15 +74,15 @@ YES_OR_NO: Final = words(no=Colour.NEITHER, yes=Colour.GOOD)
 _POLICY: Final = 'twolane_policy_info{job=~"$job"}'
 
 # Events that explain a change of any curve: they are in all dashboards.
-MARKS: Final = (
-    Mark(
+ANNOTATIONS: Final = (
+    Annotation(
         name="Policy",
-        expr=f"sum by (hash) ({_POLICY} unless {_POLICY} offset {MARK_SPAN})",
+        expr=f"sum by (hash) ({_POLICY} unless {_POLICY} offset {ANNOTATION_SPAN})",
         colour="purple",
     ),
-    Mark(
+    Annotation(
         name="Restart",
-        expr=f'sum by (instance) (resets(twolane_overhead_seconds_count{{job=~"$job"}}[{MARK_SPAN}])) > 0',
+        expr=f'sum by (instance) (resets(twolane_overhead_seconds_count{{job=~"$job"}}[{ANNOTATION_SPAN}])) > 0',
         colour="orange",
     ),
 )

@@ -24,7 +24,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from deploy.grafana.panels import MARKS, Board, Colour, Kind, Mark, Panel, Word
+from deploy.grafana.panels import ANNOTATIONS, Annotation, Board, Colour, Kind, Panel, Word
 
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG: Final = "twolane"
@@ -53,8 +53,8 @@ def render(board: Board) -> str:
     )
     for variable in board.variables:
         page = page.with_variable(_values_of(variable.name, variable.query).all_value(".+"))
-    for mark in MARKS:
-        page = page.annotation(_annotation(mark))
+    for annotation in ANNOTATIONS:
+        page = page.annotation(_annotation(annotation))
     numbers = count(1)
     for section in board.sections:
         page = page.with_row(dashboard.Row(section.title).id(next(numbers)))
@@ -76,10 +76,12 @@ def _values_of(name: str, query: str) -> dashboard.QueryVariable:
     )
 
 
-def _annotation(mark: Mark) -> dashboard.AnnotationQuery:
-    """Grafana names a mark by its labels: the policy's hash, or the instance."""
-    made = dashboard.AnnotationQuery().name(mark.name).datasource(SOURCE).enable(True).icon_color(mark.colour)
-    return made.expr(mark.expr)
+def _annotation(annotation: Annotation) -> dashboard.AnnotationQuery:
+    """Grafana names an event by its labels: the policy's hash, or the instance."""
+    made = (
+        dashboard.AnnotationQuery().name(annotation.name).datasource(SOURCE).enable(True).icon_color(annotation.colour)
+    )
+    return made.expr(annotation.expr)
 
 
 def _drawn(panel: Panel) -> _Drawn:

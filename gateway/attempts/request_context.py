@@ -7,10 +7,11 @@ from collections.abc import Collection
 from typing import Protocol
 
 from gateway.attempts.decisions import DecisionAnswers
+from gateway.attempts.error_source import error_source
 from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
-from gateway.enums import SHARED_REASONS, AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck
-from gateway.errors import AttemptFailed, ContextLengthExceeded, DeadlineExceeded, GatewayError, InvalidOutput
+from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
+from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
 from gateway.parameters import ignored_by
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
@@ -212,7 +213,7 @@ class RequestContext:
             target=self._target,
             outcome=self.outcome,
             status=self._status(),
-            error_source=self._error_source(),
+            error_source=error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None,
             schema_check=self.schema_check,
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
@@ -233,14 +234,6 @@ class RequestContext:
         if self.outcome is Outcome.OK or self._first_byte_ms is not None:
             return 200
         return GatewayError.status if self.error is None else self.error.status
-
-    def _error_source(self) -> ErrorSource | None:
-        """An error without a cause is a defect of the gateway. A deadline that the client shortened is its own."""
-        if self.outcome is not Outcome.ERROR:
-            return None
-        if isinstance(self.error, DeadlineExceeded) and self.plan.patience_ms is not None:
-            return ErrorSource.CLIENT
-        return ErrorSource.GATEWAY if self.error is None else self.error.source
 
     def final_error(self) -> GatewayError:
         """The error of a request that no candidate served."""

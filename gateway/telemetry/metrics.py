@@ -45,12 +45,7 @@ class Metrics:
         self._policy = ""
         self._loaded_s = 0.0
         self._is_current = True
-        self._requests = self._counter(
-            names.REQUESTS,
-            "Completed requests.",
-            *("route", "task", "target", "outcome", "status_class", "error_source"),
-        )
-        self._http_responses = self._counter(names.HTTP_RESPONSES, "Responses of the public port.", "status")
+        self._make_request_metrics()
         self._attempts = self._counter(names.ATTEMPTS, "Completed calls to targets.", "route", "target", "outcome")
         self._fallbacks = self._counter(
             names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
@@ -253,6 +248,15 @@ class Metrics:
         for cell in self._cells.values():
             cell.flush()
         return ()
+
+    def _make_request_metrics(self) -> None:
+        """Create the counters of requests and responses."""
+        self._requests = self._counter(
+            names.REQUESTS,
+            "Completed requests.",
+            *("route", "task", "target", "outcome", "status_class", "error_source"),
+        )
+        self._http_responses = self._counter(names.HTTP_RESPONSES, "Responses of the public port.", "status")
 
     def _make_overload_metrics(self) -> None:
         """Create the metrics of the gateway's own load and of full targets."""

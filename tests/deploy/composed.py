@@ -13,6 +13,7 @@ import yaml
 from tests.deploy.containers import ROOT, Containers
 
 PARTS = ("redis", "worker", "gateway")
+SECRETS = ("gateway-keys", "worker-keys", "admin-key")
 _NOT_HERE = ("ports", "networks", "profiles", "build")
 
 
@@ -30,6 +31,7 @@ class Composed:
         services = read["services"]
         services["redis"]["command"] += ["--port", self._ports["redis"]]
         services["worker"]["environment"]["TWOLANE_WORKER_PORT"] = self._ports["worker"]
+        services["worker"]["environment"]["TWOLANE_WORKER_ADMIN_PORT"] = self._ports["worker-admin"]
         services["worker"]["volumes"] = [f"{checkpoint}:/checkpoint:ro"]
         services["gateway"]["volumes"] = [f"{policies}:/etc/twolane/policies:ro"]
         services["gateway"]["env_file"] = [str(secrets / "gateway.env")]
@@ -39,7 +41,7 @@ class Composed:
             "TWOLANE_PORT": self._ports["gateway"],
             "TWOLANE_ADMIN_PORT": self._ports["admin"],
         }
-        read["secrets"] = {name: {"file": str(secrets / name)} for name in ("gateway-keys", "worker-keys")}
+        read["secrets"] = {name: {"file": str(secrets / name)} for name in SECRETS}
         read.pop("volumes")
         self._file.write_text(yaml.safe_dump(read))
         self._compose("up", "--detach")
@@ -52,6 +54,10 @@ class Composed:
     def logs(self) -> str:
         """The logs of the containers."""
         return "".join(self._containers.run("podman", "logs", f"twolane_{p}_1", check=False) for p in PARTS)
+
+    def execute(self, part: str, *line: str) -> str:
+        """The output of a command in a part's container."""
+        return self._containers.run("podman", "exec", f"twolane_{part}_1", *line)
 
     def container(self, part: str) -> dict[str, Any]:
         """podman's description of a part's container."""

@@ -31,7 +31,7 @@ class Played:
 
     def play(self, secrets: Path, checkpoint: Path) -> None:
         """Start all parts."""
-        self._write_secret((secrets / "gateway.env").read_text().strip().partition("=")[2])
+        self._write_secret((secrets / "gateway.env").read_text().strip().partition("=")[2], secrets)
         folders = {"checkpoint": checkpoint, "keys": secrets}
         self._file.write_text(
             yaml.safe_dump_all([self._policy(), *(self._deployment(part, folders) for part in PARTS)])
@@ -50,12 +50,17 @@ class Played:
         told: Manifest = json.loads(self._containers.run("podman", "inspect", f"{part}-pod-0-{part}"))[0]
         return told
 
+    def execute(self, part: str, *line: str) -> str:
+        """The output of a command in a part's container."""
+        return self._containers.run("podman", "exec", f"{part}-pod-0-{part}", *line)
+
     def logs(self) -> str:
         """The logs of all parts."""
         return "\n".join(self._containers.run("podman", "logs", f"{part}-pod-0-{part}", check=False) for part in PARTS)
 
-    def _write_secret(self, worker_key: str) -> None:
+    def _write_secret(self, worker_key: str, secrets: Path) -> None:
         told = {
+            "admin-key": (secrets / "admin-key").read_text(),
             "worker-api-key": worker_key,
             "quality-url": f"http://127.0.0.1:{self._ports['quality']}",
             "quality-model": "none",
@@ -95,7 +100,11 @@ class Played:
                 "TWOLANE_ADMIN_PORT": self._ports["admin"],
                 "TWOLANE_REDIS_URL": f"redis://localhost:{self._ports['redis']}/0",
             },
-            "worker": {"TWOLANE_WORKER_PORT": self._ports["worker"], "TWOLANE_WORKER_THREADS": "1"},
+            "worker": {
+                "TWOLANE_WORKER_PORT": self._ports["worker"],
+                "TWOLANE_WORKER_ADMIN_PORT": self._ports["worker-admin"],
+                "TWOLANE_WORKER_THREADS": "1",
+            },
         }.get(part, {})
         if part == "redis":
             container["args"] = [*container["args"], "--port", self._ports["redis"]]

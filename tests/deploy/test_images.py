@@ -32,7 +32,8 @@ class Deployed:
 
     def __init__(self, containers: Containers, folder: Path) -> None:
         self.containers = containers
-        self.ports = {part: str(free_port()) for part in ("gateway", "admin", "worker", "redis", "quality")}
+        ports = ("gateway", "admin", "worker", "worker-admin", "redis", "quality")
+        self.ports = {part: str(free_port()) for part in ports}
         self.secrets, self.policies = folder / "secrets", folder / "policies"
         shutil.copytree(ROOT / "policies", self.policies)
         assert make_secrets(self.secrets) == 0
@@ -145,6 +146,8 @@ def test_the_manifests_of_kubernetes_run_and_answer(
         assert it.ask("wrong").status_code == 401
         answer = _answered_by(it, key, "fast")
         assert json.loads(answer.json()["choices"][0]["message"]["content"])["qty"] == 3
+        assert "fast" in played.execute("gateway", "twolane", "admin", "lanes")
+        assert "ready" in played.execute("worker", "twolane", "admin", "state")
         for part in PARTS:
             told = played.container(part)["HostConfig"]
             assert told["ReadonlyRootfs"] is True
@@ -167,6 +170,8 @@ def test_the_compose_file_comes_up_and_answers(
         _answers(f"http://127.0.0.1:{it.ports['gateway']}/health", composed)
         assert it.ask("wrong").status_code == 401
         _answered_by(it, key, "fast")
+        assert "fast" in composed.execute("gateway", "twolane", "admin", "lanes")
+        assert "ready" in composed.execute("worker", "twolane", "admin", "state")
         for part in ("gateway", "worker"):
             told = composed.container(part)["HostConfig"]
             assert told["ReadonlyRootfs"] is True

@@ -40,7 +40,7 @@ class Materials:
     """Texts by kind, from the given modules; `pasted` are texts of writers, by language."""
 
     def __init__(self, modules: Sequence[str], pasted: dict[str, list[str]] | None = None) -> None:
-        self.functions, self.paragraphs = _code_of(modules), _prose_of(modules)
+        self.functions, self.paragraphs = _code_of(tuple(modules)), _prose_of(tuple(modules))
         self.sentences = [each for text in self.paragraphs for each in _SENTENCE.split(text) if 30 < len(each) < 220]
         self.pasted = pasted or {}
         self._kinds: dict[str, Callable[[random.Random], str]] = {
@@ -165,25 +165,27 @@ def _modules(names: tuple[str, ...]) -> list[ModuleType]:
     return [importlib.import_module(name) for name in names]
 
 
-def _code_of(modules: Sequence[str]) -> list[str]:
+@cache
+def _code_of(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Functions and methods that are short enough for a request."""
     found: set[str] = set()
-    for module in _modules(tuple(modules)):
+    for module in _modules(modules):
         source = inspect.getsource(module)
         lines = source.splitlines()
         nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
         pieces = ("\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in nodes)
         found.update(piece for each in pieces if 80 < len(piece := textwrap.dedent(each)) < 1200)
-    return sorted(found)
+    return tuple(sorted(found))
 
 
-def _prose_of(modules: Sequence[str]) -> list[str]:
+@cache
+def _prose_of(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Paragraphs of docstrings that are sentences."""
     found: set[str] = set()
-    for module in _modules(tuple(modules)):
+    for module in _modules(modules):
         nodes = list(ast.walk(ast.parse(inspect.getsource(module))))
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         docs = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
         pieces = (" ".join(piece.split()) for doc in docs for piece in doc.split("\n\n"))
         found.update(piece for piece in pieces if 80 < len(piece) < 900 and piece[0].isupper() and piece.endswith("."))
-    return sorted(found)
+    return tuple(sorted(found))

@@ -70,7 +70,8 @@ async def test_metrics_show_requests_lanes_and_the_policy(running: Any) -> None:
     await gateway.ask()
     page = await gateway.metrics()
     for line in (
-        'twolane_requests_total{outcome="ok",route="default",target="limited",task="chat"} 1.0',
+        'twolane_requests_total{error_source="",outcome="ok",route="default",status_class="2xx",target="limited",'
+        'task="chat"} 1.0',
         'twolane_lane_state{route="default",target="limited"} 0.0',
         'twolane_lane_budget_seconds{route="default",target="limited"} 0.5',
         'twolane_breaker_state{target="only"} 0.0',

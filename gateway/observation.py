@@ -1,0 +1,96 @@
+"""Opens what observes a gateway: decision log, states of lanes and targets, and the event loop."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from gateway.policy_files.watch import Policies
+from gateway.ports import Clock, Observer
+from gateway.reliability.loop_lag import LoopLag
+from gateway.routing.classify import Classify
+from gateway.settings import Settings
+from gateway.state.memory import MemoryStore
+from gateway.telemetry.decision_json import prompt_event
+from gateway.telemetry.decision_log import DecisionLog
+from gateway.telemetry.event_log import StateLog, states_of
+from gateway.telemetry.gauges import lane_gauges
+from gateway.telemetry.loop_lag import LoopWatch
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.tracing import Tracing, open_tracing
+from gateway.types import Classification, Query
+from gateway.upstreams.registry import UpstreamRegistry
+
+
+def logged(classify: Classify, log: DecisionLog) -> Classify:
+    """The classifier, whose requests are logged with their texts unless they are private."""
+
+    def classify_and_log(query: Query) -> Classification:
+        if not query.private:
+            log.record(prompt_event(query))
+        return classify(query)
+
+    return classify_and_log
+
+
+@contextlib.asynccontextmanager
+async def watched_states(
+    metrics: Metrics, policies: Policies, state: MemoryStore, clock: Clock, registry: UpstreamRegistry
+) -> AsyncIterator[None]:
+    """Exports the states of lanes and targets, and logs their changes until the block ends."""
+    metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
+    states = states_of(lambda: policies.current, state, clock, status_of=registry.status_of)
+    async with background_task(StateLog(states).run()):
+        yield
+
+
+def open_traces(stack: contextlib.AsyncExitStack, observers: list[Observer]) -> Tracing | None:
+    """The tracing that the environment asks for, as a further observer; closed with the stack."""
+    tracing = open_tracing(os.environ)
+    if tracing is not None:
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        observers.append(tracing)
+    return tracing
+
+
+def open_log(
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+) -> DecisionLog | None:
+    """The decision log that the settings ask for, as a further observer; closed with the stack. Raises
+    ConfigurationError."""
+    if settings.decision_log is None:
+        return None
+    max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
+    log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
+    observers.append(stack.enter_context(contextlib.closing(log)))
+    return log
+
+
+@contextlib.asynccontextmanager
+async def watched_loop(metrics: Metrics) -> AsyncIterator[LoopWatch]:
+    """Measures the lag of the running event loop until the block ends."""
+    watch = LoopWatch(LoopLag(), metrics.loop_lagged)
+    async with background_task(watch.run()):
+        yield watch
+
+
+async def publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
+    """Publish the gauges of this process to the others until cancelled."""
+    with contextlib.closing(peers):
+        while True:
+            await asyncio.to_thread(peers.publish, metrics.gauges.refresh())
+            await asyncio.sleep(PUBLISH_EVERY_S)
+
+
+@contextlib.asynccontextmanager
+async def background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine in the background until the block ends."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
