@@ -134,9 +134,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         shared = await stack.enter_async_context(shared_decisions(settings, observers))
         watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
-        if settings.redis_url is not None:
+        if is_shared := settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
-        is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
         registry = _registry(settings, on_return=state.reset_breaker)
         await _open_targets(stack, registry, policies.current)
