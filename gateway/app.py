@@ -120,11 +120,9 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        if keys is not None:
-            await stack.enter_async_context(background_task(keys.follow()))
+        keys = await _open_keys(stack, settings)
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         stack.callback(metrics.flush)
@@ -161,23 +159,25 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         generation = GenerationApis(
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
-        public = public_routes(
-            generation.routes,
-            policy=lambda: policies.current,
-            status_of=registry.status_of,
-            store=store,
-            record=log.record if log else None,
-            clock=clock,
-        )
-        admin = admin_routes(
-            policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
-        )
+        both: dict[str, Any] = {"policy": lambda: policies.current, "clock": clock}
+        record = log.record if log else None
+        public = public_routes(generation.routes, status_of=registry.status_of, store=store, record=record, **both)
+        admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
         seen = ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
         console = await stack.enter_async_context(open_console(seen))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
         applications = _Applications(public, admin, console)
         yield _protected(applications, protection, ingress=ingress, on_end=pipeline.stop, **parts)
+
+
+async def _open_keys(stack: contextlib.AsyncExitStack, settings: Settings) -> KeysFile | None:
+    """The API keys, which are followed until the stack closes. Raises ConfigurationError."""
+    if settings.keys_file is None:
+        return None
+    keys = KeysFile(settings.keys_file)
+    await stack.enter_async_context(background_task(keys.follow()))
+    return keys
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:

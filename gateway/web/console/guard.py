@@ -62,8 +62,8 @@ class ConsoleGuard:
 
     def _origin_problem(self, scope: Scope) -> GatewayError | None:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        origin = headers.get(b"origin")
-        if origin is not None and origin.lower().partition(b"://")[2] != headers.get(b"host", b"").lower():
+        origin, host = headers.get(b"origin"), headers.get(b"host", b"").lower()
+        if origin is not None and (not host or origin.lower().partition(b"://")[2] != host):
             return ForbiddenOrigin(_ORIGIN)
         is_page = scope["method"] in _SAFE and not scope["path"].startswith((API, SEND))
         if not is_page and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITES:

@@ -149,12 +149,18 @@ def test_axe_finds_nothing(browser: Browser, gateway: GatewayProcess, scheme: An
         for name in PAGES:
             go(page, name)
             page.locator("main h2").first.wait_for()
+            assert (name, overflow_of(page)) == (name, 0), "the page itself scrolls sideways"
             if name == "decisions":
                 page.get_by_role("button", name=re.compile("Open decision")).first.click()
                 page.get_by_text("The full record").wait_for()
             assert (name, axe_violations(page)) == (name, [])
-            overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert (name, overflow) == (name, 0), "the page itself scrolls sideways"
+            assert (name, overflow_of(page)) == (name, 0)
+
+
+def overflow_of(page: Page) -> int:
+    """Pixels of the document that lie beside the view."""
+    found: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return found
 
 
 def test_every_page_is_reached_by_keyboard(opened: OpenPage) -> None:
