@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +132,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         shared = await stack.enter_async_context(shared_decisions(settings, observers))
         watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
-        if settings.redis_url is not None:
+        if is_shared := settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
-        is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
         registry = _registry(settings, on_return=state.reset_breaker)
         await _open_targets(stack, registry, policies.current)
@@ -149,11 +149,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)
-        watcher = PolicyWatcher(
-            policies,
-            lambda result: _on_reload(result, policies.current, metrics, registry, is_shared=is_shared),
-            prepare_targets=lambda policy: _prepare(policy, registry, classifier),
-        )
+        on_reload = partial(_on_reload, policies, metrics, registry, is_shared=is_shared)
+        watcher = PolicyWatcher(policies, on_reload, prepare_targets=partial(_prepare, registry, classifier))
         await stack.enter_async_context(background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
             await stack.enter_async_context(background_task(publish_gauges(peers, metrics)))
@@ -166,16 +163,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         record = log.record if log else None
         public = public_routes(generation.routes, status_of=registry.status_of, store=store, record=record, **both)
         admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
-        console = await stack.enter_async_context(
-            open_console(
-                ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
-            )
-        )
+        seen = ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
+        console = await stack.enter_async_context(open_console(seen))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
-        yield _protected(
-            _Applications(public, admin, console), protection, ingress=ingress, on_end=pipeline.stop, **parts
-        )
+        applications = _Applications(public, admin, console)
+        yield _protected(applications, protection, ingress=ingress, on_end=pipeline.stop, **parts)
 
 
 async def _open_keys(stack: contextlib.AsyncExitStack, settings: Settings) -> KeysFile | None:
@@ -199,7 +192,7 @@ async def _open_targets(stack: contextlib.AsyncExitStack, registry: UpstreamRegi
     await registry.prepare(policy.endpoints)
 
 
-async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: RunningClassifier) -> None:
+async def _prepare(registry: UpstreamRegistry, classifier: RunningClassifier, policy: Policy) -> None:
     """Load what a new policy needs. Raises CannotStart."""
     await registry.prepare(policy.endpoints)
     await classifier.use(policy.weights)
@@ -253,9 +246,10 @@ def _warn_of_budgets(policy: Policy, *, is_shared: bool) -> None:
 
 
 def _on_reload(
-    result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry, *, is_shared: bool
+    policies: Policies, metrics: Metrics, registry: UpstreamRegistry, result: bool | PolicyError, *, is_shared: bool
 ) -> None:
     """Apply a reloaded policy; an invalid one leaves the running policy in place."""
+    policy = policies.current
     if isinstance(result, PolicyError):
         metrics.reloaded("refused")
         _log.error("policy not reloaded: %s", result.message)
