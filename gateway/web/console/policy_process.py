@@ -31,8 +31,8 @@ from gateway.types import Health
 from gateway.web.apis.table import APIS
 from gateway.web.parse_request import unique_headers
 
-MAX_MEMORY_BYTES: Final = 4 << 30
-MAX_CPU_S: Final = 30
+MAX_MEMORY_BYTES: Final = 1 << 30
+MAX_CPU_S: Final = 20
 _ASSUMED_MS: Final = 1000.0
 
 

@@ -145,3 +145,14 @@ def test_recent_decisions_are_replayed_by_both_policies() -> None:
     assert (found["old"]["requests"], found["assumed"]) == (20, ["b"])
     assert found["old"]["p95_ms"] < found["new"]["p95_ms"]
     assert [(each["old_target"], each["new_target"], each["requests"]) for each in found["moved"]] == [("a", "b", 20)]
+
+
+async def test_a_text_that_expands_without_end_is_refused_and_the_gateway_goes_on(gateway: Any) -> None:
+    levels = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 12)]
+    bomb = "\n".join(["version: 1", "x0: &x0 [lol, lol]", *levels]) + "\n"
+    url = f"{gateway.admin_url}/console/api/policy/compare"
+    async with gateway.client.post(url, json={"policy": bomb}, headers=OWN) as response:
+        body = await response.json()
+    refused = body.get("error") or body["proposed"]["error"]
+    assert refused["message"]
+    assert (await gateway.ask())[0] == 200
