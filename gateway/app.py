@@ -21,9 +21,9 @@ from gateway.classifier.running import RunningClassifier
 from gateway.errors import PolicyError
 from gateway.observation import (
     background_task,
-    logged,
     open_log,
     open_traces,
+    prompt_logger,
     publish_gauges,
     watched_loop,
     watched_states,
@@ -142,12 +142,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
-            classify=logged(classifier, log) if log and settings.decision_log_prompts else classifier,
+            classify=classifier,
             upstreams=registry,
             state=state,
             observer=Observers(observers, metrics.observer_failed),
             world=clock,
         )
+        if log and settings.decision_log_prompts:
+            pipeline.on_plan = prompt_logger(log)
         stack.push_async_callback(pipeline.aclose)
         on_reload = partial(_on_reload, policies, metrics, registry, is_shared=is_shared)
         watcher = PolicyWatcher(policies, on_reload, prepare_targets=partial(_prepare, registry, classifier))

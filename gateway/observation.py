@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from gateway.policy_files.watch import Policies
 from gateway.ports import Clock, Observer
 from gateway.reliability.loop_lag import LoopLag
-from gateway.routing.classify import Classify
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.decision_json import prompt_event
@@ -20,19 +19,18 @@ from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.tracing import Tracing, open_tracing
-from gateway.types import Classification, Query
+from gateway.types import Plan, Query
 from gateway.upstreams.registry import UpstreamRegistry
 
 
-def logged(classify: Classify, log: DecisionLog) -> Classify:
-    """The classifier, whose requests are logged with their texts unless they are private."""
+def prompt_logger(log: DecisionLog) -> Callable[[Query, Plan], None]:
+    """Logs the texts of requests, unless the request or its route is private."""
 
-    def classify_and_log(query: Query) -> Classification:
-        if not query.private:
+    def record(query: Query, plan: Plan) -> None:
+        if not (query.private or plan.private):
             log.record(prompt_event(query))
-        return classify(query)
 
-    return classify_and_log
+    return record
 
 
 @contextlib.asynccontextmanager

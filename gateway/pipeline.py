@@ -68,6 +68,7 @@ class Pipeline:
         self._state = state
         self._observer = observer
         self._world = world
+        self.on_plan: Callable[[Query, Plan], None] = lambda *_: None  # of queries that are about to be sent
         self._context_limits = ContextLimits()
         self._shadows = Shadows(self._handle_shadow, observer, world)
         self._is_stopped = False
@@ -85,6 +86,7 @@ class Pipeline:
         error = error or self._check_rate_limit(context)
         if error is not None:
             return self._error_response(context, error)
+        self.on_plan(query, context.plan)
         try:
             attempt = await self._try_candidates(context)
             buffered = await attempt.commit() if attempt is not None else context.commit_surest(self._world.now_s())

@@ -126,4 +126,5 @@ class MemoryResponseStore:
         if (found := self._stored.pop(response_id, None)) is not None:
             self.used_bytes -= found.size_bytes
             for each in found.item_ids:
-                self._responses.pop((found.owner, each), None)
+                if self._responses.get((found.owner, each)) == response_id:  # some targets give one id to many items
+                    del self._responses[found.owner, each]

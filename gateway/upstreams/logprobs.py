@@ -17,6 +17,9 @@ from gateway.types import Delta
 from twolane.process import exact_json
 
 WEAKEST: Final = 8
+_NAME: Final = b'"logprobs"'
+_PLACES: Final = ("response", "output", "item", "content", "part")  # that hold texts, in the originals of responses
+_DEPTH: Final = 8  # of those in each other, with the lists between
 
 
 class _Token(msgspec.Struct):
@@ -61,7 +64,11 @@ def confidence_of(deltas: Iterable[Delta]) -> float | None:
 def without_logprobs(deltas: Iterable[Delta]) -> list[Delta]:
     """The same response without them, for a client that did not ask for them. One that cannot be written again, such as
     with a number that is out of range, is left as it is."""
-    return [replace(delta, data=_cleared(delta.data)) if b'"logprobs"' in delta.data else delta for delta in deltas]
+    return [_without(delta) if _NAME in delta.data or _NAME in delta.original else delta for delta in deltas]
+
+
+def _without(delta: Delta) -> Delta:
+    return replace(delta, data=_cleared(delta.data), original=_emptied(delta.original) if delta.original else b"")
 
 
 def _cleared(data: bytes) -> bytes:
@@ -73,3 +80,24 @@ def _cleared(data: bytes) -> bytes:
         return exact_json.dumps(document)
     except exact_json.JsonError:
         return data
+
+
+def _emptied(original: bytes) -> bytes:
+    """A response, or an event of one, as a target sends it that was not asked for them."""
+    try:
+        document: Any = exact_json.loads(original)
+        _empty(document, _DEPTH)
+        return exact_json.dumps(document)
+    except exact_json.JsonError:
+        return original
+
+
+def _empty(value: Any, depth: int) -> None:
+    if isinstance(value, list) and depth:
+        for each in value:
+            _empty(each, depth - 1)
+    elif isinstance(value, dict) and depth:
+        if isinstance(value.get("logprobs"), list):
+            value["logprobs"] = []
+        for name in _PLACES:
+            _empty(value.get(name), depth - 1)

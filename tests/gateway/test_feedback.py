@@ -50,6 +50,23 @@ async def test_feedback_and_texts_go_to_the_decision_log(serving: Any, fake: Any
     assert len(read_decisions(log)) == 2  # events are no decisions
 
 
+async def test_texts_for_private_routes_and_texts_that_are_not_sent_are_not_logged(
+    serving: Any, fake: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.jsonl"
+    async with fake() as server:
+        policy = json.loads(one_lane(server.url))
+        private = {**policy["routes"][0], "name": "kept", "when": {"header": {"x-team": "legal"}}, "private": True}
+        policy["routes"].insert(0, private)
+        async with serving(json.dumps(policy), decision_log=log, decision_log_prompts=True) as gateway:
+            await gateway.ask(ask("my secret"), x_team="legal")
+            await gateway.client.post(f"{gateway.admin_url}/admin/explain", json=ask("only explained"))
+            await gateway.ask(ask("an open text"))
+            found = await events(log, 1)
+    assert [each["user"] for each in found] == ["an open text"]
+    assert "my secret" not in log.read_text()
+
+
 async def test_texts_are_not_logged_by_default(serving: Any, fake: Any, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     async with fake() as server, serving(one_lane(server.url), decision_log=log) as gateway:

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 TIMEOUT_S: Final = 30.0
 URL: Final = "TWOLANE_ADMIN_URL"
@@ -18,6 +18,13 @@ DEFAULT_PORTS: Final = {"TWOLANE_ADMIN_PORT": "8090", "TWOLANE_WORKER_ADMIN_PORT
 
 class AdminError(Exception):
     """The admin port did not answer, or refused; the message is one line."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """urllib would send the key to wherever an answer points, also to another host. No admin port redirects."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None makes the redirect an HTTPError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +48,7 @@ class AdminPort:
         if self.key:
             request.add_header("authorization", f"Bearer {self.key}")
         # No proxy: the environment of a pod may name one, which cannot reach this address.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
         try:
             with opener.open(request, timeout=self.timeout_s) as answer:
                 content: bytes = answer.read()
@@ -63,20 +70,22 @@ def default_url(environment: Mapping[str, str], port: str) -> str:
 def key_of(file: Path | None, environment: Mapping[str, str]) -> str | None:
     """The key in `file`, in the file that TWOLANE_ADMIN_KEY_FILE names, or in TWOLANE_ADMIN_KEY. Raises AdminError."""
     named = file or (Path(environment[KEY_FILE]) if environment.get(KEY_FILE) else None)
-    if named is None:
-        return environment.get(KEY) or None
     try:
-        return named.read_text(encoding="utf-8").strip()
+        key = environment.get(KEY, "") if named is None else named.read_text(encoding="utf-8")
     except OSError as fault:
         raise AdminError(f"{named}: {fault.strerror}") from None
     except UnicodeDecodeError:
         raise AdminError(f"{named}: not a key") from None
+    key = key.strip()
+    if not (key.isascii() and (key.isprintable() or not key)):  # http.client would repeat it in its error
+        raise AdminError(f"{named or KEY}: not a key")
+    return key or None
 
 
 def _reason(refusal: urllib.error.HTTPError) -> str:
     try:
         return " ".join(str(json.loads(refusal.read())["error"]["message"]).split())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException):
         return refusal.reason
 
 

@@ -65,7 +65,7 @@ def _explain(port: AdminPort, options: argparse.Namespace) -> str:
 
 
 def _metrics(port: AdminPort, options: argparse.Namespace) -> str:
-    lines = port.get("/metrics").decode().splitlines()
+    lines = port.get("/metrics").decode(errors="replace").splitlines()
     return "\n".join(line for line in lines if options.text in line)
 
 
@@ -160,7 +160,7 @@ def _content(file: Path) -> bytes:
 def _indented(body: bytes) -> str:
     try:
         return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise AdminError("the answer is not JSON: is this an admin port?") from None
 
 

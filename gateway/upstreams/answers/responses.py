@@ -43,15 +43,16 @@ def read_response(data: bytes) -> Delta:
     _raise_failure(document)
     items = [item for item in document["output"] if isinstance(item, dict)]
     message = _message(items)
-    choice = {"index": 0, "message": message, "finish_reason": _reason(document, has_calls="tool_calls" in message)}
+    reason = _reason(document, has_calls="tool_calls" in message)
+    choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": _logprobs(items)}
     delta = read_delta(lenient.dump({**_head(document), "object": "chat.completion", "choices": [choice]}))
-    return replace(delta, original=lenient.dump(document))
+    return replace(delta, original=lenient.dump({**document, "output": items}))
 
 
 def read_response_event(data: bytes, state: ChunkState) -> Delta | None:
     """One event of a response's stream. Raises AttemptFailed."""
     event = _load(data)
-    if event is None or not _TYPE.fullmatch(str(event.get("type"))):
+    if event is None or not isinstance(event.get("type"), str) or not _TYPE.fullmatch(event["type"]):
         return read_event(data, state)
     if event["type"] == "error":
         raise error_of(data)
@@ -131,6 +132,13 @@ def _message(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {**message, "tool_calls": calls} if calls else message
 
 
+def _logprobs(items: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Those of all texts; None if there are none, because an empty list says that every token is certain."""
+    listed = [part.get("logprobs") for item in items for part in _parts(item)]
+    found = [each for records in listed if isinstance(records, list) for each in records]
+    return {"content": found} if found else None
+
+
 def _parts(item: Document) -> list[dict[str, Any]]:
     names = ("content", "summary") if item.get("type") == "reasoning" else ("content",)
     listed = [each for name in names if isinstance(found := item.get(name), list) for each in found]
@@ -202,7 +210,8 @@ def _end(response: Any, state: ChunkState) -> list[dict[str, Any]]:
     for index, call in enumerate(message.get("tool_calls", ())):
         call["index"] = index
     has_calls = bool(state.calls) or "tool_calls" in message
-    return [{**_choice(message), "finish_reason": _reason(found, has_calls=has_calls)}]
+    ended = {"finish_reason": _reason(found, has_calls=has_calls)}
+    return [{**_choice(message), **ended, "logprobs": _logprobs(items) if message else None}]
 
 
 def _choice(delta: Document, logprobs: Any = None) -> dict[str, Any]:

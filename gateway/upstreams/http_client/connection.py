@@ -219,6 +219,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The server has closed its side."""
         self._has_eof = True
+        if self._transport.get_write_buffer_size():  # the transport would wait until the server takes the rest
+            self._transport.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -269,15 +271,14 @@ class Connection(asyncio.Protocol):
             if status == 101:
                 raise InvalidResponse("another protocol was not asked for")
             return
-        if self._waiter is None:  # cancelled, or failed
+        if self._waiter is None or self._waiter.done():  # failed, or cancelled: nobody takes the response
             return
         self._stop_timer()
         self._seen = 0
         response = PooledResponse(self, status, self._headers, self.limits.body_bytes)
         self._is_framed = self._is_framed or status in _BODILESS or self._is_bodiless
-        self._response, waiter, self._waiter = response, self._waiter, None
-        if not waiter.done():
-            waiter.set_result(response)
+        self._waiter.set_result(response)
+        self._response, self._waiter = response, None
         if self._is_bodiless:  # the parser may expect a body, so the connection is not used again
             self._is_over = True
 

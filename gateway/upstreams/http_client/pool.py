@@ -65,7 +65,10 @@ class PooledClient:
         try:
             return await head
         except asyncio.CancelledError:
-            connection.abort()
+            if head.cancelled() or not head.done():
+                connection.abort()
+            elif head.exception() is None:  # it came first: a complete one has released the connection, which may serve
+                head.result().close()  # another request by now
             raise
 
     def _take(self, origin: Origin) -> Connection | None:

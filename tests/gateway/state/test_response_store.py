@@ -56,6 +56,14 @@ async def test_a_response_that_is_larger_than_the_store_displaces_no_other() -> 
     assert await store.get("r", "a") is not None
 
 
+async def test_an_item_whose_id_was_used_again_is_found_when_the_older_response_has_gone() -> None:
+    store = made(Clock())
+    for response_id in ("r", "s"):
+        await store.put(response_id, StoredResponse(owner="a", response=b"xx", items=b"", item_ids=("i",)))
+    assert await store.delete("r", "a")
+    assert await store.responses_of(["i"], "a") == {"i": "s"}
+
+
 async def test_items_are_found_by_their_ids_with_the_key_that_wrote_them() -> None:
     store = made(Clock())
     await store.put("r", StoredResponse(owner="a", response=b"xx", items=b"", item_ids=("i", "j")))

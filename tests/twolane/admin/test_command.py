@@ -35,6 +35,7 @@ class Port:
 
     def __init__(self) -> None:
         self.status, self.body, self.requests = 200, b"{}", list[tuple[str, str | None, bytes]]()
+        self.headers: dict[str, str] = {}
         port = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,6 +43,8 @@ class Port:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 port.requests.append((f"{self.command} {self.path}", self.headers.get("authorization"), body))
                 self.send_response(port.status)
+                for name, value in port.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(port.body)
 
@@ -150,7 +153,38 @@ def test_a_refusal_is_one_line_with_its_reason_and_the_remedy(port: Port, capsys
     assert "TWOLANE_ADMIN_KEY" in said
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"", b"\xff"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_with_the_key(
+    port: Port, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWOLANE_ADMIN_KEY", "secret")
+    port.status, port.headers = status, {"location": f"http://localhost:{port.number}/other"}
+    assert main(["health"]) == 1
+    assert f"HTTP {status}" in capsys.readouterr().err
+    assert [request[0] for request in port.requests] == ["GET /health"]
+
+
+@pytest.mark.parametrize("key", ["secret\nsecond", "secret\r\nx: y", "secret\u20ac"])
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_key_that_cannot_be_sent_is_not_shown(
+    port: Port,
+    key: str,
+    is_file: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "key").write_text(key, encoding="utf-8")
+    if not is_file:
+        monkeypatch.setenv("TWOLANE_ADMIN_KEY", key)
+    assert main(["health", *(("--key-file", str(tmp_path / "key")) if is_file else ())]) == 1
+    said = capsys.readouterr()
+    assert "not a key" in said.err
+    assert "secret" not in said.out + said.err
+    assert not port.requests
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"\xff", b"[" * 100_000])
 def test_an_answer_that_is_no_json_is_reported(port: Port, body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     port.body = body
     assert main(["health"]) == 1

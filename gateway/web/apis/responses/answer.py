@@ -87,7 +87,7 @@ class ResponseWriter:
         if completion:
             response = self.whole(completion, original)
         elif self._passed is not None:
-            response = self._passed.response
+            response = self._passed.response()
         else:
             self._closed()
             response = lenient.dump(self._response(self._status))

@@ -12,22 +12,22 @@ _ENDS: Final = ("response.completed", "response.incomplete")
 
 
 class PassedResponse:
-    """One response. `own` are the fields of the response object that the gateway answers for. `response` is the object
-    so far, `sequence` the number of the next event.
+    """One response. `own` are the fields of the response object that the gateway answers for. `sequence` is the number
+    of the next event.
 
     The last event is held back until the whole answer was found valid.
     """
 
     def __init__(self, own: Mapping[str, Any]) -> None:
         self._own = own
-        self._output: list[Any] = []  # the items that are complete
+        self._output: list[dict[str, Any]] = []  # the items that are complete
         self._last: dict[str, Any] | None = None
         self._document: dict[str, Any] = {}
         self.sequence = 0
 
-    @property
     def response(self) -> bytes:
-        """The response object as it was sent last."""
+        """The whole response object, once the answer is complete. A stream that only breaks off is complete."""
+        self._close()
         return lenient.dump(self._document)
 
     def event(self, original: bytes) -> bytes:
@@ -40,20 +40,27 @@ class PassedResponse:
         self.sequence += 1
         if isinstance(event.get("response"), dict):
             event["response"] = self._document = {**event["response"], **self._own}
-        if kind == "response.output_item.done":
-            self._output.append(event.get("item"))
+        if kind == "response.output_item.done" and isinstance(event.get("item"), dict):
+            self._output.append(event["item"])
         if kind in _ENDS:
             self._last = event
             return b""
         return sse.typed_event(lenient.dump(event))
 
     def end(self, own: Mapping[str, Any]) -> bytes:
-        """The last event, with the gateway's fields as they are now. A stream that only breaks off is complete."""
-        if self._last is None:
-            self._document |= {"status": "completed", "output": self._output}
-            self._last = {"type": "response.completed", "sequence_number": self.sequence}
-        return sse.typed_event(lenient.dump({**self._last, "response": {**self._document, **own}}))
+        """The last event, with the gateway's fields as they are now."""
+        return sse.typed_event(lenient.dump({**self._close(), "response": {**self._document, **own}}))
 
     def failed(self, error: Mapping[str, Any]) -> dict[str, Any]:
         """The response object of a stream that failed, with the items that are complete."""
         return {**self._document, **self._own, "status": "failed", "output": self._output, **error}
+
+    def _close(self) -> dict[str, Any]:
+        """The last event, whose response object has all items."""
+        if self._last is None:
+            self._document = {**self._document, **self._own, "status": "completed", "output": self._output}
+            self._last = {"type": "response.completed", "sequence_number": self.sequence}
+        given = self._document.get("output")
+        items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+        self._document = {**self._document, "output": items or self._output}
+        return self._last

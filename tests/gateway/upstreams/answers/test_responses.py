@@ -1,6 +1,7 @@
 """Responses that targets send are read as the chat completions with the same content, whole and as a stream."""
 
 import json
+import math
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from gateway.enums import TargetApi
 from gateway.errors import AttemptFailed
 from gateway.types import Delta, Query
 from gateway.upstreams.answers.reader import AnswerReader
+from gateway.upstreams.logprobs import confidence_of, without_logprobs
 from gateway.web.apis.responses.answer import ResponseWriter
 from tests.gateway.web.apis.responses.test_answer import answers
 
@@ -154,9 +156,51 @@ def test_a_stream_that_ends_without_its_last_event_is_written_with_one() -> None
     assert (last["response"]["status"], last["response"]["output"]) == ("completed", [item])
 
 
+@pytest.mark.parametrize("kind", [b"5", b"true", b"null", b"Infinity", b"[]", b"{}"])
+def test_an_event_whose_type_is_no_text_is_left_out(kind: bytes) -> None:
+    end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
+    made = writer()
+    deltas = read(b'data: {"type": %s}\n\n' % kind + stream_of(end), stream=True)
+    passed = b"".join(made.events(delta.data, delta.original) for delta in deltas) + made.end()
+    assert passed.startswith(b"event: response.completed\n")
+
+
 def test_a_type_cannot_add_a_line_to_the_stream() -> None:
     end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
     odd = b'data: {"type": "x\\ndata: y", "choices": []}\n\n'
     deltas = read(odd + stream_of(end), stream=True)
     assert all(b"\n" not in delta.original for delta in deltas)
     assert [orjson.loads(delta.original)["type"] for delta in deltas if delta.original] == ["response.completed"]
+
+
+def sure_answer(logprobs: list[Any]) -> tuple[bytes, list[bytes]]:
+    """A response with these log-probabilities, and its streams: with fragments, and with its end alone."""
+    part = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": logprobs}
+    item = {"type": "message", "id": "m", "role": "assistant", "content": [part]}
+    whole = {"object": "response", "status": "completed", "output": [item], "metadata": {"logprobs": "mine"}}
+    place: dict[str, Any] = {"output_index": 0, "content_index": 0}
+    end = {"type": "response.completed", "response": whole}
+    fragments = [
+        {"type": "response.output_text.delta", **place, "delta": "hi", "logprobs": logprobs},
+        {"type": "response.output_text.done", **place, "text": "hi", "logprobs": logprobs},
+        {"type": "response.content_part.done", **place, "part": part},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        end,
+    ]
+    return orjson.dumps(whole), [stream_of(*fragments), stream_of(end)]
+
+
+def test_the_confidence_of_a_response_is_read_whole_and_from_its_stream() -> None:
+    whole, streams = sure_answer([{"token": "hi", "logprob": -0.8, "bytes": [], "top_logprobs": []}])
+    expected = pytest.approx(math.exp(-0.1))
+    assert confidence_of(read(whole, stream=False)) == expected
+    assert [confidence_of(read(stream, stream=True)) for stream in streams] == [expected, expected]
+    assert confidence_of(read(sure_answer([])[0], stream=False)) is None
+
+
+def test_the_original_of_a_response_has_no_log_probabilities_that_only_the_gateway_asked_for() -> None:
+    whole, streams = sure_answer([{"token": "hi", "logprob": -0.8, "bytes": [], "top_logprobs": []}])
+    plain, plain_streams = sure_answer([])
+    for sent, expected, is_stream in ((whole, plain, False), *zip(streams, plain_streams, [True, True], strict=True)):
+        found = [orjson.loads(each.original) for each in without_logprobs(read(sent, stream=is_stream))]
+        assert found == [orjson.loads(each.original) for each in read(expected, stream=is_stream)]

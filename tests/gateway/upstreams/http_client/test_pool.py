@@ -163,6 +163,28 @@ async def test_a_response_before_the_end_of_the_request_ends_the_connection() ->
 # What a server's close means
 
 
+@pytest.mark.parametrize(("begin", "found"), [(b"HTTP/1.1 413 No\r\n\r\nno", b"no"), (CUT, None), (b"", None)])
+async def test_a_server_that_stops_before_it_has_read_the_request_is_not_waited_for(
+    begin: bytes, found: bytes | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        async with pooled() as client, asyncio.timeout(20):
+            asked = asyncio.create_task(client.post(url, bytes(20_000_000), {}))
+            accepted, _ = await loop.sock_accept(listener)
+            with accepted:
+                await loop.sock_recv(accepted, 1)
+                accepted.sendall(begin)
+                accepted.shutdown(socket.SHUT_WR)
+                if found is None:
+                    with pytest.raises(HungUp):
+                        await body_of(await asked)
+                else:
+                    assert await body_of(await asked) == found
+
+
 async def test_a_server_that_cannot_be_reached_has_received_nothing() -> None:
     async with pooled() as client:
         with pytest.raises(CannotConnect):
@@ -277,6 +299,31 @@ async def test_a_connection_must_be_open_in_time() -> None:
                 await ask(client, URL(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
             await asyncio.sleep(0)
             assert descriptors() <= before + 1
+
+
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the answer", "behind the answer"])
+async def test_a_cancellation_that_meets_the_answer_does_not_cut_the_next_request(
+    is_early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next request takes the released connection before the cancelled one learns of its cancellation."""
+    original, asked = Connection.data_received, list[asyncio.Task[bytes]]()
+
+    def received(connection: Connection, data: bytes) -> None:
+        if len(asked) == 1:
+            asked.append(asyncio.create_task(ask(client, server.url)))  # its step precedes that of the first one
+            if is_early:
+                asked[0].cancel()
+            original(connection, data)
+            asked[0].cancel()
+        else:
+            original(connection, data)
+
+    monkeypatch.setattr(Connection, "data_received", received)
+    async with raw_server(says(OK)) as server, pooled() as client, asyncio.timeout(20):
+        asked.append(asyncio.create_task(ask(client, server.url)))
+        with pytest.raises(asyncio.CancelledError):
+            await asked[0]
+        assert await asked[1] == b"ok"
 
 
 @pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nCont", CUT])
