@@ -256,3 +256,21 @@ def test_a_generated_token_counts_as_certain_whether_or_not_a_prompt_ends_in_the
     for at, token in enumerate((40, 41, 42), 2):
         decode((token,), at)
     assert 0.0 < decode((43,), 5, ends_prompt=True) < asked
+
+
+def test_all_generated_tokens_of_a_pass_count_as_certain_whatever_the_slot_held() -> None:
+    """Such as the known part of a canvas: whoever reuses the context has the surprise of an unused slot."""
+    model = ToyModel(lambda _prompt: (30,), confidence=0.3)
+    weights = ConfidenceWeights(intercept=0.0, weights={"prompt_surprise": -1.0})
+    model.info = replace(model.info, confidence={DecodingMode.AUTOREGRESSIVE: weights})
+
+    def surprise(it: Stepper, *decodes: tuple[int, tuple[int, ...]]) -> float:
+        for at, ids in decodes:
+            decode = Decode(sequence=2, slot=0, ids=ids, at=at, seed=0, ends_prompt=not at or len(ids) == 1)
+            [token] = it.step(Batch(decodes=(decode,))).tokens
+        return token.prompt_surprise
+
+    answered = (0, (20, 21)), (2, (40, 41, 42, 43)), (6, (44,))
+    used = stepper(model)
+    assert surprise(used, (0, tuple(range(50, 60)))) > 0.0
+    assert surprise(used, *answered) == surprise(stepper(model), *answered)
