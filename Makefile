@@ -11,10 +11,10 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 4
 
 .PHONY: help setup redis prometheus chromium kubectl podman ray clients providers check format test test-quick \
-  test-clients test-deploy test-images secrets chaos demo docs clean
+  test-clients test-deploy test-images secrets chaos demo docs console console-tools console-picture clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with the versions pinned in constraints.txt
 
@@ -52,6 +52,15 @@ kubectl: $(READY) ## install kubectl and helm for the tests of manifests if they
 ray: $(READY) ## install Ray for its test, in an environment of its own
 	$(BIN)/python -m tests.deploy.ray.environment
 
+console: $(READY) ## build the console's page into gateway/web/console/static
+	$(BIN)/python -m deploy.console.build
+
+console-tools: $(READY) ## install Node and the packages of the console's page, in an environment of their own
+	$(BIN)/python -c 'from deploy.console.build import prepare; prepare()'
+
+console-picture: $(READY) chromium ## take the pictures of the console for README and docs, from a demo
+	$(BIN)/python -m deploy.console.picture
+
 clients: $(READY) ## install the client libraries that the tests run, each in an environment of its own
 	$(BIN)/python -m tests.clients.environments
 
@@ -71,7 +80,7 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all tests except those of images, Ray and nights
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients console-tools ## run all tests except those of images, Ray and nights
 	$(PYTEST_SHARED) -m 'not images and not deploy'
 
 test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
+from gateway.web.console.compose import ConsoleContext, OpenConsole, open_console, shared_decisions
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
@@ -105,6 +107,7 @@ class Gateway:
     policies: Policies
     watcher: PolicyWatcher
     protection: Protection
+    begin_drain: Callable[[], None]  # end the live streams of the console
     end_drain: Callable[[], None]  # end the requests in progress with an error
 
     def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
@@ -117,22 +120,20 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        if keys is not None:
-            await stack.enter_async_context(background_task(keys.follow()))
+        keys = await _open_keys(stack, settings)
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         stack.callback(metrics.flush)
         observers: list[Observer] = [metrics, recent, EventLog(time.monotonic)]
         tracing = open_traces(stack, observers)
         log = open_log(stack, settings, metrics, observers)
+        shared = await stack.enter_async_context(shared_decisions(settings, observers))
         watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
-        if settings.redis_url is not None:
+        if is_shared := settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
-        is_shared = settings.redis_url is not None
         _warn_of_budgets(policies.current, is_shared=is_shared)
         registry = _registry(settings, on_return=state.reset_breaker)
         await _open_targets(stack, registry, policies.current)
@@ -148,11 +149,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)
-        watcher = PolicyWatcher(
-            policies,
-            lambda result: _on_reload(result, policies.current, metrics, registry, is_shared=is_shared),
-            prepare_targets=lambda policy: _prepare(policy, registry, classifier),
-        )
+        on_reload = partial(_on_reload, policies, metrics, registry, is_shared=is_shared)
+        watcher = PolicyWatcher(policies, on_reload, prepare_targets=partial(_prepare, registry, classifier))
         await stack.enter_async_context(background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
             await stack.enter_async_context(background_task(publish_gauges(peers, metrics)))
@@ -161,20 +159,25 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         generation = GenerationApis(
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
-        public = public_routes(
-            generation.routes,
-            policy=lambda: policies.current,
-            status_of=registry.status_of,
-            store=store,
-            record=log.record if log else None,
-            clock=clock,
-        )
-        admin = admin_routes(
-            policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
-        )
+        both: dict[str, Any] = {"policy": lambda: policies.current, "clock": clock}
+        record = log.record if log else None
+        public = public_routes(generation.routes, status_of=registry.status_of, store=store, record=record, **both)
+        admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
+        seen = ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
+        console = await stack.enter_async_context(open_console(seen))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
-        yield _protected(public, admin, protection, ingress=ingress, on_end=pipeline.stop, **parts)
+        applications = _Applications(public, admin, console)
+        yield _protected(applications, protection, ingress=ingress, on_end=pipeline.stop, **parts)
+
+
+async def _open_keys(stack: contextlib.AsyncExitStack, settings: Settings) -> KeysFile | None:
+    """The API keys, which are followed until the stack closes. Raises ConfigurationError."""
+    if settings.keys_file is None:
+        return None
+    keys = KeysFile(settings.keys_file)
+    await stack.enter_async_context(background_task(keys.follow()))
+    return keys
 
 
 async def _open_classifier(stack: contextlib.AsyncExitStack, policy: Policy, settings: Settings) -> RunningClassifier:
@@ -189,7 +192,7 @@ async def _open_targets(stack: contextlib.AsyncExitStack, registry: UpstreamRegi
     await registry.prepare(policy.endpoints)
 
 
-async def _prepare(policy: Policy, registry: UpstreamRegistry, classifier: RunningClassifier) -> None:
+async def _prepare(registry: UpstreamRegistry, classifier: RunningClassifier, policy: Policy) -> None:
     """Load what a new policy needs. Raises CannotStart."""
     await registry.prepare(policy.endpoints)
     await classifier.use(policy.weights)
@@ -243,9 +246,10 @@ def _warn_of_budgets(policy: Policy, *, is_shared: bool) -> None:
 
 
 def _on_reload(
-    result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry, *, is_shared: bool
+    policies: Policies, metrics: Metrics, registry: UpstreamRegistry, result: bool | PolicyError, *, is_shared: bool
 ) -> None:
     """Apply a reloaded policy; an invalid one leaves the running policy in place."""
+    policy = policies.current
     if isinstance(result, PolicyError):
         metrics.reloaded("refused")
         _log.error("policy not reloaded: %s", result.message)
@@ -311,16 +315,22 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
+@dataclass(frozen=True, slots=True)
+class _Applications:
+    public: ASGIApp
+    admin: ASGIApp
+    console: OpenConsole | None  # on the admin port
+
+
 def _protected(
-    public: ASGIApp,
-    admin: ASGIApp,
+    apps: _Applications,
     protection: Protection,
     *,
     on_end: Callable[[], None],
     on_status: Callable[[int], None],
     **more: Any,
 ) -> Gateway:
-    """The two applications behind their protection. `on_end` is called before the requests in progress are ended,
+    """The applications behind their protection. `on_end` is called before the requests in progress are ended,
     `on_status` for every response of the public port."""
     running = RunningRequests()
 
@@ -329,12 +339,17 @@ def _protected(
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(public), running, on_status)),
-        admin=ErrorBoundary(protection.admin(admin), running),
+        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running, on_status)),
+        admin=ErrorBoundary(protection.admin(apps.admin, apps.console.app if apps.console else None), running),
         protection=protection,
+        begin_drain=apps.console.end if apps.console else _nothing,
         end_drain=end_drain,
         **more,
     )
+
+
+def _nothing() -> None:
+    """Without a console no stream lasts for ever."""
 
 
 def _install_signal_handlers(
@@ -344,6 +359,7 @@ def _install_signal_handlers(
 
     def stop() -> None:
         if not any(server.should_exit for server in servers):
+            gateway.begin_drain()
             loop.call_later(drain_s, gateway.end_drain)
         for server in servers:
             server.stop()

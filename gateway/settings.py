@@ -9,7 +9,7 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.http.limits import KEEP_ALIVE_S
-from twolane.process.setting_kinds import SWITCH, Kind, names, one_of, origins, path, seconds, text, whole
+from twolane.process.setting_kinds import SWITCH, Kind, names, one_of, origins, path, seconds, text, url_template, whole
 from twolane.process.settings import SettingsSchema, setting
 from twolane.process.sockets import require_keys
 
@@ -82,7 +82,21 @@ class Settings:
     allowed_hosts: tuple[str, ...] = setting(
         names("HOST"), "further values of the Host header that a gateway without a keys file accepts", default=()
     )
-    recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
+    recent_decisions: int = setting(
+        whole(1, 1_000_000), "decisions kept for /admin/decisions/ID and for the console", default=1000
+    )
+    console: str = setting(one_of("on", "off"), "serve the console at /console on the admin port", default="on")
+    console_secret: str | None = setting(
+        text("TEXT"),
+        "secret that signs sessions of the console; without it they end when the gateway restarts",
+        default=None,
+        is_secret=True,
+    )
+    trace_url: str | None = setting(
+        url_template("trace"),
+        "address of a trace in your tracing system, with {trace} for its ID; the console links to it",
+        default=None,
+    )
     http_client: str = setting(
         one_of("pooled", "aiohttp"),
         "client for targets at http:// URLs without a proxy: the gateway's own, which costs less, or aiohttp",

@@ -146,8 +146,10 @@ def settle(
     mean_entropy = mean_over_free(own_entropy, pins)  # unconstrained: the model itself must be confident
     converged = has_converged(unchanged, mean_entropy, stability, threshold)
     single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, logprob), converged]
-    columns = [each.double() for each in (surest, logprob, forced)] + [each.double()[:, None] for each in single]
-    return ids, unchanged, accepted | is_kept, torch.cat(columns, dim=-1)
+    has_text = accepted | is_kept
+    flags = forced.double() + 2.0 * has_text.double()  # one column for both, see `canvas_result`
+    columns = [surest.double(), logprob.double(), flags] + [each.double()[:, None] for each in single]
+    return ids, unchanged, has_text, torch.cat(columns, dim=-1)
 
 
 def canvas_result(
@@ -162,11 +164,13 @@ def canvas_result(
     infinity."""
     length = item.denoising.canvas_length
     mean_entropy, accepted, stable_length, converged = row[3 * length :]
+    flags = tuple(map(int, row[2 * length : 3 * length]))
     return CanvasResult(
         sequence=item.sequence,
         ids=tuple(map(int, row[:length])),
         logprobs=tuple(row[length : 2 * length]),
-        forced=tuple(map(bool, row[2 * length : 3 * length])),
+        forced=tuple(bool(flag & 1) for flag in flags),
+        kept=tuple(bool(flag & 2) for flag in flags),
         mean_entropy=mean_entropy,
         accepted=int(accepted),
         stable_prefix=int(stable_length),

@@ -23,9 +23,9 @@ from diffusion_worker.errors import (
     WorkerError,
 )
 from diffusion_worker.memory.slots import SlotTable
+from diffusion_worker.types.drafts import canvas_draft, verified_draft
 from diffusion_worker.types.events import (
     BlockSealed,
-    CanvasDrafted,
     Event,
     Faulted,
     Finished,
@@ -276,8 +276,9 @@ class Scheduler:
             self._doubt(sequence, now)
             return
         if stop is None:
-            self._outbox += self._stream_unsealed(sequence, canvas, steps)
+            self._outbox += self._stream_unsealed(sequence, canvas)
             return
+        self._outbox += self._stream_draft(sequence, canvas)
         self._cost_model.record_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
         fresh, has_end = sequence.seal(canvas, self._info.end_ids, is_late=self._would_be_late(sequence, now))
@@ -288,23 +289,35 @@ class Scheduler:
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
 
-    def _stream_unsealed(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[SequenceEvent]:
+    def _stream_unsealed(self, sequence: Sequence, canvas: CanvasResult) -> Iterator[SequenceEvent]:
         """Events of a canvas that is not sealed yet: its stable prefix, and its draft."""
         if sequence.request.stream_prefix and (ids := sequence.newly_stable(canvas, self._info.end_ids)):
             usage = sequence.usage(canvas)
             yield sequence.id, PrefixStable(ids=ids, block=sequence.block, usage=usage)
+        yield from self._stream_draft(sequence, canvas)
+
+    def _stream_draft(self, sequence: Sequence, canvas: CanvasResult) -> Iterator[SequenceEvent]:
         if sequence.request.stream_drafts:
             shown, _ = sequence.visible(canvas.ids, self._info.end_ids)
-            yield sequence.id, CanvasDrafted(ids=shown, block=sequence.block, step=steps)
+            step, pinned = sequence.steps_done, len(sequence.streamed)
+            yield sequence.id, canvas_draft(canvas, shown, block=sequence.block, step=step, pinned=pinned)
 
     def _update_token(self, sequence: Sequence, decode: Decode, token: TokenResult, now: float) -> None:
         sequence.record_token(token, decode.ids)
+        self._stream_verified(sequence, (token,))
         self._update_output(sequence, (token,), decode.ids, now)
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = record_verification(sequence, item, result)
         self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
+        self._stream_verified(sequence, result.tokens, drafted=item.drafted)
         self._update_output(sequence, result.tokens, cached, now)
+
+    def _stream_verified(self, sequence: Sequence, tokens: Ids[TokenResult], *, drafted: int = 0) -> None:
+        if sequence.request.stream_drafts:
+            block, step = sequence.block - 1, sequence.forward_passes
+            draft = verified_draft(tokens, self._info.end_ids, block=block, step=step, drafted=drafted)
+            self._outbox.append((sequence.id, draft))
 
     def _update_output(
         self, sequence: Sequence, tokens: tuple[TokenResult, ...], cached: tuple[int, ...], now: float

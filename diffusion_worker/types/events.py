@@ -84,13 +84,27 @@ class PrefixStable:
     usage: Usage
 
 
+class PositionState(StrEnum):
+    """What a step did with one position of a canvas."""
+
+    ACCEPTED = "accepted"  # keeps its token for the next step
+    RENOISED = "renoised"  # is replaced by noise
+    FORCED = "forced"  # the constraint allows one token only
+    PINNED = "pinned"  # final: a streamed prefix, or accepted by verification
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanvasDrafted:
-    """The canvas after a step, up to its end token; not final. Only for requests with `stream_drafts`."""
+    """The canvas after a step, up to its end token; not final. In verified mode, the tokens that one pass accepted, and
+    how many of the draft it rejected. Only for requests with `stream_drafts`."""
 
     ids: tuple[int, ...]  # of the whole block, up to its end token
     block: int
-    step: int  # counts up from 1
+    step: int  # counts up from 1; in verified mode, forward passes
+    logprobs: tuple[float, ...] = ()
+    states: tuple[PositionState, ...] = ()
+    entropy: float | None = None  # mean over the positions that are not pinned, in nats
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,7 @@ class CanvasResult:
     stable_prefix: int  # positions from the left whose most likely token is stable; see `denoise.stop`
     has_converged: bool  # stable and confident: denoising may stop
     forced: tuple[bool, ...] = ()  # positions where the constraint allowed one token only; empty: none
+    kept: tuple[bool, ...] = ()  # positions that keep their token for the next step; the others are renoised
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
     holes: Probabilities = ()  # of the holes of the item's template
     prompt_surprise: float = 0.0  # of the prompt, at the first step; see `types.confidence`

@@ -23,6 +23,7 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import InvalidOutput, WorkerError
 from diffusion_worker.text.channels import ChannelOutput
+from diffusion_worker.types.drafts import draft_body
 from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, Finished, PrefixStable
 from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
@@ -210,8 +211,9 @@ class StreamingResponse:
         await self._write(self._writer.output_events(output))
 
     async def draft(self, drafted: CanvasDrafted) -> None:
-        text = self._prepared.builder.draft_text(drafted.ids)
-        await self._write(self._writer.draft({"draft": text, "block": drafted.block, "step": drafted.step}))
+        builder = self._prepared.builder
+        tokens = [builder.draft_text((token,)) for token in drafted.ids]
+        await self._write(self._writer.draft(draft_body(drafted, builder.draft_text(drafted.ids), tokens)))
 
     async def finish(self, output: ChannelOutput, reason: str) -> None:
         await self.add(output)

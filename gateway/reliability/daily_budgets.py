@@ -61,6 +61,11 @@ class DailyBudgets:
         self._changed.add(own)
         self.on_activity()
 
+    def spent(self, key: str, wall_s: float) -> Spent:
+        """What a key has spent today, at all replicas together as far as this one knows."""
+        self.begin_day(wall_s)
+        return self._totals.get(key, _ZERO)
+
     def begin_day(self, wall_s: float) -> int:
         """Start at zero if a new day has begun. Returns the day."""
         day = int(wall_s // DAY_S)

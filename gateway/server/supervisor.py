@@ -7,6 +7,7 @@ POSIX only.
 """
 
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -46,6 +47,9 @@ def run_supervised(settings: Settings, arguments: Sequence[str]) -> int:
         selector.register(signals, selectors.EVENT_READ, signals)
         dispatcher = Dispatcher(public, selector, expected=settings.workers)
         environment = {**os.environ, FOLDER_VARIABLE: str(folder), f"{PREFIX}WORKERS": "1"}
+        environment.setdefault(
+            f"{PREFIX}CONSOLE_SECRET", secrets.token_urlsafe(32)
+        )  # they accept each other's sessions
         processes = _Processes(tuple(arguments), environment, admin, folder, dispatcher)
         stack.callback(processes.kill)
         print(f"twolane serve: {settings.workers} processes on {url_of(public)}, admin {url_of(admin)}", flush=True)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from gateway.decision import Decision, Mirrored
 from gateway.ports import Observer
@@ -15,17 +16,23 @@ class RecentDecisions:
     """An Observer that keeps the last `capacity` decisions."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._known: OrderedDict[str, Decision] = OrderedDict()
+        self.count = 0  # of all decisions so far
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
+        self.count += 1
         self._known[decision.query_id] = decision
-        if len(self._known) > self._capacity:
+        if len(self._known) > self.capacity:
             self._known.popitem(last=False)
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not kept."""
+
+    def latest(self, limit: int) -> list[Decision]:
+        """The newest decisions, at most `limit`, newest first."""
+        return list(islice(reversed(self._known.values()), limit))
 
     def get(self, query_id: str) -> Decision | None:
         """The decision with this id, if it is still kept."""

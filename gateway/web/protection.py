@@ -10,6 +10,7 @@ from gateway.settings import Settings
 from gateway.web.asgi_responses import refuse_body
 from gateway.web.auth import Authenticate, admin_scope
 from gateway.web.browser_guard import BrowserGuard
+from gateway.web.console.guard import ROOT, BelowPath
 from gateway.web.cors import Origins, Preflight
 from twolane.process.api_keys import Keys
 from twolane.process.http.bounded_bodies import BoundedBodies
@@ -38,9 +39,10 @@ class Protection:
         """The application of the public port, which also answers preflight requests of browsers."""
         return Preflight(app, self._origins) if self._origins else app
 
-    def admin(self, app: ASGIApp) -> ASGIApp:
-        """The application of the admin port."""
-        return self._guarded(Authenticate(self._bounded(app), self._keys(), admin_scope))
+    def admin(self, app: ASGIApp, console: ASGIApp | None = None) -> ASGIApp:
+        """The application of the admin port, and the console, which has a guard of its own in place of API keys."""
+        known = Authenticate(self._bounded(app), self._keys(), admin_scope)
+        return self._guarded(known if console is None else BelowPath(ROOT, self._bounded(console), known))
 
     def public_listener(self, arrive: Callable[[ClientConnection, RequestCycle], None]) -> Listener:
         """The client connections of the public port; see `Listener` for `arrive`."""

@@ -97,6 +97,14 @@ def test_the_wheel_carries_policies_checkpoint_licence_and_types_and_no_tests(wh
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OWN)
 
 
+def test_the_wheel_carries_the_console_and_not_its_sources(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as opened:
+        carried = {name for name in opened.namelist() if name.startswith("gateway/web/console/")}
+    static = ROOT / "gateway" / "web" / "console" / "static"
+    assert {str(path.relative_to(ROOT)) for path in static.iterdir()} <= carried
+    assert not any("/source/" in name for name in carried)
+
+
 def test_the_wheel_carries_what_the_classifier_is_trained_on_and_its_c_module(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())

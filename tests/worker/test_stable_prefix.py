@@ -73,7 +73,7 @@ def test_what_has_been_told_stays(make_model: Any, seed: int, monkeypatch: pytes
     assert early > 0, "nothing was streamed early: the test proves nothing"
 
 
-def test_drafts_show_every_step_but_the_last_and_promise_nothing(make_model: Any) -> None:
+def test_drafts_show_every_step_and_promise_nothing(make_model: Any) -> None:
     model = make_model(end_ids=())
     loop = Loop(model, Capacity(max_num_seqs=1, max_context=64))
     loop.add(
@@ -84,5 +84,9 @@ def test_drafts_show_every_step_but_the_last_and_promise_nothing(make_model: Any
     drafts = []
     while loop.scheduler.has_work:
         drafts += [event for _, event in loop.step() if isinstance(event, CanvasDrafted)]
-    assert [(draft.block, draft.step) for draft in drafts] == [(block, step) for block in (0, 1) for step in (1, 2, 3)]
-    assert all(len(draft.ids) == 12 for draft in drafts)
+    assert [(draft.block, draft.step) for draft in drafts] == [
+        (block, step) for block in (0, 1) for step in (1, 2, 3, 4)
+    ]
+    assert all(len(draft.ids) == len(draft.logprobs) == len(draft.states) == 12 for draft in drafts)
+    assert {state for draft in drafts for state in draft.states} == {"accepted", "renoised"}
+    assert all(draft.entropy > 0 for draft in drafts)

@@ -35,6 +35,7 @@ def show_addresses(console: Console, *, gateway_url: str, admin_url: str) -> Non
     """Print the addresses of the gateway."""
     console.print()
     console.print(f"Gateway: [bold]{gateway_url}/v1[/]   Metrics and admin: {admin_url}")
+    console.print(f"Console: [bold]{admin_url}/console[/]", soft_wrap=True)
 
 
 @contextlib.contextmanager

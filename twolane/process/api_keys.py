@@ -80,6 +80,10 @@ class Keys:
         nothing about the key that it was made from."""
         return self._by_digest.get(hashlib.sha256(key).digest())
 
+    def named(self, name: str) -> tuple[Key, bytes] | None:
+        """The key with this name and its SHA-256 digest, or None. Not for every request: it looks at all keys."""
+        return next(((key, digest) for digest, key in self._by_digest.items() if key.name == name), None)
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._by_digest.values())
 

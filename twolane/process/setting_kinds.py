@@ -58,6 +58,17 @@ def path(metavar: str = "FILE") -> Kind:
     return Kind(metavar=metavar, parse=lambda given: Path(_not_blank(given)))
 
 
+def url_template(field: str) -> Kind:
+    """An http or https URL that contains `{field}`."""
+
+    def parse(given: str) -> str:
+        if not given.startswith(("http://", "https://")) or f"{{{field}}}" not in given:
+            raise ValueError(f"{given!r} is not an http or https URL that contains {{{field}}}")
+        return given
+
+    return Kind(metavar="URL", parse=parse)
+
+
 def names(metavar: str) -> Kind:
     """Names separated by commas; none if empty."""
     return Kind(metavar=f"{metavar},…", parse=_split)

@@ -74,7 +74,7 @@ def _check_decoding_mode(params: RequestParams, inputs: RequestInputs) -> None:
     requested = {
         "prediction": inputs.prediction_ids is not None and mode is not DecodingMode.VERIFIED,
         "suffix": bool(inputs.suffix_ids),
-        "stream_options.include_drafts": params.include_drafts,
+        "stream_options.include_drafts": params.include_drafts and mode is not DecodingMode.VERIFIED,
         "diffusion.anchor": params.anchor is not None,
         **{f"diffusion.{name}": True for name in params.overrides.as_dict()},
     }

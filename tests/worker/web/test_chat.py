@@ -353,5 +353,9 @@ async def test_the_stable_prefix_is_streamed_and_drafts_are_optional() -> None:
     first = [draft["step"] for draft in drafts if draft["block"] == 0]
     assert first == list(range(1, len(first) + 1))
     assert drafts[-1]["draft"] == "y" * 8
+    for draft in drafts:
+        assert "".join(position["token"] for position in draft["positions"]) == draft["draft"]
+        assert all(0 <= position["confidence"] <= 1 for position in draft["positions"])
+    assert {"accepted", "pinned"} <= {position["state"] for draft in drafts for position in draft["positions"]}
     texts = [chunk["choices"][0]["delta"].get("content") for chunk in chunks if chunk["choices"]]
     assert len([text for text in texts if text]) > 3  # more chunks than blocks

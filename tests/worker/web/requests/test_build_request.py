@@ -143,7 +143,6 @@ def test_stable_prefix_and_drafts_require_streaming() -> None:
     ("request_", "inputs", "param"),
     [
         (REQUEST, {"suffix_ids": (7,)}, "suffix"),
-        (replace(REQUEST, include_drafts=True), {}, "stream_options.include_drafts"),
         (replace(REQUEST, anchor=0.5), {}, "diffusion.anchor"),
         (replace(REQUEST, overrides=Overrides(steps=3)), {}, "diffusion.steps"),
     ],
@@ -163,3 +162,11 @@ def test_a_prediction_is_a_draft_of_a_verified_answer_only() -> None:
     with pytest.raises(Unsupported) as caught:
         built(REQUEST, decoding_mode=DecodingMode.AUTOREGRESSIVE, prediction_ids=())
     assert caught.value.param == "prediction"
+
+
+def test_drafts_are_streamed_wherever_there_are_any() -> None:
+    watched = replace(REQUEST, is_stream=True, include_drafts=True)
+    assert built(watched, decoding_mode=DecodingMode.VERIFIED).stream_drafts
+    with pytest.raises(Unsupported) as caught:
+        built(watched, decoding_mode=DecodingMode.AUTOREGRESSIVE)
+    assert caught.value.param == "stream_options.include_drafts"

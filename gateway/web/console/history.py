@@ -1,0 +1,151 @@
+"""The recent decisions that the console lists: of all replicas where they share a Redis, else of this process."""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+
+from gateway.decision import Decision, Mirrored
+from gateway.state.decision_stream import DecisionStream, StreamUnavailableError
+from gateway.telemetry.recent_decisions import RecentDecisions
+from gateway.web.console.documents import record_of, row_of, row_of_record
+
+MAX_ROWS: Final = 10_000
+_PER_EVENT: Final = 1000  # a page that missed more gets the latest
+_AT_ONCE: Final = 500  # rows made without letting other requests go on
+_EVERY_S: Final = 0.7
+_PER_BATCH: Final = 500  # decisions that one process shares each time; encoding more would delay requests
+
+
+class SharedDecisions:
+    """An Observer that shares the decisions of this process, and a copy of what all replicas share, which is read on
+    demand."""
+
+    def __init__(self, stream: DecisionStream) -> None:
+        self._stream = stream
+        self._waiting: deque[Decision] = deque(maxlen=_PER_BATCH)
+        self._last = ""
+        self.records: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.count = 0
+        self.is_up = True
+
+    def decided(self, decision: Decision) -> None:
+        """See `ports.Observer`."""
+        self._waiting.append(decision)
+
+    def mirrored(self, mirrored: Mirrored) -> None:
+        """Shadows are not shown."""
+
+    @contextlib.asynccontextmanager
+    async def sharing(self) -> AsyncIterator[None]:
+        """Share in the background until the block ends."""
+        task = asyncio.create_task(self._run(), name="shared decisions")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self.share()
+
+    async def share(self) -> None:
+        """Append the waiting decisions; those that Redis does not take are lost."""
+        if not self._waiting:
+            return
+        entries = [orjson.dumps(record_of(each)) for each in self._waiting]
+        self._waiting.clear()
+        with contextlib.suppress(StreamUnavailableError):
+            await self._stream.append(entries)
+
+    async def refresh(self) -> None:
+        """Read what replicas have shared since the last call."""
+        try:
+            entries = await self._stream.after(self._last, MAX_ROWS if not self._last else _PER_EVENT)
+        except StreamUnavailableError:
+            self.is_up = False
+            return
+        self.is_up = True
+        for number, entry in entries:
+            self._last = number
+            record = orjson.loads(entry)
+            self.records[record["id"]] = record
+            self.count += 1
+        while len(self.records) > MAX_ROWS:
+            self.records.popitem(last=False)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            await self.share()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """`recent` are the decisions of this process, `shared` those of all replicas, if they share any."""
+
+    recent: RecentDecisions
+    shared: SharedDecisions | None = None
+
+    @property
+    def scope(self) -> str:
+        """Whose decisions are listed: those of all `replicas`, or those of this `process`."""
+        return "process" if self._source is None else "replicas"
+
+    @property
+    def count(self) -> int:
+        """Of all decisions so far."""
+        return self.recent.count if self._source is None else self._source.count
+
+    @property
+    def capacity(self) -> int:
+        """How many decisions are kept."""
+        return self.recent.capacity if self._source is None else MAX_ROWS
+
+    def decisions(self, limit: int = MAX_ROWS) -> list[Decision]:
+        """The newest of this process, newest first."""
+        return self.recent.latest(limit)
+
+    async def refresh(self) -> None:
+        """Read what other replicas have decided. While Redis does not respond, only this process is listed."""
+        if self.shared is not None:
+            await self.shared.refresh()
+
+    def records(self, limit: int) -> list[dict[str, Any]]:
+        """The newest records, oldest first."""
+        if self._source is None:
+            return [record_of(each) for each in reversed(self.recent.latest(limit))]
+        return list(islice(reversed(self._source.records.values()), limit))[::-1]
+
+    async def rows(self, limit: int) -> list[list[Any]]:
+        """The newest decisions as rows, oldest first. Other requests go on in between."""
+        rows: list[list[Any]] = []
+        for made in self._rows(min(limit, MAX_ROWS)):
+            rows.append(made)
+            if len(rows) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return rows
+
+    async def rows_after(self, seen: int) -> tuple[list[list[Any]], int]:
+        """The rows of the decisions after the first `seen`, and the number of all."""
+        count = self.count
+        return (await self.rows(min(count - seen, _PER_EVENT)) if count > seen else []), count
+
+    def record(self, query_id: str) -> dict[str, Any] | None:
+        """The full record of a decision, if it is still kept."""
+        found = self.recent.get(query_id)
+        if found is not None:
+            return record_of(found)
+        return None if self.shared is None else self.shared.records.get(query_id)
+
+    @property
+    def _source(self) -> SharedDecisions | None:
+        return self.shared if self.shared is not None and self.shared.is_up else None
+
+    def _rows(self, limit: int) -> Iterator[list[Any]]:
+        if self._source is not None:
+            return map(row_of_record, self.records(limit))
+        return map(row_of, reversed(self.recent.latest(limit)))
