@@ -21,7 +21,8 @@ from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, 
 from diffusion_worker.constraints.inference.sample import sample_path
 from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses, weigh_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
-from diffusion_worker.denoise.score import Scores
+from diffusion_worker.denoise.logit_reads import position_blocks
+from diffusion_worker.denoise.score import CanvasLogits, Scores
 from diffusion_worker.denoise.truncation import likeliest_tokens
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
@@ -55,13 +56,12 @@ def constrain(
     rows = [row for row, item in enumerate(items) if item.matcher is not None]
     if not rows:
         return Constrained(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
-    index, z = upload(rows, sampled.device), scores.annealed(rows)
-    fetched = torch.cat([z.flatten(1), draw()[index].float()], dim=-1).cpu().numpy()
+    index, annealed = upload(rows, sampled.device), _annealed(scores.logits, rows)
+    uniforms = draw()[index].float().cpu().numpy()  # waits for the logits, too
     began = time.perf_counter()
-    canvas, vocab = z.shape[1:]  # logits first and contiguous, so that numpy need not copy
     constrained = []
-    for row, seen in zip(rows, fetched, strict=True):
-        constrained.append(_ConstrainedRow(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:]))
+    for row, z, numbers in zip(rows, annealed, uniforms, strict=True):
+        constrained.append(_ConstrainedRow(items[row], z.numpy(), numbers))
         progress()
     seconds = time.perf_counter() - began
 
@@ -81,6 +81,20 @@ def constrain(
         forced=replaced(torch.zeros_like(surest, dtype=torch.bool), "forced"),
         seconds=seconds,
     )
+
+
+def _annealed(logits: CanvasLogits, rows: Sequence[int]) -> list[torch.Tensor]:
+    """Annealed logits [canvas, vocab] of some rows on the host, once the device has been waited for. They go there a
+    block of positions at a time: memory is planned for no copy of the logits on the device."""
+    shape = logits.raw.shape[1:]
+    is_pinned = logits.raw.device.type == "cuda"  # a copy to other memory would wait for the device
+    fetched = [
+        torch.empty(shape, dtype=torch.float32, pin_memory=is_pinned) for _ in rows
+    ]  # torch keeps each for reuse
+    for row, whole in zip(rows, fetched, strict=True):
+        for block in position_blocks(*shape, rows=len(logits.raw)):
+            whole[block].copy_(logits.annealed_at(row, block), non_blocking=True)
+    return fetched
 
 
 class _ConstrainedRow:

@@ -139,7 +139,8 @@ def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int
         found: torch.Tensor = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2)
         return found
 
-    return invert_grouped(groups.sum(-1, dtype=torch.float64), uniform, inside, width)
+    found = invert_grouped(groups.sum(-1, dtype=torch.float64), uniform, inside, width)
+    return found.clamp(max=probabilities.shape[-1] - 1)  # NaN, see `_first_exceeding`, must not lead beyond the ids
 
 
 def invert_grouped(

@@ -108,7 +108,7 @@ def grouped_scores(
         logits = capped(raw.gather(-1, ids.clamp(max=raw.shape[-1] - 1)), cap)
         return torch.where(ids < raw.shape[-1], exponents(logits, top, temperature).exp(), 0.0)
 
-    sampled = invert_grouped(groups[0], uniforms, inside, GROUP)
+    sampled = invert_grouped(groups[0], uniforms, inside, GROUP).clamp(max=raw.shape[-1] - 1)  # as in `invert_cdf`
     logprob = -plain.log()
     numbers = (top, total, total.reciprocal(), entropy, top - logprob, logprob)
     return torch.stack([each.float() for each in numbers]), sampled

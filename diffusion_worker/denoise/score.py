@@ -23,7 +23,6 @@ from diffusion_worker.denoise.logit_reads import (
 from diffusion_worker.denoise.penalties import Adjust
 from diffusion_worker.denoise.pins import pin_ids, pin_logits
 from diffusion_worker.denoise.truncation import truncated
-from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import capped
 from diffusion_worker.types.requests import Truncation
 
@@ -58,11 +57,12 @@ class CanvasLogits:
 
     def annealed(self, rows: Sequence[int]) -> torch.Tensor:
         """Annealed logits [rows, canvas, vocab] in fp32 of some rows, after penalties and pins: a copy of them."""
-        canvas = slice(0, self.raw.shape[1])
-        index = upload(list(rows), self.raw.device)
-        adjusted = torch.stack([self.adjusted(row, canvas) for row in rows])
-        pins = None if self.pins is None else self.pins[index]
-        return pin_logits(adjusted, pins) / self.temperature[index][:, None, None]
+        return torch.stack([self.annealed_at(row, slice(0, self.raw.shape[1])) for row in rows])
+
+    def annealed_at(self, row: int, positions: slice) -> torch.Tensor:
+        """The same of some positions of one row: [positions, vocab]."""
+        pins = None if self.pins is None else self.pins[row, positions]
+        return pin_logits(self.adjusted(row, positions), pins) / self.temperature[row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,7 @@ def advance(
     previous = [torch.stack([getattr(each, name) for each in canvases]) for name in ("surest", "unchanged")]
     ids, unchanged, has_text, report = settle(
         rows.parameters,
-        [scores.entropy, plain.entropy, scores.likeliest, scores.logprob],
+        [scores.entropy, plain.entropy.clone(), scores.likeliest, scores.logprob],  # no tensor twice: see `settle`
         [scores.surest, constrained.sampled, noise, constrained.forced],
         previous,
         pins,
@@ -133,7 +133,8 @@ def settle(
     pins: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The part of a step after scoring: next ids, steps without change, positions with text, and the report. Each list
-    holds tensors [rows, canvas]; see `_Rows.parameters`."""
+    holds tensors [rows, canvas], of which a list holds none twice: it would be compiled once more for that. See
+    `_Rows.parameters`."""
     _, bound, stability, threshold, anchor, is_greedy = parameters.unbind(-1)
     entropy, own_entropy, likeliest, logprob = numbers
     surest, sampled, noise, forced = tokens

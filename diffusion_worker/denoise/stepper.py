@@ -140,8 +140,8 @@ class Stepper:
         return hidden, seal
 
     def _scored(self, items: Sequence[Prefill | Decode], ids: torch.Tensor, hidden: torch.Tensor) -> Callable[[], None]:
-        """Score the tokens of a causal pass, for the confidence; returns the function that stores the scores. Tokens
-        that were decoded one by one are not scored."""
+        """Score the tokens of a causal pass, for the confidence; returns the function that stores the scores. The
+        tokens of a Decode after the prompt, one or the known part of a canvas, are not scored."""
         scores = self._prompt_scores
         if scores is None:
             return lambda: None
@@ -154,7 +154,7 @@ class Stepper:
             if store is not None:
                 store()
             for item in generated:
-                scores.skip(item.slot, item.at)
+                scores.skip(item.slot, item.at, len(item.ids))
 
         return keep
 

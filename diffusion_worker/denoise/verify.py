@@ -74,6 +74,7 @@ class _Chooser:
     def __init__(self, model: DiffusionModel, seen: CausalPass, draws: Draws) -> None:
         self._model, self._seen, self._draws = model, seen, draws
         self._top = top_of(seen.items, model.info.vocab_size)
+        self._block = max(1, _LOGITS_AT_ONCE // model.info.vocab_size)  # positions
         self.report = torch.zeros(*seen.ids.shape, 4 + 2 * self._top, dtype=torch.double, device=model.device)
         self.report[..., 0] = seen.ids.double()
 
@@ -83,10 +84,9 @@ class _Chooser:
         items = self._seen.items
         rules = {row: _rule(items[row]) for row in rows}
         places = [(row, place) for row in rows for place in range(len(items[row].ids) - 1, items[row].count)]
-        block = max(1, _LOGITS_AT_ONCE // self._model.info.vocab_size)
-        for first in range(0, len(places), block):
-            some = places[first : first + block]
-            self._choose(
+        for first in range(0, len(places), self._block):
+            some = places[first : first + self._block]
+            self._choose_block(
                 {
                     (row, place): _moved(rules[row], place) if items[row].temperature else rules[row]
                     for row, place in some
@@ -116,7 +116,12 @@ class _Chooser:
             rows = [row for row in rows if agreed[row] == _FOLLOWED_AT_ONCE]
 
     def _choose(self, rules: Mapping[tuple[int, int], Decode]) -> torch.Tensor:
-        """Choose at these (row, position) places by their rules; returns the ids [places]."""
+        """Choose at these (row, position) places by their rules, a block at a time; returns the ids [places]."""
+        places = list(rules)
+        blocks = (places[first : first + self._block] for first in range(0, len(places), self._block))
+        return torch.cat([self._choose_block({place: rules[place] for place in block}) for block in blocks])
+
+    def _choose_block(self, rules: Mapping[tuple[int, int], Decode]) -> torch.Tensor:
         rows, positions = upload(list(rules), self._model.device).unbind(-1)
         logits = self._model.logits(self._seen.hidden[rows, positions])
         chosen = choose(list(rules.values()), logits, self._draws, top=self._top)

@@ -42,11 +42,11 @@ class BatchItems:
 def compose(running: Iterable[Sequence], priority: Callable[[Sequence], float], budget: int | None) -> BatchItems:
     """Work for as many sequences as `budget` positions allow (None: unlimited), and for at least one.
 
-    Sealed canvases come first, because a short pass lets a whole canvas continue; then the lowest `priority` value.
-    Prefills come last.
+    Sealed canvases and single tokens come first, because a short pass lets an answer continue; then canvas steps and
+    verifications, the lowest `priority` value first. Prefills come last.
     """
     items = BatchItems()
-    for sequence in sorted(running, key=lambda each: (_is_prefilling(each), not each.pending, priority(each))):
+    for sequence in sorted(running, key=lambda each: (_is_prefilling(each), not _is_short(each), priority(each))):
         cost = _cost(sequence)
         if budget is None or cost <= budget or not items:
             items.add(sequence)
@@ -56,6 +56,12 @@ def compose(running: Iterable[Sequence], priority: Callable[[Sequence], float], 
 
 def _is_prefilling(sequence: Sequence) -> bool:
     return bool(sequence.pending) and sequence.context < len(sequence.request.prompt_ids)
+
+
+def _is_short(sequence: Sequence) -> bool:
+    """Whether it needs a short causal pass. A verified sequence always has pending tokens, but its pass is as long as a
+    canvas step, before which it must not always go."""
+    return bool(sequence.pending) and not draftable(sequence)
 
 
 def _cost(sequence: Sequence) -> int:

@@ -1,9 +1,10 @@
-"""The warm-up: one step of the largest batch on the worker's own cache, which shows that it fits in memory and that its
-kernels exist.
+"""The warm-up: a step of the largest batch on the worker's own cache, which shows that it fits in memory, and steps of
+a single row; all kernels exist after them.
 """
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -71,6 +72,17 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     )
 
 
+def single_row_batches(info: ModelInfo, limits: Limits) -> tuple[Batch, Batch]:
+    """Two batches of one row, for which kernels may be compiled anew: the row of a largest batch, and a canvas with a
+    pinned position, which is sampled by a temperature alone."""
+    single = largest_batch(info, replace(limits, max_num_seqs=1))
+    pinned = tuple(
+        replace(item, truncation=None, penalties=None, pinned_prefix=(info.vocab_size // 2,))
+        for item in single.denoises
+    )
+    return single, Batch(denoises=pinned)
+
+
 def _verification(slot: int, info: ModelInfo, limits: Limits, canvas: int) -> Verify:
     return Verify(
         sequence=-1 - limits.max_num_seqs - slot,
@@ -118,16 +130,17 @@ class CudaPeak:
 def run_largest_step(
     model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
 ) -> int | None:
-    """Step `largest_batch` and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the
-    error of a pass, or CheckpointBroken if the model returns NaN."""
+    """Step `largest_batch` and `single_row_batches`, and leave the cache empty. Returns the peak that `meter` measured,
+    in bytes. Raises the error of a pass, or CheckpointBroken if the model returns NaN."""
     stepper = _WholeStepper(model, cache, padding=padding)
     if meter is not None:
         meter.start()
-    result = stepper.step(largest_batch(model.info, limits))
+    batches = (largest_batch(model.info, limits), *single_row_batches(model.info, limits))
+    faults = [fault for batch in batches for fault in stepper.step(batch).faults]
     peak = None if meter is None else meter.peak()
     stepper.reset()
-    if result.faults:
-        raise CheckpointBroken(f"the warm-up step failed: {result.faults[0].error}")
+    if faults:
+        raise CheckpointBroken(f"the warm-up step failed: {faults[0].error}")
     return peak
 
 

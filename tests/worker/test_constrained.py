@@ -17,12 +17,14 @@ from diffusion_worker.constraints.inference.matcher import Matcher, open_matcher
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.denoise import logit_reads
+from diffusion_worker.denoise.score import CanvasLogits
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.events import BlockSealed, Faulted, Finished, FinishReason, PrefixStable
-from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
 from training.vocabulary import encode_text
 
 WORDS = shipped()
@@ -225,6 +227,23 @@ def test_who_shares_the_batch_does_not_matter() -> None:
     [alone] = run(model, [one])
     together = run(model, [*others, one], max_num_seqs=3)
     assert together[-1].ids == alone.ids
+
+
+def test_constrained_rows_are_read_in_blocks_with_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of the device is planned for blocks, not for copies of all logits."""
+    requests = [request("an object", seed=1), request("a pattern", penalties=Penalties(frequency=0.5))]
+    whole = run(NoisyNet(), requests)
+    read, sizes = CanvasLogits.annealed_at, list[int]()
+
+    def noted(logits: CanvasLogits, row: int, positions: slice) -> torch.Tensor:
+        block = read(logits, row, positions)
+        sizes.append(len(block))
+        return block
+
+    monkeypatch.setattr(CanvasLogits, "annealed_at", noted)
+    monkeypatch.setattr(logit_reads, "AT_ONCE", 3 * VOCABULARY.size // 2)
+    assert [answer.ids for answer in run(NoisyNet(), requests)] == [answer.ids for answer in whole]
+    assert max(sizes) == 3, "positions: of two rows with one and a half each"
 
 
 def turned(loop: Loop, clock: list[float] | None = None) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from diffusion_worker.constraints.inference.matcher import open_matcher
+from diffusion_worker.denoise import verify
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import CanvasContext
@@ -211,6 +212,26 @@ def test_log_probabilities_are_those_of_the_model_before_all_rules(model: Any, s
             likeliest = wanted.topk(4)
             assert [other for other, _ in token.top] == likeliest.indices.tolist()
             assert [logprob for _, logprob in token.top] == pytest.approx(likeliest.values.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("penalties", [None, Penalties(presence=0.5)])
+def test_the_logits_of_a_few_positions_are_computed_at_a_time(
+    model: Any, penalties: Penalties | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows verify drafts, with the same answers."""
+    requests = [request_of(Random(seed), max_tokens=30, denoising=DENOISING, penalties=penalties) for seed in range(4)]
+    answers = [answer.ids for answer in run(model, requests)]
+    counts = list[int]()
+
+    class Counting(Drafting):
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            counts.append(hidden.numel() // hidden.shape[-1])
+            return self._model.logits(hidden)
+
+    monkeypatch.setattr(verify, "_LOGITS_AT_ONCE", 5 * VOCAB)
+    counting = Counting(model, 0, (), right=0.0, dice=Random(0))
+    assert [answer.ids for answer in run(counting, requests)] == answers
+    assert max(counts) == 5
 
 
 @pytest.mark.parametrize("seed", range(3))

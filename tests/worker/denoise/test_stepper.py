@@ -14,7 +14,7 @@ from diffusion_worker.models.interface import PrefillContext
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.confidence import ConfidenceWeights
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, SequenceId
-from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, StepResult
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, StepResult, Verify
 
 DENOISING = DenoisingParams(steps=4, canvas_length=12)
 
@@ -256,3 +256,43 @@ def test_a_generated_token_counts_as_certain_whether_or_not_a_prompt_ends_in_the
     for at, token in enumerate((40, 41, 42), 2):
         decode((token,), at)
     assert 0.0 < decode((43,), 5, ends_prompt=True) < asked
+
+
+def test_all_generated_tokens_of_a_pass_count_as_certain_whatever_the_slot_held() -> None:
+    """Such as the known part of a canvas: whoever reuses the context has the surprise of an unused slot."""
+    model = ToyModel(lambda _prompt: (30,), confidence=0.3)
+    weights = ConfidenceWeights(intercept=0.0, weights={"prompt_surprise": -1.0})
+    model.info = replace(model.info, confidence={DecodingMode.AUTOREGRESSIVE: weights})
+
+    def surprise(it: Stepper, *decodes: tuple[int, tuple[int, ...]]) -> float:
+        for at, ids in decodes:
+            decode = Decode(sequence=2, slot=0, ids=ids, at=at, seed=0, ends_prompt=not at or len(ids) == 1)
+            [token] = it.step(Batch(decodes=(decode,))).tokens
+        return token.prompt_surprise
+
+    answered = (0, (20, 21)), (2, (40, 41, 42, 43)), (6, (44,))
+    used = stepper(model)
+    assert surprise(used, (0, tuple(range(50, 60)))) > 0.0
+    assert surprise(used, *answered) == surprise(stepper(model), *answered)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("is_verified", [False, True])
+def test_a_sampled_row_of_no_numbers_faults_alone_in_a_vocabulary_of_any_size(
+    poison: float, is_verified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sample must be a token: an id outside the vocabulary would end the whole device."""
+    model = ToyModel(vocab_size=1000)
+    logits, it = model.logits, stepper(model)
+    monkeypatch.setattr(model, "logits", lambda hidden: logits(hidden).masked_fill(hidden == 99, poison))
+    it.step(Batch(prefills=(append(1, 99, 50), append(2, 60, 61))))
+    decodes = [Decode(sequence=n, slot=n - 1, ids=(70,), at=2, seed=0, temperature=1.0) for n in (1, 2)]
+    verifications = [
+        Verify(sequence=n, slot=n - 1, ids=(70,), at=2, seed=0, drafted=1, closes_with=2, given=(71,), temperature=1.0)
+        for n in (1, 2)
+    ]
+    passes = model.passes
+    result = it.step(Batch(verifications=tuple(verifications)) if is_verified else Batch(decodes=tuple(decodes)))
+    assert [(fault.sequence, type(fault.error)) for fault in result.faults] == [(1, NotFinite)]
+    assert [each.sequence for each in (*result.tokens, *result.verifications)] == [2]
+    assert model.passes == passes + 1, "not repeated row by row"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,18 +11,20 @@ from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
 from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.step_batch import TokenResult
 
 CANVAS, CHUNK = 4, 5
 REQUEST = GenerationRequest(
     prompt_ids=(9, 9, 9), max_tokens=100, seed=0, denoising=DenoisingParams(steps=3, canvas_length=CANVAS)
 )
-KINDS = ("prompt", "last of a prompt", "seal", "step", "read")
+KINDS = ("prompt", "last of a prompt", "seal", "step", "read", "verification")
 
 
 def placed(number: int, kind: str) -> Sequence:
     """A sequence that has a slot and needs work of this `kind`."""
     prompt = (9,) * (12 if kind == "prompt" else 3)
-    decoding_mode = DecodingMode.AUTOREGRESSIVE if kind == "read" else DecodingMode.DIFFUSION
+    modes = {"read": DecodingMode.AUTOREGRESSIVE, "verification": DecodingMode.VERIFIED}
+    decoding_mode = modes.get(kind, DecodingMode.DIFFUSION)
     request = replace(REQUEST, prompt_ids=prompt, decoding_mode=decoding_mode)
     it = Sequence(id=number, request=request, submitted=0.0, prefill_chunks=prefill_chunks_of(prompt, CHUNK))
     it.allocate(Allocation(slot=number, reused=0, copy=None, boundary=0), chunk=CHUNK)
@@ -29,6 +32,8 @@ def placed(number: int, kind: str) -> Sequence:
         it.record_prefill(prompt)
     if kind == "seal":
         it.open_block((5,) * CANVAS)
+    if kind == "verification":
+        it.record_token(TokenResult(sequence=number, id=5, logprob=0.0), prompt)
     return it
 
 
@@ -37,11 +42,12 @@ def positions(parts: BatchItems) -> int:
         sum(len(append.ids) for append in parts.prefills)
         + sum(denoise.denoising.canvas_length for denoise in parts.denoises)
         + sum(len(read.ids) for read in parts.decodes)
+        + sum(each.count + (CANVAS if each.draft else 0) for each in parts.verifications)
     )
 
 
 def taking_part(parts: BatchItems) -> set[int]:
-    return {part.sequence for part in (*parts.prefills, *parts.denoises, *parts.decodes)}
+    return {part.sequence for part in (*parts.prefills, *parts.denoises, *parts.verifications, *parts.decodes)}
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12), budget=st.integers(1, 60), turned=st.booleans())
@@ -71,6 +77,15 @@ def test_sealed_canvases_go_before_steps_and_steps_before_prompts_whatever_their
 def test_of_the_same_kind_the_lowest_key_goes_first() -> None:
     running = [placed(number, "step") for number in range(4)]
     assert taking_part(compose(running, lambda each: -each.id, 2 * CANVAS)) == {2, 3}
+
+
+@pytest.mark.parametrize("kinds", [("step", "verification"), ("verification", "step")])
+def test_verifications_and_canvas_steps_go_by_their_keys(kinds: tuple[str, str]) -> None:
+    """Otherwise steps would wait until no verified sequence is left."""
+    running = [placed(number, kind) for number, kind in enumerate(kinds)]
+    for first, second in ((0, 1), (1, 0)):
+        keys = {first: 1.0, second: 2.0}
+        assert taking_part(compose(running, lambda each, keys=keys: keys[each.id], 2 * CANVAS)) == {first}
 
 
 def test_a_canvas_is_not_denoised_before_the_last_part_of_its_prompt_goes_in() -> None:

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_worker.denoise import step
 from diffusion_worker.engine import startup
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.engine.startup import open_loop, replan, same_sizes
-from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
+from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step, single_row_batches
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
 from diffusion_worker.memory.kv_cache import PrefillView
 from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
@@ -112,7 +113,32 @@ def test_the_peak_is_measured_around_all_passes_of_the_largest_step() -> None:
     loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     meter = Recorded(model)
     assert run_largest_step(model, loop._stepper.cache, loop.limits, None, meter) == 1234
-    assert meter.passes == [0, 5], "prompt chunks, sealed canvases, canvases, verifications and decodes"
+    assert meter.passes == [0, 5 + 5 + 1], "prompt chunks, sealed canvases, canvases, verifications and decodes; a row"
+
+
+def test_a_row_alone_is_stepped_too_also_pinned_and_sampled_by_temperature_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An accelerator may compile its kernels anew for them: before the worker is ready, not in a request."""
+    model, seen, settled = ToyModel(), list[int](), list[tuple[bool, bool]]()
+    denoise, settle = model.denoise, step.settle
+
+    def noted(canvas: torch.Tensor, *others: Any) -> torch.Tensor:
+        seen.append(len(canvas))
+        return denoise(canvas, *others)
+
+    def noting(parameters: torch.Tensor, numbers: list[torch.Tensor], *others: Any) -> Any:
+        settled.append((others[-1] is not None, len({each.data_ptr() for each in numbers}) == len(numbers)))
+        return settle(parameters, numbers, *others)
+
+    monkeypatch.setattr(model, "denoise", noted)
+    monkeypatch.setattr(step, "settle", noting)
+    loop = Loop(model, Capacity(max_num_seqs=3, max_context=64))
+    run_largest_step(model, loop._stepper.cache, loop.limits, None)
+    assert seen == [3, 1, 1]
+    assert settled == [(False, True), (False, True), (True, True)], "(has pins, no tensor twice)"
+    *_, alone = single_row_batches(model.info, loop.limits)
+    assert [(row.temperature, row.truncation, row.penalties) for row in alone.denoises] == [(0.7, None, None)]
 
 
 def test_the_peak_of_a_card_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:

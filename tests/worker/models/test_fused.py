@@ -56,20 +56,27 @@ def test_operations_of_a_step_are_not_compiled_again_for_other_numbers_of_rows()
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch._dynamo.exc.TorchDynamoException,
+        torch._dynamo.exc.FailOnRecompileLimitHit,  # after too many kinds of inputs
+    ],
+)
 def test_an_operation_that_cannot_be_compiled_runs_eager_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_args: Any) -> None:
-        raise torch._dynamo.exc.TorchDynamoException("no kernel")
+    name = f"doubled_for_a_test_of_{error.__name__}".lower()
 
-    @fused("doubled_for_a_test")
+    def broken(*_args: Any) -> None:
+        raise error("no kernel")
+
+    @fused(name)
     def doubled(numbers: torch.Tensor) -> torch.Tensor:
         return numbers * 2
 
     monkeypatch.setattr(module, "call_compiled", broken)
     monkeypatch.setattr(module, "find_compiler", lambda _environment: "cc")
     for _ in range(2):
-        assert torch.ops.twolane.doubled_for_a_test(torch.ones(2)).tolist() == [2.0, 2.0]
-    assert [record.message for record in caplog.records] == [
-        "cannot compile doubled_for_a_test, running eager: no kernel"
-    ]
+        assert getattr(torch.ops.twolane, name)(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert [record.message for record in caplog.records] == [f"cannot compile {name}, running eager: no kernel"]
