@@ -39,6 +39,7 @@ AUROC_BAR: Final = 0.90
 VERIFIED_TASKS: Final = ("extraction", "clean-up")  # whose verified answers have bars of cost
 VERIFIED_PASSES_BAR: Final = 4.0  # per canvas
 VERIFIED_SPEED_BAR: Final = 3.0  # times as fast as autoregressive decoding
+TIMED_FOR_A_BAR: Final = 10  # samples; the latency of fewer says nothing on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,17 +115,21 @@ class Row:
 
     @property
     def is_cleared(self) -> bool:
-        """Whether the accuracy reaches the bar, if there is one, and verified answers are the right ones at their
-        cost."""
+        """Whether the accuracy reaches the bar, if there is one, and verified answers are the right ones in few
+        passes."""
         is_right = self.case.bar is None or self.denoised.accuracy >= self.case.bar
-        return is_right and self.identical == 1.0 and self._is_fast
+        return is_right and self.identical == 1.0 and self._takes_few_passes
 
     @property
-    def _is_fast(self) -> bool:
-        if self.case.task not in VERIFIED_TASKS:
-            return True
-        passes = self.verified.passes / self.verified.canvases
-        return passes <= VERIFIED_PASSES_BAR and self.verified_speed_ratio >= VERIFIED_SPEED_BAR
+    def _takes_few_passes(self) -> bool:
+        return (
+            self.case.task not in VERIFIED_TASKS or self.verified.passes / self.verified.canvases <= VERIFIED_PASSES_BAR
+        )
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether verified answers take a fraction of the time of autoregressive ones."""
+        return self.case.task not in VERIFIED_TASKS or self.verified_speed_ratio >= VERIFIED_SPEED_BAR
 
 
 def main() -> int:
@@ -132,7 +137,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
     parser.add_argument("--count", type=int, default=200, help="samples per row")
-    parser.add_argument("--timed", type=int, default=TIMED, help="samples per row for the latency measurement")
+    parser.add_argument(
+        "--timed", type=int, default=TIMED, help="samples per row for the latency; fewer than 10 are not checked"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a result is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--gate", action="store_true", help="evaluate the confidence, on strangers too")
@@ -152,6 +159,7 @@ def main() -> int:
             json.dumps({"rows": figures, "confidence": asdict(separation), "edits": asdict(edited)}, indent=1) + "\n"
         )
     is_cleared = separation.is_cleared and edited.is_cleared and all(row.is_cleared for row in rows)
+    is_cleared = is_cleared and (options.timed < TIMED_FOR_A_BAR or all(row.is_fast for row in rows))
     return int(options.check and not is_cleared)
 
 

@@ -49,7 +49,7 @@ METRICS = (
     " twolane_decisions_dropped_total twolane_slo_events_total twolane_observer_faults_total"
     " twolane_listener_refusals_total twolane_bytes_in_flight"
     " twolane_ignored_parameters_total twolane_requests_waiting twolane_event_loop_lag_seconds"
-    " twolane_queue_wait_seconds twolane_shed_requests_total"
+    " twolane_queue_wait_seconds twolane_shed_requests_total twolane_http_responses_total"
 )
 CODES = (
     "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
@@ -100,7 +100,7 @@ async def test_a_fallback_is_told_in_headers_and_counted_under_the_contracts_lab
     assert (status, error["error"]["code"]) == (502, "invalid_output")
     assert told["x-twolane-attempts"] == "first=invalid_output,second=invalid_output"
     labels = {
-        "twolane_requests_total": "outcome route target task",
+        "twolane_requests_total": "error_source outcome route status_class target task",
         "twolane_fallbacks_total": "from reason route to",
         "twolane_validations_total": "keyword result route target",
         "twolane_lane_state": "route target",
