@@ -194,7 +194,7 @@ class Pipeline:
                 return winner
             self._learn(attempt)
             if self._should_retry(candidate, attempt, tries[name]):
-                remaining.appendleft(candidate)
+                remaining.appendleft(self._policies.current.with_current_endpoints(candidate))
         return None
 
     def _learn(self, attempt: Attempt) -> None:

@@ -115,6 +115,15 @@ class Policy:
         """Every target that can be called: the endpoints of targets that have several, otherwise the target."""
         return tuple(endpoint for target in self.targets.values() for endpoint in target.endpoints or (target,))
 
+    def with_current_endpoints(self, candidate: Candidate) -> Candidate:
+        """The candidate of an earlier version of the policy at the endpoints that its target has now. A target that has
+        changed otherwise, or that has no endpoints now, is left as it was when the request began."""
+        target = self.targets.get(candidate.target.name)
+        if target is None or not target.endpoints or target.endpoints == candidate.target.endpoints:
+            return candidate
+        renewed = replace(candidate.target, url=target.url, path=target.path, endpoints=target.endpoints)
+        return _with_endpoints(replace(candidate, target=renewed)) if renewed == target else candidate
+
     @property
     def lanes(self) -> tuple[Candidate, ...]:
         """Every candidate of every route, in the policy's order."""

@@ -1,11 +1,14 @@
 """A target with several endpoints on real sockets: load balancing, reporting, and the failure of one endpoint."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from gateway.reliability.breaker import BreakerRule
+from tests.gateway.serving import says_hello
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +63,40 @@ async def test_where_no_server_can_be_reached_each_is_called_once(serving: Any, 
     async with fake() as quality, serving(POLICY % (DEAD, f"{DEAD}/x", quality.url)) as gateway:
         _, headers, _ = await gateway.ask(asking("hi"))
     assert headers["x-twolane-attempts"] == "pool=upstream_error,pool=upstream_error,quality=ok"
+
+
+async def test_a_retry_goes_to_an_endpoint_that_joined_after_the_request_began(
+    serving: Any, fake: Any, tmp_path: Path
+) -> None:
+    """All endpoints that a long request began with may have left when it is tried again."""
+    called, closing = asyncio.Event(), asyncio.Event()
+
+    async def dies(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if body["messages"][0]["content"] != "the last":
+            return await says_hello(request, body)
+        called.set()
+        await closing.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with (
+        fake(dies) as old,
+        fake(dies) as other,
+        fake() as new,
+        fake() as newer,
+        fake() as quality,
+        serving(POLICY % (old.url, other.url, quality.url)) as gateway,
+    ):
+        for number in range(30):  # a retry must be earned
+            await gateway.ask(asking(f"number {number}"))
+        asked = asyncio.create_task(gateway.ask(asking("the last")))
+        await called.wait()
+        (tmp_path / "policy.yaml").write_text(POLICY % (new.url, newer.url, quality.url))
+        await gateway.gateway.watcher.reload()
+        closing.set()
+        status, headers, _ = await asked
+    assert (status, headers["x-twolane-attempts"]) == (200, "pool=upstream_error,pool=ok")
 
 
 async def test_the_list_of_models_has_the_target_once(serving: Any, fake: Any) -> None:
