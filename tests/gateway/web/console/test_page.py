@@ -240,23 +240,23 @@ def test_ten_thousand_decisions_scroll_without_a_stutter(opened: OpenPage, gatew
     page.goto(f"{gateway.console}#/decisions")
     page.reload()
     expect(page.get_by_text("10,000 of this gateway process")).to_be_visible()
-    assert page.locator("tbody tr").count() < 80, "only what is in view is in the document"
-    median_ms = page.evaluate(
+    most_rows = page.evaluate(
         """async () => {
           const list = document.querySelector('.virtual');
-          const frames = [];
-          let last = performance.now();
+          let most = 0;
           for (let frame = 0; frame < 60; frame++) {
-            list.scrollTop += 120;
+            list.scrollTop += frame < 30 ? 120 : 10000;
             await new Promise(requestAnimationFrame);
-            const now = performance.now();
-            frames.push(now - last);
-            last = now;
+            await new Promise(requestAnimationFrame);
+            most = Math.max(most, document.querySelectorAll('tbody tr').length);
           }
-          return frames.sort((left, right) => left - right)[30];
+          return most;
         }"""
     )
-    assert median_ms < 100, "a frame takes 16 ms on an idle machine; this one may be busy"
+    assert most_rows < 80, "only what is in view is in the document, so that a frame costs the same at any length"
+    expect(
+        page.locator('tr[aria-rowindex="7995"]')
+    ).to_be_visible()  # where the list is scrolled to, at 38 pixels a row
     page.get_by_label("slower than, ms").fill("399")
     expect(page.get_by_text("25 of 10,000")).to_be_visible()
 
