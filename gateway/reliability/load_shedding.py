@@ -13,12 +13,12 @@ from math import inf
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SheddingRule:
     """The gateway is overloaded when all requests of `interval_s` have waited for longer than `target_s`. From then on,
-    they may wait for `overloaded_delay_s`, until none was refused for `calm_s`: long enough for the bursts in which
-    requests arrive, or the gateway idles between them. None ever waits for longer than `max_delay_s`."""
+    they may wait for `overloaded_delay_s`, until none was refused for `calm_s`. None ever waits for longer than
+    `max_delay_s`."""
 
     target_s: float = 0.25
     interval_s: float = 1.0
-    overloaded_delay_s: float = 0.025
+    overloaded_delay_s: float = 0.01
     calm_s: float = 1.0
     max_delay_s: float = 2.0
 
