@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.processes"]
+
 # Set before torch is imported, and inherited by every process that a test starts. Threads that spin while they wait for
 # each other stall a machine with fewer idle cores than threads: a test with two threads took 120 s instead of 5.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Collecting tests makes objects that stay: `pytest_collection_finish` enables garbage collections. It is not called in
-# the process that only distributes tests to others, which makes hardly any garbage.
+# Collecting tests makes objects that stay: `pytest_collection_finish` enables garbage collections.
 gc.disable()
 
 # A property test must not fail because the machine is busy, and tries the same examples in every run of `ci`, so that a
@@ -26,10 +27,10 @@ settings.register_profile("nightly", _STEADY, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several test processes, start with the files that take longest, so that none of them runs alone at the end:
     files with the longest timeout first, then those with most slow tests."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if config.option.processes < 2:
         return
     timeouts: Counter[Path] = Counter()
     slow: Counter[Path] = Counter()
