@@ -4,12 +4,14 @@ import gc
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.processes"]
+pytest_plugins = ["tests.processes", "tests.processor_time"]
 
 # Set before torch is imported, and inherited by every process that a test starts. Threads that spin while they wait for
 # each other stall a machine with fewer idle cores than threads: a test with two threads took 120 s instead of 5.
@@ -55,6 +57,18 @@ def _let_root_handlers_see_all() -> None:
     for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let HTTP clients of this process trust one certificate. They call loopback, and reading all 140 takes each of a
+    thousand clients 30 ms."""
+    end = "-----END CERTIFICATE-----\n"
+    file = tmp_path_factory.mktemp("certificates") / "one.pem"
+    file.write_text("".join(Path(certifi.where()).read_text().partition(end)[:2]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(certifi, "where", lambda: str(file))
+        yield
 
 
 @pytest.fixture(scope="session")  # so that fixtures of any scope may be async
