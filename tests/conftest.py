@@ -3,9 +3,11 @@
 import gc
 import logging
 import os
+import ssl
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
@@ -61,13 +63,18 @@ def _let_root_handlers_see_all() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let HTTP clients of this process trust one certificate. They call loopback, and reading all 140 takes each of a
-    thousand clients 30 ms."""
-    end = "-----END CERTIFICATE-----\n"
+    """Let HTTP clients of this process trust one certificate of the bundle that they read. They call loopback, and reading
+    all 140 takes each of a thousand clients 25 ms."""
+    bundles = {certifi.where(), os.environ.get("SSL_CERT_FILE")}
+    end, load = "-----END CERTIFICATE-----\n", ssl.SSLContext.load_verify_locations
     file = tmp_path_factory.mktemp("certificates") / "one.pem"
     file.write_text("".join(Path(certifi.where()).read_text().partition(end)[:2]))
+
+    def load_one(self: ssl.SSLContext, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+        load(self, file if cafile in bundles else cafile, capath, cadata)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(certifi, "where", lambda: str(file))
+        patched.setattr(ssl.SSLContext, "load_verify_locations", load_one)
         yield
 
 
