@@ -130,7 +130,9 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with demo("--serve-only", environment={MARK: mark, "TMPDIR": str(folder)}) as process:
         try:
             assert process.stdout is not None
-            gateway = next(found[1] for line in process.stdout if (found := re.search(r"Gateway: (http://[\d.:]+)", line)))
+            gateway = next(
+                found[1] for line in process.stdout if (found := re.search(r"Gateway: (http://[\d.:]+)", line))
+            )
             example = next(line for line in process.stdout if "curl" in line).split()[2]
             yield Serving(process, mark, folder, gateway, example)
         finally:

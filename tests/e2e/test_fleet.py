@@ -191,7 +191,6 @@ async def fleet(folder: Path, workers: int, *line: str) -> AsyncIterator[Fleet]:
 async def test_no_request_is_lost_when_workers_start_drain_and_die(tmp_path: Path) -> None:
     """Only a stream of which text has left cannot be asked for again when its worker dies."""
     async with fleet(tmp_path, 2) as it:
-
         loading = asyncio.create_task(it.load(6, 24, seed=1))
         await asyncio.sleep(3)
         await it.join()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.readme import README, ROOT, block
 
 
@@ -24,6 +26,7 @@ def test_every_named_command_and_file_exists() -> None:
         assert link.startswith("http") or (ROOT / link).exists(), link
 
 
+@pytest.mark.slow
 def test_the_steps_to_your_own_models_work_as_printed(tmp_path: Path) -> None:
     """`twolane init` writes a policy with the key of the quality lane, and both policies are valid."""
     export = block("sh", "export WORKER_URL").strip()

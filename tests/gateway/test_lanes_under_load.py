@@ -161,6 +161,7 @@ def test_a_lane_that_slips_every_other_minute_changes_a_bounded_number_of_times_
     assert run.states.count(LaneState.EJECTED) <= 10  # in half an hour, with 15 minutes of slowness
 
 
+@pytest.mark.slow
 def test_a_lane_at_the_edge_of_its_promise_is_left_in_service(stage: Any) -> None:
     run = drive(stage, lambda _, dice: 0.6 if dice.random() < 0.03 else 0.1, rate=10, seconds=600, route={"slo": SLO})
     assert run.states == [LaneState.SERVING]

@@ -88,7 +88,9 @@ def test_every_test_is_reported_once_also_after_a_crash(folder: Path) -> None:
 
 def test_the_first_failure_ends_all_processes_if_asked(folder: Path) -> None:
     """The process of another file is interrupted: its fixtures are torn down, its other tests are not run."""
-    (folder / "test_second.py").write_text(SECOND + "\n\ndef test_never_ends(ended):\n    import time; time.sleep(600)\n")
+    (folder / "test_second.py").write_text(
+        SECOND + "\n\ndef test_never_ends(ended):\n    import time; time.sleep(600)\n"
+    )
     done = pytest_at(folder, "-x")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     assert "stopping after 1 failures" in done.stdout

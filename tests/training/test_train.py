@@ -18,7 +18,7 @@ def with_few_rows(stage: Stage) -> Stage:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", map(with_few_rows, STAGES.values()), ids=STAGES.keys())
+@pytest.mark.parametrize("stage", [with_few_rows(stage) for stage in STAGES.values()], ids=STAGES.keys())
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stage: Stage) -> None:
     """Two steps at once, and one step, a save, a resume and one more step: the same weights."""
     torch.set_num_threads(1)

@@ -78,6 +78,7 @@ def test_the_report_has_a_line_for_each_third_and_each_family() -> None:
     assert names == ["all", *("trained tasks",) * 2, *("near strangers",) * 2, "far strangers"]
 
 
+@pytest.mark.slow
 def test_a_trained_prompt_head_finds_the_token_that_followed_likely() -> None:
     """From hidden states that tell the next token. The scale of the input does not matter."""
     draw = torch.Generator().manual_seed(1)

@@ -261,6 +261,7 @@ def bomb(length: int = 60) -> bytes:
     return validation_job(SLOW_TO_CHECK, json.dumps(["a" * length + "!"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 async def test_long_jobs_leave_a_process_to_quick_ones_and_end_in_time() -> None:
     """Of another key and of the same one."""

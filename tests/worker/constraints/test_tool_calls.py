@@ -213,6 +213,7 @@ def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, 
         assert (refused.value.keyword, refused.value.pointer) == (keyword, pointer)
 
 
+@pytest.mark.slow
 def test_many_tools_share_the_state_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler tries stricter size limits; if none is sufficient, all tools are refused together."""
     schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}

@@ -89,7 +89,7 @@ def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> Iterator[
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("experts", [1, 4])
+@pytest.mark.parametrize("experts", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
     make_model: Any, experts: int, dtype: torch.dtype
 ) -> None:
@@ -111,6 +111,7 @@ def test_it_holds_for_more_orders_and_threads(make_model: Any, dtype: torch.dtyp
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_without_it_rounding_shows_so_the_promise_is_worth_something(make_model: Any) -> None:
     model = make_model(dtype=torch.bfloat16, experts=4, end_ids=())
     assert not all(in_any_company(model, 1, is_exact=False))

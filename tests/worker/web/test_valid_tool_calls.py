@@ -76,7 +76,7 @@ def check(calls: list[dict[str, Any]]) -> list[str]:
     return [call["function"]["name"] for call in calls]
 
 
-@pytest.mark.parametrize("make_model", [embedded, released])
+@pytest.mark.parametrize("make_model", [embedded, pytest.param(released, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_a_random_model_produces_the_requested_calls(make_model: MakeModel, model: str) -> None:
     """A required call is present and calls the named function; otherwise the answer is text or valid calls."""

@@ -147,6 +147,7 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
         assert compiled.needs_check or validator.is_valid(value), text
 
 
+@pytest.mark.slow
 @given(SCHEMAS)
 def test_automata_are_minimal_and_trimmed(schema: Json) -> None:
     """As the docstring of the record states."""
