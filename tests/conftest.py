@@ -63,8 +63,8 @@ def _let_root_handlers_see_all() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let HTTP clients of this process read one certificate of a bundle. They call loopback, and reading all 140 takes each
-    of a thousand clients 25 ms."""
+    """Let HTTP clients of this process read one certificate of a bundle. They call loopback, and reading all 140 takes
+    each of a thousand clients 25 ms."""
     load, folder = ssl.SSLContext.load_verify_locations, tmp_path_factory.mktemp("certificates")
 
     @cache

@@ -1,7 +1,7 @@
 """A pytest plugin: `--processes N` runs the tests in N processes, which are forked once all tests are collected.
 
-Collecting all tests takes about ten seconds of processor time, most of it imports of torch and transformers. Processes that
-are started one by one (pytest-xdist) take them each; a forked process shares modules and tests with its parent.
+Collecting all tests takes about ten seconds of processor time, most of it imports of torch and transformers. Processes
+that are started one by one (pytest-xdist) take them each; a forked process shares modules and tests with its parent.
 
 The tests of a file run in one process, in order, so that a fixture of a module is made once. A process that has no test
 left gets the next file. If a process crashes, the test that it was running has failed; another process runs the rest.
@@ -100,7 +100,7 @@ class _Processes:
         self._processes[ours] = _Process(pid)
 
     def _serve(self, connection: Connection) -> None:
-        """Take the reports of a test. If it was the last of its file, hand out another file; no tests if none is left."""
+        """Take the reports of a test. If it was the last of its file, hand out another; no tests if no file is left."""
         process = self._processes[connection]
         try:
             reports: list[Report] = connection.recv()

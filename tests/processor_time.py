@@ -1,5 +1,5 @@
-"""A pytest plugin: a test that is not marked `slow` fails if it takes more than a few seconds of processor time, its fixtures
-and the processes that have ended in it included. Time that it waits, or that others use, does not count."""
+"""A pytest plugin: a test that is not marked `slow` fails if it takes more than a few seconds of processor time, its
+fixtures and the processes that have ended in it included. Time that it waits, or that others use, does not count."""
 
 import resource
 from collections.abc import Generator

@@ -1,5 +1,5 @@
-"""The demo as users run it: all cases pass, the requests of the README work as printed, and it leaves no process behind,
-however it ends."""
+"""The demo as users run it: all cases pass, the requests of the README work as printed, and it leaves no process
+behind, however it ends."""
 
 import json
 import os

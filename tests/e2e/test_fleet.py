@@ -84,7 +84,7 @@ class Fleet:
         """Kill a worker that holds a request, if the load lasts; its address stays in the name for a while. On a slow
         machine requests pile up: wait until the retry budget surely covers those that the worker holds."""
         async with asyncio.timeout(600):
-            while (held := await self._load_of(address)) > COVERED or (held == 0 and not loading.done()):
+            while (held := await self._load_of(address)) > COVERED or (held == 0 and not loading.done()):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         worker = self.workers.pop(address)
         await worker.kill()

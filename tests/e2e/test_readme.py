@@ -1,5 +1,5 @@
-"""The README is correct: its commands and files exist, and the steps to one's own models work as printed. `test_demo.py`
-sends its requests."""
+"""The README is correct: its commands and files exist, and the steps to one's own models work as printed.
+`test_demo.py` sends its requests."""
 
 import os
 import re
