@@ -49,7 +49,7 @@ def pytest_collection_finish() -> None:
     """Exempt imported modules (torch, transformers, every test module) from garbage collection: they live as long as
     the process, and each full collection would traverse them again. Collect rarely: what tests leave is little."""
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
     gc.enable()
     _let_root_handlers_see_all()
 
