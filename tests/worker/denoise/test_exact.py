@@ -98,8 +98,7 @@ def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 1), (2, 1), (1, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_holds_for_more_orders_and_threads(make_model: Any, dtype: torch.dtype, seed: int, threads: int) -> None:
     before = torch.get_num_threads()
