@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -102,7 +103,8 @@ def _warm(is_exact: bool) -> Loop:
 def warmed(is_exact: bool = False) -> Loop:
     """A loop that retains contexts, among them the shared prefix itself, which later requests copy. A copy of one that
     has served, which takes longer to make."""
-    return copy.deepcopy(_warm(is_exact), {id(model()): model()})
+    warm = _warm(is_exact)
+    return copy.deepcopy(warm, {id(model()): model(), id(warm._lock): threading.Lock()})
 
 
 def served(it: Loop, wave: Sequence[GenerationRequest], device: FaultyDevice | None = None) -> list[list[Event]]:
