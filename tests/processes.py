@@ -184,6 +184,7 @@ class _Worker:
         plugins.unregister(name="terminalreporter")
         plugins.register(SimpleNamespace(_tw=writer), "terminalreporter")  # a timeout prints all stacks there
         plugins.register(self)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background processes that ignore it
         random.seed()
 
     def _run(self) -> None:
