@@ -27,9 +27,11 @@ def public_routes(
     status_of: Callable[[Target], Status],
     store: ResponseStore | None,
     record: Callable[[dict[str, Any]], None] | None,
+    admit: Callable[[str | None], None],
     clock: Clock,
 ) -> ASGIApp:
-    """`generation` are the applications of paths that generate; `record` receives feedback for the decision log."""
+    """`generation` are the applications of paths that generate; `record` receives feedback for the decision log, which
+    `admit` counts by API key."""
 
     def make() -> ASGIApp:
         from gateway.web.apis.feedback import add_feedback_route
@@ -38,7 +40,7 @@ def public_routes(
 
         app = public_app(policy, status_of)
         add_response_routes(app, store)
-        add_feedback_route(app, record, clock.wall_s)
+        add_feedback_route(app, record, clock.wall_s, admit)
         return app
 
     return Dispatch({**generation, "/live": health_check(dict), "/health": _health(policy)}, make)

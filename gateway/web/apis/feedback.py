@@ -1,4 +1,5 @@
-"""POST /v1/feedback: whether an answer was good, and which task a request was. It goes to the decision log."""
+"""POST /v1/feedback: whether an answer was good, and which task a request was. It goes to the decision log, and counts
+for the requests per minute of its API key: every feedback is a line of the log."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from fastapi.responses import Response
 
 from gateway.enums import Task
 from gateway.errors import BodyTooLarge, InvalidField, MalformedBody, NotFound
+from gateway.web.apis.request_limit import Admit
 from gateway.web.routes import json_response
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
@@ -23,8 +25,9 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 Record = Callable[[dict[str, Any]], None]
 
 
-def add_feedback_route(app: FastAPI, record: Record | None, wall_s: Callable[[], float]) -> None:
-    """`record` receives an event for the decision log; None: there is no log, and feedback is refused."""
+def add_feedback_route(app: FastAPI, record: Record | None, wall_s: Callable[[], float], admit: Admit) -> None:
+    """`record` receives an event for the decision log; None: there is no log, and feedback is refused. `admit` raises
+    RateLimitExceeded for the name of a key that has reached its limit."""
 
     @app.post(FEEDBACK_PATH)
     async def feedback(request: Request) -> Response:
@@ -32,8 +35,9 @@ def add_feedback_route(app: FastAPI, record: Record | None, wall_s: Callable[[],
         have answered it."""
         if record is None:
             raise NotFound("This gateway does not record feedback: it runs without a decision log.")
-        given = read_feedback(await _body(request))
         key: Key | None = request.scope.get("state", {}).get("key")
+        admit(key.name if key else None)
+        given = read_feedback(await _body(request))
         time = datetime.fromtimestamp(wall_s(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         record({"event": "feedback", "time": time, "principal": key.name if key else None, **given})
         return json_response({"object": "feedback", **given}, status=202)
