@@ -54,7 +54,7 @@ from gateway.telemetry.tracing import passing
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.apis.request_limit import request_limit
+from gateway.web.apis.feedback_log import FeedbackLog, request_limit
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
@@ -163,10 +163,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
         both: dict[str, Any] = {"policy": lambda: policies.current, "clock": clock}
-        record = log.record if log else None
         admit = request_limit(both["policy"], state, clock, metrics.key_rate_limited)
-        kept: dict[str, Any] = {"store": store, "record": record, "admit": admit}
-        public = public_routes(generation.routes, status_of=registry.status_of, **kept, **both)
+        feedback = FeedbackLog(log.record if log else None, admit, clock.wall_s)
+        kept: dict[str, Any] = {"policy": both["policy"], "store": store, "feedback": feedback}
+        public = public_routes(generation.routes, status_of=registry.status_of, **kept)
         admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
         seen = ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
         console = await stack.enter_async_context(open_console(seen))

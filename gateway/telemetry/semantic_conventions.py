@@ -1,8 +1,8 @@
 """Attribute names of spans: OpenTelemetry's semantic conventions and Twolane's own.
 
 The conventions for generative models are in development, in a repository of their own since 2026 (open-
-telemetry/semantic-conventions-genai, release 0.1.0); the Python package contains older ones marked as deprecated, so the
-names are written out here, and those of metrics in `metric_names`.
+telemetry/semantic-conventions-genai, release 0.1.0); the Python package contains older ones marked as deprecated, so
+the names are written out here, and those of metrics in `metric_names`.
 """
 
 from collections.abc import Mapping

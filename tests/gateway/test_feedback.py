@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.simulation.traffic import read_log as read_decisions
-from tests.gateway.serving import ask, last_decision, one_lane
+from tests.gateway.serving import ask, last_decision, one_lane, until
+from twolane.process.api_keys import key_line
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/feedback"
@@ -81,6 +82,32 @@ async def test_a_gateway_without_a_log_refuses_feedback(serving: Any, fake: Any)
         status, _, answer = await gateway.ask({"request_id": "req_1", "rating": "good"}, path=PATH)
     assert status == 404
     assert "decision log" in answer["error"]["message"]
+
+
+async def test_feedback_counts_for_the_requests_per_minute_of_its_key_and_for_nothing_else(
+    serving: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Every feedback is a line of the log. A key whose money is spent may still say what the answers were worth."""
+    keys = tmp_path / "keys"
+    keys.write_text("".join(key_line(name, f"sk-{name}") + "\n" for name in ("few", "spent", "free")))
+    limits = [{"keys": ["few"], "requests_per_minute": 3}, {"keys": ["spent"], "tokens_per_day": 1, "max_in_flight": 1}]
+    given = {"request_id": "req_1", "rating": "good"}
+    async with fake() as server:
+        policy = json.dumps(json.loads(one_lane(server.url)) | {"limits": limits})
+        async with serving(policy, decision_log=tmp_path / "log.jsonl", keys_file=keys) as gateway:
+            few = {"x_api_key": "sk-few"}
+            assert (await gateway.ask(**few))[0] == 200
+            assert [(await gateway.ask(given, path=PATH, **few))[0] for _ in range(4)] == [202, 202, 429, 429]
+            status, headers, answer = await gateway.ask(**few)
+            assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+            assert (await gateway.ask(b"[" * 100_000, path=PATH, **few))[0] == 429, "before its body is read"
+            status, headers, _ = await gateway.ask(given, path=PATH, **few)
+            assert (status, int(headers["retry-after"]) > 0) == (429, True)
+            for name, asked in (("spent", 200), ("free", 200)):
+                assert (await gateway.ask(x_api_key=f"sk-{name}"))[0] == asked
+                found = [(await gateway.ask(given, path=PATH, x_api_key=f"sk-{name}"))[0] for _ in range(9)]
+                assert found == 9 * [202]
+            await until(gateway.metrics, 'twolane_key_rate_limited_total{key="few"} 5.0')
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
-"""The limit of an API key on requests that call no target."""
+"""Where feedback of clients goes: to the decision log, within the limits of API keys."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from gateway.errors import RateLimitExceeded
 from gateway.policy_types import Limit
@@ -8,6 +10,16 @@ from gateway.ports import Clock, StateStore
 from gateway.routing.policy import Policy
 
 Admit = Callable[[str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackLog:
+    """`record` receives an event for the decision log; None: there is no log, and feedback is refused. `admit` raises
+    RateLimitExceeded for a key that has reached its limit. `wall_s`: seconds since the epoch."""
+
+    record: Callable[[dict[str, Any]], None] | None
+    admit: Admit
+    wall_s: Callable[[], float]
 
 
 def request_limit(
