@@ -205,6 +205,7 @@ routes:
 
 
 def bounds_of(metrics: Metrics, name: str) -> set[str]:
+    metrics.gauges.refresh()
     return set(re.findall(rf'^{name}_bucket{{.*le="(.*?)".*}} ', metrics.render()[0].decode(), re.MULTILINE))
 
 
