@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import inf
+from typing import Final
 
 from prometheus_client import Histogram
 
@@ -12,7 +13,8 @@ from gateway.telemetry import metric_names as names
 from gateway.telemetry.cells import Cells, CounterCell, HistogramCell
 from gateway.telemetry.semantic_conventions import EMBEDDINGS, provider_of
 
-_IN_TIME = frozenset({SloOutcome.MET, SloOutcome.LATE})
+_OPERATION: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+_IN_TIME: Final = frozenset({SloOutcome.MET, SloOutcome.LATE})
 Exemplar = dict[str, str] | None
 
 
@@ -46,12 +48,10 @@ class AttemptMetrics:
         self._providers: dict[str, str] = {}  # by target
         self._first_token_ms: dict[tuple[str, str], float] = {}  # objectives by lane
         self._make_counters()
-        tokens, operation = names.TOKEN_BUCKETS, ("gen_ai_operation_name", "gen_ai_provider_name")
-        operation = (*operation, "gen_ai_request_model")
-        self._input = cells.counter(names.INPUT_TOKENS, "Input tokens of attempts, as reported.", *operation)
-        self._output = cells.counter(names.OUTPUT_TOKENS, "Output tokens of attempts, as reported.", *operation)
+        self._input = cells.counter(names.INPUT_TOKENS, "Input tokens of attempts, as reported.", *_OPERATION)
+        self._output = cells.counter(names.OUTPUT_TOKENS, "Output tokens of attempts, as reported.", *_OPERATION)
         self._embeddings_tokens = cells.histogram(
-            names.EMBEDDINGS_TOKENS, "Input tokens per attempt to embed.", tokens, *operation
+            names.EMBEDDINGS_TOKENS, "Input tokens per attempt to embed.", names.TOKEN_BUCKETS, *_OPERATION
         )
         self._confidence = cells.histogram(
             names.CONFIDENCE, "Confidence reported with responses.", names.CONFIDENCE_BUCKETS, "route", "target"
@@ -73,7 +73,7 @@ class AttemptMetrics:
 
     def make_timers(self, bounds: tuple[float, ...]) -> tuple[Histogram, ...]:
         """Create the latency histograms, and forget the cells of earlier ones."""
-        lane, operation = ("route", "target"), ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+        lane = ("route", "target")
 
         def timer(name: str, text: str, *labels: str) -> Histogram:
             return self._cells.histogram(name, text, bounds, *labels)
@@ -82,10 +82,12 @@ class AttemptMetrics:
         self._lane_first_token = timer(
             names.LANE_FIRST_TOKEN_SECONDS, "Time to first token of a lane as measured by its SLO guard.", *lane
         )
-        self._inference = timer(names.INFERENCE_SECONDS, "Duration of an attempt.", *operation, "error_type")
-        self._embeddings = timer(names.EMBEDDINGS_SECONDS, "Duration of an attempt to embed.", *operation, "error_type")
+        self._inference = timer(names.INFERENCE_SECONDS, "Duration of an attempt.", *_OPERATION, "error_type")
+        self._embeddings = timer(
+            names.EMBEDDINGS_SECONDS, "Duration of an attempt to embed.", *_OPERATION, "error_type"
+        )
         self._first_chunk = timer(
-            names.FIRST_CHUNK_SECONDS, "Time to the first chunk of a streamed attempt.", *operation
+            names.FIRST_CHUNK_SECONDS, "Time to the first chunk of a streamed attempt.", *_OPERATION
         )
         self._known.clear()
         return self._lane, self._lane_first_token, self._inference, self._embeddings, self._first_chunk

@@ -51,8 +51,8 @@ class KeysFile:
             return
         self._error = ""
         self.current = keys
-        fields = {"event": "keys_loaded", "keys": len(keys)}
-        _log.info("keys file %s: %d keys", self._path, len(keys), extra={"fields": fields})
+        loaded = {"event": "keys_loaded", "keys": len(keys)}
+        _log.info("keys file %s: %d keys", self._path, len(keys), extra={"fields": loaded})
 
     def _read(self) -> Keys:
         keys = load_keys(self._path)
