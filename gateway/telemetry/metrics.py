@@ -224,7 +224,8 @@ class Metrics:
         self._bounds = bounds
         self._seconds = self._cells.histogram(
             names.REQUEST_SECONDS,
-            "Duration of a request, from its first byte to the last one sent, without errors of clients.",
+            "Duration of a request, from its first byte to the last one sent, or until its client left before any was"
+            " sent; without errors of clients.",
             bounds,
             *lane,
         )

@@ -208,9 +208,9 @@ async def _crowd(stage: Stage) -> None:
 
 
 async def _exceed_limit(stage: Stage) -> None:
-    """Send more requests of one tenant than the policy allows it."""
-    await asyncio.sleep(12.0)
-    calls = [Call(due_s=0.0, prompt=Prompt(body=_body(SLOPPY, "chat", **SHORT))) for _ in range(BATCH)]
+    """Send more requests of one tenant than the policy allows it; a rate needs scrapes before and between them."""
+    body = _body(SLOPPY, "chat", **SHORT)
+    calls = [Call(due_s=8.0 if number else 0.0, prompt=Prompt(body=body)) for number in range(BATCH)]
     await run(calls, LoadOptions(url=stage.url("gateway"), key=key_of("batch")), on_result=lambda _: None)
 
 

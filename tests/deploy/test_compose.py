@@ -72,6 +72,19 @@ def test_settings_are_those_of_the_processes() -> None:
     assert set(re.findall(r"TWOLANE_[A-Z_]+", text)) <= known
 
 
+def test_the_gateway_logs_every_decision_as_json_beside_its_own_log() -> None:
+    environment = services()["gateway"]["environment"]
+    assert (environment["TWOLANE_DECISION_LOG"], environment["TWOLANE_LOG"]) == ("/dev/stdout", "json")
+
+
+def test_the_gateway_that_calls_providers_is_a_build_argument_of_its_recipe() -> None:
+    build = services()["gateway"]["build"]
+    assert build["args"] == {"PROVIDERS": "${PROVIDERS:-}"}
+    recipe = (ROOT / build["dockerfile"]).read_text()
+    assert 'ARG PROVIDERS=""' in recipe
+    assert "--require-hashes -r requirements-providers.txt" in recipe
+
+
 def test_gateway_and_workers_send_their_spans_to_the_same_place() -> None:
     told = {
         name: service["environment"].get("OTEL_EXPORTER_OTLP_ENDPOINT")

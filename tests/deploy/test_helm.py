@@ -198,9 +198,10 @@ def test_another_redis_drops_the_digest_of_the_default_one() -> None:
 
 @pytest.mark.parametrize("values", VALUES)
 def test_a_gateway_says_which_pod_it_is(values: str) -> None:
-    assert variables(container(values, "gateway"))["TWOLANE_REPLICA_NAME"] == {
-        "fieldRef": {"fieldPath": "metadata.name"}
-    }
+    """And writes every decision to its log."""
+    found = variables(container(values, "gateway"))
+    assert found["TWOLANE_REPLICA_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert found["TWOLANE_DECISION_LOG"] == "/dev/stdout"
 
 
 def test_a_fetched_checkpoint_is_the_one_that_the_worker_waits_for_and_loads() -> None:
