@@ -14,6 +14,8 @@ from gateway.telemetry.cells import Cells, CounterCell, HistogramCell
 from gateway.telemetry.semantic_conventions import EMBEDDINGS, provider_of
 
 _OPERATION: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+_USAGE: Final = (*_OPERATION, "gen_ai_token_modality")
+_UNKNOWN_MODALITY: Final = "unknown"  # usage is reported as a sum of text, images and audio
 _IN_TIME: Final = frozenset({SloOutcome.MET, SloOutcome.LATE})
 Exemplar = dict[str, str] | None
 
@@ -48,8 +50,8 @@ class AttemptMetrics:
         self._providers: dict[str, str] = {}  # by target
         self._first_token_ms: dict[tuple[str, str], float] = {}  # objectives by lane
         self._make_counters()
-        self._input = cells.counter(names.INPUT_TOKENS, "Input tokens of attempts, as reported.", *_OPERATION)
-        self._output = cells.counter(names.OUTPUT_TOKENS, "Output tokens of attempts, as reported.", *_OPERATION)
+        self._input = cells.counter(names.INPUT_TOKENS, "Input tokens of attempts, as reported.", *_USAGE)
+        self._output = cells.counter(names.OUTPUT_TOKENS, "Output tokens of attempts, as reported.", *_USAGE)
         self._embeddings_tokens = cells.histogram(
             names.EMBEDDINGS_TOKENS, "Input tokens per attempt to embed.", names.TOKEN_BUCKETS, *_OPERATION
         )
@@ -171,8 +173,8 @@ class AttemptMetrics:
             hedges=count_of(self._hedges, route, _hedged(outcome)),
             confidence=values_of(self._confidence, *lane),
             cost=count_of(self._cost, target),
-            input_tokens=count_of(self._input, *labels),
-            output_tokens=count_of(self._output, *labels),
+            input_tokens=count_of(self._input, *labels, _UNKNOWN_MODALITY),
+            output_tokens=count_of(self._output, *labels, _UNKNOWN_MODALITY),
             embeddings_tokens=values_of(self._embeddings_tokens, *labels) if embeds else None,
         )
         return found

@@ -45,8 +45,11 @@ def test_a_decision_updates_all_its_metrics(decision: Any) -> None:
     assert found["twolane_overhead_seconds_sum"] == 0.0003
     attempt = "gen_ai_operation_name=chat,gen_ai_provider_name=other,gen_ai_request_model=quality"
     assert found[f"gen_ai_client_inference_duration_seconds_count,error_type=,{attempt}"] == 1
-    assert found[f"gen_ai_client_inference_usage_input_tokens_total,{attempt}"] == 120
-    assert found[f"gen_ai_client_inference_usage_output_tokens_total,{attempt}"] == 40
+    for kind, tokens in (("input", 120), ("output", 40)):
+        assert (
+            found[f"gen_ai_client_inference_usage_{kind}_tokens_total,{attempt},gen_ai_token_modality=unknown"]
+            == tokens
+        )
     assert not [name for name in found if "careful" in name and name.startswith("gen_ai")]
 
 
