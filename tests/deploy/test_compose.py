@@ -65,6 +65,15 @@ def test_what_is_built_is_built_by_a_recipe_that_is_there() -> None:
     assert used == set(RECIPES)
 
 
+def test_what_a_recipe_copies_is_sent_to_the_builder() -> None:
+    """.dockerignore excludes everything that it does not name."""
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for recipe in RECIPES:
+        lines = re.findall(r"^COPY (?!--from)(.+)$", recipe.read_text(), re.MULTILINE)
+        assert lines
+        assert {name for line in lines for name in line.split()[:-1]} <= sent, recipe.name
+
+
 def test_settings_are_those_of_the_processes() -> None:
     known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__}
     known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__} | {KEY, KEY_FILE}
