@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from gateway.decision import AttemptRecord, Decision, Mirrored
@@ -215,9 +216,13 @@ def states_of(
 
 
 def _why_lane(candidate: Candidate, state: StateStore, now_s: float) -> Mapping[str, Any]:
-    assert candidate.slo is not None
-    p95_ms = state.p95_ms(candidate, now_s)
-    return {"p95_ms": None if p95_ms is None else round(p95_ms, 1), "objective_ms": candidate.slo.p95_ms}
+    slo, p95_ms = candidate.slo, state.p95_ms(candidate, now_s)
+    assert slo is not None
+    return {
+        "p95_ms": None if p95_ms is None else round(p95_ms, 1),
+        "objective_ms": slo.p95_ms if slo.p95_ms < inf else None,
+        "first_token_objective_ms": slo.first_token_p95_ms if slo.first_token_p95_ms < inf else None,
+    }
 
 
 def _more(others: int) -> str:

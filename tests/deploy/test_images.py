@@ -170,7 +170,7 @@ def test_the_variant_for_providers_calls_targets_of_litellm_and_the_plain_image_
         containers.run("podman", *check, gateway_image, "policy", "check", "/etc/twolane/policies/default.yaml")
     image = containers.build("gateway", variant="providers", PROVIDERS="litellm")
     containers.run("podman", *check, image, "policy", "check", "/etc/twolane/policies/default.yaml")
-    assert containers.size(image) - containers.size(gateway_image) < 450 * MEBIBYTE
+    assert containers.size(image) - containers.size(gateway_image) < 300 * MEBIBYTE
     options = (*it.for_gateway, "--env", "PROVIDER_KEY=sk-provider", "--env", "TWOLANE_REDIS_URL=", "--memory", "768m")
     with provider, containers.running(image, options=options) as gateway:
         containers.until_healthy(gateway)

@@ -172,7 +172,9 @@ def test_states_know_their_causes(tmp_path: Any) -> None:
         (each.about, each.name): each
         for each in states_of(lambda: policy, store, clock, status_of=status_of, last_failure=last_failure)()
     }
-    assert found[("lane", "edits/fast")].why() == {"p95_ms": 2300.0, "objective_ms": 2000}
+    assert found[("lane", "edits/fast")].why() == {
+        "p95_ms": 2300.0, "objective_ms": 2000, "first_token_objective_ms": None,
+    }  # fmt: skip
     assert found[("breaker", "fast")].why() == {"reason": "upstream_error"}
     assert (asked, found[("target", "fast")].state) == (["fast"], "cold")
 
