@@ -145,8 +145,10 @@ def _quantised_info(
     parameters = sum(weight.numel() for weight in meta_model(plain_config(config)).parameters())
     is_unpacked_later = quantised.method == "compressed-tensors" and not packed_bytes
     later = parameters * model.dtype.itemsize
+    step = step_shape(model.config.text_config, stays_packed=bool(packed_bytes))
     return dataclasses.replace(
         info,
+        step=step,
         parameters=parameters,
         weight_bytes=max(info.weight_bytes, later) if is_unpacked_later else info.weight_bytes + packed_bytes,
         quantised=quantised.method,

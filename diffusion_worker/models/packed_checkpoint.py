@@ -28,7 +28,15 @@ from safetensors import safe_open
 from torch import nn
 
 from diffusion_worker.errors import CheckpointForeign
-from diffusion_worker.models.packed import FP4_GROUP, PACKED_EXPERTS, Packed, PackedLinear, joined, pack_experts, stacked
+from diffusion_worker.models.packed import (
+    FP4_GROUP,
+    PACKED_EXPERTS,
+    Packed,
+    PackedLinear,
+    joined,
+    pack_experts,
+    stacked,
+)
 
 _PACKED_TYPES: Final = {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 _FOREIGN_TYPES: Final = frozenset({"I32", "I8", "F8_E5M2", "F8_E8M0", "F4"})
@@ -167,7 +175,9 @@ class _Loading:
         if divisor is not None:
             factor = 1.0 / divisor.to(torch.float32)
         if data.dtype == torch.uint8 and (factor is None or scale.dtype != torch.float8_e4m3fn):
-            raise CheckpointForeign(f"{self._tensors.folder}: {name} is not stored as NVFP4 is, with two levels of scales")
+            raise CheckpointForeign(
+                f"{self._tensors.folder}: {name} is not stored as NVFP4 is, with two levels of scales"
+            )
         return self._shaped(name, data, scale, factor).to(self._device)
 
     def _part(self, base: str, endings: tuple[str, ...]) -> torch.Tensor | None:
@@ -182,9 +192,17 @@ class _Loading:
         *leading, rows, columns = data.shape
         columns *= 2 if data.dtype == torch.uint8 else 1
         if scale.dim() != data.dim():
-            scale = scale.reshape(*leading, -1, 1) if scale.numel() > 1 else scale.reshape((1,) * data.dim()).expand(*leading, 1, 1)
+            scale = (
+                scale.reshape(*leading, -1, 1)
+                if scale.numel() > 1
+                else scale.reshape((1,) * data.dim()).expand(*leading, 1, 1)
+            )
         if factor is not None:
-            factor = factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1)) if leading else factor.to(torch.float32).reshape(1, 1)
+            factor = (
+                factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1))
+                if leading
+                else factor.to(torch.float32).reshape(1, 1)
+            )
         block = self._block(rows, columns, scale)
         if block is None or (data.dtype == torch.uint8 and block != (1, FP4_GROUP)):
             raise CheckpointForeign(

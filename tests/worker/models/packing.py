@@ -84,7 +84,11 @@ def pack(folder: Path, packer: Packer, *, one_by_one: bool = False, **declared: 
                 made |= packer(each, matrix)
         else:
             made |= packer(name, weight)
-    save_file({name: each.clone(memory_format=torch.contiguous_format) for name, each in made.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: each.clone(memory_format=torch.contiguous_format) for name, each in made.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = declared
     (folder / "config.json").write_text(json.dumps(config))
