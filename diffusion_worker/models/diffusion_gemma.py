@@ -127,8 +127,9 @@ def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
 
 
 def step_shape(text_config: Any, *, stays_packed: bool = False) -> StepShape:
-    """Sizes that the memory of a step depends on. `stays_packed`: weights are, see `packed`. The widths count intermediates of the library's layers: copies of the
-    hidden state around norms; queries before and after rotation; inputs and outputs of the experts of a token."""
+    """Sizes that the memory of a step depends on. `stays_packed`: weights are, see `packed`. The widths count
+    intermediates of the library's layers: copies of the hidden state around norms; queries before and after rotation;
+    inputs and outputs of the experts of a token."""
     hidden = text_config.hidden_size
     queries = text_config.num_attention_heads * max(layer.head_dim for layer in kv_shapes(text_config))
     per_expert = 4 * hidden + 2 * (text_config.moe_intermediate_size or 0)

@@ -191,18 +191,12 @@ class _Loading:
         """With scales [..., row blocks, column blocks]."""
         *leading, rows, columns = data.shape
         columns *= 2 if data.dtype == torch.uint8 else 1
-        if scale.dim() != data.dim():
-            scale = (
-                scale.reshape(*leading, -1, 1)
-                if scale.numel() > 1
-                else scale.reshape((1,) * data.dim()).expand(*leading, 1, 1)
-            )
+        if scale.numel() == 1:
+            scale = scale.reshape((1,) * data.dim()).expand(*leading, 1, 1)
+        elif scale.dim() != data.dim():
+            scale = scale.reshape(*leading, -1, 1)
         if factor is not None:
-            factor = (
-                factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1))
-                if leading
-                else factor.to(torch.float32).reshape(1, 1)
-            )
+            factor = factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1))
         block = self._block(rows, columns, scale)
         if block is None or (data.dtype == torch.uint8 and block != (1, FP4_GROUP)):
             raise CheckpointForeign(

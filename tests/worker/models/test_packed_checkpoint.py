@@ -155,11 +155,11 @@ def change(folder: Path, **changes: torch.Tensor | None) -> None:
         ({f"{NAME}.weight_scale_2": None}, f"{NAME}.weight is not stored as NVFP4 is"),
         (
             {f"{NAME}.weight_scale": torch.ones(64, 3).to(torch.float8_e4m3fn)},
-            "cannot have scales of the shape [64, 3]",
+            "scales of the shape [64, 3]",
         ),
         (
             {f"{NAME}.weight_scale": torch.ones(64, 1).to(torch.float8_e4m3fn)},
-            "cannot have scales of the shape [64, 1]",
+            "scales of the shape [64, 1]",
         ),
     ],
 )
