@@ -146,8 +146,9 @@ def step_shape(text_config: Any, *, stays_packed: bool = False) -> StepShape:
 
 def _unpacked(text_config: Any) -> int:
     """Values of the largest packed matrices that are unpacked at a time: all experts of a layer, or one matrix."""
-    experts = 3 * (text_config.num_experts or 0) * (text_config.moe_intermediate_size or 0)
-    return text_config.hidden_size * max(experts, text_config.intermediate_size)
+    experts: int = 3 * (text_config.num_experts or 0) * (text_config.moe_intermediate_size or 0)
+    dense: int = text_config.intermediate_size
+    return int(text_config.hidden_size) * max(experts, dense)
 
 
 def experts_implementation(text_config: Any, dtype: torch.dtype, *, is_exact: bool = False) -> str:
