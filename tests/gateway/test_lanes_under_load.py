@@ -154,6 +154,7 @@ def test_hedges_stay_within_their_share_while_it_slips(slip: Run) -> None:
     assert hedges <= 0.1 * len(slip.scene.targets["fast"].calls)
 
 
+@pytest.mark.slow
 def test_a_lane_that_slips_every_other_minute_changes_a_bounded_number_of_times_an_hour(stage: Any) -> None:
     run = drive(
         stage, lambda now_s, dice: 0.6 if int(now_s // 60) % 2 else 0.1, rate=2, seconds=1800, route={"slo": SLO}

@@ -119,6 +119,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
 def test_every_json_object_has_a_native_form(arguments: dict[str, Any]) -> None:
     """Strings may contain any characters, also control characters and quotes: nothing is escaped."""

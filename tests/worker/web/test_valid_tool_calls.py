@@ -77,7 +77,7 @@ def check(calls: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("make_model", [embedded, pytest.param(released, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("model", [MODEL, READ])
+@pytest.mark.parametrize("model", [MODEL, pytest.param(READ, marks=pytest.mark.slow)])
 async def test_a_random_model_produces_the_requested_calls(make_model: MakeModel, model: str) -> None:
     """A required call is present and calls the named function; otherwise the answer is text or valid calls."""
     async with serving(*make_model()) as served:
