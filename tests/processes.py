@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections import deque
@@ -24,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+from _pytest.capture import FDCapture
 from _pytest.tmpdir import TempPathFactory
 
 Report = dict[str, Any]  # a report that pytest has serialized
@@ -176,10 +178,11 @@ class _Worker:
         config, plugins = self._session.config, self._session.config.pluginmanager
         atexit.unregister(config._tmp_path_factory._exit_stack.close)  # type: ignore[attr-defined]
         config._tmp_path_factory = TempPathFactory(base, 3, "all", config.trace.get("tmpdir"), _ispytest=True)  # type: ignore[attr-defined]
-        capture: Any = plugins.get_plugin("capturemanager")
-        capture.stop_global_capturing()
-        capture.start_global_capturing()
-        capture.suspend_global_capture()
+        captured: Any = plugins.get_plugin("capturemanager")
+        for stream in (captured._global_capturing.out, captured._global_capturing.err):
+            if isinstance(stream, FDCapture):  # in place, because handlers of libraries keep the stream
+                with tempfile.TemporaryFile() as own:
+                    os.dup2(own.fileno(), stream.tmpfile.fileno())
         writer = config.get_terminal_writer()
         plugins.unregister(name="terminalreporter")
         plugins.register(SimpleNamespace(_tw=writer), "terminalreporter")  # a timeout prints all stacks there

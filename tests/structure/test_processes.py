@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Two files that run at the same time, or else the first would wait for the second in vain.
 FIRST = """
-import os, pathlib, time, pytest
+import os, pathlib, sys, time, pytest
+
+KEPT = sys.stderr  # as the handlers of libraries do
 
 @pytest.fixture(scope="module")
 def made():
@@ -26,6 +28,7 @@ def test_waits_for_the_other_file(made, tmp_path):
 
 def test_fails(made):
     print("printed before", made)
+    print("printed by a handler", file=KEPT)
     os.system("echo printed by a child")
     assert made == 0
 
@@ -81,6 +84,7 @@ def test_every_test_is_reported_once_also_after_a_crash(folder: Path) -> None:
     }
     assert "printed by a child" in done.stdout
     assert "printed before" in done.stdout
+    assert done.stdout.count("\nprinted by a handler") == 1
     assert "the process ended during this test: 70" in done.stdout
     assert (folder / "ended").exists()
     assert len((folder / "made").read_text().split()) == 2  # for the file, and for its rest after the crash
