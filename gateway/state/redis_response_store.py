@@ -2,8 +2,8 @@
 
 The key of a response contains a digest of its owner, so that another key's response cannot even be addressed. Redis
 ends the lifetime of each. An index of all responses by age, with their sizes, bounds what they take together: the
-script that adds one drops the oldest. A response is a hash with the response object and the items that led to it,
-because references to items need only the first.
+script that adds one drops the oldest. A response is a hash with the response object, the items that led to it, and the
+locations to which both are limited, because references to items do not need the items.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ TIMEOUT_S: Final = 2.0  # of a call
 DOWN_S: Final = 2.0  # in which responses are not stored after a failure
 _RESPONSE: Final = "response"
 _ITEMS: Final = "items"
+_LOCATIONS: Final = "locations"
 
 # The size of each response by its key, and their sum as `total`. Redis may have evicted the index or the sizes.
 _SIZES: Final = """
@@ -43,7 +44,7 @@ if redis.call('EXISTS', index) ~= redis.call('EXISTS', sizes) then
   end
 end
 """
-# KEYS: index, sizes, response, items...; ARGV: response, items, size, lifetime in ms, most bytes of all, id
+# KEYS: index, sizes, response, items...; ARGV: response, items, size, lifetime in ms, most bytes of all, id, locations
 _PUT: Final = f"""{_SIZES}
 local size, lifetime_ms, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
@@ -53,7 +54,7 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now_ms - lifeti
 end
 forget(key)
 redis.call('DEL', key)
-redis.call('HSET', key, 'response', ARGV[1], 'items', ARGV[2])
+redis.call('HSET', key, 'response', ARGV[1], 'items', ARGV[2], 'locations', ARGV[7])
 redis.call('ZADD', index, now_ms, key)
 redis.call('HSET', sizes, key, size)
 local used = redis.call('HINCRBY', sizes, 'total', size)
@@ -112,22 +113,26 @@ class RedisResponseStore:
         """See `ResponseStore`."""
         key = self._key(owner, _RESPONSE, response_id)
         async with self._reading():
-            found: list[Any] = await self._redis.hmget(key, [_RESPONSE, _ITEMS])
-        response, items = found
+            found: list[Any] = await self._redis.hmget(key, [_RESPONSE, _ITEMS, _LOCATIONS])
+        response, items, locations = found
         if response is None or items is None:
             return None
-        return StoredResponse(owner=owner, response=response, items=items)
+        return StoredResponse(owner=owner, response=response, items=items, locations=_locations(locations))
 
-    async def outputs(self, response_ids: Sequence[str], owner: str | None) -> Mapping[str, bytes]:
+    async def outputs(self, response_ids: Sequence[str], owner: str | None) -> Mapping[str, StoredResponse]:
         """See `ResponseStore`."""
         if not response_ids:
             return {}
         keys = [self._key(owner, _RESPONSE, each) for each in response_ids]
         async with self._reading():
-            if sum(await self._each(keys, "hstrlen")) > self.max_read_bytes:
+            if sum(await self._each(keys, "hstrlen", _RESPONSE)) > self.max_read_bytes:
                 raise ReadTooLarge
-            found = await self._each(keys, "hget")
-        return {each: value for each, value in zip(response_ids, found, strict=True) if value is not None}
+            found = await self._each(keys, "hmget", [_RESPONSE, _LOCATIONS])
+        return {
+            each: StoredResponse(owner=owner, response=response, items=b"", locations=_locations(locations))
+            for each, (response, locations) in zip(response_ids, found, strict=True)
+            if response is not None
+        }
 
     async def responses_of(self, item_ids: Sequence[str], owner: str | None) -> Mapping[str, str]:
         """See `ResponseStore`."""
@@ -146,7 +151,8 @@ class RedisResponseStore:
         limits = [stored.size_bytes, self._lifetime_ms, self._max_bytes]
         with contextlib.suppress(StoreUnavailable):
             async with self._reading():
-                await self._put_script(keys=keys, args=[stored.response, stored.items, *limits, response_id])
+                locations = ",".join(sorted(stored.locations or ()))
+                await self._put_script(keys=keys, args=[stored.response, stored.items, *limits, response_id, locations])
             return True
         return False
 
@@ -165,11 +171,11 @@ class RedisResponseStore:
         digest = "any" if owner is None else hashlib.sha256(owner.encode()).hexdigest()
         return f"{self._prefix}:{digest}:{kind}:{name}"
 
-    async def _each(self, keys: Sequence[str], command: str) -> list[Any]:
-        """The answer of one command for each response object, in one exchange."""
+    async def _each(self, keys: Sequence[str], command: str, fields: str | list[str]) -> list[Any]:
+        """The answer of one command for each response, in one exchange."""
         pipe: Any = self._redis.pipeline(transaction=False)
         for key in keys:
-            getattr(pipe, command)(key, _RESPONSE)
+            getattr(pipe, command)(key, fields)
         found: list[Any] = await pipe.execute()
         return found
 
@@ -188,6 +194,10 @@ class RedisResponseStore:
             raise StoreUnavailable(
                 "The store of responses does not respond; try again, or send the earlier items in 'input'."
             ) from fault
+
+
+def _locations(written: bytes | None) -> frozenset[str] | None:
+    return frozenset(written.decode().split(",")) if written else None
 
 
 @contextlib.asynccontextmanager

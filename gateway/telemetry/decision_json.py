@@ -24,6 +24,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "evidence": classification.evidence,
         "route": decision.route,
         "private": decision.private,
+        "locations": None if decision.locations is None else sorted(decision.locations),
         "stream": decision.stream,
         "path": decision.api_path,
         "input_tokens": usage.input_tokens if usage else None,
@@ -56,6 +57,7 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     queued = None if attempt.queued_ms is None else _ms(attempt.queued_ms)
     optional = {
         "url": attempt.url,
+        "location": attempt.location,
         "hedge": attempt.hedge,
         "queued_ms": queued,
         "ignored": attempt.ignored,

@@ -9,7 +9,7 @@ import orjson
 
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision, Mirrored
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.pipeline import Pipeline
 from gateway.policy_types import Checks
 from gateway.routing.classify import classify
@@ -168,7 +168,7 @@ def _target(name: str, changes: dict[str, Any]) -> Target:
         kind=Kind.WORKER if name in ("fast", "careful") else Kind.OPENAI,
         url=f"http://{name}",
         model=name,
-        location=Location.EXTERNAL if name == "quality" else Location.IN_CLUSTER,
+        location="external" if name == "quality" else "in_cluster",
     )
     return replace(plain, **changes)
 

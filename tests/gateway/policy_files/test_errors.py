@@ -305,7 +305,7 @@ def test_a_renamed_key_is_refused_with_its_new_name(refused: Refused, old: str, 
 
 
 def test_a_target_or_header_may_have_the_name_of_a_retired_key(policy_with: Callable[..., Policy]) -> None:
-    assert policy_with("when: {", "when: {header: {hold: a, place: b}, ").rules[0].route.when.headers
+    assert policy_with("when: {", "when: {header: {hold: a, place: b}, ").rules[0].route.when.further
 
 
 CONFIDENT = "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, buffer: full}\n"

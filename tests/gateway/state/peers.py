@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Any
 
 from gateway.decision import AttemptRecord
-from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Location
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState
 from gateway.policy_types import Hedge, Retry, Slo
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import Replica, connect
@@ -18,7 +18,7 @@ TARGET = Target(
     kind=Kind.OPENAI,
     url="http://fast",
     model="m",
-    location=Location.IN_CLUSTER,
+    location="in_cluster",
     retry=Retry(max_share=0.2),
 )
 LANE = Candidate(route="edits", target=TARGET, slo=Slo(p95_ms=100), hedge=Hedge(after_ms=1, max_share=0.1))

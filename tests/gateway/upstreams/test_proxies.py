@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.types import Target
 from gateway.upstreams.proxies import proxy_for, proxy_of
 
@@ -74,5 +74,5 @@ def test_a_proxy_that_cannot_be_used_is_a_problem_that_names_the_variable(value:
 
 def test_targets_inside_the_cluster_never_use_a_proxy() -> None:
     common = {"name": "a", "kind": Kind.OPENAI, "url": "https://h", "model": "m"}
-    assert proxy_of(Target(**common, location=Location.IN_CLUSTER), HTTPS) is None
-    assert proxy_of(Target(**common, location=Location.EXTERNAL), HTTPS) is not None
+    assert proxy_of(Target(**common, location="in_cluster"), HTTPS) is None
+    assert proxy_of(Target(**common, location="external"), HTTPS) is not None
