@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from gateway.state.redis_address import read_address
+from gateway.state.redis_client import RedisClient
 from twolane.process.flags import free_port
 
 
@@ -64,6 +66,11 @@ class RedisServer:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
+
+
+def client_of(url: str) -> RedisClient:
+    """The gateway's client, with timeouts at which a busy machine does not look like a stopped Redis."""
+    return RedisClient(read_address(url), timeout_s=60)
 
 
 @contextlib.contextmanager

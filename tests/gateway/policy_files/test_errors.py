@@ -131,13 +131,31 @@ Refused = Callable[..., PolicyError]
         (
             "    use: fast\n",
             "    use: fast\n    private: true\n",
-            "fall_back[0]: target 'quality' is external",
+            "fall_back[0]: target 'quality' is in external, outside the private locations: in_cluster",
         ),
         (
             "    use: quality\n",
             "    use: quality\n    private: true\n",
-            "routes[1].use: target 'quality' is external, but",
+            "routes[1].use: target 'quality' is in external, outside the private",
         ),
+        (
+            "    use: fast\n",
+            "    use: fast\n    locations: [in_cluster, eu]\n",
+            "fall_back[0]: target 'quality' is in external, outside the route's locations: eu, in_cluster",
+        ),
+        (
+            "    use: quality\n",
+            "    use: quality\n    locations: external\n    shadow: {target: fast, share: 1}\n",
+            "routes[1].shadow: target 'fast' is in in_cluster, outside the route's locations: external",
+        ),
+        (
+            "    location: external\n",
+            "    location: external.\n",
+            "15:5: targets.quality.location: 'external.' is not a location: expected 1 to 64 letters",
+        ),
+        ("routes:\n", "private_locations: []\nroutes:\n", "private_locations: expected at least one location"),
+        ("routes:\n", "private_locations: [eu, a b]\nroutes:\n", "private_locations[1]: 'a b' is not a location"),
+        ("routes:\n", "private_locations: {}\nroutes:\n", "private_locations: expected a string or a list of strings"),
         (
             "    use: quality\n",
             "    use: quality\n    private: here\n",

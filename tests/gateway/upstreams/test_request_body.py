@@ -73,7 +73,9 @@ def test_metadata_of_the_application_is_forwarded(metadata: dict[str, Any]) -> N
 
 
 def test_hints_with_the_prefix_stay_in_the_gateway() -> None:
-    assert "metadata" not in sent(Kind.WORKER, {"metadata": {"twolane_task": "edit", "twolane_private": "no"}})
+    assert "metadata" not in sent(
+        Kind.WORKER, {"metadata": {"twolane_task": "edit", "twolane_private": "no", "Twolane_Locations": "eu"}}
+    )
 
 
 @pytest.mark.parametrize("number", [b"%d" % 2**63, b"%d" % 2**64, b"%d" % -(2**64), b"1" * 90])

@@ -1,0 +1,144 @@
+"""A client of Redis that forgets what it knew of the servers after every fault.
+
+A failover can leave a client with connections to a master that has become a replica, to a node that hangs, to an address
+that a name no longer has, or with an old map of a cluster. None of these is told from the others: after a fault, the
+next call connects anew, to an address that is resolved anew, as sentinels or cluster nodes name it by then.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gateway.state.redis_address import RedisAddress, Topology
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+
+class RedisFaultError(Exception):
+    """Redis does not answer as it should. The message is the kind of the fault: its text may contain an address."""
+
+
+class Script:
+    """A Lua script that servers know by its hash. Its keys are in one slot of a cluster."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._hash = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, client: Any, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Run it. A server that does not know it yet, such as a new master, gets it with the call: to load it on all
+        nodes would fail with any of them."""
+        from redis.exceptions import NoScriptError
+
+        try:
+            return await client.evalsha(self._hash, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await client.eval(self._text, len(keys), *keys, *arguments)
+
+
+class RedisClient:
+    """Connects on first use. `timeout_s` bounds each step of a connection and each answer."""
+
+    def __init__(self, address: RedisAddress, *, timeout_s: float) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._known: tuple[tuple[str, int], ...] = ()  # nodes of the cluster beside those of the address
+        self._client = self._open()
+
+    @contextlib.asynccontextmanager
+    async def calling(self, timeout_s: float) -> AsyncIterator[Any]:
+        """redis-py's client for one or several calls, all within this time. Raises RedisFaultError."""
+        from redis.exceptions import RedisClusterException, RedisError
+
+        client = self._client
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._address.topology is Topology.CLUSTER:
+                    await client.initialize()  # without it, the first command goes to any node
+                yield client
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as fault:
+            await self._forget(client)
+            raise RedisFaultError(type(fault).__name__) from fault
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await _close(self._client)
+
+    async def _forget(self, client: "Redis | RedisCluster") -> None:
+        """No retry of redis-py's own does this after every kind of fault. Calls in progress go on, except in a cluster,
+        where they are told of the fault."""
+        if client is not self._client:
+            return
+        if self._address.topology is Topology.CLUSTER:
+            # Names may have other addresses by now, and nodes of the address may be gone: ask both.
+            self._known = tuple((node.host, int(node.port)) for node in client.get_nodes()) or self._known
+            self._client = self._open()
+            await _close(client)
+            return
+        if self._address.topology is Topology.SENTINEL:
+            sentinels = client.connection_pool.sentinel_manager.sentinels
+            sentinels.append(sentinels.pop(0))  # the first may hang, and is asked again before the others
+        with contextlib.suppress(Exception):
+            await client.connection_pool.disconnect(inuse_connections=False)
+
+    def _open(self) -> Any:
+        from redis.asyncio import Redis
+        from redis.asyncio.connection import ConnectionPool
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        address = self._address
+        limits = {
+            "socket_timeout": self._timeout_s,
+            "socket_connect_timeout": self._timeout_s,
+            "retry": Retry(NoBackoff(), 0),  # the next exchange is the retry
+        }
+        if address.topology is Topology.SERVER:
+            return Redis.from_pool(ConnectionPool(**_connections(address), **address.options, **limits))
+        if address.topology is Topology.CLUSTER:
+            return self._open_cluster()
+        from redis.asyncio.sentinel import Sentinel
+
+        sentinel_options = {**address.sentinel_options, **limits, "ssl": address.is_tls}
+        sentinels = Sentinel(address.hosts, sentinel_kwargs=sentinel_options)
+        return sentinels.master_for(address.service, ssl=address.is_tls, **address.options, **limits)
+
+    def _open_cluster(self) -> Any:
+        from redis.asyncio import RedisCluster
+        from redis.asyncio.cluster import ClusterNode
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        address = self._address
+        hosts = dict.fromkeys((*address.hosts, *self._known))
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in hosts],
+            dynamic_startup_nodes=False,  # keep the names, whose addresses may change
+            require_full_coverage=False,  # all keys are in one slot
+            ssl=address.is_tls,
+            socket_timeout=self._timeout_s,
+            socket_connect_timeout=self._timeout_s,
+            retry=Retry(NoBackoff(), 1),
+            **address.options,
+        )
+
+
+def _connections(address: RedisAddress) -> dict[str, Any]:
+    from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+
+    if not address.hosts:
+        return {"connection_class": UnixDomainSocketConnection}
+    return {"connection_class": SSLConnection} if address.is_tls else {}
+
+
+async def _close(client: Any) -> None:
+    """Connections to servers that hang are dropped."""
+    with contextlib.suppress(Exception):
+        await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if (sentinels := getattr(pool, "sentinel_manager", None)) is not None:
+        with contextlib.suppress(Exception):
+            await sentinels.aclose()
