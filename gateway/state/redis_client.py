@@ -1,8 +1,8 @@
 """A client of Redis that forgets what it knew of the servers after every fault.
 
-A failover can leave a client with connections to a master that has become a replica, to a node that hangs, to an address
-that a name no longer has, or with an old map of a cluster. None of these is told from the others: after a fault, the
-next call connects anew, to an address that is resolved anew, as sentinels or cluster nodes name it by then.
+A failover can leave a client with connections to a master that has become a replica, to a node that hangs or to an
+address that a name no longer has, or with an old map of a cluster. They are not told apart: after any fault, the next
+call connects anew, to what names, sentinels and nodes of the cluster say by then.
 """
 
 import asyncio

@@ -51,7 +51,8 @@ METRICS = (
     " twolane_queue_wait_seconds twolane_shed_requests_total twolane_http_responses_total"
 )
 CODES = (
-    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target no_target_in_location model_not_found"
+    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target no_target_in_location"
+    " model_not_found"
     " rate_limit_exceeded insufficient_quota context_length_exceeded draining invalid_api_key"
 )
 POLICY = """

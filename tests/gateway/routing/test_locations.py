@@ -1,6 +1,7 @@
-"""Limits to locations: whatever the policy and the request say, a plan stays in the locations that all of them allow."""
+"""Limits to locations: whatever policy and request say, a plan stays in the locations that all of them allow."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from gateway.policy_types import LocationLimit
 from gateway.routing.conditions import When
 from gateway.routing.policy import DIRECT, Policy, Route, compile_policy
 from gateway.routing.route import plan_request
-from gateway.types import Classification, Plan, Query, Target
+from gateway.types import Candidate, Classification, Plan, Query, Target
 
 CHAT = Classification(task=Task.CHAT, confidence=1.0, evidence="header")
 LABELS = ("in_cluster", "eu", "us-east", "on-prem")
@@ -21,14 +22,12 @@ NAMES = ("a", "b", "c", "d")
 PLACES = st.sampled_from((None, *LABELS))
 SETS = st.frozensets(st.sampled_from((*LABELS, "mars")), min_size=1)
 MAYBE = st.none() | SETS
-TARGETS = st.tuples(*(PLACES for _ in NAMES))
 
 
 def target(name: str, location: str | None) -> Target:
     """With two endpoints, as every target may have."""
-    plain = {"kind": Kind.WORKER, "model": "m", "location": location}
-    endpoints = tuple(Target(name=f"{name}/{n}", url=f"http://{name}{n}", pool=name, **plain) for n in (1, 2))  # type: ignore[arg-type]
-    return Target(name=name, url=f"http://{name}1", endpoints=endpoints, **plain)  # type: ignore[arg-type]
+    plain = Target(name=name, kind=Kind.WORKER, url=f"http://{name}", model="m", location=location)
+    return replace(plain, endpoints=tuple(replace(plain, name=f"{name}/{n}", pool=name) for n in (1, 2)))
 
 
 def compiled(places: Iterable[str | None], private_locations: frozenset[str], **route: Any) -> Policy:
@@ -52,53 +51,50 @@ def called_in(plan: Plan) -> list[str | None]:
     return [each.target.location for candidate in candidates for each in (candidate, *candidate.endpoints)]
 
 
-@given(
-    places=TARGETS,
-    private_locations=SETS,
-    of_route=MAYBE,
-    limits=st.tuples(MAYBE, MAYBE),
-    is_private=st.booleans(),
-    is_private_route=st.booleans(),
-    shares=st.sampled_from(((), (("a", 1.0), ("c", 2.0)), (("d", 0.0), ("b", 1.0)))),
-    shadow=st.sampled_from((None, ("d", 1.0), ("a", 1.0))),
-    model=st.sampled_from(("auto", *NAMES)),
-    sample=st.floats(0, 1, exclude_max=True),
+CASES = st.fixed_dictionaries(
+    {
+        "places": st.tuples(*(PLACES for _ in NAMES)),
+        "private_locations": SETS,
+        "of_route": MAYBE,
+        "limits": st.tuples(MAYBE, MAYBE),
+        "is_private": st.booleans(),
+        "is_private_route": st.booleans(),
+        "shares": st.sampled_from(((), (("a", 1.0), ("c", 2.0)), (("d", 0.0), ("b", 1.0)))),
+        "shadow": st.sampled_from((None, ("d", 1.0), ("a", 1.0))),
+        "model": st.sampled_from(("auto", *NAMES)),
+        "sample": st.floats(0, 1, exclude_max=True),
+    }
 )
-def test_whatever_the_policy_no_plan_leaves_the_allowed_locations(
-    places: tuple[str | None, ...],
-    private_locations: frozenset[str],
-    of_route: frozenset[str] | None,
-    limits: tuple[frozenset[str] | None, ...],
-    is_private: bool,
-    is_private_route: bool,
-    shares: tuple[tuple[str, float], ...],
-    shadow: tuple[str, float] | None,
-    model: str,
-    sample: float,
-) -> None:
-    policy = compiled(
-        places, private_locations, private=is_private_route, locations=of_route, shares=shares, shadow=shadow
-    )
-    is_routed = model == "auto"
-    everything = [*limits, of_route if is_routed else None]
-    if is_private or (is_private_route and is_routed):
-        everything.append(private_locations)
-    holding = [each for each in everything if each is not None]
-    unlimited = compiled(places, private_locations, shares=shares, shadow=shadow)
-    before = plan_request(unlimited, asking(model=model), CHAT, wall_s=0.0, sample=sample)
-    allowed = [each for each in before.candidates if all(each.target.location in limit for limit in holding)]
-    try:
-        plan = plan_request(policy, asking(*limits, model=model, private=is_private), CHAT, wall_s=0.0, sample=sample)
-    except NoTargetInLocation as error:
-        assert not allowed
-        assert not error.retryable
+
+
+@given(CASES)
+def test_whatever_the_policy_no_plan_leaves_the_allowed_locations(case: dict[str, Any]) -> None:
+    common = {"shares": case["shares"], "shadow": case["shadow"]}
+    unlimited = compiled(case["places"], case["private_locations"], **common)
+    limited = {"private": case["is_private_route"], "locations": case["of_route"]}
+    policy = compiled(case["places"], case["private_locations"], **common, **limited)
+    is_routed, model = case["model"] == "auto", case["model"]
+    stated = [each for each in (*case["limits"], case["of_route"] if is_routed else None) if each is not None]
+    is_private = case["is_private"] or (case["is_private_route"] and is_routed)
+    holding = [*stated, case["private_locations"]] if is_private else stated
+
+    def is_allowed(candidate: Candidate) -> bool:
+        return all(candidate.target.location in limit for limit in holding)
+
+    before = plan_request(unlimited, asking(model=model), CHAT, wall_s=0.0, sample=case["sample"])
+    allowed = [each.target.name for each in before.candidates if is_allowed(each)]
+    query = asking(*case["limits"], model=model, private=case["is_private"])
+    if not allowed:
+        with pytest.raises(NoTargetInLocation) as caught:
+            plan_request(policy, query, CHAT, wall_s=0.0, sample=case["sample"])
+        assert not caught.value.retryable
         return
-    assert [each.target.name for each in plan.candidates] == [each.target.name for each in allowed]
+    plan = plan_request(policy, query, CHAT, wall_s=0.0, sample=case["sample"])
+    assert [each.target.name for each in plan.candidates] == allowed
     assert all(place in limit for place in called_in(plan) for limit in holding)
-    stated = [each for each in everything[:3] if each is not None]
     assert plan.locations == (frozenset.intersection(*stated) if stated else None)
-    if before.shadow is not None and all(before.shadow.candidate.target.location in limit for limit in holding):
-        assert plan.shadow is not None
+    has_shadow = before.shadow is not None and is_allowed(before.shadow.candidate)
+    assert (plan.shadow is not None) is has_shadow
 
 
 def test_a_plan_without_limits_is_the_compiled_one() -> None:

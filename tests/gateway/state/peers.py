@@ -9,9 +9,9 @@ from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState
 from gateway.policy_types import Hedge, Retry, Slo
 from gateway.state.memory import MemoryStore
-from gateway.state.redis import Replica, connect
+from gateway.state.redis import Replica
 from gateway.types import Candidate, Status, Target, Verdict
-from tests.gateway.redis_server import RedisServer
+from tests.gateway.redis_server import RedisServer, client_of
 
 TARGET = Target(
     name="fast",
@@ -37,7 +37,7 @@ class Peer:
 
     def __init__(self, url: str, namespace: str = "tests") -> None:
         self.store = MemoryStore()
-        self._redis = connect(url)
+        self._redis = client_of(url)
         self.replica = Replica(self.store, RealClock(), self._redis, namespace=namespace)
 
     def answered(self, took_ms: float, times: int, outcome: Any = AttemptOutcome.OK) -> list[Any]:
