@@ -41,11 +41,15 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "hi"},
     "/v1/completions": {"prompt": "hi"},
     "/v1/fim/completions": {"prompt": "hi", "suffix": "you"},
-    "/v1/edit/completions": {"messages": USER},
-    "/v1/apply/completions": {"messages": USER},
+    "/v1/edit/completions": {"messages": [{"role": "user", "content": "<|code_to_edit|>a<|/code_to_edit|>"}]},
+    "/v1/apply/completions": {
+        "messages": [
+            {"role": "user", "content": "<|original_code|>a<|/original_code|><|update_snippet|>b<|/update_snippet|>"}
+        ]
+    },
     "/v1/messages": {"messages": USER, "max_tokens": 9},
     "/v1/messages/count_tokens": {"messages": USER},
-    "/v1/decisions": {"input": "hi", "questions": [{"type": "predicate", "question": "Is it?"}]},
+    "/v1/decisions": {"input": "hi", "questions": [{"type": "predicate", "instructions": "Is it?", "name": "q"}]},
     "/v1/embeddings": {"input": "hi"},
 }
 

@@ -23,8 +23,8 @@ Refused = Callable[..., PolicyError]
         ("buffer: full", "buffer: ful", "25:33: routes[0].validate.buffer: unknown value 'ful'; did you mean 'full'?"),
         (
             "location: in_cluster",
-            "location: cluster",
-            "8:5: targets.fast.location: unknown value 'cluster'; did you mean 'in_cl",
+            "location: a/b",
+            "8:5: targets.fast.location: 'a/b' is not a location: expected 1 to 64",
         ),
         ("engine: vllm", "engine: vlm", "14:5: targets.quality.engine: unknown engine 'vlm'; did you mean 'vllm'?"),
         ("kind: worker", "kind: works", "5:5: targets.fast.kind: unknown kind 'works'; did you mean 'worker'?"),

@@ -177,7 +177,7 @@ def test_problems_name_the_target_and_the_source_once_per_target(tmp_path: Path)
         target(name="bad", key_env="BAD"),
         target(name="good", key_env="GOOD"),
         target(name="none"),
-        target(name="outside", location="external"),
+        target(name="outside", location="external", uses_proxy=True),
     ]
     environment = {"BAD": "sk-\x01", "GOOD": "sk-1", "ALL_PROXY": "socks5://p:1080"}
     assert [problem.text for problem in credential_problems(found, environment)] == [
