@@ -10,6 +10,7 @@ from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState
 from gateway.policy_types import Hedge, Retry, Slo
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import Replica
+from gateway.state.redis_client import RedisClient
 from gateway.types import Candidate, Status, Target, Verdict
 from tests.gateway.redis_server import RedisServer, client_of
 
@@ -35,9 +36,9 @@ class RealClock:
 class Peer:
     """The state of one replica; exchanges only on demand."""
 
-    def __init__(self, url: str, namespace: str = "tests") -> None:
+    def __init__(self, redis: str | RedisClient, namespace: str = "tests") -> None:
         self.store = MemoryStore()
-        self._redis = client_of(url)
+        self._redis = redis if isinstance(redis, RedisClient) else client_of(redis)
         self.replica = Replica(self.store, RealClock(), self._redis, namespace=namespace)
 
     def answered(self, took_ms: float, times: int, outcome: Any = AttemptOutcome.OK) -> list[Any]:
