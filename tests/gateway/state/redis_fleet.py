@@ -39,8 +39,10 @@ class Certificates:
         for line in (
             ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
             ["req", *key, "-keyout", "server.key", "-out", "server.csr"],
-            ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
-            + ["-extfile", "names", "-out", "server.pem"],
+            [
+                *("x509", "-req", "-in", "server.csr", "-out", "server.pem", "-extfile", "names", "-days", "2"),
+                *("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            ],
         ):
             subprocess.run(["openssl", *line], cwd=folder, check=True, capture_output=True)
         return cls(folder)
@@ -77,7 +79,7 @@ class Node:
     def start(self) -> None:
         """Start, and wait until it answers."""
         line = ["redis-server", str(self._folder / "conf"), *(["--sentinel"] if self._is_sentinel else [])]
-        self._process = subprocess.Popen(line, stdout=(self._folder / "log").open("a"))
+        self._process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         until(lambda: self.run("PING"))
 
     def run(self, *command: Any) -> Any:
@@ -136,6 +138,7 @@ def sentinel_fleet(folder: Path, certificates: Certificates | None = None) -> It
 
         master = started(users, password)
         replica = started([*users, f"replicaof 127.0.0.1 {master.port}"], password)
+        until(lambda: (master.run("ROLE") or [0, 0, []])[2])  # sentinels ask for replicas every ten seconds only
         watch = [
             f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2",
             f"sentinel down-after-milliseconds {SERVICE} 1000",

@@ -21,7 +21,7 @@ from gateway.state.response_store import StoredResponse
 from gateway.state.shared_budgets import SharedBudgets
 from tests.gateway.redis_server import RedisServer, redis_server
 from tests.gateway.state.peers import Peer, RealClock, settle
-from tests.gateway.state.redis_fleet import RIGHTS, Certificates, Fleet, cluster_fleet, sentinel_fleet, until
+from tests.gateway.state.redis_fleet import RIGHTS, SERVICE, Certificates, cluster_fleet, sentinel_fleet, until
 
 pytestmark = pytest.mark.anyio
 TIMEOUT_S = 2.0  # so that a busy machine does not look like a server that hangs
@@ -146,23 +146,15 @@ async def test_sentinels_lead_to_the_new_master(tmp_path: Path, certificates: Ce
     with sentinel_fleet(folder(tmp_path, "fleet"), certificates if is_secured else None) as fleet:
         async with two_peers(fleet.url, certificates.ca_file if is_secured else None) as (one, other):
             await settle(one, other)
-            old = await planned_failover(fleet)
+            old, new = fleet.servers
+            until(lambda: fleet.sentinels[0].run("SENTINEL", "FAILOVER", SERVICE))
+            until(lambda: new.is_master and old.run("ROLE") and not old.is_master)
             await heal(one, other)
             fleet.sentinels[0].signal(signal.SIGSTOP)
-            until(lambda: old.run("ROLE") and not old.is_master)
-            master = fleet.master
-            master.stop()
+            new.stop()
             until(lambda: old.is_master)
             await heal(one, other)
             await share(one, other)
-
-
-async def planned_failover(fleet: Fleet) -> Any:
-    """The old master, which is a replica now and keeps running."""
-    old, new = fleet.servers
-    until(lambda: fleet.sentinels[0].run("SENTINEL", "FAILOVER", "mymaster"))
-    until(lambda: new.is_master)
-    return old
 
 
 async def heal(*several: Peer) -> None:
