@@ -91,7 +91,7 @@ class RedisClient:
         from redis.backoff import NoBackoff
 
         address = self._address
-        limits = {
+        limits: dict[str, Any] = {
             "socket_timeout": self._timeout_s,
             "socket_connect_timeout": self._timeout_s,
             "retry": Retry(NoBackoff(), 0),  # the next exchange is the retry
@@ -103,7 +103,8 @@ class RedisClient:
         from redis.asyncio.sentinel import Sentinel
 
         sentinel_options = {**address.sentinel_options, **limits, "ssl": address.is_tls}
-        sentinels = Sentinel(address.hosts, sentinel_kwargs=sentinel_options)
+        make: Any = Sentinel  # is not typed
+        sentinels = make(address.hosts, sentinel_kwargs=sentinel_options)
         return sentinels.master_for(address.service, ssl=address.is_tls, **address.options, **limits)
 
     def _open_cluster(self) -> Any:

@@ -79,7 +79,7 @@ def parse_chat(
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         private=_private(request, headers) or (key is not None and key.private_only),
-        locations=_locations(request, headers, key),
+        locations=_locations(request, headers, key) if request.metadata or key or _LOCATIONS in headers else (),
         task_hint=task,
         task_hint_from=task_from,
         deadline_ms=_deadline_ms(request, headers),
@@ -293,8 +293,6 @@ def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
 def _locations(request: ChatRequest, headers: dict[bytes, bytes], key: Key | None) -> tuple[LocationLimit, ...]:
     """What limits the request to locations: header, metadata and key. Each can only narrow."""
     of_key = key.locations if key is not None else None
-    if of_key is None and not request.metadata and _LOCATIONS not in headers:
-        return ()
     given: dict[str, Any] = {}
     if _LOCATIONS in headers:
         given[_LOCATIONS.decode()] = headers[_LOCATIONS].decode("latin-1")

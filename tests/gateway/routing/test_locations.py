@@ -157,6 +157,15 @@ def test_a_private_request_whose_own_limit_excludes_the_private_targets_is_told_
     assert caught.value.code == "no_target_in_location"
 
 
+def test_a_request_in_progress_does_not_follow_its_target_to_another_location() -> None:
+    before, after = (compiled((place, None, None, None), frozenset({"eu"})) for place in ("eu", "us-east"))
+    moved = replace(after.targets["a"], endpoints=(target("elsewhere", "us-east"),))
+    [candidate, *_] = before.rules[0].open.candidates
+    assert replace(after, targets={"a": moved}).with_current_endpoints(candidate) is candidate
+    same = replace(moved, location="eu", endpoints=(target("elsewhere", "eu"),))
+    assert replace(after, targets={"a": same}).with_current_endpoints(candidate) is not candidate
+
+
 def test_a_named_target_is_limited_as_a_route_is(query: Callable[..., Query]) -> None:
     policy = compiled(("eu", None, "us-east", "on-prem"), frozenset({"on-prem"}))
     limited = (LocationLimit("h", frozenset({"us-east"})),)

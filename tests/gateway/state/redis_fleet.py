@@ -142,7 +142,7 @@ def sentinel_fleet(folder: Path, certificates: Certificates | None = None) -> It
         watch = [
             f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2",
             f"sentinel down-after-milliseconds {SERVICE} 1000",
-            f"sentinel failover-timeout {SERVICE} 3000",
+            f"sentinel failover-timeout {SERVICE} 1000",
         ]
         if is_secured:
             watch += [f"sentinel auth-pass {SERVICE} {_ROOT}", f"requirepass {_SENTINEL}"]
