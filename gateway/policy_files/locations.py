@@ -48,7 +48,9 @@ def check_locations(
 
 
 def location_problems(policy: Policy) -> Iterator[str]:
-    """One line for each location that a limit names and no target has: probably a typo."""
+    """One line for each location that a limit names and no target has, which is probably a typo, and for each server
+    that has several."""
+    yield from _contradictions(policy)
     known = {target.location for target in policy.targets.values() if target.location is not None}
     if policy.private_locations != PRIVATE_LOCATIONS:
         yield from _unknown("private_locations", policy.private_locations, known)
@@ -68,6 +70,15 @@ def describe_locations(policy: Policy) -> Iterator[str]:
     for location, names in found.items():
         mark = " (private requests too)" if location in policy.private_locations else ""
         yield f"{location or 'no location'}{mark}: {', '.join(names)}"
+
+
+def _contradictions(policy: Policy) -> Iterator[str]:
+    first: dict[str, Target] = {}
+    for endpoint in policy.endpoints:
+        known = first.setdefault(endpoint.url, endpoint)
+        if known.location != endpoint.location:
+            where = f"in {known.location or 'no location'} and {endpoint.location or 'no location'}"
+            yield f"targets {known.policy_name!r} and {endpoint.policy_name!r} are one server, but {where}"
 
 
 def _unknown(where: str, locations: Iterable[str], known: set[str]) -> Iterator[str]:

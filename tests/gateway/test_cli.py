@@ -217,6 +217,7 @@ targets:
   office: {kind: worker, url: "http://a", model: m, location: on-prem}
   paris: {kind: openai, engine: openai, url: "http://b", model: m, location: eu}
   trial: {kind: openai, engine: openai, url: "http://c", model: m}
+  annex: {kind: worker, url: "http://a/v1", model: n}
 routes:
   - {name: european, when: {locations: [eu, on-perm]}, use: paris, locations: [eu, us]}
   - {name: default, use: trial, fall_back: [paris, office]}
@@ -227,9 +228,10 @@ def test_a_check_lists_targets_by_location_and_warns_of_locations_that_no_target
     policy.write_text(LOCATIONS)
     code, out, err = run(capsys, "policy", "check", str(policy))
     assert code == 0
-    for line in ("on-prem (private requests too): office", "eu: paris", "no location: trial"):
+    for line in ("on-prem (private requests too): office", "eu: paris", "no location: trial, annex"):
         assert f"  {line}\n" in out
     assert err == (
+        "warning: targets 'office' and 'annex' are one server, but in on-prem and no location\n"
         "warning: private_locations: no target is in 'attic'; allowed: eu, on-prem\n"
         "warning: locations of route 'european': no target is in 'us'; allowed: eu, on-prem\n"
         "warning: when.locations of route 'european': no target is in 'on-perm'; did you mean 'on-prem'?\n"
