@@ -9,12 +9,9 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gateway.state.redis_address import RedisAddress, Topology
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis, RedisCluster
 
 
 class RedisFaultError(Exception):
@@ -45,8 +42,9 @@ class RedisClient:
     def __init__(self, address: RedisAddress, *, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._known: tuple[tuple[str, int], ...] = ()  # nodes of the cluster beside those of the address
+        self._hosts = address.hosts  # in the order in which they are asked
         self._client = self._open()
+        self._retired: Any = None  # the client before it, whose last calls may be in progress
 
     @contextlib.asynccontextmanager
     async def calling(self, timeout_s: float) -> AsyncIterator[Any]:
@@ -65,24 +63,21 @@ class RedisClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await _close(self._retired)
         await _close(self._client)
 
-    async def _forget(self, client: "Redis | RedisCluster") -> None:
-        """No retry of redis-py's own does this after every kind of fault. Calls in progress go on, except in a cluster,
-        where they are told of the fault."""
-        if client is not self._client:
-            return
-        if self._address.topology is Topology.CLUSTER:
-            # Names may have other addresses by now, and nodes of the address may be gone: ask both.
-            self._known = tuple((node.host, int(node.port)) for node in client.get_nodes()) or self._known
-            self._client = self._open()
-            await _close(client)
+    async def _forget(self, client: Any) -> None:
+        """Replace the client, which no retry of redis-py's own does after every kind of fault."""
+        if client is not self._client:  # another call has done so
             return
         if self._address.topology is Topology.SENTINEL:
-            sentinels = client.connection_pool.sentinel_manager.sentinels
-            sentinels.append(sentinels.pop(0))  # the first may hang, and is asked again before the others
-        with contextlib.suppress(Exception):
-            await client.connection_pool.disconnect(inuse_connections=False)
+            self._hosts = (*self._hosts[1:], self._hosts[0])  # the first may hang, and would be asked first again
+        if self._address.topology is Topology.CLUSTER:
+            # Names may have other addresses by now, and nodes of the address may be gone: ask both.
+            known = ((node.host, int(node.port)) for node in client.get_nodes())
+            self._hosts = tuple(dict.fromkeys((*self._address.hosts, *known))) if client.get_nodes() else self._hosts
+        retired, self._retired, self._client = self._retired, client, self._open()
+        await _close(retired)
 
     def _open(self) -> Any:
         from redis.asyncio import Redis
@@ -104,7 +99,7 @@ class RedisClient:
 
         sentinel_options = {**address.sentinel_options, **limits, "ssl": address.is_tls}
         make: Any = Sentinel  # is not typed
-        sentinels = make(address.hosts, sentinel_kwargs=sentinel_options)
+        sentinels = make(self._hosts, sentinel_kwargs=sentinel_options)
         return sentinels.master_for(address.service, ssl=address.is_tls, **address.options, **limits)
 
     def _open_cluster(self) -> Any:
@@ -114,9 +109,8 @@ class RedisClient:
         from redis.backoff import NoBackoff
 
         address = self._address
-        hosts = dict.fromkeys((*address.hosts, *self._known))
         return RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in hosts],
+            startup_nodes=[ClusterNode(host, port) for host, port in self._hosts],
             dynamic_startup_nodes=False,  # keep the names, whose addresses may change
             require_full_coverage=False,  # all keys are in one slot
             ssl=address.is_tls,
@@ -136,10 +130,11 @@ def _connections(address: RedisAddress) -> dict[str, Any]:
 
 
 async def _close(client: Any) -> None:
-    """Connections to servers that hang are dropped."""
-    with contextlib.suppress(Exception):
-        await client.aclose()
+    """Close what is open, also of a cluster that redis-py holds for closed because it is about to ask its nodes again.
+    Connections to servers that hang are dropped."""
     pool = getattr(client, "connection_pool", None)
-    if (sentinels := getattr(pool, "sentinel_manager", None)) is not None:
-        with contextlib.suppress(Exception):
-            await sentinels.aclose()
+    nodes = getattr(client, "nodes_manager", None)
+    closing = [client.aclose()] if client is not None else []
+    closing += [pool.sentinel_manager.aclose()] if hasattr(pool, "sentinel_manager") else []
+    closing += [nodes.aclose(), nodes.aclose("startup_nodes")] if nodes is not None else []
+    await asyncio.gather(*closing, return_exceptions=True)

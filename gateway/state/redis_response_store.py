@@ -107,6 +107,12 @@ class RedisResponseStore:
         """See `ResponseStore`."""
         return self._probe is None
 
+    async def connect(self) -> None:
+        """Connect now, so that the first response does not wait for it."""
+        with contextlib.suppress(StoreUnavailable):
+            async with self._calling(TIMEOUT_S) as client:
+                await client.exists(self._shared_keys[0])
+
     async def aclose(self) -> None:
         """End the probe."""
         if self._probe is not None:
@@ -227,6 +233,7 @@ async def open_response_store(
     limits: dict[str, Any] = {"max_bytes": max_bytes, "max_read_bytes": max_read_bytes, "lifetime_s": lifetime_s}
     store = RedisResponseStore(redis, namespace=namespace, **limits)
     try:
+        await store.connect()
         yield store
     finally:
         await store.aclose()

@@ -32,10 +32,10 @@ class Certificates:
 
     @classmethod
     def made_in(cls, folder: Path) -> "Certificates":
-        """Made with openssl."""
-        folder.mkdir()
+        """Made with openssl; replaces what is in the folder."""
+        folder.mkdir(exist_ok=True)
         (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-        key = ["-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test"]
+        key = [*("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"), "-nodes", "-subj", "/CN=test"]
         for line in (
             ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
             ["req", *key, "-keyout", "server.key", "-out", "server.csr"],

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from gateway.enums import LaneState, Reason
 from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.state import redis as product
+from gateway.state import redis_response_store
 from gateway.state.decision_stream import DecisionStream
 from gateway.state.redis_address import read_address
 from gateway.state.redis_client import RedisClient
@@ -22,6 +23,7 @@ from gateway.state.shared_budgets import SharedBudgets
 from tests.gateway.redis_server import RedisServer, redis_server
 from tests.gateway.state.peers import Peer, RealClock, settle
 from tests.gateway.state.redis_fleet import RIGHTS, SERVICE, Certificates, cluster_fleet, sentinel_fleet, until
+from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio
 TIMEOUT_S = 2.0  # so that a busy machine does not look like a server that hangs
@@ -30,6 +32,7 @@ TIMEOUT_S = 2.0  # so that a busy machine does not look like a server that hangs
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(redis_response_store, "PUT_S", 60)
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ async def test_a_user_with_few_rights_and_a_private_authority_are_enough(
 ) -> None:
     """And without either, the replica is alone."""
     user = f"user gateway on >p%40ss ~{{tests}}:* {RIGHTS}".replace("%40", "@")
-    with encrypted(tmp_path, certificates, "user default off", user) as port:
+    with encrypted(tmp_path, certificates, "user default off", user) as (_, port):
         address = f"127.0.0.1:{port}"
         async with two_peers(f"rediss://gateway:p%40ss@{address}", certificates.ca_file) as (one, other):
             await share(one, other)
@@ -86,13 +89,24 @@ async def test_a_user_with_few_rights_and_a_private_authority_are_enough(
                 assert not one.replica.is_up, url
 
 
-@contextlib.contextmanager
-def encrypted(folder: Path, certificates: Certificates, *lines: str) -> Any:
-    from twolane.process.flags import free_port
+async def test_a_new_authority_is_trusted_without_a_restart(tmp_path: Path, certificates: Certificates) -> None:
+    with encrypted(tmp_path, certificates) as (server, port):
+        async with two_peers(f"rediss://127.0.0.1:{port}", certificates.ca_file) as (one, other):
+            await share(one, other)
+            server.stop()
+            Certificates.made_in(certificates.folder)
+            server.start()
+            for peer in (one, other):
+                assert await exchanges_until_up(peer) <= 2  # the first notices that the connection is gone
 
+
+@contextlib.contextmanager
+def encrypted(folder: Path, certificates: Certificates, *lines: str) -> Iterator[tuple[RedisServer, int]]:
+    """A server, which tests ask without TLS, and its port with TLS."""
     port = free_port()
-    with redis_server(folder, *certificates.options(port)[:1], *certificates.options(port)[2:], *lines):
-        yield port
+    options = [line for line in certificates.options(port) if line != "port 0"]
+    with redis_server(folder, *options, *lines) as server:
+        yield server, port
 
 
 async def test_a_connection_to_a_master_that_became_a_replica_is_given_up(tmp_path: Path) -> None:
