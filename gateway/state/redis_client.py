@@ -132,9 +132,9 @@ def _connections(address: RedisAddress) -> dict[str, Any]:
 async def _close(client: Any) -> None:
     """Close what is open, also of a cluster that redis-py holds for closed because it is about to ask its nodes again.
     Connections to servers that hang are dropped."""
-    pool = getattr(client, "connection_pool", None)
+    sentinels = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     nodes = getattr(client, "nodes_manager", None)
     closing = [client.aclose()] if client is not None else []
-    closing += [pool.sentinel_manager.aclose()] if hasattr(pool, "sentinel_manager") else []
+    closing += [sentinels.aclose()] if sentinels is not None else []
     closing += [nodes.aclose(), nodes.aclose("startup_nodes")] if nodes is not None else []
     await asyncio.gather(*closing, return_exceptions=True)
