@@ -59,7 +59,8 @@ async def shared_decisions(settings: Settings, observers: list[Observer]) -> Asy
         yield None
         return
     redis = RedisClient(read_address(settings.redis_url, settings.redis_ca_file), timeout_s=TIMEOUT_S)
-    shared = SharedDecisions(DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS))
+    stream = DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS)
+    shared = SharedDecisions(stream, settings.replica_name)
     observers.append(shared)
     try:
         async with shared.sharing():
