@@ -114,7 +114,6 @@ class MethodNotAllowed(BadRequest):
 
     status = 405
     code = "method_not_allowed"
-
     allow: str = ""  # methods that the path supports
 
     def __init__(self, message: str, *, allow: str = "") -> None:
