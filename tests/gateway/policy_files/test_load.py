@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.enums import Buffer, Capability, Grade, Kind, Location, RunawayScope, Task
+from gateway.enums import Buffer, Capability, Grade, Kind, RunawayScope, Task
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
 from gateway.policy_types import READ_ALONG, Checks, Hedge, Retry, Slo
@@ -24,8 +24,8 @@ def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
     targets = policy_with().targets
     fast, quality = targets["fast"], targets["quality"]
     assert (fast.kind, fast.url, fast.model) == (Kind.WORKER, "http://127.0.0.1:8001", "diffusion")
-    assert (fast.location, fast.max_in_flight, fast.capabilities) == (Location.IN_CLUSTER, 16, None)
-    assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", Location.EXTERNAL)
+    assert (fast.location, fast.max_in_flight, fast.capabilities) == ("in_cluster", 16, None)
+    assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", "external")
     assert quality.capabilities is not None
     assert Capability.JSON_SCHEMA in quality.capabilities.supported
 
