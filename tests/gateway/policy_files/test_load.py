@@ -201,3 +201,20 @@ def test_a_provider_needs_no_url_and_its_models_fail_independently(
     assert (alone.kind, alone.url, alone.model) == (Kind.LITELLM, "litellm:anthropic/big", "anthropic/big")
     given = policy_with("kind: openai", "kind: litellm").targets["quality"]
     assert given.url == "https://example.com/v1"  # litellm adds the path
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (None, "kind litellm requires the extra `providers`"),
+        ("1.82.7", "litellm 1.82.7 is a malicious release, replace it"),
+        ("1.82.8", "litellm 1.82.8 is a malicious release, replace it"),
+    ],
+)
+def test_providers_need_a_release_of_litellm_that_is_there_and_honest(
+    policy_with: PolicyWith, monkeypatch: pytest.MonkeyPatch, found: str | None, problem: str
+) -> None:
+    monkeypatch.setattr("gateway.policy_files.targets.find_spec", lambda _: found and object())
+    monkeypatch.setattr("gateway.policy_files.targets.version", lambda _: found)
+    with pytest.raises(PolicyError, match=problem):
+        policy_with("kind: openai", "kind: litellm")
