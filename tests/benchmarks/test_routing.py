@@ -120,6 +120,7 @@ def test_a_figure_that_was_not_measured_misses_its_threshold(figures: dict[str, 
     assert line.startswith("fast_recall")
 
 
+@pytest.mark.slow
 def test_every_threshold_of_the_test_sets_is_for_a_figure_that_they_measure() -> None:
     for folder in TEST_SETS:
         rows = [

@@ -48,6 +48,7 @@ async def test_the_gateway_breaks_no_rule(target: dict[str, Any], route: dict[st
     assert broken == []
 
 
+@pytest.mark.slow
 async def test_every_rule_is_broken_by_a_small_change_of_an_answer(tmp_path: Path) -> None:
     """A rule that nothing breaks would check nothing."""
     target = TARGETS["with text completions"]

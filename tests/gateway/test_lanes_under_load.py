@@ -19,6 +19,7 @@ from gateway.types import Call, Status
 from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
 
+pytestmark = pytest.mark.slow
 BUDGET_MS, HEDGE_MS = 400.0, 400.0
 SLO = Slo(p95_ms=BUDGET_MS, window_s=60)
 
@@ -154,7 +155,6 @@ def test_hedges_stay_within_their_share_while_it_slips(slip: Run) -> None:
     assert hedges <= 0.1 * len(slip.scene.targets["fast"].calls)
 
 
-@pytest.mark.slow
 def test_a_lane_that_slips_every_other_minute_changes_a_bounded_number_of_times_an_hour(stage: Any) -> None:
     run = drive(
         stage, lambda now_s, dice: 0.6 if int(now_s // 60) % 2 else 0.1, rate=2, seconds=1800, route={"slo": SLO}
@@ -162,7 +162,6 @@ def test_a_lane_that_slips_every_other_minute_changes_a_bounded_number_of_times_
     assert run.states.count(LaneState.EJECTED) <= 10  # in half an hour, with 15 minutes of slowness
 
 
-@pytest.mark.slow
 def test_a_lane_at_the_edge_of_its_promise_is_left_in_service(stage: Any) -> None:
     run = drive(stage, lambda _, dice: 0.6 if dice.random() < 0.03 else 0.1, rate=10, seconds=600, route={"slo": SLO})
     assert run.states == [LaneState.SERVING]

@@ -78,7 +78,7 @@ def peak(batch: Batch, limits: Limits) -> int:
 
 @pytest.mark.parametrize(
     ("rows", "context"),
-    [(1, 8192), (2, 8192), *(pytest.param(8, context, marks=pytest.mark.slow) for context in (32_768, 131_072))],
+    [(1, 8192), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 8192), (8, 32_768), (8, 131_072)))],
 )
 def test_the_computed_peak_covers_the_real_one_and_hardly_more(
     rows: int, context: int, monkeypatch: pytest.MonkeyPatch
