@@ -52,15 +52,18 @@ def verify_result(item: Verify, row: Sequence[float], end_ids: Sequence[int], *,
     differs from the draft, or an end token. A log-probability is not finite where the model returned NaN or
     infinity."""
     tokens: list[TokenResult] = []
-    numbers = len(row) // width
+    numbers, accepted = len(row) // width, 0
     for place in range(len(item.ids) - 1, item.count):
         result = token_result(item, row[place * numbers + 1 : (place + 1) * numbers])
         tokens.append(result)
-        if len(tokens) > item.drafted or result.id in end_ids or result.id != int(row[(place + 1) * numbers]):
+        if len(tokens) > item.drafted or result.id != int(row[(place + 1) * numbers]):
+            break
+        accepted += 1
+        if result.id in end_ids:
             break
     closes = len(tokens) == item.closes_with or tokens[-1].id in end_ids
     cached = len(item.ids) + len(tokens) - 1 if closes else 0
-    return VerifyResult(sequence=item.sequence, tokens=tuple(tokens), cached=cached)
+    return VerifyResult(sequence=item.sequence, tokens=tuple(tokens), cached=cached, accepted=accepted)
 
 
 def _is_followed(item: Verify) -> bool:

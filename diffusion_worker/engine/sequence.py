@@ -12,6 +12,7 @@ from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.template import Template
 from diffusion_worker.engine.penalty_counts import PenaltyCounts
 from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
+from diffusion_worker.memory.scored_prompt import ScoredPrompt
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence, surprise, weakest_of
@@ -23,6 +24,7 @@ from diffusion_worker.types.step_batch import (
     Decode,
     Denoise,
     Prefill,
+    PromptResult,
     TokenResult,
     late_start,
 )
@@ -57,6 +59,7 @@ class Sequence:
     scored: int = 0  # number of those tokens
     weights: ConfidenceWeights | None = None  # of its confidence; None: the mean probability of its tokens
     weakest: tuple[float, ...] = ()  # lowest log-probabilities among those tokens
+    scored_prompt: ScoredPrompt = field(init=False)  # what is known of it, if it is requested
     prompt_surprise: float = 0.0
     sealed_entropy: float = 0.0  # highest mean entropy of a sealed canvas
     sealed_steps: int = 0  # most steps of one
@@ -81,6 +84,7 @@ class Sequence:
         self.start = self.request.start_ids
         self.matcher = self.canvas_matcher = self.request.matcher
         self.template = self.request.template
+        self.scored_prompt = ScoredPrompt(top=self.request.prompt_logprobs or 0)
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.request.timeline)
@@ -185,6 +189,9 @@ class Sequence:
             self.pending = deque(prefill_chunks_of(ids, chunk, cut=cut) + [known] * self.has_known)
         if self.forward_passes == 0:
             self.cached = allocation.reused
+        is_scored = allocation.scored is not None and self.request.prompt_logprobs is not None
+        if is_scored and allocation.reused >= len(self.scored_prompt.ids):
+            self.scored_prompt = allocation.scored.first(allocation.reused + 1)
 
     def preempt(self, now: float) -> None:
         """Give up the slot; the canvas is kept."""
@@ -207,7 +214,15 @@ class Sequence:
             at=self.context,
             is_seal=is_output and not self.is_autoregressive,
             width=self.request.denoising.canvas_length if is_output and self.is_verified else 0,
+            next_ids=self._next_prompt_ids(),
+            prompt_top=self.scored_prompt.top,
         )
+
+    def _next_prompt_ids(self) -> tuple[int, ...]:
+        """The prompt tokens that its next pass predicts, if their log-probabilities are requested."""
+        if self.request.prompt_logprobs is None:
+            return ()
+        return self.request.prompt_ids[self.context + 1 : self.context + 1 + len(self.pending[0])]
 
     def next_denoise(self, *, prefilled: int = 0) -> Denoise:
         """Its next canvas step, for a slot that holds `prefilled` more tokens by then."""
@@ -249,6 +264,8 @@ class Sequence:
             matcher=self.matcher,
             top_logprobs=self.request.top_logprobs or 0,
             ends_prompt=self.emitted == 0,
+            next_ids=self._next_prompt_ids(),
+            prompt_top=self.scored_prompt.top,
         )
 
     @property
@@ -288,6 +305,11 @@ class Sequence:
         self.context += len(ids)
         self.forward_passes += 1
         self.pending.popleft()
+
+    def record_prompt(self, result: PromptResult) -> ScoredPrompt:
+        """Record log-probabilities of its prompt; returns all that are known."""
+        self.scored_prompt = self.scored_prompt.extended(self.request.prompt_ids, result.at, result.values)
+        return self.scored_prompt
 
     def record_step(self, canvas: CanvasResult, *, is_late: bool) -> BlockStop | None:
         """Record one step; returns why the canvas is done, or None if it needs another."""

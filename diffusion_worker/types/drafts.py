@@ -22,19 +22,17 @@ def canvas_draft(canvas: CanvasResult, shown: tuple[int, ...], *, block: int, st
 
 
 def verified_draft(
-    tokens: Sequence[TokenResult], end_ids: Sequence[int], *, block: int, step: int, drafted: int = 0
+    tokens: Sequence[TokenResult], end_ids: Sequence[int], *, block: int, step: int, rejected: int = 0
 ) -> CanvasDrafted:
-    """The tokens that a causal pass chose after `drafted` tokens of a draft, without an end token. What follows an end
-    token was not rejected."""
+    """The tokens that a causal pass chose, without an end token; it has `rejected` so many tokens of a draft."""
     shown = [token for token in tokens if token.id not in end_ids]
-    has_end = len(shown) < len(tokens)
     return CanvasDrafted(
         ids=tuple(token.id for token in shown),
         block=block,
         step=step,
         logprobs=tuple(token.logprob for token in shown),
         states=tuple(PositionState.FORCED if token.is_forced else PositionState.PINNED for token in shown),
-        rejected=0 if has_end else max(0, drafted - (len(tokens) - 1)),
+        rejected=rejected,
     )
 
 

@@ -63,6 +63,14 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScored:
+    """The log-probabilities of the prompt's tokens after the first, which nothing predicts; before the first output.
+    Only for requests with `prompt_logprobs`."""
+
+    tokens: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSealed:
     """A block is final: a canvas, one token in autoregressive mode, or the tokens of one verification. `ids` are those
     not streamed before, without end and padding tokens; may be empty."""
@@ -71,7 +79,8 @@ class BlockSealed:
     block: int
     usage: Usage  # up to this block, so that a stop string found in these ids can end the response
     labels: tuple[float, ...] = ()  # log-probabilities of the requested labels
-    logprobs: tuple[TokenLogprobs, ...] = ()  # of `ids`, if requested; not of those that closed an answer in time
+    # Of `ids` and of an end token behind them, if requested; not of tokens that closed an answer in time.
+    logprobs: tuple[TokenLogprobs, ...] = ()
     holes: Probabilities = ()  # of the holes of the request's template
 
 
@@ -124,4 +133,4 @@ class Faulted:
 
 
 Ending = Finished | Faulted  # every submitted sequence ends in exactly one of them
-Event = BlockSealed | PrefixStable | CanvasDrafted | Finished | Faulted
+Event = PromptScored | BlockSealed | PrefixStable | CanvasDrafted | Finished | Faulted

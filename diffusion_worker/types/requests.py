@@ -119,6 +119,7 @@ class GenerationRequest:
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
     top_logprobs: int | None = None  # most likely tokens to report with each token; None: no log-probabilities. Not for
     # diffusion, whose tokens have no probability left to right
+    prompt_logprobs: int | None = None  # the same for the tokens of the prompt; only if a causal pass ends the prompt
     min_confidence: float | None = None  # it ends once its confidence cannot reach this, if the checkpoint has weights
     matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
     labels: Labels | None = None  # choose one of these labels, in place of a matcher
@@ -128,7 +129,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise OutOfRange("the prompt is empty", param="messages")
-        _within("max_tokens", self.max_tokens, 1, 2**31)
+        # Without an answer, a single causal pass ends the prompt.
+        _within("max_tokens", self.max_tokens, int(self.decoding_mode is not DecodingMode.AUTOREGRESSIVE), 2**31)
         _within("seed", self.seed, -(2**63), 2**63 - 1)
         _within("anchor", self.anchor, 0.0, 1.0)
         if self.temperature is not None:
