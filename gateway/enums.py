@@ -179,6 +179,7 @@ class Capability(StrEnum):
     REPETITION_PENALTY = "repetition_penalty"
     REASONING_EFFORT = "reasoning_effort"
     LOGPROBS = "logprobs"
+    PROMPT_LOGPROBS = "prompt_logprobs"
     LOGIT_BIAS = "logit_bias"
     STOP = "stop"
     N = "n"

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.template import Template
+from diffusion_worker.engine.answer_evidence import AnswerEvidence
 from diffusion_worker.engine.penalty_counts import PenaltyCounts
 from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
 from diffusion_worker.memory.scored_prompt import ScoredPrompt
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
-from diffusion_worker.types.confidence import ConfidenceWeights, Evidence, surprise, weakest_of
+from diffusion_worker.types.confidence import ConfidenceWeights, Evidence
 from diffusion_worker.types.events import Usage
 from diffusion_worker.types.observations import BlockStop, Outcome, PredictedWait, SequenceObserved
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest, SequenceId
@@ -55,14 +56,8 @@ class Sequence:
     start: tuple[int, ...] = ()  # text that the current canvas starts from
     emitted: int = 0  # tokens of sealed blocks
     streamed: tuple[int, ...] = ()  # ids of the current block that were streamed already
-    logprob: float = 0.0  # sum over the emitted tokens that no constraint forced
-    scored: int = 0  # number of those tokens
     weights: ConfidenceWeights | None = None  # of its confidence; None: the mean probability of its tokens
-    weakest: tuple[float, ...] = ()  # lowest log-probabilities among those tokens
     scored_prompt: ScoredPrompt = field(init=False)  # what is known of it, if it is requested
-    prompt_surprise: float = 0.0
-    sealed_entropy: float = 0.0  # highest mean entropy of a sealed canvas
-    sealed_steps: int = 0  # most steps of one
     matcher: Matcher | None = None  # state before the current canvas, or the next token
     canvas_matcher: Matcher | None = None  # of a verified sequence: before its canvas, whose first tokens are known
     is_canvas_open: bool = False  # of a verified sequence: a step has drafted on its canvas
@@ -79,6 +74,7 @@ class Sequence:
     predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
     penalty_counts: PenaltyCounts = field(init=False)
+    answer: AnswerEvidence = field(init=False)
 
     def __post_init__(self) -> None:
         self.start = self.request.start_ids
@@ -89,6 +85,7 @@ class Sequence:
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.request.timeline)
         self.penalty_counts = PenaltyCounts(self.request)
+        self.answer = AnswerEvidence(weights=self.weights)
 
     @property
     def is_autoregressive(self) -> bool:
@@ -125,34 +122,18 @@ class Sequence:
             completion_tokens=self.emitted + streamed,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
-            confidence=self._confidence(evidence, logprobs),
+            confidence=self.answer.confidence(evidence, logprobs, has_begun=self.forward_passes > 0),
             evidence=evidence,
             converged=None if self.is_autoregressive else self.converged,
         )
 
-    def _confidence(self, evidence: Evidence, logprobs: Ids[float]) -> float | None:
-        """Confidence so far, with these unsealed tokens; None before the first step."""
-        if self.weights is not None:
-            return self.weights.confidence(evidence) if self.forward_passes else None
-        count = self.scored + len(logprobs)
-        return math.exp((self.logprob + math.fsum(logprobs)) / count) if count else None
-
     def _evidence(self, logprobs: Ids[float] = ()) -> Evidence:
-        steps = 0 if self.is_autoregressive else max(self.sealed_steps, self.steps_done)
-        return Evidence(
-            prompt_surprise=self.prompt_surprise,
-            token_surprise=surprise(weakest_of(self.weakest, logprobs)),
-            entropy=self.sealed_entropy,
-            steps=steps / self.request.denoising.steps,
-            unconverged=float(not self.converged),
-        )
+        steps = 0 if self.is_autoregressive else max(self.answer.steps, self.steps_done)
+        return self.answer.measured(logprobs, steps=steps / self.request.denoising.steps, converged=self.converged)
 
     def is_hopeless(self) -> bool:
-        """Whether its confidence cannot reach the request's minimum: with weights, it can only fall."""
-        minimum = self.request.min_confidence
-        if minimum is None or self.weights is None:
-            return False
-        return self.weights.confidence(self._evidence()) < minimum
+        """Whether its confidence cannot reach the request's minimum."""
+        return self.answer.is_below(self.request.min_confidence, self._evidence())
 
     def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
         """The observation to report when it ends."""
@@ -320,7 +301,7 @@ class Sequence:
         self.mean_entropy = canvas.mean_entropy
         if self.template is not None:
             self.template = self.template.narrowed(canvas.holes)
-        self.prompt_surprise = max(self.prompt_surprise, canvas.prompt_surprise)
+        self.answer.add_prompt(canvas.prompt_surprise)
         if canvas.has_converged:
             return BlockStop.STABLE
         self.converged = self.converged and self.steps_to_go > 0 and not is_late
@@ -350,9 +331,8 @@ class Sequence:
         shown, has_end = self.visible(canvas.ids, end_ids)
         count = len(shown) + has_end
         self.emitted += count
-        self._score(canvas.unforced(count))
-        self.sealed_entropy = max(self.sealed_entropy, canvas.mean_entropy)
-        self.sealed_steps = max(self.sealed_steps, self.steps_done)
+        self.answer.add_tokens(canvas.unforced(count))
+        self.answer.add_canvas(canvas.mean_entropy, self.steps_done)
         fresh, self.streamed = shown[len(self.streamed) :], ()
         if is_late and self.matcher and not has_end:
             return fresh + self._close(canvas.ids[: self.width]), True
@@ -384,7 +364,7 @@ class Sequence:
     def record_token(self, token: TokenResult, ids: tuple[int, ...]) -> None:
         """Record one decoded token; it counts as a block."""
         self.record_prefill(ids)
-        self.prompt_surprise = max(self.prompt_surprise, token.prompt_surprise)
+        self.answer.add_prompt(token.prompt_surprise)
         self.block += self.emitted > 0
         self.take((token,), begins_canvas=True)
         self.append((token.id,))
@@ -398,7 +378,7 @@ class Sequence:
             self.canvas_matcher = self.matcher and self.matcher.after(ids[:-1])
             self.is_canvas_open, self.steps_to_go = False, self.steps
         self.matcher = self.matcher and self.matcher.after(ids)
-        self._score([token.logprob for token in tokens if not token.is_forced])
+        self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])
 
     def rest_of_start(self) -> tuple[int, ...]:
         """What is left of the start text after the output so far."""
@@ -406,12 +386,6 @@ class Sequence:
             return ()
         output = self.all_ids[len(self.request.prompt_ids) :]
         return self.request.start_ids[aligned_index(output, self.request.start_ids) :]
-
-    def _score(self, logprobs: Ids[float]) -> None:
-        """Take emitted, unforced tokens into the confidence."""
-        self.scored += len(logprobs)
-        self.logprob += math.fsum(logprobs)
-        self.weakest = weakest_of(self.weakest, logprobs)
 
     def append(self, ids: tuple[int, ...]) -> None:
         """Append output to the context."""

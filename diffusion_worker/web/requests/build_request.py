@@ -135,13 +135,13 @@ def _most_steps(info: ModelInfo) -> int:
 
 def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: DenoisingParams, info: ModelInfo) -> int:
     prompt = len(inputs.prompt_ids)
-    left = info.max_context - prompt
-    if left < 1 or (requested or 0) > left:
-        answer = f"{requested} for the answer" if requested else "at least 1 for the answer"
+    left, least = info.max_context - prompt, 1 if requested is None else min(requested, 1)
+    if left < least or (requested or 0) > left:
+        answer = f"{requested} for the answer" if requested else f"at least {least} for the answer"
         raise PromptTooLong(
             f"The maximum context length is {info.max_context} tokens; '{inputs.prompt_name}' has {prompt}, "
             f"and the request needs {answer}.",
-            param=inputs.prompt_name if left < 1 else "max_tokens",
+            param=inputs.prompt_name if left < least else "max_tokens",
         )
     most_canvases = max(1, _most_steps(info) // denoising.steps)
-    return requested or min(left, most_canvases * denoising.canvas_length)
+    return min(left, most_canvases * denoising.canvas_length) if requested is None else requested

@@ -67,15 +67,16 @@ def parse_body(body: bytes) -> Fields:
     return Fields(value)
 
 
-def parse_request_params(fields: Fields) -> RequestParams:
-    """Parse the shared fields of a body. Raises InvalidRequest for the first error."""
+def parse_request_params(fields: Fields, *, min_tokens: int = 1) -> RequestParams:
+    """Parse the shared fields of a body. `min_tokens`: least number of tokens to ask for. Raises InvalidRequest for the
+    first error."""
     is_stream = fields.boolean("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
     temperature, truncation = _parse_sampling(fields)
     return RequestParams(
         model=fields.nonempty("model"),
-        max_tokens=_parse_max_tokens(fields),
+        max_tokens=_parse_max_tokens(fields, min_tokens),
         seed=fields.integer("seed", -(2**63), 2**63 - 1),
         temperature=temperature,
         truncation=truncation,
@@ -135,9 +136,9 @@ def _number(fields: Fields, name: str, bounds: tuple[float, float], *, default: 
     return default if value is None else value
 
 
-def _parse_max_tokens(fields: Fields) -> int | None:
-    older = fields.integer("max_tokens", 1, 2**31 - 1)
-    newer = fields.integer("max_completion_tokens", 1, 2**31 - 1)
+def _parse_max_tokens(fields: Fields, least: int) -> int | None:
+    older = fields.integer("max_tokens", least, 2**31 - 1)
+    newer = fields.integer("max_completion_tokens", least, 2**31 - 1)
     if older is not None and newer is not None and older != newer:
         raise fields.invalid("max_tokens", "contradicts 'max_completion_tokens'.")
     return older if newer is None else newer
