@@ -15,7 +15,8 @@ from diffusion_worker.engine.device_check import DeviceCheck
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.scheduler import Scheduler, SequenceEvent
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
-from diffusion_worker.engine.watchdog import StepWatchdog, positions_of
+from diffusion_worker.engine.step_cost import positions_of
+from diffusion_worker.engine.watchdog import StepWatchdog
 from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import fullest, memory_in_use, tensor_bytes

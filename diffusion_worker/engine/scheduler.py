@@ -370,9 +370,11 @@ class Scheduler:
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
         if rows := batch.rows:  # an iteration that only releases says nothing about the cost of a step
-            self._cost_model.record_step(seconds, rows)
+            self._cost_model.record_step(seconds, batch)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 
     def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
         """Whether `steps` more steps are predicted to end after the deadline."""
-        return sequence.is_due(now + steps * (self._cost_model.step_s(max(1, len(self._running))) or 0.0))
+        if sequence.request.deadline_s is None:
+            return False
+        return sequence.is_due(now + steps * (self._cost_model.step_s(self._running.values() or (sequence,)) or 0.0))
