@@ -218,6 +218,12 @@ class Decoding(StrEnum):
     VERIFIED = "verified"
     AUTOREGRESSIVE = "autoregressive"
 
+    @classmethod
+    def of_model(cls, model: str) -> "Decoding":
+        """The mode of a worker's model id."""
+        suffix = model.rpartition(":")[2]
+        return cls(suffix) if suffix in (cls.VERIFIED, cls.AUTOREGRESSIVE) else cls.DIFFUSION
+
 
 class FormatKind(StrEnum):
     """The kinds of output format that a request can ask for."""

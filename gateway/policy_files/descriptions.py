@@ -104,6 +104,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         **{f"routes[].when.time[].{key}": text for key, text in _TIME.items() if key},
         "routes[].use": "The first target, or several with weights.",
         "routes[].use.*": "Weight of this target.",
+        "routes[].decoding": "Decoding mode of the workers in `use`, instead of their own.",
         "routes[].fall_back": "Targets to try next, in order.",
         "routes[].min_confidence": "Answers below this confidence, and blank ones, fall back; for the first target and"
         " every worker of the route, or by target.",

@@ -48,6 +48,7 @@ routes:
   - name: first
     when: {header: {x-team: a, x-debug: true}, time: {days: mon}}
     use: fast
+    decoding: verified
     slo: *slo
     hedge: {after_ms: 1}
     shadow: {target: fast, share: 0.1}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.enums import Capability, Decoding, Grade, Kind, Location
+from gateway.enums import Capability, Grade, Kind, Location
 from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
+from gateway.policy_files.decoding import read_model
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
@@ -67,7 +68,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         kind=kind,
         url=urls[0].base,
         path=urls[0].path,
-        model=_model(entry, kind),
+        model=read_model(entry, kind),
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         queue=read_queue(entry),
@@ -227,23 +228,6 @@ def _price(entry: Section) -> Price | None:
     )
     given.close()
     return price
-
-
-def _model(entry: Section, kind: Kind) -> str:
-    """The model name at the target; `decoding` selects the decoding mode of a worker."""
-    model: str = entry.string("model")
-    decoding: Decoding | None = entry.choice("decoding", Decoding, None)
-    if decoding is None:
-        return model
-    if kind is not Kind.WORKER:
-        raise entry.error("allowed only for targets of kind worker", "decoding")
-    if model.rpartition(":")[2] in (Decoding.VERIFIED, Decoding.AUTOREGRESSIVE):
-        raise entry.error(f"the model {model!r} names a decoding mode, too: set one of them", "decoding")
-    if decoding is Decoding.DIFFUSION:
-        return model
-    if entry.has("diffusion"):
-        raise entry.error(f"denoising parameters have no effect on {decoding} decoding", "diffusion")
-    return f"{model}:{decoding}"
 
 
 def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:

@@ -42,6 +42,7 @@ class Route:
     shadow: tuple[str, float] | None = None  # a target, and the share of requests that is copied to it
     checks: Checks | None = READ_ALONG  # None: nothing is checked
     private: bool = False
+    decoded: Mapping[str, Target] = field(default_factory=dict)  # targets in another decoding mode, for those in `use`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +147,14 @@ def compile_policy(
     `target_slos` are the objectives of targets used as fallbacks, or in routes without an objective of their own.
     """
     version = content_hash[:HASH_DIGITS]
+    decoded = {target.name: target for route in routes for target in route.decoded.values()}
     names, patterns = split_patterns(aliases)
     rules = tuple(_rule(version, route, targets, target_slos) for route in routes)
-    direct = {name: _rule(version, _direct_route(name), targets, target_slos) for name in targets}
+    all_targets = {**targets, **decoded}
+    direct = {name: _rule(version, _direct_route(name), all_targets, target_slos) for name in all_targets}
     return Policy(
         content_hash=content_hash,
-        targets=targets,
+        targets=all_targets,
         target_slos=target_slos,
         rules=rules,
         direct=direct,
@@ -175,9 +178,10 @@ def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos
     shadow = _shadow(route, targets)
     splits = []
     for (first, _), until in zip(shares, untils, strict=True):
-        names = (first, *(name for name in route.fall_back if name != first))
-        candidates = tuple(_candidate(route, targets[name], target_slos, hedges=name == first) for name in names)
-        splits.append(_split(version, route, candidates, shadow, until))
+        chosen = _candidate(route, targets[first], target_slos, is_first=True)
+        names = [name for name in route.fall_back if name != first or first in route.decoded]
+        fallbacks = (_candidate(route, targets[name], target_slos, is_first=False) for name in names)
+        splits.append(_split(version, route, (chosen, *fallbacks), shadow, until))
     return Rule(route=route, splits=tuple(splits))
 
 
@@ -206,16 +210,16 @@ def _shadow(route: Route, targets: Mapping[str, Target]) -> Shadow | None:
     return Shadow(candidate=_with_endpoints(candidate), share=share)
 
 
-def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, hedges: bool) -> Candidate:
+def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, is_first: bool) -> Candidate:
     """A lane has one SLO guard, so its objective is the same as a first choice and as a fallback of the route."""
     own = target_slos.get(target.name)
     firsts = dict(route.shares) or {route.use}
     candidate = Candidate(
         route=route.name,
-        target=target,
+        target=route.decoded.get(target.name, target) if is_first else target,
         slo=(route.slo or own) if target.name in firsts else own,
         min_confidence=_min_confidence(route.gate, target, is_first=target.name in firsts),
-        hedge=route.hedge if hedges else None,
+        hedge=route.hedge if is_first else None,
     )
     return _with_endpoints(candidate)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.enums import Kind
+from gateway.enums import Decoding, Kind
 from gateway.parameters import (
     CACHE_CONTROL,
     NAME,
@@ -71,6 +71,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
         fields["stream_options"] = _raw({**(_value(fields, "stream_options") or {}), "include_usage": True})
     if target.kind is not Kind.WORKER:
         fields.pop("diffusion", None)
+    elif Decoding.of_model(target.model) is not Decoding.DIFFUSION:
+        _leave_out_denoising(fields)
     elif target.diffusion:
         _apply_decoding_defaults(fields, target.diffusion)
     if query.beyond_chat.prompts:
@@ -181,6 +183,16 @@ def _apply_decoding_defaults(fields: Fields, configured: Iterable[tuple[str, flo
     edits = _value(fields, "prediction") is not None
     defaults = {name: value for name, value in configured if edits or name != "anchor"}
     fields["diffusion"] = _raw({**defaults, **(_value(fields, "diffusion") or {})})
+
+
+def _leave_out_denoising(fields: Fields) -> None:
+    """A worker that does not denoise refuses all decoding parameters but the deadline."""
+    given = _value(fields, "diffusion")
+    if not isinstance(given, dict):
+        return
+    fields.pop("diffusion")
+    if "deadline_ms" in given:
+        fields["diffusion"] = _raw({"deadline_ms": given["deadline_ms"]})
 
 
 def _append_to_last_user_message(messages: list[dict[str, Any]], note: str) -> None:
