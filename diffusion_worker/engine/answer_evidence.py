@@ -1,4 +1,4 @@
-"""What the passes of one sequence say about its answer, and the confidence computed from it (see `types.confidence`)."""
+"""What the passes of a sequence say about its answer, and the confidence computed from it (see `types.confidence`)."""
 
 import math
 from collections.abc import Sequence as Ids

@@ -138,8 +138,8 @@ class CostModel:
 
 
 def _positions(sequence: Sequence) -> int:
-    """Positions that the sequence passes through the model in an iteration, at most: a verified one drafts on a canvas and
-    reads the draft."""
+    """Positions that the sequence passes through the model in an iteration, at most: a verified one drafts on a canvas
+    and reads the draft."""
     if sequence.is_verified:
         return 2 * sequence.request.denoising.canvas_length
     return 1 if sequence.is_autoregressive else sequence.request.denoising.canvas_length

@@ -1,4 +1,5 @@
-"""The events that streaming clients receive of a sequence: drafts, stable prefixes, final blocks and scored prompts."""
+"""What a sequence tells: events for its client (drafts, stable prefixes, final blocks, scored prompts), and the
+observation of its end."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
@@ -6,6 +7,7 @@ from collections.abc import Sequence as Ids
 from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.drafts import canvas_draft, verified_draft
 from diffusion_worker.types.events import BlockSealed, CanvasDrafted, PrefixStable, PromptScored, TokenLogprobs
+from diffusion_worker.types.observations import Outcome, SequenceObserved
 from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
 
 
@@ -24,7 +26,9 @@ def draft(sequence: Sequence, canvas: CanvasResult, end_ids: Ids[int]) -> Iterat
         yield canvas_draft(canvas, shown, block=sequence.block, step=step, pinned=pinned)
 
 
-def chosen(sequence: Sequence, tokens: Ids[TokenResult], end_ids: Ids[int], *, rejected: int) -> Iterator[CanvasDrafted]:
+def chosen(
+    sequence: Sequence, tokens: Ids[TokenResult], end_ids: Ids[int], *, rejected: int
+) -> Iterator[CanvasDrafted]:
     """The tokens that a causal pass chose, if the request watches its canvas."""
     if sequence.request.stream_drafts:
         block, step = sequence.block - 1, sequence.forward_passes
@@ -49,6 +53,19 @@ def sealed(
         labels=labels,
         holes=holes,
         logprobs=tuple(TokenLogprobs(id=each.id, logprob=each.logprob, top=each.top) for each in asked),
+    )
+
+
+def observed(sequence: Sequence, outcome: Outcome, now: float) -> SequenceObserved:
+    """The observation to report when it ends."""
+    return SequenceObserved(
+        decoding_mode=sequence.request.decoding_mode,
+        outcome=outcome,
+        queue_s=sequence.times.queue_s,
+        prefill_s=sequence.times.prefill_s,
+        first_block_s=sequence.times.first_block_s,
+        total_s=now - sequence.submitted,
+        usage=sequence.usage(),
     )
 
 

@@ -92,6 +92,6 @@ class WaitingQueue:
         return self._cost_model.predict_wait(free_after[0], step_s, mode)
 
     def _is_preemptible(self, running: Sequence, work_s: float, priority: float, now: float) -> bool:
-        """Whether `running` would be preempted for a queued sequence with `work_s` seconds of work and this priority."""
+        """Whether `running` would be preempted for a queued sequence with this work, in seconds, and this priority."""
         has_far_more = self._cost_model.work_s(running) > PREEMPTION_WORK_RATIO * work_s
         return has_far_more and running.preempted < MAX_PREEMPTIONS and self.priority(running, now) > priority

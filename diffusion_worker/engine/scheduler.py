@@ -44,6 +44,7 @@ from diffusion_worker.types.step_batch import (
     Decode,
     Denoise,
     Prefill,
+    PromptResult,
     StepResult,
     TokenResult,
     Verify,
@@ -154,6 +155,7 @@ class Scheduler:
         """The work of the next iteration: release ended sequences, admit queued ones, advance what fits the budget."""
         self._iteration_start = now
         self._admit(now)
+        self._set_load()
         items = compose(
             self._running.values(), lambda each: self._queue.priority(each, now), self._limits.max_step_tokens
         )
@@ -180,9 +182,7 @@ class Scheduler:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
             self.slots.invalidate(fault.slot)
-        for scored in result.prompts:
-            if (sequence := self._running.get(scored.sequence)) and sequence.slot is not None:
-                self.slots.keep_scores(sequence.slot, sequence.record_prompt(scored))
+        self._update_prompts(result.prompts)
         for prefill in batch.prefills:
             if sequence := self._active_sequence(prefill):
                 sequence.record_prefill(prefill.ids)
@@ -200,6 +200,11 @@ class Scheduler:
             if sequence := self._active_sequence(decodes[token.sequence]):
                 self._update_token(sequence, decodes[token.sequence], token, now)
         return self.take_events()
+
+    def _update_prompts(self, prompts: Iterable[PromptResult]) -> None:
+        for scored in prompts:
+            if (sequence := self._running.get(scored.sequence)) and sequence.slot is not None:
+                self.slots.keep_scores(sequence.slot, sequence.record_prompt(scored))
 
     def take_events(self) -> tuple[SequenceEvent, ...]:
         """All events since the last call."""
@@ -222,6 +227,13 @@ class Scheduler:
         while len(self._running) < self.rows and self.slots.free and (best := self._queue.first(now)):
             self._allocate_slot(best, now)
             self._queue.remove(best)
+
+    def _set_load(self) -> None:
+        """Tell all sequences how long the queue is: 1 where as many sequences wait as may run. In exact mode, an answer
+        must not depend on others."""
+        load = 0.0 if self._limits.is_exact else min(1.0, self.waiting / self.rows)
+        for sequence in self._running.values():
+            sequence.load = load
 
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
@@ -366,7 +378,7 @@ class Scheduler:
         else:
             self._queue.remove(sequence)
         self._released.append(sequence.id)
-        self._observe(sequence.observed(outcome, now))
+        self._observe(output_events.observed(sequence, outcome, now))
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
         if rows := batch.rows:  # an iteration that only releases says nothing about the cost of a step

@@ -18,8 +18,8 @@ from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence
 from diffusion_worker.types.events import Usage
-from diffusion_worker.types.observations import BlockStop, Outcome, PredictedWait, SequenceObserved
-from diffusion_worker.types.requests import DecodingMode, GenerationRequest, SequenceId
+from diffusion_worker.types.observations import BlockStop, PredictedWait
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, SequenceId
 from diffusion_worker.types.step_batch import (
     CanvasResult,
     Decode,
@@ -62,6 +62,8 @@ class Sequence:
     canvas_matcher: Matcher | None = None  # of a verified sequence: before its canvas, whose first tokens are known
     is_canvas_open: bool = False  # of a verified sequence: a step has drafted on its canvas
     is_draft_given: bool = True  # the next draft is what is left of `start`, without a canvas
+    load: float = 0.0  # of the scheduler, from 0 to 1
+    highest_load: float = 0.0  # of its denoising steps
     near_deadline: bool = False  # constrained text must end on the current canvas
     template: Template | None = None  # of its canvas, with what earlier passes have decided
     mean_entropy: float = math.inf  # nats, of the current canvas
@@ -124,6 +126,7 @@ class Sequence:
             forward_passes=self.forward_passes,
             confidence=self.answer.confidence(evidence, logprobs, has_begun=self.forward_passes > 0),
             evidence=evidence,
+            load=self.highest_load or None,
             converged=None if self.is_autoregressive else self.converged,
         )
 
@@ -134,18 +137,6 @@ class Sequence:
     def is_hopeless(self) -> bool:
         """Whether its confidence cannot reach the request's minimum."""
         return self.answer.is_below(self.request.min_confidence, self._evidence())
-
-    def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
-        """The observation to report when it ends."""
-        return SequenceObserved(
-            decoding_mode=self.request.decoding_mode,
-            outcome=outcome,
-            queue_s=self.times.queue_s,
-            prefill_s=self.times.prefill_s,
-            first_block_s=self.times.first_block_s,
-            total_s=now - self.submitted,
-            usage=self.usage(),
-        )
 
     def iterations_at_most(self) -> int:
         """Iterations it still needs without early stopping and up to `max_tokens`."""
@@ -215,7 +206,7 @@ class Sequence:
             block=self.block,
             step=self.steps_to_go,
             opens=self.steps_to_go == self.steps,
-            denoising=self.request.denoising,
+            denoising=self.denoising,
             seed=self.request.seed,
             temperature=self.request.temperature,
             truncation=self.request.truncation,
@@ -248,6 +239,12 @@ class Sequence:
             next_ids=self._next_prompt_ids(),
             prompt_top=self.scored_prompt.top,
         )
+
+    @property
+    def denoising(self) -> DenoisingParams:
+        """The parameters of its next step. Under load, thresholds move within the request's limits."""
+        request = self.request
+        return request.denoising.at_load(request.loosest, self.load) if request.loosest else request.denoising
 
     @property
     def has_known(self) -> bool:
@@ -297,6 +294,8 @@ class Sequence:
         self.denoising_steps += 1
         self.forward_passes += 1
         self.steps_to_go -= 1
+        if self.request.loosest:
+            self.highest_load = max(self.highest_load, self.load)
         self.entropy_rate = canvas.mean_entropy / self.mean_entropy if 0.0 < self.mean_entropy < math.inf else None
         self.mean_entropy = canvas.mean_entropy
         if self.template is not None:

@@ -1,7 +1,7 @@
 """What an iteration costs: the work that its passes do, and the seconds that such work takes.
 
-A canvas step passes a whole canvas through the model, a verification as many positions again, a decode only one, and each
-kind of pass has a price of its own. Seconds are fitted as a + b * passes + c * positions by least squares, with
+A canvas step passes a whole canvas through the model, a verification as many positions again, a decode only one, and
+each kind of pass has a price of its own. Seconds are fitted as a + b * passes + c * positions by least squares, with
 exponentially decaying weights.
 """
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-
 FACTOR: Final = 10.0  # times the expected cost
 TICK_S: Final = 1.0  # between two checks, at most
 

@@ -86,9 +86,7 @@ class SlotTable:
         """Number of free slots that retain a context."""
         return sum(slot.owner is None and bool(slot.ids) for slot in self._slots)
 
-    def acquire(
-        self, owner: SequenceId, ids: Sequence[int], *, at_most: int, scores: int | None = None
-    ) -> Allocation:
+    def acquire(self, owner: SequenceId, ids: Sequence[int], *, at_most: int, scores: int | None = None) -> Allocation:
         """Allocate a slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused; with
         `scores`, only tokens whose log-probabilities are kept, with those of so many most likely tokens. There must be
         a free slot."""

@@ -34,6 +34,7 @@ class Usage:
     converged: bool | None
     cached_tokens: int = 0  # prompt tokens reused from the prefix cache
     evidence: Evidence = NO_EVIDENCE  # what the confidence is computed from
+    load: float | None = None  # the highest that moved its thresholds, see `DenoisingParams.at_load`
 
     @property
     def tokens_per_forward(self) -> float:
@@ -50,6 +51,7 @@ def together(spent: Usage, last: Usage) -> Usage:
         completion_tokens=spent.completion_tokens + last.completion_tokens,
         denoising_steps=spent.denoising_steps + last.denoising_steps,
         forward_passes=spent.forward_passes + last.forward_passes,
+        load=max((each for each in (spent.load, last.load) if each is not None), default=None),
     )
 
 

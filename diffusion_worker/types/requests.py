@@ -4,7 +4,7 @@ Plain values without text, tensors or clocks. Times are in seconds, entropies in
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from diffusion_worker.constraints.inference.labels import Labels
@@ -51,6 +51,16 @@ class DenoisingParams:
         _within("stability", self.stability, 0, 64)
         _within("confidence_threshold", self.confidence_threshold, 0.0, math.inf)
         _within("canvas_length", self.canvas_length, 1, 4096)
+
+    def at_load(self, loosest: "DenoisingParams", load: float) -> "DenoisingParams":
+        """These parameters at a load from 0 to 1: thresholds move towards the `loosest` ones, which hold at 1."""
+        return replace(
+            self,
+            entropy_bound=self.entropy_bound + load * (loosest.entropy_bound - self.entropy_bound),
+            confidence_threshold=self.confidence_threshold
+            + load * (loosest.confidence_threshold - self.confidence_threshold),
+            stability=round(self.stability + load * (loosest.stability - self.stability)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +124,7 @@ class GenerationRequest:
     start_ids: tuple[int, ...] = ()  # text to start from, e.g. one to edit; ignored in autoregressive mode
     anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
+    loosest: DenoisingParams | None = None  # thresholds at full load, see `DenoisingParams.at_load`; None: they stay
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned

@@ -1,4 +1,4 @@
-"""OpenAI text completion responses, with the prompt and the suffix if `echo` is set, and `logprobs` in parallel lists."""
+"""OpenAI text completion responses, with prompt and suffix if `echo` is set, and `logprobs` in parallel lists."""
 
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +73,10 @@ class TextWriter(Writer):
             bodies.append(self._answer.body(scored))
         if not bodies:
             return {"text": text}
-        return {"text": text, "logprobs": {name: [each for body in bodies for each in body[name]] for name in bodies[0]}}
+        return {
+            "text": text,
+            "logprobs": {name: [each for body in bodies for each in body[name]] for name in bodies[0]},
+        }
 
 
 class _Lists:

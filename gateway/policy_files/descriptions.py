@@ -82,6 +82,12 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.diffusion.entropy_bound": "Entropy that one step may accept, in nats.",
         "targets.*.diffusion.t_min": "Sampling temperature of the last step.",
         "targets.*.diffusion.t_max": "Sampling temperature of the first step.",
+        "targets.*.diffusion.under_load": "Thresholds towards which those of requests without a seed move as the"
+        " worker's queue grows.",
+        "targets.*.diffusion.under_load.entropy_bound": "Entropy that one step may accept at full load, in nats.",
+        "targets.*.diffusion.under_load.confidence_threshold": "Mean entropy below which denoising may stop at full"
+        " load, in nats.",
+        "targets.*.diffusion.under_load.stability": "Steps for which a canvas must not have changed at full load.",
         "targets.*.diffusion.anchor": "How strongly a canvas keeps to a given start text, 0 to 1.",
         **_below("targets.*.slo", _SLO),
         "routes": "Routes in order; the first whose `when` matches takes the request.",

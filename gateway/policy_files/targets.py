@@ -34,6 +34,7 @@ _OWN_HEADERS: Final = frozenset(
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
+_UNDER_LOAD: Final = {"entropy_bound": (0.0, 1e6), "confidence_threshold": (0.0, 1e6)}
 _NUMBERS: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
 _MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
@@ -230,7 +231,7 @@ def _price(entry: Section) -> Price | None:
     return price
 
 
-def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
+def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float | tuple[tuple[str, float], ...]], ...]:
     """Default decoding parameters of a worker, for example from `twolane tune`. Requests override them."""
     given = entry.section("diffusion")
     if given is None:
@@ -239,8 +240,20 @@ def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
         raise entry.error("allowed only for targets of kind worker", "diffusion")
     integers = {name: given.integer(name, None, minimum=low, maximum=high) for name, (low, high) in _INTEGERS.items()}
     numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _NUMBERS.items()}
+    under_load = _under_load(given.section("under_load"))
     given.close()
-    return tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
+    values = tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
+    return (*values, ("under_load", under_load)) if under_load else values
+
+
+def _under_load(given: Section | None) -> tuple[tuple[str, float], ...]:
+    """The thresholds that hold where the worker's queue is as long as its batch."""
+    if given is None:
+        return ()
+    numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _UNDER_LOAD.items()}
+    stability = given.integer("stability", None, minimum=0, maximum=64)
+    given.close()
+    return tuple((name, value) for name, value in {**numbers, "stability": stability}.items() if value is not None)
 
 
 def _capabilities(entry: Section, kind: Kind) -> Capabilities:

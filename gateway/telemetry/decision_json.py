@@ -13,6 +13,7 @@ from gateway.types import Query
 def document_of(decision: Decision) -> dict[str, Any]:
     """The format of the decision log."""
     classification, usage = decision.classification, decision.usage
+    rare = {"low_confidence": decision.low_confidence, "load": usage.load if usage else None}
     return {
         "time": _time(decision.time_s),
         "id": decision.query_id,
@@ -37,7 +38,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "fallback": decision.fallback,
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
-    } | ({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)})
+    } | {name: round(value, 4) for name, value in rare.items() if value is not None}
 
 
 def prompt_event(query: Query) -> dict[str, Any]:

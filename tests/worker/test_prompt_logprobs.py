@@ -77,7 +77,9 @@ def plain(model: Any, prompt: tuple[int, ...], top: int) -> list[TokenLogprobs]:
     found = []
     for token, row in zip(prompt[1:], logprobs, strict=False):
         best = row.topk(top)
-        pairs = tuple(zip(best.indices.tolist(), (pytest.approx(each, abs=1e-6) for each in best.values), strict=True))
+        pairs = tuple(
+            zip(best.indices.tolist(), (pytest.approx(each, abs=1e-6) for each in best.values.tolist()), strict=True)
+        )
         found.append(TokenLogprobs(id=token, logprob=pytest.approx(float(row[token]), abs=1e-6), top=pairs))
     return found
 

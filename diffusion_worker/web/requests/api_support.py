@@ -87,8 +87,11 @@ _CAPABILITIES: Mapping[str, bool | str] = {
 _CAUSAL = {"suffix": False, "logprobs": True, "prompt_logprobs": True, "decisions": False}
 _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
     DecodingMode.DIFFUSION: {
-        **{"prediction": "anchored", "suffix": True, "logprobs": True},
-        **{"prompt_logprobs": False, "decisions": True},
+        "prediction": "anchored",
+        "suffix": True,
+        "logprobs": True,
+        "prompt_logprobs": False,
+        "decisions": True,
     },
     DecodingMode.VERIFIED: {"prediction": "warm_start", **_CAUSAL},
     DecodingMode.AUTOREGRESSIVE: {"prediction": "none", **_CAUSAL},

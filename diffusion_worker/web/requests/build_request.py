@@ -51,6 +51,7 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
         max_tokens=max_tokens,
         seed=inputs.seed if params.seed is None else params.seed,
         denoising=denoising,
+        loosest=_loosest(params, denoising),
         decoding_mode=inputs.decoding_mode,
         temperature=params.temperature,
         truncation=params.truncation,
@@ -76,6 +77,7 @@ def _check_decoding_mode(params: RequestParams, inputs: RequestInputs) -> None:
         "suffix": bool(inputs.suffix_ids),
         "stream_options.include_drafts": params.include_drafts and mode is not DecodingMode.VERIFIED,
         "diffusion.anchor": params.anchor is not None,
+        "diffusion.under_load": params.under_load is not None,
         **{f"diffusion.{name}": True for name in params.overrides.as_dict()},
     }
     for name, is_requested in requested.items():
@@ -114,6 +116,23 @@ def _denoising(overrides: Overrides, defaults: DenoisingParams) -> DenoisingPara
         return dataclasses.replace(defaults, **overrides.as_dict())  # type: ignore[arg-type]
     except OutOfRange as error:
         raise OutOfRange(f"'diffusion.{error.param}': {error.message}", param=f"diffusion.{error.param}") from error
+
+
+def _loosest(params: RequestParams, denoising: DenoisingParams) -> DenoisingParams | None:
+    """The thresholds at full load. None with a seed: the answer must be the same at any load. Raises OutOfRange for one
+    that is stricter than without load."""
+    limits = params.under_load.as_dict() if params.under_load else {}
+    loosest = dataclasses.replace(denoising, **limits)  # type: ignore[arg-type]
+    for name, is_stricter in (
+        ("entropy_bound", loosest.entropy_bound < denoising.entropy_bound),
+        ("confidence_threshold", loosest.confidence_threshold < denoising.confidence_threshold),
+        ("stability", loosest.stability > denoising.stability),
+    ):
+        if is_stricter:
+            own, side = getattr(denoising, name), "at most" if name == "stability" else "at least"
+            param = f"diffusion.under_load.{name}"
+            raise OutOfRange(f"'{param}' must be {side} {own:g}, the value without load.", param=param)
+    return None if loosest == denoising or params.seed is not None else loosest
 
 
 def _check_work(max_tokens: int, denoising: DenoisingParams, info: ModelInfo) -> None:

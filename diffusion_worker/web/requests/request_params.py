@@ -34,6 +34,19 @@ class Overrides:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnderLoad:
+    """Thresholds that hold at full load, from `diffusion.under_load`; None: the threshold does not move."""
+
+    entropy_bound: float | None = None
+    confidence_threshold: float | None = None
+    stability: int | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """The values that are set, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParams:
     """Validated parameters of a request, except for its prompt; the model id is resolved later."""
 
@@ -48,6 +61,7 @@ class RequestParams:
     include_usage: bool = False
     include_drafts: bool = False
     overrides: Overrides = Overrides()
+    under_load: UnderLoad | None = None
     anchor: float | None = None
     deadline_ms: float | None = None
     constraint: Constraint | None = None  # of the answer
@@ -86,6 +100,7 @@ def parse_request_params(fields: Fields, *, min_tokens: int = 1) -> RequestParam
         include_usage=include_usage,
         include_drafts=include_drafts,
         overrides=_parse_overrides(diffusion),
+        under_load=_parse_under_load(diffusion.object("under_load")),
         anchor=diffusion.number("anchor", 0.0, 1.0),
         deadline_ms=diffusion.number("deadline_ms", 0.0, 1e9),
         constraint=parse_constraint(fields),
@@ -174,8 +189,20 @@ def _parse_stream_options(fields: Fields, is_stream: bool) -> tuple[bool, bool]:
 def _parse_diffusion(fields: Fields) -> Fields:
     """The extension object; ranges that depend on the checkpoint are checked in `build_request`."""
     diffusion = fields.object("diffusion") or Fields({}, "diffusion")
-    diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
+    others = ("anchor", "deadline_ms", "under_load")
+    diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), *others))
     return diffusion
+
+
+def _parse_under_load(fields: Fields | None) -> UnderLoad | None:
+    if fields is None:
+        return None
+    fields.allow_only([field.name for field in dataclasses.fields(UnderLoad)])
+    return UnderLoad(
+        entropy_bound=fields.number("entropy_bound", 0.0, 1e9),
+        confidence_threshold=fields.number("confidence_threshold", 0.0, 1e9),
+        stability=fields.integer("stability", 0, 64),
+    )
 
 
 def _parse_overrides(fields: Fields) -> Overrides:

@@ -119,8 +119,8 @@ class _ChoiceText:
         return unfence.close()
 
     def logprobs(self, given: Any) -> dict[str, Any] | None:
-        """OpenAI's parallel lists; None if there are none. Offsets count characters from the beginning of the text; those
-        that the target gives count, because tokens may be parts of characters."""
+        """OpenAI's parallel lists; None if there are none. Offsets count characters from the beginning of the text;
+        those of the target come first, because tokens may be parts of characters."""
         records = given.get("content") if isinstance(given, dict) else None
         if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
             return None

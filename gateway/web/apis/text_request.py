@@ -1,8 +1,8 @@
 """Text completions, with or without a gap to fill: `/v1/completions` and `/v1/fim/completions`.
 
-A request is parsed as the chat request with the same parameters, and keeps its prompts beside it. `best_of` above `n` is
-refused by name. The gateway has no tokenizer: `echo` of token ids, or with `logprobs`, needs a target that echoes prompts
-with their log-probabilities.
+A request is parsed as the chat request with the same parameters, and keeps its prompts beside it. `best_of` above `n`
+is refused by name. The gateway has no tokenizer: `echo` of token ids, or with `logprobs`, needs a target that echoes
+prompts with their log-probabilities.
 """
 
 from dataclasses import replace

@@ -80,6 +80,7 @@ def test_a_mode_that_changes_nothing_is_refused(route: str, message: str) -> Non
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
-    text = TARGETS.replace("  quality:", '  "fast:verified": {kind: worker, url: "http://x", model: d, location: external}\n  quality:')
+    other = '  "fast:verified": {kind: worker, url: "http://x", model: d, location: external}'
+    text = TARGETS.replace("routes:", f"{other}\nroutes:")
     with pytest.raises(PolicyError, match="creates a target 'fast:verified', but another one has this name"):
         parse(text + "  - {name: last, use: fast, decoding: verified}\n", {})

@@ -23,6 +23,8 @@ ITEM = Verify(sequence=1, slot=0, ids=(5,), at=9, seed=0, drafted=3, closes_with
 def test_tokens_count_up_to_the_first_difference_or_an_end_token(
     draft: tuple[int, ...], chosen: tuple[int, ...], accepted: int, tokens: tuple[int, ...]
 ) -> None:
-    row = [number for token, choice in zip((*ITEM.ids, *draft), chosen, strict=True) for number in (token, choice, -1, 0)]
+    row = [
+        number for token, choice in zip((*ITEM.ids, *draft), chosen, strict=True) for number in (token, choice, -1, 0)
+    ]
     result = verify_result(ITEM, row, (END,), width=4)
     assert (result.accepted, result.ids) == (accepted, tokens)

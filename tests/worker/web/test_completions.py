@@ -204,7 +204,8 @@ async def test_an_echoed_prompt_has_log_probabilities(prompt: Any, fields: dict[
     unknown = [place for place, value in enumerate(lists["token_logprobs"]) if value is None]
     assert unknown == ([] if opening else [0])
     assert [place for place, top in enumerate(lists["top_logprobs"]) if top is None] == unknown
-    assert all(max(top.values()) >= value for top, value in zip(lists["top_logprobs"], lists["token_logprobs"]) if top)
+    pairs = zip(lists["top_logprobs"], lists["token_logprobs"], strict=True)
+    assert all(max(top.values()) >= value for top, value in pairs if top)
 
 
 async def test_a_harness_reads_the_likelihood_of_a_continuation() -> None:

@@ -143,7 +143,7 @@ async def test_without_a_number_only_the_tokens_themselves_are_reported() -> Non
 
 async def test_thoughts_and_tool_calls_have_lists_of_their_own() -> None:
     """Together with the text they are all tokens of the answer, whole and streamed."""
-    call = '<|tool_call>call:f{a:1}<tool_call|>'
+    call = "<|tool_call>call:f{a:1}<tool_call|>"
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     answer = f"<|channel>thought\nhm<channel|>ok{call}"
     async with serving(released_net(answer), released_words()) as served:

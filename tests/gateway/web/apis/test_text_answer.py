@@ -143,7 +143,7 @@ def test_log_probabilities_become_parallel_lists_with_offsets() -> None:
 
 
 def test_lists_of_a_target_are_written_as_it_gave_them() -> None:
-    """Whole and in parts: a target that echoes a prompt tells where its tokens begin, and knows nothing of the first."""
+    """Whole and in parts: a target that echoes a prompt says where its tokens begin; the first has no value."""
     lists = {
         "tokens": ["bytes:\\xc3", "bytes:\\xa9", "b"],
         "token_logprobs": [None, -1.5, -0.5],
