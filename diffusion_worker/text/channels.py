@@ -117,6 +117,7 @@ class ChannelParser:
         self._tagged_calls = _TaggedCalls(tokenizer) if options.calls is Syntax.TAGGED else None
         self._thought = _Thought(tokenizer)
         self._call: list[Scored] = []  # the opening token and the tokens after it
+        self._heading: list[Scored] = []  # tokens of a thought that may be the name of its channel
         self._undecided: list[Scored] = []  # tokens that are text unless they are part of a tagged call
         self._channel = _Channel.TEXT
         self._texts: list[str] = []
@@ -151,7 +152,7 @@ class ChannelParser:
         """The remaining output, at the end of the answer. A complete tool call does not need its closing token."""
         if self._channel is _Channel.CALL:
             self._close_call()
-        self._thoughts.append(self._thought.close())
+        self._end_thought()
         if self._tagged_calls is not None:
             self._add_parsed(self._tagged_calls.flush())
         self._decide(self._tokens.text)
@@ -204,10 +205,20 @@ class ChannelParser:
         if scored[0] == self._thought_tokens[1]:
             self._close_channel()
             return
-        known = self._thought.ids
+        self._heading.append(scored)
         self._thoughts.append(self._thought.feed(scored[0]))
-        if self._thought.ids > known:
-            self._tokens.thought.append(scored)
+        if self._thought.is_heading:
+            return
+        if self._thought.ends_name:
+            self._heading = [scored] if self._thought.begins_text else []
+        self._tokens.thought += self._heading
+        self._heading = []
+
+    def _end_thought(self) -> None:
+        text = self._thought.close()
+        self._thoughts.append(text)
+        self._tokens.thought += self._heading if text else ()
+        self._heading = []
 
     def _open_thought(self) -> None:
         self._close_channel()
@@ -219,7 +230,7 @@ class ChannelParser:
         if self._channel is _Channel.CALL:
             self._close_call()
         elif self._channel is _Channel.THOUGHT:
-            self._thoughts.append(self._thought.close())
+            self._end_thought()
         else:
             self._texts.append(self._detokenizer.cut())
         self._channel = _Channel.TEXT
@@ -289,6 +300,12 @@ class _Thought:
         self._held = ""  # trailing white space, emitted only if more text follows
         self._is_empty = True
         self.ids = 0
+        self.ends_name = self.begins_text = False  # of the last id: it completed the name, and text follows in it
+
+    @property
+    def is_heading(self) -> bool:
+        """Whether the ids so far may be the channel name."""
+        return self._head is not None
 
     def open(self) -> None:
         """Start a thought channel."""
@@ -297,7 +314,7 @@ class _Thought:
 
     def feed(self, token: int) -> str:
         """Consume one id; returns the thought text that is final after it."""
-        was_named = self._head is None
+        was_named, self.ends_name = self._head is None, False
         text = self._without_name(self._detokenizer.feed((token,)).text)
         self.ids += was_named or bool(text)
         return self._without_end(text)
@@ -318,7 +335,9 @@ class _Thought:
         self._head += text
         if f"{THOUGHT_NAME}\n".startswith(self._head) and self._head != f"{THOUGHT_NAME}\n":
             return ""
-        text, self._head = self._head.removeprefix(f"{THOUGHT_NAME}\n"), None
+        head, self._head = self._head, None
+        text = head.removeprefix(f"{THOUGHT_NAME}\n")
+        self.ends_name, self.begins_text = text != head, bool(text)
         return text
 
     def _without_end(self, text: str) -> str:
