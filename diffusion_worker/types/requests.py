@@ -54,12 +54,17 @@ class DenoisingParams:
 
     def at_load(self, loosest: "DenoisingParams", load: float) -> "DenoisingParams":
         """These parameters at a load from 0 to 1: thresholds move towards the `loosest` ones, which hold at 1."""
+        if load == 0.0:
+            return self
+
+        def moved(own: float, most: float) -> float:
+            return (1.0 - load) * own + load * most
+
         return replace(
             self,
-            entropy_bound=self.entropy_bound + load * (loosest.entropy_bound - self.entropy_bound),
-            confidence_threshold=self.confidence_threshold
-            + load * (loosest.confidence_threshold - self.confidence_threshold),
-            stability=round(self.stability + load * (loosest.stability - self.stability)),
+            entropy_bound=moved(self.entropy_bound, loosest.entropy_bound),
+            confidence_threshold=moved(self.confidence_threshold, loosest.confidence_threshold),
+            stability=round(moved(self.stability, loosest.stability)),
         )
 
 
