@@ -64,11 +64,11 @@ class Loop:
         observe: Observer | None = None,
         gauge: Gauge | None = None,
         plan: ServingPlan | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """`plan`: by default `plan_of` the model. `clock` returns seconds. Raises BadSetting if nothing fits, or an
-        error of the device."""
-        self.model, self._clock = model, clock
+        """`plan`: by default `plan_of` the model. `clock` returns seconds (None: of the monotonic clock). Raises
+        BadSetting if nothing fits, or an error of the device."""
+        self.model, self._clock = model, clock or _monotonic_s
         self.plan = plan or plan_of(model, capacity)
         self.limits, self._max_slots = _limits(self.plan, capacity), self.plan.slots
         table = SlotTable(
@@ -88,7 +88,7 @@ class Loop:
         self.scheduler = Scheduler(model.info, self.limits, table, observe)
         self._padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
         self._stepper = Stepper(model, cache, padding=self._padding)
-        self.watchdog = StepWatchdog(capacity.step_timeout_s, clock)
+        self.watchdog = StepWatchdog(capacity.step_timeout_s, self._clock)
         self._stepper.progress = self.watchdog.progress
         self._gauge = gauge or (lambda: memory_in_use(model.device))
         self._is_limited = capacity.memory_limit_bytes > 0
@@ -278,6 +278,10 @@ def plan_of(model: DiffusionModel, capacity: Capacity, *, step_scale: float = 1.
         min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit,
         step_scale=step_scale,
     )
+
+
+def _monotonic_s() -> float:
+    return time.monotonic()
 
 
 def _limits(plan: ServingPlan, capacity: Capacity) -> Limits:

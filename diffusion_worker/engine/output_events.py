@@ -8,7 +8,7 @@ from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.drafts import canvas_draft, verified_draft
 from diffusion_worker.types.events import BlockSealed, CanvasDrafted, PrefixStable, PromptScored, TokenLogprobs
 from diffusion_worker.types.observations import Outcome, SequenceObserved
-from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
+from diffusion_worker.types.step_batch import CanvasResult, TokenResult
 
 
 def unsealed(sequence: Sequence, canvas: CanvasResult, end_ids: Ids[int]) -> Iterator[PrefixStable | CanvasDrafted]:
@@ -33,11 +33,6 @@ def chosen(
     if sequence.request.stream_drafts:
         block, step = sequence.block - 1, sequence.forward_passes
         yield verified_draft(tokens, end_ids, block=block, step=step, rejected=rejected)
-
-
-def rejected_by(result: VerifyResult, drafted: int, end_ids: Ids[int]) -> int:
-    """Tokens of a draft that a verification rejected; what follows an end token was not."""
-    return 0 if result.ids[-1] in end_ids else drafted - result.accepted
 
 
 def sealed(

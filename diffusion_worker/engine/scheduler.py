@@ -24,6 +24,7 @@ from diffusion_worker.errors import (
     WorkerError,
 )
 from diffusion_worker.memory.slots import SlotTable
+from diffusion_worker.types.drafts import rejected_by
 from diffusion_worker.types.events import Event, Faulted, Finished, FinishReason
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import (
@@ -51,6 +52,7 @@ from diffusion_worker.types.step_batch import (
     VerifyResult,
 )
 
+FULL_LOAD = 0.5  # waiting sequences per row of the batch from which thresholds are at their loosest
 SequenceEvent = tuple[SequenceId, Event]
 
 
@@ -229,9 +231,8 @@ class Scheduler:
             self._queue.remove(best)
 
     def _set_load(self) -> None:
-        """Tell all sequences how long the queue is: 1 where as many sequences wait as may run. In exact mode, an answer
-        must not depend on others."""
-        load = 0.0 if self._limits.is_exact else min(1.0, self.waiting / self.rows)
+        """Tell all sequences how long the queue is. In exact mode, an answer must not depend on others."""
+        load = 0.0 if self._limits.is_exact else min(1.0, self.waiting / (FULL_LOAD * self.rows))
         for sequence in self._running.values():
             sequence.load = load
 
@@ -316,7 +317,7 @@ class Scheduler:
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = record_verification(sequence, item, result)
         self._observe(DraftObserved(drafted=item.drafted, accepted=result.accepted))
-        rejected = output_events.rejected_by(result, item.drafted, self._info.end_ids)
+        rejected = rejected_by(result, item.drafted, self._info.end_ids)
         self._send(sequence, output_events.chosen(sequence, result.tokens, self._info.end_ids, rejected=rejected))
         self._update_output(sequence, result.tokens, cached, now)
 

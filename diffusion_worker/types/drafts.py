@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion_worker.types.events import CanvasDrafted, PositionState
-from diffusion_worker.types.step_batch import CanvasResult, TokenResult
+from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
 
 
 def canvas_draft(canvas: CanvasResult, shown: tuple[int, ...], *, block: int, step: int, pinned: int) -> CanvasDrafted:
@@ -34,6 +34,11 @@ def verified_draft(
         states=tuple(PositionState.FORCED if token.is_forced else PositionState.PINNED for token in shown),
         rejected=rejected,
     )
+
+
+def rejected_by(result: VerifyResult, drafted: int, end_ids: Sequence[int]) -> int:
+    """Tokens of a draft that a verification rejected; what follows an end token was not."""
+    return 0 if result.ids[-1] in end_ids else drafted - result.accepted
 
 
 def draft_body(drafted: CanvasDrafted, text: str, tokens: Sequence[str]) -> dict[str, Any]:

@@ -561,20 +561,20 @@ def thresholds(batch: Batch) -> list[tuple[float, float, int]]:
 
 def test_thresholds_follow_the_queue_within_the_limits_of_the_request() -> None:
     """In every step anew, and the usage says how high the load was; a request without limits is left alone."""
-    it = scheduler(running=2, waiting=9)
+    it = scheduler(running=4, waiting=9)
     it.add(replace(REQUEST, loosest=LOOSEST), 0.0)
-    it.add(REQUEST, 0.0)
+    for _ in range(3):
+        it.add(REQUEST, 0.0)
     own = (DENOISING.entropy_bound, DENOISING.confidence_threshold, DENOISING.stability)
-    assert thresholds(it.next_batch(0.0)) == [own, own]
+    assert thresholds(it.next_batch(0.0)) == [own] * 4
     it.add(REQUEST, 0.0)
-    half = [(pytest.approx(0.6), 0.055, 0), own]
-    assert thresholds(it.next_batch(0.0)) == half
+    assert thresholds(it.next_batch(0.0)) == [(pytest.approx(0.6), 0.055, 0), own, own, own]
     for _ in range(7):
         it.add(REQUEST, 0.0)
-    assert thresholds(it.next_batch(0.0)) == [(pytest.approx(1.1), 0.105, 0), own]
+    assert thresholds(it.next_batch(0.0)) == [(pytest.approx(1.1), 0.105, 0), own, own, own]
     happened = play(it, (5, END, 0, 0), converged=True)
     ends = {sequence: event.usage.load for sequence, event in happened if isinstance(event, Finished)}
-    assert ends == {1: 1.0, 2: None}
+    assert ends == {1: 1.0, 2: None, 3: None, 4: None}
 
 
 def test_in_exact_mode_and_without_a_queue_thresholds_stay() -> None:
