@@ -26,7 +26,7 @@ class QueuedPass:
     constraint_s: float = 0.0
     labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
     holes: Sequence[Probabilities] = ()  # likewise
-    prompts: torch.Tensor | None = None  # [prompt tokens of all rows, numbers], see `prompt_logprobs`
+    prompts: torch.Tensor | None = None  # [prompt tokens of all rows, numbers], see `autoregressive.score_prompts`
 
     @property
     def numbers(self) -> torch.Tensor:

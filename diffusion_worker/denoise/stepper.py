@@ -10,12 +10,11 @@ from typing import TypeVar
 
 import torch
 
-from diffusion_worker.denoise.autoregressive import decode, padded, token_result
+from diffusion_worker.denoise.autoregressive import decode, padded, prompt_result, score_prompts, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.passes import QueuedPass
-from diffusion_worker.denoise.prompt_logprobs import prompt_result, score_prompts
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
 from diffusion_worker.denoise.verify import CausalPass, verify, verify_result
 from diffusion_worker.errors import NotFinite, StepFailed

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from diffusion_worker.denoise.autoregressive import choose, token_result, top_of
+from diffusion_worker.denoise.autoregressive import LOGITS_AT_ONCE, choose, token_result, top_of
 from diffusion_worker.denoise.draws import Draws
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.step_batch import Decode, TokenResult, Verify, VerifyResult
 
-_LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
 _FOLLOWED_AT_ONCE = 16  # positions of rows whose rules follow the draft: masks beyond a difference are wasted
 
 
@@ -77,7 +76,7 @@ class _Chooser:
     def __init__(self, model: DiffusionModel, seen: CausalPass, draws: Draws) -> None:
         self._model, self._seen, self._draws = model, seen, draws
         self._top = top_of(seen.items, model.info.vocab_size)
-        self._block = max(1, _LOGITS_AT_ONCE // model.info.vocab_size)  # positions
+        self._block = max(1, LOGITS_AT_ONCE // model.info.vocab_size)  # positions
         self.report = torch.zeros(*seen.ids.shape, 4 + 2 * self._top, dtype=torch.double, device=model.device)
         self.report[..., 0] = seen.ids.double()
 

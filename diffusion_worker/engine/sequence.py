@@ -161,9 +161,9 @@ class Sequence:
             self.pending = deque(prefill_chunks_of(ids, chunk, cut=cut) + [known] * self.has_known)
         if self.forward_passes == 0:
             self.cached = allocation.reused
-        is_scored = allocation.scored is not None and self.request.prompt_logprobs is not None
-        if is_scored and allocation.reused >= len(self.scored_prompt.ids):
-            self.scored_prompt = allocation.scored.first(allocation.reused + 1)
+        kept = None if self.request.prompt_logprobs is None else allocation.scored
+        if kept is not None and allocation.reused >= len(self.scored_prompt.ids):
+            self.scored_prompt = kept.first(allocation.reused + 1)
 
     def preempt(self, now: float) -> None:
         """Give up the slot; the canvas is kept."""

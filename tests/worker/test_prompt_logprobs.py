@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.denoise import prompt_logprobs
+from diffusion_worker.denoise import autoregressive
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.scored_prompt import ScoredPrompt
@@ -164,7 +164,7 @@ def test_the_head_runs_over_a_few_positions_at_a_time(model: Any, monkeypatch: p
             counts.append(hidden.numel() // hidden.shape[-1])
             return model.logits(hidden)
 
-    monkeypatch.setattr(prompt_logprobs, "LOGITS_AT_ONCE", 5 * VOCAB)
+    monkeypatch.setattr(autoregressive, "LOGITS_AT_ONCE", 5 * VOCAB)
     dice = random.Random(5)
     requests = [request_of(dice, 30) for _ in range(3)]
     found = served(loop_of(Counting(), prefill_chunk=30), *requests)
