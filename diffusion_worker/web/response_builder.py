@@ -87,9 +87,11 @@ class ResponseBuilder:
         return output
 
     def prompt_output(self, scored: PromptScored) -> ChannelOutput:
-        """The log-probabilities of the prompt, as output before that of the answer."""
+        """The log-probabilities of the prompt, as output before that of the answer. What an earlier attempt kept of its
+        answer is not part of it."""
         first = TextLogprobs(token=token_text(self._tokenizer, self._prompt_ids[0]), logprob=None)
-        tokens = (first, *(readable(self._tokenizer, each) for each in scored.tokens))
+        others = scored.tokens[: len(self._prompt_ids) - 1]
+        tokens = (first, *(readable(self._tokenizer, each) for each in others))
         return ChannelOutput(text="", thought="", calls=(), ids_read=0, text_ids=(), prompt=tokens)
 
     @property
