@@ -74,6 +74,8 @@ def parse_fill_in(
     """See `client_api.Parse`. The prompt is one text; without a suffix, the gap is at its end."""
     given, document = decode(checked(body), _TEXT)
     prompts = (_prompt(given.prompt, suffix_of(given.suffix)),)
+    if _scores_prompts(given, prompts):
+        raise InvalidField("'echo' is supported with 'logprobs' at /v1/completions only.", param="echo")
     as_chat = _chat_body(given, document, prompts)
     return _as_text(parse_chat(as_chat, headers, now_s=now_s, key=key, trace=trace), prompts, given)
 

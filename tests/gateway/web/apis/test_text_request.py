@@ -180,3 +180,11 @@ def test_a_fill_in_has_one_text() -> None:
         with pytest.raises(BadRequest) as caught:
             fill_in(prompt=prompt, suffix="b")
         assert caught.value.param == "prompt"
+
+
+def test_a_fill_in_scores_no_prompt() -> None:
+    """Its answer belongs between two texts."""
+    for fields, param in (({"prompt": "a"}, "echo"), ({"prompt": "a", "suffix": "b"}, "suffix")):
+        with pytest.raises(BadRequest) as caught:
+            fill_in(echo=True, logprobs=1, **fields)
+        assert caught.value.param == param
