@@ -336,8 +336,7 @@ class Verdict:
 
 @record
 class Usage:
-    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1), `converged` and
-    `load`; for other targets a gate computes the confidence from log-probabilities."""
+    """Usage as the target reported it. Only our worker reports `converged`, `load` and, except for a gate, `confidence`."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
