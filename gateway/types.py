@@ -336,7 +336,7 @@ class Verdict:
 
 @record
 class Usage:
-    """Usage as the target reported it. Only our worker reports `converged`, `load` and, except for a gate, `confidence`."""
+    """Usage as reported. Only our worker reports `converged` and `load`; of others, gates compute the `confidence`."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
