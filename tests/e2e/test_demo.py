@@ -146,7 +146,7 @@ def test_the_curl_of_the_readme_works_as_printed(serving: Serving) -> None:
     told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=500, check=True).stdout
     head, body = told.replace("\r", "").split("\n\n", 1)
     assert head.startswith("HTTP/1.1 200")
-    assert "x-twolane-attempts: fast=ok" in head
+    assert "x-twolane-attempts: careful=ok" in head
     assert json.loads(body)["choices"][0]["message"]["content"] == "fix broken token in api"
 
 
@@ -177,4 +177,4 @@ def test_without_once_it_serves_until_ctrl_c(serving: Serving) -> None:
     assert serving.process.stderr.read() == ""
     assert list(serving.folder.iterdir()) == marked(serving.mark) == []
     assert answer.json()["choices"][0]["message"]["content"] == "fix broken token in api"
-    assert answer.headers["x-twolane-attempts"] == "fast=ok"
+    assert answer.headers["x-twolane-attempts"] == "careful=ok"
