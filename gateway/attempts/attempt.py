@@ -4,7 +4,7 @@ Before that point nothing has been sent to the client, every failure is an Attem
 tried. After it (`commit`), a failure can only end the response.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import Final
@@ -79,6 +79,7 @@ class Attempt:
         self._clock = clock
         self._response: UpstreamResponse | None = None
         self._deltas: Deltas | None = None
+        self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
         self._started_s = clock.now_s()
@@ -90,7 +91,7 @@ class Attempt:
         self._usage: Usage | None = None
         self._minimum = minimum_of(params.candidate, context.query)
         self._confidence: float | None = None  # of a complete answer that has a minimum
-        self._output_chars = 0
+        self._output_chars = self._kept_chars = 0
         self._kept_bytes = self._kept_deltas = 0
         self._asked = context.decisions.open if context.decisions is not None else None
         self._ignored = ignored_by(params.candidate.target, context.query)
@@ -128,12 +129,13 @@ class Attempt:
         return is_ready
 
     async def commit(self) -> list[Delta]:
-        """Pass the point of no return. Returns the buffered deltas, to send at once; `remaining` has the others."""
+        """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others."""
         self._is_committed = True
         self._context.forget_surest()
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
+        self._kept_chars = self._output_chars
         if self.is_complete:
             self._end(AttemptOutcome.OK)
             await self.aclose()
@@ -165,25 +167,41 @@ class Attempt:
         """Record that another attempt of this request was faster."""
         self._end(Reason.HEDGE)
 
-    async def remaining(self) -> AsyncIterator[Delta]:
-        """The deltas after the buffered ones. Raises AttemptFailed; fallback is no longer possible."""
+    async def more(self) -> list[Delta]:
+        """The deltas after the buffered ones, as many as have arrived; none at the end. Raises AttemptFailed, after the
+        deltas before the fault; fallback is no longer possible."""
+        if self.error is not None:
+            raise self.error
         if self._is_ended or self._deltas is None:
-            return
+            return []
+        found: list[Delta] = []
         try:
-            kept_chars = self._output_chars
-            while (delta := await self._next(self._deltas)) is not None:
-                if self._validation.keeps_text:
-                    self._keep(self._output_chars - kept_chars)
-                    kept_chars = self._output_chars
-                self._validation.feed(delta)
-                yield delta
+            delta = await self._next(self._deltas)
+            if delta is not None:
+                self._pass(delta)
+                found.append(delta)
+                for another in self._arrived():
+                    self._observe(another)
+                    self._pass(another)
+                    found.append(another)
+                return found
             self._validation.finish([])
         except AttemptFailed as error:
             self._fail(error)
-            raise
+            if not found:
+                raise
+            return found
         self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._end(AttemptOutcome.OK)
         await self.aclose()
+        return []
+
+    def _pass(self, delta: Delta) -> None:
+        """Check a delta that is about to be sent. Raises AttemptFailed."""
+        if self._validation.keeps_text:
+            self._keep(self._output_chars - self._kept_chars)
+            self._kept_chars = self._output_chars
+        self._validation.feed(delta)
 
     async def aclose(self) -> None:
         """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
@@ -206,6 +224,7 @@ class Attempt:
         """Receive as much of the response as must be buffered before any of it may be sent."""
         self._response = await self._call(upstream)
         self._deltas = self._response.deltas()
+        self._arrived = getattr(self._deltas, "arrived", list)
         buffered: list[Delta] = []
         content_bytes = 0
         while (delta := await self._next(self._deltas)) is not None:

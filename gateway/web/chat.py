@@ -176,11 +176,11 @@ async def _send_deltas(
     error: GatewayError | None = answer.error
     if error is None:
         try:
-            if events := b"".join(_events(writer, delta) for delta in answer.buffered()):
-                await stream.write(events)
-            async for delta in answer.remaining():
-                if events := _events(writer, delta):
+            found = answer.buffered() or await answer.more()
+            while found:
+                if events := _events(writer, found):
                     await stream.write(events)
+                found = await answer.more()
         except AttemptFailed as fault:
             error = fault
     client.stop()
@@ -193,6 +193,8 @@ async def _send_deltas(
     await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)
 
 
-def _events(writer: Writer | None, delta: Delta) -> bytes:
+def _events(writer: Writer | None, deltas: list[Delta]) -> bytes:
     """Events of a part of the answer, in the form of the API."""
-    return sse.event(delta.data) if writer is None else writer.events(delta.data, delta.original)
+    if writer is None:
+        return b"".join([sse.event(delta.data) for delta in deltas])
+    return b"".join([writer.events(delta.data, delta.original) for delta in deltas])

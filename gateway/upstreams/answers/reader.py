@@ -21,6 +21,7 @@ MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_DOCUMENT: Final = (b"{", b"[")
 _DONE: Final = b"[DONE]"
 # What parsers raise, for example for a number of more digits than Python converts.
 _FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -97,9 +98,12 @@ class AnswerReader:
     def _start(self, data: bytes) -> list[Delta]:
         """Decide the form of the body as soon as its first characters are known."""
         self._head = head = data.removeprefix(_BOM).lstrip()
+        if head.startswith(_DOCUMENT):
+            self._document = [head]
+            return []
         if not head or _BOM.startswith(head) or any(field.startswith(head) for field in _FIELDS):
             return []
-        if not head.startswith((b"{", b"[")) and (self._stream or head.startswith(_FIELDS)):
+        if self._stream or head.startswith(_FIELDS):
             self._events = EventReader()
             self._merger = None if self._stream else ChunkMerger()
             return self._read(self._events, head)

@@ -158,24 +158,19 @@ class RequestCycle:
         """Run the application; whatever happens, the client gets one response or notices the failure."""
         self._is_running = True
         try:
-            await self._run(app)
-        finally:
-            self._is_running = False
-            self._release()
-
-    async def _run(self, app: ASGIApp) -> None:
-        try:
             await app(self.scope, self.receive, self.send)
+            if not self.is_complete and not self.is_disconnected and self._wire.is_open:
+                _log.error("the application returned without completing its response")
+                self._fail(FAILED)
         except asyncio.CancelledError:
             self._fail(DRAINED)
             raise
         except Exception:  # noqa: BLE001 - the last handler of a request: its connection must not be left open
             _log.exception("the application failed")
             self._fail(FAILED)
-            return
-        if not self.is_complete and not self.is_disconnected and self._wire.is_open:
-            _log.error("the application returned without completing its response")
-            self._fail(FAILED)
+        finally:
+            self._is_running = False
+            self._release()
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response, with its content-length, without an application. The request's body is discarded."""
@@ -191,7 +186,8 @@ class RequestCycle:
                 self._wire.write(CONTINUE)
         if not self.is_disconnected and not self.is_complete:
             self._wire.read_on()
-            await self._event.wait()
+            if not self._event.is_set():
+                await self._event.wait()
             self._event.clear()
         if self.is_disconnected or self.is_complete:
             return {"type": "http.disconnect"}
