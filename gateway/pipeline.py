@@ -5,7 +5,7 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable
 from contextlib import closing, suppress
 from typing import Protocol
@@ -124,8 +124,9 @@ class Pipeline:
             raise error
         candidates = [self._at_endpoint(each, query) for each in context.plan.candidates]
         healths = ((each, self._health(each)) for each in candidates)
-        verdicts = tuple((each, health, self._check(context, each, health)) for each, health in healths)
-        return context.decision(self._world.now_s()), verdicts
+        now_s = self._world.now_s()
+        verdicts = tuple((each, health, self._check(context, each, health, now_s)) for each, health in healths)
+        return context.decision(now_s), verdicts
 
     async def count_tokens(self, query: Query) -> TokenCount:
         """The input tokens of a query at the target that it would go to now. Not an attempt: no limit counts it.
@@ -181,14 +182,14 @@ class Pipeline:
 
     async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
         remaining = deque(candidates)
-        tries: Counter[str] = Counter()
+        tries: dict[str, int] = {}
         while remaining:
             candidate = remaining.popleft()
             name = candidate.target.policy_name
-            attempt = self._start_attempt(context, candidate, remaining, again=tries[name] > 0)
+            attempt = self._start_attempt(context, candidate, remaining, again=name in tries)
             if attempt is None:
                 continue
-            tries[name] += 1
+            tries[name] = tries.get(name, 0) + 1
             winner = await self._open(context, attempt, remaining)
             if winner is not None:
                 return winner
@@ -244,7 +245,7 @@ class Pipeline:
             if endpoint.target.name not in tried
             and endpoint.target.queue.max_requests
             and (health := self._health(endpoint)).breaker is not BreakerState.OPEN
-            and self._check(context, endpoint, health).admitted
+            and self._check(context, endpoint, health, self._world.now_s()).admitted
         )
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
@@ -294,9 +295,12 @@ class Pipeline:
         queued: Queued | None = None,
     ) -> Attempt | None:
         """An attempt at a candidate, or None if the candidate is skipped."""
-        chosen, candidate = candidate, self._at_endpoint(candidate, context.query, avoid=context.failed)
-        permit = self._acquire(context, candidate, later, again=again, waiter=queued.waiter if queued else None)
-        now_s, queued_ms = self._world.now_s(), queued.waited_ms if queued else None
+        chosen, now_s = candidate, self._world.now_s()
+        if candidate.per_endpoint:
+            candidate = self._at_endpoint(candidate, context.query, avoid=context.failed)
+        upstream, queued_ms = self._upstreams(candidate.target), queued.waited_ms if queued else None
+        health = self._state.health(candidate, upstream.status, now_s)
+        permit = self._acquire(context, candidate, later, health, again=again, waiter=queued.waiter if queued else None)
         if isinstance(permit, Verdict):
             context.skipped.append((chosen, permit))
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
@@ -305,7 +309,7 @@ class Pipeline:
         params = AttemptParams(
             candidate=candidate,
             permit=permit,
-            upstream=self._upstreams(candidate.target),
+            upstream=upstream,
             limit_ms=context.limit_ms(now_s, is_last=is_last),
             total_ms=context.total_left_ms(now_s),
             is_last=not later,
@@ -321,14 +325,16 @@ class Pipeline:
         context: RequestContext,
         candidate: Candidate,
         later: Collection[Candidate],
+        health: Health,
         *,
         again: bool,
-        waiter: Waiter | None = None,
+        waiter: Waiter | None,
     ) -> Permit | Verdict:
-        """A permit to call a candidate, or the reason for the refusal. Checks without side effects come first."""
-        health = self._health(candidate)
-        verdict = self._check(context, candidate, health)
-        if not verdict.admitted:
+        """A permit to call a candidate, or the reason for the refusal. Checks without side effects come first; whether
+        a later candidate could take over matters only where the lane is near its objective."""
+        now_s = self._world.now_s()
+        verdict = self._check(context, candidate, health, now_s)
+        if verdict.reason is not None:
             return verdict
         healthy_fallback = needs_fallback(candidate, health) and has_healthy_fallback(
             candidate,
@@ -339,19 +345,17 @@ class Pipeline:
             return verdict
         return self._state.acquire(
             candidate,
-            self._world.now_s(),
+            now_s,
             sample=self._world.sample(),
             healthy_fallback=healthy_fallback,
             again=again,
             waiter=waiter,
         )
 
-    def _check(self, context: RequestContext, candidate: Candidate, health: Health) -> Verdict:
+    def _check(self, context: RequestContext, candidate: Candidate, health: Health, now_s: float) -> Verdict:
         """The admission checks that have no side effects."""
-        verdict = check_shared_failure(candidate, context.failed)
-        if not verdict.admitted:
+        if context.failed and not (verdict := check_shared_failure(candidate, context.failed)).admitted:
             return verdict
-        now_s = self._world.now_s()
         if context.needed_tokens:
             capabilities = candidate.target.capabilities or health.status.capabilities
             declared = capabilities.context_length if capabilities is not None else None

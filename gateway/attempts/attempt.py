@@ -82,7 +82,8 @@ class Attempt:
         self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
-        self._started_s = clock.now_s()
+        self._started_s = now_s = clock.now_s()
+        self._started_ms = context.at_ms(now_s)
         self._received_ms: float | None = None  # when a whole response had arrived
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
@@ -101,10 +102,10 @@ class Attempt:
         # Targets report their confidence at the end of a response.
         needs_all = not context.query.stream or self._minimum is not None
         self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
-        self._total_until_s = clock.now_s() + params.total_ms / 1000
+        self._total_until_s = now_s + params.total_ms / 1000
         self.is_complete = False  # the whole response is buffered, nothing follows
         self._is_committed = False  # past the point of no return
-        self._is_ended = False
+        self._is_ended = self._is_closed = False
 
     async def open(self) -> bool:
         """Call the target, buffer and validate its response. True if the response may be served.
@@ -118,7 +119,8 @@ class Attempt:
                 self._limits.end_in(self._params.limit_ms / 1000)
                 self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:
-                await self._validation.examine_cuts()
+                if self._validation.has_check:
+                    await self._validation.examine_cuts()
                 self._validate()
             is_ready = True
         except AttemptFailed as error:
@@ -134,7 +136,7 @@ class Attempt:
         self._context.forget_surest()
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
-        self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
+        self._context.commit(self.candidate, self._started_ms, self._usage, now_s, ignored=self._ignored)
         self._kept_chars = self._output_chars
         if self.is_complete:
             self._end(AttemptOutcome.OK)
@@ -152,9 +154,9 @@ class Attempt:
     def commit_unsure(self) -> list[Delta]:
         """Serve an answer although the gate refused it, because no other answer was surer; see `commit`. The attempt
         has ended and stays recorded as it was."""
-        started_ms, now_s = self._context.at_ms(self._started_s), self._clock.now_s()
+        now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
-        self._context.commit(self.candidate, started_ms, self._usage, now_s)
+        self._context.commit(self.candidate, self._started_ms, self._usage, now_s, ignored=self._ignored)
         self._context.mark_unsure(self._confidence)
         return self._buffered
 
@@ -205,9 +207,12 @@ class Attempt:
 
     async def aclose(self) -> None:
         """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._end(AttemptOutcome.CANCELLED)
         self._limits.close()
-        if self._deltas is not None:
+        if self._deltas is not None and self._deltas is not self._response:
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
@@ -222,26 +227,54 @@ class Attempt:
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """Receive as much of the response as must be buffered before any of it may be sent."""
-        self._response = await self._call(upstream)
-        self._deltas = self._response.deltas()
-        self._arrived = getattr(self._deltas, "arrived", list)
+        try:
+            with self._limits:
+                self._response = response = await self._call(upstream)
+                deltas = self._deltas = response.deltas()
+                if not self._context.query.stream:
+                    return await self._receive_whole(deltas)
+        except TimeoutError as fault:
+            raise self._time_out() from fault
+        self._arrived = getattr(deltas, "arrived", list)
         buffered: list[Delta] = []
         content_bytes = 0
-        while (delta := await self._next(self._deltas)) is not None:
+        while (delta := await self._next(deltas)) is not None:
             if len(buffered) >= _MAX_EMPTY_DELTAS and is_empty(delta):
                 continue  # some targets send them while they think
             buffered.append(delta)
-            if self._context.query.stream:  # a whole answer is counted where it is read
-                self._keep(len(delta.data) + len(delta.original))
+            self._keep(len(delta.data) + len(delta.original))
             self._validation.feed(delta)  # fail early, not only at the end of the response
-            content_bytes += bytes_of_content(delta)
-            if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
-                return buffered
+            if self._needed_bytes is not None:
+                content_bytes += bytes_of_content(delta)
+                if content_bytes >= self._needed_bytes:
+                    return buffered
+        self._complete()
+        return buffered
+
+    async def _receive_whole(self, deltas: Deltas) -> list[Delta]:
+        """The one delta of a whole response, and what a target that fails sends before. Its bytes are counted where
+        they are read."""
+        buffered: list[Delta] = []
+        while not self._has_answer or not buffered:
+            delta = await anext(deltas, None)
+            if delta is None:
+                break
+            if delta.data or delta.pieces:
+                self._observe(delta)
+            if delta.data:
+                buffered.append(delta)
+                self._validation.feed(delta)
+            elif delta.pieces:  # of the response, in progress; otherwise a heartbeat
+                self._validation.watch(delta)
+        self._complete()
+        return buffered
+
+    def _complete(self) -> None:
+        """The whole response has arrived. Raises UpstreamError if it has no content."""
         if not self._has_answer:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
         self._received_ms = self._arrived_ms(self._clock.now_s())  # its validation is not the target's time
-        return buffered
 
     def _keep(self, size: int) -> None:
         """Count a delta that stays in memory, to be sent or for its check. Raises UpstreamError if it is too much."""
@@ -270,13 +303,7 @@ class Attempt:
             min_confidence=None if self._context.plan.serves_surest else self._minimum,
             wants_logprobs=needs_logprobs(self.candidate, self._context.query),
         )
-        if needs_fan_out(upstream, call):
-            return FanOutResponse(upstream, call)
-        try:
-            with self._limits:
-                return await upstream.send(call)
-        except TimeoutError as fault:
-            raise self._time_out() from fault
+        return FanOutResponse(upstream, call) if needs_fan_out(upstream, call) else await upstream.send(call)
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
@@ -294,7 +321,7 @@ class Attempt:
             check_confidence(self._minimum, self._confidence, self._buffered, query)
 
     async def _next(self, deltas: Deltas) -> Delta | None:
-        """The next delta with data; None at the end."""
+        """The next delta of a stream that is no heartbeat; None at the end."""
         while True:
             try:
                 with self._limits:
@@ -306,9 +333,6 @@ class Attempt:
             if delta.data:
                 self._observe(delta)
                 return delta
-            if delta.pieces:  # of a whole response in progress; otherwise a heartbeat
-                self._observe(delta)
-                self._validation.watch(delta)
 
     def _time_out(self) -> AttemptFailed:
         """The error for the limit that expired."""
@@ -347,12 +371,11 @@ class Attempt:
         """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""
         return self._context.at_ms(now_s - self._clock.stalled_s(self._started_s, now_s))
 
-    def _is_hang(self, outcome: Reason | AttemptOutcome, now_s: float) -> bool:
+    def _is_hang(self, now_s: float) -> bool:
         """Whether the target sent nothing for as long as the policy lets it. The client's own, shorter deadline, and
         what earlier attempts left of the route's, prove nothing."""
         waited_ms = (now_s - self._started_s) * 1000
-        is_silent = outcome is Reason.DEADLINE and self._first_byte_ms is None
-        return is_silent and waited_ms >= _MOST * self._context.plan.silence_limit_ms
+        return self._first_byte_ms is None and waited_ms >= _MOST * self._context.plan.silence_limit_ms
 
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
@@ -372,8 +395,7 @@ class Attempt:
     def _estimate(self, outcome: Reason | AttemptOutcome) -> Usage | None:
         """Usage follows at the end of a response, so it is missing for a client that left before; and some targets do
         not report any."""
-        is_used = self._first_byte_ms is not None or outcome is AttemptOutcome.CANCELLED
-        if self._usage is not None or not is_used:
+        if self._first_byte_ms is None and outcome is not AttemptOutcome.CANCELLED:
             return None
         return estimate_usage(self._context.query.prompt_chars, self._output_chars, self.candidate.target.price)
 
@@ -389,7 +411,7 @@ class Attempt:
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
-            started_ms=self._context.at_ms(self._started_s),
+            started_ms=self._started_ms,
             ended_ms=self._arrived_ms(now_s) if self._received_ms is None else self._received_ms,
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
@@ -399,19 +421,19 @@ class Attempt:
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
             usage=self._priced_usage(),
-            estimate=self._estimate(outcome),
+            estimate=self._estimate(outcome) if self._usage is None else None,
             span_id=self._span_id,
             budget_ms=p95_ms if p95_ms < inf else None,
             queued_ms=self._params.queued_ms,
             ignored=self._ignored,
-            is_hang=self._is_hang(outcome, now_s),
-            retry_after_s=_retry_after_s(error),
+            is_hang=outcome is Reason.DEADLINE and self._is_hang(now_s),
+            retry_after_s=None if error is None else _retry_after_s(error),
             is_quota=isinstance(error, TargetRateLimited),
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)
 
 
-def _retry_after_s(error: AttemptFailed | None) -> float | None:
+def _retry_after_s(error: AttemptFailed) -> float | None:
     """When the target may be called again. Whoever refuses a request for what it asks refuses no other one."""
     return error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None

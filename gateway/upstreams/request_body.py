@@ -166,7 +166,7 @@ def _value(fields: Fields, name: str) -> Any:
 
 
 def _strip_metadata(fields: Fields) -> None:
-    metadata = _value(fields, "metadata")
+    metadata = _read(fields["metadata"]) if "metadata" in fields else None
     if not metadata:
         return
     remaining = without_hints(metadata)

@@ -47,8 +47,8 @@ class AnswerReader:
         self._merger: ChunkMerger | None = None  # of the chunks of a stream, if a whole response was requested
         self._size = 0  # of what is kept
         self._idle_size = 0  # read since the last event that brought something
-        self._state = ChunkState()
-        self._limits = _Limits()
+        self._state: ChunkState  # of a stream
+        self._limits: _Limits | None = None  # of a response with tool calls
         self._open: set[int] = set()
         self._finished: set[int] = set()
 
@@ -104,7 +104,7 @@ class AnswerReader:
         if not head or _BOM.startswith(head) or any(field.startswith(head) for field in _FIELDS):
             return []
         if self._stream or head.startswith(_FIELDS):
-            self._events = EventReader()
+            self._events, self._state = EventReader(), ChunkState()
             self._merger = None if self._stream else ChunkMerger()
             return self._read(self._events, head)
         self._document = [head]
@@ -151,6 +151,7 @@ class AnswerReader:
             elif piece.index not in self._finished:
                 self._open.add(piece.index)
             if piece.tool_calls:
+                self._limits = self._limits or _Limits()
                 self._limits.count_calls(piece)
         if len(self._open) + len(self._finished) > MAX_N:
             raise _too_many(f"more than {MAX_N} choices")
