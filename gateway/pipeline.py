@@ -306,12 +306,13 @@ class Pipeline:
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
             return None
         is_last = not later and not (context.skipped and last_resorts(context.skipped))
+        limit_ms, total_ms = context.limits_ms(now_s, is_last=is_last)
         params = AttemptParams(
             candidate=candidate,
             permit=permit,
             upstream=upstream,
-            limit_ms=context.limit_ms(now_s, is_last=is_last),
-            total_ms=context.total_left_ms(now_s),
+            limit_ms=limit_ms,
+            total_ms=total_ms,
             is_last=not later,
             hedge=hedge,
             queued_ms=queued_ms,

@@ -133,9 +133,11 @@ class Attempt:
     async def commit(self) -> list[Delta]:
         """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others."""
         self._is_committed = True
-        self._context.forget_surest()
+        if self._context.surest is not None:
+            self._context.forget_surest()
         now_s = self._clock.now_s()
-        self._context.record_validation(self._validation.result, self._validation.took_ms)
+        if self._validation.has_check:
+            self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._context.commit(self.candidate, self._started_ms, self._usage, now_s, ignored=self._ignored)
         self._kept_chars = self._output_chars
         if self.is_complete:
@@ -263,7 +265,8 @@ class Attempt:
                 self._observe(delta)
             if delta.data:
                 buffered.append(delta)
-                self._validation.feed(delta)
+                if self._validation.has_check:
+                    self._validation.feed(delta)
             elif delta.pieces:  # of the response, in progress; otherwise a heartbeat
                 self._validation.watch(delta)
         self._complete()
@@ -313,7 +316,8 @@ class Attempt:
             return
         if not self._params.is_last and is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
-        self._buffered = self._validation.finish(self._buffered)
+        if self._validation.has_check:
+            self._buffered = self._validation.finish(self._buffered)
         if self._minimum is not None:
             query = self._context.query
             self._confidence = reported_confidence(self.candidate, self._buffered, self._usage, query)

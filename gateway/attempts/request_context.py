@@ -89,12 +89,14 @@ class RequestContext:
         """The time left for a stream as a whole."""
         return self.plan.total_ms - self.at_ms(now_s)
 
-    def limit_ms(self, now_s: float, *, is_last: bool) -> float:
-        """How long an attempt may take until its response is ready, so that time is left for later candidates."""
-        limit_ms, attempt_ms = self.total_left_ms(now_s), self.plan.attempt_ms
-        if self.plan.deadline_ms is not None:
-            limit_ms = min(limit_ms, self.plan.deadline_ms - self.at_ms(now_s))
-        return limit_ms if is_last or attempt_ms is None else min(limit_ms, attempt_ms)
+    def limits_ms(self, now_s: float, *, is_last: bool) -> tuple[float, float]:
+        """How long an attempt may take until its response is ready, so that time is left for later candidates; and the
+        time left for a stream as a whole."""
+        plan, at_ms = self.plan, self.at_ms(now_s)
+        limit_ms = total_ms = plan.total_ms - at_ms
+        if plan.deadline_ms is not None:
+            limit_ms = min(limit_ms, plan.deadline_ms - at_ms)
+        return limit_ms if is_last or plan.attempt_ms is None else min(limit_ms, plan.attempt_ms), total_ms
 
     @property
     def validation_error(self) -> str | None:

@@ -27,6 +27,7 @@ from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
 from twolane.process.http.byte_budget import BudgetExceededError, hold_more
+from twolane.process.http.request_cycle import BODY
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
@@ -89,8 +90,8 @@ class GenerationApis:
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
         check_encoding(headers)
-        body = await read_body(receive)
-        trace = self._begin(read_trace(headers))
+        body: bytes = scope.get(BODY) or await read_body(receive)
+        trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         parses_at_once = len(body) <= LARGE_BYTES and api.prepare is None
         if api.prepare is not None:

@@ -113,7 +113,9 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
 
 def check_encoding(headers: dict[bytes, bytes]) -> None:
     """Raises UnsupportedMediaType for a compressed body."""
-    encoding = _text(headers.get(b"content-encoding")).lower()
+    if b"content-encoding" not in headers:
+        return
+    encoding = _text(headers[b"content-encoding"]).lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType(f"The content encoding {encoding!r} is not supported; send the body uncompressed.")
 
@@ -245,10 +247,12 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
 
 def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | None, str]:
     """The task that the client named, and where. In `metadata`, `task` is often the application's own."""
-    in_header = _text(headers.get(b"x-twolane-task"))
+    in_header = _text(headers[b"x-twolane-task"]) if b"x-twolane-task" in headers else ""
     if in_header:
         return _known_task(in_header, "x-twolane-task"), "header"
-    metadata = request.metadata or {}
+    metadata = request.metadata
+    if not metadata:
+        return None, ""
     if metadata.get(metadata_hints.TASK) is not None:
         return _known_task(metadata[metadata_hints.TASK], f"metadata.{metadata_hints.TASK}"), "metadata"
     task = metadata_hints.task_of(metadata.get("task"))
@@ -290,7 +294,7 @@ def _boolean(value: Any, param: str) -> bool:
 def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | None:
     """The smaller of header and body."""
     in_body = request.diffusion.deadline_ms if request.diffusion else None
-    given = _text(headers.get(b"x-twolane-deadline-ms"))
+    given = _text(headers[b"x-twolane-deadline-ms"]) if b"x-twolane-deadline-ms" in headers else ""
     if not given:
         return in_body
     try:

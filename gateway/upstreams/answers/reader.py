@@ -37,7 +37,7 @@ class AnswerReader:
     """
 
     def __init__(self, *, stream: bool, max_bytes: int, api: TargetApi = TargetApi.CHAT) -> None:
-        self.is_done = False
+        self.is_done = self.is_finished = False
         self._read_whole, self._read_event = FORMS[api]
         self._stream = stream
         self._max_bytes = max_bytes
@@ -51,11 +51,6 @@ class AnswerReader:
         self._limits: _Limits | None = None  # of a response with tool calls
         self._open: set[int] = set()
         self._finished: set[int] = set()
-
-    @property
-    def is_finished(self) -> bool:
-        """See the class."""
-        return bool(self._finished) and not self._open
 
     @property
     def keeps_all(self) -> bool:
@@ -153,6 +148,7 @@ class AnswerReader:
             if piece.tool_calls:
                 self._limits = self._limits or _Limits()
                 self._limits.count_calls(piece)
+        self.is_finished = not self._open and bool(self._finished)
         if len(self._open) + len(self._finished) > MAX_N:
             raise _too_many(f"more than {MAX_N} choices")
 

@@ -11,6 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twolane.process.http.byte_budget import HOLDING, IN_SCOPE, BudgetExceededError, ByteBudget, Holding
+from twolane.process.http.request_cycle import BODY
 from twolane.process.http_body import BodyTooLargeError
 
 _GONE: Final[Message] = {"type": "http.disconnect"}
@@ -31,14 +32,24 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        known: Holding | None = scope.get(IN_SCOPE)
+        if known is not None:  # the connection releases it
+            await self._bound(scope, receive, send, known)
+            return
+        with self._budget.hold() as holding:
+            await self._bound(scope, receive, send, holding)
+
+    async def _bound(self, scope: Scope, receive: Receive, send: Send, holding: Holding) -> None:
         owner: str | None = getattr((scope.get("state") or {}).get("key"), "name", None)
-        with scope.get(IN_SCOPE) or self._budget.hold() as holding:
-            if owner is not None:
-                holding.assign(owner)
-            HOLDING.set(holding)
-            body = _BoundedBody(receive, send, holding, self._max_body_bytes, partial(self._refuse, scope))
-            if await body.admit(_announced(scope)):
-                await self._app(scope, body.receive, body.send)
+        if owner is not None:
+            holding.assign(owner)
+        HOLDING.set(holding)
+        if BODY in scope and holding.size <= self._max_body_bytes:  # it has arrived, and is counted
+            await self._app(scope, receive, send)
+            return
+        body = _BoundedBody(receive, send, holding, self._max_body_bytes, partial(self._refuse, scope))
+        if await body.admit(_announced(scope)):
+            await self._app(scope, body.receive, body.send)
 
 
 class _BoundedBody:
