@@ -182,12 +182,12 @@ class Attempt:
         try:
             delta = await self._next(self._deltas)
             if delta is not None:
-                self._pass(delta)
-                found.append(delta)
-                for another in self._arrived():
-                    self._observe(another)
-                    self._pass(another)
-                    found.append(another)
+                for each in (delta, *self._arrived()):
+                    if each is not delta:
+                        self._observe(each)
+                    if self._validation.has_check:
+                        self._pass(each)
+                    found.append(each)
                 return found
             self._validation.finish([])
         except AttemptFailed as error:
@@ -201,7 +201,7 @@ class Attempt:
         return []
 
     def _pass(self, delta: Delta) -> None:
-        """Check a delta that is about to be sent. Raises AttemptFailed."""
+        """Check a delta of a stream before it is sent. Raises AttemptFailed."""
         if self._validation.keeps_text:
             self._keep(self._output_chars - self._kept_chars)
             self._kept_chars = self._output_chars

@@ -120,6 +120,8 @@ class HttpReply:
                 part = await self._trailer()
             else:
                 part = await self._part()
+            if part and not self._stream and not reader.has_begun and part.startswith(b"{"):
+                return await self._document(part)
             if part:
                 found.extend(reader.feed(part))
                 if reader.keeps_all:
@@ -130,6 +132,19 @@ class HttpReply:
             self._is_over = True
             found.extend(reader.close())
         return found.popleft()
+
+    async def _document(self, part: bytes) -> Delta:
+        """A whole response that begins with this part."""
+        parts, size = [], 0
+        while part:
+            size += len(part)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamError("The target's response is too large.", detail="answer too large")
+            keep_bytes(len(part))
+            parts.append(part)
+            part = await self._part() or b""
+        self._is_over = True
+        return self._reader.read_document(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""

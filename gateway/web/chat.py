@@ -197,5 +197,5 @@ async def _send_deltas(
 def _events(writer: Writer | None, deltas: list[Delta]) -> bytes:
     """Events of a part of the answer, in the form of the API."""
     if writer is None:
-        return b"".join([sse.event(delta.data) for delta in deltas])
+        return sse.events([delta.data for delta in deltas])
     return b"".join([writer.events(delta.data, delta.original) for delta in deltas])

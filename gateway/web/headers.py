@@ -150,5 +150,7 @@ def _ranges(indices: Sequence[int]) -> Iterator[str]:
 
 
 def _timing(decision: Decision) -> str:
-    parts = [f"{name};dur={duration_ms:.1f}" for name, duration_ms in decision.timings_ms.items()]
-    return ", ".join([*parts, f"total;dur={decision.total_ms:.1f}"])
+    text = ""
+    for name, duration_ms in decision.timings_ms.items():
+        text += f"{name};dur={duration_ms:.1f}, "
+    return f"{text}total;dur={decision.total_ms:.1f}"

@@ -53,6 +53,11 @@ class AnswerReader:
         self._finished: set[int] = set()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything was fed."""
+        return self._size > 0
+
+    @property
     def keeps_all(self) -> bool:
         """Whether what was fed stays in memory until `close`: the body is a whole response, or becomes one."""
         return not self._stream or self._document is not None
@@ -65,6 +70,15 @@ class AnswerReader:
             return self._begin(data)
         except _FAULTS as fault:
             raise _unreadable(fault) from fault
+
+    def read_document(self, data: bytes) -> Delta:
+        """The delta of a whole response that was requested as such, instead of feeding it. Raises AttemptFailed."""
+        try:
+            delta = self._read_whole(data)
+        except _FAULTS as fault:
+            raise _unreadable(fault) from fault
+        self._observe(delta)
+        return delta
 
     def close(self) -> list[Delta]:
         """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""

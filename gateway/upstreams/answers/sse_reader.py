@@ -48,7 +48,8 @@ class EventReader:
             return []
         *texts, remainder = b"".join((*self._parts, data)).split(b"\n\n")
         self._parts, self._size, self._ends_line = [], 0, False
-        self._keep(remainder)
+        if remainder:
+            self._keep(remainder)
         return [event for text in texts if text and (event := _event_of(text)).data]
 
     def close(self) -> list[Event]:

@@ -273,7 +273,8 @@ class Connection(asyncio.Protocol):
             return
         if self._waiter is None or self._waiter.done():  # failed, or cancelled: nobody takes the response
             return
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         self._seen = 0
         response = PooledResponse(self, status, self._headers, self.limits.body_bytes)
         self._is_framed = self._is_framed or status in _BODILESS or self._is_bodiless

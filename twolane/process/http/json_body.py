@@ -77,14 +77,14 @@ def _has_unique_keys(body: bytes, document: Any) -> bool:
 
 
 def _count_keys(document: Any) -> int:
-    count, rest = 0, [document]
-    while rest:
-        value = rest.pop()
-        if type(value) is dict:
+    count, found = 0, [document]
+    for value in found:  # which grows meanwhile
+        kind = type(value)
+        if kind is dict:
             count += len(value)
-            rest += value.values()
-        elif type(value) is list:
-            rest += value
+            found += value.values()
+        elif kind is list:
+            found += value
     return count
 
 
