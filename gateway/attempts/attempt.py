@@ -71,29 +71,31 @@ class AttemptParams:
 class Attempt:
     """One call. However it ends, its permit is released exactly once and its connection is returned or closed."""
 
+    error: AttemptFailed | None = None  # why the attempt failed, if it did
+    is_complete = False  # the whole response is buffered, nothing follows
+    _response: UpstreamResponse | None = None
+    _deltas: Deltas | None = None
+    _arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
+    _received_ms: float | None = None  # when a whole response had arrived
+    _first_byte_ms: float | None = None
+    _first_token_ms: float | None = None
+    _has_answer = _has_finish_reason = False
+    _usage: Usage | None = None
+    _confidence: float | None = None  # of a complete answer that has a minimum
+    _output_chars = _kept_chars = _kept_bytes = _kept_deltas = 0
+    _is_committed = False  # past the point of no return
+    _is_ended = _is_closed = False
+
     def __init__(self, context: RequestContext, params: AttemptParams, *, clock: World, schemas: SchemaCache) -> None:
         self.candidate = params.candidate
-        self.error: AttemptFailed | None = None  # why the attempt failed, if it did
         self._context = context
         self._params = params
         self._clock = clock
-        self._response: UpstreamResponse | None = None
-        self._deltas: Deltas | None = None
-        self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
         self._started_s = now_s = clock.now_s()
         self._started_ms = context.at_ms(now_s)
-        self._received_ms: float | None = None  # when a whole response had arrived
-        self._first_byte_ms: float | None = None
-        self._first_token_ms: float | None = None
-        self._has_answer = False
-        self._has_finish_reason = False
-        self._usage: Usage | None = None
         self._minimum = minimum_of(params.candidate, context.query)
-        self._confidence: float | None = None  # of a complete answer that has a minimum
-        self._output_chars = self._kept_chars = 0
-        self._kept_bytes = self._kept_deltas = 0
         self._asked = context.decisions.open if context.decisions is not None else None
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
@@ -103,9 +105,6 @@ class Attempt:
         needs_all = not context.query.stream or self._minimum is not None
         self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
         self._total_until_s = now_s + params.total_ms / 1000
-        self.is_complete = False  # the whole response is buffered, nothing follows
-        self._is_committed = False  # past the point of no return
-        self._is_ended = self._is_closed = False
 
     async def open(self) -> bool:
         """Call the target, buffer and validate its response. True if the response may be served.

@@ -38,6 +38,18 @@ class UnsureAnswer(Protocol):
 class RequestContext:
     """The state of one request while its candidates are tried."""
 
+    outcome = Outcome.OK
+    error: GatewayError | None = None  # that the client received, if the outcome is an error
+    surest: UnsureAnswer | None = None  # kept if the route serves it
+    limit: Limit | None = None  # of its API key, whose quota is to be released at the end
+    needed_tokens = 0  # at least, as far as targets that found the request too long reported
+    _error: AttemptFailed | None = None
+    _ignored: tuple[str, ...] = ()
+    _address: str | None = None
+    _committed_start_ms = 0.0
+    _calls = 0
+    _is_streaming = False  # the committed attempt has not ended yet
+
     def __init__(
         self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
     ) -> None:
@@ -45,23 +57,12 @@ class RequestContext:
         self.plan = plan
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
-        self.outcome = Outcome.OK
-        self.error: GatewayError | None = None  # that the client received, if the outcome is an error
-        self.surest: UnsureAnswer | None = None  # kept if the route serves it
-        self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         asked = query.beyond_chat.decision
         self.decisions = None if asked is None else DecisionAnswers(asked)
         self.classification = classification
         self._attempts: list[AttemptRecord] = []
-        self.needed_tokens = 0  # at least, as far as targets that found the request too long reported
-        self._error: AttemptFailed | None = None
         self._failures: list[Failure] = []
-        self._ignored: tuple[str, ...] = ()
-        self._address: str | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
-        self._committed_start_ms = 0.0
-        self._calls = 0
-        self._is_streaming = False  # the committed attempt has not ended yet
         self._decision = Decision(
             time_s=wall_s,
             query_id=query.request_id,

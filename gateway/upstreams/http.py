@@ -22,7 +22,7 @@ from gateway.upstreams.answers.content_encoding import (
     decoder_for,
 )
 from gateway.upstreams.answers.kept_bytes import keep_bytes
-from gateway.upstreams.answers.reader import AnswerReader
+from gateway.upstreams.answers.reader import AnswerReader, read_document
 from gateway.upstreams.errors import TRANSLATED, from_response, translated
 from gateway.upstreams.http_client.client import HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
@@ -92,7 +92,8 @@ class HttpReply:
         self._response = response
         self._stream = query.stream
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
-        self._reader = AnswerReader(stream=query.stream, max_bytes=MAX_ANSWER_BYTES, api=api)
+        self._api = api
+        self._reader: AnswerReader | None = None  # of a body that is more than one document
         # Of a body that is not read as it is.
         self._parts: AsyncGenerator[bytes, None] | None = _decoded(response) if response.content_encoding else None
         self._is_over = False
@@ -114,14 +115,18 @@ class HttpReply:
             if self._is_over:
                 raise StopAsyncIteration
             reader = self._reader
-            if reader.is_done:
+            if reader is None:
+                part = await self._part()
+                if part and not self._stream and part.startswith(b"{"):
+                    return await self._document(part)
+                reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
+                self._reader = reader
+            elif reader.is_done:
                 part = await self._linger()
             elif self._is_single and reader.is_finished:
                 part = await self._trailer()
             else:
                 part = await self._part()
-            if part and not self._stream and not reader.has_begun and part.startswith(b"{"):
-                return await self._document(part)
             if part:
                 found.extend(reader.feed(part))
                 if reader.keeps_all:
@@ -144,7 +149,7 @@ class HttpReply:
             parts.append(part)
             part = await self._part() or b""
         self._is_over = True
-        return self._reader.read_document(parts[0] if len(parts) == 1 else b"".join(parts))
+        return read_document(parts[0] if len(parts) == 1 else b"".join(parts), self._api)
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""

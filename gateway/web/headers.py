@@ -114,7 +114,8 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
     )
     headers = request_id_headers(decision.query_id, decision.api_path)
-    return headers + [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+    headers += [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+    return headers
 
 
 def describe_quota(quota: Quota | None) -> ResponseHeaders:

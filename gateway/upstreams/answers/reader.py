@@ -53,11 +53,6 @@ class AnswerReader:
         self._finished: set[int] = set()
 
     @property
-    def has_begun(self) -> bool:
-        """Whether anything was fed."""
-        return self._size > 0
-
-    @property
     def keeps_all(self) -> bool:
         """Whether what was fed stays in memory until `close`: the body is a whole response, or becomes one."""
         return not self._stream or self._document is not None
@@ -70,15 +65,6 @@ class AnswerReader:
             return self._begin(data)
         except _FAULTS as fault:
             raise _unreadable(fault) from fault
-
-    def read_document(self, data: bytes) -> Delta:
-        """The delta of a whole response that was requested as such, instead of feeding it. Raises AttemptFailed."""
-        try:
-            delta = self._read_whole(data)
-        except _FAULTS as fault:
-            raise _unreadable(fault) from fault
-        self._observe(delta)
-        return delta
 
     def close(self) -> list[Delta]:
         """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""
@@ -178,6 +164,21 @@ class AnswerReader:
         self._size += size
         if self._size > self._max_bytes:
             raise UpstreamError("The target's response is too large.", detail="answer too large")
+
+
+def read_document(data: bytes, api: TargetApi) -> Delta:
+    """The delta of a whole response that was requested as such, without an AnswerReader. Raises AttemptFailed."""
+    try:
+        delta = FORMS[api][0](data)
+    except _FAULTS as fault:
+        raise _unreadable(fault) from fault
+    if len(delta.pieces) > MAX_N:
+        raise _too_many(f"more than {MAX_N} choices")
+    limits = _Limits()
+    for piece in delta.pieces:
+        if piece.tool_calls:
+            limits.count_calls(piece)
+    return delta
 
 
 class _Limits:
