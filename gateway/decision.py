@@ -112,7 +112,9 @@ class Decision:
     @property
     def ignored(self) -> tuple[str, ...]:
         """The parameters that the policy left out of the request to the target that was served."""
-        return self.path[-1].ignored if self.target is not None and self.path else ()
+        if self.target is None or not [True for attempt in self.attempts if attempt.ignored]:
+            return ()
+        return self.path[-1].ignored
 
     @property
     def charged(self) -> tuple[int, float]:

@@ -394,7 +394,7 @@ class Pipeline:
         """Release the quota and report the decision."""
         if self._is_stopped and context.outcome is Outcome.CLIENT_GONE:
             context.outcome = Outcome.ERROR
-        decision = self._decision(context)
+        decision = context.decision(self._world.now_s())
         if context.limit is not None:
             wall_s = self._world.wall_s()
             self._state.release_quota(decision.principal, context.limit, *decision.charged, wall_s=wall_s)

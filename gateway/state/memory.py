@@ -288,7 +288,7 @@ def _objectives_of(lane: tuple[str, str], slo: Slo) -> tuple[_Objective, ...]:
 
 def _report_duration(guard: Guard, admission: Admission, attempt: AttemptRecord, now_s: float) -> None:
     if attempt.outcome in ANSWERED:
-        guard.finished(now_s, admission, attempt.elapsed_ms)
+        guard.finished(now_s, admission, attempt.ended_ms - attempt.started_ms)
     elif attempt.outcome in ABANDONED:
         guard.abandoned(now_s, admission, attempt.elapsed_ms)
 

@@ -3,7 +3,7 @@
 `apis.table` lists the APIs. Chat completions are the pipeline's own form of an answer and are sent unchanged."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -31,8 +31,6 @@ from twolane.process.http.request_cycle import BODY
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
-
-Handler = Callable[[ClientApi, Query, Send, CancelOnDisconnect], Awaitable[None]]
 
 
 class GenerationApis:
@@ -76,12 +74,12 @@ class GenerationApis:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
         with CancelOnDisconnect(scope) as client:
-            await self._handler(api, query)(api, query, send, client)
-
-    def _handler(self, api: ClientApi, query: Query) -> Handler:
-        if api.counts_tokens:
-            return self._count
-        return self._stream if query.stream else self._whole
+            if api.counts_tokens:
+                await self._count(api, query, send, client)
+            elif query.stream:
+                await self._stream(api, query, send, client)
+            else:
+                await self._whole(api, query, send, client)
 
     async def _read(self, api: ClientApi, scope: Scope, receive: Receive) -> Query:
         state: dict[str, Any] = scope.get("state") or {}
@@ -124,7 +122,7 @@ class GenerationApis:
                 client.stop()
                 await send_error(send, api.in_its_terms(answer.error, query), headers, path=api.path)
                 return
-            writer = self._writer(api, query, answer)
+            writer = None if api.writer is None else self._writer(api, query, answer)
             [delta] = answer.buffered()
             client.stop()
             data = delta.data

@@ -174,9 +174,10 @@ def read_document(data: bytes, api: TargetApi) -> Delta:
         raise _unreadable(fault) from fault
     if len(delta.pieces) > MAX_N:
         raise _too_many(f"more than {MAX_N} choices")
-    limits = _Limits()
+    limits: _Limits | None = None
     for piece in delta.pieces:
         if piece.tool_calls:
+            limits = limits or _Limits()
             limits.count_calls(piece)
     return delta
 
