@@ -153,7 +153,7 @@ class _Relay:
 async def _connections(folder: Path, without: frozenset[str]) -> AsyncIterator[Callable[[], asyncio.Protocol]]:
     """Makes the client connections of a gateway with everything on, or of the ends alone."""
     if ENDS in without:
-        config = config_of(_Relay(), drain_s=1)  # type: ignore[arg-type]
+        config = config_of(_Relay(), drain_s=1)
         config.load()
         yield _protocols(config, Listener())
         return
@@ -261,7 +261,7 @@ async def _serve(folder: Path, without: frozenset[str]) -> None:
     async def connect(*_: Any, **__: Any) -> socket.socket:
         return socket.socketpair()[0]
 
-    aiohappyeyeballs.start_connection = connect  # type: ignore[assignment]
+    aiohappyeyeballs.start_connection = connect
     async with _connections(folder, without) as make:
         driver = _Driver(make, without)
         gc.collect()

@@ -5,11 +5,12 @@ tried. After it (`commit`), a failure can only end the response.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import Final
 
 from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, is_empty, is_refusal
+from gateway.attempts.attempt_end import paused_too_long, priced, retry_after_s, time_limit_passed, too_large
+from gateway.attempts.attempt_params import AttemptParams
 from gateway.attempts.confidence import (
     as_requested,
     check_confidence,
@@ -24,48 +25,24 @@ from gateway.decision import AttemptRecord, estimate_usage
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import (
     AttemptFailed,
-    DeadlineExceeded,
     LowConfidence,
-    NotResident,
-    Overloaded,
     Refused,
     TargetRateLimited,
-    UpstreamAuth,
     UpstreamError,
 )
 from gateway.parameters import ignored_by
-from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
-from gateway.types import Call, Candidate, Delta, Usage
+from gateway.ports import Deltas, Upstream, UpstreamResponse, World
+from gateway.types import Call, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import HoldingPart
-from twolane.process.records import record
 
-_CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 MAX_BUFFERED_DELTAS: Final = 1 << 18
 _MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
 _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
-
-
-@record
-class AttemptParams:
-    """What an attempt needs: the permit, the upstream client, and what depends on the remaining candidates.
-
-    `limit_ms` is the time within which the response must be ready to be served: as a whole, or the beginning of a
-    stream that is passed on as it comes. `total_ms` is the time left for such a stream as a whole.
-    """
-
-    candidate: Candidate
-    permit: Permit
-    upstream: Upstream
-    limit_ms: float = inf
-    total_ms: float = inf
-    is_last: bool = True  # no candidate is left, so a refusal is served
-    hedge: bool = False
-    queued_ms: float | None = None
 
 
 class Attempt:
@@ -213,7 +190,7 @@ class Attempt:
         self._is_closed = True
         self._end(AttemptOutcome.CANCELLED)
         self._limits.close()
-        if self._deltas is not None and self._deltas is not self._response:
+        if self._deltas is not None and id(self._deltas) != id(self._response):  # a response may be its own iterator
             await self._deltas.aclose()
         if self._response is not None:
             await self._response.aclose()
@@ -284,11 +261,7 @@ class Attempt:
         self._kept_deltas += 1
         keep_bytes(size + _DELTA_BYTES)
         if self._kept_bytes > MAX_BUFFERED_BYTES or self._kept_deltas > MAX_BUFFERED_DELTAS:
-            raise UpstreamError(
-                f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes or {MAX_BUFFERED_DELTAS} events and cannot"
-                " be validated.",
-                detail="answer too large",
-            )
+            raise too_large(MAX_BUFFERED_BYTES, MAX_BUFFERED_DELTAS)
 
     async def _call(self, upstream: Upstream) -> UpstreamResponse:
         """The beginning of the response. The target is told when the whole of it must be complete."""
@@ -340,14 +313,10 @@ class Attempt:
     def _time_out(self) -> AttemptFailed:
         """The error for the limit that expired."""
         if self._limits.expired is not Expired.UNTIL:
-            pause = f"no chunk within {self.candidate.target.idle_s:g} s"
-            return UpstreamError(f"The target stopped sending: {pause}.", detail=pause)
-        if self._is_committed:
-            return DeadlineExceeded("The stream exceeded its total time limit.", detail="total limit passed mid-stream")
-        left_ms = self._context.left_ms(self._clock.now_s())
-        is_attempt = left_ms is not None and left_ms >= 1 and self._context.total_left_ms(self._clock.now_s()) >= 1
-        detail = "the attempt limit passed" if is_attempt else "deadline passed"
-        return DeadlineExceeded("The request's deadline passed.", detail=detail)
+            return paused_too_long(self.candidate.target.idle_s)
+        now_s = self._clock.now_s()
+        left_ms = (self._context.left_ms(now_s), self._context.total_left_ms(now_s))
+        return time_limit_passed(*left_ms, is_committed=self._is_committed)
 
     def _observe(self, delta: Delta) -> None:
         """Record the times and the usage that a delta brings."""
@@ -388,13 +357,6 @@ class Attempt:
         if self._context.plan.serves_surest and self.unsure_confidence is not None:
             self._context.keep_surest(self)
 
-    def _priced_usage(self) -> Usage | None:
-        """The usage with the cost by the target's price, if the policy has one."""
-        usage, price = self._usage, self.candidate.target.price
-        if usage is None or price is None:
-            return usage
-        return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
-
     def _estimate(self, outcome: Reason | AttemptOutcome) -> Usage | None:
         """Usage follows at the end of a response, so it is missing for a client that left before; and some targets do
         not report any."""
@@ -423,20 +385,15 @@ class Attempt:
             detail=error.detail if error else "",
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
-            usage=self._priced_usage(),
+            usage=priced(self._usage, self.candidate.target.price),
             estimate=self._estimate(outcome) if self._usage is None else None,
             span_id=self._span_id,
             budget_ms=p95_ms if p95_ms < inf else None,
             queued_ms=self._params.queued_ms,
             ignored=self._ignored,
             is_hang=outcome is Reason.DEADLINE and self._is_hang(now_s),
-            retry_after_s=None if error is None else _retry_after_s(error),
+            retry_after_s=None if error is None else retry_after_s(error),
             is_quota=isinstance(error, TargetRateLimited),
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)
-
-
-def _retry_after_s(error: AttemptFailed) -> float | None:
-    """When the target may be called again. Whoever refuses a request for what it asks refuses no other one."""
-    return error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None

@@ -37,7 +37,8 @@ class ReadLimits:
     def end_in(self, seconds: float) -> None:
         """Replace the end of all reads: `seconds` from now."""
         self._until_s = self._loop.time() + seconds
-        self.close()
+        if self._timer is not None:
+            self.close()
 
     def limit_pauses(self, seconds: float) -> None:
         """From now on, a read may take at most `seconds`."""

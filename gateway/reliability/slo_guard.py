@@ -87,7 +87,10 @@ class Guard:
 
     def within_budget(self, now_s: float) -> bool:
         """Whether the lane may serve as a fallback. Unknown counts as yes."""
-        return self._state is LaneState.SERVING and not self._is_breached(now_s)
+        if self._state is not LaneState.SERVING:
+            return False
+        is_far = self._peers is None and self._window.over < _LEAST_CRITICAL
+        return is_far or not self._is_breached(now_s)
 
     def p95_ms(self, now_s: float) -> float | None:
         """The p95 of the window in ms, for display; None with fewer than twenty answers.

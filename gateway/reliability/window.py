@@ -54,7 +54,10 @@ class Window:
 
     def add(self, now_s: float, latency_ms: float, *, over: bool) -> None:
         """Count one answer. For an abandoned attempt, `latency_ms` is its duration so far, a lower bound."""
-        tally = self._tally_at(self._advance(now_s))
+        index = int(now_s // self._slice_s)
+        if index != self._newest:
+            index = self._advance(now_s)
+        tally = self._slices.get(index) or self._tally_at(index)
         tally.total += 1
         tally.over += over
         self._total += 1

@@ -122,7 +122,8 @@ class HttpReply:
                 reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
                 self._reader = reader
             elif reader.is_done:
-                part = await self._linger()
+                await self._linger()
+                part = None
             elif self._is_single and reader.is_finished:
                 part = await self._trailer()
             else:

@@ -57,7 +57,7 @@ def parse_chat(
     tools = tools_of(request) if request.tools or request.functions else ()
     task, task_from = _task(request, headers)
     read = _Conversation(request.messages)
-    images = "image_url" in [part.type for part in read.parts]
+    images = bool(read.parts) and "image_url" in [part.type for part in read.parts]
     media = _media(read.parts) if read.parts else _NO_MEDIA
     parameters, needs = read_parameters(_without_forms(document), _nested_parameters(read, request.tools), media)
     code = tagged_code(read.user_text)
@@ -68,8 +68,8 @@ def parse_chat(
         received_s=now_s,
         system_text=_ends("\n".join(read.system_texts)),
         last_user_text=_ends(read.user_text),
-        earlier_text=_edges(read.earlier_text),
-        answer_text=_edges(read.answer_text),
+        earlier_text=_ends(read.earlier_text, EARLIER_CHARS),
+        answer_text=_ends(read.answer_text, EARLIER_CHARS),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -180,13 +180,9 @@ def last_user_text(request: ChatRequest) -> str:
     return _Conversation(request.messages).user_text
 
 
-def _edges(text: str) -> str:
-    return text if len(text) <= 2 * EARLIER_CHARS else text[:EARLIER_CHARS] + text[-EARLIER_CHARS:]
-
-
-def _ends(text: str) -> str:
+def _ends(text: str, chars: int = SEARCHED_CHARS) -> str:
     """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
-    return text if len(text) <= 2 * SEARCHED_CHARS else text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
+    return text if len(text) <= 2 * chars else text[:chars] + text[-chars:]
 
 
 def _media(parts: Iterable[Part]) -> frozenset[str]:
@@ -212,6 +208,8 @@ def invalid_field(fault: str, within: str = "") -> BadRequest:
 
 def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
     """The body without nested objects that only ask for an output format, which the gateway translates."""
+    if document.keys().isdisjoint(NESTS):
+        return document
     translated = [
         name for name in NESTS if isinstance(document.get(name), dict) and document[name].keys() <= FORMAT_FIELDS
     ]
@@ -222,7 +220,7 @@ def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> li
     """The parameters that are present within messages and tools."""
     found = [NAME] if read.is_named else []
     marked: list[ToolEntry | Part] = [*(tools or ()), *read.parts]
-    if read.is_marked or [True for each in marked if each.cache_control is not ABSENT]:
+    if read.is_marked or (marked and any(each.cache_control is not ABSENT for each in marked)):
         found.append(CACHE_CONTROL)
     return found
 

@@ -45,6 +45,13 @@ class ByteBudget:
             self._by_owner[owner] = own
         self.used += size
 
+    def move(self, size: int, owner: str | None, to: str) -> None:
+        """Count held bytes as those of another owner."""
+        if owner is not None:
+            self.change(-size, owner)
+            self.used += size
+        self._by_owner[to] += size
+
     def change(self, size: int, owner: str | None) -> None:
         """Count bytes as held, or as released if `size` is negative."""
         self.used += size
@@ -75,8 +82,7 @@ class Holding:
         """Count the bytes as those of an API key, given by its name."""
         if not self._is_released:
             if self.size:
-                self._budget.change(-self.size, self._owner)
-                self._budget.change(self.size, owner)
+                self._budget.move(self.size, self._owner, owner)
             self._owner = owner
 
     def reserve(self, size: int) -> None:

@@ -129,12 +129,15 @@ class RequestCycle:
             self._received_bytes += len(data)
             self._holding.reserve(self._received_bytes)
             self._body += data
-            self._notify()
+            self._has_news = True
+            if self._waiter is not None:
+                self._wake()
 
     def end_body(self) -> None:
         """The request's body is complete."""
-        self.body_is_complete = True
-        self._notify()
+        self.body_is_complete = self._has_news = True
+        if self._waiter is not None:
+            self._wake()
 
     def disconnect(self) -> None:
         """The client has left, or the request was refused by the connection."""
@@ -142,7 +145,9 @@ class RequestCycle:
             self.is_disconnected = True
             if self._on_disconnect is not None:
                 self._on_disconnect()
-        self._notify()
+        self._has_news = True
+        if self._waiter is not None:
+            self._wake()
         self._release()
 
     def watch(self, on_disconnect: Callable[[], None] | None) -> None:
@@ -288,15 +293,16 @@ class RequestCycle:
     def _complete(self) -> None:
         if self._left:
             raise RuntimeError("the body is shorter than its content-length")
-        self.is_complete = True
-        self._notify()
+        self.is_complete = self._has_news = True
+        if self._waiter is not None:
+            self._wake()
         self._release()
         self._wire.finished(self)
 
-    def _notify(self) -> None:
-        """Something has happened that `receive` waits for."""
-        self._has_news = True
-        if self._waiter is not None and not self._waiter.done():
+    def _wake(self) -> None:
+        """What `receive` waits for has happened."""
+        assert self._waiter is not None
+        if not self._waiter.done():
             self._waiter.set_result(None)
 
     async def _news(self) -> None:
