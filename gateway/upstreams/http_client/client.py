@@ -4,7 +4,7 @@
 processed it.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from yarl import URL
@@ -44,7 +44,7 @@ class HttpResponse(Protocol):
         """Whether the end of the body was read."""
         ...
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """What has arrived of the body since the last call, at least one byte; nothing at its end."""
         ...
 
