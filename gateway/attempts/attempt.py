@@ -288,8 +288,7 @@ class Attempt:
             return
         if not self._params.is_last and is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
-        if self._validation.has_check:
-            self._buffered = self._validation.finish(self._buffered)
+        self._buffered = self._validation.finish(self._buffered)
         if self._minimum is not None:
             query = self._context.query
             self._confidence = reported_confidence(self.candidate, self._buffered, self._usage, query)
