@@ -207,7 +207,9 @@ class Attempt:
         """Receive as much of the response as must be buffered before any of it may be sent."""
         try:
             with self._limits:
-                self._response = response = await self._call(upstream)
+                call = self._call()
+                fans_out = needs_fan_out(upstream, call)
+                self._response = response = FanOutResponse(upstream, call) if fans_out else await upstream.send(call)
                 deltas = self._deltas = response.deltas()
                 if not self._context.query.stream:
                     return await self._receive_whole(deltas)
@@ -263,10 +265,10 @@ class Attempt:
         if self._kept_bytes > MAX_BUFFERED_BYTES or self._kept_deltas > MAX_BUFFERED_DELTAS:
             raise too_large(MAX_BUFFERED_BYTES, MAX_BUFFERED_DELTAS)
 
-    async def _call(self, upstream: Upstream) -> UpstreamResponse:
-        """The beginning of the response. The target is told when the whole of it must be complete."""
+    def _call(self) -> Call:
+        """What is asked of the target, which is told when the whole response must be complete."""
         left_ms = self._params.limit_ms if self._needed_bytes is None else self._params.total_ms
-        call = Call(
+        return Call(
             target=self.candidate.target,
             query=self._context.query,
             left_ms=left_ms if left_ms < inf else None,
@@ -276,9 +278,8 @@ class Attempt:
             span_id=self._span_id,
             # Where the surest answer may be served, no answer ends early.
             min_confidence=None if self._context.plan.serves_surest else self._minimum,
-            wants_logprobs=needs_logprobs(self.candidate, self._context.query),
+            wants_logprobs=self._minimum is not None and needs_logprobs(self.candidate, self._context.query),
         )
-        return FanOutResponse(upstream, call) if needs_fan_out(upstream, call) else await upstream.send(call)
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""

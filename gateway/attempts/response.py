@@ -62,7 +62,8 @@ class GatewayResponse:
 
     def buffered(self) -> list[Delta]:
         """The deltas to send at once, once; all of a whole answer, which is then `sent`. Others follow: `more`."""
-        return self._sent(self._buffered)
+        is_whole = self._recorder is None and not self._context.query.stream
+        return self._buffered if is_whole else self._sent(self._buffered)
 
     async def more(self) -> list[Delta]:
         """The deltas of a stream that follow, as many as have arrived; none at the end. Raises AttemptFailed."""

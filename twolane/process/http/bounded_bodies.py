@@ -32,24 +32,20 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        known: Holding | None = scope.get(IN_SCOPE)
-        if known is not None:  # the connection releases it
-            await self._bound(scope, receive, send, known)
-            return
-        with self._budget.hold() as holding:
-            await self._bound(scope, receive, send, holding)
-
-    async def _bound(self, scope: Scope, receive: Receive, send: Send, holding: Holding) -> None:
         owner: str | None = getattr((scope.get("state") or {}).get("key"), "name", None)
+        holding: Holding = scope.get(IN_SCOPE) or self._budget.hold()
         if owner is not None:
             holding.assign(owner)
         HOLDING.set(holding)
-        if BODY in scope and holding.size <= self._max_body_bytes:  # it has arrived, and is counted
-            await self._app(scope, receive, send)
-            return
-        body = _BoundedBody(receive, send, holding, self._max_body_bytes, partial(self._refuse, scope))
-        if await body.admit(_announced(scope)):
-            await self._app(scope, body.receive, body.send)
+        try:
+            if BODY in scope and holding.size <= self._max_body_bytes:  # it has arrived, and is counted
+                await self._app(scope, receive, send)
+                return
+            body = _BoundedBody(receive, send, holding, self._max_body_bytes, partial(self._refuse, scope))
+            if await body.admit(_announced(scope)):
+                await self._app(scope, body.receive, body.send)
+        finally:
+            holding.release()
 
 
 class _BoundedBody:
