@@ -40,7 +40,7 @@ class Version:
     name: str
     process: subprocess.Popen[str]
 
-    def ask(self, action: str, kind: str, count: int) -> Any:
+    def command(self, action: str, kind: str, count: int) -> Any:
         """The result of one burst."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -67,8 +67,8 @@ def main() -> int:
     options = parser.parse_args()
     folders = {"this": HERE} | ({"against": options.against.resolve()} if options.against else {})
     with contextlib.ExitStack() as stack:
-        versions = [stack.enter_context(_running(name, folder, options.without)) for name, folder in folders.items()]
-        versions.append(stack.enter_context(_running(ENDS, HERE, [*options.without, ENDS])))
+        versions = [stack.enter_context(running(name, folder, options.without)) for name, folder in folders.items()]
+        versions.append(stack.enter_context(running(ENDS, HERE, [*options.without, ENDS])))
         figures = _measure(versions, options.rounds, options.requests)
         _show(figures, {each.name: _total_calls(each) for each in versions})
         if options.profile:
@@ -79,16 +79,18 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _running(name: str, root: Path, without: list[str]) -> Iterator[Version]:
+def running(name: str, root: Path, without: list[str]) -> Iterator[Version]:
+    """A gateway of the checkout at `root`, until the block ends; `without` some parts."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PYTHONPATH": str(root)}
         command = [sys.executable, "-P", str(CHILD), folder, *without]
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        try:
-            yield Version(name, process)
-        finally:
-            process.kill()
-            process.wait()
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                yield Version(name, process)
+            finally:
+                process.kill()
 
 
 Figures = dict[str, dict[str, list[float]]]  # by kind and version
@@ -100,14 +102,14 @@ def _measure(versions: list[Version], rounds: int, requests: int) -> Figures:
     for number in range(-2, rounds):  # the first rounds warm up
         for kind in KINDS:
             for each in versions[:: 1 if number % 2 else -1]:
-                found = each.ask("cost", kind, counts[kind])
+                found = each.command("cost", kind, counts[kind])
                 if number >= 0:
                     figures[kind][each.name].append(found)
     return figures
 
 
 def _total_calls(version: Version) -> dict[str, float]:
-    return {kind: sum(version.ask("calls", kind, 160 if kind == "whole" else 16).values()) for kind in KINDS}
+    return {kind: sum(version.command("calls", kind, 160 if kind == "whole" else 16).values()) for kind in KINDS}
 
 
 def _show(figures: Figures, calls: Mapping[str, Mapping[str, float]]) -> None:
@@ -127,8 +129,8 @@ def _show(figures: Figures, calls: Mapping[str, Mapping[str, float]]) -> None:
 
 def _profile(version: Version, functions: int) -> None:
     """Where calls and samples of whole answers go."""
-    calls = version.ask("calls", "whole", 320)
-    shares = version.ask("samples", "whole", 16_000)
+    calls = version.command("calls", "whole", 320)
+    shares = version.command("samples", "whole", 16_000)
     total = sum(calls.values())
     _show_shares("By module", _by_module(calls), _by_module(shares), total)
     if functions:

@@ -171,7 +171,7 @@ class HttpReply:
         if self._parts is None:
             try:
                 part = await self._response.read()
-            except Exception as fault:
+            except Exception as fault:  # what is not of the HTTP client is raised as it is
                 if (error := translated(fault)) is None:
                     raise
                 raise error from fault
