@@ -65,9 +65,7 @@ class Attempt:
 
     def __init__(self, context: RequestContext, params: AttemptParams, *, clock: World, schemas: SchemaCache) -> None:
         self.candidate = params.candidate
-        self._context = context
-        self._params = params
-        self._clock = clock
+        self._context, self._params, self._clock = context, params, clock
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
         self._started_s = now_s = clock.now_s()
@@ -376,6 +374,7 @@ class Attempt:
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
+            location=self.candidate.target.location,
             started_ms=self._started_ms,
             ended_ms=self._arrived_ms(now_s) if self._received_ms is None else self._received_ms,
             outcome=outcome,

@@ -46,6 +46,7 @@ class RequestContext:
     _error: AttemptFailed | None = None
     _ignored: tuple[str, ...] = ()
     _address: str | None = None
+    _location: str | None = None
     _committed_start_ms = 0.0
     _calls = 0
     _is_streaming = False  # the committed attempt has not ended yet
@@ -71,6 +72,7 @@ class RequestContext:
             classification=classification,
             route=plan.route,
             private=query.private or plan.private,
+            locations=plan.locations,
             stream=query.stream,
             schema=query.output_format.digest if query.output_format else None,
             trace=query.trace,
@@ -130,6 +132,7 @@ class RequestContext:
             AttemptRecord(
                 target=name,
                 url=candidate.target.address,
+                location=candidate.target.location,
                 started_ms=at_ms,
                 ended_ms=at_ms,
                 outcome=verdict.reason,
@@ -159,7 +162,7 @@ class RequestContext:
         decision.usage = usage
         decision.first_byte_ms = at_ms
         self._ignored = ignored
-        self._address = candidate.target.address
+        self._address, self._location = candidate.target.address, candidate.target.location
         self._committed_start_ms = started_ms
         self._is_streaming = True
         self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
@@ -239,13 +242,14 @@ class RequestContext:
 
     def final_error(self) -> GatewayError:
         """The error of a request that no candidate served."""
-        return final_error(self._failures, private=self.plan.private)
+        return final_error(self._failures, private=self.plan.private, locations=self.plan.locations)
 
     def _in_progress(self, now_ms: float) -> AttemptRecord:
         assert self._decision.target is not None
         return AttemptRecord(
             target=self._decision.target,
             url=self._address,
+            location=self._location,
             started_ms=self._committed_start_ms,
             ended_ms=now_ms,
             outcome=AttemptOutcome.OK,

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.enums import Capability, Decoding, Grade, Kind, Location
+from gateway.enums import Capability, Decoding, Grade, Kind
 from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
+from gateway.policy_files.locations import read_location
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
 from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, with_fields
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
+from twolane.process.locations import IN_CLUSTER
 
 _MAX_PRICE: Final = 1e6  # dollars per million tokens
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -41,7 +43,9 @@ _MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
 
 
-def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict[str, Slo]]:
+def read_targets(
+    top: Section, resolve: Lookup, private_locations: frozenset[str]
+) -> tuple[dict[str, Target], dict[str, Slo]]:
     """All targets by name, and the SLOs that targets declare themselves."""
     section = top.section("targets")
     if section is None or not section.node:
@@ -51,7 +55,7 @@ def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict
     for name in section.node:
         check_name(section, name, reserved=AUTO)
         entry = section.child(section.node[name], name)
-        targets[name] = _target(entry, name, resolve)
+        targets[name] = _target(entry, name, resolve, private_locations)
         slo = read_slo(entry)
         if slo is not None:
             slos[name] = slo
@@ -60,18 +64,21 @@ def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict
     return targets, slos
 
 
-def _target(entry: Section, name: str, resolve: Lookup) -> Target:
+def _target(entry: Section, name: str, resolve: Lookup, private_locations: frozenset[str]) -> Target:
     entry.reject_renamed(renamed_keys.TARGET)
     kind = _kind(entry)
     key_env, key_file = _key_source(entry)
     urls = _urls(entry, kind)
+    location = read_location(entry)
     target = Target(
         name=name,
         kind=kind,
         url=urls[0].base,
         path=urls[0].path,
         model=_model(entry, kind),
-        location=entry.choice("location", Location),
+        location=location,
+        # A proxy is elsewhere, and sees what it passes on.
+        uses_proxy=entry.boolean("proxy", location != IN_CLUSTER and location not in private_locations),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         queue=read_queue(entry),
         idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),

@@ -24,6 +24,7 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         "evidence": classification.evidence,
         "route": decision.route,
         "private": decision.private,
+        "locations": None if decision.locations is None else sorted(decision.locations),
         "stream": decision.stream,
         "path": decision.api_path,
         "input_tokens": usage.input_tokens if usage else None,
@@ -58,6 +59,7 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     queued = None if attempt.queued_ms is None else _ms(attempt.queued_ms)
     optional = {
         "url": attempt.url,
+        "location": attempt.location,
         "status": attempt.status,
         "hedge": attempt.hedge,
         "queued_ms": queued,
