@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, freeze
+from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton
 from diffusion_worker.constraints.automata.code_point_dfa import dfa_of_tree
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
-from diffusion_worker.constraints.automata.minimise import EMPTY, RangeDfa, minimise
+from diffusion_worker.constraints.automata.minimise import minimal_automaton
 from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
@@ -93,9 +93,9 @@ def compile_schema(
         except TooLarge:
             pointer = builder.pointer
             continue
-        minimal = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
-        if minimal.rows:
-            return _compilation(minimal, builder.unchecked, tier=tier, truncated=builder.is_cut)
+        automaton = None if start is None else minimal_automaton(builder.graph.rows, builder.graph.accepting, start)
+        if automaton is not None:
+            return _compilation(automaton, builder.unchecked, tier=tier, truncated=builder.is_cut)
         if not builder.truncations:
             raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
@@ -116,12 +116,14 @@ def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compila
             white_space=white_space,
         )
         try:
-            minimal = compile_tool_calls(rules, max_states=MAX_TOOL_STATES)
+            automaton = compile_tool_calls(rules, max_states=MAX_TOOL_STATES)
         except TooLarge:
             continue
+        if automaton is None:
+            raise UnsupportedSchema("no answer follows the rules for tools", keyword="tools", pointer="")
         parts = [*text, *(compiled for _, compiled in functions)]
         unchecked = {keyword for part in parts for keyword in part.needs_check}
-        return _compilation(minimal, unchecked, tier=tier, truncated=any(part.stats.truncated for part in parts))
+        return _compilation(automaton, unchecked, tier=tier, truncated=any(part.stats.truncated for part in parts))
     raise UnsupportedSchema("the tools exceed the state budget", keyword="tools", pointer="")
 
 
@@ -150,7 +152,10 @@ def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compilation:
         raise UnsupportedSchema("exceeds the state budget", keyword=kind, pointer="") from None
     if start is None:
         raise UnsupportedSchema("accepts no answer", keyword=kind, pointer="")
-    return _compilation(minimise(graph.rows, graph.accepting, start), set(), tier=0, truncated=False)
+    automaton = minimal_automaton(graph.rows, graph.accepting, start)
+    if automaton is None:
+        raise UnsupportedSchema("accepts no answer", keyword=kind, pointer="")
+    return _compilation(automaton, set(), tier=0, truncated=False)
 
 
 def _any_of(choices: Sequence[str]) -> Tree:
@@ -163,7 +168,6 @@ def _part(part: str | tuple[str, ...] | re.Pattern[str]) -> Tree:
     return _any_of(part) if isinstance(part, tuple) else parse(part.pattern)
 
 
-def _compilation(minimal: RangeDfa, unchecked: set[str], *, tier: int, truncated: bool) -> Compilation:
-    automaton = freeze(minimal.rows, minimal.accepting, minimal.start)
+def _compilation(automaton: ByteAutomaton, unchecked: set[str], *, tier: int, truncated: bool) -> Compilation:
     stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), tier=tier, truncated=truncated)
     return Compilation(automaton=automaton, needs_check=tuple(sorted(unchecked)), stats=stats)

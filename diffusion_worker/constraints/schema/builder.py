@@ -6,7 +6,7 @@ accepted text satisfies the schema except for the keywords in `unchecked`; all v
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -16,7 +16,8 @@ from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
+from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, containers
+from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
@@ -39,11 +40,12 @@ class Continuation:
 
     following: int
     depth: int = 0
-    free: int = 0  # containers among them whose content the schema leaves unconstrained
+    around: str = ""  # the opening bracket of the container, if the schema leaves its content unconstrained
+    is_undeclared: bool = False  # the value of a member that the schema does not mention
 
-    def nested(self, following: int, *, free: int = 0) -> "Continuation":
+    def nested(self, following: int, *, around: str = "", is_undeclared: bool = False) -> "Continuation":
         """The continuation one container deeper."""
-        return Continuation(following=following, depth=self.depth + 1, free=self.free + free)
+        return Continuation(following=following, depth=self.depth + 1, around=around, is_undeclared=is_undeclared)
 
 
 class Builder:
@@ -55,6 +57,7 @@ class Builder:
         self.layout = Layout(self.graph, white_space, INDENTS[: limits.indents])
         self.limits = limits
         self.combiner = combiner
+        self._white_space = white_space
         self.unchecked: set[str] = set()
         self.truncations, self.is_cut = 0, False
         self.pointer = ""  # JSON pointer of the subschema in progress
@@ -69,8 +72,8 @@ class Builder:
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
         """The state before a value that satisfies all nodes; None: no such value within the limits."""
-        if continuation.free > self.limits.free_depth or continuation.depth > self.limits.depth:
-            self.truncations += continuation.free <= self.limits.free_depth
+        if continuation.depth > self.limits.depth:
+            self.truncations += 1
             self.is_cut = True
             return None
         key = (conj, continuation)
@@ -102,19 +105,37 @@ class Builder:
             yield graph.word(b"null", following)
         if by_type["boolean"]:
             yield from (graph.word(word, following) for word in (b"true", b"false"))
+        free = self._unconstrained(by_type, continuation)
+        if free:
+            yield from self._containers(free, continuation)
         found = [
             *(
                 number(graph, numbers, following, self.unchecked)
                 for numbers in _weakest(shape.numbers for shape in by_type["number"])
             ),
-            *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
-            *(self._array(items, continuation) for items in _weakest(shape.items for shape in by_type["array"])),
-            *(
-                self._object(members, continuation)
-                for members in _weakest(shape.members for shape in by_type["object"])
-            ),
+            *(self._string(text, continuation) for text in _weakest(shape.text for shape in by_type["string"])),
         ]
+        if ARRAY not in free:
+            found += [self._array(items, continuation) for items in _weakest(shape.items for shape in by_type["array"])]
+        if OBJECT not in free:
+            restricted = _weakest(shape.members for shape in by_type["object"])
+            found += [self._object(members, continuation) for members in restricted]
         yield from (state for state in found if state is not None)
+
+    def _unconstrained(self, by_type: Mapping[str, Sequence[Shape]], continuation: Continuation) -> str:
+        """The opening brackets of containers that are copied, because the schema does not restrict their content. The
+        outermost ones of declared values are built, so that they may have several lines."""
+        if not continuation.around and not continuation.is_undeclared and self.limits.indents:
+            return ""
+        arrays = any(shape.items == Items() for shape in by_type["array"])
+        objects = any(shape.members == Members() for shape in by_type["object"])
+        return f"{OBJECT * objects}{ARRAY * arrays}"
+
+    def _containers(self, openings: str, continuation: Continuation) -> Iterator[int]:
+        self.is_cut = True
+        depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
+        if block := containers(openings, continuation.around, depth, self._white_space):
+            yield self.graph.paste(block, continuation.following)
 
     def _array(self, items: Items, continuation: Continuation) -> int | None:
         with self._inside(items.layers) as allowed:
@@ -136,13 +157,16 @@ class Builder:
         yield allowed
         self._active.subtract(names)
 
-    def _string(self, text: Text, following: int) -> int | None:
+    def _string(self, text: Text, continuation: Continuation) -> int | None:
         found = language(text, self.limits.length)
         self.unchecked |= found.unchecked
         self._wide += found.wide if found.wide > MIN_WIDE else 0
         if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
-        return string(self.graph, found.rows, following, free=text == Text()) if found.rows.rows else None
+        if not found.rows.rows:
+            return None
+        style: Style = "raw" if continuation.is_undeclared or continuation.around else "free"
+        return string(self.graph, found.rows, continuation.following, style=style if text == Text() else "plain")
 
 
 class _Array:
@@ -204,7 +228,8 @@ class _Array:
 
     def _item(self, index: int, following: int) -> int | None:
         unconstrained = index >= self._items.prefix and self._items.unconstrained
-        return self._builder.value(self._items.at(index), self._continuation.nested(following, free=int(unconstrained)))
+        around = ARRAY if unconstrained else ""
+        return self._builder.value(self._items.at(index), self._continuation.nested(following, around=around))
 
 
 class _Object:
@@ -329,12 +354,9 @@ class _Object:
         return self._after_names[key]
 
     def _value(self, conj: Conj, following: int, *, unconstrained: bool) -> int | None:
-        continuation = self._continuation.nested(following)
-        if unconstrained and self._members.layers:
-            spent = self._builder.limits.free_depth - self._builder.limits.undeclared_depth
-            continuation = self._continuation.nested(following, free=max(1, spent - self._continuation.free))
-        elif unconstrained:
-            continuation = self._continuation.nested(following, free=1)
+        is_undeclared = unconstrained and bool(self._members.layers)
+        around = OBJECT if unconstrained and not is_undeclared else ""
+        continuation = self._continuation.nested(following, around=around, is_undeclared=is_undeclared)
         return self._builder.value(conj, continuation)
 
     def _undeclared(self, count: int) -> int | None:
@@ -369,7 +391,8 @@ class _Object:
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
+                style: Style = "raw" if group.unconstrained else "plain"
+                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value), style=style))
         return self._graph.state(self._graph.merged([], *starts))
 
 

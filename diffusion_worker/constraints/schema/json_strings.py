@@ -2,7 +2,8 @@
 
 The *free* encoding accepts every escape of every character. The *plain* encoding, for restricted strings, accepts what
 serialisers produce: printable ASCII as itself, short escapes, and `\\uXXXX` (and surrogate pairs) for control
-characters and non-ASCII characters, with hexadecimal digits in either case. Lone surrogates are never accepted.
+characters and non-ASCII characters, with hexadecimal digits in either case. The *raw* encoding, for strings deep inside
+unconstrained values, is the plain one without `\\uXXXX`. Lone surrogates are never accepted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from diffusion_worker.constraints.automata.ranges import Ranges, contains, digit
 
 QUOTE: Final = 0x22
 ByteEncoding = tuple[Ranges, ...]  # a sequence of byte sets
-Style = Literal["free", "plain", "utf8"]
+Style = Literal["free", "plain", "raw", "utf8"]
 
 _UNESCAPED_ASCII: Final[Ranges] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))
 _SHORT: Final = {0x22: '"', 0x5C: "\\", 0x2F: "/", 8: "b", 12: "f", 10: "n", 13: "r", 9: "t"}
@@ -43,15 +44,15 @@ class _EncodingTrie:
     start: tuple[Edge, ...]
 
 
-def string(graph: Graph, language: RangeDfa, following: int, *, free: bool = False) -> int:
+def string(graph: Graph, language: RangeDfa, following: int, *, style: Style = "plain") -> int:
     """The state before a string of the language, quotes included; `following` is the state after the closing quote."""
-    return graph.state([(QUOTE, QUOTE, string_body(graph, language, following, free=free))])
+    return graph.state([(QUOTE, QUOTE, string_body(graph, language, following, style=style))])
 
 
-def string_body(graph: Graph, language: RangeDfa, following: int, *, free: bool = False) -> int:
+def string_body(graph: Graph, language: RangeDfa, following: int, *, style: Style = "plain") -> int:
     """The same, after the opening quote."""
     states = [graph.reserve() for _ in language.rows]
-    for state, (edges, last) in enumerate(_encode(graph, language, states, "free" if free else "plain")):
+    for state, (edges, last) in enumerate(_encode(graph, language, states, style)):
         graph.fill(states[state], [*edges, (QUOTE, QUOTE, following)] if last else edges)
     return states[language.start]
 
@@ -107,18 +108,19 @@ def _trie(encoded: Sequence[tuple[ByteEncoding, int]], numbers: dict[tuple[Edge,
 
 
 def _encodings(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
-    return _utf8(ranges) if style == "utf8" else _json(ranges, style == "free")
+    return _utf8(ranges) if style == "utf8" else _json(ranges, style)
 
 
 @lru_cache(maxsize=4096)
-def _json(ranges: Ranges, free: bool) -> tuple[ByteEncoding, ...]:
+def _json(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
     """Every encoding of the characters inside a JSON string."""
     encodings = list(_utf8(intersect(ranges, ((0x80, 0x10FFFF),))))
     if ascii_bytes := intersect(ranges, _UNESCAPED_ASCII):
         encodings.append((ascii_bytes,))
     if shorts := tuple((ord(sign), ord(sign)) for code, sign in sorted(_SHORT.items()) if contains(ranges, code)):
         encodings.append((_BACKSLASH, tuple(sorted(shorts))))
-    for first, last in ranges if free else intersect(ranges, _ESCAPED_IF_PLAIN):
+    escaped = {"free": ranges, "plain": intersect(ranges, _ESCAPED_IF_PLAIN)}
+    for first, last in escaped.get(style, ()):
         encodings.extend(_escaped(first, last))
     return tuple(encodings)
 

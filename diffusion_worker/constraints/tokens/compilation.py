@@ -4,7 +4,8 @@ state.
 All states walk the trie together, one level at a time, as in Outlines (Willard and Louf 2023, arXiv 2307.09702) but
 without visiting every token: where a state loops to itself over every byte below a node (inside a string), the whole
 subtree is one range of tokens and is not entered; where a state counts (inside a string of bounded length), it is one
-range per token length.
+range per token length. In C (`automata/_native.c`), one state after the other walks the trie depth first, and a subtree
+of text inside a string that may hold any character is not entered either, whatever bytes its characters have.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,9 @@ from diffusion_worker.constraints.automata.automaton import (
     Chains,
     byte_sets,
     find_chains,
+    main_steps,
 )
+from diffusion_worker.constraints.automata.native import NATIVE
 from diffusion_worker.constraints.tokens.distance import UNREACHABLE, distances, spans
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.token_sets import RangeSets, intern_sets, partition_vocabulary
@@ -68,6 +71,24 @@ def compile_tokens(
 
 def _walk(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
     """Walk the whole trie from every state."""
+    if NATIVE is None:
+        return walk_in_python(automaton, nodes)
+    loops = byte_sets(automaton.next == np.arange(automaton.states)[:, None], automaton)
+    onward, steps = main_steps(automaton)
+    lengths = nodes.lengths
+    found = NATIVE.walk(
+        (automaton.next, automaton.classes, onward, loops, steps),
+        (
+            *(nodes.byte, nodes.first_child, nodes.children, nodes.low, nodes.high, nodes.own, nodes.below),
+            *(lengths.height, lengths.first, lengths.steps, lengths.low, lengths.high),
+        ),
+    )
+    source, target, low, high = np.ascontiguousarray(np.frombuffer(found, np.int32).reshape(-1, 4).T)
+    return RangeTransitions(source, target, low, high)
+
+
+def walk_in_python(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
+    """The transitions of `_walk`, not merged."""
     stays = automaton.next == np.arange(automaton.states)[:, None]
     loops, chains = byte_sets(stays, automaton), find_chains(automaton)
     found = []

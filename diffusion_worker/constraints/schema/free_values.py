@@ -1,0 +1,85 @@
+"""Values that a schema leaves unconstrained: any JSON, nested to a limit, as a block of states that is built once and
+copied to every position.
+
+A finite automaton remembers which brackets are open, so any nesting to depth d would take 2^d copies of a value. Blocks
+allow every nesting to depth 3 and, below it, what documents hold: objects in objects, and arrays of anything but arrays.
+Containers are written on one line, strings as `json_strings.Style` "raw" says, and numbers without an exponent.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
+
+from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT
+from diffusion_worker.constraints.automata.graph import Block, Graph
+from diffusion_worker.constraints.automata.minimise import minimise
+from diffusion_worker.constraints.schema.json_strings import string
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, Layout
+from diffusion_worker.constraints.schema.numbers import free_number
+from diffusion_worker.constraints.spec import WhiteSpace
+
+OBJECT: Final = "{"
+ARRAY: Final = "["
+_ANY_NESTING: Final = 3  # depth to which every nesting is allowed
+_MAX_STATES: Final = 20_000
+_CLOSES: Final = {OBJECT: ord("}"), ARRAY: ord("]")}
+
+
+def is_allowed(nesting: str) -> bool:
+    """Whether containers may be nested like this: `{[` is an array in an object."""
+    return len(nesting) <= _ANY_NESTING or ARRAY + ARRAY not in nesting
+
+
+@lru_cache(maxsize=64)
+def containers(openings: str, around: str, depth: int, white_space: WhiteSpace) -> Block:
+    """The states of a container of any content that begins with one of `openings`; the first one reads its bracket.
+    `around`: the unconstrained containers that it is in; `depth`: the most of them together. Empty: there is none."""
+    graph = Graph(max_states=_MAX_STATES)
+    following = graph.state((), accepting=True)
+    builder = _Builder(graph, Layout(graph, white_space, ()), depth)
+    start = graph.state(edge for edge in builder.containers(around, following) if chr(edge[0]) in openings)
+    found = minimise(graph.rows, graph.accepting, start)
+    if not found.rows:
+        return ()
+    last = found.accepting.index(True)
+    return tuple(
+        tuple((a, b, -1 if target == last else target - (target > last)) for a, b, target in row)
+        for row, accepts in zip(found.rows, found.accepting, strict=True)
+        if not accepts
+    )
+
+
+class _Builder:
+    def __init__(self, graph: Graph, layout: Layout, depth: int) -> None:
+        self._graph, self._layout, self._depth = graph, layout, depth
+
+    def containers(self, around: str, following: int) -> Iterator[Edge]:
+        """The edges over the opening brackets that are allowed here."""
+        for opening in (OBJECT, ARRAY):
+            nesting = around + opening
+            if len(nesting) <= self._depth and is_allowed(nesting):
+                yield ord(opening), ord(opening), self._container(nesting, following)
+
+    def _container(self, nesting: str, following: int) -> int:
+        """The state after the opening bracket."""
+        graph, layout, opening = self._graph, self._layout, nesting[-1]
+        closing: Edge = (_CLOSES[opening], _CLOSES[opening], following)
+        after, behind_comma = graph.reserve(), graph.reserve()
+        graph.fill(after, layout.edges([(COMMA, COMMA, behind_comma)], [closing], 0))
+        value = self._value(nesting, after)
+        if opening == OBJECT:
+            value = string(graph, ANY_TEXT, layout.sign(COLON, value), style="raw")
+        graph.fill(behind_comma, layout.edges((), graph.rows[value], 0))
+        return layout.state((), [closing, *graph.rows[value]], 0)
+
+    def _value(self, nesting: str, following: int) -> int:
+        graph = self._graph
+        starts = [
+            *(graph.word(word, following) for word in (b"null", b"true", b"false")),
+            free_number(graph, following, integer=False, exponent=False),
+            string(graph, ANY_TEXT, following, style="raw"),
+        ]
+        return graph.state(graph.merged(list(self.containers(nesting, following)), *starts))
+
+
