@@ -36,7 +36,9 @@ class Stats:
     states: int
     edges: int  # pairs of a state and a byte class with a transition
     tier: int  # of size limits, 0 is the most generous
-    truncated: bool  # whether a depth limit made the language smaller, also that of unconstrained values
+    # whether a validator may accept values that the automaton rejects in every order of members: values nested deeper than
+    # the limits, also unconstrained ones; strings of a `format`, or on which engines of regular expressions disagree
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ def compile_schema(
             continue
         automaton = None if start is None else minimal_automaton(builder.graph.rows, builder.graph.accepting, start)
         if automaton is not None:
-            return _compilation(automaton, builder.unchecked, tier=tier, truncated=builder.is_cut)
+            return _compilation(automaton, builder.findings.unchecked, tier=tier, truncated=builder.findings.is_cut)
         if not builder.truncations:
             raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)

@@ -2,7 +2,7 @@
 
 Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings, numbers
 and white space as `json_strings`, `numbers` and `json_syntax` write them; within the limits of `size_limits`. Every
-accepted text satisfies the schema except for the keywords in `unchecked`; all values within the limits are accepted.
+accepted text satisfies the schema except for the keywords in `findings.unchecked`; all values within the limits are accepted.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, conta
 from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
-from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
+from diffusion_worker.constraints.schema.property_names import Findings, MemberGroup, allowed_names, member_groups
 from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
@@ -50,7 +50,7 @@ class Continuation:
 
 class Builder:
     """One attempt to build a schema within one tier of size limits. `truncations`: how often a depth limit removed
-    described values; `is_cut`: values are missing, also unconstrained ones."""
+    described values; `findings.is_cut`: values are missing, also unconstrained ones."""
 
     def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace = WhiteSpace.BOUNDED) -> None:
         self.graph = Graph(max_states=limits.states)
@@ -58,8 +58,8 @@ class Builder:
         self.limits = limits
         self.combiner = combiner
         self._white_space = white_space
-        self.unchecked: set[str] = set()
-        self.truncations, self.is_cut = 0, False
+        self.findings = Findings()
+        self.truncations = 0
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
@@ -74,7 +74,7 @@ class Builder:
         """The state before a value that satisfies all nodes; None: no such value within the limits."""
         if continuation.depth > self.limits.depth:
             self.truncations += 1
-            self.is_cut = True
+            self.findings.is_cut = True
             return None
         key = (conj, continuation)
         if key in self._known:
@@ -89,6 +89,7 @@ class Builder:
         self.pointer = conj[0].pointer if conj else self.pointer
         shapes = self.combiner.shapes(conj)
         starts: list[int] = []
+        self.findings.is_cut |= any(shape.text.formats for shape in shapes)  # also those that removed literals
         if given := [value for shape in shapes for value in shape.literals or ()]:
             kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
             starts.extend(literals(self.graph, self.layout, kept, continuation.following, continuation.depth))
@@ -99,7 +100,7 @@ class Builder:
         """The states before a value of any of the shapes, type by type; equal restrictions of a type are built once."""
         by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
         for shape in shapes:
-            self.unchecked |= shape.unchecked
+            self.findings.unchecked |= shape.unchecked
         graph, following = self.graph, continuation.following
         if by_type["null"]:
             yield graph.word(b"null", following)
@@ -110,7 +111,7 @@ class Builder:
             yield from self._containers(free, continuation)
         found = [
             *(
-                number(graph, numbers, following, self.unchecked)
+                self._number(numbers, following)
                 for numbers in _weakest(shape.numbers for shape in by_type["number"])
             ),
             *(self._string(text, continuation) for text in _weakest(shape.text for shape in by_type["string"])),
@@ -132,7 +133,7 @@ class Builder:
         return f"{OBJECT * objects}{ARRAY * arrays}"
 
     def _containers(self, openings: str, continuation: Continuation) -> Iterator[int]:
-        self.is_cut = True
+        self.findings.is_cut = True
         depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
         if block := containers(openings, continuation.around, depth, self._white_space):
             yield self.graph.paste(block, continuation.following)
@@ -152,14 +153,20 @@ class Builder:
         names = [id(layer) for layer in layers]
         allowed = all(self._active[name] <= self.limits.recursion for name in names)
         self.truncations += not allowed
-        self.is_cut |= not allowed
+        self.findings.is_cut |= not allowed
         self._active.update(names)
         yield allowed
         self._active.subtract(names)
 
+    def _number(self, numbers: Numbers, following: int) -> int | None:
+        bounds = numbers.bounds
+        self.findings.is_cut |= (bounds.above or bounds.below) and not numbers.integer  # the digits are limited
+        return number(self.graph, numbers, following, self.findings.unchecked)
+
     def _string(self, text: Text, continuation: Continuation) -> int | None:
         found = language(text, self.limits.length)
-        self.unchecked |= found.unchecked
+        self.findings.unchecked |= found.unchecked
+        self.findings.is_cut |= found.is_cut
         self._wide += found.wide if found.wide > MIN_WIDE else 0
         if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
@@ -178,11 +185,11 @@ class _Array:
         self._low, self._high = self._capped(items.low, "minItems"), items.high
         if self._high is not None and self._high > max(builder.limits.items, self._low):
             self._high = None
-            builder.unchecked.add("maxItems")
+            builder.findings.unchecked.add("maxItems")
 
     def _capped(self, count: int, keyword: str) -> int:
         if count > self._builder.limits.items:
-            self._builder.unchecked.add(keyword)
+            self._builder.findings.unchecked.add(keyword)
         return min(count, self._builder.limits.items)
 
     def start(self) -> int | None:
@@ -242,12 +249,12 @@ class _Object:
     def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
         self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
         self._layout, self._depth = builder.layout, continuation.depth
-        allowed = allowed_names(builder.combiner, members, builder.limits, builder.unchecked)
+        allowed = allowed_names(builder.combiner, members, builder.limits, builder.findings)
         self._names = [name for name in members.declared if accepts(allowed, name)]
         self._required = set(members.required)
         self._is_unsatisfiable = any(name not in self._names for name in members.required)
         self._groups = (
-            [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.unchecked))
+            [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.findings))
         )
         self._low, self._high = self._counts()
         self._after_names: dict[tuple[int, int], int | None] = {}
@@ -257,7 +264,7 @@ class _Object:
         """Groups that can hold a member. The limits decide whether unconstrained undeclared members are allowed."""
         bare = not self._members.layers and not self._names
         if not bare and self._builder.limits.undeclared_depth < 0:
-            self._builder.is_cut |= any(group.unconstrained for group in found)
+            self._builder.findings.is_cut |= any(group.unconstrained for group in found)
             found = [group for group in found if not group.unconstrained]
         return [
             group
@@ -271,13 +278,13 @@ class _Object:
         if high is not None and not self._groups and high >= len(self._names):
             high = None
         if low > 1 and self._groups:
-            self._builder.unchecked.add("minProperties")  # a repeated name counts once
+            self._builder.findings.unchecked.add("minProperties")  # a repeated name counts once
         if low > self._builder.limits.members:
             low = self._builder.limits.members
-            self._builder.unchecked.add("minProperties")
+            self._builder.findings.unchecked.add("minProperties")
         if high is not None and high > self._builder.limits.members:
             high = None
-            self._builder.unchecked.add("maxProperties")
+            self._builder.findings.unchecked.add("maxProperties")
         return low, high
 
     def _incremented(self, count: int) -> int:
