@@ -6,7 +6,7 @@ another process (see `constraint_service`). Token compilation follows in `compil
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton
@@ -17,6 +17,7 @@ from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tr
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
+from diffusion_worker.constraints.schema.free_values import deepest
 from diffusion_worker.constraints.schema.json_strings import utf8_text
 from diffusion_worker.constraints.schema.keywords import keyword_at
 from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
@@ -86,21 +87,45 @@ def compile_schema(
     """Compile a schema to its documents in normal form, on the first tier whose state budget is sufficient."""
     document, validator = Document(schema), SchemaValidator(schema)
     strict, lenient = Combiner(document, validator), Combiner(document, validator, lenient=True)
-    attempts = [(tier, limits, combiner) for combiner in (strict, lenient) for tier, limits in enumerate(tiers)]
     pointer = ""
-    for tier, limits, combiner in attempts:
-        builder = Builder(limits, combiner, white_space)
-        try:
-            start = builder.document()
-        except TooLarge:
-            pointer = builder.pointer
-            continue
-        automaton = None if start is None else minimal_automaton(builder.graph.rows, builder.graph.accepting, start)
-        if automaton is not None:
-            return _compilation(automaton, builder.findings.unchecked, tier=tier, truncated=builder.findings.is_cut)
-        if not builder.truncations:
-            raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
+    for combiner in (strict, lenient):
+        if combiner is lenient and not strict.has_exclusions:
+            break  # the same once more
+        for tier, limits in enumerate(tiers):
+            builder = Builder(limits, combiner, white_space)
+            try:
+                builder.build()
+            except TooLarge:
+                pointer = builder.pointer
+                continue
+            builder = _deepened(builder)
+            automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
+            if automaton is not None:
+                findings = builder.findings
+                return _compilation(automaton, findings.unchecked, tier=tier, truncated=findings.is_cut)
+            if not builder.truncations:
+                raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
+
+
+def _deepened(builder: Builder) -> Builder:
+    """The same build with unconstrained values as deep as the states suffice."""
+    limits = builder.limits
+    depth = deepest(builder.copies, limits.free_states, builder.white_space) if builder.copies else 0
+    for deeper in range(depth, max(limits.free_depth, limits.undeclared_depth), -1):
+        deep = replace(
+            limits,
+            states=limits.states + 2 * limits.free_states,  # alternatives may be copies of each other
+            free_depth=deeper,
+            undeclared_depth=deeper if limits.undeclared_depth >= 0 else -1,
+        )
+        again = Builder(deep, builder.combiner, builder.white_space)
+        try:
+            again.build()
+        except TooLarge:
+            continue
+        return again
+    return builder
 
 
 def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compilation:

@@ -912,10 +912,10 @@ static PyObject *minimise(PyObject *self, PyObject *args)
 
 /* ---- the walk of a vocabulary ---- */
 
-/* What the last bytes of a text inside a JSON string still need: nothing (a whole number of characters); one, two or
- * three continuation bytes; the second byte after E0, ED, F0 or F4, whose ranges differ; or nothing that is known, as
- * the text begins inside a character; or the bytes are not UTF-8. */
-enum { WHOLE, ONE, TWO, THREE, AFTER_E0, AFTER_ED, AFTER_F0, AFTER_F4, PENDING, UNKNOWN = PENDING, NOT_UTF8 };
+/* What the last bytes of a text inside a JSON string still need: nothing (a whole number of characters); one or two
+ * continuation bytes; the second byte after E0, ED or F0, whose ranges differ; or nothing that is known, as the text
+ * begins inside a character; or the bytes are no text, which here includes the unassigned planes behind U+3FFFF. */
+enum { WHOLE, ONE, TWO, AFTER_E0, AFTER_ED, AFTER_F0, PENDING, UNKNOWN = PENDING, NO_TEXT };
 
 static uint8_t pending_after(uint8_t pending, uint8_t byte)
 {
@@ -926,30 +926,24 @@ static uint8_t pending_after(uint8_t pending, uint8_t byte)
         if (byte < 0x80)
             return WHOLE;
         if (continues)
-            return pending == UNKNOWN ? UNKNOWN : NOT_UTF8;
-        if (byte < 0xC2 || byte > 0xF4)
-            return NOT_UTF8;
+            return pending == UNKNOWN ? UNKNOWN : NO_TEXT;
+        if (byte < 0xC2 || byte > 0xF0)
+            return NO_TEXT;
         if (byte < 0xE0)
             return ONE;
-        if (byte < 0xF0)
-            return byte == 0xE0 ? AFTER_E0 : byte == 0xED ? AFTER_ED : TWO;
-        return byte == 0xF0 ? AFTER_F0 : byte == 0xF4 ? AFTER_F4 : THREE;
+        return byte == 0xE0 ? AFTER_E0 : byte == 0xED ? AFTER_ED : byte == 0xF0 ? AFTER_F0 : TWO;
     case ONE:
-        return continues ? WHOLE : NOT_UTF8;
+        return continues ? WHOLE : NO_TEXT;
     case TWO:
-        return continues ? ONE : NOT_UTF8;
-    case THREE:
-        return continues ? TWO : NOT_UTF8;
+        return continues ? ONE : NO_TEXT;
     case AFTER_E0:
-        return continues && byte >= 0xA0 ? ONE : NOT_UTF8;
+        return continues && byte >= 0xA0 ? ONE : NO_TEXT;
     case AFTER_ED:
-        return continues && byte < 0xA0 ? ONE : NOT_UTF8;
+        return continues && byte < 0xA0 ? ONE : NO_TEXT;
     case AFTER_F0:
-        return continues && byte >= 0x90 ? TWO : NOT_UTF8;
-    case AFTER_F4:
-        return continues && byte < 0x90 ? TWO : NOT_UTF8;
+        return continues && byte >= 0x90 ? TWO : NO_TEXT;
     }
-    return NOT_UTF8;
+    return NO_TEXT;
 }
 
 static int is_plain(uint8_t byte)
@@ -1010,17 +1004,13 @@ static int is_free_string(const Walk *w, int32_t state, int32_t *image)
     image[TWO] = after(w, state, 0xE1);
     image[AFTER_ED] = after(w, state, 0xED);
     image[AFTER_F0] = after(w, state, 0xF0);
-    image[THREE] = after(w, state, 0xF1);
-    image[AFTER_F4] = after(w, state, 0xF4);
     for (int pending = 0; pending < PENDING; pending++)
         if (image[pending] == DEAD)
             return 0;
     return leads_all(w, state, 0xC2, 0xDF, image[ONE]) && leads_all(w, state, 0xE1, 0xEC, image[TWO]) &&
-           leads_all(w, state, 0xEE, 0xEF, image[TWO]) && leads_all(w, state, 0xF1, 0xF3, image[THREE]) &&
-           leads_all(w, image[ONE], 0x80, 0xBF, state) && leads_all(w, image[TWO], 0x80, 0xBF, image[ONE]) &&
-           leads_all(w, image[THREE], 0x80, 0xBF, image[TWO]) && leads_all(w, image[AFTER_E0], 0xA0, 0xBF, image[ONE]) &&
-           leads_all(w, image[AFTER_ED], 0x80, 0x9F, image[ONE]) &&
-           leads_all(w, image[AFTER_F0], 0x90, 0xBF, image[TWO]) && leads_all(w, image[AFTER_F4], 0x80, 0x8F, image[TWO]);
+           leads_all(w, state, 0xEE, 0xEF, image[TWO]) && leads_all(w, image[ONE], 0x80, 0xBF, state) &&
+           leads_all(w, image[TWO], 0x80, 0xBF, image[ONE]) && leads_all(w, image[AFTER_E0], 0xA0, 0xBF, image[ONE]) &&
+           leads_all(w, image[AFTER_ED], 0x80, 0x9F, image[ONE]) && leads_all(w, image[AFTER_F0], 0x90, 0xBF, image[TWO]);
 }
 
 static int find_free_strings(Walk *w)

@@ -16,7 +16,7 @@ from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, containers
+from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, Copy, containers
 from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
@@ -57,18 +57,20 @@ class Builder:
         self.layout = Layout(self.graph, white_space, INDENTS[: limits.indents])
         self.limits = limits
         self.combiner = combiner
-        self._white_space = white_space
+        self.white_space = white_space
         self.findings = Findings()
+        self.start = -1
         self.truncations = 0
+        self.copies: Counter[Copy] = Counter()  # of unconstrained containers
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
-    def document(self) -> int | None:
-        """The state before a whole document and the white space around it."""
+    def build(self) -> None:
+        """Set `start` to the state before a whole document and the white space around it. Raises TooLarge."""
         start = self.value((self.combiner.document.root,), Continuation(following=self.layout.end()))
-        return None if start is None else self.layout.start(start)
+        self.start = self.graph.state(()) if start is None else self.layout.start(start)
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
         """The state before a value that satisfies all nodes; None: no such value within the limits."""
@@ -134,8 +136,9 @@ class Builder:
 
     def _containers(self, openings: str, continuation: Continuation) -> Iterator[int]:
         self.findings.is_cut = True
+        self.copies[openings, continuation.around] += 1
         depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
-        if block := containers(openings, continuation.around, depth, self._white_space):
+        if block := containers(openings, continuation.around, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
     def _array(self, items: Items, continuation: Continuation) -> int | None:

@@ -6,7 +6,7 @@ allow every nesting to depth 3 and, below it, what documents hold: objects in ob
 Containers are written on one line, strings as `json_strings.Style` "raw" says, and numbers without an exponent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +17,7 @@ from diffusion_worker.constraints.automata.minimise import minimise
 from diffusion_worker.constraints.schema.json_strings import string
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, Layout
 from diffusion_worker.constraints.schema.numbers import free_number
+from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH
 from diffusion_worker.constraints.spec import WhiteSpace
 
 OBJECT: Final = "{"
@@ -50,6 +51,17 @@ def containers(openings: str, around: str, depth: int, white_space: WhiteSpace) 
     )
 
 
+Copy = tuple[str, str]  # the opening brackets of a copied container, and the containers around it
+
+
+def deepest(copies: Mapping[Copy, int], states: int, white_space: WhiteSpace) -> int:
+    """The largest depth at which all copies together take at most so many states."""
+    for depth in range(MAX_FREE_DEPTH, 0, -1):
+        if sum(count * len(containers(*copy, depth, white_space)) for copy, count in copies.items()) <= states:
+            return depth
+    return 0
+
+
 class _Builder:
     def __init__(self, graph: Graph, layout: Layout, depth: int) -> None:
         self._graph, self._layout, self._depth = graph, layout, depth
@@ -66,12 +78,12 @@ class _Builder:
         graph, layout, opening = self._graph, self._layout, nesting[-1]
         closing: Edge = (_CLOSES[opening], _CLOSES[opening], following)
         after, behind_comma = graph.reserve(), graph.reserve()
-        graph.fill(after, layout.edges([(COMMA, COMMA, behind_comma)], [closing], 0))
+        graph.fill(after, layout.inline([(COMMA, COMMA, behind_comma), closing]))
         value = self._value(nesting, after)
         if opening == OBJECT:
             value = string(graph, ANY_TEXT, layout.sign(COLON, value), style="raw")
-        graph.fill(behind_comma, layout.edges((), graph.rows[value], 0))
-        return layout.state((), [closing, *graph.rows[value]], 0)
+        graph.fill(behind_comma, graph.rows[layout.spaced(value)])
+        return graph.state(layout.inline([closing, *graph.rows[value]]))
 
     def _value(self, nesting: str, following: int) -> int:
         graph = self._graph

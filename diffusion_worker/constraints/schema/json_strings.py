@@ -2,8 +2,9 @@
 
 The *free* encoding accepts every escape of every character. The *plain* encoding, for restricted strings, accepts what
 serialisers produce: printable ASCII as itself, short escapes, and `\\uXXXX` (and surrogate pairs) for control
-characters and non-ASCII characters, with hexadecimal digits in either case. The *raw* encoding, for strings deep inside
-unconstrained values, is the plain one without `\\uXXXX`. Lone surrogates are never accepted.
+characters and non-ASCII characters, with hexadecimal digits in either case. The *raw* encoding, for strings inside
+unconstrained values, is the plain one without `\\uXXXX` and without characters beyond U+3FFFF (tags, variation selectors
+and private use). Lone surrogates are never accepted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ _UTF8: Final = (
 _BACKSLASH: Final[Ranges] = ((0x5C, 0x5C),)
 _U: Final[Ranges] = ((0x75, 0x75),)
 _D: Final[Ranges] = ((0x44, 0x44), (0x64, 0x64))
+_RAW: Final[Ranges] = ((0, 0x3FFFF),)
 _ESCAPED_IF_PLAIN: Final[Ranges] = ((0, 0x1F), (0x7F, 0xD7FF), (0xE000, 0x10FFFF))
 
 
@@ -114,6 +116,7 @@ def _encodings(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
 @lru_cache(maxsize=4096)
 def _json(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
     """Every encoding of the characters inside a JSON string."""
+    ranges = intersect(ranges, _RAW) if style == "raw" else ranges
     encodings = list(_utf8(intersect(ranges, ((0x80, 0x10FFFF),))))
     if ascii_bytes := intersect(ranges, _UNESCAPED_ASCII):
         encodings.append((ascii_bytes,))
