@@ -7,6 +7,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1263,7 +1264,233 @@ static PyObject *walk(PyObject *self, PyObject *args)
     return result;
 }
 
+/* ---- the backward recursion over a canvas ---- */
+
+/* Functions over vectors exist twice where a CPU may have wider ones than the compiler may assume. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDE 1
+#define WIDE __attribute__((target("avx2,fma")))
+#define IS_WIDE (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#else
+#define HAS_WIDE 0
+#define IS_WIDE 0
+#endif
+
+typedef struct {
+    Py_ssize_t nodes, states;
+    const int32_t *first, *label, *target; /* transitions of node n are first[n] to first[n + 1] */
+    double *terms, *sums, *joined;         /* [transitions] and [nodes]: scratch, padded to a multiple of four */
+    int is_wide;
+} Recursion;
+
+/* out[n] = the largest of after[target] + score[label] over the transitions of the nodes from `begin` to `end`. */
+static void best_of(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
+                    double *out)
+{
+    for (Py_ssize_t node = begin; node < end; node++) {
+        int32_t at = r->first[node], stop = r->first[node + 1];
+        double best = after_[r->target[at]] + score[r->label[at]], other = best;
+        for (at++; at + 1 < stop; at += 2) {
+            double one = after_[r->target[at]] + score[r->label[at]];
+            double two = after_[r->target[at + 1]] + score[r->label[at + 1]];
+            best = one > best ? one : best;
+            other = two > other ? two : other;
+        }
+        if (at < stop) {
+            double one = after_[r->target[at]] + score[r->label[at]];
+            best = one > best ? one : best;
+        }
+        out[node] = best > other ? best : other;
+    }
+}
+
+typedef double Four __attribute__((vector_size(32)));
+typedef uint64_t FourBits __attribute__((vector_size(32)));
+
+#define SPLIT_LN2_HIGH 0.6931471803691238
+#define SPLIT_LN2_LOW 1.9082149292705877e-10
+
+/* e to the power of each value <= 0, within 4e-16; below -708, about 3e-308. It is 2^n times a polynomial of the rest,
+ * |rest| <= ln(2) / 2. `count` is rounded up to a multiple of four. */
+#define DEFINE_EXP_ALL(name, attributes) \
+attributes static void name(double *values, Py_ssize_t count) \
+{ \
+    const double shift = 6755399441055744.0; \
+    for (Py_ssize_t at = 0; at < count; at += 4) { \
+        Four x, lowest = (Four){-708.0, -708.0, -708.0, -708.0}; \
+        memcpy(&x, values + at, sizeof(x)); \
+        FourBits is_above = (FourBits)(x > lowest); \
+        x = (Four)(((FourBits)x & is_above) | ((FourBits)lowest & ~is_above)); \
+        Four k = x * 1.4426950408889634 + shift, n = k - shift; \
+        Four y = (x - n * SPLIT_LN2_HIGH) - n * SPLIT_LN2_LOW; \
+        Four p = y * (1.0 / 479001600.0) + 1.0 / 39916800.0; \
+        p = p * y + 1.0 / 3628800.0; \
+        p = p * y + 1.0 / 362880.0; \
+        p = p * y + 1.0 / 40320.0; \
+        p = p * y + 1.0 / 5040.0; \
+        p = p * y + 1.0 / 720.0; \
+        p = p * y + 1.0 / 120.0; \
+        p = p * y + 1.0 / 24.0; \
+        p = p * y + 1.0 / 6.0; \
+        p = p * y + 0.5; \
+        p = p * y + 1.0; \
+        p = p * y + 1.0; \
+        p *= (Four)(((FourBits)k + 1023) << 52); \
+        memcpy(values + at, &p, sizeof(p)); \
+    } \
+}
+
+DEFINE_EXP_ALL(exp_all, )
+#if HAS_WIDE
+DEFINE_EXP_ALL(exp_all_wide, WIDE)
+#else
+#define exp_all_wide exp_all
+#endif
+
+/* Adds the natural logarithm of each sum >= 1, within 4e-16: of a power of two, and of a fraction near 1. */
+#define DEFINE_ADD_LOGS(name, attributes) \
+attributes static void name(double *values, const double *sums, Py_ssize_t count) \
+{ \
+    for (Py_ssize_t at = 0; at < count; at += 4) { \
+        Four x, value; \
+        memcpy(&x, sums + at, sizeof(x)); \
+        memcpy(&value, values + at, sizeof(value)); \
+        FourBits moved = (FourBits)x - 0x3FE6A09E667F3BCDu; \
+        Four n = (Four)((moved >> 52) | 0x4330000000000000u) - 4503599627370496.0; \
+        Four f = (Four)((FourBits)x - (moved & 0xFFF0000000000000u)); \
+        Four s = (f - 1.0) / (f + 1.0), z = s * s; \
+        Four p = z * (2.0 / 21.0) + 2.0 / 19.0; \
+        p = p * z + 2.0 / 17.0; \
+        p = p * z + 2.0 / 15.0; \
+        p = p * z + 2.0 / 13.0; \
+        p = p * z + 2.0 / 11.0; \
+        p = p * z + 2.0 / 9.0; \
+        p = p * z + 2.0 / 7.0; \
+        p = p * z + 2.0 / 5.0; \
+        p = p * z + 2.0 / 3.0; \
+        p = p * z + 2.0; \
+        value += n * SPLIT_LN2_HIGH + (n * SPLIT_LN2_LOW + s * p); \
+        memcpy(values + at, &value, sizeof(value)); \
+    } \
+}
+
+DEFINE_ADD_LOGS(add_logs, )
+#if HAS_WIDE
+DEFINE_ADD_LOGS(add_logs_wide, WIDE)
+#else
+#define add_logs_wide add_logs
+#endif
+
+/* out[n] = the logarithm of the sum of the exponentials of the same terms. */
+static void sum_of(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
+                   double *out)
+{
+    int32_t base = r->first[begin];
+    double *terms = r->terms;
+    for (Py_ssize_t node = begin; node < end; node++) {
+        int32_t at = r->first[node] - base, stop = r->first[node + 1] - base;
+        double top = -1e300; /* below it, no text closes in time */
+        for (int32_t each = at; each < stop; each++) {
+            double term = after_[r->target[base + each]] + score[r->label[base + each]];
+            terms[each] = term;
+            top = term > top ? term : top;
+        }
+        for (int32_t each = at; each < stop; each++)
+            terms[each] -= top;
+        r->joined[node - begin] = top;
+    }
+    (r->is_wide ? exp_all_wide : exp_all)(terms, r->first[end] - base);
+    for (Py_ssize_t node = begin; node < end; node++) {
+        double sum = 0.0;
+        for (int32_t at = r->first[node] - base; at < r->first[node + 1] - base; at++)
+            sum += terms[at];
+        r->sums[node - begin] = sum > 1.0 ? sum : 1.0; /* the largest term is 1 */
+    }
+    (r->is_wide ? add_logs_wide : add_logs)(r->joined, r->sums, end - begin);
+    for (Py_ssize_t node = begin; node < end; node++)
+        out[node] = r->joined[node - begin] > -1e299 ? r->joined[node - begin] : -INFINITY;
+}
+
+static int is_recursion(const Recursion *r, const Py_buffer *held, Py_ssize_t positions, Py_ssize_t labels)
+{
+    Py_ssize_t transitions = held[3].len / (Py_ssize_t)sizeof(int32_t);
+    if (r->states < 1 || r->nodes < r->states || positions < 0 || held[4].len != held[3].len ||
+        held[2].len != (r->nodes + 1) * (Py_ssize_t)sizeof(int32_t) ||
+        held[0].len != (positions + 1) * r->nodes * (Py_ssize_t)sizeof(double) ||
+        held[1].len != positions * labels * (Py_ssize_t)sizeof(double) || r->first[0] != 0 ||
+        r->first[r->nodes] != transitions)
+        return 0;
+    for (Py_ssize_t node = 0; node < r->nodes; node++)
+        if (r->first[node] >= r->first[node + 1])
+            return 0;
+    for (Py_ssize_t at = 0; at < transitions; at++)
+        if (r->label[at] < 0 || r->label[at] >= labels || r->target[at] < 0 || r->target[at] >= r->nodes)
+            return 0;
+    return 1;
+}
+
+/* backward(values, scores, first, label, target, states, labels, sums): fills double [positions + 1, nodes] `values`, of
+ * which the states of the last row are given, from double [positions, labels] `scores`. */
+static PyObject *backward(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *arrays[5];
+    Py_ssize_t states, labels;
+    int sums, held_count = 0;
+    if (!PyArg_ParseTuple(args, "OOOOOnnp", &arrays[0], &arrays[1], &arrays[2], &arrays[3], &arrays[4], &states, &labels,
+                          &sums))
+        return NULL;
+    Py_buffer held[5];
+    Recursion r = {0};
+    int failed = 0;
+    for (; held_count < 5 && !failed; held_count++)
+        failed = PyObject_GetBuffer(arrays[held_count], &held[held_count],
+                                    held_count ? PyBUF_C_CONTIGUOUS : PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0;
+    held_count -= failed;
+    if (!failed && labels > 0) {
+        r.first = held[2].buf;
+        r.label = held[3].buf;
+        r.target = held[4].buf;
+        r.states = states;
+        r.is_wide = IS_WIDE;
+        r.nodes = held[2].len / (Py_ssize_t)sizeof(int32_t) - 1;
+        Py_ssize_t positions = held[1].len / (labels * (Py_ssize_t)sizeof(double));
+        failed = !is_recursion(&r, held, positions, labels);
+        if (failed)
+            PyErr_SetString(PyExc_ValueError, "arrays that do not fit each other");
+        r.terms = failed ? NULL : PyMem_Calloc((size_t)held[3].len / sizeof(int32_t) + 4, sizeof(double));
+        r.sums = failed ? NULL : PyMem_Calloc((size_t)r.nodes + 4, sizeof(double));
+        r.joined = failed ? NULL : PyMem_Calloc((size_t)r.nodes + 4, sizeof(double));
+        if (!failed && (r.terms == NULL || r.sums == NULL || r.joined == NULL)) {
+            PyErr_NoMemory();
+            failed = 1;
+        }
+        if (!failed) {
+            double *values = held[0].buf;
+            const double *scores = held[1].buf;
+            void (*step)(const Recursion *, const double *, const double *, Py_ssize_t, Py_ssize_t, double *) =
+                sums ? sum_of : best_of;
+            Py_BEGIN_ALLOW_THREADS
+            for (Py_ssize_t position = positions - 1; position >= 0; position--) {
+                double *later = values + (position + 1) * r.nodes;
+                const double *score = scores + position * labels;
+                if (r.nodes > r.states)
+                    step(&r, later, score, r.states, r.nodes, later);
+                step(&r, later, score, 0, r.states, later - r.nodes);
+            }
+            Py_END_ALLOW_THREADS
+        }
+    }
+    PyMem_Free(r.terms);
+    PyMem_Free(r.sums);
+    PyMem_Free(r.joined);
+    while (held_count > 0)
+        PyBuffer_Release(&held[--held_count]);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
 static PyMethodDef methods[] = {
+    {"backward", backward, METH_VARARGS, "The backward recursion of best paths, or of sums, over all positions."},
     {"coalesce", coalesce, METH_O, "The canonical row: sorted, with adjacent ranges of one target merged."},
     {"overlay", overlay, METH_O, "The edges of several states as disjoint ranges, each with all its targets."},
     {"state", state, METH_VARARGS, "`Graph.state`: its number, or -1 beyond the budget."},

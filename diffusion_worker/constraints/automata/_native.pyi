@@ -1,6 +1,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 VERSION: int
 
 _Edge = tuple[int, int, int]
@@ -50,3 +53,14 @@ def minimise(
     rows: Sequence[Sequence[_Edge]], accepting: Sequence[bool], start: int, as_arrays: Literal[True], /
 ) -> tuple[bytes, bytes, bytes] | None: ...
 def walk(automaton: tuple[Any, ...], trie: tuple[Any, ...], /) -> bytes: ...
+def backward(
+    values: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    first: NDArray[np.int32],
+    label: NDArray[np.int32],
+    target: NDArray[np.int32],
+    states: int,
+    labels: int,
+    sums: bool,
+    /,
+) -> None: ...

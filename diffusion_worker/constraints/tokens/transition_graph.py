@@ -18,6 +18,7 @@ from diffusion_worker.constraints.tokens.segmented_reduce import Segments
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 
 Indices = NDArray[np.intp]
+Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,9 @@ class TransitionGraph:
     target_node: Indices  # [edges] -> the node it leads to
     from_states: Transitions
     from_epsilon: Transitions | None
+    transition_first: Ints  # [nodes + 1] the transitions of each node, node by node
+    transition_label: Ints
+    transition_target: Ints
 
     def edges_of(self, states: Indices) -> tuple[Indices, Indices]:
         """Indices of the edges out of some states, and how many each has."""
@@ -94,6 +98,9 @@ def _build(automaton: TokenAutomaton) -> TransitionGraph:
         target_node=node_of[target],
         from_states=_transitions(first[: states + 1], labels, targets),
         from_epsilon=_transitions(first[states:], labels, targets) if epsilon_states else None,
+        transition_first=first.astype(np.int32),
+        transition_label=labels.astype(np.int32),
+        transition_target=targets.astype(np.int32),
     )
 
 
