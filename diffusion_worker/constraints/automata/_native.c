@@ -1266,21 +1266,25 @@ static PyObject *walk(PyObject *self, PyObject *args)
 
 /* ---- the backward recursion over a canvas ---- */
 
-/* Functions over vectors exist twice where a CPU may have wider ones than the compiler may assume. */
+/* Functions over vectors exist in versions for CPUs whose vectors are wider than a compiler may assume. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDE 1
 #define WIDE __attribute__((target("avx2,fma")))
-#define IS_WIDE (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define WIDEST __attribute__((target("avx512f,avx512dq")))
 #else
 #define HAS_WIDE 0
-#define IS_WIDE 0
 #endif
+
+typedef struct {
+    void (*exp_all)(double *, Py_ssize_t);
+    void (*add_logs)(double *, const double *, Py_ssize_t);
+} Vectors;
 
 typedef struct {
     Py_ssize_t nodes, states;
     const int32_t *first, *label, *target; /* transitions of node n are first[n] to first[n + 1] */
-    double *terms, *sums, *joined;         /* [transitions] and [nodes]: scratch, padded to a multiple of four */
-    int is_wide;
+    double *terms, *sums, *joined;         /* [transitions] and [nodes]: scratch, padded to a multiple of eight */
+    Vectors vectors;
 } Recursion;
 
 /* out[n] = the largest of after[target] + score[label] over the transitions of the nodes from `begin` to `end`. */
@@ -1304,26 +1308,26 @@ static void best_of(const Recursion *r, const double *after_, const double *scor
     }
 }
 
-typedef double Four __attribute__((vector_size(32)));
-typedef uint64_t FourBits __attribute__((vector_size(32)));
+typedef double Eight __attribute__((vector_size(64)));
+typedef uint64_t EightBits __attribute__((vector_size(64)));
 
 #define SPLIT_LN2_HIGH 0.6931471803691238
 #define SPLIT_LN2_LOW 1.9082149292705877e-10
 
 /* e to the power of each value <= 0, within 4e-16; below -708, about 3e-308. It is 2^n times a polynomial of the rest,
- * |rest| <= ln(2) / 2. `count` is rounded up to a multiple of four. */
+ * |rest| <= ln(2) / 2. `count` is rounded up to a multiple of eight. */
 #define DEFINE_EXP_ALL(name, attributes) \
 attributes static void name(double *values, Py_ssize_t count) \
 { \
     const double shift = 6755399441055744.0; \
-    for (Py_ssize_t at = 0; at < count; at += 4) { \
-        Four x, lowest = (Four){-708.0, -708.0, -708.0, -708.0}; \
+    for (Py_ssize_t at = 0; at < count; at += 8) { \
+        Eight x, lowest = (Eight){0} - 708.0; \
         memcpy(&x, values + at, sizeof(x)); \
-        FourBits is_above = (FourBits)(x > lowest); \
-        x = (Four)(((FourBits)x & is_above) | ((FourBits)lowest & ~is_above)); \
-        Four k = x * 1.4426950408889634 + shift, n = k - shift; \
-        Four y = (x - n * SPLIT_LN2_HIGH) - n * SPLIT_LN2_LOW; \
-        Four p = y * (1.0 / 479001600.0) + 1.0 / 39916800.0; \
+        EightBits is_above = (EightBits)(x > lowest); \
+        x = (Eight)(((EightBits)x & is_above) | ((EightBits)lowest & ~is_above)); \
+        Eight k = x * 1.4426950408889634 + shift, n = k - shift; \
+        Eight y = (x - n * SPLIT_LN2_HIGH) - n * SPLIT_LN2_LOW; \
+        Eight p = y * (1.0 / 479001600.0) + 1.0 / 39916800.0; \
         p = p * y + 1.0 / 3628800.0; \
         p = p * y + 1.0 / 362880.0; \
         p = p * y + 1.0 / 40320.0; \
@@ -1335,7 +1339,7 @@ attributes static void name(double *values, Py_ssize_t count) \
         p = p * y + 0.5; \
         p = p * y + 1.0; \
         p = p * y + 1.0; \
-        p *= (Four)(((FourBits)k + 1023) << 52); \
+        p *= (Eight)(((EightBits)k + 1023) << 52); \
         memcpy(values + at, &p, sizeof(p)); \
     } \
 }
@@ -1343,23 +1347,22 @@ attributes static void name(double *values, Py_ssize_t count) \
 DEFINE_EXP_ALL(exp_all, )
 #if HAS_WIDE
 DEFINE_EXP_ALL(exp_all_wide, WIDE)
-#else
-#define exp_all_wide exp_all
+DEFINE_EXP_ALL(exp_all_widest, WIDEST)
 #endif
 
 /* Adds the natural logarithm of each sum >= 1, within 4e-16: of a power of two, and of a fraction near 1. */
 #define DEFINE_ADD_LOGS(name, attributes) \
 attributes static void name(double *values, const double *sums, Py_ssize_t count) \
 { \
-    for (Py_ssize_t at = 0; at < count; at += 4) { \
-        Four x, value; \
+    for (Py_ssize_t at = 0; at < count; at += 8) { \
+        Eight x, value; \
         memcpy(&x, sums + at, sizeof(x)); \
         memcpy(&value, values + at, sizeof(value)); \
-        FourBits moved = (FourBits)x - 0x3FE6A09E667F3BCDu; \
-        Four n = (Four)((moved >> 52) | 0x4330000000000000u) - 4503599627370496.0; \
-        Four f = (Four)((FourBits)x - (moved & 0xFFF0000000000000u)); \
-        Four s = (f - 1.0) / (f + 1.0), z = s * s; \
-        Four p = z * (2.0 / 21.0) + 2.0 / 19.0; \
+        EightBits moved = (EightBits)x - 0x3FE6A09E667F3BCDu; \
+        Eight n = (Eight)((moved >> 52) | 0x4330000000000000u) - 4503599627370496.0; \
+        Eight f = (Eight)((EightBits)x - (moved & 0xFFF0000000000000u)); \
+        Eight s = (f - 1.0) / (f + 1.0), z = s * s; \
+        Eight p = z * (2.0 / 21.0) + 2.0 / 19.0; \
         p = p * z + 2.0 / 17.0; \
         p = p * z + 2.0 / 15.0; \
         p = p * z + 2.0 / 13.0; \
@@ -1377,13 +1380,23 @@ attributes static void name(double *values, const double *sums, Py_ssize_t count
 DEFINE_ADD_LOGS(add_logs, )
 #if HAS_WIDE
 DEFINE_ADD_LOGS(add_logs_wide, WIDE)
-#else
-#define add_logs_wide add_logs
+DEFINE_ADD_LOGS(add_logs_widest, WIDEST)
 #endif
 
-/* out[n] = the logarithm of the sum of the exponentials of the same terms. */
-static void sum_of(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
-                   double *out)
+static Vectors vectors(void)
+{
+#if HAS_WIDE
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return (Vectors){exp_all_widest, add_logs_widest};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return (Vectors){exp_all_wide, add_logs_wide};
+#endif
+    return (Vectors){exp_all, add_logs};
+}
+
+/* out[n] = the logarithm of the sum of the exponentials of the terms of nodes whose terms fit into the cache. */
+static void sum_of_few(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
+                       double *out)
 {
     int32_t base = r->first[begin];
     double *terms = r->terms;
@@ -1399,16 +1412,30 @@ static void sum_of(const Recursion *r, const double *after_, const double *score
             terms[each] -= top;
         r->joined[node - begin] = top;
     }
-    (r->is_wide ? exp_all_wide : exp_all)(terms, r->first[end] - base);
+    r->vectors.exp_all(terms, r->first[end] - base);
     for (Py_ssize_t node = begin; node < end; node++) {
         double sum = 0.0;
         for (int32_t at = r->first[node] - base; at < r->first[node + 1] - base; at++)
             sum += terms[at];
         r->sums[node - begin] = sum > 1.0 ? sum : 1.0; /* the largest term is 1 */
     }
-    (r->is_wide ? add_logs_wide : add_logs)(r->joined, r->sums, end - begin);
+    r->vectors.add_logs(r->joined, r->sums, end - begin);
     for (Py_ssize_t node = begin; node < end; node++)
         out[node] = r->joined[node - begin] > -1e299 ? r->joined[node - begin] : -INFINITY;
+}
+
+#define FEW 1536 /* transitions: terms, indices and scores stay in the first cache */
+
+static void sum_of(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
+                   double *out)
+{
+    while (begin < end) {
+        Py_ssize_t stop = begin + 1;
+        while (stop < end && r->first[stop + 1] - r->first[begin] <= FEW)
+            stop++;
+        sum_of_few(r, after_, score, begin, stop, out);
+        begin = stop;
+    }
 }
 
 static int is_recursion(const Recursion *r, const Py_buffer *held, Py_ssize_t positions, Py_ssize_t labels)
@@ -1452,15 +1479,15 @@ static PyObject *backward(PyObject *self, PyObject *args)
         r.label = held[3].buf;
         r.target = held[4].buf;
         r.states = states;
-        r.is_wide = IS_WIDE;
+        r.vectors = vectors();
         r.nodes = held[2].len / (Py_ssize_t)sizeof(int32_t) - 1;
         Py_ssize_t positions = held[1].len / (labels * (Py_ssize_t)sizeof(double));
         failed = !is_recursion(&r, held, positions, labels);
         if (failed)
             PyErr_SetString(PyExc_ValueError, "arrays that do not fit each other");
-        r.terms = failed ? NULL : PyMem_Calloc((size_t)held[3].len / sizeof(int32_t) + 4, sizeof(double));
-        r.sums = failed ? NULL : PyMem_Calloc((size_t)r.nodes + 4, sizeof(double));
-        r.joined = failed ? NULL : PyMem_Calloc((size_t)r.nodes + 4, sizeof(double));
+        r.terms = failed ? NULL : PyMem_Calloc((size_t)held[3].len / sizeof(int32_t) + 8, sizeof(double));
+        r.sums = failed ? NULL : PyMem_Calloc((size_t)r.nodes + 8, sizeof(double));
+        r.joined = failed ? NULL : PyMem_Calloc((size_t)r.nodes + 8, sizeof(double));
         if (!failed && (r.terms == NULL || r.sums == NULL || r.joined == NULL)) {
             PyErr_NoMemory();
             failed = 1;

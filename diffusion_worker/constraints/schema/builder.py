@@ -17,7 +17,7 @@ from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
 from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, Copy, containers
-from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, string, string_body
+from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import Findings, MemberGroup, allowed_names, member_groups
@@ -175,8 +175,8 @@ class Builder:
             raise TooLarge("strings of too many states")
         if not found.rows.rows:
             return None
-        style: Style = "raw" if continuation.is_undeclared or continuation.around else "free"
-        return string(self.graph, found.rows, continuation.following, style=style if text == Text() else "plain")
+        is_free = text == Text() and not continuation.is_undeclared and not continuation.around
+        return string(self.graph, found.rows, continuation.following, style="free" if is_free else "plain")
 
 
 class _Array:
@@ -401,8 +401,7 @@ class _Object:
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                style: Style = "raw" if group.unconstrained else "plain"
-                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value), style=style))
+                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
         return self._graph.state(self._graph.merged([], *starts))
 
 
