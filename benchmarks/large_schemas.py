@@ -58,23 +58,25 @@ def schema_of(packages: Path, file: str, definition: str) -> Any:
     document = json.loads((packages / file).read_text())
     if not definition:
         return document
+    place = "$defs" if "$defs" in document else "definitions"
     needed, todo = dict[str, Any](), [definition]
     while todo:
         name = todo.pop()
         if name not in needed:
-            needed[name] = document["definitions"][name]
+            needed[name] = document[place][name]
             todo += _references(needed[name])
     return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "$ref": f"#/definitions/{definition}",
-        "definitions": {name: needed[name] for name in sorted(needed)},
+        "$schema": document["$schema"],
+        "$ref": f"#/{place}/{definition}",
+        place: {name: needed[name] for name in sorted(needed)},
     }
 
 
 def _references(value: Any) -> Iterator[str]:
+    """The names of definitions; none of those listed has an escaped character."""
     if isinstance(value, dict):
         if isinstance(reference := value.get("$ref"), str):
-            yield reference.removeprefix("#/definitions/")
+            yield reference.rpartition("/")[2]
         for part in value.values():
             yield from _references(part)
     elif isinstance(value, list):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from jsonschema.validators import validator_for
+from referencing.exceptions import Unresolvable
 
 Json = Any
 _TEXTS: Final = (
@@ -135,7 +136,15 @@ class Generator:
 
 
 def instances(schema: Json, seed: str, count: int) -> list[dict[str, Json]]:
-    """Up to `count` valid and as many invalid instances, as `{"valid", "data"}`, without repetitions."""
+    """Up to `count` valid and as many invalid instances, as `{"valid", "data"}`, without repetitions; none for a schema
+    that jsonschema cannot apply, for example because of a regular expression that `re` does not read."""
+    try:
+        return _instances(schema, seed, count)
+    except (re.error, Unresolvable):
+        return []
+
+
+def _instances(schema: Json, seed: str, count: int) -> list[dict[str, Json]]:
     cls = validator_for(schema)
     validator, generator = cls(schema), Generator(schema, seed)
     found: dict[bool, list[Json]] = {True: [], False: []}
