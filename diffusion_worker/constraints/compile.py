@@ -27,7 +27,7 @@ from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, T
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
-COMPILER_VERSION: Final = 4  # part of every cache key; raise it whenever the compiler may produce a different automaton
+COMPILER_VERSION: Final = 5  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
