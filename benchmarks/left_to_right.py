@@ -51,12 +51,8 @@ class LeftToRight:
     def decode(self, schema: Any, source: Source) -> Greedy | None:
         """The greedy text; None if llguidance refuses the schema."""
         started = time.thread_time()
-        try:
-            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-            matcher = self._library.LLMatcher(self._tokenizer, grammar)
-        except ValueError:
-            return None
-        if matcher.is_error():
+        matcher = self.matcher(schema)
+        if matcher is None:
             return None
         compiled = time.thread_time()
         ids, logprob = self._run(matcher, source)
@@ -67,6 +63,21 @@ class LeftToRight:
             ids=tuple(ids),
             logprob=logprob,
         )
+
+    def matcher(self, schema: Any) -> Any | None:
+        """A matcher at the beginning of a text; None if llguidance refuses the schema."""
+        try:
+            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            matcher = self._library.LLMatcher(self._tokenizer, grammar)
+        except ValueError:
+            return None
+        return None if matcher.is_error() else matcher
+
+    def mask(self, matcher: Any) -> NDArray[np.uint8]:
+        """[vocab] 1 where a token may follow."""
+        bitmask = self._masks.allocate_token_bitmask(1, len(self._words.tokens))
+        self._masks.fill_next_token_bitmask(matcher, bitmask)
+        return np.unpackbits(bitmask[0].view(np.uint8), bitorder="little")
 
     def _run(self, matcher: Any, source: Source) -> tuple[list[int], float]:
         bitmask = self._masks.allocate_token_bitmask(1, len(self._words.tokens))

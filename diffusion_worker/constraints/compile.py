@@ -129,10 +129,13 @@ def _deepened(builder: Builder) -> Builder:
 
 
 def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compilation:
-    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them."""
+    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them. They share its
+    states for deep unconstrained values."""
     text = [_compile(Constraint(**value["text"]))] if value["text"] else []
+    share = max(len(value["functions"]), 1)
+    tiers = [replace(limits, free_states=limits.free_states // share) for limits in SIZE_TIERS]
     for tier in range(len(SIZE_TIERS)):
-        functions = [_compile_function(function, SIZE_TIERS[tier:], white_space) for function in value["functions"]]
+        functions = [_compile_function(function, tiers[tier:], white_space) for function in value["functions"]]
         rules = ToolCallRules(
             functions=[Function(name=name, arguments=compiled.automaton) for name, compiled in functions],
             syntax=Syntax(value["syntax"]),

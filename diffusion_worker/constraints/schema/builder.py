@@ -16,7 +16,7 @@ from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, Copy, containers
+from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers
 from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
@@ -108,7 +108,7 @@ class Builder:
             yield graph.word(b"null", following)
         if by_type["boolean"]:
             yield from (graph.word(word, following) for word in (b"true", b"false"))
-        free = self._unconstrained(by_type, continuation)
+        free = self._unconstrained(by_type)
         if free:
             yield from self._containers(free, continuation)
         found = [
@@ -125,20 +125,24 @@ class Builder:
             found += [self._object(members, continuation) for members in restricted]
         yield from (state for state in found if state is not None)
 
-    def _unconstrained(self, by_type: Mapping[str, Sequence[Shape]], continuation: Continuation) -> str:
-        """The opening brackets of containers that are copied, because the schema does not restrict their content. The
-        outermost ones of declared values are built, so that they may have several lines."""
-        if not continuation.around and not continuation.is_undeclared and self.limits.indents:
-            return ""
+    def _unconstrained(self, by_type: Mapping[str, Sequence[Shape]]) -> str:
+        """The opening brackets of containers whose content the schema does not restrict."""
         arrays = any(shape.items == Items() for shape in by_type["array"])
         objects = any(shape.members == Members() for shape in by_type["object"])
         return f"{OBJECT * objects}{ARRAY * arrays}"
 
     def _containers(self, openings: str, continuation: Continuation) -> Iterator[int]:
         self.findings.is_cut = True
-        self.copies[openings, continuation.around] += 1
+        is_inline = continuation.is_undeclared or not self.limits.indents
+        copy = Copy(
+            openings=openings,
+            around=continuation.around,
+            line=ONE_LINE if is_inline else continuation.depth - len(continuation.around),
+            indents=() if is_inline else INDENTS[: self.limits.indents],
+        )
+        self.copies[copy] += 1
         depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
-        if block := containers(openings, continuation.around, depth, self.white_space):
+        if block := containers(copy, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
     def _array(self, items: Items, continuation: Continuation) -> int | None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compilation, compile_schema
-from diffusion_worker.constraints.schema.free_values import containers, deepest, is_allowed
+from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, deepest, is_allowed
 from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema
@@ -64,8 +64,9 @@ def test_many_open_objects_share_the_states_for_depth() -> None:
 
 
 def test_the_depth_is_the_largest_that_the_states_allow() -> None:
-    copies = {("{[", ""): 3}
-    sizes = [3 * len(containers("{[", "", depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
+    copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
+    copies = {copy: 3}
+    sizes = [3 * len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
     assert sizes == sorted(set(sizes))
     for depth, size in enumerate(sizes):
         assert deepest(copies, size, WhiteSpace.BOUNDED) == depth
@@ -74,11 +75,14 @@ def test_the_depth_is_the_largest_that_the_states_allow() -> None:
 
 @pytest.mark.parametrize("white_space", list(WhiteSpace))
 @pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}])
-def test_deep_values_are_written_on_one_line(white_space: WhiteSpace, layout: dict[str, Any]) -> None:
+def test_undeclared_and_deep_values_are_written_on_one_line(white_space: WhiteSpace, layout: dict[str, Any]) -> None:
     compiled = compile_schema(OPEN, white_space=white_space)
     assert compiled.automaton.accepts(json.dumps({"extra": nested("{[{")}, **layout).encode())
     pretty = json.dumps({"extra": nested("{[{")}, indent=2)
     assert compiled.automaton.accepts(pretty.encode()) == (white_space is WhiteSpace.ANY)
+    declared = compile_schema({"type": "object", "properties": {"a": {}}}, white_space=white_space)
+    assert declared.automaton.accepts(json.dumps({"a": nested("{[{")}, indent=2).encode())
+    assert declared.automaton.accepts(json.dumps({"a": nested("{[{[")}, indent=2).encode()) == (white_space is WhiteSpace.ANY)
 
 
 def check_report(schema: Json, value: Json) -> None:
