@@ -1276,13 +1276,14 @@ static PyObject *walk(PyObject *self, PyObject *args)
 #endif
 
 typedef struct {
-    void (*exp_all)(double *, Py_ssize_t);
+    void (*add_exps)(double *, const double *, const double *, Py_ssize_t);
     void (*add_logs)(double *, const double *, Py_ssize_t);
 } Vectors;
 
 typedef struct {
     Py_ssize_t nodes, states;
     const int32_t *first, *label, *target; /* transitions of node n are first[n] to first[n + 1] */
+    const int32_t *rank_label, *rank_target; /* those of states, then of epsilon states, each ordered by rank, then node */
     double *terms, *sums, *joined;         /* [transitions] and [nodes]: scratch, padded to a multiple of eight */
     Vectors vectors;
 } Recursion;
@@ -1314,15 +1315,25 @@ typedef uint64_t EightBits __attribute__((vector_size(64)));
 #define SPLIT_LN2_HIGH 0.6931471803691238
 #define SPLIT_LN2_LOW 1.9082149292705877e-10
 
-/* e to the power of each value <= 0, within 4e-16; below -708, about 3e-308. It is 2^n times a polynomial of the rest,
- * |rest| <= ln(2) / 2. `count` is rounded up to a multiple of eight. */
-#define DEFINE_EXP_ALL(name, attributes) \
-attributes static void name(double *values, Py_ssize_t count) \
+/* Adds to each sum e to the power of its term minus its top, which is <= 0, within 4e-16; below -708, about 3e-308. The
+ * power is 2^n times a polynomial of the rest, |rest| <= ln(2) / 2. */
+#define DEFINE_ADD_EXPS(name, attributes) \
+attributes static void name(double *sums, const double *terms, const double *tops, Py_ssize_t count) \
 { \
     const double shift = 6755399441055744.0; \
     for (Py_ssize_t at = 0; at < count; at += 8) { \
-        Eight x, lowest = (Eight){0} - 708.0; \
-        memcpy(&x, values + at, sizeof(x)); \
+        Eight x = (Eight){0} - INFINITY, top = {0}, sum = {0}, lowest = (Eight){0} - 708.0; \
+        size_t size = count - at < 8 ? (size_t)(count - at) * sizeof(double) : sizeof(Eight); \
+        if (size == sizeof(Eight)) { \
+            memcpy(&x, terms + at, sizeof(Eight)); \
+            memcpy(&top, tops + at, sizeof(Eight)); \
+            memcpy(&sum, sums + at, sizeof(Eight)); \
+        } else { \
+            memcpy(&x, terms + at, size); \
+            memcpy(&top, tops + at, size); \
+            memcpy(&sum, sums + at, size); \
+        } \
+        x -= top; \
         EightBits is_above = (EightBits)(x > lowest); \
         x = (Eight)(((EightBits)x & is_above) | ((EightBits)lowest & ~is_above)); \
         Eight k = x * 1.4426950408889634 + shift, n = k - shift; \
@@ -1339,18 +1350,22 @@ attributes static void name(double *values, Py_ssize_t count) \
         p = p * y + 0.5; \
         p = p * y + 1.0; \
         p = p * y + 1.0; \
-        p *= (Eight)(((EightBits)k + 1023) << 52); \
-        memcpy(values + at, &p, sizeof(p)); \
+        sum += p * (Eight)(((EightBits)k + 1023) << 52); \
+        if (size == sizeof(Eight)) \
+            memcpy(sums + at, &sum, sizeof(Eight)); \
+        else \
+            memcpy(sums + at, &sum, size); \
     } \
 }
 
-DEFINE_EXP_ALL(exp_all, )
+DEFINE_ADD_EXPS(add_exps, )
 #if HAS_WIDE
-DEFINE_EXP_ALL(exp_all_wide, WIDE)
-DEFINE_EXP_ALL(exp_all_widest, WIDEST)
+DEFINE_ADD_EXPS(add_exps_wide, WIDE)
+DEFINE_ADD_EXPS(add_exps_widest, WIDEST)
 #endif
 
-/* Adds the natural logarithm of each sum >= 1, within 4e-16: of a power of two, and of a fraction near 1. */
+/* Adds the natural logarithm of each sum >= 1, within 4e-16: of a power of two, and of a fraction near 1.
+ * Reads and writes up to a multiple of eight. */
 #define DEFINE_ADD_LOGS(name, attributes) \
 attributes static void name(double *values, const double *sums, Py_ssize_t count) \
 { \
@@ -1387,90 +1402,95 @@ static Vectors vectors(void)
 {
 #if HAS_WIDE
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
-        return (Vectors){exp_all_widest, add_logs_widest};
+        return (Vectors){add_exps_widest, add_logs_widest};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return (Vectors){exp_all_wide, add_logs_wide};
+        return (Vectors){add_exps_wide, add_logs_wide};
 #endif
-    return (Vectors){exp_all, add_logs};
+    return (Vectors){add_exps, add_logs};
 }
 
-/* out[n] = the logarithm of the sum of the exponentials of the terms of nodes whose terms fit into the cache. */
-static void sum_of_few(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
-                       double *out)
+/* How many nodes, of `count` from `begin` on, have more than `rank` transitions: they are ordered by that. */
+static Py_ssize_t nodes_of_rank(const Recursion *r, Py_ssize_t begin, Py_ssize_t count, int32_t rank)
 {
-    int32_t base = r->first[begin];
-    double *terms = r->terms;
-    for (Py_ssize_t node = begin; node < end; node++) {
-        int32_t at = r->first[node] - base, stop = r->first[node + 1] - base;
-        double top = -1e300; /* below it, no text closes in time */
-        for (int32_t each = at; each < stop; each++) {
-            double term = after_[r->target[base + each]] + score[r->label[base + each]];
-            terms[each] = term;
-            top = term > top ? term : top;
-        }
-        for (int32_t each = at; each < stop; each++)
-            terms[each] -= top;
-        r->joined[node - begin] = top;
-    }
-    r->vectors.exp_all(terms, r->first[end] - base);
-    for (Py_ssize_t node = begin; node < end; node++) {
-        double sum = 0.0;
-        for (int32_t at = r->first[node] - base; at < r->first[node + 1] - base; at++)
-            sum += terms[at];
-        r->sums[node - begin] = sum > 1.0 ? sum : 1.0; /* the largest term is 1 */
-    }
-    r->vectors.add_logs(r->joined, r->sums, end - begin);
-    for (Py_ssize_t node = begin; node < end; node++)
-        out[node] = r->joined[node - begin] > -1e299 ? r->joined[node - begin] : -INFINITY;
+    while (count > 0 && r->first[begin + count] - r->first[begin + count - 1] <= rank)
+        count--;
+    return count;
 }
 
-#define FEW 1536 /* transitions: terms, indices and scores stay in the first cache */
-
+/* out[n] = the logarithm of the sum of the exponentials of the same terms. They are taken rank by rank, the first
+ * transition of each node, then the second ones, which puts those of different nodes side by side. */
 static void sum_of(const Recursion *r, const double *after_, const double *score, Py_ssize_t begin, Py_ssize_t end,
                    double *out)
 {
-    while (begin < end) {
-        Py_ssize_t stop = begin + 1;
-        while (stop < end && r->first[stop + 1] - r->first[begin] <= FEW)
-            stop++;
-        sum_of_few(r, after_, score, begin, stop, out);
-        begin = stop;
+    Py_ssize_t nodes = end - begin, count = nodes;
+    const int32_t *label = r->rank_label + r->first[begin], *target = r->rank_target + r->first[begin];
+    double *terms = r->terms;
+    for (Py_ssize_t node = 0; node < nodes; node++) {
+        r->joined[node] = -1e300; /* below it, no text closes in time */
+        r->sums[node] = 0.0;
     }
+    for (int32_t rank = 0; (count = nodes_of_rank(r, begin, count, rank)) > 0; rank++) {
+        for (Py_ssize_t node = 0; node < count; node++) {
+            double term = after_[target[node]] + score[label[node]];
+            term = term > -1e300 ? term : -1e300;
+            terms[node] = term;
+            r->joined[node] = term > r->joined[node] ? term : r->joined[node];
+        }
+        label += count;
+        target += count;
+        terms += count;
+    }
+    terms = r->terms;
+    count = nodes;
+    for (int32_t rank = 0; (count = nodes_of_rank(r, begin, count, rank)) > 0; rank++) {
+        r->vectors.add_exps(r->sums, terms, r->joined, count);
+        terms += count;
+    }
+    for (Py_ssize_t node = 0; node < nodes; node++)
+        r->sums[node] = r->sums[node] > 1.0 ? r->sums[node] : 1.0; /* the largest term is 1 */
+    r->vectors.add_logs(r->joined, r->sums, nodes);
+    for (Py_ssize_t node = 0; node < nodes; node++)
+        out[begin + node] = r->joined[node] > -1e299 ? r->joined[node] : -INFINITY;
 }
 
 static int is_recursion(const Recursion *r, const Py_buffer *held, Py_ssize_t positions, Py_ssize_t labels)
 {
     Py_ssize_t transitions = held[3].len / (Py_ssize_t)sizeof(int32_t);
     if (r->states < 1 || r->nodes < r->states || positions < 0 || held[4].len != held[3].len ||
+        held[5].len != held[3].len || held[6].len != held[3].len ||
         held[2].len != (r->nodes + 1) * (Py_ssize_t)sizeof(int32_t) ||
         held[0].len != (positions + 1) * r->nodes * (Py_ssize_t)sizeof(double) ||
         held[1].len != positions * labels * (Py_ssize_t)sizeof(double) || r->first[0] != 0 ||
         r->first[r->nodes] != transitions)
         return 0;
     for (Py_ssize_t node = 0; node < r->nodes; node++)
-        if (r->first[node] >= r->first[node + 1])
+        if (r->first[node] >= r->first[node + 1] ||
+            (node + 1 < r->nodes && node + 1 != r->states &&
+             r->first[node + 2] - r->first[node + 1] > r->first[node + 1] - r->first[node]))
             return 0;
     for (Py_ssize_t at = 0; at < transitions; at++)
-        if (r->label[at] < 0 || r->label[at] >= labels || r->target[at] < 0 || r->target[at] >= r->nodes)
+        if (r->label[at] < 0 || r->label[at] >= labels || r->target[at] < 0 || r->target[at] >= r->nodes ||
+            r->rank_label[at] < 0 || r->rank_label[at] >= labels || r->rank_target[at] < 0 ||
+            r->rank_target[at] >= r->nodes)
             return 0;
     return 1;
 }
 
-/* backward(values, scores, first, label, target, states, labels, sums): fills double [positions + 1, nodes] `values`, of
+/* backward(values, scores, (first, label, target, rank_label, rank_target), states, labels, sums): fills double [positions + 1, nodes] `values`, of
  * which the states of the last row are given, from double [positions, labels] `scores`. */
 static PyObject *backward(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *arrays[5];
+    PyObject *arrays[7];
     Py_ssize_t states, labels;
     int sums, held_count = 0;
-    if (!PyArg_ParseTuple(args, "OOOOOnnp", &arrays[0], &arrays[1], &arrays[2], &arrays[3], &arrays[4], &states, &labels,
-                          &sums))
+    if (!PyArg_ParseTuple(args, "OO(OOOOO)nnp", &arrays[0], &arrays[1], &arrays[2], &arrays[3], &arrays[4], &arrays[5],
+                          &arrays[6], &states, &labels, &sums))
         return NULL;
-    Py_buffer held[5];
+    Py_buffer held[7];
     Recursion r = {0};
     int failed = 0;
-    for (; held_count < 5 && !failed; held_count++)
+    for (; held_count < 7 && !failed; held_count++)
         failed = PyObject_GetBuffer(arrays[held_count], &held[held_count],
                                     held_count ? PyBUF_C_CONTIGUOUS : PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0;
     held_count -= failed;
@@ -1478,6 +1498,8 @@ static PyObject *backward(PyObject *self, PyObject *args)
         r.first = held[2].buf;
         r.label = held[3].buf;
         r.target = held[4].buf;
+        r.rank_label = held[5].buf;
+        r.rank_target = held[6].buf;
         r.states = states;
         r.vectors = vectors();
         r.nodes = held[2].len / (Py_ssize_t)sizeof(int32_t) - 1;

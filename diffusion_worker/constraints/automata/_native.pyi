@@ -56,9 +56,7 @@ def walk(automaton: tuple[Any, ...], trie: tuple[Any, ...], /) -> bytes: ...
 def backward(
     values: NDArray[np.float64],
     scores: NDArray[np.float64],
-    first: NDArray[np.int32],
-    label: NDArray[np.int32],
-    target: NDArray[np.int32],
+    transitions: tuple[NDArray[np.int32], ...],
     states: int,
     labels: int,
     sums: bool,

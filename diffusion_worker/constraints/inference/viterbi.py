@@ -65,7 +65,7 @@ def backward_pass(
     if NATIVE is not None:
         NATIVE.backward(
             *(values, np.ascontiguousarray(scores, np.float64)),
-            *(graph.transition_first, graph.transition_label, graph.transition_target),
+            graph.compiled,
             *(graph.states, scores.shape[1], sums),
         )
         return values

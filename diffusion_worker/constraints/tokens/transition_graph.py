@@ -47,9 +47,7 @@ class TransitionGraph:
     target_node: Indices  # [edges] -> the node it leads to
     from_states: Transitions
     from_epsilon: Transitions | None
-    transition_first: Ints  # [nodes + 1] the transitions of each node, node by node
-    transition_label: Ints
-    transition_target: Ints
+    compiled: tuple[Ints, ...]  # the transitions for `_native.c`: see `_compiled`
 
     def edges_of(self, states: Indices) -> tuple[Indices, Indices]:
         """Indices of the edges out of some states, and how many each has."""
@@ -98,9 +96,7 @@ def _build(automaton: TokenAutomaton) -> TransitionGraph:
         target_node=node_of[target],
         from_states=_transitions(first[: states + 1], labels, targets),
         from_epsilon=_transitions(first[states:], labels, targets) if epsilon_states else None,
-        transition_first=first.astype(np.int32),
-        transition_label=labels.astype(np.int32),
-        transition_target=targets.astype(np.int32),
+        compiled=_compiled(first, labels, targets, states),
     )
 
 
@@ -137,3 +133,13 @@ def _transitions(first: Indices, label: Indices, target: Indices) -> Transitions
     return Transitions(
         segments=segments, label=label[first[0] :][segments.layout], target=target[first[0] :][segments.layout]
     )
+
+
+def _compiled(first: Indices, label: Indices, target: Indices, states: int) -> tuple[Ints, ...]:
+    """[nodes + 1] where the transitions of each node begin; their labels and targets, node by node; and the same rank by
+    rank, of the states, then of the epsilon states: the first transition of each node, then the second ones."""
+    degree = np.diff(first)
+    node = np.repeat(np.arange(len(degree)), degree)
+    rank = np.arange(len(node)) - np.repeat(first[:-1], degree)
+    order = np.lexsort((node, rank, node >= states))
+    return tuple(each.astype(np.int32) for each in (first, label, target, label[order], target[order]))
