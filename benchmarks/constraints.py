@@ -6,8 +6,8 @@ budget and be valid, unless the compiler left a keyword to validation. It also m
 the softmax of the same logits (one thread, both in numpy) and to passes of the embedded checkpoint, the cost and
 accuracy of that checkpoint's answers and, if the extra `bench` is installed, llguidance decoding left to right from the
 same noise and the same model. `benchmarks.constraints_compile` tests instances of the schemas;
-`benchmarks.constraints_answers` measures accuracy with more samples. `--maskbench` prints the table of MaskBench, beside
-llguidance and xgrammar, instead.
+`benchmarks.constraints_answers` measures accuracy with more samples. `--maskbench` prints the table of MaskBench
+instead, beside llguidance and xgrammar.
 """
 
 import argparse

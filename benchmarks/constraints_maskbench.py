@@ -1,9 +1,9 @@
 """The measures of MaskBench (github.com/guidance-ai/jsonschemabench) for this engine and, where they are installed,
 llguidance and xgrammar, in one run: `python -m benchmarks.constraints FILE.jsonl --maskbench`.
 
-Every engine compiles each schema, reads the tokens of each instance from left to right, and computes the mask of allowed
-tokens before each of them. All engines read the same text: the instance with members in the order in which the schema
-declares them. Times are processor time in microseconds, each schema in a process of its own engine with a time limit.
+Every engine compiles each schema, reads the tokens of each instance from left to right, and computes the mask of
+allowed tokens before each of them. All engines read the same text: the instance with members in the order in
+which the schema declares them. Times are processor time in microseconds, each schema in a process of its own engine with a time limit.
 """
 
 import json

@@ -35,7 +35,17 @@ _KUBERNETES: Final = (
     *("io.k8s.api.core.v1.Node", "io.k8s.api.core.v1.Container", "io.k8s.api.apps.v1.ReplicaSet"),
 )
 _VEGA_LITE: Final = (
-    *("AxisConfig", "LegendConfig", "MarkDef", "ScaleConfig", "TitleParams", "Axis", "Legend", "ViewConfig", "Encoding"),
+    *(
+        "AxisConfig",
+        "LegendConfig",
+        "MarkDef",
+        "ScaleConfig",
+        "TitleParams",
+        "Axis",
+        "Legend",
+        "ViewConfig",
+        "Encoding",
+    ),
     *("BarConfig", "Projection", "Scale", "UnitSpec", "Transform"),
 )
 
@@ -110,7 +120,9 @@ def find(packages: Path) -> Iterator[Source]:
     candidates: list[tuple[str, str, Path, str]] = []
     vendored = sorted((packages / "check_jsonschema/builtin_schemas/vendor").glob("*.json"))
     candidates += [("check-jsonschema", "Apache-2.0, vendored: MIT, Apache-2.0", path, "") for path in vendored]
-    resources = sorted((packages / "cfnlint/data/schemas/resources").glob("*.json"), key=lambda path: -path.stat().st_size)
+    resources = sorted(
+        (packages / "cfnlint/data/schemas/resources").glob("*.json"), key=lambda path: -path.stat().st_size
+    )
     candidates += [("cfn-lint", "MIT-0", path, "") for path in resources[:_CFN_LINT]]
     versions = sorted((packages / "kubernetes_validate/kubernetes-json-schema").glob("v*-local"))
     for path in versions[-1:]:
@@ -126,9 +138,7 @@ def find(packages: Path) -> Iterator[Source]:
 def read_list() -> list[Source]:
     """The committed list."""
     with LIST.open(newline="") as file:
-        return [
-            Source(**{**row, "bytes": int(row["bytes"])}) for row in csv.DictReader(file, delimiter="\t")
-        ]
+        return [Source(**{**row, "bytes": int(row["bytes"])}) for row in csv.DictReader(file, delimiter="\t")]
 
 
 def write_list(sources: list[Source]) -> None:
@@ -159,7 +169,9 @@ def main() -> int:
     """Command line; returns 1 if a listed schema is not installed in its version."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.jsonl")
-    parser.add_argument("--packages", type=Path, required=True, metavar="FOLDER", help="site-packages with the packages")
+    parser.add_argument(
+        "--packages", type=Path, required=True, metavar="FOLDER", help="site-packages with the packages"
+    )
     parser.add_argument("--update", action="store_true", help="write the list again from what is installed")
     options = parser.parse_args()
     if options.update:

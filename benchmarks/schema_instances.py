@@ -13,8 +13,33 @@ from referencing.exceptions import Unresolvable
 
 Json = Any
 _TEXTS: Final = (
-    *("a", "main", "x-y", "item_1", "Name", "1", "10", "1.2.3", "v1", "true", "/tmp/a", "./b.yml", "*.py", "a/b", "a:b"),
-    *("https://example.org/a", "2024-02-29", "2024-02-29T12:00:00Z", "a@example.org", "127.0.0.1", "PT5M", "5m", "100Mi"),
+    *(
+        "a",
+        "main",
+        "x-y",
+        "item_1",
+        "Name",
+        "1",
+        "10",
+        "1.2.3",
+        "v1",
+        "true",
+        "/tmp/a",
+        "./b.yml",
+        "*.py",
+        "a/b",
+        "a:b",
+    ),
+    *(
+        "https://example.org/a",
+        "2024-02-29",
+        "2024-02-29T12:00:00Z",
+        "a@example.org",
+        "127.0.0.1",
+        "PT5M",
+        "5m",
+        "100Mi",
+    ),
     *("arn:aws:s3:::bucket", "ami-0123456789abcdef0", "us-east-1", "0 3 * * *", "#ff0000", "${VAR}", "aa:bb", "A" * 40),
     *("123456789012", "00000000-0000-4000-8000-000000000000", "", "$.a", "TCP", "80", "80:80", "en_US", "text/plain"),
 )
@@ -29,7 +54,7 @@ class Generator:
 
     def __init__(self, schema: Json, seed: str) -> None:
         self._root = schema
-        self._random = random.Random(seed)  # noqa: S311 - a seed makes the same instances everywhere
+        self._random = random.Random(seed)
 
     def propose(self) -> Json:
         """A value that follows the keywords which this class knows."""
@@ -63,11 +88,14 @@ class Generator:
             return copy.deepcopy(self._random.choice(schema["enum"]))
         named = schema.get("type") or _implied(schema)
         kind = self._random.choice(named) if isinstance(named, list) else named
+        if kind == "object":
+            return self._object(schema, depth)
+        if kind == "array":
+            return self._array(schema, depth)
+        return self._scalar(schema, kind)
+
+    def _scalar(self, schema: Mapping[str, Json], kind: str) -> Json:
         match kind:
-            case "object":
-                return self._object(schema, depth)
-            case "array":
-                return self._array(schema, depth)
             case "string":
                 return self._text(schema)
             case "integer" | "number":
@@ -171,9 +199,7 @@ def _joined(schema: Mapping[str, Json], parts: Sequence[Mapping[str, Json]]) -> 
         for name, value in part.items():
             if name == "properties":
                 joined[name] = {**value, **joined.get(name, {})}
-            elif name == "required" and isinstance(value, list):
-                joined[name] = [*joined.get(name, ()), *value]
-            elif name == "allOf":
+            elif (name == "required" and isinstance(value, list)) or name == "allOf":
                 joined[name] = [*joined.get(name, ()), *value]
             else:
                 joined.setdefault(name, value)

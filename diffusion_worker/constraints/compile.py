@@ -37,8 +37,8 @@ class Stats:
     states: int
     edges: int  # pairs of a state and a byte class with a transition
     tier: int  # of size limits, 0 is the most generous
-    # whether a validator may accept values that the automaton rejects in every order of members: values nested deeper than
-    # the limits, also unconstrained ones; strings of a `format`, or on which engines of regular expressions disagree
+    # whether a validator may accept values that the automaton rejects in every order of members: values nested deeper
+    # than the limits, also unconstrained ones; strings of a `format`, or on which regular expression engines disagree
     truncated: bool
 
 
@@ -129,8 +129,8 @@ def _deepened(builder: Builder) -> Builder:
 
 
 def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compilation:
-    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them. They share its
-    states for deep unconstrained values."""
+    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them. They share
+    its states for deep unconstrained values."""
     text = [_compile(Constraint(**value["text"]))] if value["text"] else []
     share = max(len(value["functions"]), 1)
     tiers = [replace(limits, free_states=limits.free_states // share) for limits in SIZE_TIERS]

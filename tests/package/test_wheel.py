@@ -113,7 +113,7 @@ def test_the_wheel_carries_what_the_classifier_is_trained_on_and_the_c_modules(w
     assert wanted <= names
     if shutil.which("cc"):
         for package in ("gateway/classifier", "diffusion_worker/constraints/automata"):
-            assert any(name.startswith(f"{folder}/_native.") and name.endswith(".so") for name in names)
+            assert any(name.startswith(f"{package}/_native.") and name.endswith(".so") for name in names)
 
 
 def test_every_package_comes_from_the_wheel(installed: Installed) -> None:

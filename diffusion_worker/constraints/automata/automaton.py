@@ -88,8 +88,8 @@ def freeze_edges(
 
 
 def _fold(table: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """[states, intervals] -> the class of each interval of bytes, and one representative per class. Classes are numbered
-    by their first byte."""
+    """[states, intervals] -> the class of each interval of bytes, and one representative per class. Classes are
+    numbered by their first byte."""
     columns = np.ascontiguousarray(table.T)
     seen: dict[bytes, int] = {}
     classes = np.array([seen.setdefault(column.tobytes(), len(seen)) for column in columns], dtype=np.uint8)

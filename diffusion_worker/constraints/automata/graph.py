@@ -114,9 +114,7 @@ class Graph:
     def paste(self, block: Block, following: int) -> int:
         """A copy of a block in front of a state; returns the copy of its first state."""
         if NATIVE is not None:
-            return self._within_budget(
-                NATIVE.paste(self.rows, self.accepting, self._max_states, block, following)
-            )
+            return self._within_budget(NATIVE.paste(self.rows, self.accepting, self._max_states, block, following))
         base = len(self.rows)
         self._within_budget(-1 if base + len(block) > self._max_states else 0)
         for row in block:

@@ -44,9 +44,7 @@ def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: i
     return EMPTY if found is None else RangeDfa(rows=found[0], accepting=found[1], start=0)
 
 
-def minimal_automaton(
-    rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int
-) -> ByteAutomaton | None:
+def minimal_automaton(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> ByteAutomaton | None:
     """The minimal automaton of states over bytes; None: the empty language."""
     if NATIVE is None:
         minimal = minimise_in_python(rows, accepting, start)

@@ -1,5 +1,5 @@
-"""The inner loops of the constraint compiler in C (`_native.c`), where it was built: the same results as the Python code
-beside them, many times as fast. An installation without a C compiler has no such module and computes in Python.
+"""The inner loops of the constraint compiler in C (`_native.c`), where it was built: the same results as the Python
+code beside them, many times as fast. An installation without a C compiler has no such module and computes in Python.
 """
 
 from types import ModuleType

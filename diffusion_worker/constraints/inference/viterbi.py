@@ -53,9 +53,7 @@ def backward_best(matcher: Matcher, best: Doubles) -> Doubles:
     return backward_pass(matcher, best, lambda segments: partial(segments.reduce, np.maximum), sums=False)
 
 
-def backward_pass(
-    matcher: Matcher, scores: Doubles, joining: Callable[[Segments], Join], *, sums: bool
-) -> Doubles:
+def backward_pass(matcher: Matcher, scores: Doubles, joining: Callable[[Segments], Join], *, sums: bool) -> Doubles:
     """The backward recursion over `scores` [positions, sets + 1]: the value of a transition is the score of its set
     plus the value of its target; the values of a node's transitions are joined by their maximum or, with `sums`, as
     logarithms of summands. `joining` does that without the compiled module, transitions of each node into `out`."""

@@ -2,7 +2,8 @@
 
 Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings, numbers
 and white space as `json_strings`, `numbers` and `json_syntax` write them; within the limits of `size_limits`. Every
-accepted text satisfies the schema except for the keywords in `findings.unchecked`; all values within the limits are accepted.
+accepted text satisfies the schema except for the keywords in `findings.unchecked`; all values within the limits are
+accepted.
 """
 
 from collections import Counter
@@ -112,10 +113,7 @@ class Builder:
         if free:
             yield from self._containers(free, continuation)
         found = [
-            *(
-                self._number(numbers, following)
-                for numbers in _weakest(shape.numbers for shape in by_type["number"])
-            ),
+            *(self._number(numbers, following) for numbers in _weakest(shape.numbers for shape in by_type["number"])),
             *(self._string(text, continuation) for text in _weakest(shape.text for shape in by_type["string"])),
         ]
         if ARRAY not in free:
@@ -260,9 +258,7 @@ class _Object:
         self._names = [name for name in members.declared if accepts(allowed, name)]
         self._required = set(members.required)
         self._is_unsatisfiable = any(name not in self._names for name in members.required)
-        self._groups = (
-            [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.findings))
-        )
+        self._groups = [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.findings))
         self._low, self._high = self._counts()
         self._after_names: dict[tuple[int, int], int | None] = {}
         self._extra: dict[int, int] = {}

@@ -2,9 +2,9 @@
 copied to every position.
 
 A finite automaton remembers which brackets are open, so any nesting to depth d would take 2^d copies of a value. Blocks
-allow every nesting to depth 3 and, below it, what documents hold: objects in objects, and arrays of anything but arrays.
-Undeclared members, and what is deeper than 3, are written on one line; strings as `json_strings.Style` "raw" says, or
-"plain" in the outermost container of a declared value; and numbers without an exponent.
+allow every nesting to depth 3 and, below it, what documents hold: objects in objects, and arrays of anything but
+arrays. Undeclared members, and what is deeper than 3, are written on one line; strings as `json_strings.Style` "raw"
+says, or "plain" in the outermost container of a declared value; and numbers without an exponent.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,8 +38,8 @@ def is_allowed(nesting: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Containers that are copied: their opening brackets, the unconstrained containers around them, and the nesting depth
-    of the line that they begin on, or ONE_LINE."""
+    """Containers that are copied: their opening brackets, the unconstrained containers around them, and the nesting
+    depth of the line that they begin on, or ONE_LINE."""
 
     openings: str
     around: str
@@ -49,14 +49,12 @@ class Copy:
 
 @lru_cache(maxsize=512)
 def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
-    """The states of a container of any content; the first one reads its opening bracket. `depth`: the most unconstrained
-    containers around each other. Empty: there is none."""
+    """The states of a container of any content; the first one reads its opening bracket. `depth`: the most
+    unconstrained containers around each other. Empty: there is none."""
     graph = Graph(max_states=_MAX_STATES)
     following = graph.state((), accepting=True)
     builder = _Builder(graph, Layout(graph, white_space, copy.indents), depth, copy.line)
-    start = graph.state(
-        [edge for edge in builder.containers(copy.around, following) if chr(edge[0]) in copy.openings]
-    )
+    start = graph.state([edge for edge in builder.containers(copy.around, following) if chr(edge[0]) in copy.openings])
     found = minimise(graph.rows, graph.accepting, start)
     if not found.rows:
         return ()
@@ -118,5 +116,3 @@ class _Builder:
             string(graph, ANY_TEXT, following, style=self._style(nesting)),
         ]
         return graph.state(graph.merged(list(self.containers(nesting, following)), *starts))
-
-

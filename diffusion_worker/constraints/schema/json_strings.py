@@ -3,8 +3,8 @@
 The *free* encoding accepts every escape of every character. The *plain* encoding, for restricted strings, accepts what
 serialisers produce: printable ASCII as itself, short escapes, and `\\uXXXX` (and surrogate pairs) for control
 characters and non-ASCII characters, with hexadecimal digits in either case. The *raw* encoding, for strings inside
-unconstrained values, is the plain one without `\\uXXXX` and without characters beyond U+3FFFF (tags, variation selectors
-and private use). Lone surrogates are never accepted.
+unconstrained values, is the plain one without `\\uXXXX` and without characters beyond U+3FFFF (tags, variation
+selectors and private use). Lone surrogates are never accepted.
 """
 
 from collections.abc import Iterator, Sequence

@@ -28,8 +28,8 @@ size limits below is accepted in its normal form:
 
 - members in declared order: those of the schema, then those of the schemas it references and combines, in document
   order; then names that are only required; then undeclared names;
-- unrestricted strings in any legal JSON encoding, restricted ones and names with short escapes, and `\\uXXXX` for control
-  characters and non-ASCII characters; strict UTF-8, no lone surrogates;
+- unrestricted strings in any legal JSON encoding, restricted ones and names with short escapes, and `\\uXXXX` for
+  control characters and non-ASCII characters; strict UTF-8, no lone surrogates;
 - containers inside unconstrained values and undeclared members on one line, their strings without `\\uXXXX` and without
   characters beyond U+3FFFF, their numbers without exponents;
 - numbers without redundant zeros, exponents of at most two digits, no exponent if bounds or `multipleOf` restrict
@@ -48,12 +48,12 @@ Regular expressions are read so that ECMA 262 and Python's `re` agree: `\\d` and
 _LIMITS_HEAD: Final = f"""
 ## Size limits
 A compilation takes the first tier whose state budget is sufficient. Limits on depth and on undeclared members make the
-language smaller; lengths and counts above their limits are checked after generation. A schema that exceeds the last tier
-is refused.
+language smaller; lengths and counts above their limits are checked after generation. A schema that exceeds the last
+tier is refused.
 
 Unconstrained values and undeclared members are then made deeper, all alike, as far as the tier's states for depth
-suffice: up to depth {MAX_FREE_DEPTH}, that is an object in an array in an object in an array in an object. Below depth 3, arrays directly
-inside arrays are left out.
+suffice: up to depth {MAX_FREE_DEPTH}, such as an object in an array in an object in an array in an
+object. Below depth 3, arrays directly inside arrays are left out.
 
 `stats.truncated` reports that a validator may accept values which are rejected in every order of their members: values
 nested too deeply, also unconstrained ones; strings of a `format`, which others take for an annotation; strings on which

@@ -29,7 +29,7 @@ class SizeLimits:
 MAX_FREE_DEPTH: Final = 5  # of unconstrained values and undeclared members, where the states suffice
 # states, free_states, free_depth, undeclared_depth, recursion, depth, length, wide, items, members, indents
 _TIERS: Final = (
-    (24_000, 26_000, 1, 0, 3, 24, 64, 128, 32, 16, 2),
+    (24_000, 20_000, 1, 0, 3, 24, 64, 128, 32, 16, 2),
     (45_000, 20_000, 1, 0, 2, 16, 16, 128, 8, 4, 2),
     (90_000, 14_000, 1, 0, 1, 12, 8, 128, 4, 2, 1),
     (120_000, 10_000, 1, 0, 0, 8, 4, 1000, 3, 1, 1),

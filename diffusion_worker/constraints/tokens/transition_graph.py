@@ -136,8 +136,8 @@ def _transitions(first: Indices, label: Indices, target: Indices) -> Transitions
 
 
 def _compiled(first: Indices, label: Indices, target: Indices, states: int) -> tuple[Ints, ...]:
-    """[nodes + 1] where the transitions of each node begin; their labels and targets, node by node; and the same rank by
-    rank, of the states, then of the epsilon states: the first transition of each node, then the second ones."""
+    """[nodes + 1] where the transitions of each node begin; their labels and targets, node by node; and the same rank
+    by rank, of the states, then of the epsilon states: the first transition of each node, then the second ones."""
     degree = np.diff(first)
     node = np.repeat(np.arange(len(degree)), degree)
     rank = np.arange(len(node)) - np.repeat(first[:-1], degree)

@@ -1,7 +1,6 @@
 """The C module computes what the Python code does; it is optional, so these tests need a build of it."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -23,7 +22,9 @@ from diffusion_worker.constraints.automata.native import NATIVE
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="diffusion_worker.constraints.automata._native is not built")
 Row = list[tuple[int, int, int]]
 LABEL = st.integers(0, 12)
-ROWS = st.lists(st.lists(st.tuples(LABEL, LABEL, st.integers(0, 6)).map(lambda e: (min(e[:2]), max(e[:2]), e[2]))), max_size=5)
+ROWS = st.lists(
+    st.lists(st.tuples(LABEL, LABEL, st.integers(0, 6)).map(lambda e: (min(e[:2]), max(e[:2]), e[2]))), max_size=5
+)
 
 
 def random_rows(seed: int) -> tuple[list[Row], list[bool]]:
@@ -57,9 +58,8 @@ def test_minimal_automata_are_equal(seed: int) -> None:
 
 
 @pytest.fixture(name="in_python")
-def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_module, "NATIVE", None)
-    yield
 
 
 def built(seed: int) -> tuple[list[tuple[tuple[int, int, int], ...]], list[bool], list[int]]:

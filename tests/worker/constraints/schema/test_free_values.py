@@ -22,7 +22,9 @@ OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-99, 99), st.sampled_from([0.5, -1.25]), st.text(max_size=3))
 NAMES = st.sampled_from(["a", "b", "ab", "é", "x"])
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(NAMES, inner, max_size=2)), max_leaves=6
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(NAMES, inner, max_size=2)),
+    max_leaves=6,
 )
 
 
@@ -82,7 +84,9 @@ def test_undeclared_and_deep_values_are_written_on_one_line(white_space: WhiteSp
     assert compiled.automaton.accepts(pretty.encode()) == (white_space is WhiteSpace.ANY)
     declared = compile_schema({"type": "object", "properties": {"a": {}}}, white_space=white_space)
     assert declared.automaton.accepts(json.dumps({"a": nested("{[{")}, indent=2).encode())
-    assert declared.automaton.accepts(json.dumps({"a": nested("{[{[")}, indent=2).encode()) == (white_space is WhiteSpace.ANY)
+    assert declared.automaton.accepts(json.dumps({"a": nested("{[{[")}, indent=2).encode()) == (
+        white_space is WhiteSpace.ANY
+    )
 
 
 def check_report(schema: Json, value: Json) -> None:

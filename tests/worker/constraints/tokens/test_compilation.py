@@ -183,7 +183,9 @@ STRINGS = compile_schema(
 ).automaton
 PIECES = st.one_of(  # of characters too, also of bytes that no text has
     TEXT.map(str.encode),
-    st.tuples(TEXT, st.integers(0, 4), st.integers(0, 4)).map(lambda t: t[0].encode()[t[1] : len(t[0].encode()) - t[2]]),
+    st.tuples(TEXT, st.integers(0, 4), st.integers(0, 4)).map(
+        lambda t: t[0].encode()[t[1] : len(t[0].encode()) - t[2]]
+    ),
     st.binary(min_size=1, max_size=4),
 )
 
