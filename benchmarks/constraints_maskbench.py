@@ -2,8 +2,9 @@
 llguidance and xgrammar, in one run: `python -m benchmarks.constraints FILE.jsonl --maskbench`.
 
 Every engine compiles each schema, reads the tokens of each instance from left to right, and computes the mask of
-allowed tokens before each of them. All engines read the same text: the instance with members in the order in
-which the schema declares them. Times are processor time in microseconds, each schema in a process of its own engine with a time limit.
+allowed tokens before each of them. All engines read the same text: the instance with members in the order in which the
+schema declares them. Times are processor time in microseconds, each schema in a process of its own engine with a time
+limit.
 """
 
 import json

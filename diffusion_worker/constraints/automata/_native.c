@@ -968,13 +968,16 @@ typedef struct {
     const uint64_t *below;
     /* made here */
     uint8_t *pending, *is_text; /* [nodes] is_text: every token below continues the node as text of a string */
+    uint8_t *is_path;           /* [nodes] the node itself is text of a string, from the beginning of its tokens */
+    int32_t *text_before;       /* [PENDING, ranks + 1] the tokens that are text and end so, among the ranks below */
+    int32_t text_first[PENDING + 1], text_base; /* where each kind of them begins in the order of text */
     uint8_t *rank_pending;      /* [ranks] of the token */
     int32_t *run_end;           /* [ranks] the first rank behind it with another rank_pending */
     uint8_t *role;              /* [states] 1 + the pending bytes that a state of a free string stands for */
     int32_t *string_of;         /* [states] */
     int32_t *images;            /* [strings, PENDING] the states of a free string */
     Py_ssize_t strings;
-    int32_t *stack; /* node and state, two each */
+    int32_t *stack; /* node, state, and whether its text is emitted, three each */
     Py_ssize_t stacked, stack_room;
     int32_t *found; /* source, target, low, high */
     Py_ssize_t count_found, found_room, last_rank;
@@ -1039,12 +1042,14 @@ static int find_free_strings(Walk *w)
 static void find_text(Walk *w)
 {
     w->pending[0] = WHOLE;
+    w->is_path[0] = 1;
     for (Py_ssize_t node = 0; node < w->nodes; node++) {
         w->is_text[node] = 1;
         for (int32_t child = w->first_child[node]; child < w->first_child[node] + w->children[node]; child++) {
             uint8_t byte = w->byte[child];
             int begins_inside = node == 0 && byte >= 0x80 && byte <= 0xBF;
             w->pending[child] = begins_inside ? UNKNOWN : pending_after(w->pending[node], byte);
+            w->is_path[child] = w->is_path[node] && is_plain(byte) && w->pending[child] < PENDING;
         }
     }
     for (Py_ssize_t node = w->nodes - 1; node >= 0; node--)
@@ -1052,11 +1057,20 @@ static void find_text(Walk *w)
             if (!w->is_text[child] || !is_plain(w->byte[child]) || w->pending[child] >= PENDING)
                 w->is_text[node] = 0;
     for (Py_ssize_t node = 0; node < w->nodes; node++)
-        for (int32_t rank = w->low[node]; rank < w->low[node] + w->own[node]; rank++)
+        for (int32_t rank = w->low[node]; rank < w->low[node] + w->own[node]; rank++) {
             w->rank_pending[rank] = w->pending[node];
+            if (w->is_path[node])
+                w->text_before[(size_t)w->pending[node] * ((size_t)w->ranks + 1) + (size_t)rank + 1] = 1;
+        }
     for (Py_ssize_t rank = w->ranks - 1; rank >= 0; rank--) {
         int goes_on = rank + 1 < w->ranks && w->rank_pending[rank + 1] == w->rank_pending[rank];
         w->run_end[rank] = goes_on ? w->run_end[rank + 1] : (int32_t)(rank + 1);
+    }
+    for (int pending = 0; pending < PENDING; pending++) {
+        int32_t *before = w->text_before + (size_t)pending * ((size_t)w->ranks + 1);
+        for (Py_ssize_t rank = 0; rank < w->ranks; rank++)
+            before[rank + 1] += before[rank];
+        w->text_first[pending + 1] = w->text_first[pending] + before[w->ranks];
     }
 }
 
@@ -1135,9 +1149,22 @@ static int along_text(Walk *w, int32_t origin, int32_t node, int32_t string)
     return 0;
 }
 
-static int push_children(Walk *w, int32_t node, int32_t state)
+/* All tokens at and below a node that are text from their beginning, as one range for each way of ending. */
+static int emit_text(Walk *w, int32_t origin, int32_t node, int32_t string)
 {
-    Py_ssize_t needed = 2 * (w->stacked + w->children[node]);
+    for (int pending = 0; pending < PENDING; pending++) {
+        const int32_t *before = w->text_before + (size_t)pending * ((size_t)w->ranks + 1);
+        int32_t base = w->text_base + w->text_first[pending];
+        if (emit(w, origin, w->images[(size_t)string * PENDING + pending], base + before[w->low[node]],
+                 base + before[w->high[node]], 0) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int push_children(Walk *w, int32_t node, int32_t state, int is_emitted)
+{
+    Py_ssize_t needed = 3 * (w->stacked + w->children[node]);
     if (needed > w->stack_room) {
         int32_t *stack = PyMem_Realloc(w->stack, (size_t)(2 * needed) * sizeof(int32_t));
         if (stack == NULL) {
@@ -1150,37 +1177,53 @@ static int push_children(Walk *w, int32_t node, int32_t state)
     for (int32_t child = w->first_child[node] + w->children[node] - 1; child >= w->first_child[node]; child--) {
         int32_t next = after(w, state, w->byte[child]);
         if (next != DEAD) {
-            w->stack[2 * w->stacked] = child;
-            w->stack[2 * w->stacked + 1] = next;
+            w->stack[3 * w->stacked] = child;
+            w->stack[3 * w->stacked + 1] = next;
+            w->stack[3 * w->stacked + 2] = is_emitted && w->is_path[child];
             w->stacked++;
         }
     }
     return 0;
 }
 
-/* All tokens from one state, in the order of their ranks. */
+/* Whether a state is inside a string that may hold any character, at the same place in one as the node. */
+static int is_in_text(const Walk *w, int32_t node, int32_t state)
+{
+    return w->role[state] == 1 + w->pending[node];
+}
+
+static int walk_node(Walk *w, int32_t origin, int32_t node, int32_t state)
+{
+    if (is_in_text(w, node, state) && w->is_path[node]) {
+        if (emit_text(w, origin, node, w->string_of[state]) < 0)
+            return -1;
+        return w->is_text[node] ? 0 : push_children(w, node, state, 1);
+    }
+    if (is_in_text(w, node, state) && w->is_text[node])
+        return along_text(w, origin, node, w->string_of[state]);
+    if (emit(w, origin, state, w->low[node], w->low[node] + w->own[node], 1) < 0)
+        return -1;
+    return push_children(w, node, state, 0);
+}
+
+/* All tokens from one state. */
 static int walk_from(Walk *w, int32_t origin)
 {
     w->last_rank = -1;
-    if (push_children(w, 0, origin) < 0)
-        return -1;
-    while (w->stacked) {
+    int failed = is_in_text(w, 0, origin) ? walk_node(w, origin, 0, origin) < 0 : push_children(w, 0, origin, 0) < 0;
+    while (w->stacked && !failed) {
         w->stacked--;
-        int32_t node = w->stack[2 * w->stacked], state = w->stack[2 * w->stacked + 1];
-        int failed;
-        if (is_within(w->below + 4 * (size_t)node, w->loops + 4 * (size_t)state))
-            failed = emit(w, origin, state, w->low[node], w->high[node], 1);
+        int32_t node = w->stack[3 * w->stacked], state = w->stack[3 * w->stacked + 1];
+        if (w->stack[3 * w->stacked + 2])
+            failed = !w->is_text[node] && push_children(w, node, state, 1) < 0;
+        else if (is_within(w->below + 4 * (size_t)node, w->loops + 4 * (size_t)state))
+            failed = emit(w, origin, state, w->low[node], w->high[node], 1) < 0;
         else if (is_chain(w, node, state))
-            failed = along_chain(w, origin, node, state);
-        else if (w->role[state] && w->is_text[node] && w->role[state] == 1 + w->pending[node])
-            failed = along_text(w, origin, node, w->string_of[state]);
+            failed = along_chain(w, origin, node, state) < 0;
         else
-            failed = emit(w, origin, state, w->low[node], w->low[node] + w->own[node], 1) < 0 ||
-                     push_children(w, node, state) < 0;
-        if (failed)
-            return -1;
+            failed = walk_node(w, origin, node, state) < 0;
     }
-    return 0;
+    return failed ? -1 : 0;
 }
 
 static int hold(Walk *w, PyObject *array, void *pointer)
@@ -1220,11 +1263,13 @@ static int make_walk(Walk *w)
     size_t nodes = (size_t)w->nodes + 1, ranks = (size_t)w->ranks + 1, states = (size_t)w->states + 1;
     w->pending = PyMem_Calloc(nodes, 1);
     w->is_text = PyMem_Calloc(nodes, 1);
+    w->is_path = PyMem_Calloc(nodes, 1);
+    w->text_before = PyMem_Calloc(ranks * PENDING, sizeof(int32_t));
     w->rank_pending = PyMem_Calloc(ranks, 1);
     w->run_end = PyMem_Calloc(ranks, sizeof(int32_t));
     w->role = PyMem_Calloc(states, 1);
     w->string_of = PyMem_Calloc(states, sizeof(int32_t));
-    if (!w->pending || !w->is_text || !w->rank_pending || !w->run_end || !w->role || !w->string_of) {
+    if (!w->pending || !w->is_text || !w->is_path || !w->text_before || !w->rank_pending || !w->run_end || !w->role || !w->string_of) {
         PyErr_NoMemory();
         return -1;
     }
@@ -1238,6 +1283,8 @@ static void free_walk(Walk *w)
         PyBuffer_Release(&w->held[at]);
     PyMem_Free(w->pending);
     PyMem_Free(w->is_text);
+    PyMem_Free(w->is_path);
+    PyMem_Free(w->text_before);
     PyMem_Free(w->rank_pending);
     PyMem_Free(w->run_end);
     PyMem_Free(w->role);
@@ -1247,14 +1294,17 @@ static void free_walk(Walk *w)
     PyMem_Free(w->found);
 }
 
-/* walk(automaton, trie) -> int32 [transitions, 4] as bytes: source, target, low, high. */
+/* walk(automaton, trie, text_base) -> int32 [transitions, 4] as bytes: source, target, low, high. Indices from `text_base`
+ * on are those of tokens that are text of a string, by what their last character needs, then by rank. */
 static PyObject *walk(PyObject *self, PyObject *args)
 {
     (void)self;
     PyObject *automaton, *trie, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &automaton, &PyTuple_Type, &trie))
+    int text_base;
+    if (!PyArg_ParseTuple(args, "O!O!i", &PyTuple_Type, &automaton, &PyTuple_Type, &trie, &text_base))
         return NULL;
     Walk w = {0};
+    w.text_base = text_base;
     int failed = hold_all(&w, automaton, trie) < 0 || make_walk(&w) < 0;
     for (int32_t state = 0; !failed && state < w.states; state++)
         failed = walk_from(&w, state) < 0;
@@ -1262,6 +1312,37 @@ static PyObject *walk(PyObject *self, PyObject *args)
         result = PyBytes_FromStringAndSize((const char *)w.found, w.count_found * 4 * (Py_ssize_t)sizeof(int32_t));
     free_walk(&w);
     return result;
+}
+
+/* text_order(trie) -> int32 [tokens] as bytes: the ranks of tokens that are text of a string, in the order of `walk`. */
+static PyObject *text_order(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *arrays[5], *order = NULL;
+    Walk w = {0};
+    if (!PyArg_ParseTuple(args, "(OOOOO)", &arrays[0], &arrays[1], &arrays[2], &arrays[3], &arrays[4]))
+        return NULL;
+    int failed = hold(&w, arrays[0], &w.byte) < 0 || hold(&w, arrays[1], &w.first_child) < 0 ||
+                 hold(&w, arrays[2], &w.children) < 0 || hold(&w, arrays[3], &w.low) < 0 ||
+                 hold(&w, arrays[4], &w.own) < 0;
+    if (!failed) {
+        w.nodes = w.held[0].len;
+        for (Py_ssize_t node = 0; node < w.nodes; node++)
+            if (w.low[node] + w.own[node] > w.ranks)
+                w.ranks = w.low[node] + w.own[node];
+        failed = make_walk(&w) < 0;
+    }
+    if (!failed && (order = PyBytes_FromStringAndSize(NULL, w.text_first[PENDING] * (Py_ssize_t)sizeof(int32_t)))) {
+        int32_t *ranks = (int32_t *)PyBytes_AS_STRING(order);
+        for (int pending = 0; pending < PENDING; pending++) {
+            const int32_t *before = w.text_before + (size_t)pending * ((size_t)w.ranks + 1);
+            for (int32_t rank = 0; rank < w.ranks; rank++)
+                if (before[rank + 1] > before[rank])
+                    *ranks++ = rank;
+        }
+    }
+    free_walk(&w);
+    return order;
 }
 
 /* ---- the backward recursion over a canvas ---- */
@@ -1547,6 +1628,7 @@ static PyMethodDef methods[] = {
     {"intersect", intersect, METH_VARARGS, "`Graph.intersect`: its number, or -1 beyond the budget."},
     {"paste", paste, METH_VARARGS, "`Graph.paste`: the first of the copied states, or -1 beyond the budget."},
     {"minimise", minimise, METH_VARARGS, "The minimal, trimmed automaton, as tuples or as arrays."},
+    {"text_order", text_order, METH_VARARGS, "The ranks of tokens that are text of a string."},
     {"walk", walk, METH_VARARGS, "The tokens that lead from each state to another one, as ranges."},
     {NULL, NULL, 0, NULL},
 };

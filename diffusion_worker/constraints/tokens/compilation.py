@@ -37,7 +37,7 @@ _BATCH = 1024  # states that walk together: limits memory
 @dataclass(frozen=True, slots=True)
 class RangeTransitions:
     """Tokens at the indices [low, high) lead from source to target; the ranges of one source are disjoint. Indices are
-    ranks, followed by the same tokens ordered by length."""
+    ranks, followed by the same tokens ordered by length, and by those of text in the order of `TokenTrie.text`."""
 
     source: Ints
     target: Ints
@@ -59,7 +59,7 @@ def compile_tokens(
     a prefix could be read as the beginning of a text.
     """
     done = automaton.states
-    transitions = _concatenate([_walk(automaton, vocabulary.nodes), _end_transitions(automaton, vocabulary, done)])
+    transitions = _concatenate([_walk(automaton, vocabulary), _end_transitions(automaton, vocabulary, done)])
     start = automaton.start
     if any(prefixes):
         start = done + 1
@@ -69,8 +69,9 @@ def compile_tokens(
     return _assemble(transitions, vocabulary, start=start, done=done)
 
 
-def _walk(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
+def _walk(automaton: ByteAutomaton, vocabulary: TokenTrie) -> RangeTransitions:
     """Walk the whole trie from every state."""
+    nodes = vocabulary.nodes
     if NATIVE is None:
         return walk_in_python(automaton, nodes)
     loops = byte_sets(automaton.next == np.arange(automaton.states)[:, None], automaton)
@@ -82,6 +83,7 @@ def _walk(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
             *(nodes.byte, nodes.first_child, nodes.children, nodes.low, nodes.high, nodes.own, nodes.below),
             *(lengths.height, lengths.first, lengths.steps, lengths.low, lengths.high),
         ),
+        vocabulary.size + len(lengths.order),
     )
     source, target, low, high = np.ascontiguousarray(np.frombuffer(found, np.int32).reshape(-1, 4).T)
     return RangeTransitions(source, target, low, high)
@@ -225,7 +227,7 @@ def _numbering(source: Ints, is_live: NDArray[np.bool_], done: int) -> NDArray[n
 def _merge_ranges(transitions: RangeTransitions) -> tuple[RangeTransitions, NDArray[np.int64]]:
     """Sort by (source, target) and merge adjacent ranges; also returns where each pair begins, and the end."""
     pair = transitions.source.astype(np.int64) * (int(transitions.target.max()) + 1) + transitions.target
-    order = np.argsort((pair << 20) + transitions.low)  # 2^20 indices: no known vocabulary has half as many tokens
+    order = np.argsort((pair << 20) + transitions.low)  # 2^20 indices: no known vocabulary has a third as many tokens
     transitions, pair = transitions.where(order), pair[order]
     is_new_pair = np.append(True, pair[1:] != pair[:-1])
     is_new = is_new_pair | np.append(True, transitions.low[1:] != transitions.high[:-1])
