@@ -138,7 +138,8 @@ def find(packages: Path) -> Iterator[Source]:
 def read_list() -> list[Source]:
     """The committed list."""
     with LIST.open(newline="") as file:
-        return [Source(**{**row, "bytes": int(row["bytes"])}) for row in csv.DictReader(file, delimiter="\t")]
+        rows: list[dict[str, Any]] = list(csv.DictReader(file, delimiter="\t"))
+    return [Source(**row | {"bytes": int(row["bytes"])}) for row in rows]
 
 
 def write_list(sources: list[Source]) -> None:

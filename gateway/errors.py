@@ -201,9 +201,10 @@ class GatewayOverloaded(GatewayError):
 
 class AttemptFailed(GatewayError):
     """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back. `detail`
-    goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses."""
+    goes to the next target: HTTP status, or schema keyword and pointer; `log_detail`, without names, goes to logs."""
 
     status = 502
+    upstream_status: int | None = None  # HTTP status of the target
     reason: ClassVar[Reason] = Reason.UPSTREAM_ERROR
     may_have_begun: ClassVar[bool] = True  # whether the server may have begun to work on the request
 
@@ -211,7 +212,7 @@ class AttemptFailed(GatewayError):
         self, message: str, *, detail: str = "", param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
-        self.detail = detail or message
+        self.detail = self.log_detail = detail or message
 
 
 class UpstreamError(AttemptFailed):

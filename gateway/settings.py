@@ -9,7 +9,19 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.http.limits import KEEP_ALIVE_S
-from twolane.process.setting_kinds import SWITCH, Kind, names, one_of, origins, path, seconds, text, url_template, whole
+from twolane.process.setting_kinds import (
+    SWITCH,
+    Kind,
+    label,
+    names,
+    one_of,
+    origins,
+    path,
+    seconds,
+    text,
+    url_template,
+    whole,
+)
 from twolane.process.settings import SettingsSchema, setting
 from twolane.process.sockets import require_keys
 
@@ -42,6 +54,13 @@ class Settings:
     )
     handed_down: tuple[int, ...] = setting(
         Kind(metavar="N,N", parse=_descriptors), "sockets of the parent process", default=(), is_internal=True
+    )
+    replica_name: str | None = setting(
+        label("NAME"),
+        "name of this replica in x-twolane-gateway, the decision log and traces (falls back to HOSTNAME, which"
+        " containers and pods have); empty: none",
+        default=None,
+        fallback="HOSTNAME",
     )
     policy: Path = setting(
         path(),

@@ -37,7 +37,7 @@ from gateway.parameters import ignored_by
 from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
-from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
+from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import HoldingPart
 from twolane.process.records import record
@@ -376,7 +376,8 @@ class Attempt:
             first_byte_ms=self._first_byte_ms,
             stream=self._context.query.stream,
             first_token_ms=self._first_token_ms,
-            detail=error.detail if error else "",
+            detail=error.log_detail if error else "",
+            status=http_status(self._response, error, has_data=self._first_byte_ms is not None),
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
             usage=self._priced_usage(),

@@ -1,8 +1,10 @@
 """The `targets` section of a policy: the servers that requests can be routed to."""
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,6 +32,7 @@ _OWN_HEADERS: Final = frozenset(
     " content-length content-type content-encoding accept-encoding x-request-id traceparent tracestate"
     " x-twolane-deadline-ms".split()
 )
+_MALICIOUS: Final = frozenset({"1.82.7", "1.82.8"})  # of litellm: they stole credentials (PYSEC-2026-2)
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
@@ -149,9 +152,19 @@ def _kind(entry: Section) -> Kind:
     kind = entry.string("kind")
     if kind not in _KINDS:
         raise entry.error(f"unknown kind {kind!r}{suggestion(kind, _KINDS)}", "kind")
-    if kind == Kind.LITELLM and find_spec("litellm") is None:  # looks it up without importing it
-        raise entry.error(f"kind litellm requires the extra `providers`: {_INSTALL}", "kind")
+    if kind == Kind.LITELLM and (problem := _litellm_problem()) is not None:
+        raise entry.error(f"{problem}: {_INSTALL}", "kind")
     return Kind(kind)
+
+
+def _litellm_problem() -> str | None:
+    """Why litellm cannot be used. It is looked up without importing it."""
+    if find_spec("litellm") is None:
+        return "kind litellm requires the extra `providers`"
+    with suppress(PackageNotFoundError):
+        if (found := version("litellm")) in _MALICIOUS:
+            return f"litellm {found} is a malicious release, replace it"
+    return None
 
 
 class _Url(NamedTuple):

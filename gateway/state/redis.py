@@ -115,9 +115,11 @@ class Replica:
 
     def _set_up(self, is_up: bool, cause: str) -> None:
         if is_up and not self.is_up:
-            _log.info("shared state: joined")
+            _log.info("shared state: joined", extra={"fields": {"event": "redis_joined"}})
         if not is_up and (self.is_up or self._sequence == 1):
-            _log.warning("shared state: Redis does not respond (%s); using local state until it does", cause)
+            fields = {"event": "redis_lost", "reason": cause}
+            text = "shared state: Redis does not respond (%s); using local state until it does"
+            _log.warning(text, cause, extra={"fields": fields})
         self.is_up = is_up
 
 

@@ -64,6 +64,7 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Attem
     """The error for a response whose status is not 200."""
     error = error_object(body)
     fault = from_error_object(error, status=status)
+    fault.upstream_status = status
     fault.retry_after_s = read_retry_after(headers, now_s=time.time())
     return fault
 

@@ -74,12 +74,15 @@ class TargetKey:
         self._fault = key.problem
         if key.problem is None:
             if key != self._key:
-                _log.info("target %s: key changed", self._target.policy_name)
+                fields = {"event": "target_key_loaded", "target": self._target.policy_name}
+                _log.info("target %s: key changed", self._target.policy_name, extra={"fields": fields})
             self._key = key
             return
         is_kept = bool(self._key.value) and not self._key.is_unusable
         if key.problem != known:
-            _log.warning("target %s: %s%s", self._target.policy_name, key.problem, "; the last key is kept" * is_kept)
+            name, kept = self._target.policy_name, "; the last key is kept" * is_kept
+            fields = {"event": "target_key_refused", "target": name, "reason": key.problem}
+            _log.warning("target %s: %s%s", name, key.problem, kept, extra={"fields": fields})
         if not is_kept:
             self._key = key
 

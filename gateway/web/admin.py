@@ -45,7 +45,7 @@ def admin_app(*, pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: Rec
         found = recent.get(query_id)
         if found is None or not _may_read(request.scope.get("state", {}).get("key"), found):
             raise NotFound(f"Decision {query_id!r} not found; only recent decisions are kept.")
-        return json_response(document_of(found))
+        return json_response(document_of(found, recent.replica))
 
     @app.post("/admin/explain")
     async def explain(request: Request) -> Response:

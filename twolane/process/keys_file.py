@@ -45,12 +45,14 @@ class KeysFile:
         except Exception as error:  # noqa: BLE001 - whatever happens, the next change must be loaded
             cause = str(error) if isinstance(error, ConfigurationError) else f"keys file {self._path}: {error!r}"
             if cause != self._error:
-                _log.error("%s; the keys loaded before remain valid", cause)
+                fields = {"event": "keys_refused", "reason": cause}
+                _log.error("%s; the keys loaded before remain valid", cause, extra={"fields": fields})
             self._error = cause
             return
         self._error = ""
         self.current = keys
-        _log.info("keys file %s: %d keys", self._path, len(keys))
+        loaded = {"event": "keys_loaded", "keys": len(keys)}
+        _log.info("keys file %s: %d keys", self._path, len(keys), extra={"fields": loaded})
 
     def _read(self) -> Keys:
         keys = load_keys(self._path)

@@ -52,10 +52,8 @@ def minimal_automaton(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool],
     found = NATIVE.minimise(rows, accepting, start, True)
     if found is None:
         return None
-    starts, edges, flags = (
-        np.frombuffer(part, dtype) for part, dtype in zip(found, (np.int32, np.int32, np.bool_), strict=True)
-    )
-    return freeze_edges(starts, edges.reshape(-1, 3), flags, 0)
+    starts, edges = (np.frombuffer(part, np.int32) for part in found[:2])
+    return freeze_edges(starts, edges.reshape(-1, 3), np.frombuffer(found[2], np.bool_), 0)
 
 
 def minimise_in_python(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> RangeDfa:

@@ -1,7 +1,8 @@
 """Token sets and token equivalence classes: equal sets become one label, and the vocabulary is partitioned by
 membership.
 
-Sets arrive as ranges of indices: the ranks of the vocabulary, then the same tokens ordered by length, then those of text. They are compared
+Sets arrive as ranges of indices: the ranks of the vocabulary, then the same tokens ordered by length, then
+those of text. They are compared
 by 64-bit sums of member hashes (Zobrist hashing): among a million sets the probability of a collision is about one in
 40 million per compilation.
 """

@@ -58,7 +58,8 @@ async def shared_decisions(settings: Settings, observers: list[Observer]) -> Asy
         yield None
         return
     redis = connect(settings.redis_url)
-    shared = SharedDecisions(DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS))
+    stream = DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS)
+    shared = SharedDecisions(stream, settings.replica_name)
     observers.append(shared)
     try:
         async with shared.sharing():

@@ -26,8 +26,8 @@ class SharedDecisions:
     """An Observer that shares the decisions of this process, and a copy of what all replicas share, which is read on
     demand."""
 
-    def __init__(self, stream: DecisionStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: DecisionStream, replica: str | None = None) -> None:
+        self._stream, self._replica = stream, replica
         self._waiting: deque[Decision] = deque(maxlen=_PER_BATCH)
         self._last = ""
         self._reading = asyncio.Lock()  # two readers at once would count the same entries twice
@@ -57,7 +57,7 @@ class SharedDecisions:
         """Append the waiting decisions; those that Redis does not take are lost."""
         if not self._waiting:
             return
-        entries = [orjson.dumps(record_of(each)) for each in self._waiting]
+        entries = [orjson.dumps(record_of(each, self._replica)) for each in self._waiting]
         self._waiting.clear()
         with contextlib.suppress(StreamUnavailableError):
             await self._stream.append(entries)
@@ -122,7 +122,7 @@ class History:
     def records(self, limit: int) -> list[dict[str, Any]]:
         """The newest records, oldest first."""
         if self._source is None:
-            return [record_of(each) for each in reversed(self.recent.latest(limit))]
+            return [record_of(each, self.recent.replica) for each in reversed(self.recent.latest(limit))]
         return list(islice(reversed(self._source.records.values()), limit))[::-1]
 
     async def rows(self, limit: int) -> list[list[Any]]:
@@ -143,7 +143,7 @@ class History:
         """The full record of a decision, if it is still kept."""
         found = self.recent.get(query_id)
         if found is not None:
-            return record_of(found)
+            return record_of(found, self.recent.replica)
         return None if self.shared is None else self.shared.records.get(query_id)
 
     @property

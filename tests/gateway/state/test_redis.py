@@ -84,6 +84,8 @@ async def test_without_redis_replicas_use_local_state_and_rejoin_later(
     messages = [record.getMessage() for record in caplog.records]
     assert sum("does not respond" in text for text in messages) == 2  # once per replica, not once per exchange
     assert messages.count("shared state: joined") == 4
+    events = [vars(record).get("fields", {}).get("event") for record in caplog.records]
+    assert (events.count("redis_lost"), events.count("redis_joined")) == (2, 4)
 
 
 async def test_a_stopped_redis_delays_no_request(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,3 +241,4 @@ def test_an_unchanged_key_that_is_read_again_is_not_a_change(
     key.refresh()
     assert key.value == "sk-1"
     assert (caplog.text.count("Input/output error"), caplog.text.count("key changed")) == (1, 0)
+    assert [vars(record)["fields"]["event"] for record in caplog.records] == ["target_key_refused"]
