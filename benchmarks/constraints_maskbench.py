@@ -7,6 +7,7 @@ schema declares them. Times are processor time in microseconds, each schema in a
 limit.
 """
 
+import importlib
 import json
 import multiprocessing
 import time
@@ -116,8 +117,7 @@ class XGrammar:
     """xgrammar with its defaults, on one thread. Raises ImportError where it is not installed."""
 
     def __init__(self, words: Words) -> None:
-        import xgrammar
-
+        xgrammar = importlib.import_module("xgrammar")  # in no extra: it needs Triton, so give it its own environment
         vocabulary = [token or b"<%d>" % index for index, token in enumerate(words.tokens)]
         info = xgrammar.TokenizerInfo(vocabulary, xgrammar.VocabType.RAW, stop_token_ids=[words.end_id])
         self._library, self._size = xgrammar, len(vocabulary)

@@ -7,46 +7,41 @@ accepted.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
-from diffusion_worker.constraints.schema.document import Conj, canonical
+from diffusion_worker.constraints.schema.continuation import Continuation
+from diffusion_worker.constraints.schema.document import Conj
 from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers
-from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
+from diffusion_worker.constraints.schema.json_strings import QUOTE, name_trie, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import Findings, MemberGroup, allowed_names, member_groups
-from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
+from diffusion_worker.constraints.schema.shapes import (
+    TYPES,
+    ItemLayer,
+    Items,
+    MemberLayer,
+    Members,
+    Shape,
+    Text,
+    distinct,
+    weakest,
+)
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 from diffusion_worker.constraints.spec import WhiteSpace
 
-T = TypeVar("T", Numbers, Text, Items, Members)
 _OPEN_BRACKET: Final = 0x5B
 _CLOSE_BRACKET: Final = 0x5D
 _OPEN_BRACE: Final = 0x7B
 _CLOSE_BRACE: Final = 0x7D
 _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
-    """What follows a value: the state after it, and the nesting depth around it."""
-
-    following: int
-    depth: int = 0
-    around: str = ""  # the opening bracket of the container, if the schema leaves its content unconstrained
-    is_undeclared: bool = False  # the value of a member that the schema does not mention
-
-    def nested(self, following: int, *, around: str = "", is_undeclared: bool = False) -> "Continuation":
-        """The continuation one container deeper."""
-        return Continuation(following=following, depth=self.depth + 1, around=around, is_undeclared=is_undeclared)
 
 
 class Builder:
@@ -94,7 +89,7 @@ class Builder:
         starts: list[int] = []
         self.findings.is_cut |= any(shape.text.formats for shape in shapes)  # also those that removed literals
         if given := [value for shape in shapes for value in shape.literals or ()]:
-            kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
+            kept = [value for value in distinct(given) if self.combiner.satisfies(value, conj)]
             starts.extend(literals(self.graph, self.layout, kept, continuation.following, continuation.depth))
         starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
@@ -113,13 +108,13 @@ class Builder:
         if free:
             yield from self._containers(free, continuation)
         found = [
-            *(self._number(numbers, following) for numbers in _weakest(shape.numbers for shape in by_type["number"])),
-            *(self._string(text, continuation) for text in _weakest(shape.text for shape in by_type["string"])),
+            *(self._number(numbers, following) for numbers in weakest(shape.numbers for shape in by_type["number"])),
+            *(self._string(text, continuation) for text in weakest(shape.text for shape in by_type["string"])),
         ]
         if ARRAY not in free:
-            found += [self._array(items, continuation) for items in _weakest(shape.items for shape in by_type["array"])]
+            found += [self._array(items, continuation) for items in weakest(shape.items for shape in by_type["array"])]
         if OBJECT not in free:
-            restricted = _weakest(shape.members for shape in by_type["object"])
+            restricted = weakest(shape.members for shape in by_type["object"])
             found += [self._object(members, continuation) for members in restricted]
         yield from (state for state in found if state is not None)
 
@@ -348,7 +343,7 @@ class _Object:
             if required := name in self._required:
                 break
         if plain:
-            starts.append(_trie(self._graph, plain, 0))
+            starts.append(name_trie(self._graph, plain, 0))
         if not required and (extra := self._undeclared(count)) is not None:
             starts.append(extra)
         return self._graph.state(self._graph.merged([], *starts)) if starts else None
@@ -403,30 +398,3 @@ class _Object:
             if value is not None:
                 starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
         return self._graph.state(self._graph.merged([], *starts))
-
-
-def _weakest(shapes: Iterable[T]) -> list[T]:
-    """The distinct restrictions; only the unrestricted one if it is among them."""
-    kept: list[T] = []
-    for shape in shapes:
-        if shape == type(shape)():
-            return [shape]
-        if shape not in kept:
-            kept.append(shape)
-    return kept
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return list({canonical(value): value for value in reversed(list(values))}.values())[::-1]
-
-
-def _trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
-    """The trie of names with a common prefix of length `at`; each ends in its closing quote and its own state."""
-    grouped: dict[str, list[tuple[str, int]]] = {}
-    for name, after_name in names:
-        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
-    edges = [
-        (ord(char), ord(char), _trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
-        for char, group in grouped.items()
-    ]
-    return graph.state(edges)

@@ -59,6 +59,19 @@ def string_body(graph: Graph, language: RangeDfa, following: int, *, style: Styl
     return states[language.start]
 
 
+def name_trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
+    """The trie of printable ASCII names with a common prefix of length `at`, after the opening quote; each ends in its
+    closing quote and its own state."""
+    grouped: dict[str, list[tuple[str, int]]] = {}
+    for name, after_name in names:
+        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
+    edges = [
+        (ord(char), ord(char), name_trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
+        for char, group in grouped.items()
+    ]
+    return graph.state(edges)
+
+
 def utf8_text(graph: Graph, language: RangeDfa) -> int:
     """The language in UTF-8 without quotes and escapes; its words end the text."""
     states = [graph.reserve() for _ in language.rows]
