@@ -19,10 +19,10 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.constraints_compile import LARGE
 from benchmarks.schema_instances import instances
 
 LIST: Final = Path(__file__).with_suffix(".tsv")
-SPLIT: Final = "Large"
 INSTANCES: Final = 4  # of each kind
 MAX_BYTES: Final = 262_144
 _LEAST_BYTES: Final = 16_000
@@ -159,7 +159,7 @@ def case(packages: Path, source: Source) -> dict[str, Any]:
     identity = f"{source.project}: {name}"
     return {
         "id": identity,
-        "split": SPLIT,
+        "split": LARGE,
         "licence": source.licence,
         "schema": schema,
         "tests": instances(schema, identity, INSTANCES),
