@@ -5,8 +5,8 @@ Each line of the file holds a `schema`, its `split`, and `tests`: instances that
 split: schemas that compile, compile with validation, or are refused, by keyword; and it measures CPU time and number of
 states (of the schema compiler only: `benchmarks.constraints` measures token compilation). Of the instances it counts
 the valid ones that are accepted in normal form, and the invalid ones that are accepted, which is an error unless
-validation follows. With the file of `benchmarks.large_schemas`, only the limit on one compilation applies to times. Rows
-on which jsonschema disagrees with the data set (`python_jsonschema_agrees_with_tests` is
+validation follows. With the file of `benchmarks.large_schemas`, only the limit on one compilation applies to times.
+Rows on which jsonschema disagrees with the data set (`python_jsonschema_agrees_with_tests` is
 false) are skipped.
 """
 

@@ -93,7 +93,8 @@ class LlGuidance:
     def __init__(self, words: Words) -> None:
         from benchmarks.left_to_right import LeftToRight
 
-        self._engine = LeftToRight(words)
+        tokens = Tokens(words)
+        self._engine = LeftToRight(words, tokens.spell)
 
     def __call__(self, schema: Any) -> Grammar | None:
         """Compile a schema for the vocabulary."""
@@ -187,12 +188,17 @@ class Tokens:
 
     def of(self, text: bytes) -> list[int]:
         """The ids of a text and of its end. Raises KeyError if a byte is missing in the vocabulary."""
-        ids, at = [], 0
+        return [*self.spell(text), self._end]
+
+    def spell(self, text: bytes) -> list[int]:
+        """The ids of a text."""
+        ids: list[int] = []
+        at = 0
         while at < len(text):
             size = next(s for s in range(self._longest, 0, -1) if s == 1 or text[at : at + s] in self._ids)
             ids.append(self._ids[text[at : at + size]])
-            at += len(text[at : at + size])
-        return [*ids, self._end]
+            at += size
+        return ids
 
 
 def measure(engine: Engine, tokens: Tokens, case: dict[str, Any]) -> Measured:

@@ -37,16 +37,18 @@ class Greedy:
 
 
 class LeftToRight:
-    """llguidance over one vocabulary. Raises ImportError without the extra `bench`."""
+    """llguidance over one vocabulary. `tokenise`: of texts that the grammar forces, of which it allows only this
+    tokenisation; byte by byte without. Raises ImportError without the extra `bench`."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, tokenise: Callable[[bytes], list[int]] | None = None) -> None:
         import llguidance
         import llguidance.numpy as masks
 
         self._library = llguidance
         self._masks = masks
         self._words = words
-        self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Spelling(words)), len(words.tokens))
+        spelling = llguidance.TokenizerWrapper(_Spelling(words, tokenise))
+        self._tokenizer = llguidance.LLTokenizer(spelling, len(words.tokens))
 
     def decode(self, schema: Any, source: Source) -> Greedy | None:
         """The greedy text; None if llguidance refuses the schema."""
@@ -124,7 +126,8 @@ class OfModel:
 class _Spelling:
     """A vocabulary in the form that llguidance expects."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, tokenise: Callable[[bytes], list[int]] | None) -> None:
+        self._tokenise = tokenise
         self.eos_token_id = words.end_id
         self.bos_token_id = None
         self.tokens = [spelling or b"\xff<%d>" % token for token, spelling in enumerate(words.tokens)]
@@ -132,8 +135,10 @@ class _Spelling:
         self._single = {spelling: token for token, spelling in enumerate(words.tokens) if len(spelling) == 1}
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Tokenise byte by byte: llguidance tokenises only forced texts, which are not used here."""
+        """The tokens of a text."""
         content = text.encode() if isinstance(text, str) else text
+        if self._tokenise is not None:
+            return self._tokenise(content)
         return [
             self._single[content[at : at + 1]] for at in range(len(content)) if content[at : at + 1] in self._single
         ]
