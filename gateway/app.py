@@ -40,6 +40,7 @@ from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
+from gateway.state.redis_address import read_address
 from gateway.state.redis_response_store import open_response_store
 from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
@@ -236,8 +237,8 @@ async def _response_store(settings: Settings, clock: SystemWorld) -> AsyncIterat
     if not settings.responses_bytes:
         yield None
     elif settings.responses_store == "redis" and settings.redis_url is not None:
-        namespace = settings.redis_namespace
-        async with open_response_store(clock, url=settings.redis_url, namespace=namespace, **limits) as store:
+        address = read_address(settings.redis_url, settings.redis_ca_file)
+        async with open_response_store(address=address, namespace=settings.redis_namespace, **limits) as store:
             yield store
     else:
         yield MemoryResponseStore(now_s=clock.now_s, **limits)
@@ -283,8 +284,8 @@ async def _shared_state(
     state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
 ) -> AsyncIterator[None]:
     """Share the state with the other replicas until the block ends."""
-    namespace = settings.redis_namespace
-    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+    address, namespace = read_address(url, settings.redis_ca_file), settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, address=address, namespace=namespace) as replica:
         metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         yield
 

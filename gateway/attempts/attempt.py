@@ -370,6 +370,7 @@ class Attempt:
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
+            location=self.candidate.target.location,
             started_ms=self._context.at_ms(self._started_s),
             ended_ms=self._arrived_ms(now_s) if self._received_ms is None else self._received_ms,
             outcome=outcome,

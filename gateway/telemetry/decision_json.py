@@ -13,6 +13,7 @@ from gateway.types import Query
 def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any]:
     """The format of the decision log; `replica` is the name of the gateway that decided, if it has one."""
     classification, usage = decision.classification, decision.usage
+    rare = {"low_confidence": decision.low_confidence, "load": usage.load if usage else None}
     return {
         "time": _time(decision.time_s),
         "id": decision.query_id,
@@ -24,6 +25,7 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         "evidence": classification.evidence,
         "route": decision.route,
         "private": decision.private,
+        "locations": None if decision.locations is None else sorted(decision.locations),
         "stream": decision.stream,
         "path": decision.api_path,
         "input_tokens": usage.input_tokens if usage else None,
@@ -38,7 +40,7 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
         **({} if replica is None else {"gateway": replica}),
-        **({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)}),
+        **{name: round(value, 4) for name, value in rare.items() if value is not None},
     }
 
 
@@ -58,6 +60,7 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     queued = None if attempt.queued_ms is None else _ms(attempt.queued_ms)
     optional = {
         "url": attempt.url,
+        "location": attempt.location,
         "status": attempt.status,
         "hedge": attempt.hedge,
         "queued_ms": queued,

@@ -33,6 +33,7 @@ OUTCOME: Final = "twolane.outcome"
 FALLBACK: Final = "twolane.fallback"
 POLICY: Final = "twolane.policy"
 PRIVATE: Final = "twolane.private"
+LOCATIONS: Final = "twolane.locations"
 SCHEMA: Final = "twolane.schema"
 COST: Final = "twolane.cost"  # dollars
 OVERHEAD: Final = "twolane.overhead"  # seconds

@@ -86,6 +86,8 @@ def _request(decision: Decision, operation: str) -> Attributes:
         c.OVERHEAD: decision.overhead_ms / 1000,
         c.COST: decision.cost,
     }
+    if decision.locations is not None:
+        attributes[c.LOCATIONS] = tuple(sorted(decision.locations))
     if decision.target is not None:
         attributes[c.TARGET] = decision.target
     if decision.fallback is not None:

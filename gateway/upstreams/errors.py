@@ -87,7 +87,7 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
             _message(error, status),
             limit=context.limit,
             needed=context.needed,
-            param=_text(error.get("param")) or None,
+            param=_text(error.get("param")),
             detail=f"status {status}, context length",
         )
     if status >= 500 or status in _LASTING or status in _GATEWAY_FAULTS or status < 400 or code == "cancelled":

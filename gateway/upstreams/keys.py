@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.errors import UpstreamAuth
 from gateway.types import Target
 from twolane.process.file_watch import FileWatch
+from twolane.process.locations import IN_CLUSTER
 
 POLL_S: Final = 0.5
 _MAX_BYTES: Final = 64 * 1024
@@ -130,7 +131,7 @@ def read_target_key(target: Target, environment: Mapping[str, str]) -> Key:
 def works_without_key(target: Target) -> bool:
     """Whether the target may need no key: it is inside the cluster, or at an address that is not public."""
     host = urlsplit(target.url).hostname or ""
-    if target.location is Location.IN_CLUSTER:
+    if target.location == IN_CLUSTER:
         return True
     try:
         return not ipaddress.ip_address(host).is_global

@@ -67,6 +67,7 @@ def admin_app(*, pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: Rec
                 "evidence": decision.classification.evidence,
                 "route": decision.route,
                 "private": decision.private,
+                "locations": None if decision.locations is None else sorted(decision.locations),
                 "needs": sorted(query.needs),
                 "candidates": [_candidate(candidate, health, verdict) for candidate, health, verdict in evaluations],
             }

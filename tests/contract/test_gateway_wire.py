@@ -25,9 +25,8 @@ CLOSED_SETS = {
     enums.SchemaCheck: "valid repaired truncated",
     enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template grammar"
     " tools tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
-    " reasoning_effort logprobs logit_bias stop n stream images embeddings decisions responses",
+    " reasoning_effort logprobs prompt_logprobs logit_bias stop n stream images embeddings decisions responses",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
-    enums.Location: "in_cluster external",
     enums.Buffer: "full first_bytes none",
     enums.OnLowConfidence: "error serve_surest",
 }
@@ -57,7 +56,8 @@ METRICS = (
     " twolane_queue_wait_seconds twolane_shed_requests_total twolane_http_responses_total"
 )
 CODES = (
-    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
+    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target no_target_in_location"
+    " model_not_found"
     " rate_limit_exceeded insufficient_quota context_length_exceeded draining invalid_api_key"
 )
 POLICY = """

@@ -18,8 +18,8 @@ class KeysFile:
     """The current keys of a file."""
 
     def __init__(self, path: Path, *, allows_restrictions: bool = True) -> None:
-        """`allows_restrictions`: whether this program restricts keys to models, routes or private requests. Raises
-        ConfigurationError."""
+        """`allows_restrictions`: whether this program restricts keys to models, routes, locations or private requests.
+        Raises ConfigurationError."""
         self._path = path
         self._allows_restrictions = allows_restrictions
         self._watch = FileWatch(path)
@@ -58,7 +58,6 @@ class KeysFile:
         keys = load_keys(self._path)
         for key in keys:
             if key.is_restricted and not self._allows_restrictions:
-                raise ConfigurationError(
-                    f"keys file {self._path}: {key.name}: models, routes and private-only are for the gateway only"
-                )
+                options = "models, routes, locations and private-only"
+                raise ConfigurationError(f"keys file {self._path}: {key.name}: {options} are for the gateway only")
         return keys

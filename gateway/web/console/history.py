@@ -11,7 +11,8 @@ from typing import Any, Final
 import orjson
 
 from gateway.decision import Decision, Mirrored
-from gateway.state.decision_stream import DecisionStream, StreamUnavailableError
+from gateway.state.decision_stream import DecisionStream
+from gateway.state.redis_client import RedisFaultError
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.web.console.documents import record_of, row_of, row_of_record
 
@@ -59,7 +60,7 @@ class SharedDecisions:
             return
         entries = [orjson.dumps(record_of(each, self._replica)) for each in self._waiting]
         self._waiting.clear()
-        with contextlib.suppress(StreamUnavailableError):
+        with contextlib.suppress(RedisFaultError):
             await self._stream.append(entries)
 
     async def refresh(self) -> None:
@@ -70,7 +71,7 @@ class SharedDecisions:
     async def _read(self) -> None:
         try:
             entries = await self._stream.after(self._last, MAX_ROWS if not self._last else _PER_EVENT)
-        except StreamUnavailableError:
+        except RedisFaultError:
             self.is_up = False
             return
         self.is_up = True

@@ -13,7 +13,6 @@ from gateway.enums import (
     ErrorSource,
     Kind,
     LaneState,
-    Location,
     Outcome,
     Reason,
     Residency,
@@ -136,9 +135,7 @@ def test_a_breaker_that_opens_names_the_last_failure_of_its_own_endpoint(decisio
     for url, status in (("a:1", 500), ("b:1", 502)):
         bad = replace(first, outcome=Reason.UPSTREAM_ERROR, url=url, status=status, detail=f"status {status}")
         log.decided(decision(attempts=(bad,), query_id=f"req_{url}"))
-    one = Target(
-        name="fast/1", kind=Kind.OPENAI, url="http://b:1", model="m", location=Location.IN_CLUSTER, pool="fast"
-    )
+    one = Target(name="fast/1", kind=Kind.OPENAI, url="http://b:1", model="m", location="in_cluster", pool="fast")
     assert log.last_failure(one) == {
         "reason": Reason.UPSTREAM_ERROR, "status": 502, "detail": "status 502", "request_id": "req_b:1",
     }  # fmt: skip

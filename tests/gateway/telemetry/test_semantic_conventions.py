@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from diffusion_worker.telemetry import metrics as worker_metrics
 from diffusion_worker.telemetry import semantic_conventions as of_worker
 from diffusion_worker.telemetry.metrics import Meters
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.telemetry import metric_names
 from gateway.telemetry import semantic_conventions as of_gateway
 from gateway.telemetry.metrics import Metrics
@@ -96,5 +96,5 @@ def test_the_workers_metrics_have_the_registrys_types_and_no_other_attributes() 
     ],
 )
 def test_the_provider_of_a_target(kind: Kind, model: str, engine: str | None, provider: str) -> None:
-    target = Target(name="t", kind=kind, url="http://t", model=model, location=Location.EXTERNAL, engine=engine)
+    target = Target(name="t", kind=kind, url="http://t", model=model, location="external", engine=engine)
     assert provider_of(target) == provider

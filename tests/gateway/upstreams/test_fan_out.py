@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.enums import Capability, Kind, Location
+from gateway.enums import Capability, Kind
 from gateway.errors import NotConnected, Overloaded, UpstreamError
 from gateway.parameters import MAX_N
 from gateway.types import Call, Capabilities, Delta, Piece, Query, Target
@@ -21,9 +21,7 @@ from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 
 pytestmark = pytest.mark.anyio
 ONE_CHOICE = Capabilities(supported=frozenset({Capability.CHAT, Capability.SEED}))
-TARGET = Target(
-    name="t", kind=Kind.WORKER, url="http://t", model="m", location=Location.IN_CLUSTER, capabilities=ONE_CHOICE
-)
+TARGET = Target(name="t", kind=Kind.WORKER, url="http://t", model="m", location="in_cluster", capabilities=ONE_CHOICE)
 
 
 def call_of(n: int, **body: Any) -> Call:
