@@ -972,6 +972,7 @@ typedef struct {
     int32_t *text_before;       /* [PENDING, ranks + 1] the tokens that are text and end so, among the ranks below */
     int32_t text_first[PENDING + 1], text_base; /* where each kind of them begins in the order of text */
     uint8_t *rank_pending;      /* [ranks] of the token */
+    int32_t *other_first, *other; /* [nodes + 1], and the children below which some token is not text */
     int32_t *run_end;           /* [ranks] the first rank behind it with another rank_pending */
     uint8_t *role;              /* [states] 1 + the pending bytes that a state of a free string stands for */
     int32_t *string_of;         /* [states] */
@@ -1056,6 +1057,14 @@ static void find_text(Walk *w)
         for (int32_t child = w->first_child[node]; child < w->first_child[node] + w->children[node]; child++)
             if (!w->is_text[child] || !is_plain(w->byte[child]) || w->pending[child] >= PENDING)
                 w->is_text[node] = 0;
+    int32_t others = 0;
+    for (Py_ssize_t node = 0; node < w->nodes; node++) {
+        w->other_first[node] = others;
+        for (int32_t child = w->first_child[node]; child < w->first_child[node] + w->children[node]; child++)
+            if (!w->is_path[child] || !w->is_text[child])
+                w->other[others++] = child;
+    }
+    w->other_first[w->nodes] = others;
     for (Py_ssize_t node = 0; node < w->nodes; node++)
         for (int32_t rank = w->low[node]; rank < w->low[node] + w->own[node]; rank++) {
             w->rank_pending[rank] = w->pending[node];
@@ -1174,7 +1183,9 @@ static int push_children(Walk *w, int32_t node, int32_t state, int is_emitted)
         w->stack = stack;
         w->stack_room = 2 * needed;
     }
-    for (int32_t child = w->first_child[node] + w->children[node] - 1; child >= w->first_child[node]; child--) {
+    int32_t count = is_emitted ? w->other_first[node + 1] - w->other_first[node] : w->children[node];
+    while (count-- > 0) {
+        int32_t child = is_emitted ? w->other[w->other_first[node] + count] : w->first_child[node] + count;
         int32_t next = after(w, state, w->byte[child]);
         if (next != DEAD) {
             w->stack[3 * w->stacked] = child;
@@ -1215,7 +1226,7 @@ static int walk_from(Walk *w, int32_t origin)
         w->stacked--;
         int32_t node = w->stack[3 * w->stacked], state = w->stack[3 * w->stacked + 1];
         if (w->stack[3 * w->stacked + 2])
-            failed = !w->is_text[node] && push_children(w, node, state, 1) < 0;
+            failed = push_children(w, node, state, 1) < 0;
         else if (is_within(w->below + 4 * (size_t)node, w->loops + 4 * (size_t)state))
             failed = emit(w, origin, state, w->low[node], w->high[node], 1) < 0;
         else if (is_chain(w, node, state))
@@ -1266,10 +1277,12 @@ static int make_walk(Walk *w)
     w->is_path = PyMem_Calloc(nodes, 1);
     w->text_before = PyMem_Calloc(ranks * PENDING, sizeof(int32_t));
     w->rank_pending = PyMem_Calloc(ranks, 1);
+    w->other_first = PyMem_Calloc(nodes, sizeof(int32_t));
+    w->other = PyMem_Calloc(nodes, sizeof(int32_t));
     w->run_end = PyMem_Calloc(ranks, sizeof(int32_t));
     w->role = PyMem_Calloc(states, 1);
     w->string_of = PyMem_Calloc(states, sizeof(int32_t));
-    if (!w->pending || !w->is_text || !w->is_path || !w->text_before || !w->rank_pending || !w->run_end || !w->role || !w->string_of) {
+    if (!w->other_first || !w->other || !w->pending || !w->is_text || !w->is_path || !w->text_before || !w->rank_pending || !w->run_end || !w->role || !w->string_of) {
         PyErr_NoMemory();
         return -1;
     }
@@ -1286,6 +1299,8 @@ static void free_walk(Walk *w)
     PyMem_Free(w->is_path);
     PyMem_Free(w->text_before);
     PyMem_Free(w->rank_pending);
+    PyMem_Free(w->other_first);
+    PyMem_Free(w->other);
     PyMem_Free(w->run_end);
     PyMem_Free(w->role);
     PyMem_Free(w->string_of);
