@@ -37,13 +37,14 @@ Numbers = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Features of one request: the rows and weights of all units, the number of rows of each unit, and the rows of the
-    request's flags."""
+    """Features of one request: the rows and weights of all units, the number of rows of each unit, and the rows and
+    weights of the request as a whole: its flags and its past."""
 
     rows: Numbers
     weights: Floats
     sizes: npt.NDArray[np.intp]
     flags: Numbers
+    flag_weights: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +129,16 @@ class Table:
             ]
         )
         order = np.argsort(units, kind="stable")
+        past = found.past.size
+        whole = [np.full(len(found.request), FLAG_WEIGHT), np.full(past, FLAG_WEIGHT / max(1, past) ** 0.5)]
         return Example(
             rows=rows[order].astype(np.int32),
             weights=weights[order].astype(np.float32),
             sizes=np.bincount(units, minlength=counts.size),
-            flags=(np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS).astype(np.int32),
+            flags=np.concatenate(
+                [np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS, found.past.astype(np.int32) + first]
+            ).astype(np.int32),
+            flag_weights=np.concatenate(whole).astype(np.float32),
         )
 
     def _chains(self, found: Features, rng: np.random.Generator | None) -> list[tuple[Numbers, Floats]]:
@@ -172,9 +178,8 @@ class Model(nn.Module):
         shares = (gates - top[owner]).exp()
         shares = shares / torch.zeros(len(chosen)).index_add(0, owner, shares)[owner]
         asked = torch.zeros(len(chosen), len(_TASKS)).index_add(0, owner, units[:, :-1] * shares[:, None])
-        flags = [each.flags for each in chosen]
-        evenly = [np.full(each.size, FLAG_WEIGHT, dtype=np.float32) for each in flags]
-        return asked + self._sums(flags, evenly, [np.array([each.size]) for each in flags])[:, :-1]
+        flags, weights = [each.flags for each in chosen], [each.flag_weights for each in chosen]
+        return asked + self._sums(flags, weights, [np.array([each.size]) for each in flags])[:, :-1]
 
     def _sums(self, rows: list[Numbers], weights: list[Floats], sizes: list[npt.NDArray[np.intp]]) -> Tensor:
         ends = np.cumsum(np.concatenate(sizes))

@@ -17,6 +17,7 @@ from training.classifier.evaluate import LeftOut
 from training.classifier.fit import Dataset, Model, Table, fit, scores, temperature
 from training.classifier.lines import Line, kinds_of_writers
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
+from training.classifier.vary import DEMANDS, Variation
 from training.tasks.registry import TASKS
 from training.tasks.sample import SampleSpec
 
@@ -81,9 +82,10 @@ def _fit(lines: Sequence[Line], *, copies: int, epochs: int) -> tuple[Model, Tab
 def prepare(lines: Sequence[Line], *, copies: int = COPIES, texts: Iterable[str] = ()) -> tuple[Table, Dataset]:
     """A table for the words of the lines and of further texts, and the requests composed of the lines."""
     concepts = read_concepts()
-    table = Table(vocabulary_of([*(_text(line) for line in lines), *texts], concepts), concepts)
-    beside, rng = Materials(TRAINING, pasted_texts(lines)), random.Random(SEED)
-    requests = [compose(rng, line, beside) for _ in range(copies) for line in lines]
+    said = [phrase for phrases in DEMANDS.values() for phrase in phrases]
+    table = Table(vocabulary_of([*(_text(line) for line in lines), *said, *texts], concepts), concepts)
+    beside, vary, rng = Materials(TRAINING, pasted_texts(lines)), Variation(lines), random.Random(SEED)
+    requests = [compose(rng, vary(rng, line), beside) for _ in range(copies) for line in lines]
     requests += bundled_requests(rng)
     return table, table.dataset(requests, rng=np.random.default_rng(SEED))
 
