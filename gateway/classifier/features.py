@@ -12,6 +12,7 @@ such an answer.
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -293,7 +294,7 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
         answer.endswith("?"),
         "\n" in answer,
     )
-    found = [number for number, is_set in enumerate(present) if is_set]
+    found = list(compress(range(len(present)), present))
     found.append(40 + context)
     found.append(48 + min(8, own_tokens // 8))
     return found
