@@ -17,9 +17,9 @@ from gateway.routing.classify import STAGES
 from gateway.types import Classification, Query
 from training.calibration import calibration_error
 from training.classifier.compose import Request
+from training.classifier.fit import FAST
 from training.classifier.lines import Line, kinds_of_writers
 
-FAST: Final = (Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION)
 PRECISION: Final = 0.95  # of the fast lane, at which its threshold is fitted
 _BINS: Final = 10  # of the calibration error
 _RESAMPLES: Final = 300

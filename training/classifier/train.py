@@ -13,11 +13,11 @@ from gateway.classifier.model import TaskModel
 from gateway.enums import Task
 from training.classifier.compose import Request, compose, pasted_texts
 from training.classifier.concepts import read_concepts, vocabulary_of
+from training.classifier.demands import DEMANDS, with_demands
 from training.classifier.evaluate import LeftOut
 from training.classifier.fit import Dataset, Model, Table, fit, scores, temperature
 from training.classifier.lines import Line, kinds_of_writers
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
-from training.classifier.vary import DEMANDS, Variation
 from training.tasks.registry import TASKS
 from training.tasks.sample import SampleSpec
 
@@ -84,8 +84,8 @@ def prepare(lines: Sequence[Line], *, copies: int = COPIES, texts: Iterable[str]
     concepts = read_concepts()
     said = [phrase for phrases in DEMANDS.values() for phrase in phrases]
     table = Table(vocabulary_of([*(_text(line) for line in lines), *said, *texts], concepts), concepts)
-    beside, vary, rng = Materials(TRAINING, pasted_texts(lines)), Variation(lines), random.Random(SEED)
-    requests = [compose(rng, vary(rng, line), beside) for _ in range(copies) for line in lines]
+    beside, rng = Materials(TRAINING, pasted_texts(lines)), random.Random(SEED)
+    requests = [compose(rng, with_demands(rng, line), beside) for _ in range(copies) for line in lines]
     requests += bundled_requests(rng)
     return table, table.dataset(requests, rng=np.random.default_rng(SEED))
 
