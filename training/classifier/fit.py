@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gateway.classifier.features import HASHED, HASHED_ROWS, UNIT_FLAGS, Features, features
 from gateway.classifier.model import FLAG_WEIGHT, table_rows
-from gateway.classifier.tokens import Vocabulary
+from gateway.classifier.tokens import Ids, Vocabulary
 from gateway.enums import Task
 from training.classifier.compose import Request
 from training.classifier.concepts import Concepts, parents
@@ -74,16 +74,15 @@ class Table:
     def __init__(self, vocabulary: Vocabulary, concepts: Concepts) -> None:
         self.vocabulary, self.size = vocabulary, table_rows(vocabulary)
         self.rows = self.size + len(concepts)
-        self._stems, self._concepts = parents(vocabulary, concepts)
-        self._own = [self._chain(number, with_word=True) for number in range(len(vocabulary.names))]
-        self._unknown = [self._chain(number, with_word=False) for number in range(len(vocabulary.names))]
-
-    def _chain(self, number: int, *, with_word: bool) -> tuple[Numbers, Floats]:
-        stems, concepts = self._stems[number], self._concepts[number]
-        words = [number, *stems] if with_word or not (stems or concepts) else stems
-        rows = np.array([*words, *(self.size + each for each in concepts)], dtype=np.int32)
-        weights = np.array([1.0] * len(words) + [CONCEPT_WEIGHT] * len(concepts), dtype=np.float32)
-        return rows, weights
+        stems, concept_rows = parents(vocabulary, concepts)
+        self._chains = [
+            *(_chain(at, stems[at], concept_rows[at], self.size, with_word=True) for at in range(len(stems))),
+            *(_chain(at, stems[at], concept_rows[at], self.size, with_word=False) for at in range(len(stems))),
+        ]
+        self._counts = np.array([rows.size for rows, _ in self._chains])
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._flat_rows = np.concatenate([rows for rows, _ in self._chains])
+        self._flat_weights = np.concatenate([weights for _, weights in self._chains])
 
     def dataset(self, requests: Sequence[Request], *, rng: np.random.Generator | None = None) -> Dataset:
         """Features of all requests; with `rng`, some words are taken for unknown ones."""
@@ -109,14 +108,14 @@ class Table:
         )
         first = len(self.vocabulary.names)
         counts = found.sizes
-        chains = self._chains(found, rng)
-        own = np.repeat(np.repeat(np.arange(counts.size), counts), [rows.size for rows, _ in chains])
+        chains, sizes = self._chained(found, rng)
+        own = np.repeat(np.repeat(np.arange(counts.size), counts), sizes)
         by_hash = np.tile(np.repeat(np.arange(counts.size), counts), HASHED)
         flags = np.tile(np.arange(counts.size), 3)
         units = np.concatenate([own, by_hash, flags])
         rows = np.concatenate(
             [
-                *(each for each, _ in chains),
+                self._flat_rows[chains],
                 (found.hashed + first).ravel(),
                 (found.flags + first + HASHED_ROWS).ravel(),
                 found.leads + first,
@@ -125,7 +124,7 @@ class Table:
         shares = 1.0 / np.sqrt(counts)
         weights = np.concatenate(
             [
-                np.concatenate([each for _, each in chains]) * shares[own],
+                self._flat_weights[chains] * shares[own],
                 shares[by_hash],
                 np.full(flags.size, FLAG_WEIGHT),
             ]
@@ -143,22 +142,29 @@ class Table:
             flag_weights=np.concatenate(whole).astype(np.float32),
         )
 
-    def _chains(self, found: Features, rng: np.random.Generator | None) -> list[tuple[Numbers, Floats]]:
-        numbers = found.ids.tolist()
-        if rng is None:
-            return [self._own[number] for number in numbers]
-        dropped = rng.random(len(numbers)) < UNKNOWN_SHARE
-        return [
-            (self._unknown if is_dropped else self._own)[number]
-            for number, is_dropped in zip(numbers, dropped, strict=True)
-        ]
+    def _chained(self, found: Features, rng: np.random.Generator | None) -> tuple[Ids, Ids]:
+        """Where the chains of all tokens stand in the flat arrays, and how long each is."""
+        chosen = found.ids
+        if rng is not None:
+            chosen = chosen + len(self.vocabulary.names) * (rng.random(chosen.size) < UNKNOWN_SHARE)
+        counts = self._counts[chosen]
+        ends = np.cumsum(counts)
+        return np.arange(ends[-1]) + np.repeat(self._starts[chosen] - (ends - counts), counts), counts
 
     def folded(self, weights: Floats) -> Floats:
         """The shipped table: stems and concepts are added to the rows of their words."""
         table = weights[: self.size].copy()
-        for number, (rows, shares) in enumerate(self._own):
+        for number, (rows, shares) in enumerate(self._chains[: len(self.vocabulary.names)]):
             table[number] = shares @ weights[rows]
         return table
+
+
+def _chain(number: int, stems: list[int], concepts: list[int], size: int, *, with_word: bool) -> tuple[Numbers, Floats]:
+    """The rows of a word, or of what is known of a word that is taken for an unknown one, and their weights."""
+    words = [number, *stems] if with_word or not (stems or concepts) else stems
+    rows = np.array([*words, *(size + each for each in concepts)], dtype=np.int32)
+    weights = np.array([1.0] * len(words) + [CONCEPT_WEIGHT] * len(concepts), dtype=np.float32)
+    return rows, weights
 
 
 class Model(nn.Module):
@@ -196,7 +202,7 @@ def fit(data: Dataset, rows: int, *, seed: int, epochs: int, rate: float = 0.03)
     """Fit a table of this many rows."""
     generator = torch.Generator().manual_seed(seed)
     model = Model(rows)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
     count = len(data.examples)
     total = epochs * -(-count // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=total)
