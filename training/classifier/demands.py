@@ -13,9 +13,9 @@ from gateway.enums import Task
 from training.classifier.lines import Line
 
 # Of the requests in English; there are few phrases in other languages, which would be learned by heart.
-ENGLISH_SHARE: Final = 0.1
-OTHER_SHARE: Final = 0.04
-DATA_SHARE: Final = 0.06  # of the chats in a language with demands that are without a text
+ENGLISH_SHARE: Final = 0.05
+OTHER_SHARE: Final = 0.02
+DATA_SHARE: Final = 0.04  # of the chats in a language with demands that are without a text
 _MORE: Final = (1, 1, 1, 2, 2, 3)  # demands of one request
 _SPACELESS: Final = ("ja", "zh")
 _FILE: Final = Path(__file__).with_name("demands.txt")

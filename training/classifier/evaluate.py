@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from gateway.classifier.forms import FORM_STAGES
+from gateway.classifier.model import LearnedStage, TaskModel
 from gateway.enums import Task
 from gateway.routing.classify import STAGES
 from gateway.types import Classification, Query
@@ -31,11 +32,16 @@ Numbers = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Requests of writers that a model was not fitted to, their scores [requests, tasks], and the temperature."""
+    """Requests of writers that a model was not fitted to, their scores [requests, tasks], and the temperature.
+
+    `shipped` are the probabilities that the gateway computes of these models, with weights of 8 bits, which it reduces
+    for unknown words. Without it, they are those of the scores.
+    """
 
     requests: list[Request]
     found: Tensor
     divisor: float
+    shipped: npt.NDArray[np.float64] | None = None
 
     @cached_property
     def by_form(self) -> list[Classification | None]:
@@ -45,7 +51,7 @@ class LeftOut:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """[requests, tasks]: those of the form if it decides, otherwise those of the words."""
-        odds: np.ndarray = (self.found / self.divisor).softmax(1).numpy()
+        odds = (self.found / self.divisor).softmax(1).numpy() if self.shipped is None else self.shipped.copy()
         for at, decided in enumerate(self.by_form):
             if decided is not None:
                 odds[at] = (1.0 - decided.confidence) / (len(_TASKS) - 1)
@@ -175,6 +181,12 @@ def _by_form(request: Request) -> Classification | None:
     query = query_of(request)
     stages = (*STAGES, *FORM_STAGES)
     return next((found for stage in stages if (found := stage(query)) is not None), None)
+
+
+def shipped_probabilities(model: TaskModel, requests: Iterable[Request]) -> npt.NDArray[np.float64]:
+    """What the gateway computes [requests, tasks]; without any words, all tasks are as probable."""
+    stage, uniform = LearnedStage(model), (1.0 / len(_TASKS),) * len(_TASKS)
+    return np.array([found.probabilities if (found := stage(query_of(each))) else uniform for each in requests])
 
 
 def query_of(request: Request) -> Query:
