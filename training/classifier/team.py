@@ -25,10 +25,11 @@ from training.classifier.compose import Request
 from training.classifier.evaluate import LeftOut, lane_scores, shipped_probabilities
 from training.classifier.fit import Dataset, Table, fit, joined, scores
 from training.classifier.lines import Line
-from training.classifier.train import COPIES, EPOCHS, FOLDS, SEED, prepare
+from training.classifier.train import COPIES, EPOCHS, SEED, prepare
 from twolane.process.errors import ConfigurationError
 
 LEAST: Final = 10  # requests, below which cross-validation says nothing
+FOLDS: Final = 3  # of the team's requests; each is one more training on all lines
 SHARE: Final = 0.1  # of the team's requests in the loss, if they are fewer
 MAX_WEIGHT: Final = 20.0  # of one of them
 _TASKS: Final = list(Task)

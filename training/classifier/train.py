@@ -23,7 +23,7 @@ from training.tasks.registry import TASKS
 from training.tasks.sample import SampleSpec
 
 SEED: Final = 20261130
-FOLDS: Final = 3
+FOLDS: Final = 6
 COPIES: Final = 4  # requests composed of every line
 EPOCHS: Final = 2
 _TASKS: Final = list(Task)
