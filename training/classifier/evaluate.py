@@ -1,7 +1,7 @@
 """Figures on requests that a model was not fitted to: accuracy, calibration, and the fast lane at its threshold."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,8 @@ from training.classifier.fit import FAST
 from training.classifier.lines import Line, kinds_of_writers
 
 PRECISION: Final = 0.95  # of the fast lane, at which its threshold is fitted
+LEAST_WRITERS: Final = 3  # of a language, for the threshold to be fitted on it
+LEAST_LINES: Final = 20  # of a writer in a language
 _BINS: Final = 10  # of the calibration error
 _RESAMPLES: Final = 300
 _TASKS: Final = list(Task)
@@ -95,6 +97,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
     threshold = lane_threshold(found)
     everything = np.arange(len(found.requests))
     precision, recall = lane_scores(found, threshold, everything)
+    known = known_languages(each.line for each in found.requests)
     kinds = kinds_of_writers()
     scores: dict[str, Callable[[Numbers], float]] = {
         "accuracy": lambda rows: float(found.is_right[rows].mean()),
@@ -120,6 +123,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
         "by_task": by(lambda line: line.task.value),
         "by_form": by(lambda line: line.form),
         "by_language": by(lambda line: line.lang),
+        "by_writers_of_language": by(lambda line: "several" if line.lang in known else "few"),
         "by_kind": by(lambda line: kinds.get(line.writer, "other")),
     }
 
@@ -136,13 +140,28 @@ def macro_f1(found: LeftOut, rows: Numbers) -> float:
 
 
 def lane_threshold(found: LeftOut) -> float:
-    """The lowest probability of the fast tasks together at which the fast lane still has PRECISION; 1 if none."""
+    """The lowest probability of the fast tasks together at which the fast lane still has PRECISION; 1 if none.
+
+    In a language of one or two writers, the model lacks most of what the shipped one knows of it if one is left out: such
+    languages do not count here, unless there are no others.
+    """
     counted, is_fast = found.lanes
+    known = known_languages(each.line for each in found.requests)
+    counted = counted & np.array([each.line.lang in known for each in found.requests])
     mass, fast = found.mass[counted], is_fast[counted]
     order = np.argsort(-mass, kind="stable")
     precision = np.cumsum(fast[order]) / np.arange(1, order.size + 1)
     enough = np.flatnonzero(precision >= PRECISION)
     return float(mass[order][enough[-1]]) if enough.size else 1.0
+
+
+def known_languages(lines: Iterable[Line]) -> set[str]:
+    """Languages in which at least LEAST_WRITERS write, or all if there are none."""
+    writers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines:
+        writers[line.lang][line.writer] += 1
+    known = {lang for lang, counts in writers.items() if sum(n >= LEAST_LINES for n in counts.values()) >= LEAST_WRITERS}
+    return known or set(writers)
 
 
 def lane_scores(found: LeftOut, threshold: float, rows: Numbers) -> tuple[float, float]:

@@ -3,7 +3,8 @@ seen."""
 
 import random
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -36,29 +37,35 @@ BUNDLED: Final = (
 BUNDLED_ROWS: Final = 40
 
 
-def fold_of(line: Line) -> int:
-    """Writers are left out whole."""
-    return zlib.crc32(line.writer.encode()) % FOLDS
+def writer_folds(lines: Iterable[Line]) -> dict[str, int]:
+    """The fold of each writer. Writers are left out whole; those of one language are in different folds, so that a model
+    that has not seen one of them has seen the others, as the shipped one will have."""
+    languages: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines:
+        languages[line.writer][line.lang] += 1
+    names = sorted(languages, key=lambda name: (languages[name].most_common(1)[0][0], zlib.crc32(name.encode())))
+    return {name: at % FOLDS for at, name in enumerate(names)}
 
 
-def kind_fold_of(line: Line) -> int:
+def kind_folds(lines: Iterable[Line]) -> dict[str, int]:
     """Kinds of use are left out whole, each in a fold of its own."""
     kinds = kinds_of_writers()
-    return sorted(set(kinds.values())).index(kinds[line.writer])
+    numbers = {kind: at for at, kind in enumerate(sorted(set(kinds.values())))}
+    return {writer: numbers[kinds[writer]] for writer in {line.writer for line in lines}}
 
 
 def cross_validate(
     lines: Sequence[Line],
     *,
-    fold_of: Callable[[Line], int] = fold_of,
+    folds: Mapping[str, int],
     copies: int = COPIES,
     epochs: int = EPOCHS,
 ) -> LeftOut:
     """The scores of every line by a model that has not seen its fold, beside texts that it has not seen."""
     requests, found, models = [], [], []
-    for number in sorted({fold_of(line) for line in lines}):
-        held_out = [line for line in lines if fold_of(line) == number]
-        model, table = _fit([line for line in lines if fold_of(line) != number], copies=copies, epochs=epochs)
+    for number in sorted(set(folds.values())):
+        held_out = [line for line in lines if folds[line.writer] == number]
+        model, table = _fit([line for line in lines if folds[line.writer] != number], copies=copies, epochs=epochs)
         beside, rng = Materials(HELD_OUT, pasted_texts(held_out)), random.Random(SEED)
         composed = [compose(rng, line, beside) for line in held_out]
         requests += composed
