@@ -1,10 +1,10 @@
 """Accuracy of request classification: `python -m benchmarks.routing [FILE.jsonl] [--check] [--json FILE]`.
 
 Without FILE it measures the committed test sets (`benchmarks/routing_requests`), one after the other; `--check`
-requires the thresholds of the newest, which no earlier weights have been measured by. Each line of FILE is a labelled chat request: `task`, `messages`, optionally `tools`,
-`response_format` and `suffix`; `also_ok` lists other tasks that count as correct; `templated` marks prompts in a third
-party's template. The policy (by default that of `twolane serve`) maps tasks to lanes. The baseline is a classifier of
-ten keyword rules.
+requires the thresholds of the newest, which no earlier weights have been measured by. Each line of FILE is a labelled
+chat request: `task`, `messages`, optionally `tools`, `response_format` and `suffix`; `also_ok` lists other tasks that
+count as correct; `templated` marks prompts in a third party's template. The policy (by default that of `twolane serve`)
+maps tasks to lanes. The baseline is a classifier of ten keyword rules.
 """
 
 import argparse

@@ -49,7 +49,8 @@ _OPENERS: Final = frozenset(
     (
         "please pls plz can could would you kindly hi hello hey now then also just ok okay so and i'd i like want need"
         " me to bitte kannst du könntest können sie puedes podrías por favor peux tu pouvez vous pourriez pourrais s'il"
-        " te plaît stp svp você pode poderia puoi potresti per favore proszę czy możesz kun je kunt u пожалуйста можешь можете мне нужно hãy xin lütfen tolong"
+        " te plaît stp svp você pode poderia puoi potresti per favore proszę czy możesz kun je kunt u"
+        " пожалуйста можешь можете мне нужно hãy xin lütfen tolong"
     ).split()
 )
 

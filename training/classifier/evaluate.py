@@ -160,7 +160,9 @@ def known_languages(lines: Iterable[Line]) -> set[str]:
     writers: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for line in lines:
         writers[line.lang][line.writer] += 1
-    known = {lang for lang, counts in writers.items() if sum(n >= LEAST_LINES for n in counts.values()) >= LEAST_WRITERS}
+    known = {
+        lang for lang, counts in writers.items() if sum(n >= LEAST_LINES for n in counts.values()) >= LEAST_WRITERS
+    }
     return known or set(writers)
 
 
