@@ -38,8 +38,8 @@ BUNDLED_ROWS: Final = 40
 
 
 def writer_folds(lines: Iterable[Line]) -> dict[str, int]:
-    """The fold of each writer. Writers are left out whole; those of one language are in different folds, so that a model
-    that has not seen one of them has seen the others, as the shipped one will have."""
+    """The fold of each writer. Writers are left out whole; those of one language are in different folds, so that a
+    model that has not seen one of them has seen the others, as the shipped one will have."""
     languages: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for line in lines:
         languages[line.writer][line.lang] += 1
