@@ -61,13 +61,6 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Location(StrEnum):
-    """Where a target runs. Private requests are sent to `in_cluster` targets only."""
-
-    IN_CLUSTER = "in_cluster"
-    EXTERNAL = "external"
-
-
 class Kind(StrEnum):
     """The upstream client of a target. `scripted` is a fake for tests and is not allowed in policy files."""
 
@@ -179,6 +172,7 @@ class Capability(StrEnum):
     REPETITION_PENALTY = "repetition_penalty"
     REASONING_EFFORT = "reasoning_effort"
     LOGPROBS = "logprobs"
+    PROMPT_LOGPROBS = "prompt_logprobs"
     LOGIT_BIAS = "logit_bias"
     STOP = "stop"
     N = "n"
@@ -216,6 +210,12 @@ class Decoding(StrEnum):
     DIFFUSION = "diffusion"
     VERIFIED = "verified"
     AUTOREGRESSIVE = "autoregressive"
+
+    @classmethod
+    def of_model(cls, model: str) -> "Decoding":
+        """The mode of a worker's model id."""
+        suffix = model.rpartition(":")[2]
+        return cls(suffix) if suffix in (cls.VERIFIED, cls.AUTOREGRESSIVE) else cls.DIFFUSION
 
 
 class FormatKind(StrEnum):
