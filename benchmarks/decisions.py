@@ -1,8 +1,9 @@
 """Benchmark of decisions: `python -m benchmarks.decisions [--check] [--json FILE]`.
 
-Asks questions of all three types about held-out orders twice, with the same weights, as many rows at once and the same
-prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read
-left to right. TEXTS texts are asked the same eight questions, so both ways reuse the cached beginning of a prompt.
+Asks questions of all three types about held-out orders twice, with the same weights (those for decisions), as many rows
+at once and the same prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for
+each text, read left to right. TEXTS texts are asked the same questions, so both ways reuse the cached beginning of a
+prompt.
 The majority class is that of each question. The expected calibration error compares the probability of the most likely
 answer with its accuracy.
 """
@@ -34,7 +35,7 @@ from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import BlockSealed, Faulted, Finished, Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.calibration import calibration_error
-from training.tasks.decisions import DecisionSample, canvases_of, decision, question_set
+from training.tasks.decisions import QUESTIONS, DecisionSample, canvases_of, decision, question_set
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids, encode_prompt
 from twolane.process.decisions.questions import QuestionKind
@@ -98,7 +99,7 @@ def main() -> int:
     """Run the command line; returns 1 if `--check` finds a figure below its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default=str(SHIPPED), help="folder or hub id")
-    parser.add_argument("--texts", type=int, default=260, help="texts, with eight questions each")
+    parser.add_argument("--texts", type=int, default=260, help=f"texts, with {QUESTIONS} questions each")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
@@ -125,7 +126,7 @@ def measure(model: DiffusionModel, texts: int) -> Figures:
     ]
     kinds = [question.kind for sample in samples for question in sample.questions]
     shares, canvas_s, passes = by_canvas(model, samples)
-    chosen, json_s, tokens = by_json(model, samples)
+    chosen, json_s, tokens = by_json(model.for_templates, samples)
     most = {topic: Counter(r for r, t in zip(rights, topics, strict=True) if t == topic) for topic in set(topics)}
     best = [max(range(len(each)), key=each.__getitem__) for each in shares]
     canvas = [guess == right for guess, right in zip(best, rights, strict=True)]

@@ -230,8 +230,8 @@ class Scheduler:
 
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
-        ids = sequence.all_ids
-        allocation = self.slots.acquire(sequence.id, ids, at_most=reusable(sequence))
+        ids, fills = sequence.all_ids, sequence.template is not None
+        allocation = self.slots.acquire(sequence.id, ids, at_most=reusable(sequence), fills=fills)
         if allocation.copy:
             self._copies.append(allocation.copy)
         if allocation.reused:

@@ -54,6 +54,11 @@ class ToyModel:
         self.passes = 0
         self._sure = _logit_of(self.confidence, self.vocab_size)
 
+    @property
+    def for_templates(self) -> DiffusionModel:
+        """Itself."""
+        return self
+
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] are the next id, from which `logits` follow."""
         self._take_time()

@@ -27,7 +27,7 @@ class Copy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefill:
     """Causal pass over a prompt chunk or output; extends the sequence's context. The pass has at least
-    `width` positions, so that its shape is that of the Verify that it repeats."""
+    `width` positions, so that its shape is that of the Verify that it repeats. `fills`: for a canvas template."""
 
     sequence: SequenceId
     slot: int
@@ -35,6 +35,7 @@ class Prefill:
     at: int
     is_seal: bool = False  # output, such as a sealed canvas
     width: int = 0
+    fills: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
