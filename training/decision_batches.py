@@ -20,6 +20,8 @@ from twolane.process.decisions.wording import prompt_of
 
 UNDECIDING_WEIGHT = 0.1  # of positions at which labels do not part
 INVENTED_SHARE = 0.1
+Answer = tuple[list[int], list[float]]  # tokens and their loss weights
+_UNREAD: Answer = ([], [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +41,16 @@ class DecisionBatch:
 
 
 def decision_batch(
-    rng: random.Random, generator: torch.Generator, info: ModelInfo, *, rows: int, questions: int
+    rng: random.Random, generator: torch.Generator, info: ModelInfo, *, rows: int, questions: int, is_read: bool = True
 ) -> DecisionBatch:
-    """A batch of `rows` texts of the training split with `questions` questions each."""
+    """A batch of `rows` texts of the training split with `questions` questions each; `is_read`: with JSON answers."""
     asked = question_set(rng, questions)
     samples = [decision(rng, SampleSpec(invented=INVENTED_SHARE), asked) for _ in range(rows)]
-    prompts = [encode_prompt(prompt_of(each.text, each.questions, [q.labels() for q in each.questions])) for each in samples]
+    prompts = [
+        encode_prompt(prompt_of(each.text, each.questions, [q.labels() for q in each.questions])) for each in samples
+    ]
     shared = _shared(prompts)
-    answers = [_answer(sample) for sample in samples]
+    answers = [_answer(sample) if is_read else _UNREAD for sample in samples]
     length = max(len(prompt) + len(ids) for prompt, (ids, _) in zip(prompts, answers, strict=True)) - shared
     rest, weight = torch.full((rows, length), PAD), torch.zeros(rows, length)
     for row, (prompt, (ids, weights)) in enumerate(zip(prompts, answers, strict=True)):
@@ -101,7 +105,7 @@ def _canvas_of(template: Template, clean: tuple[int, ...]) -> _Canvas:
 
 
 def _weights(template: Template, chosen: Sequence[int]) -> tuple[float, ...]:
-    """Of the positions that a pass sees noise at: 1 where it decides between labels, all branches before being known."""
+    """Of the positions that a pass sees noise at: 1 where it decides, with all branches before known."""
     weights = [UNDECIDING_WEIGHT if pinned == FREE else 0.0 for pinned in template.pins]
     for hole, right in zip(template.holes, chosen, strict=True):
         on_path = [branch.depth for branch in hole.branches if any(right in labels for labels in branch.labels)]
@@ -120,7 +124,7 @@ def _label_in(labels: Sequence[tuple[int, ...]], ids: Sequence[int]) -> tuple[in
     return next(label for label in labels if tuple(ids[: len(label)]) == label)
 
 
-def _answer(sample: DecisionSample) -> tuple[list[int], list[float]]:
+def _answer(sample: DecisionSample) -> Answer:
     """The JSON answer with the end token, and the loss weight of each token."""
     ids: list[int] = []
     weights: list[float] = []

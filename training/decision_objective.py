@@ -64,22 +64,25 @@ def _weighted(logits: torch.Tensor, right: torch.Tensor, weight: torch.Tensor) -
     """(weighted mean cross-entropy, share of the positions of weight 1 whose likeliest token is right)."""
     chosen = weight > 0.0
     seen, ids, each = logits[chosen], right[chosen], weight[chosen]
+    if not len(ids):
+        return logits.new_zeros(()), 0.0
     loss = (nnf.cross_entropy(seen, ids, reduction="none") * each).sum() / each.sum()
     deciding = each == 1.0
     return loss, (seen[deciding].argmax(-1) == ids[deciding]).float().mean().item()
 
 
 def _causal(before: int, new: int, window: int) -> Masks:
-    """Masks [1, 1, new, before + new] of a causal pass."""
+    """Masks [1, 1, new, keys] of a causal pass. Layers with a window get the last keys (`model.speed_up_training`)."""
     back = before + torch.arange(new)[:, None] - torch.arange(before + new)[None]
-    return {FULL: (back >= 0)[None, None], SLIDING: ((back >= 0) & (back < window))[None, None]}
+    is_near = (back >= 0) & (back < window)
+    return {FULL: (back >= 0)[None, None], SLIDING: is_near[None, None, :, max(0, before - window + 1) :]}
 
 
 def _canvas_masks(context: torch.Tensor, cached: int, window: int, canvas: int) -> Masks:
-    """Masks [rows, 1, 1, cached + canvas] of a canvas after `context` [rows] of the cached tokens."""
+    """Masks [rows, 1, 1, keys] of a canvas after `context` [rows] of the cached tokens. Layers with a window get the
+    last keys."""
     back = context[:, None] - torch.arange(cached)[None]
     own = torch.ones(len(context), canvas, dtype=torch.bool)
-    return {
-        FULL: torch.cat([back > 0, own], 1)[:, None, None],
-        SLIDING: torch.cat([(back > 0) & (back < window), own], 1)[:, None, None],
-    }
+    is_near = torch.cat([(back > 0) & (back < window), own], 1)
+    first = max(0, int(context.min()) - window + 1)
+    return {FULL: torch.cat([back > 0, own], 1)[:, None, None], SLIDING: is_near[:, None, None, first:]}

@@ -113,7 +113,7 @@ class Stepper:
 
     def _model_of(self, item: Prefill | Denoise | Decode) -> DiffusionModel:
         """The model whose passes an item takes part in."""
-        fills = isinstance(item, Prefill) and item.fills or isinstance(item, Denoise) and item.template is not None
+        fills = (isinstance(item, Prefill) and item.fills) or (isinstance(item, Denoise) and item.template is not None)
         return self.model.for_templates if fills else self.model
 
     def _prepare(self, batch: Batch) -> None:

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import torch
 
-from diffusion_worker.models.interface import CanvasContext, PrefillContext
+from diffusion_worker.models.interface import CanvasContext, DiffusionModel, PrefillContext
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 from diffusion_worker.types.requests import DenoisingParams
 

@@ -19,7 +19,7 @@ from training.vocabulary import encode_prompt, encode_text
 from training.word_lists import DAYS, NAMES, NOUNS
 from twolane.process.decisions.questions import DecisionRequest, Option, Question, QuestionKind
 
-QUESTIONS: Final = 12  # of a sample: two canvases of the embedded checkpoint
+QUESTIONS: Final = 6  # of a sample: one canvas of the embedded checkpoint, nearly always
 _NONE: Final = "none"
 _SIZES: Final = ("few", "some", "many")  # 1 to 10, 11 to 20, 21 to 30 pieces
 _DETAILS: Final = ("neither", "one", "both")
