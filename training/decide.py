@@ -70,9 +70,13 @@ class DecisionRun(Run):
         return {key: statistics.fmean(each[key] for each in reports if key in each) for each in reports for key in each}
 
     def _export(self) -> None:
-        """Write the weights that differ from those of the start."""
+        """Write the weights that differ from those of the start, under their names in the checkpoint's own file."""
+        names = {id(weight): name for name, weight in self.model.named_parameters(remove_duplicate=False)}
+        names |= {
+            id(weight): name for name, weight in self.model.model.named_parameters("model", remove_duplicate=False)
+        }
         changed = {
-            name: weight.detach().contiguous()
+            names[id(weight)]: weight.detach().contiguous()
             for name, weight in self.model.named_parameters()
             if not torch.equal(weight, self._before[name])
         }

@@ -32,17 +32,18 @@ def read_decision_weights(folder: Path) -> dict[str, torch.Tensor]:
 def with_weights(model: Any, tensors: Mapping[str, torch.Tensor], folder: Path) -> Any:
     """A copy of `model` with these tensors in place of its own; both share all others. Raises CheckpointBroken for
     names and shapes that the model does not have."""
-    own = dict(model.named_parameters())
+    own = dict(model.named_parameters(remove_duplicate=False))  # tied weights have several names
     for name, tensor in tensors.items():
         if name not in own:
             raise CheckpointBroken(f"{folder / DECISION_WEIGHTS}: {name}: not a weight of this model")
         if own[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             raise CheckpointBroken(f"{folder / DECISION_WEIGHTS}: {name}: wrong shape: {shapes}")
-    shared = {id(weight): weight for name, weight in own.items() if name not in tensors}
+    replaced = {id(own[name]) for name in tensors}
+    shared = {id(weight): weight for weight in own.values() if id(weight) not in replaced}
     found = copy.deepcopy(model, shared)
     with torch.no_grad():
-        for name, weight in found.named_parameters():
+        for name, weight in found.named_parameters(remove_duplicate=False):
             if name in tensors:
                 weight.copy_(tensors[name])
     return found

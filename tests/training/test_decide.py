@@ -2,14 +2,16 @@
 
 import random
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from diffusion_worker.constraints.inference.template import FREE
-from diffusion_worker.models.interface import FULL, SLIDING, DiffusionModel
+from diffusion_worker.models.interface import FULL, SLIDING
 from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.model_info import ModelInfo
 from training.decide import DecisionRun, question_count
 from training.decision_batches import UNDECIDING_WEIGHT, DecisionBatch, decision_batch
 from training.decision_objective import _canvas_masks, _causal, decision_losses
@@ -20,13 +22,14 @@ from training.vocabulary import EOS, PAD
 CHECKPOINT = "checkpoints/twolane-tiny"
 
 
-def model() -> DiffusionModel:
-    return load(CHECKPOINT, LoadOptions(threads=1))
+@cache
+def info() -> ModelInfo:
+    return load(CHECKPOINT, LoadOptions(threads=1)).info
 
 
 def batch(seed: int = 1, *, rows: int = 2, questions: int = QUESTIONS) -> DecisionBatch:
     return decision_batch(
-        random.Random(seed), torch.Generator().manual_seed(seed), model().info, rows=rows, questions=questions
+        random.Random(seed), torch.Generator().manual_seed(seed), info(), rows=rows, questions=questions
     )
 
 
@@ -83,10 +86,12 @@ def test_an_encoded_beginning_that_rows_share_changes_no_loss() -> None:
 def test_layers_with_a_window_see_the_last_tokens_only() -> None:
     causal = _causal(3, 2, window=3)
     assert causal[FULL][0, 0].int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert causal[SLIDING][0, 0].int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert causal[SLIDING][0, 0].int().tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
     canvas = _canvas_masks(torch.tensor([4, 2]), cached=5, window=3, canvas=1)
     assert canvas[FULL][:, 0, 0].int().tolist() == [[1, 1, 1, 1, 0, 1], [1, 1, 0, 0, 0, 1]]
-    assert canvas[SLIDING][:, 0, 0].int().tolist() == [[0, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 1]]
+    assert canvas[SLIDING][:, 0, 0].int().tolist() == [[0, 0, 1, 1, 0, 1], [1, 1, 0, 0, 0, 1]], (
+        "the shorter starts at 0"
+    )
 
 
 def test_the_number_of_questions_grows_to_that_of_the_benchmark() -> None:
