@@ -6,8 +6,13 @@ of a whole second have waited too long, the gateway counts as overloaded and kee
 requests which it accepts are answered quickly. It stays overloaded until it has refused no request for `calm_s`.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from math import inf
+from typing import Final
+
+_RECENT: Final = 32  # admitted requests that tell the present rate
+_ROOM_USED: Final = 0.75  # the rest is for turns that take longer than others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +33,22 @@ class LoadShedder:
 
     def __init__(self, rule: SheddingRule | None = None) -> None:
         self._rule = rule or SheddingRule()
+        self._served_s = deque[float](maxlen=_RECENT)  # when the last requests were admitted
         self._late_since_s = inf  # requests have waited for longer than the target since then
         self._overloaded_until_s = -inf
+
+    def room(self, now_s: float) -> int | None:
+        """How many requests may wait from now on; None: any number. Under overload, as many as will be admitted in
+        time at the present rate: a request that is refused at once costs less than one that waited in vain."""
+        served_s = self._served_s
+        if now_s >= self._overloaded_until_s or len(served_s) < _RECENT:
+            return None
+        per_s = _RECENT / max(now_s - served_s[0], 1e-6)
+        return max(1, int(_ROOM_USED * per_s * self._rule.overloaded_delay_s))
+
+    def refuse(self, now_s: float) -> None:
+        """A request was refused for lack of room."""
+        self._overloaded_until_s = now_s + self._rule.calm_s
 
     def admits(self, delay_s: float, now_s: float) -> bool:
         """Whether to serve a request that waited for `delay_s`, or refuse it."""
@@ -40,6 +59,7 @@ class LoadShedder:
         else:
             limit_s = rule.overloaded_delay_s
         if delay_s <= limit_s:
+            self._served_s.append(now_s)
             return True
-        self._overloaded_until_s = now_s + rule.calm_s
+        self.refuse(now_s)
         return False

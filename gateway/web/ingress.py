@@ -15,8 +15,8 @@ from gateway.errors import GatewayOverloaded
 from gateway.reliability.fair_queue import FairQueue
 from gateway.reliability.load_shedding import LoadShedder
 from gateway.telemetry.loop_lag import LoopWatch
-from gateway.web.error_body import JSON, body_of, headers_of
-from gateway.web.headers import new_request_id, request_id_headers
+from gateway.web.error_body import JSON, body_of, headers_of, is_of_messages
+from gateway.web.headers import REQUEST_ID, new_request_id, request_id_headers
 from twolane.process.http.connection import ClientConnection
 from twolane.process.http.request_cycle import RequestCycle
 
@@ -26,6 +26,8 @@ MAX_DISCARDED_BYTES: Final = 65_536  # of a refused request's body; a connection
 RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
 _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
+_BODY: Final = body_of(_ERROR)
+_ALL_HEADERS: Final = (*_HEADERS, (b"content-length", b"%d" % len(_BODY)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,8 +76,12 @@ class Ingress:
         if not self._queue and self._started < STARTS_PER_TURN:
             self._decide(arrival)
         else:
-            evicted = self._queue.offer(self._key_of(cycle.scope), arrival, limit=MAX_WAITING)
+            room = self._shedder.room(arrival.at_s)
+            limit = MAX_WAITING if room is None else room
+            evicted = self._queue.offer(self._key_of(cycle.scope), arrival, limit=limit)
             if evicted is not None:
+                if room is not None:
+                    self._shedder.refuse(arrival.at_s)
                 self._refuse(evicted)
         self._watch.wake()
         self._schedule()
@@ -108,9 +114,12 @@ class Ingress:
         self._on_shed()
         cycle.is_last = cycle.is_last or _is_large(cycle)
         request_id, path = new_request_id(), cycle.scope["path"]
-        body = body_of(_ERROR, path, request_id)
-        headers = [*request_id_headers(request_id, path), *_HEADERS, (b"content-length", b"%d" % len(body))]
-        cycle.respond(_ERROR.status, headers, body)
+        if is_of_messages(path):
+            body = body_of(_ERROR, path, request_id)
+            headers = [*request_id_headers(request_id, path), *_HEADERS, (b"content-length", b"%d" % len(body))]
+            cycle.respond(_ERROR.status, headers, body)
+        else:
+            cycle.respond(_ERROR.status, [(REQUEST_ID, request_id.encode()), *_ALL_HEADERS], _BODY)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

@@ -30,6 +30,7 @@ class SharedDecisions:
         self._stream = stream
         self._waiting: deque[Decision] = deque(maxlen=_PER_BATCH)
         self._last = ""
+        self._reading = asyncio.Lock()  # two readers at once would count the same entries twice
         self.records: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self.count = 0
         self.is_up = True
@@ -63,6 +64,10 @@ class SharedDecisions:
 
     async def refresh(self) -> None:
         """Read what replicas have shared since the last call."""
+        async with self._reading:
+            await self._read()
+
+    async def _read(self) -> None:
         try:
             entries = await self._stream.after(self._last, MAX_ROWS if not self._last else _PER_EVENT)
         except StreamUnavailableError:

@@ -19,7 +19,12 @@ def offered(load: float, seconds: float, *, burst: int = 0) -> tuple[list[float]
     next_s = now_s = 0.0
     while now_s < seconds:
         while next_s <= now_s:
-            waiting.append(next_s)
+            room = shedder.room(now_s)
+            if room is None or len(waiting) < room:
+                waiting.append(next_s)
+            else:
+                shedder.refuse(now_s)
+                refused.append(0.0)
             next_s += SERVICE_S / load
         while waiting:
             delay_s = now_s - waiting.popleft()
@@ -47,6 +52,18 @@ def test_half_as_much_again_is_answered_at_the_capacity_and_soon_quickly() -> No
     assert sorted(served)[int(0.9 * len(served))] <= RULE.overloaded_delay_s
     assert max(served) < 0.7  # before the overload was noticed
     assert len(refused) > 0.3 * 20 / SERVICE_S
+    assert refused.count(0.0) > 0.9 * len(refused)  # at once, not after they waited in vain
+
+
+def test_room_is_limited_under_overload_only_and_follows_the_rate() -> None:
+    shedder = LoadShedder(RULE)
+    assert shedder.room(0.0) is None
+    for served in range(100):
+        assert shedder.admits(0.0, served * SERVICE_S)
+    shedder.refuse(0.1)
+    assert 6 <= (shedder.room(0.1) or 0) <= 10  # of the 10 that are served within 10 ms
+    assert shedder.room(0.9) == 1
+    assert shedder.room(0.1 + RULE.calm_s) is None
 
 
 @given(delays=DELAYS)

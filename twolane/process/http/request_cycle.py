@@ -21,7 +21,7 @@ STATUS_LINES: Final = {
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
-WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch`
+WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch` while the application runs
 _BODILESS: Final = frozenset({204, 304})
 _log = logging.getLogger("twolane.http")
 
@@ -95,7 +95,6 @@ class RequestCycle:
         self._body = bytearray()
         self._holding = scope[IN_SCOPE] = holding
         self._on_disconnect: Callable[[], None] | None = None
-        scope[WATCH] = self.watch
         self._received_bytes = 0
         self._is_running = False
         self.added_headers: Headers = ()  # of the response, whoever makes it
@@ -157,9 +156,11 @@ class RequestCycle:
     async def run(self, app: ASGIApp) -> None:
         """Run the application; whatever happens, the client gets one response or notices the failure."""
         self._is_running = True
+        self.scope[WATCH] = self.watch
         try:
             await self._run(app)
         finally:
+            del self.scope[WATCH]  # a reference cycle: the garbage collector would stop all requests to find it
             self._is_running = False
             self._release()
 

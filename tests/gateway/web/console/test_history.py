@@ -1,5 +1,6 @@
 """Decisions of all replicas through a real Redis, and of one process without it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,15 @@ async def test_every_replica_lists_the_decisions_of_all(replica: Callable[[], Re
     await second.refresh()
     rows, seen = await second.rows_after(2)
     assert ([row[1] for row in rows], seen) == (["req_3"], 3)
+
+
+async def test_pages_that_read_at_once_count_each_decision_once(replica: Callable[[], Replica]) -> None:
+    _, shared, history = replica()
+    for number in range(3):
+        shared.decided(decision(number))
+    await shared.share()
+    await asyncio.gather(*(history.refresh() for _ in range(5)))
+    assert (history.count, len(ids(history))) == (3, 3)
 
 
 async def test_the_stream_is_bounded_and_expires(redis: RedisServer, replica: Callable[[], Replica]) -> None:

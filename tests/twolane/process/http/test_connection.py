@@ -3,6 +3,7 @@ break a limit or the rules of HTTP get a typed response, and clients that do not
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import struct
@@ -34,7 +35,7 @@ from tests.twolane.process.http.listening import (
 )
 from twolane.process.http import connection
 from twolane.process.http.limits import Broken
-from twolane.process.http.request_cycle import WATCH
+from twolane.process.http.request_cycle import WATCH, RequestCycle
 
 pytestmark = pytest.mark.anyio
 
@@ -224,6 +225,34 @@ async def test_a_client_that_left_before_it_was_watched_is_noticed(is_watched: b
         client.close()
         await left.wait()
     assert told == [True] * is_watched
+
+
+@pytest.mark.parametrize("app", [reads_first, answers_first])
+async def test_a_request_leaves_nothing_to_the_garbage_collector(app: Any) -> None:
+    """Its pauses would delay all requests."""
+    async with served(app) as it:
+        client = it.connect()
+        await asyncio.to_thread(_ask, client)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(8):
+                await asyncio.to_thread(_ask, client)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            kept = [found for found in gc.garbage if isinstance(found, RequestCycle)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not kept
+
+
+def _ask(client: socket.socket) -> None:
+    client.sendall(REQUEST)
+    got = b""
+    while not got.endswith(b"ok"):
+        got += client.recv(65_536)
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST / HT", HEAD, HEAD + b"content-length: 9\r\n\r\nhi", CHUNKED + b"2\r\nhi"])
