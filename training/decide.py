@@ -71,12 +71,10 @@ class DecisionRun(Run):
 
     def _export(self) -> None:
         """Write the weights that differ from those of the start, under their names in the checkpoint's own file."""
-        names = {id(weight): name for name, weight in self.model.named_parameters(remove_duplicate=False)}
-        names |= {
-            id(weight): name for name, weight in self.model.model.named_parameters("model", remove_duplicate=False)
-        }
+        decoder = self.model.model.decoder.named_parameters("model.decoder")  # shares its weights with the encoder
+        names = {id(weight): name for name, weight in decoder}
         changed = {
-            names[id(weight)]: weight.detach().contiguous()
+            names.get(id(weight), name): weight.detach().contiguous()
             for name, weight in self.model.named_parameters()
             if not torch.equal(weight, self._before[name])
         }
