@@ -21,10 +21,9 @@ from training.stages import Stage
 from training.tasks.decisions import QUESTIONS
 from training.train import Run
 
-STAGE: Final = Stage(parts=(), steps=900, peak_rate=3e-3, warmup_steps=30, held=0.4, unroll_from=1.0)
+STAGE: Final = Stage(parts=(), steps=520, peak_rate=3e-3, warmup_steps=30, held=0.4, unroll_from=1.0)
 BATCHES: Final = 2  # of a step, each with questions of its own
 TEXTS: Final = 8  # of a batch
-READ_SHARE: Final = 0.3  # of batches that learn the JSON answers, which are as long as their canvases
 SECOND_SHARE: Final = 0.15  # of batches that learn the second pass over their canvases
 FEW_UNTIL: Final = 0.2  # share of the run until which the number of questions grows
 
@@ -58,16 +57,20 @@ class DecisionRun(Run):
             rng = random.Random(f"{self.seed}/{self.step}/{number}")
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             questions = question_count(rng, self.step / self.steps)
-            is_read = rng.random() < READ_SHARE
-            batch = decision_batch(rng, generator, self._info, rows=TEXTS, questions=questions, is_read=is_read)
+            batch = decision_batch(rng, generator, self._info, rows=TEXTS, questions=questions)
             with torch.autocast("cpu", torch.bfloat16):
                 found = decision_losses(self.model, batch, is_second=rng.random() < SECOND_SHARE)
             ((found.canvas + found.left_to_right) / BATCHES).backward()  # type: ignore[no-untyped-call]
-            figures = {"canvas": found.canvas.item(), "canvas_right": found.canvas_right}
-            if is_read:
-                figures |= {"read": found.left_to_right.item(), "read_right": found.left_to_right_right}
-            reports.append({"questions": float(questions), **figures})
-        return {key: statistics.fmean(each[key] for each in reports if key in each) for each in reports for key in each}
+            reports.append(
+                {
+                    "questions": float(questions),
+                    "canvas": found.canvas.item(),
+                    "canvas_right": found.canvas_right,
+                    "left_to_right": found.left_to_right.item(),
+                    "left_to_right_right": found.left_to_right_right,
+                }
+            )
+        return {key: statistics.fmean(report[key] for report in reports) for key in reports[0]}
 
     def _export(self) -> None:
         """Write the weights that differ from those of the start, under their names in the checkpoint's own file."""

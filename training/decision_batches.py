@@ -21,7 +21,6 @@ from twolane.process.decisions.wording import prompt_of
 UNDECIDING_WEIGHT = 0.1  # of positions at which labels do not part
 INVENTED_SHARE = 0.1
 Answer = tuple[list[int], list[float]]  # tokens and their loss weights
-_UNREAD: Answer = ([], [])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +40,16 @@ class DecisionBatch:
 
 
 def decision_batch(
-    rng: random.Random, generator: torch.Generator, info: ModelInfo, *, rows: int, questions: int, is_read: bool = True
+    rng: random.Random, generator: torch.Generator, info: ModelInfo, *, rows: int, questions: int
 ) -> DecisionBatch:
-    """A batch of `rows` texts of the training split with `questions` questions each; `is_read`: with JSON answers."""
+    """A batch of `rows` texts of the training split with `questions` questions each."""
     asked = question_set(rng, questions)
     samples = [decision(rng, SampleSpec(invented=INVENTED_SHARE), asked) for _ in range(rows)]
     prompts = [
         encode_prompt(prompt_of(each.text, each.questions, [q.labels() for q in each.questions])) for each in samples
     ]
     shared = _shared(prompts)
-    answers = [_answer(sample) if is_read else _UNREAD for sample in samples]
+    answers = [_answer(sample) for sample in samples]
     length = max(len(prompt) + len(ids) for prompt, (ids, _) in zip(prompts, answers, strict=True)) - shared
     rest, weight = torch.full((rows, length), PAD), torch.zeros(rows, length)
     for row, (prompt, (ids, weights)) in enumerate(zip(prompts, answers, strict=True)):

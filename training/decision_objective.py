@@ -64,8 +64,6 @@ def _weighted(logits: torch.Tensor, right: torch.Tensor, weight: torch.Tensor) -
     """(weighted mean cross-entropy, share of the positions of weight 1 whose likeliest token is right)."""
     chosen = weight > 0.0
     seen, ids, each = logits[chosen], right[chosen], weight[chosen]
-    if not len(ids):
-        return logits.new_zeros(()), 0.0
     loss = (nnf.cross_entropy(seen, ids, reduction="none") * each).sum() / each.sum()
     deciding = each == 1.0
     return loss, (seen[deciding].argmax(-1) == ids[deciding]).float().mean().item()

@@ -8,7 +8,6 @@ Training uses one thread: at this size a second one does not help.
 import argparse
 import json
 import random
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -101,8 +100,7 @@ class Run:
         return report
 
     def _log(self, recent: list[dict[str, float]], elapsed_s: float) -> None:
-        keys = dict.fromkeys(key for report in recent for key in report)
-        means = {key: round(statistics.fmean(r[key] for r in recent if key in r), 4) for key in keys}
+        means = {key: round(sum(r[key] for r in recent) / len(recent), 4) for key in recent[0]}
         line = json.dumps({"step": self.step, "elapsed_s": round(elapsed_s), **means})
         print(line, flush=True)
         with (self.out / "log.jsonl").open("a") as log:
