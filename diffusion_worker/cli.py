@@ -178,7 +178,9 @@ def _plan_lines(found: Plan) -> list[str]:
         lines.append(f"Quantised by {found.quantised} without declared bits: the figures above are unquantised.")
     elif found.quantised:
         lines.append(f"Slots are computed next to the weights as stored, quantised by {found.quantised}.")
-    if found.quantised == "compressed-tensors":
+    if found.stays_packed:
+        lines.append("They stay packed in memory; a step counts the weights that are unpacked at a time.")
+    elif found.quantised == "compressed-tensors":
         lines.append(
             "By default, transformers decompresses these in the first pass; they then take their unquantised size."
         )

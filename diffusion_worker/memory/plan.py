@@ -41,6 +41,7 @@ class Plan:
     dtype: str  # of weights and contexts
     quantised: str | None  # method of the stored weights
     weight_bytes: dict[str, int]  # by dtype, unquantised
+    stays_packed: bool  # in memory, too
     stored_weight_bytes: int | None  # as declared, the rest in `dtype`; None: not quantised, or bits not declared
     kv_bytes_per_token: int  # while no sliding window is full
     kv_bytes_per_further_token: int  # once all sliding windows are full
@@ -89,6 +90,7 @@ def plan(size: ModelSize, options: PlanOptions | None = None) -> Plan:
         canvas_length=size.canvas_length,
         dtype=dtype,
         quantised=size.quantised.method if size.quantised else None,
+        stays_packed=size.quantised is not None and size.quantised.stays_packed,
         weight_bytes={name: size.parameters * ITEM_BYTES[name] for name in ITEM_BYTES},
         stored_weight_bytes=stored,
         kv_bytes_per_token=context_bytes(size.kv_layers, 1, item),

@@ -28,7 +28,8 @@ class StepWork:
 
 def step_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, itemsize: int) -> int:
     """Peak bytes of a step of a model whose values have `itemsize` bytes."""
-    return work.rows * max(_canvas_bytes(layers, shape, work, itemsize), _prefill_bytes(layers, shape, work, itemsize))
+    row = max(_canvas_bytes(layers, shape, work, itemsize), _prefill_bytes(layers, shape, work, itemsize))
+    return work.rows * row + shape.unpacked * itemsize
 
 
 def _canvas_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, itemsize: int) -> int:

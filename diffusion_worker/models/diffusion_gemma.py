@@ -135,9 +135,10 @@ def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
     )
 
 
-def step_shape(text_config: Any) -> StepShape:
-    """Sizes that the memory of a step depends on. The widths count intermediates of the library's layers: copies of the
-    hidden state around norms; queries before and after rotation; inputs and outputs of the experts of a token."""
+def step_shape(text_config: Any, *, stays_packed: bool = False) -> StepShape:
+    """Sizes that the memory of a step depends on. `stays_packed`: weights are, see `packed`. The widths count
+    intermediates of the library's layers: copies of the hidden state around norms; queries before and after rotation;
+    inputs and outputs of the experts of a token."""
     hidden = text_config.hidden_size
     queries = text_config.num_attention_heads * max(layer.head_dim for layer in kv_shapes(text_config))
     per_expert = 4 * hidden + 2 * (text_config.moe_intermediate_size or 0)
@@ -148,7 +149,15 @@ def step_shape(text_config: Any) -> StepShape:
         feed_forward_width=16 * hidden
         + 4 * text_config.intermediate_size
         + (text_config.top_k_experts or 0) * per_expert,
+        unpacked=_unpacked(text_config) if stays_packed else 0,
     )
+
+
+def _unpacked(text_config: Any) -> int:
+    """Values of the largest packed matrices that are unpacked at a time: all experts of a layer, or one matrix."""
+    experts: int = 3 * (text_config.num_experts or 0) * (text_config.moe_intermediate_size or 0)
+    dense: int = text_config.intermediate_size
+    return int(text_config.hidden_size) * max(experts, dense)
 
 
 def experts_implementation(text_config: Any, dtype: torch.dtype, *, is_exact: bool = False) -> str:

@@ -14,6 +14,7 @@ from diffusion_worker.models.checkpoint_source import CONFIG
 from diffusion_worker.models.confidence import read_confidence, read_prompt_head
 from diffusion_worker.models.decision_weights import read_decision_weights, with_weights
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
+from diffusion_worker.models.packed_checkpoint import packed_matrices
 from diffusion_worker.models.placement import AUTO, LoadOptions, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelInfo
@@ -41,13 +42,16 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
     model, found = place(folder, config, options)
     _refuse_differences(folder, found)
     info = _info(folder, generation, model, denoising)
-    quantised = quantisation_of(config) if getattr(model, "is_quantized", False) else None
+    packed = sum(each.nbytes for each in packed_matrices(model))
+    quantised = quantisation_of(config) if packed or getattr(model, "is_quantized", False) else None
+    if packed and quantised is None:  # declared in a file of its own, if at all
+        quantised = Quantisation(method="packed", bits=None)
     if quantised is not None and options.is_exact:
         raise BadSetting(
             f"{folder}: exact mode requires unquantised weights; `--quantised unpack` dequantises them while loading"
         )
     if quantised is not None:
-        info = _quantised_info(info, config, model, quantised)
+        info = _quantised_info(info, config, model, quantised, packed)
     experts = None if options.experts == AUTO else options.experts
     info = dataclasses.replace(info, confidence=read_confidence(folder, config))
     prompt_head = read_prompt_head(
@@ -142,16 +146,21 @@ def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: De
     )
 
 
-def _quantised_info(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
+def _quantised_info(
+    info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation, packed_bytes: int
+) -> ModelInfo:
     """Model info of quantised weights. Parameters are counted on the unquantised model, since packed tensors have other
-    shapes. compressed-tensors decompresses weights in the first pass, so they count at their decompressed size."""
+    shapes. compressed-tensors decompresses what it loads itself in the first pass, so that counts at its decompressed
+    size."""
     parameters = sum(weight.numel() for weight in meta_model(plain_config(config)).parameters())
-    is_unpacked_later = quantised.method == "compressed-tensors"
+    is_unpacked_later = quantised.method == "compressed-tensors" and not packed_bytes
     later = parameters * model.dtype.itemsize
+    step = step_shape(model.config.text_config, stays_packed=bool(packed_bytes))
     return dataclasses.replace(
         info,
+        step=step,
         parameters=parameters,
-        weight_bytes=max(info.weight_bytes, later) if is_unpacked_later else info.weight_bytes,
+        weight_bytes=max(info.weight_bytes, later) if is_unpacked_later else info.weight_bytes + packed_bytes,
         quantised=quantised.method,
     )
 

@@ -14,6 +14,7 @@ import torch
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, DeviceFailed
 from diffusion_worker.models.device_errors import device_problem, is_fatal, is_out_of_memory
 from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
+from diffusion_worker.models.packed_checkpoint import is_packed, read_packed
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from twolane.process.errors import first_line
 
@@ -57,6 +58,12 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     quantisation = quantisation_of(config)
     device = _device(options.device)
     _check_experts(options)
+    try:
+        if is_packed(folder):
+            return _place_packed(folder, config, options, device)
+    except (*_LOADING_ERRORS, StrictDataclassError) as error:
+        _raise_device_failure(error, device)
+        raise _translated(error, folder, quantisation, options) from error
     kwargs = _placement(options, device)
     try:
         kwargs |= _as_config_says(folder, quantisation, options)
@@ -72,6 +79,20 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
         _raise_device_failure(error, device)
         raise _translated(error, folder, quantisation, options) from error
     _check_devices(model)
+    return model, found
+
+
+def _place_packed(
+    folder: Path, config: Mapping[str, Any], options: LoadOptions, device: torch.device
+) -> tuple[Any, Mapping[str, Any]]:
+    if options.experts != AUTO:
+        raise BadSetting(f"--experts {options.experts}: packed weights have an implementation of their own")
+    if options.device_map is not None:
+        raise BadSetting("--device-map: packed weights are on one device; use --device")
+    plain = plain_config(config)
+    dtype = plain.dtype or plain.text_config.dtype if options.dtype == AUTO else options.dtype
+    dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype or "bfloat16"))
+    model, found = read_packed(folder, plain, device=device, dtype=dtype, unpack=options.quantised == UNPACK)
     return model, found
 
 

@@ -43,7 +43,7 @@ def _measure(content: dict[str, Any]) -> ModelSize:
         parameters=sum(weight.numel() for weight in model.parameters()),
         active_parameters=_active(model, text),
         kv_layers=kv_shapes(text),
-        step=step_shape(text),
+        step=step_shape(text, stays_packed=quantised is not None and quantised.stays_packed),
         max_context=text.max_position_embeddings,
         canvas_length=DenoisingParams(canvas_length=config.canvas_length).canvas_length,
         dtype=_stored_dtype(config),
@@ -54,7 +54,7 @@ def _measure(content: dict[str, Any]) -> ModelSize:
 def _packed(model: Any, quantised: Quantisation) -> Packed:
     """Parameters and declared bits of the matrices that the quantisation covers."""
     covered = sum(weight.numel() for name, weight in model.named_parameters() if quantised.covers(name))
-    return Packed(method=quantised.method, parameters=covered, bits=quantised.bits)
+    return Packed(method=quantised.method, parameters=covered, bits=quantised.bits, stays_packed=quantised.stays_packed)
 
 
 def _active(model: Any, text: Any) -> int:

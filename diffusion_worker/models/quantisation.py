@@ -23,6 +23,7 @@ class Quantisation:
     method: str
     bits: float | None
     left_out: tuple[str, ...] = ()  # module names, parts of names, or `re:` and a pattern
+    stays_packed: bool = False  # in memory, see `packed`
 
     def covers(self, name: str) -> bool:
         """Whether the named weight is quantised: a matrix of a linear layer or of the experts that is not excluded."""
@@ -42,13 +43,20 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
     kind = _kind(quantisation, method)
     own, group = _bits(quantisation, kind), _group(quantisation) or _GROUPS.get(kind)
     scale = _SCALE_BITS.get(kind, 16) / group if group else 0.0
-    return Quantisation(method=method, bits=None if own is None else own + scale, left_out=left_out)
+    bits = None if own is None else own + scale
+    return Quantisation(method=method, bits=bits, left_out=left_out, stays_packed=_stays_packed(quantisation, kind))
 
 
 def _kind(quantisation: Mapping[str, Any], method: str) -> str:
     """The variant: compressed-tensors declares it in `format`, modelopt in `quant_algo`."""
     named = f"{quantisation.get('format', '')} {quantisation.get('quant_algo', '')} {method}".lower()
     return next((kind for kind in ("nvfp4", "mxfp4", "mxfp8") if kind in named), method)
+
+
+def _stays_packed(quantisation: Mapping[str, Any], kind: str) -> bool:
+    if kind == "nvfp4" or quantisation.get("format") == "float-quantized":
+        return True
+    return kind == "fp8" or str(quantisation.get("quant_algo", "")).lower().startswith("fp8")
 
 
 def _bits(quantisation: Mapping[str, Any], kind: str) -> int | None:

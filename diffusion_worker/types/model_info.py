@@ -24,15 +24,18 @@ class StepShape:
     query_heads: int
     attention_width: int  # values per token that a layer holds at most in its attention, without keys and values
     feed_forward_width: int  # and in its feed-forward part
+    unpacked: int = 0  # values of packed weights that are unpacked at a time, whatever the number of rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """The quantised part of a model's weights. `bits` per weight include the scales; None if not declared."""
+    """The quantised part of a model's weights. `bits` per weight include the scales; None if not declared.
+    `stays_packed`: also in memory."""
 
     method: str
     parameters: int
     bits: float | None
+    stays_packed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

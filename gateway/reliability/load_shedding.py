@@ -39,7 +39,7 @@ class LoadShedder:
 
     def room(self, now_s: float) -> int | None:
         """How many requests may wait from now on; None: any number. Under overload, as many as will be admitted in
-        time at the present rate: a request that is refused at once costs less than one that waited in vain."""
+        time at the present rate: a request that is refused at once costs less than one that has waited first."""
         served_s = self._served_s
         if now_s >= self._overloaded_until_s or len(served_s) < _RECENT:
             return None

@@ -87,6 +87,7 @@ MODULES_OF_CLIENTS = {
     "llama-index-core": "llama_index.core",
     "llama-index-llms-openai": "llama_index.llms.openai",
     "llama-index-llms-openai-like": "llama_index.llms.openai_like",
+    "nvidia-modelopt": "modelopt.torch.quantization.qtensor",
 }
 
 

@@ -177,7 +177,10 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
     ("said", "lines"),
     [
         (None, []),
-        ({"quant_method": "fp8"}, ["Slots are computed next to the weights as stored, quantised by fp8."]),
+        (
+            {"quant_method": "fp8"},
+            ["Slots are computed next to the weights as stored, quantised by fp8.", "They stay packed in memory"],
+        ),
         ({"quant_method": "torchao"}, ["Quantised by torchao without declared bits: the figures above are"]),
         (
             {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}},

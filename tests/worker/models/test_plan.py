@@ -134,6 +134,17 @@ def test_quantised_weights_are_planned_by_the_bits_that_the_config_declares(
     limit = 80 * 10**9
     slots = [plan(it, PlanOptions(memory_limit_bytes=limit)).contexts[1].slots or 0 for it in (plain, size)]
     assert slots[1] > slots[0] > 0
+    experts_of_a_layer = 3 * 128 * 704 * 2816
+    assert (plain.step.unpacked, size.step.unpacked) == (0, experts_of_a_layer)
+
+
+@pytest.mark.parametrize(("gigabytes", "rows", "context"), [(24, 2, 16_384), (32, 8, 16_384), (32, 2, 65_536)])
+def test_four_bits_fit_on_small_cards(tmp_path: Path, gigabytes: int, rows: int, context: int) -> None:
+    said = {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": ["vision_tower"]}
+    content = {**json.loads(RELEASED.read_text()), "quantization_config": said}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = plan(measure(tmp_path), PlanOptions(memory_limit_bytes=gigabytes * 10**9, max_num_seqs=rows))
+    assert found.default_context == context
 
 
 def test_bits_that_are_not_declared_are_not_guessed(tmp_path: Path) -> None:

@@ -1,0 +1,300 @@
+"""Loads checkpoints whose weights are stored as FP8 or NVFP4, and keeps them packed in memory (`packed`).
+
+A packed matrix is found by the type of its tensor, not by what config.json declares. Its parts have these names, behind
+the name of a linear layer (`q_proj`) or of the experts of a layer (`experts.gate_up_proj`):
+
+| written by | values | scales | factor |
+| --- | --- | --- | --- |
+| transformers, FP8 in blocks | `.weight`, or the name itself | `.weight_scale_inv`, `_scale_inv` | |
+| compressed-tensors, FP8 | `.weight` | `.weight_scale` | |
+| compressed-tensors, NVFP4 | `.weight_packed` | `.weight_scale` | 1 / `.weight_global_scale` |
+| modelopt, FP8 | `.weight` | `.weight_scale` | |
+| modelopt, NVFP4 | `.weight` | `.weight_scale` | `.weight_scale_2` |
+
+Experts may be stored one by one (`experts.7.gate_proj`, `.up_proj`, `.down_proj`), as the last two do. Scales of
+activations are ignored: only weights are packed.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from diffusion_worker.errors import CheckpointForeign
+from diffusion_worker.models.packed import (
+    FP4_GROUP,
+    PACKED_EXPERTS,
+    Packed,
+    PackedLinear,
+    joined,
+    pack_experts,
+    stacked,
+)
+
+_PACKED_TYPES: Final = {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
+_FOREIGN_TYPES: Final = frozenset({"I32", "I8", "F8_E5M2", "F8_E8M0", "F4"})
+_OF_DATA: Final = (".weight_packed", "_packed", ".weight", "")
+_OF_SCALE: Final = (".weight_scale", ".weight_scale_inv", "_weight_scale", "_scale_inv", "_scale")
+_OF_FACTOR: Final = (".weight_scale_2", "_weight_scale_2", "_scale_2")
+_OF_DIVISOR: Final = (".weight_global_scale", "_weight_global_scale", "_global_scale")
+_IGNORED: Final = re.compile(r".*[._](input_scale|input_global_scale|output_scale|k_scale|v_scale|weight_shape)")
+_EXPERT: Final = re.compile(r"(?P<experts>.*\.experts)\.(?P<number>\d+)\.(?P<part>gate|up|down)_proj")
+_EXPERTS: Final = re.compile(r"(?P<experts>.*\.experts)\.(?P<part>gate_up|down)_proj")
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder has weights that can stay packed. Raises CheckpointForeign for packed weights of other kinds."""
+    with _opened(folder) as tensors:
+        return any(tensors.kind(name) in _PACKED_TYPES for name in tensors.names)
+
+
+def read_packed(
+    folder: Path, config: Any, *, device: torch.device, dtype: torch.dtype, unpack: bool
+) -> tuple[Any, Mapping[str, Any]]:
+    """The model of a folder and a library config, and the names of tensors that are missing or that nothing takes.
+    `unpack`: as matrices of `dtype`. Raises CheckpointForeign, or errors of the library for an invalid config."""
+    model = _skeleton(config, dtype)
+    with _opened(folder) as tensors:
+        found = _Loading(tensors, model, device, dtype, unpack=unpack)
+        found.load()
+    missing = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
+    return model, {"missing_keys": missing, "unexpected_keys": found.unexpected, "mismatched_keys": found.mismatched}
+
+
+def packed_matrices(model: Any) -> Iterator[Packed]:
+    """The packed matrices of a model, each once."""
+    seen = set[int]()
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Packed) and id(value.data) not in seen:
+                seen.add(id(value.data))
+                yield value
+
+
+def _skeleton(config: Any, dtype: torch.dtype) -> Any:
+    """The model with parameters on the meta device; buffers are computed, as files do not contain all of them."""
+    from accelerate import init_empty_weights
+    from transformers import DiffusionGemmaForBlockDiffusion
+
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with init_empty_weights(include_buffers=False):
+            return DiffusionGemmaForBlockDiffusion(config)
+    finally:
+        torch.set_default_dtype(usual)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensors:
+    """The tensors of all files of a checkpoint, read when they are asked for."""
+
+    folder: Path
+    files: Mapping[str, Any]  # by name of the tensor
+
+    @property
+    def names(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def kind(self, name: str) -> str:
+        """Type as the file names it. Raises CheckpointForeign for packed weights that are not supported."""
+        kind: str = self.files[name].get_slice(name).get_dtype()
+        if kind in _FOREIGN_TYPES and not _IGNORED.fullmatch(name):
+            raise CheckpointForeign(
+                f"{self.folder}: {name} is stored as {kind}; packed weights must be FP8 (E4M3) or NVFP4"
+            )
+        return kind
+
+    def read(self, name: str) -> torch.Tensor:
+        found: torch.Tensor = self.files[name].get_tensor(name)
+        return found
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[_Tensors]:
+    with ExitStack() as stack:
+        files: dict[str, Any] = {}
+        for path in sorted(folder.glob("model*.safetensors")):
+            opened = stack.enter_context(safe_open(path, framework="pt"))
+            files |= dict.fromkeys(opened.keys(), opened)
+        yield _Tensors(folder, files)
+
+
+class _Loading:
+    """Moves the tensors of a checkpoint into a model, matrix by matrix."""
+
+    def __init__(self, tensors: _Tensors, model: Any, device: torch.device, dtype: torch.dtype, *, unpack: bool):
+        self._tensors, self._model, self._device, self._dtype, self._unpack = tensors, model, device, dtype, unpack
+        self._left = dict.fromkeys(tensors.names)
+        self._sharing = defaultdict[str, list[str]](list)  # by parameter: those that share its weights
+        for name, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+            self._sharing[source].append(name)
+        self._experts: defaultdict[str, dict[str, Packed]] = defaultdict(dict)  # by module: whole stacks
+        self._single: defaultdict[tuple[str, str], dict[int, Packed]] = defaultdict(dict)  # experts stored one by one
+        self.unexpected: list[str] = []
+        self.mismatched: list[str] = []
+
+    def load(self) -> None:
+        for name in list(self._left):
+            if self._tensors.kind(name) in _PACKED_TYPES and not _IGNORED.fullmatch(name) and name in self._left:
+                self._take_packed(name)
+        self._place_experts()
+        for name in self._left:
+            if not _IGNORED.fullmatch(name):
+                self._take_plain(name)
+        for module in self._model.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.to(self._device)
+
+    def _take_packed(self, name: str) -> None:
+        base = name.removesuffix(next(ending for ending in _OF_DATA if name.endswith(ending)))
+        matrix = self._matrix(name, base)
+        one, several = _EXPERT.fullmatch(base), _EXPERTS.fullmatch(base)
+        if one is not None:
+            self._single[one["experts"], one["part"]][int(one["number"])] = matrix
+        elif several is not None:
+            self._experts[several["experts"]][several["part"]] = matrix
+        elif not self._place_linear(base, matrix):
+            self.unexpected.append(name)
+
+    def _matrix(self, name: str, base: str) -> Packed:
+        """A packed matrix with its parts, which are taken from those that are left."""
+        del self._left[name]
+        data, scale = self._tensors.read(name), self._part(base, _OF_SCALE)
+        if scale is None:
+            raise CheckpointForeign(f"{self._tensors.folder}: {name} has no scales")
+        factor, divisor = self._part(base, _OF_FACTOR), self._part(base, _OF_DIVISOR)
+        if divisor is not None:
+            factor = 1.0 / divisor.to(torch.float32)
+        if data.dtype == torch.uint8 and (factor is None or scale.dtype != torch.float8_e4m3fn):
+            raise CheckpointForeign(
+                f"{self._tensors.folder}: {name} is not stored as NVFP4 is, with two levels of scales"
+            )
+        return self._shaped(name, data, scale, factor).to(self._device)
+
+    def _part(self, base: str, endings: tuple[str, ...]) -> torch.Tensor | None:
+        for ending in endings:
+            if base + ending in self._left:
+                del self._left[base + ending]
+                return self._tensors.read(base + ending)
+        return None
+
+    def _shaped(self, name: str, data: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor | None) -> Packed:
+        """With scales [..., row blocks, column blocks]."""
+        *leading, rows, columns = data.shape
+        columns *= 2 if data.dtype == torch.uint8 else 1
+        if scale.numel() == 1:
+            scale = scale.reshape((1,) * data.dim()).expand(*leading, 1, 1)
+        elif scale.dim() != data.dim():
+            scale = scale.reshape(*leading, -1, 1)
+        if factor is not None:
+            factor = factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1))
+        block = self._block(rows, columns, scale)
+        if block is None or (data.dtype == torch.uint8 and block != (1, FP4_GROUP)):
+            raise CheckpointForeign(
+                f"{self._tensors.folder}: {name} {list(data.shape)} cannot have scales of the shape {list(scale.shape)}"
+            )
+        return Packed(data, scale.contiguous(), factor, block)
+
+    def _block(self, rows: int, columns: int, scale: torch.Tensor) -> tuple[int, int] | None:
+        """Rows and columns of a scale; None if the shapes do not fit."""
+        declared = self._declared_block()
+        sides = []
+        for size, blocks, side in zip((rows, columns), scale.shape[-2:], declared, strict=True):
+            if size % blocks == 0:
+                sides.append(size // blocks)
+            elif side and -(-size // side) == blocks:
+                sides.append(side)
+            else:
+                return None
+        return sides[0], sides[1]
+
+    def _declared_block(self) -> tuple[int | None, int | None]:
+        declared = getattr(self._model.config, "quantization_config", None) or {}
+        block = declared.get("weight_block_size") if isinstance(declared, dict) else None
+        return (int(block[0]), int(block[1])) if isinstance(block, list) and len(block) == 2 else (None, None)
+
+    def _place_linear(self, base: str, matrix: Packed) -> bool:
+        """Replace a linear layer, and the encoder's that shares its weights; false if there is none."""
+        weight = f"{base}.weight"
+        layer = self._module(base)
+        if not isinstance(layer, nn.Linear):
+            return False
+        if tuple(layer.weight.shape) != matrix.shape:
+            self.mismatched.append(weight)
+        elif self._unpack:
+            self._set(weight, nn.Parameter(matrix.unpacked(self._dtype), requires_grad=False))
+        else:
+            packed = PackedLinear(matrix)
+            for name in (weight, *self._sharing[weight]):
+                parent, _, leaf = name.removesuffix(".weight").rpartition(".")
+                setattr(self._model.get_submodule(parent), leaf, packed)
+        return True
+
+    def _place_experts(self) -> None:
+        for experts, part in list(self._single):
+            if part == "down":
+                self._experts[experts]["down"] = self._stack(experts, "down")
+            elif part == "gate":
+                gate, up = self._single[experts, "gate"], self._single[experts, "up"]
+                self._single[experts, "gate_up"] = {each: joined(gate[each], up[each]) for each in gate if each in up}
+                self._experts[experts]["gate_up"] = self._stack(experts, "gate_up")
+        for name, parts in self._experts.items():
+            self._replace_experts(name, parts)
+        if self._experts and not self._unpack:
+            self._model.set_experts_implementation(PACKED_EXPERTS)
+
+    def _stack(self, experts: str, part: str) -> Packed:
+        found = self._single.pop((experts, part))
+        return stacked([found[number] for number in sorted(found)])
+
+    def _replace_experts(self, name: str, parts: dict[str, Packed]) -> None:
+        own = self._module(name)
+        for part in ("gate_up", "down"):
+            parameter = getattr(own, f"{part}_proj", None)
+            if parameter is None or part not in parts or parts[part].shape != tuple(parameter.shape):
+                self.mismatched.append(f"{name}.{part}_proj")
+                return
+        if self._unpack:
+            for part, matrix in parts.items():
+                self._set(f"{name}.{part}_proj", nn.Parameter(matrix.unpacked(self._dtype), requires_grad=False))
+            return
+        for module in (name, *(each.rpartition(".")[0] for each in self._sharing[f"{name}.down_proj"])):
+            pack_experts(self._model.get_submodule(module), parts["gate_up"], parts["down"])
+
+    def _take_plain(self, name: str) -> None:
+        path, _, leaf = name.rpartition(".")
+        module = self._module(path)
+        own = None if module is None else {**module._parameters, **module._buffers}.get(leaf)
+        if own is None:
+            self.unexpected.append(name)
+            return
+        value = self._tensors.read(name)
+        value = value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
+        if own.shape != value.shape:
+            self.mismatched.append(name)
+        elif isinstance(own, nn.Parameter):
+            self._set(name, nn.Parameter(value, requires_grad=False))
+        else:
+            module._buffers[leaf] = value  # type: ignore[union-attr]
+
+    def _module(self, name: str) -> nn.Module | None:
+        try:
+            found: nn.Module = self._model.get_submodule(name)
+        except AttributeError:
+            return None
+        return found
+
+    def _set(self, name: str, parameter: nn.Parameter) -> None:
+        """Set a parameter, and those that share its weights."""
+        for each in (name, *self._sharing[name]):
+            path, _, leaf = each.rpartition(".")
+            self._model.get_submodule(path)._parameters[leaf] = parameter
