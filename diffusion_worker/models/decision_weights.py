@@ -40,7 +40,8 @@ def with_weights(model: Any, tensors: Mapping[str, torch.Tensor], folder: Path) 
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             raise CheckpointBroken(f"{folder / DECISION_WEIGHTS}: {name}: wrong shape: {shapes}")
     replaced = {id(own[name]) for name in tensors}
-    shared = {id(weight): weight for weight in own.values() if id(weight) not in replaced}
+    kept = (*own.values(), *model.buffers())
+    shared = {id(tensor): tensor for tensor in kept if id(tensor) not in replaced}
     found = copy.deepcopy(model, shared)
     with torch.no_grad():
         for name, weight in found.named_parameters(remove_duplicate=False):

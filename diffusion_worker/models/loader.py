@@ -60,8 +60,8 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
     for_templates = None
     if tensors := read_decision_weights(folder):
         filling = with_weights(model, tensors, folder)  # before the layers of `model` are fused
-        own = dataclasses.replace(info, confidence={})
-        for_templates = DiffusionGemmaModel(filling, own, experts=experts, is_exact=options.is_exact)
+        plain = dataclasses.replace(info, confidence={})
+        for_templates = DiffusionGemmaModel(filling, plain, experts=experts, is_exact=options.is_exact)
         more = sum(tensor.numel() for tensor in tensors.values()) * model.dtype.itemsize
         info = dataclasses.replace(info, weight_bytes=info.weight_bytes + more, has_template_weights=True)
     return DiffusionGemmaModel(
