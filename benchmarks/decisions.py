@@ -43,7 +43,7 @@ from twolane.process.decisions.questions import QuestionKind
 from twolane.process.decisions.wording import prompt_of, schema_of
 
 ROWS: Final = 8  # at once, of both ways
-TEXTS: Final = 120  # with the same questions
+TEXTS: Final = 40  # with the same questions
 WARM_TEXTS: Final = 3  # the second one shows which beginning prompts share, and the third one finds it cached
 PREFIX_SLOTS: Final = 32  # of both ways
 BINS: Final = 15
@@ -101,7 +101,7 @@ def main() -> int:
     """Run the command line; returns 1 if `--check` finds a figure below its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default=str(SHIPPED), help="folder or hub id")
-    parser.add_argument("--texts", type=int, default=3 * TEXTS, help=f"texts, with {QUESTIONS} questions each")
+    parser.add_argument("--texts", type=int, default=9 * TEXTS, help=f"texts, with {QUESTIONS} questions each")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()

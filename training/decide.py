@@ -60,7 +60,7 @@ class DecisionRun(Run):
             batch = decision_batch(rng, generator, self._info, rows=TEXTS, questions=questions)
             with torch.autocast("cpu", torch.bfloat16):
                 found = decision_losses(self.model, batch, is_second=rng.random() < SECOND_SHARE)
-            ((found.canvas + found.left_to_right) / BATCHES).backward()  # type: ignore[no-untyped-call]
+            ((found.canvas + found.left_to_right) / BATCHES).backward()
             reports.append(
                 {
                     "questions": float(questions),
