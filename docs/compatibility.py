@@ -13,7 +13,7 @@ import orjson
 from docs.compatibility_requests import SURFACES, Parameter, Surface
 from docs.parameters import parameter_targets
 from docs.tables import table
-from gateway.enums import Capability, Kind, Location
+from gateway.enums import Capability, Kind
 from gateway.errors import BadRequest
 from gateway.parameters import ignored_by, lacking
 from gateway.types import Call, Capabilities, Query, Target
@@ -97,7 +97,7 @@ def _target(name: str, kind: Kind, capabilities: Capabilities, ignore: frozenset
         kind=kind,
         url=url,
         model=_MODEL,
-        location=Location.EXTERNAL,
+        location="external",
         capabilities=capabilities,
         ignore=ignore,
         engine=None if kind is Kind.WORKER else name,

@@ -293,7 +293,7 @@ def _metrics() -> Iterator[str]:
     yield from (
         "# Metrics",
         "",
-        "Label values come from policies and closed sets, never from requests.",
+        "Label values come from policies, keys files and closed sets, never from requests.",
         "",
         "## Gateway",
         "",

@@ -40,10 +40,11 @@ from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
+from gateway.state.redis_address import read_address
 from gateway.state.redis_response_store import open_response_store
 from gateway.state.response_store import MemoryResponseStore, ResponseStore
 from gateway.telemetry import metric_names as names
-from gateway.telemetry.event_log import EventLog
+from gateway.telemetry.event_log import EventLog, log_policy, log_refused_policy
 from gateway.telemetry.gauges import Reading
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
@@ -54,6 +55,7 @@ from gateway.telemetry.tracing import passing
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
+from gateway.web.apis.feedback_log import FeedbackLog, request_limit
 from gateway.web.apis.table import APIS, apis_with
 from gateway.web.auth import fairness_key
 from gateway.web.chat import GenerationApis
@@ -124,10 +126,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     async with contextlib.AsyncExitStack() as stack:
         keys = await _open_keys(stack, settings)
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
-        metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
+        metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions, settings.replica_name)
         stack.callback(metrics.flush)
-        observers: list[Observer] = [metrics, recent, EventLog(time.monotonic)]
-        tracing = open_traces(stack, observers)
+        observers: list[Observer] = [metrics, recent, events := EventLog(time.monotonic)]
+        tracing = open_traces(stack, settings, metrics, observers)
         log = open_log(stack, settings, metrics, observers)
         shared = await stack.enter_async_context(shared_decisions(settings, observers))
         watch = await stack.enter_async_context(watched_loop(metrics))
@@ -138,7 +140,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry = _registry(settings, on_return=state.reset_breaker)
         await _open_targets(stack, registry, policies.current)
         metrics.set_policy(policies.current, clock.wall_s())
-        await stack.enter_async_context(watched_states(metrics, policies, state, clock, registry))
+        await stack.enter_async_context(watched_states(metrics, events, policies, state, clock, registry))
         classifier = await _open_classifier(stack, policies.current, settings)
         pipeline = Pipeline(
             policies=policies,
@@ -162,8 +164,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
         )
         both: dict[str, Any] = {"policy": lambda: policies.current, "clock": clock}
-        record = log.record if log else None
-        public = public_routes(generation.routes, status_of=registry.status_of, store=store, record=record, **both)
+        admit = request_limit(both["policy"], state, clock, metrics.key_rate_limited)
+        feedback = FeedbackLog(log.record if log else None, admit, clock.wall_s)
+        kept: dict[str, Any] = {"policy": both["policy"], "store": store, "feedback": feedback}
+        public = public_routes(generation.routes, status_of=registry.status_of, **kept)
         admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
         seen = ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
         console = await stack.enter_async_context(open_console(seen))
@@ -233,8 +237,8 @@ async def _response_store(settings: Settings, clock: SystemWorld) -> AsyncIterat
     if not settings.responses_bytes:
         yield None
     elif settings.responses_store == "redis" and settings.redis_url is not None:
-        namespace = settings.redis_namespace
-        async with open_response_store(clock, url=settings.redis_url, namespace=namespace, **limits) as store:
+        address = read_address(settings.redis_url, settings.redis_ca_file)
+        async with open_response_store(address=address, namespace=settings.redis_namespace, **limits) as store:
             yield store
     else:
         yield MemoryResponseStore(now_s=clock.now_s, **limits)
@@ -254,14 +258,14 @@ def _on_reload(
     policy = policies.current
     if isinstance(result, PolicyError):
         metrics.reloaded("refused")
-        _log.error("policy not reloaded: %s", result.message)
+        log_refused_policy(result.message)
         return
     registry.set_targets(policy.endpoints)
     metrics.set_policy(policy, time.time())
     metrics.reloaded("changed" if result else "unchanged")
     if result:
         _warn_of_budgets(policy, is_shared=is_shared)
-    _log.info("policy %s", policy.version)
+    log_policy(policy.version, is_changed=result)
 
 
 def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None) -> Ingress:
@@ -280,8 +284,8 @@ async def _shared_state(
     state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
 ) -> AsyncIterator[None]:
     """Share the state with the other replicas until the block ends."""
-    namespace = settings.redis_namespace
-    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+    address, namespace = read_address(url, settings.redis_ca_file), settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, address=address, namespace=namespace) as replica:
         metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         yield
 

@@ -23,6 +23,7 @@ from gateway.parameters import ignored_by
 from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.load import load
+from gateway.policy_files.locations import describe_locations, location_problems
 from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
 from gateway.routing.route import plan_request
@@ -32,9 +33,10 @@ from gateway.types import Health, Plan, Query
 from gateway.upstreams.registry import credential_problems, describe_call
 from gateway.web.apis.table import APIS
 from gateway.web.parse_request import unique_headers
-from twolane.process.api_keys import Key
+from twolane.process.api_keys import Key, load_keys
 from twolane.process.errors import WRONG_USE, ConfigurationError
 from twolane.process.flags import OneLineParser
+from twolane.process.locations import listed
 
 SUCCESS: Final = 0
 FAILURE: Final = 1
@@ -88,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--header", action="append", default=[], metavar="NAME=VALUE", type=_header, help="request header; repeatable"
     )
-    explain.add_argument("--key", metavar="NAME", help="name of the API key of the request")
+    explain.add_argument(
+        "--key", metavar="NAME", help="name of the API key of the request; with a keys file, its restrictions apply"
+    )
     explain.add_argument(
         "--at",
         type=_time,
@@ -110,7 +114,9 @@ def _check(options: argparse.Namespace) -> int:
             print(f"  {target.name}: {describe_call(endpoint, os.environ)}")
     for problem in credential_problems(policy.targets.values(), os.environ):
         print(f"{'note' if problem.is_minor else 'warning'}: {problem.text}", file=sys.stderr)
-    for warning in (*budget_problems(policy), *gate_problems(policy)):
+    for line in describe_locations(policy):
+        print(f"  {line}")
+    for warning in (*budget_problems(policy), *gate_problems(policy), *location_problems(policy)):
         print(f"warning: {warning}", file=sys.stderr)
     return SUCCESS
 
@@ -142,7 +148,7 @@ def _explain(options: argparse.Namespace) -> int:
     wall_s = options.at.timestamp() if options.at else time.time()
     try:
         headers = unique_headers(options.header)
-        key = Key(name=options.key) if options.key else None
+        key = _key(options.key, settings.keys_file)
         query = APIS[options.path].read(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
         classification = open_classifier(policy.weights or FILE)(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
@@ -162,9 +168,21 @@ def _explain(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _key(name: str | None, keys_file: Path | None) -> Key | None:
+    """The key with its restrictions, if there is a keys file. Raises ConfigurationError."""
+    if name is None or keys_file is None:
+        return None if name is None else Key(name=name)
+    known = load_keys(keys_file).named(name)
+    if known is None:
+        raise ConfigurationError(f"keys file {keys_file}: no key is named {name!r}")
+    return known[0]
+
+
 def _route_details(plan: Plan) -> Iterator[str]:
-    """The route's SLO, deadline, hedge and shadow, where set."""
+    """The limits to locations, and the route's SLO, deadline, hedge and shadow, where set."""
     first = plan.candidates[0]
+    if plan.locations is not None:
+        yield f"limited  to {listed(plan.locations)}"
     if first.slo is not None:
         objectives = {"response": first.slo.p95_ms, "first token": first.slo.first_token_p95_ms}
         p95s = ", ".join(f"{what} p95 {ms:g} ms" for what, ms in objectives.items() if ms < inf)
@@ -188,7 +206,7 @@ def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
         if verdict.admitted and (ignored := ignored_by(target, query)):
             state = f"{state}, ignores {', '.join(ignored)}"
         reported = " (capabilities reported by the worker)" if target.capabilities is None else ""
-        yield f"{'try ' + str(position):<9}{target.name} ({target.location}): {state}{reported}"
+        yield f"{'try ' + str(position):<9}{target.name} ({target.location or 'no location'}): {state}{reported}"
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -35,7 +35,9 @@ class AttemptRecord:
     stream: bool = False
     first_token_ms: float | None = None  # of a stream: when its first token came
     url: str | None = None  # host:port of the endpoint, if the target has several
-    detail: str = ""  # schema keyword and pointer, or HTTP status; never a value from the prompt or the response
+    location: str | None = None  # of the target
+    detail: str = ""  # schema keyword and masked pointer, or HTTP status; never text of the prompt or the response
+    status: int | None = None  # HTTP status of the target; None: no response
     skipped: bool = False
     probe: bool = False
     hedge: bool = False  # a second attempt, made because another one was slow
@@ -87,6 +89,7 @@ class Decision:
     route: str
     private: bool
     stream: bool
+    locations: frozenset[str] | None = None  # to which request, key and route limit it; None: no limit
     schema: str | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     target: str | None = None

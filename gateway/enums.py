@@ -61,13 +61,6 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Location(StrEnum):
-    """Where a target runs. Private requests are sent to `in_cluster` targets only."""
-
-    IN_CLUSTER = "in_cluster"
-    EXTERNAL = "external"
-
-
 class Kind(StrEnum):
     """The upstream client of a target. `scripted` is a fake for tests and is not allowed in policy files."""
 

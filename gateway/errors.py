@@ -34,7 +34,8 @@ GatewayError
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
 ├── GatewayOverloaded         the gateway itself cannot keep up                                         503
 ├── NoRoute                   no candidate is available                                                 503
-│   └── NoPrivateTarget       no candidate inside the cluster is available                              503
+│   └── NoTargetInLocation    no candidate in the locations that the request is limited to is available 503
+│       └── NoPrivateTarget   no candidate in the locations of private requests is available            503
 └── CannotStart               a file is missing or invalid; one line names the cause (settings: twolane.process.errors)
     ├── BadWeights            the classifier weights are missing, damaged, or of another version
     ├── TraceError            a trace or decision log cannot be read; names file, line and column
@@ -113,7 +114,6 @@ class MethodNotAllowed(BadRequest):
 
     status = 405
     code = "method_not_allowed"
-
     allow: str = ""  # methods that the path supports
 
     def __init__(self, message: str, *, allow: str = "") -> None:
@@ -201,9 +201,10 @@ class GatewayOverloaded(GatewayError):
 
 class AttemptFailed(GatewayError):
     """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back. `detail`
-    goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses."""
+    goes to the next target: HTTP status, or schema keyword and pointer; `log_detail`, without names, goes to logs."""
 
     status = 502
+    upstream_status: int | None = None  # HTTP status of the target
     reason: ClassVar[Reason] = Reason.UPSTREAM_ERROR
     may_have_begun: ClassVar[bool] = True  # whether the server may have begun to work on the request
 
@@ -211,7 +212,7 @@ class AttemptFailed(GatewayError):
         self, message: str, *, detail: str = "", param: str | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
-        self.detail = detail or message
+        self.detail = self.log_detail = detail or message
 
 
 class UpstreamError(AttemptFailed):
@@ -322,13 +323,7 @@ class ContextLengthExceeded(AttemptFailed):
     retryable = False
 
     def __init__(
-        self,
-        message: str,
-        *,
-        limit: int | None = None,
-        needed: int | None = None,
-        param: str | None = None,
-        detail: str = "",
+        self, message: str, *, limit: int | None = None, needed: int | None = None, param: str = "", detail: str = ""
     ) -> None:
         super().__init__(message, detail=detail or "context length exceeded", param=param or "messages")
         self.limit, self.needed = limit, needed
@@ -357,14 +352,20 @@ class NoRoute(GatewayError):
     code = "no_route"
 
 
-class NoPrivateTarget(NoRoute):
-    """The request must stay in the cluster, and no candidate there is available; no retry if the route has none."""
+class NoTargetInLocation(NoRoute):
+    """No candidate in the locations that the request is limited to is available; no retry if the route has none."""
 
-    code = "no_private_target"
+    code = "no_target_in_location"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, retryable: bool = True) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.retryable = retryable
+
+
+class NoPrivateTarget(NoTargetInLocation):
+    """The request is private, and no candidate in the policy's `private_locations` is available."""
+
+    code = "no_private_target"
 
 
 class CannotStart(GatewayError):

@@ -13,7 +13,7 @@ from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.telemetry.decision_json import prompt_event
 from gateway.telemetry.decision_log import DecisionLog
-from gateway.telemetry.event_log import StateLog, states_of
+from gateway.telemetry.event_log import EventLog, StateLog, states_of
 from gateway.telemetry.gauges import lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
@@ -35,18 +35,22 @@ def prompt_logger(log: DecisionLog) -> Callable[[Query, Plan], None]:
 
 @contextlib.asynccontextmanager
 async def watched_states(
-    metrics: Metrics, policies: Policies, state: MemoryStore, clock: Clock, registry: UpstreamRegistry
+    metrics: Metrics, events: EventLog, policies: Policies, state: MemoryStore, clock: Clock, registry: UpstreamRegistry
 ) -> AsyncIterator[None]:
     """Exports the states of lanes and targets, and logs their changes until the block ends."""
     metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
-    states = states_of(lambda: policies.current, state, clock, status_of=registry.status_of)
+    states = states_of(
+        lambda: policies.current, state, clock, status_of=registry.status_of, last_failure=events.last_failure
+    )
     async with background_task(StateLog(states).run()):
         yield
 
 
-def open_traces(stack: contextlib.AsyncExitStack, observers: list[Observer]) -> Tracing | None:
+def open_traces(
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+) -> Tracing | None:
     """The tracing that the environment asks for, as a further observer; closed with the stack."""
-    tracing = open_tracing(os.environ)
+    tracing = open_tracing(os.environ, replica=settings.replica_name, provider_of=metrics.provider_of)
     if tracing is not None:
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         observers.append(tracing)
@@ -61,7 +65,13 @@ def open_log(
     if settings.decision_log is None:
         return None
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
-    log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)
+    log = DecisionLog(
+        settings.decision_log,
+        on_drop=metrics.dropped,
+        max_bytes=max_bytes,
+        keep=keep,
+        replica=settings.replica_name,
+    )
     observers.append(stack.enter_context(contextlib.closing(log)))
     return log
 

@@ -35,7 +35,7 @@ from gateway.reliability.last_resort import last_resorts, worth_waiting
 from gateway.reliability.load_balancing import pick_endpoint
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
-from gateway.routing.route import plan_request
+from gateway.routing.route import no_plan, plan_request
 from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
 from gateway.validation.json_schema import COMPILED
 
@@ -117,7 +117,7 @@ class Pipeline:
     def explain(self, query: Query) -> tuple[Decision, tuple[tuple[Candidate, Health, Verdict], ...]]:
         """Dry run: the decision for a query now, without calls or side effects. Traffic splits use their first target.
 
-        Raises ModelNotFound, NoPrivateTarget.
+        Raises ModelNotFound, NoTargetInLocation.
         """
         context, error = self._route(query, 0.0)
         if error is not None:
@@ -130,7 +130,7 @@ class Pipeline:
     async def count_tokens(self, query: Query) -> TokenCount:
         """The input tokens of a query at the target that it would go to now. Not an attempt: no limit counts it.
 
-        Raises ModelNotFound, NoPrivateTarget.
+        Raises ModelNotFound, NoTargetInLocation.
         """
         evaluations = self.explain(query)[1]
         target = next((each for each, _, verdict in evaluations if verdict.admitted), evaluations[0][0]).target
@@ -146,8 +146,7 @@ class Pipeline:
             plan = plan_request(policy, query, classification, wall_s=self._world.wall_s(), sample=sample)
             return self._new_context(query, classification, plan), None
         except GatewayError as error:
-            empty = Plan(policy=policy.version, route="", candidates=(), private=query.private)
-            return self._new_context(query, classification, empty), error
+            return self._new_context(query, classification, no_plan(policy, query)), error
 
     def _new_context(self, query: Query, classification: Classification, plan: Plan) -> RequestContext:
         return RequestContext(query, classification, plan, wall_s=self._world.wall_s(), now_s=self._world.now_s())

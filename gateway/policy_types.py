@@ -1,6 +1,7 @@
 """Settings that a policy defines for lanes, extra attempts and API keys: SLOs, checks, hedging, retries, limits, and
-what is left of the limits of a key."""
+what is left of the limits of a key. Limits to locations, which requests, keys and routes state."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -96,6 +97,20 @@ class Limit:
     def is_daily(self) -> bool:
         """Whether it includes a budget per day."""
         return self.tokens_per_day is not None or self.dollars_per_day is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LocationLimit:
+    """Locations outside which a request must not be sent. `source` says where that is stated, for errors."""
+
+    source: str
+    allowed: frozenset[str]
+
+
+def allowed_by(limits: Iterable[LocationLimit]) -> frozenset[str] | None:
+    """The locations that all limits allow; None without a limit."""
+    sets = [limit.allowed for limit in limits]
+    return frozenset.intersection(*sets) if sets else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

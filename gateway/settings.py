@@ -9,7 +9,19 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.http.limits import KEEP_ALIVE_S
-from twolane.process.setting_kinds import SWITCH, Kind, names, one_of, origins, path, seconds, text, url_template, whole
+from twolane.process.setting_kinds import (
+    SWITCH,
+    Kind,
+    label,
+    names,
+    one_of,
+    origins,
+    path,
+    seconds,
+    text,
+    url_template,
+    whole,
+)
 from twolane.process.settings import SettingsSchema, setting
 from twolane.process.sockets import require_keys
 
@@ -42,6 +54,13 @@ class Settings:
     )
     handed_down: tuple[int, ...] = setting(
         Kind(metavar="N,N", parse=_descriptors), "sockets of the parent process", default=(), is_internal=True
+    )
+    replica_name: str | None = setting(
+        label("NAME"),
+        "name of this replica in x-twolane-gateway, the decision log and traces (falls back to HOSTNAME, which"
+        " containers and pods have); empty: none",
+        default=None,
+        fallback="HOSTNAME",
     )
     policy: Path = setting(
         path(),
@@ -113,10 +132,14 @@ class Settings:
     )
     redis_url: str | None = setting(
         text("URL"),
-        "Redis for shared state (falls back to REDIS_URL)",
+        "Redis for shared state: one server, redis+sentinel:// or redis+cluster://, with TLS as rediss (falls back to"
+        " REDIS_URL)",
         default=None,
         fallback="REDIS_URL",
         is_secret=True,
+    )
+    redis_ca_file: Path | None = setting(
+        path(), "certificates that Redis is verified by, in PEM format; by default the system's", default=None
     )
     redis_namespace: str = setting(
         text("NAME"), "replicas with the same namespace share state in Redis", default="twolane"
@@ -147,6 +170,8 @@ class Settings:
 
     def _check_store(self) -> None:
         flag = SCHEMA.flag
+        if self.redis_ca_file is not None and self.redis_url is None:
+            raise ConfigurationError(f"{flag('redis_ca_file')} requires {flag('redis_url')}")
         if self.responses_store == "redis" and self.redis_url is None:
             raise ConfigurationError(f"{flag('responses_store')} redis requires {flag('redis_url')}")
         if self.responses_bytes and self.workers > 1 and self.responses_store == "memory":

@@ -17,7 +17,6 @@ from gateway.enums import (
     Grade,
     Kind,
     LaneState,
-    Location,
     Reason,
     Residency,
     TargetApi,
@@ -29,6 +28,7 @@ from gateway.policy_types import (
     DEFAULT_TOTAL_MS,
     Checks,
     Hedge,
+    LocationLimit,
     Price,
     Queue,
     Retry,
@@ -76,7 +76,8 @@ class Target:
     kind: Kind
     url: str  # base URL without /v1; targets with the same base URL share failures
     model: str  # the model's name at the target
-    location: Location
+    location: str | None = None  # a label of the policy's own
+    uses_proxy: bool = False  # that of the environment, if it names one
     path: str = "/v1/chat/completions"  # of chat completions below `url`, with the query if there is one
     max_in_flight: int | None = None
     queue: Queue = DEFAULT_QUEUE  # of requests that wait while `max_in_flight` is reached
@@ -137,8 +138,7 @@ class OutputFormat:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """A tool that the response may call. `parameters` is a JSON Schema for the arguments of a function; None: any
-    object. The input of a custom tool is text, which must match `pattern` if there is one.
-    """
+    object. The input of a custom tool is text, which must match `pattern` if there is one."""
 
     name: str
     parameters: Any = None
@@ -187,6 +187,7 @@ class Query:
     stream: bool = False
     include_usage: bool = False
     private: bool = False
+    locations: tuple[LocationLimit, ...] = ()  # all of which hold
     task_hint: Task | None = None
     task_hint_from: str = ""  # "header", "metadata" or "api"
     deadline_ms: float | None = None
@@ -263,8 +264,8 @@ class Shadow:
 class Plan:
     """The ordered candidates of one request, and the checks on its response. `policy` is the version of the policy.
 
-    `private` is true if the request or the route requires it; candidates are already filtered accordingly.
-    """
+    `private` is true if the request or the route requires it; candidates are already filtered accordingly, as for
+    `locations`, to which the request, its key and the route limit it (None: no limit)."""
 
     policy: str
     route: str
@@ -274,6 +275,7 @@ class Plan:
     attempt_ms: float | None = None  # the longest an attempt may take if another candidate is left
     patience_ms: float | None = None  # how long the policy lets an attempt take, if the request's deadline is shorter
     private: bool = False
+    locations: frozenset[str] | None = None
     shadow: Shadow | None = None
     checks: Checks | None = None  # of the response against the request's output format and tools
     serves_surest: bool = False  # where no answer reaches the minimum confidence, the surest one is served

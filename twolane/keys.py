@@ -11,6 +11,7 @@ from pathlib import Path
 from twolane.process.api_keys import NAME, KeyScope, add_key, key_line, new_key
 from twolane.process.errors import WRONG_USE, ConfigurationError
 from twolane.process.flags import OneLineParser
+from twolane.process.locations import location_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,13 +58,26 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     new.add_argument(
         "--route", action="append", dest="routes", metavar="NAME", help="allow only this route; repeatable"
     )
+    new.add_argument(
+        "--location",
+        type=_location,
+        action="append",
+        dest="locations",
+        metavar="NAME",
+        help="allow only targets in this location; repeatable",
+    )
     new.add_argument("--private-only", action="store_true", help="treat every request of the key as private")
     return parser.parse_args(argv)
 
 
 def _restrictions(options: argparse.Namespace) -> list[str]:
     """The options of the key's line in a keys file."""
-    lists = {"scopes": options.scopes, "models": options.models, "routes": options.routes}
+    lists = {
+        "scopes": options.scopes,
+        "models": options.models,
+        "routes": options.routes,
+        "locations": options.locations,
+    }
     written = [f"{name}={','.join(values)}" for name, values in lists.items() if values]
     return [*written, "private-only"] if options.private_only else written
 
@@ -72,3 +86,10 @@ def _name(text: str) -> str:
     if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a valid name: use up to 64 letters, digits and _ . @ -")
     return text
+
+
+def _location(text: str) -> str:
+    try:
+        return location_of(text)
+    except ValueError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from None

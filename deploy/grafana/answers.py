@@ -75,6 +75,7 @@ def filled_in(expr: str, window: Window) -> str:
         "$instance": ".+",
         "$route": ".+",
         "$target": ".+",
+        "$key": ".+",
     }
     for name, value in values.items():
         expr = expr.replace(name, value)

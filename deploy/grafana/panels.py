@@ -57,6 +57,7 @@ class Variable:
 
     name: str
     query: str
+    label: str = ""  # shown beside the choice; default: the name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,8 @@ def render(board: Board) -> str:
         .link(dashboard.DashboardLink("Twolane").tags([TAG]).as_dropdown(True).keep_time(True).include_vars(True))
     )
     for variable in board.variables:
-        page = page.with_variable(_values_of(variable.name, variable.query).all_value(".+"))
+        shown = _values_of(variable.name, variable.query).all_value(".+")
+        page = page.with_variable(shown.label(variable.label) if variable.label else shown)
     for annotation in ANNOTATIONS:
         page = page.annotation(_annotation(annotation))
     numbers = count(1)

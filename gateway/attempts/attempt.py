@@ -37,7 +37,7 @@ from gateway.parameters import ignored_by
 from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
-from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
+from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import HoldingPart
 from twolane.process.records import record
@@ -370,13 +370,15 @@ class Attempt:
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
+            location=self.candidate.target.location,
             started_ms=self._context.at_ms(self._started_s),
             ended_ms=self._arrived_ms(now_s) if self._received_ms is None else self._received_ms,
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
             stream=self._context.query.stream,
             first_token_ms=self._first_token_ms,
-            detail=error.detail if error else "",
+            detail=error.log_detail if error else "",
+            status=http_status(self._response, error, has_data=self._first_byte_ms is not None),
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
             usage=self._priced_usage(),

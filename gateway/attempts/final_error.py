@@ -20,6 +20,7 @@ from gateway.errors import (
     InsufficientQuota,
     NoPrivateTarget,
     NoRoute,
+    NoTargetInLocation,
     NotResident,
     Overloaded,
     TargetMisconfigured,
@@ -28,6 +29,7 @@ from gateway.errors import (
     UpstreamAuth,
 )
 from gateway.types import Verdict
+from twolane.process.locations import listed
 
 RETRY_S: Final = 1.0
 
@@ -79,7 +81,7 @@ _CAUSES: Final[Mapping[Reason, Cause]] = {
     Reason.UPSTREAM_AUTH: Cause.ACCOUNT,
     Reason.UPSTREAM_ERROR: Cause.FAULT,
 }
-# Outages: a private request is told that its targets inside the cluster are not available.
+# Outages: a request that is limited to some locations is told that targets elsewhere were not tried.
 _OUTAGES: Final = frozenset({Cause.ACCOUNT, Cause.UNAVAILABLE, Cause.LATE, Cause.FAULT})
 
 
@@ -121,8 +123,11 @@ class Failure:
         return (self.error or self.verdict).retry_after_s  # type: ignore[union-attr]
 
 
-def final_error(failures: Sequence[Failure], *, private: bool = False) -> GatewayError:
-    """The error to report; `failures` are in order of time. `private`: only candidates in the cluster were tried."""
+def final_error(
+    failures: Sequence[Failure], *, private: bool = False, locations: frozenset[str] | None = None
+) -> GatewayError:
+    """The error to report; `failures` are in order of time. `private`: only candidates in the policy's private
+    locations were tried; `locations`: only candidates there."""
     own = [failure for failure in failures if failure.verdict is None or not failure.verdict.is_shared]
     if not own:
         return NoRoute("The route has no target.")
@@ -131,10 +136,12 @@ def final_error(failures: Sequence[Failure], *, private: bool = False) -> Gatewa
     if chosen.cause in (Cause.QUOTA, Cause.UNAVAILABLE):
         waits = [each.retry_after_s for each in own if each.cause is chosen.cause and each.retry_after_s is not None]
         error.retry_after_s = min(waits) if waits else error.retry_after_s or RETRY_S
-    if private and chosen.cause in _OUTAGES:
+    if (private or locations is not None) and chosen.cause in _OUTAGES:
         wait_s = RETRY_S if error.retryable else None
-        text = "No target inside the cluster could serve the request."
-        return NoPrivateTarget(text, retry_after_s=wait_s, retryable=error.retryable)
+        where = "private locations" if locations is None else listed(locations)
+        text = f"No target in {where}, to which the request is limited, could serve it. {error.message}"
+        kind = NoPrivateTarget if private else NoTargetInLocation
+        return kind(text, retry_after_s=wait_s, retryable=error.retryable)
     return error
 
 

@@ -61,6 +61,7 @@ class RequestContext:
         self._target: str | None = None
         self._ignored: tuple[str, ...] = ()
         self._address: str | None = None
+        self._location: str | None = None
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
         self._committed_start_ms = 0.0
@@ -118,6 +119,7 @@ class RequestContext:
             AttemptRecord(
                 target=name,
                 url=candidate.target.address,
+                location=candidate.target.location,
                 started_ms=at_ms,
                 ended_ms=at_ms,
                 outcome=verdict.reason,
@@ -142,7 +144,7 @@ class RequestContext:
         """The point of no return: this candidate's response is served."""
         self._target = candidate.target.policy_name
         self._ignored = ignored_by(candidate.target, self.query)
-        self._address = candidate.target.address
+        self._address, self._location = candidate.target.address, candidate.target.location
         self._committed_start_ms = started_ms
         self._is_streaming = True
         self._usage = usage
@@ -207,6 +209,7 @@ class RequestContext:
             classification=self.classification,
             route=plan.route,
             private=query.private or plan.private,
+            locations=plan.locations,
             stream=query.stream,
             schema=query.output_format.digest if query.output_format else None,
             attempts=tuple(attempts),
@@ -237,13 +240,14 @@ class RequestContext:
 
     def final_error(self) -> GatewayError:
         """The error of a request that no candidate served."""
-        return final_error(self._failures, private=self.plan.private)
+        return final_error(self._failures, private=self.plan.private, locations=self.plan.locations)
 
     def _in_progress(self, now_ms: float) -> AttemptRecord:
         assert self._target is not None
         return AttemptRecord(
             target=self._target,
             url=self._address,
+            location=self._location,
             started_ms=self._committed_start_ms,
             ended_ms=now_ms,
             outcome=AttemptOutcome.OK,

@@ -8,7 +8,7 @@ from gateway.attempts.request_context import RequestContext
 from gateway.decision import Decision
 from gateway.enums import Outcome
 from gateway.errors import AttemptFailed, GatewayError
-from gateway.types import Delta
+from gateway.types import Delta, Plan
 
 
 class ResponseListener(Protocol):
@@ -47,6 +47,11 @@ class GatewayResponse:
         self._recorder = recorder
         self._is_complete = error is not None
         self._is_closed = False
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the query."""
+        return self._context.plan
 
     def decision(self, now_s: float) -> Decision:
         """The decision as of now."""

@@ -112,4 +112,6 @@ class ResponseValidation:
 
 def _raise_if(error: ValidationError | None) -> None:
     if error is not None:
-        raise InvalidOutput(f"The response does not match the requested format: {error.detail}.", detail=error.detail)
+        fault = InvalidOutput(f"The response does not match the requested format: {error.detail}.", detail=error.detail)
+        fault.log_detail = error.log_detail
+        raise fault

@@ -90,6 +90,7 @@ class Shadows:
             deadline_ms=min(plan.deadline_ms or _MAX_DEADLINE_MS, _MAX_DEADLINE_MS),
             total_ms=min(plan.total_ms, _MAX_DEADLINE_MS),
             private=plan.private,
+            locations=plan.locations,
             checks=plan.checks and Checks(),  # no client waits, so the whole response is buffered
         )
         now_s = self._clock.now_s()

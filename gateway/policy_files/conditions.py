@@ -10,8 +10,9 @@ from typing import Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gateway.enums import Task
+from gateway.policy_files.locations import read_locations
 from gateway.policy_files.section import Section
-from gateway.routing.conditions import COMPARISONS, DAYS, Comparison, Header, Hours, When
+from gateway.routing.conditions import COMPARISONS, DAYS, Comparison, Header, Hours, LimitedTo, When
 from gateway.routing.model_patterns import split_patterns
 
 _COMPARISON: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
@@ -24,7 +25,7 @@ Item = TypeVar("Item")
 Day = StrEnum("Day", {day.upper(): day for day in DAYS})  # type: ignore[misc]
 
 
-def read_when(entry: Section) -> When:
+def read_when(entry: Section, private_locations: frozenset[str]) -> When:
     """The conditions of a route; one without conditions matches every request."""
     when = entry.section("when")
     if when is None:
@@ -44,7 +45,7 @@ def read_when(entry: Section) -> When:
         images=when.boolean("images", None),
         private=when.boolean("private", None),
         prompt_chars=_comparison(when, "prompt_chars", "> 8000", maximum=_MAX_CHARS),
-        headers=_headers(when),
+        further=(*_headers(when), *_locations(when, private_locations)),
         hours=_hours(when),
     )
     when.close()
@@ -72,6 +73,11 @@ def _headers(when: Section) -> tuple[Header, ...]:
     """Header names with the accepted values; `true` requires the header to be present, `false` to be absent."""
     section = when.section("header")
     return () if section is None else tuple(_header(section, name) for name in section.node)
+
+
+def _locations(when: Section, private_locations: frozenset[str]) -> tuple[LimitedTo, ...]:
+    locations = read_locations(when, "locations", None)
+    return () if locations is None else (LimitedTo(locations=locations, private_locations=private_locations),)
 
 
 def _header(section: Section, name: object) -> Header:

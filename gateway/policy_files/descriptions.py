@@ -39,6 +39,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "classifier": "The task classifier.",
         "classifier.weights": "Weights file of `twolane classifier train`, relative to the policy file; followed when"
         " it changes. Default: the shipped weights.",
+        "private_locations": "Locations that private requests may be sent to. Default: in_cluster.",
         "targets": "Named entries that can answer requests.",
         "targets.*": "A target; its name is also a model name that addresses it directly.",
         "targets.*.kind": "worker: a Twolane diffusion worker; openai: an OpenAI-compatible server; litellm: a provider"
@@ -53,7 +54,10 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.headers": "Headers sent with every request to the server; values may use ${NAME}.",
         "targets.*.headers.*": "Value of this header.",
         "targets.*.retry_after_max_s": "Longest `Retry-After` of the server that is kept to, in seconds.",
-        "targets.*.location": "in_cluster, or external: never receives private requests.",
+        "targets.*.location": "Where the target runs: a label of your own, such as eu or on-prem. Without one, it gets"
+        " no request that is private or limited to locations.",
+        "targets.*.proxy": "Whether the target is called through the proxy that the environment names. Default: false"
+        " in in_cluster and in the private locations, otherwise true.",
         "targets.*.engine": "Capability profile of a well-known engine.",
         "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
         "targets.*.responses": "Whether the server has OpenAI's responses API, which is then used.",
@@ -97,6 +101,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].when.tools": "Whether the request offers tools.",
         "routes[].when.images": "Whether the request contains images.",
         "routes[].when.private": "Whether the request is marked private.",
+        "routes[].when.locations": "Requests that may be sent to none but these locations.",
         "routes[].when.prompt_chars": "Prompt length in characters, for example `> 8000`.",
         "routes[].when.header": "Request headers by name: a value, several values, or true for any value.",
         "routes[].when.header.*": "A header: a value, several values, or true for any value.",
@@ -110,7 +115,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].min_confidence.*": "Minimum confidence of this target of the route.",
         "routes[].low_confidence": "Where no answer reaches `min_confidence`: error (502 `low_confidence`), or"
         " serve_surest: the answer with the highest confidence, marked by `x-twolane-low-confidence`.",
-        "routes[].private": "true: every request of this route stays at in_cluster targets.",
+        "routes[].private": "true: every request of this route is private.",
+        "routes[].locations": "Every request of this route stays at targets in these locations.",
         "routes[].deadline_ms": "Time limit, all attempts together, in milliseconds: for the first byte of a stream"
         " that is passed on as it comes, for the whole of any other answer.",
         "routes[].total_ms": "Time limit of a stream as a whole, in milliseconds; of any answer without a deadline.",

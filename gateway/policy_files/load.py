@@ -15,10 +15,11 @@ from ruamel.yaml.comments import CommentedMap
 from gateway.policy_files.dns import Lookup, keep_host_name
 from gateway.policy_files.document import parse_document, read_document
 from gateway.policy_files.limits import read_limits
+from gateway.policy_files.locations import read_private_locations
 from gateway.policy_files.routes import read_routes
 from gateway.policy_files.section import SchemaVisitor, Section
 from gateway.policy_files.targets import read_targets
-from gateway.routing.policy import AUTO, Policy, compile_policy
+from gateway.routing.policy import AUTO, Policy, compile_policy, with_limits
 from gateway.types import Target
 
 LANGUAGE: Final = 1
@@ -45,9 +46,10 @@ def _policy(
 ) -> Policy:
     top = Section(document, file=file, visitor=visitor)
     top.integer("version", minimum=LANGUAGE, maximum=LANGUAGE)
-    targets, target_slos = read_targets(top, resolve)
+    private_locations = read_private_locations(top)
+    targets, target_slos = read_targets(top, resolve, private_locations)
     aliases = _aliases(top, targets)
-    routes = read_routes(top, targets)
+    routes = read_routes(top, targets, private_locations)
     limits = read_limits(top)
     weights = _weights(top)
     top.close()
@@ -58,9 +60,9 @@ def _policy(
         target_slos=target_slos,
         routes=routes,
         aliases=aliases,
-        limits=limits,
+        private_locations=private_locations,
     )
-    return replace(compiled, weights=weights)
+    return replace(with_limits(compiled, limits), weights=weights)
 
 
 def _weights(top: Section) -> Path | None:

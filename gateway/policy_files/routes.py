@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.enums import Location
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.conditions import read_when
 from gateway.policy_files.gates import read_gate
+from gateway.policy_files.locations import check_locations, read_locations
 from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
@@ -20,12 +20,12 @@ _MAX_MS: Final = 3_600_000
 _UNSUPPORTED: Final = {"limits": "limits per route (`limits` at the top level apply to API keys)"}
 
 
-def read_routes(top: Section, targets: Mapping[str, Target]) -> tuple[Route, ...]:
+def read_routes(top: Section, targets: Mapping[str, Target], private_locations: frozenset[str]) -> tuple[Route, ...]:
     """All routes in order. Exactly the last one matches every request."""
     entries = top.sections("routes")
     routes: list[Route] = []
     for number, entry in enumerate(entries):
-        route = _route(entry, targets)
+        route = _route(entry, targets, private_locations)
         if route.name in {earlier.name for earlier in routes}:
             raise entry.error(f"duplicate route name {route.name!r}", "name")
         is_last = number == len(entries) - 1
@@ -37,11 +37,11 @@ def read_routes(top: Section, targets: Mapping[str, Target]) -> tuple[Route, ...
     return tuple(routes)
 
 
-def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
+def _route(entry: Section, targets: Mapping[str, Target], private_locations: frozenset[str]) -> Route:
     entry.reject_renamed(renamed_keys.ROUTE)
     name = entry.string("name")
     check_name(entry, name, reserved=DIRECT, key="name")
-    when = read_when(entry)
+    when = read_when(entry, private_locations)
     slo = read_slo(entry)
     shares, fall_back = _use(entry, targets), _fall_back(entry, targets)
     names = tuple(dict.fromkeys((*(name for name, _ in shares), *fall_back)))
@@ -63,10 +63,11 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         shadow=_shadow(entry, targets),
         checks=read_checks(entry, needs_confidence=gate is not None, can_fall_back=bool(fall_back)),
         private=entry.boolean("private", False),
+        locations=read_locations(entry, "locations", None),
     )
     entry.reject_unsupported(_UNSUPPORTED)
     entry.close()
-    _check_private(entry, route, targets)
+    check_locations(entry, route, targets, private_locations)
     return route
 
 
@@ -140,17 +141,3 @@ def _shadow(entry: Section, targets: Mapping[str, Target]) -> tuple[str, float] 
     share = shadow.number("share", minimum=0, maximum=1)
     shadow.close()
     return name, share
-
-
-def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) -> None:
-    """A private route may name only targets inside the cluster; any other could never be called."""
-    if not route.private:
-        return
-    for name in [name for name, _ in route.shares] or [route.use]:
-        if targets[name].location is not Location.IN_CLUSTER:
-            raise entry.error(f"target {name!r} is external, but the route is private", "use")
-    if route.shadow is not None and targets[route.shadow[0]].location is not Location.IN_CLUSTER:
-        raise entry.error(f"target {route.shadow[0]!r} is external, but the route is private", "shadow")
-    for number, name in enumerate(route.fall_back):
-        if targets[name].location is not Location.IN_CLUSTER:
-            raise entry.error(f"target {name!r} is external, but the route is private", "fall_back", number)

@@ -1,23 +1,27 @@
 """The `targets` section of a policy: the servers that requests can be routed to."""
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.enums import Capability, Decoding, Grade, Kind, Location
+from gateway.enums import Capability, Decoding, Grade, Kind
 from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
+from gateway.policy_files.locations import read_location
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
 from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, with_fields
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
+from twolane.process.locations import IN_CLUSTER
 
 _MAX_PRICE: Final = 1e6  # dollars per million tokens
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -30,6 +34,7 @@ _OWN_HEADERS: Final = frozenset(
     " content-length content-type content-encoding accept-encoding x-request-id traceparent tracestate"
     " x-twolane-deadline-ms".split()
 )
+_MALICIOUS: Final = frozenset({"1.82.7", "1.82.8"})  # of litellm: they stole credentials (PYSEC-2026-2)
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
@@ -38,7 +43,9 @@ _MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
 
 
-def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict[str, Slo]]:
+def read_targets(
+    top: Section, resolve: Lookup, private_locations: frozenset[str]
+) -> tuple[dict[str, Target], dict[str, Slo]]:
     """All targets by name, and the SLOs that targets declare themselves."""
     section = top.section("targets")
     if section is None or not section.node:
@@ -48,7 +55,7 @@ def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict
     for name in section.node:
         check_name(section, name, reserved=AUTO)
         entry = section.child(section.node[name], name)
-        targets[name] = _target(entry, name, resolve)
+        targets[name] = _target(entry, name, resolve, private_locations)
         slo = read_slo(entry)
         if slo is not None:
             slos[name] = slo
@@ -57,18 +64,21 @@ def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict
     return targets, slos
 
 
-def _target(entry: Section, name: str, resolve: Lookup) -> Target:
+def _target(entry: Section, name: str, resolve: Lookup, private_locations: frozenset[str]) -> Target:
     entry.reject_renamed(renamed_keys.TARGET)
     kind = _kind(entry)
     key_env, key_file = _key_source(entry)
     urls = _urls(entry, kind)
+    location = read_location(entry)
     target = Target(
         name=name,
         kind=kind,
         url=urls[0].base,
         path=urls[0].path,
         model=_model(entry, kind),
-        location=entry.choice("location", Location),
+        location=location,
+        # A proxy is elsewhere, and sees what it passes on.
+        uses_proxy=entry.boolean("proxy", location != IN_CLUSTER and location not in private_locations),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         queue=read_queue(entry),
         idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
@@ -149,9 +159,19 @@ def _kind(entry: Section) -> Kind:
     kind = entry.string("kind")
     if kind not in _KINDS:
         raise entry.error(f"unknown kind {kind!r}{suggestion(kind, _KINDS)}", "kind")
-    if kind == Kind.LITELLM and find_spec("litellm") is None:  # looks it up without importing it
-        raise entry.error(f"kind litellm requires the extra `providers`: {_INSTALL}", "kind")
+    if kind == Kind.LITELLM and (problem := _litellm_problem()) is not None:
+        raise entry.error(f"{problem}: {_INSTALL}", "kind")
     return Kind(kind)
+
+
+def _litellm_problem() -> str | None:
+    """Why litellm cannot be used. It is looked up without importing it."""
+    if find_spec("litellm") is None:
+        return "kind litellm requires the extra `providers`"
+    with suppress(PackageNotFoundError):
+        if (found := version("litellm")) in _MALICIOUS:
+            return f"litellm {found} is a malicious release, replace it"
+    return None
 
 
 class _Url(NamedTuple):

@@ -62,6 +62,22 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitedTo:
+    """A condition on the limits of the request to locations: it may be sent to none but these. For private requests,
+    the policy's private locations are such a limit."""
+
+    locations: frozenset[str]
+    private_locations: frozenset[str]
+
+    def holds(self, query: Query) -> bool:
+        """Whether the condition holds."""
+        limits = [limit.allowed for limit in query.locations]
+        if query.private:
+            limits.append(self.private_locations)
+        return bool(limits) and frozenset.intersection(*limits) <= self.locations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class When:
     """The conjunction of all given conditions; a condition that is None or empty is not checked."""
 
@@ -77,7 +93,7 @@ class When:
     images: bool | None = None
     private: bool | None = None
     prompt_chars: Comparison | None = None
-    headers: tuple[Header, ...] = ()
+    further: tuple[Header | LimitedTo, ...] = ()  # that few routes have
     hours: tuple[Hours, ...] = ()  # at least one must hold
 
     def matches(self, query: Query, classification: Classification, wall_s: float) -> bool:
@@ -96,7 +112,7 @@ class When:
         return (
             (self.models is None or query.model in self.models or self._matches_pattern(query.model))
             and (self.keys is None or query.principal in self.keys)
-            and all(header.holds(query) for header in self.headers)
+            and all(condition.holds(query) for condition in self.further)
         )
 
     def _matches_pattern(self, model: str) -> bool:

@@ -1,7 +1,7 @@
 """Hints to the gateway in a request's `metadata`, which applications also use for themselves.
 
 `task` with the name of a known task, and `private` with a yes or no, are hints; any other value of theirs is the
-application's own. `twolane_task` and `twolane_private` are always hints.
+application's own. `twolane_task`, `twolane_private` and `twolane_locations` are always hints.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from gateway.enums import Task
 
 TASK: Final = "twolane_task"
 PRIVATE: Final = "twolane_private"
+LOCATIONS: Final = "twolane_locations"
 _WORDS: Final = {"true": True, "1": True, "yes": True, "on": True} | dict.fromkeys(
     ("false", "0", "no", "off", ""), False
 )
@@ -38,4 +39,4 @@ def _is_hint(name: str, value: Any) -> bool:
     """Names are compared in lower case, as where `private` is read."""
     if name == "task":
         return task_of(value) is not None
-    return name in (TASK, PRIVATE) or (name == "private" and boolean_of(value) is not None)
+    return name in (TASK, PRIVATE, LOCATIONS) or (name == "private" and boolean_of(value) is not None)

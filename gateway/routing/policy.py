@@ -9,16 +9,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
-from gateway.enums import Kind, Location, OnLowConfidence
+from gateway.enums import Kind, OnLowConfidence
 from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
 from gateway.routing.gates import Gate, reports_confidence
 from gateway.routing.model_patterns import ModelPattern, split_patterns
 from gateway.types import Candidate, Plan, Shadow, Target
+from twolane.process.locations import IN_CLUSTER
 
 AUTO: Final = "auto"
 DIRECT: Final = "direct"  # the route of requests whose `model` is a target
 HASH_DIGITS: Final = 12  # of the content hash, as shown in headers and metrics
+PRIVATE_LOCATIONS: Final = frozenset({IN_CLUSTER})  # of a policy that names none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +44,14 @@ class Route:
     shadow: tuple[str, float] | None = None  # a target, and the share of requests that is copied to it
     checks: Checks | None = READ_ALONG  # None: nothing is checked
     private: bool = False
+    locations: frozenset[str] | None = None  # of its targets; None: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficSplit:
     """One entry of a traffic split: the plans for random samples below `until`.
 
-    `private` is the plan for requests that must stay in the cluster; it may have no candidates.
+    `private` is the plan for private requests; it may have no candidates.
     """
 
     open: Plan
@@ -87,6 +90,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     limit_by_key: Mapping[str, Limit] = field(default_factory=dict)
     general_limit: Limit | None = None
+    private_locations: frozenset[str] = PRIVATE_LOCATIONS
     weights: Path | None = None  # of the classifier; None: the shipped ones
 
     def limit_of(self, key: str | None) -> Limit | None:
@@ -99,10 +103,11 @@ class Policy:
 
     @property
     def unpriced(self) -> tuple[str, ...]:
-        """The external targets whose cost is not known, if a limit counts dollars: `kind: litellm` has a price list."""
+        """The targets outside the cluster whose cost is not known, if a limit counts dollars: `kind: litellm` has a
+        price list."""
         if all(limit.dollars_per_day is None for limit in self.limits):
             return ()
-        outside = (target for target in self.targets.values() if target.location is Location.EXTERNAL)
+        outside = (target for target in self.targets.values() if target.location != IN_CLUSTER)
         return tuple(target.name for target in outside if target.price is None and target.kind is not Kind.LITELLM)
 
     @property
@@ -139,16 +144,16 @@ def compile_policy(
     target_slos: Mapping[str, Slo],
     routes: tuple[Route, ...],
     aliases: frozenset[str] = frozenset(),
-    limits: tuple[Limit, ...] = (),
+    private_locations: frozenset[str] = PRIVATE_LOCATIONS,
 ) -> Policy:
     """Precompute the plans of all routes. The parts must be consistent; the loader validates them.
 
     `target_slos` are the objectives of targets used as fallbacks, or in routes without an objective of their own.
     """
-    version = content_hash[:HASH_DIGITS]
     names, patterns = split_patterns(aliases)
-    rules = tuple(_rule(version, route, targets, target_slos) for route in routes)
-    direct = {name: _rule(version, _direct_route(name), targets, target_slos) for name in targets}
+    compiling = _Compiling(content_hash[:HASH_DIGITS], targets, target_slos, private_locations)
+    rules = tuple(_rule(compiling, route) for route in routes)
+    direct = {name: _rule(compiling, _direct_route(name)) for name in targets}
     return Policy(
         content_hash=content_hash,
         targets=targets,
@@ -157,10 +162,40 @@ def compile_policy(
         direct=direct,
         aliases=names | {AUTO},
         alias_patterns=patterns,
+        private_locations=private_locations,
+    )
+
+
+def with_limits(policy: Policy, limits: tuple[Limit, ...]) -> Policy:
+    """The policy with limits for API keys."""
+    return replace(
+        policy,
         limits=limits,
         limit_by_key={key: limit for limit in reversed(limits) for key in limit.keys or ()},
         general_limit=next((limit for limit in limits if limit.keys is None), None),
     )
+
+
+def narrowed(plan: Plan, allowed: frozenset[str]) -> Plan:
+    """The plan without what is outside these locations, its shadow included. A target without a location is outside
+    all of them."""
+    known, shadow = plan.locations, plan.shadow
+    return replace(
+        plan,
+        candidates=tuple(each for each in plan.candidates if each.target.location in allowed),
+        shadow=shadow if shadow is not None and shadow.candidate.target.location in allowed else None,
+        locations=allowed if known is None else known & allowed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiling:
+    """What all routes of a policy have in common."""
+
+    version: str
+    targets: Mapping[str, Target]
+    target_slos: Mapping[str, Slo]
+    private_locations: frozenset[str]
 
 
 def _direct_route(target: str) -> Route:
@@ -168,33 +203,26 @@ def _direct_route(target: str) -> Route:
     return Route(name=DIRECT, when=When(), use=target)
 
 
-def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos: Mapping[str, Slo]) -> Rule:
+def _rule(compiling: _Compiling, route: Route) -> Rule:
     shares = route.shares or ((route.use, 1.0),)
     total = sum(share for _, share in shares)
     untils = accumulate(share / total for _, share in shares)
+    targets, slos = compiling.targets, compiling.target_slos
     shadow = _shadow(route, targets)
     splits = []
     for (first, _), until in zip(shares, untils, strict=True):
         names = (first, *(name for name in route.fall_back if name != first))
-        candidates = tuple(_candidate(route, targets[name], target_slos, hedges=name == first) for name in names)
-        splits.append(_split(version, route, candidates, shadow, until))
+        candidates = tuple(_candidate(route, targets[name], slos, hedges=name == first) for name in names)
+        splits.append(_split(compiling, route, _plan(compiling.version, route, candidates, shadow), until))
     return Rule(route=route, splits=tuple(splits))
 
 
-def _split(
-    version: str, route: Route, candidates: tuple[Candidate, ...], shadow: Shadow | None, until: float
-) -> TrafficSplit:
-    inside = tuple(candidate for candidate in candidates if candidate.target.location is Location.IN_CLUSTER)
-    open_plan = _plan(version, route, inside if route.private else candidates, private=route.private)
-    private = _plan(version, route, inside, private=True)
-    if shadow is None:
-        return TrafficSplit(open=open_plan, private=private, until=until)
-    may_see_private = shadow.candidate.target.location is Location.IN_CLUSTER
-    return TrafficSplit(
-        open=replace(open_plan, shadow=shadow if may_see_private or not open_plan.private else None),
-        private=replace(private, shadow=shadow if may_see_private else None),
-        until=until,
-    )
+def _split(compiling: _Compiling, route: Route, plan: Plan, until: float) -> TrafficSplit:
+    """Requests that are not limited take a precomputed plan as it is."""
+    plan = plan if route.locations is None else narrowed(plan, route.locations)
+    inside = narrowed(plan, compiling.private_locations)
+    private = replace(inside, private=True, locations=plan.locations)
+    return TrafficSplit(open=private if route.private else plan, private=private, until=until)
 
 
 def _shadow(route: Route, targets: Mapping[str, Target]) -> Shadow | None:
@@ -230,7 +258,7 @@ def _with_endpoints(candidate: Candidate) -> Candidate:
     return replace(candidate, per_endpoint=tuple(replace(candidate, target=endpoint) for endpoint in endpoints))
 
 
-def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, private: bool) -> Plan:
+def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], shadow: Shadow | None) -> Plan:
     return Plan(
         policy=version,
         route=route.name,
@@ -238,7 +266,7 @@ def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, priv
         deadline_ms=route.deadline_ms,
         total_ms=route.total_ms,
         attempt_ms=route.attempt_ms,
-        private=private,
+        shadow=shadow,
         checks=route.checks,
         serves_surest=route.gate is not None and route.gate.otherwise is OnLowConfidence.SERVE_SUREST,
     )

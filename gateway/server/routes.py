@@ -4,7 +4,6 @@ FastAPI is imported when one of them is first requested.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -16,6 +15,7 @@ from gateway.state.response_store import ResponseStore
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Status, Target
+from gateway.web.apis.feedback_log import FeedbackLog
 from gateway.web.asgi_responses import health_check
 from twolane.process.http.dispatch import Dispatch
 
@@ -26,10 +26,9 @@ def public_routes(
     policy: Callable[[], Policy],
     status_of: Callable[[Target], Status],
     store: ResponseStore | None,
-    record: Callable[[dict[str, Any]], None] | None,
-    clock: Clock,
+    feedback: FeedbackLog,
 ) -> ASGIApp:
-    """`generation` are the applications of paths that generate; `record` receives feedback for the decision log."""
+    """`generation` are the applications of paths that generate."""
 
     def make() -> ASGIApp:
         from gateway.web.apis.feedback import add_feedback_route
@@ -38,7 +37,7 @@ def public_routes(
 
         app = public_app(policy, status_of)
         add_response_routes(app, store)
-        add_feedback_route(app, record, clock.wall_s)
+        add_feedback_route(app, feedback)
         return app
 
     return Dispatch({**generation, "/live": health_check(dict), "/health": _health(policy)}, make)

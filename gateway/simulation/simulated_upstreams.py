@@ -13,6 +13,7 @@ import orjson
 
 from gateway.enums import Capability, FormatKind, Reason
 from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Refused, UpstreamAuth, UpstreamError
+from gateway.policy_types import LocationLimit
 from gateway.simulation.latency_models import TargetModel
 from gateway.simulation.traffic import Arrival
 from gateway.simulation.virtual_time import SeededRandom
@@ -71,6 +72,7 @@ def query_of(arrival: Arrival, now_s: float) -> Query:
         received_s=now_s,
         stream=arrival.stream,
         private=arrival.private,
+        locations=() if arrival.locations is None else (LocationLimit("the trace", arrival.locations),),
         principal=arrival.principal,
         output_format=_OUTPUT_FORMAT if arrival.has_schema else None,
         needs=frozenset(needs),

@@ -16,6 +16,7 @@ import msgspec
 from gateway.enums import AttemptOutcome, Outcome, Reason, Task
 from gateway.errors import TraceError
 from gateway.routing.policy import DIRECT
+from twolane.process.locations import locations_of
 
 _Value = TypeVar("_Value")
 _OUTCOMES: Final = frozenset(map(str, (*Reason, *AttemptOutcome)))
@@ -36,6 +37,7 @@ class Arrival:
     evidence: str = "trace"
     stream: bool = False
     private: bool = False
+    locations: frozenset[str] | None = None  # to which the request was limited
     has_schema: bool = False
     principal: str | None = None
     target: str | None = None
@@ -89,6 +91,7 @@ class LoggedRequest(msgspec.Struct, frozen=True):
     total_ms: float
     attempts: tuple[LoggedAttempt, ...]
     private: bool = False
+    locations: frozenset[str] | None = None
     stream: bool = False
     principal: str | None = None
     input_tokens: int | None = None
@@ -147,6 +150,7 @@ def trace_of(log: Sequence[LoggedRequest]) -> Trace:
             evidence=line.evidence,
             stream=line.stream,
             private=line.private,
+            locations=line.locations,
             has_schema=line.schema is not None,
             principal=line.principal,
             target=line.attempts[0].target if line.route == DIRECT and line.attempts else None,
@@ -175,6 +179,10 @@ class _Row:
         starts = accumulate((len(field) + 1 for field in fields), initial=1)  # does not count quotes
         self._starts = dict(zip(columns, starts, strict=False))
 
+    def has(self, name: str) -> bool:
+        """Whether the field is present and not empty."""
+        return bool(self._fields.get(name, "").strip())
+
     def get(self, name: str, read: Callable[[str], _Value], default: _Value | None = None) -> _Value:
         """The value parsed by `read`, or `default` if the field is empty. Raises TraceError if `read` raises
         ValueError or KeyError."""
@@ -199,7 +207,12 @@ def _arrival(row: _Row, task: Task) -> Arrival:
         stream=row.get("stream", _yes_no, False),
         has_schema=row.get("schema", _yes_no, False),
         private=row.get("private", _yes_no, False),
+        locations=row.get("locations", _locations) if row.has("locations") else None,
     )
+
+
+def _locations(text: str) -> frozenset[str]:
+    return locations_of(text.replace(" ", ","))
 
 
 def _seconds(text: str) -> float:

@@ -12,18 +12,16 @@ import logging
 import random
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.ports import Clock
 from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.reliability.replication import PeerSnapshot, Snapshot
+from gateway.state.redis_address import RedisAddress
+from gateway.state.redis_client import RedisClient, RedisFaultError, Script
 from gateway.state.shared_budgets import SharedBudgets, is_cancelled
-from twolane.process.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
 
 # One interval until a replica writes and one until another reads: state spreads within two seconds.
 EXCHANGE_EVERY_S: Final = 0.7
@@ -33,7 +31,7 @@ KEEP_S: Final = 120
 
 # Ages are measured by Redis's clock only: a field is `sequence milliseconds snapshot`. A write that arrives after a
 # newer one (delayed in a socket while Redis was stopped) is ignored.
-_SCRIPT: Final = """
+_SCRIPT: Final = Script("""
 local key, me, sequence, report, keep_ms = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -55,7 +53,7 @@ for i = 1, #fields, 2 do
   end
 end
 return reply
-"""
+""")
 
 _log = logging.getLogger("gateway")
 _encoder = msgspec.msgpack.Encoder()
@@ -77,37 +75,37 @@ class ReplicatedState(Protocol):
 class Replica:
     """This process among its replicas. `is_up`: the last exchange succeeded."""
 
-    def __init__(self, state: ReplicatedState, clock: Clock, redis: "Redis", *, namespace: str) -> None:
+    def __init__(self, state: ReplicatedState, clock: Clock, redis: RedisClient, *, namespace: str) -> None:
         self._state = state
         self._clock = clock
         self._redis = redis
-        self._script = redis.register_script(_SCRIPT)
         self._key = f"{{{namespace}}}:replicas"
         self._name = secrets.token_hex(8)
         self._sequence = 0
         self.is_up = False
 
     async def run(self) -> None:
-        """Exchange until cancelled."""
+        """Exchange until cancelled, some time after the first exchange."""
         while not is_cancelled():
-            try:
-                await self.exchange()
-            except Exception:  # noqa: BLE001 - top of this task: one bad snapshot must not end all sharing
-                _log.exception("shared state: an exchange failed")
-                self.is_up = False
             await asyncio.sleep(EXCHANGE_EVERY_S * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
+            await self.exchange()
 
     async def exchange(self) -> None:
-        """One exchange. A failed exchange only delays the state."""
-        from redis.exceptions import RedisError
+        """One exchange. A failed exchange only delays the state; one bad snapshot must not end all sharing."""
+        try:
+            await self._exchange()
+        except Exception:  # noqa: BLE001 - at the start, and at the top of a task
+            _log.exception("shared state: an exchange failed")
+            self.is_up = False
 
+    async def _exchange(self) -> None:
         self._sequence += 1
         snapshot = _encoder.encode(self._state.snapshot(self._clock.now_s()))
         try:
-            async with asyncio.timeout(2 * TIMEOUT_S):
-                reply = await self._script(keys=[self._key], args=[self._name, self._sequence, snapshot, KEEP_S * 1000])
-        except (RedisError, OSError, TimeoutError) as fault:
-            self._set_up(False, type(fault).__name__)  # its message may contain the address
+            async with self._redis.calling(2 * TIMEOUT_S) as client:
+                reply = await _SCRIPT(client, [self._key], [self._name, self._sequence, snapshot, KEEP_S * 1000])
+        except RedisFaultError as fault:
+            self._set_up(False, str(fault))
             return
         now_s = self._clock.now_s()
         self._state.merge(now_s, _peers(reply, now_s), me=self._name)
@@ -115,22 +113,24 @@ class Replica:
 
     def _set_up(self, is_up: bool, cause: str) -> None:
         if is_up and not self.is_up:
-            _log.info("shared state: joined")
+            _log.info("shared state: joined", extra={"fields": {"event": "redis_joined"}})
         if not is_up and (self.is_up or self._sequence == 1):
-            _log.warning("shared state: Redis does not respond (%s); using local state until it does", cause)
+            fields = {"event": "redis_lost", "reason": cause}
+            text = "shared state: Redis does not respond (%s); using local state until it does"
+            _log.warning(text, cause, extra={"fields": fields})
         self.is_up = is_up
 
 
 @contextlib.asynccontextmanager
 async def shared_state(
-    state: ReplicatedState, budgets: DailyBudgets, clock: Clock, *, url: str, namespace: str
+    state: ReplicatedState, budgets: DailyBudgets, clock: Clock, *, address: RedisAddress, namespace: str
 ) -> AsyncIterator[Replica]:
-    """A replica that exchanges in the background until the block ends; it begins with what its key budgets have spent
-    today. Raises ConfigurationError for an invalid URL."""
-    redis = connect(url)
+    """A replica that exchanges in the background until the block ends; it begins with what the others know: the state
+    of lanes, and what its key budgets have spent today."""
+    redis = RedisClient(address, timeout_s=TIMEOUT_S)
     replica = Replica(state, clock, redis, namespace=namespace)
     shared_budgets = SharedBudgets(budgets, clock, redis, namespace=namespace)
-    await shared_budgets.exchange()
+    await asyncio.gather(replica.exchange(), shared_budgets.exchange())
     tasks = [
         asyncio.create_task(replica.run(), name="shared state"),
         asyncio.create_task(shared_budgets.run(), name="daily budgets"),
@@ -143,19 +143,6 @@ async def shared_state(
         await asyncio.gather(*tasks, return_exceptions=True)
         await shared_budgets.exchange()
         await redis.aclose()
-
-
-def connect(url: str, *, timeout_s: float = TIMEOUT_S) -> "Redis":
-    """A client with short timeouts and no retries: the next exchange is the retry. Connects on first use."""
-    from redis.asyncio import Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    once = Retry(NoBackoff(), 0)
-    try:
-        return Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once)
-    except ValueError as fault:  # the message names the scheme or the port, never the password
-        raise ConfigurationError(f"--redis-url (TWOLANE_REDIS_URL): {fault}") from None
 
 
 def _peers(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:

@@ -13,12 +13,14 @@ from typing import Protocol
 class StoredResponse:
     """`owner` is the name of the key that wrote it; None without keys. `response` is the object as it was sent, `items`
     is the JSON list of all items that led to it: those of earlier responses, and the input. `item_ids` are those of
-    output items that do not contain the id of the response."""
+    output items that do not contain the id of the response. `locations` are those to which the request was limited
+    (None: no limit); a request that continues the response is, too."""
 
     owner: str | None
     response: bytes
     items: bytes
     item_ids: tuple[str, ...] = ()
+    locations: frozenset[str] | None = None
     until_s: float = 0.0  # set by the store
 
     @property
@@ -49,8 +51,8 @@ class ResponseStore(Protocol):
         """None if it is unknown, expired, or another key's."""
         ...
 
-    async def outputs(self, response_ids: Sequence[str], owner: str | None) -> Mapping[str, bytes]:
-        """The response objects that exist, by their ids, without what led to them. May raise ReadTooLarge."""
+    async def outputs(self, response_ids: Sequence[str], owner: str | None) -> Mapping[str, StoredResponse]:
+        """The responses that exist, by their ids; `items` may be empty. May raise ReadTooLarge."""
         ...
 
     async def responses_of(self, item_ids: Sequence[str], owner: str | None) -> Mapping[str, str]:
@@ -86,10 +88,10 @@ class MemoryResponseStore:
         found = self._stored.get(response_id)
         return found if found is not None and found.owner == owner else None
 
-    async def outputs(self, response_ids: Sequence[str], owner: str | None) -> Mapping[str, bytes]:
+    async def outputs(self, response_ids: Sequence[str], owner: str | None) -> Mapping[str, StoredResponse]:
         """See `ResponseStore`. They take no further memory."""
         found = {each: await self.get(each, owner) for each in response_ids}
-        return {each: stored.response for each, stored in found.items() if stored is not None}
+        return {each: stored for each, stored in found.items() if stored is not None}
 
     async def responses_of(self, item_ids: Sequence[str], owner: str | None) -> Mapping[str, str]:
         """See `ResponseStore`."""

@@ -15,13 +15,11 @@ import logging
 import random
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.ports import Clock
 from gateway.reliability.daily_budgets import Account, DailyBudgets, Spent
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
+from gateway.state.redis_client import RedisClient, RedisFaultError, Script
 
 PAUSE_S: Final = 0.01  # between two exchanges, so that a busy replica makes at most a hundred a second
 EVERY_S: Final = 0.5
@@ -29,7 +27,7 @@ KEEP_S: Final = 2 * 86_400
 TIMEOUT_S: Final = 1.0
 
 # ARGV: this replica, the version that it saw last, seconds to keep the keys, then account, total, account, total...
-_SCRIPT: Final = """
+_SCRIPT: Final = Script("""
 local totals, changes, me, since = KEYS[1], KEYS[2], 'seen ' .. ARGV[1], tonumber(ARGV[2])
 local seen = tonumber(redis.call('HGET', totals, me) or 0)
 local has_lost = since > 0 and (seen < since or redis.call('EXISTS', changes) == 0)
@@ -62,7 +60,7 @@ for _, account in ipairs(redis.call('ZRANGEBYSCORE', changes, '(' .. since, '+in
   reply[#reply + 1] = redis.call('HGET', totals, account) or ''
 end
 return reply
-"""
+""")
 
 _log = logging.getLogger("gateway")
 
@@ -70,10 +68,10 @@ _log = logging.getLogger("gateway")
 class SharedBudgets:
     """The budgets of this process among its replicas."""
 
-    def __init__(self, budgets: DailyBudgets, clock: Clock, redis: "Redis", *, namespace: str) -> None:
+    def __init__(self, budgets: DailyBudgets, clock: Clock, redis: RedisClient, *, namespace: str) -> None:
         self._budgets = budgets
         self._clock = clock
-        self._script = redis.register_script(_SCRIPT)
+        self._redis = redis
         self._prefix = f"{{{namespace}}}:spent"
         self._wanted = asyncio.Event()
         self._seen = (0, 0)  # day and version of the last exchange
@@ -95,17 +93,14 @@ class SharedBudgets:
     async def exchange(self) -> bool:
         """Write the totals that have changed here, and read those that have changed elsewhere. False if Redis does not
         answer: nothing is lost, the next exchange makes up for it."""
-        from redis.exceptions import RedisError
-
         self._wanted.clear()
         day, changed = self._budgets.begin_day(self._clock.wall_s()), self._budgets.take_changed()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._exchange(day, changed)
-        except (RedisError, OSError, TimeoutError) as fault:
+            await self._exchange(day, changed)
+        except RedisFaultError as fault:
             self._budgets.mark_changed(day, changed)
             if not self._has_warned:
-                _log.warning("daily budgets: Redis does not respond (%s); counting alone", type(fault).__name__)
+                _log.warning("daily budgets: Redis does not respond (%s); counting alone", fault)
             self._has_warned = True
             return False
         self._has_warned = False
@@ -117,7 +112,8 @@ class SharedBudgets:
         for account, spent in changed.items():
             arguments += [f"{account.replica} {account.key}", f"{spent.tokens} {spent.nanodollars}"]
         keys = [f"{self._prefix}:{day}", f"{self._prefix}:{day}:changes"]
-        has_lost, version, *accounts = await self._script(keys=keys, args=arguments)
+        async with self._redis.calling(TIMEOUT_S) as client:
+            has_lost, version, *accounts = await _SCRIPT(client, keys, arguments)
         self._budgets.merge(day, dict(map(_parse, accounts[::2], accounts[1::2])))
         self._seen = day, version
         if has_lost:

@@ -1,66 +1,117 @@
 """Counters and histograms as plain numbers, added to the values of prometheus_client when somebody looks.
 
 Its values take a lock for each increment, or write to a mapped file, and its histograms search their bounds one by one.
-A cell belongs to the event loop: `flush` it there.
+A series is exported from its first count on. Cells belong to the event loop: `flush` them there.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from prometheus_client import Counter, Histogram
-
-
-class Cell(Protocol):
-    """One series."""
-
-    def flush(self) -> None:
-        """Add what was counted since the last call to prometheus_client's value."""
-        ...
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 
 class CounterCell:
     """A counter with its labels."""
 
-    __slots__ = ("_child", "value")
+    __slots__ = ("_child", "_family", "_labels", "value")
 
-    def __init__(self, child: Counter) -> None:
-        self._child = child
+    def __init__(self, family: Counter, labels: tuple[str, ...] = ()) -> None:
+        self._family, self._labels = family, labels
+        self._child: Counter | None = None
         self.value = 0.0  # since the last flush
 
+    def show(self) -> Counter:
+        """Export the series, even if nothing was counted: a ratio and `rate` need its 0."""
+        if self._child is None:
+            self._child = self._family.labels(*self._labels) if self._labels else self._family
+        return self._child
+
     def flush(self) -> None:
-        """See `Cell`."""
+        """Add what was counted since the last call to prometheus_client's value."""
         if self.value:
-            self._child.inc(self.value)
+            self.show().inc(self.value)
             self.value = 0.0
 
 
 class HistogramCell:
     """A histogram with its labels."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_sum")
+    __slots__ = ("_bounds", "_child", "_counts", "_family", "_labels", "_sum")
 
-    def __init__(self, child: Histogram) -> None:
-        self._child = child
-        self._bounds: Final = child._upper_bounds
+    def __init__(self, family: Histogram, labels: tuple[str, ...] = ()) -> None:
+        self._family, self._labels = family, labels
+        self._child: Histogram | None = None
+        self._bounds: Final = family._upper_bounds
         self._counts = [0] * len(self._bounds)
         self._sum = 0.0
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None) -> None:
         """Count a value. Exemplars are rare, and kept by prometheus_client."""
         if exemplar is not None:
-            self._child.observe(value, dict(exemplar))
+            self._show().observe(value, dict(exemplar))
             return
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def flush(self) -> None:
-        """See `Cell`."""
+        """Add what was observed since the last call to prometheus_client's values."""
         if not any(self._counts):
             return
-        self._child._sum.inc(self._sum)
-        for bucket, count in zip(self._child._buckets, self._counts, strict=True):
+        child = self._show()
+        child._sum.inc(self._sum)
+        for bucket, count in zip(child._buckets, self._counts, strict=True):
             if count:
                 bucket.inc(count)
         self._counts = [0] * len(self._bounds)
         self._sum = 0.0
+
+    def _show(self) -> Histogram:
+        if self._child is None:
+            self._child = self._family.labels(*self._labels) if self._labels else self._family
+        return self._child
+
+
+class Cells:
+    """The counters and histograms of one registry, and their cells."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._counters: dict[tuple[Counter, tuple[str, ...]], CounterCell] = {}
+        self._histograms: dict[tuple[Histogram, tuple[str, ...]], HistogramCell] = {}
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A new family of counters."""
+        return Counter(name, text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, bounds: Iterable[float], *labels: str) -> Histogram:
+        """A new family of histograms."""
+        return Histogram(name, text, labels, registry=self._registry, buckets=tuple(bounds))
+
+    def count_of(self, family: Counter, *labels: str) -> CounterCell:
+        """The cell of a counter, for callers that keep it: finding it takes as long as counting."""
+        cell = self._counters.get((family, labels))
+        if cell is None:
+            cell = self._counters[(family, labels)] = CounterCell(family, labels)
+        return cell
+
+    def values_of(self, family: Histogram, *labels: str) -> HistogramCell:
+        """The cell of a histogram, for callers that keep it."""
+        cell = self._histograms.get((family, labels))
+        if cell is None:
+            cell = self._histograms[(family, labels)] = HistogramCell(family, labels)
+        return cell
+
+    def drop(self, families: Iterable[Histogram]) -> None:
+        """Export these histograms no longer."""
+        dropped = set(families)
+        for family in dropped:
+            self._registry.unregister(family)
+        self._histograms = {key: cell for key, cell in self._histograms.items() if key[0] not in dropped}
+
+    def flush(self) -> None:
+        """Export what was counted; on the event loop."""
+        for counter in self._counters.values():
+            counter.flush()
+        for histogram in self._histograms.values():
+            histogram.flush()

@@ -10,8 +10,8 @@ from gateway.decision import AttemptRecord, Decision
 from gateway.types import Query
 
 
-def document_of(decision: Decision) -> dict[str, Any]:
-    """The format of the decision log."""
+def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any]:
+    """The format of the decision log; `replica` is the name of the gateway that decided, if it has one."""
     classification, usage = decision.classification, decision.usage
     return {
         "time": _time(decision.time_s),
@@ -24,6 +24,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "evidence": classification.evidence,
         "route": decision.route,
         "private": decision.private,
+        "locations": None if decision.locations is None else sorted(decision.locations),
         "stream": decision.stream,
         "path": decision.api_path,
         "input_tokens": usage.input_tokens if usage else None,
@@ -37,7 +38,9 @@ def document_of(decision: Decision) -> dict[str, Any]:
         "fallback": decision.fallback,
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
-    } | ({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)})
+        **({} if replica is None else {"gateway": replica}),
+        **({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)}),
+    }
 
 
 def prompt_event(query: Query) -> dict[str, Any]:
@@ -56,6 +59,8 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     queued = None if attempt.queued_ms is None else _ms(attempt.queued_ms)
     optional = {
         "url": attempt.url,
+        "location": attempt.location,
+        "status": attempt.status,
         "hedge": attempt.hedge,
         "queued_ms": queued,
         "ignored": attempt.ignored,

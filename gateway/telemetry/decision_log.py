@@ -25,16 +25,23 @@ class DecisionLog:
     """An Observer. If the disk cannot keep up, lines are dropped and counted."""
 
     def __init__(
-        self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None, *, max_bytes: int = 0, keep: int = 1
+        self,
+        path: Path,
+        on_drop: Callable[[int], None] = lambda _lines: None,
+        *,
+        max_bytes: int = 0,
+        keep: int = 1,
+        replica: str | None = None,
     ) -> None:
         """Raises ConfigurationError if the file cannot be opened. `on_drop` receives the number of dropped lines, on
-        any thread; see `RotatingFile` for the other arguments."""
+        any thread; every decision names its `replica`; see `RotatingFile` for the other arguments."""
         try:
             self._file = RotatingFile(path, max_bytes=max_bytes, keep=keep)
         except OSError as fault:
             raise ConfigurationError(
                 f"--decision-log (TWOLANE_DECISION_LOG): cannot write {path}: {fault.strerror}"
             ) from fault
+        self._replica = replica
         self._waiting: deque[Decision | dict[str, Any]] = deque()  # append and popleft are atomic
         self._drop = on_drop
         self._closing = threading.Event()
@@ -72,7 +79,7 @@ class DecisionLog:
     def _append(self) -> None:
         """One write for all waiting lines; a full disk drops lines."""
         decisions = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        lines = [line for line in map(_line, decisions) if line]
+        lines = [line for each in decisions if (line := _line(each, self._replica))]
         self._drop(len(decisions) - len(lines))
         if not lines:
             return
@@ -82,10 +89,10 @@ class DecisionLog:
             self._drop(len(lines))
 
 
-def _line(entry: Decision | dict[str, Any]) -> bytes:
+def _line(entry: Decision | dict[str, Any], replica: str | None) -> bytes:
     """Empty if the entry cannot be encoded: that drops one line instead of ending the thread."""
     try:
-        document = document_of(entry) if isinstance(entry, Decision) else entry
+        document = document_of(entry, replica) if isinstance(entry, Decision) else entry
         return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
     except (orjson.JSONEncodeError, OverflowError, ValueError):
         return b""

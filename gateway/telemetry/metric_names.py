@@ -1,8 +1,9 @@
-"""Every metric name of the gateway. Label values come from policies and closed enums, never from requests.
+"""Every metric name of the gateway. Label values come from policies, keys files and closed enums, never from requests.
 
 Dashboards, alerts and documents use these names: change them together.
 """
 
+from http import HTTPStatus
 from typing import Final
 
 REQUESTS: Final = "twolane_requests_total"
@@ -10,6 +11,7 @@ HTTP_RESPONSES: Final = "twolane_http_responses_total"
 REQUEST_SECONDS: Final = "twolane_request_duration_seconds"
 FIRST_BYTE_SECONDS: Final = "twolane_time_to_first_byte_seconds"
 ATTEMPTS: Final = "twolane_attempts_total"
+TARGET_RESPONSES: Final = "twolane_target_responses_total"
 FALLBACKS: Final = "twolane_fallbacks_total"
 SKIPS: Final = "twolane_skips_total"
 IGNORED: Final = "twolane_ignored_parameters_total"
@@ -24,6 +26,11 @@ OBSERVER_FAULTS: Final = "twolane_observer_faults_total"
 DECISIONS_DROPPED: Final = "twolane_decisions_dropped_total"
 LISTENER_REFUSALS: Final = "twolane_listener_refusals_total"
 BYTES_IN_FLIGHT: Final = "twolane_bytes_in_flight"
+
+KEY_REQUESTS: Final = "twolane_key_requests_total"
+KEY_TOKENS: Final = "twolane_key_tokens_total"
+KEY_COST: Final = "twolane_key_cost_dollars_total"
+KEY_RATE_LIMITED: Final = "twolane_key_rate_limited_total"
 
 LANE_SECONDS: Final = "twolane_lane_latency_seconds"
 LANE_FIRST_TOKEN_SECONDS: Final = "twolane_lane_first_token_seconds"  # noqa: S105 - a metric
@@ -47,10 +54,13 @@ LOOP_LAG_SECONDS: Final = "twolane_event_loop_lag_seconds"
 SHED: Final = "twolane_shed_requests_total"
 BUILD_INFO: Final = "twolane_build_info"
 
-# OpenTelemetry's conventions for clients of generative models, one sample per attempt.
-OPERATION_SECONDS: Final = "gen_ai_client_operation_duration_seconds"
-FIRST_CHUNK_SECONDS: Final = "gen_ai_client_operation_time_to_first_chunk_seconds"
-TOKEN_USAGE: Final = "gen_ai_client_token_usage"  # noqa: S105 - tokens of a vocabulary
+# OpenTelemetry's conventions for clients of generative models (`semantic_conventions`), one sample per attempt.
+INFERENCE_SECONDS: Final = "gen_ai_client_inference_duration_seconds"
+FIRST_CHUNK_SECONDS: Final = "gen_ai_client_inference_time_to_first_chunk_seconds"
+INPUT_TOKENS: Final = "gen_ai_client_inference_usage_input_tokens_total"
+OUTPUT_TOKENS: Final = "gen_ai_client_inference_usage_output_tokens_total"
+EMBEDDINGS_SECONDS: Final = "gen_ai_client_embeddings_duration_seconds"
+EMBEDDINGS_TOKENS: Final = "gen_ai_client_embeddings_operation_input_tokens"
 
 # Neighbours are at most a factor of 2 apart, as in the conventions; the objectives of the policy are added.
 SECONDS_BUCKETS: Final = (
@@ -71,3 +81,8 @@ KEYWORDS: Final = frozenset(
     choice choices cost json name regex""".split()
 )
 OTHER: Final = "other"
+NONE: Final = "none"
+MAX_KEYS: Final = 500  # names of API keys that are labels; those that come later share the label `other`
+
+# Values of the label `status` of targets: statuses that are registered, or that proxies and providers invented.
+STATUSES: Final = frozenset(status.value for status in HTTPStatus) | {499, *range(520, 531)}

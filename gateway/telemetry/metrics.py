@@ -1,30 +1,42 @@
 """Counters and histograms of decisions. Gauges, which are read at scrape time, are in `gauges`.
 
-An Observer. Cells are found by their labels in one dictionary lookup, and flushed with every refresh of the gauges.
+An Observer. Cells are flushed with every refresh of the gauges.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway import __version__
-from gateway.decision import ABANDONED, AttemptRecord, Decision, Mirrored
-from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SloOutcome
+from gateway.decision import AttemptRecord, Decision, Mirrored
+from gateway.enums import ErrorSource, Outcome, Reason
 from gateway.policy_types import Slo
 from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
-from gateway.telemetry.cells import Cell, CounterCell, HistogramCell
+from gateway.telemetry.attempt_metrics import AttemptMetrics
+from gateway.telemetry.cells import Cells, CounterCell, HistogramCell
 from gateway.telemetry.gauges import Gauges, Reading
+from gateway.telemetry.key_metrics import KeyMetrics
 from gateway.telemetry.multiprocess import MultiprocessMetrics
 from gateway.telemetry.semantic_conventions import operation_of
 
-_NONE: Final = "none"
 _OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
 _OPEN_METRICS: Final = "application/openmetrics-text"
+_RequestKey = tuple[str, str, str | None, Outcome, int | None, ErrorSource | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RequestCells:
+    """The cells of all requests with the same labels."""
+
+    requests: CounterCell
+    seconds: HistogramCell | None  # None: not timed
+    first_byte: HistogramCell
 
 
 class Metrics:
@@ -38,56 +50,18 @@ class Metrics:
         self.gauges = Gauges(peers.read_peers if peers else tuple)
         self.gauges.add_source(self._process_gauges)
         self.registry.register(self.gauges)
-        self._cells: dict[tuple[object, ...], Cell] = {}
+        self._cells = Cells(self.registry)
         self.gauges.add_source(self.flush)
-        self._first_token_ms: dict[tuple[str, str], float] = {}  # objectives by lane
-        self._exemplar: dict[str, str] | None = None  # the trace of the decision being counted, if recorded
         self._policy = ""
         self._loaded_s = 0.0
         self._is_current = True
+        self._known: dict[_RequestKey, _RequestCells] = {}
         self._make_request_metrics()
-        self._attempts = self._counter(names.ATTEMPTS, "Completed calls to targets.", "route", "target", "outcome")
-        self._fallbacks = self._counter(
-            names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
-        )
-        self._skips = self._counter(names.SKIPS, "Targets skipped without a call.", "route", "target", "reason")
-        self._ignored = self._counter(
-            names.IGNORED, "Calls from which a target's `ignore` left out a parameter.", "target", "parameter"
-        )
-        self._slo_events = self._counter(
-            names.SLO_EVENTS, "Attempts that met or missed the SLO of their lane.", "route", "target", "result"
-        )
-        self._hedges = self._counter(names.HEDGES, "Hedged attempts.", "route", "result")
-        self._shadows = self._counter(
-            names.SHADOWS, "Shadow responses compared with the served ones.", "route", "target", "result"
-        )
-        self._validations = self._counter(
-            names.VALIDATIONS, "Validated responses.", "route", "target", "result", "keyword"
-        )
-        self._reloads = self._counter(names.POLICY_RELOADS, "Policy reloads.", "result")
-        for result in (
-            "changed",
-            "unchanged",
-            "refused",
-        ):  # rare events: without an initial 0 the first one would be invisible to `rate`
-            self._reloads.labels(result)
-        self._cost = self._counter(names.COST, "Cost of attempts in dollars, where the price is known.", "target")
-        self._observer_faults = self._counter(
-            names.OBSERVER_FAULTS, "Decisions that an observer failed to record.", "observer"
-        )
-        self._refusals = self._counter(names.LISTENER_REFUSALS, "Requests refused by the listener.", "reason")
-        self._dropped = self._counter(names.DECISIONS_DROPPED, "Dropped lines of the decision log.")
-        self._overhead = self._histogram(
-            names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
-        )
-        self._make_overload_metrics()
-        self._confidence = self._histogram(
-            names.CONFIDENCE, "Confidence reported with responses.", names.CONFIDENCE_BUCKETS, "route", "target"
-        )
-        operation = "gen_ai_operation_name", "gen_ai_request_model"
-        self._tokens = self._histogram(
-            names.TOKEN_USAGE, "Tokens per attempt.", names.TOKEN_BUCKETS, *operation, "gen_ai_token_type"
-        )
+        self._make_process_metrics()
+        self._attempts = AttemptMetrics(self._cells)
+        self._keys = KeyMetrics(self._cells)
+        self._overhead_cell = self._cells.values_of(self._overhead)
+        self.provider_of, self.key_rate_limited = self._attempts.provider_of, self._keys.rate_limited
         self._make_timers(names.SECONDS_BUCKETS)
 
     def set_policy(self, policy: Policy, wall_s: float) -> None:
@@ -98,37 +72,39 @@ class Metrics:
         """
         if policy.version != self._policy:
             self._policy, self._loaded_s = policy.version, wall_s
-        slos = [(candidate.lane, candidate.slo) for candidate in policy.lanes if candidate.slo is not None]
-        self._first_token_ms = {lane: slo.first_token_p95_ms for lane, slo in slos if slo.first_token_p95_ms < inf}
-        bounds = {bound for _, slo in slos for bound in _bounds_of(slo)}
+        bounds = {
+            bound for candidate in policy.lanes if candidate.slo is not None for bound in _bounds_of(candidate.slo)
+        }
+        self._attempts.set_policy(policy)
         if not bounds <= set(self._bounds):
-            for family in self._timers:
-                self.registry.unregister(family)
-            self._cells = {key: cell for key, cell in self._cells.items() if key[0] not in self._timers}
+            self._cells.drop(self._timers)
             self._make_timers(tuple(sorted(bounds | set(names.SECONDS_BUCKETS))))
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
-        route, target = decision.route or _NONE, decision.target or _NONE
-        trace = decision.trace
-        self._exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
-        source = decision.error_source or ""
-        status_class = "" if decision.status is None else f"{decision.status // 100}xx"
+        trace, outcome, first_byte_ms = decision.trace, decision.outcome, decision.first_byte_ms
+        exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
         task = decision.classification.task
-        self._count(self._requests, route, task, target, decision.outcome, status_class, source)
-        if decision.outcome is Outcome.OK or source in _OUR_FAULTS:
-            self._time(self._seconds, decision.total_ms, route, target)
-        if decision.first_byte_ms is not None:
-            self._time(self._first_byte, decision.first_byte_ms, route, target)
-        self._observe(self._overhead, decision.overhead_ms / 1000)
-        operation = operation_of(decision.api_path)
+        key = (decision.route, task, decision.target, outcome, decision.status, decision.error_source)
+        cells = self._known.get(key) or self._find(key)
+        cells.requests.value += 1
+        if cells.seconds is not None and (outcome is not Outcome.CLIENT_GONE or first_byte_ms is None):
+            cells.seconds.observe(decision.total_ms / 1000, exemplar)
+        if first_byte_ms is not None:
+            cells.first_byte.observe(first_byte_ms / 1000, exemplar)
+        self._overhead_cell.observe(decision.overhead_ms / 1000, exemplar)
+        self._keys.decided(decision)
+        route, operation = decision.route or names.NONE, operation_of(decision.api_path)
         for attempt in decision.attempts:
-            self._attempted(route, attempt, operation)
+            self._attempts.observe(route, attempt, operation, exemplar)
+            if attempt.outcome is Reason.INVALID_OUTPUT and not attempt.skipped:
+                self._invalid(route, attempt)
         for left, taken, reason in decision.changes:
             if reason is not Reason.HEDGE:  # counted as a hedge
-                self._count(self._fallbacks, route, left, taken, reason)
+                self._cells.count_of(self._fallbacks, route, left, taken, reason).value += 1
         if decision.schema_check is not None:
-            self._count(self._validations, route, target, decision.schema_check, "")
+            target = decision.target or names.NONE
+            self._cells.count_of(self._validations, route, target, decision.schema_check, "").value += 1
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """See `ports.Observer`."""
@@ -153,7 +129,10 @@ class Metrics:
 
     def responded(self, status: int) -> None:
         """Count a response of the public port, of whatever path."""
-        self._count(self._http_responses, str(status))
+        cell = self._statuses.get(status)
+        if cell is None:
+            cell = self._statuses[status] = self._cells.count_of(self._http_responses, str(status))
+        cell.value += 1
 
     def shed(self) -> None:
         """Count a request that was refused before it was read."""
@@ -174,143 +153,92 @@ class Metrics:
             return page, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
+    def flush(self) -> tuple[Reading, ...]:
+        """Export what was counted; on the event loop. A source of gauges, though it has none."""
+        self._cells.flush()
+        return ()
+
     def _process_gauges(self) -> Iterator[Reading]:
         yield Reading(names.BUILD_INFO, (__version__,), 1)
         yield Reading(names.POLICY_LOADED, (), self._loaded_s)
         yield Reading(names.POLICY_CURRENT, (), self._is_current)
 
-    def _attempted(self, route: str, attempt: AttemptRecord, operation: str) -> None:
-        target, outcome, usage = attempt.target, attempt.outcome, attempt.usage
-        if attempt.queued_ms is not None:
-            self._time(self._queue_wait, attempt.queued_ms, target, "expired" if attempt.skipped else "served")
-        if attempt.skipped:
-            self._count(self._skips, route, target, outcome)
-            return
-        self._count(self._attempts, route, target, outcome)
-        self._time_lane(route, attempt)
-        for parameter in attempt.ignored:
-            self._count(self._ignored, target, parameter)
-        if attempt.hedge:
-            self._count(self._hedges, route, _hedged(attempt))
-        self._time(
-            self._operation, attempt.elapsed_ms, operation, target, "" if outcome is AttemptOutcome.OK else outcome
+    def _find(self, key: _RequestKey) -> _RequestCells:
+        """The cells of a request. Timed are answers, errors that clients did not cause, and the patience of clients
+        that left before the first byte: in an outage, those are most requests."""
+        route, task, target, outcome, status, source = key
+        lane = (route or names.NONE, target or names.NONE)
+        status_class = "" if status is None else f"{status // 100}xx"
+        is_timed = outcome is not Outcome.ERROR or source in _OUR_FAULTS
+        found = self._known[key] = _RequestCells(
+            requests=self._cells.count_of(self._requests, lane[0], task, lane[1], outcome, status_class, source or ""),
+            seconds=self._cells.values_of(self._seconds, *lane) if is_timed else None,
+            first_byte=self._cells.values_of(self._first_byte, *lane),
         )
-        if attempt.first_byte_ms is not None:
-            self._time(self._first_chunk, attempt.first_byte_ms - attempt.started_ms, operation, target)
-        if outcome is Reason.INVALID_OUTPUT:
-            self._count(self._validations, route, target, "invalid", _keyword(attempt.detail))
-        if usage is None:
-            return
-        if usage.cost is not None:
-            self._count(self._cost, target, by=usage.cost)
-        if usage.confidence is not None:
-            self._observe(self._confidence, usage.confidence, route, target)
-        if usage.input_tokens is not None:
-            self._observe(self._tokens, usage.input_tokens, operation, target, "input")
-        if usage.output_tokens is not None:
-            self._observe(self._tokens, usage.output_tokens, operation, target, "output")
+        return found
 
-    def _time_lane(self, route: str, attempt: AttemptRecord) -> None:
-        """Uses the same numbers as the lane's guard, so that dashboards and alerts agree with it."""
-        target, slo_outcome = attempt.target, attempt.slo_outcome
-        if slo_outcome is not None:
-            for result in SloOutcome:  # create all three series at once: a ratio needs them
-                self._count(self._slo_events, route, target, result, by=float(result is slo_outcome))
-        if slo_outcome in (SloOutcome.MET, SloOutcome.LATE):
-            self._time(self._lane, attempt.elapsed_ms, route, target)
-        budget_ms = self._first_token_ms.get((route, target)) if attempt.stream else None
-        if budget_ms is None:
-            return
-        if attempt.first_token_ms is not None:
-            self._time(self._lane_first_token, attempt.first_token_ms - attempt.started_ms, route, target)
-        elif attempt.outcome in ABANDONED and attempt.elapsed_ms > budget_ms:
-            self._time(self._lane_first_token, attempt.elapsed_ms, route, target)
-
-    def _count(self, family: Counter, *labels: str, by: float = 1.0) -> None:
-        cell = self._cells.get((family, *labels))
-        if cell is None:
-            cell = self._cells[(family, *labels)] = CounterCell(family.labels(*labels) if labels else family)
-        assert isinstance(cell, CounterCell)
-        cell.value += by
-
-    def _time(self, family: Histogram, milliseconds: float, *labels: str) -> None:
-        self._observe(family, milliseconds / 1000, *labels)
-
-    def _observe(self, family: Histogram, value: float, *labels: str) -> None:
-        cell = self._cells.get((family, *labels))
-        if cell is None:
-            cell = self._cells[(family, *labels)] = HistogramCell(family.labels(*labels) if labels else family)
-        assert isinstance(cell, HistogramCell)
-        cell.observe(value, self._exemplar)
-
-    def flush(self) -> tuple[Reading, ...]:
-        """Export what was counted; on the event loop. A source of gauges, though it has none."""
-        for cell in self._cells.values():
-            cell.flush()
-        return ()
+    def _invalid(self, route: str, attempt: AttemptRecord) -> None:
+        keyword = _keyword(attempt.detail)
+        self._cells.count_of(self._validations, route, attempt.target, "invalid", keyword).value += 1
 
     def _make_request_metrics(self) -> None:
         """Create the counters of requests and responses."""
-        self._requests = self._counter(
+        counter = self._cells.counter
+        self._requests = counter(
             names.REQUESTS,
             "Completed requests.",
             *("route", "task", "target", "outcome", "status_class", "error_source"),
         )
-        self._http_responses = self._counter(names.HTTP_RESPONSES, "Responses of the public port.", "status")
+        self._http_responses = counter(names.HTTP_RESPONSES, "Responses of the public port.", "status")
+        self._statuses: dict[int, CounterCell] = {}
+        self._fallbacks = counter(
+            names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
+        )
+        self._shadows = counter(
+            names.SHADOWS, "Shadow responses compared with the served ones.", "route", "target", "result"
+        )
+        self._validations = counter(names.VALIDATIONS, "Validated responses.", "route", "target", "result", "keyword")
 
-    def _make_overload_metrics(self) -> None:
-        """Create the metrics of the gateway's own load and of full targets."""
-        self._loop_lag = self._histogram(
-            names.LOOP_LAG_SECONDS,
-            "Longest lag of the event loop in each tenth of a second.",
-            names.LAG_BUCKETS,
+    def _make_process_metrics(self) -> None:
+        """Create the metrics of the gateway itself."""
+        counter = self._cells.counter
+        self._reloads = counter(names.POLICY_RELOADS, "Policy reloads.", "result")
+        for result in ("changed", "unchanged", "refused"):  # rare: the first one would be invisible to `rate`
+            self._reloads.labels(result)
+        self._observer_faults = counter(
+            names.OBSERVER_FAULTS, "Decisions that an observer failed to record.", "observer"
         )
-        self._queue_wait = self._histogram(
-            names.QUEUE_WAIT_SECONDS,
-            "Time that a request waited for a slot of a full target.",
-            names.SECONDS_BUCKETS,
-            *("target", "result"),
+        self._refusals = counter(names.LISTENER_REFUSALS, "Requests refused by the listener.", "reason")
+        self._dropped = counter(names.DECISIONS_DROPPED, "Dropped lines of the decision log.")
+        self._shed = counter(names.SHED, "Requests refused because the gateway itself was overloaded.")
+        self._overhead = self._cells.histogram(
+            names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
         )
-        self._shed = self._counter(names.SHED, "Requests refused because the gateway itself was overloaded.")
+        self._loop_lag = self._cells.histogram(
+            names.LOOP_LAG_SECONDS, "Longest lag of the event loop in each tenth of a second.", names.LAG_BUCKETS
+        )
 
     def _make_timers(self, bounds: tuple[float, ...]) -> None:
         """Create the latency histograms."""
-        lane, operation = ("route", "target"), ("gen_ai_operation_name", "gen_ai_request_model")
-
-        def timer(name: str, text: str, *labels: str) -> Histogram:
-            return self._histogram(name, text, bounds, *labels)
-
+        lane = ("route", "target")
         self._bounds = bounds
-        self._seconds = timer(
+        self._seconds = self._cells.histogram(
             names.REQUEST_SECONDS,
-            "Duration of a request, from its first byte to the last one sent, without errors of clients.",
+            "Duration of a request, from its first byte to the last one sent, or until its client left before any was"
+            " sent; without errors of clients.",
+            bounds,
             *lane,
         )
-        self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", *lane)
-        self._lane = timer(names.LANE_SECONDS, "Latency of a lane as measured by its SLO guard.", *lane)
-        self._lane_first_token = timer(
-            names.LANE_FIRST_TOKEN_SECONDS, "Time to first token of a lane as measured by its SLO guard.", *lane
+        self._first_byte = self._cells.histogram(
+            names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", bounds, *lane
         )
-        self._operation = timer(names.OPERATION_SECONDS, "Duration of an attempt.", *operation, "error_type")
-        self._first_chunk = timer(names.FIRST_CHUNK_SECONDS, "Time to the first chunk of an attempt.", *operation)
-        timers = self._seconds, self._first_byte, self._lane, self._lane_first_token, self._operation, self._first_chunk
-        self._timers: tuple[Histogram, ...] = timers
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, bounds: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, registry=self.registry, buckets=tuple(bounds))
+        attempts = self._attempts.make_timers(bounds)
+        self._timers: tuple[Histogram, ...] = (self._seconds, self._first_byte, *attempts)
+        self._known.clear()
 
 
 def _bounds_of(slo: Slo) -> list[float]:
     return [ms / 1000 for ms in (slo.p95_ms, slo.first_token_p95_ms) if ms < inf]
-
-
-def _hedged(attempt: AttemptRecord) -> str:
-    if attempt.outcome is AttemptOutcome.OK:
-        return "won"
-    return "lost" if attempt.outcome in ABANDONED else "failed"
 
 
 def _keyword(detail: str) -> str:

@@ -13,10 +13,10 @@ _log = logging.getLogger("gateway")
 
 
 class RecentDecisions:
-    """An Observer that keeps the last `capacity` decisions."""
+    """An Observer that keeps the last `capacity` decisions. `replica` is the name of this gateway, if it has one."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, replica: str | None = None) -> None:
+        self.capacity, self.replica = capacity, replica
         self._known: OrderedDict[str, Decision] = OrderedDict()
         self.count = 0  # of all decisions so far
 

@@ -4,7 +4,7 @@ Spans are created after the request has ended, with the ids that were sent to ta
 costs no span. Spans contain no prompt and no response text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -24,8 +24,8 @@ _SCOPE = InstrumentationScope("twolane.gateway", __version__)
 _NO_ERROR = frozenset({AttemptOutcome.OK, AttemptOutcome.CANCELLED, Reason.HEDGE})
 
 
-def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
-    """All spans of a recorded request; none for other requests."""
+def spans_of(decision: Decision, resource: Resource, provider_of: Callable[[str], str]) -> Iterator[ReadableSpan]:
+    """All spans of a recorded request; none for other requests. `provider_of` a target by its name."""
     trace = decision.trace
     if trace is None or not trace.is_recorded:
         return
@@ -51,7 +51,7 @@ def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
             context=_context(trace, attempt.span_id),
             parent=own,
             resource=resource,
-            attributes=_attempt(attempt, operation),
+            attributes=_attempt(attempt, operation, provider_of(attempt.target)),
             events=_first_byte(attempt, start_ns),
             kind=SpanKind.CLIENT,
             status=Status(StatusCode.UNSET if attempt.outcome in _NO_ERROR else StatusCode.ERROR),
@@ -76,7 +76,6 @@ def _request(decision: Decision, operation: str) -> Attributes:
         c.HTTP_METHOD: "POST",
         c.URL_PATH: decision.api_path,
         c.REQUEST_ID: decision.query_id,
-        c.REQUEST_STREAM: decision.stream,
         c.TASK: decision.classification.task.value,
         c.CONFIDENCE: decision.classification.confidence,
         c.EVIDENCE: decision.classification.evidence,
@@ -87,25 +86,30 @@ def _request(decision: Decision, operation: str) -> Attributes:
         c.OVERHEAD: decision.overhead_ms / 1000,
         c.COST: decision.cost,
     }
+    if decision.locations is not None:
+        attributes[c.LOCATIONS] = tuple(sorted(decision.locations))
     if decision.target is not None:
         attributes[c.TARGET] = decision.target
     if decision.fallback is not None:
         attributes[c.FALLBACK] = decision.fallback.value
     if decision.schema_check is not None:
         attributes[c.SCHEMA] = decision.schema_check.value
-    if decision.first_byte_ms is not None:
+    if decision.status is not None:
+        attributes[c.HTTP_STATUS] = decision.status
+    if decision.stream:
+        attributes[c.REQUEST_STREAM] = True
+    if decision.stream and decision.first_byte_ms is not None:
         attributes[c.FIRST_CHUNK] = decision.first_byte_ms / 1000
     if decision.outcome is Outcome.ERROR:
         attributes[c.ERROR_TYPE] = decision.attempts[-1].outcome.value if decision.attempts else "no_route"
     return attributes | _used(decision.usage)
 
 
-def _attempt(attempt: AttemptRecord, operation: str) -> Attributes:
+def _attempt(attempt: AttemptRecord, operation: str, provider: str) -> Attributes:
     attributes: Attributes = {
         c.OPERATION: operation,
-        c.PROVIDER: c.TWOLANE,
+        c.PROVIDER: provider,
         c.REQUEST_MODEL: attempt.target,
-        c.REQUEST_STREAM: attempt.stream,
         c.TARGET: attempt.target,
         c.OUTCOME: attempt.outcome.value,
         c.HEDGE: attempt.hedge,
@@ -115,7 +119,11 @@ def _attempt(attempt: AttemptRecord, operation: str) -> Attributes:
         attributes[c.DETAIL] = attempt.detail
     if attempt.outcome not in _NO_ERROR:
         attributes[c.ERROR_TYPE] = attempt.outcome.value
-    if attempt.first_byte_ms is not None:
+    if attempt.status is not None:
+        attributes[c.HTTP_STATUS] = attempt.status
+    if attempt.stream:
+        attributes[c.REQUEST_STREAM] = True
+    if attempt.stream and attempt.first_byte_ms is not None:
         attributes[c.FIRST_CHUNK] = (attempt.first_byte_ms - attempt.started_ms) / 1000
     return attributes | _used(attempt.usage)
 

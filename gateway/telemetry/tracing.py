@@ -1,8 +1,9 @@
 """Traces of requests: an Observer that makes spans from decisions and exports them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.decision import Decision, Mirrored
+from gateway.telemetry.semantic_conventions import OTHER
 from twolane.process.trace_context import Trace
 from twolane.process.tracing import Tracer, open_tracer
 
@@ -15,22 +16,26 @@ def passing(caller: Trace | None) -> Trace | None:
 class Tracing:
     """Starts the traces of requests and exports their spans at the end."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, provider_of: Callable[[str], str] = lambda _target: OTHER) -> None:
+        """`provider_of` a target by its name."""
         from gateway.telemetry.spans import spans_of
 
-        self._tracer, self._spans_of = tracer, spans_of
+        self._tracer, self._spans_of, self._provider_of = tracer, spans_of, provider_of
         self.begin, self.close = tracer.begin, tracer.close
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
         if decision.trace is not None and decision.trace.is_recorded:
-            self._tracer.export(self._spans_of(decision, self._tracer.resource))
+            self._tracer.export(self._spans_of(decision, self._tracer.resource, self._provider_of))
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not traced."""
 
 
-def open_tracing(environment: Mapping[str, str]) -> Tracing | None:
-    """None unless `OTEL_*` variables name an exporter. Raises ConfigurationError."""
-    tracer = open_tracer(environment, service="twolane-gateway")
-    return Tracing(tracer) if tracer else None
+def open_tracing(
+    environment: Mapping[str, str], *, replica: str | None, provider_of: Callable[[str], str]
+) -> Tracing | None:
+    """None unless `OTEL_*` variables name an exporter. `replica` is the name of this gateway. Raises
+    ConfigurationError."""
+    tracer = open_tracer(environment, service="twolane-gateway", instance=replica)
+    return Tracing(tracer, provider_of) if tracer else None

@@ -64,6 +64,7 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Attem
     """The error for a response whose status is not 200."""
     error = error_object(body)
     fault = from_error_object(error, status=status)
+    fault.upstream_status = status
     fault.retry_after_s = read_retry_after(headers, now_s=time.time())
     return fault
 
@@ -86,7 +87,7 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
             _message(error, status),
             limit=context.limit,
             needed=context.needed,
-            param=_text(error.get("param")) or None,
+            param=_text(error.get("param")),
             detail=f"status {status}, context length",
         )
     if status >= 500 or status in _LASTING or status in _GATEWAY_FAULTS or status < 400 or code == "cancelled":

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.errors import UpstreamError
+from gateway.errors import AttemptFailed, UpstreamError
 from gateway.parameters import not_taken
-from gateway.ports import Upstream
+from gateway.ports import Upstream, UpstreamResponse
 from gateway.types import Call, Delta
 from gateway.upstreams.answers.kept_bytes import forget_bytes, keep_bytes
 from gateway.upstreams.parse_response import read_delta
@@ -37,6 +37,14 @@ def needs_fan_out(upstream: Upstream, call: Call) -> bool:
     if "n" in call.ignored or call.query.n == len(call.query.beyond_chat.prompts):
         return False
     return capabilities is None or "n" in not_taken(capabilities)
+
+
+def http_status(response: UpstreamResponse | None, error: AttemptFailed | None, *, has_data: bool) -> int | None:
+    """The HTTP status of an attempt's target; None without a response. Only responses with 200 are read; those of a
+    fan-out begin when they are read."""
+    if error is not None and error.upstream_status is not None:
+        return error.upstream_status
+    return 200 if has_data or not isinstance(response, FanOutResponse | None) else None
 
 
 class FanOutResponse:

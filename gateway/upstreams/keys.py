@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.errors import UpstreamAuth
 from gateway.types import Target
 from twolane.process.file_watch import FileWatch
+from twolane.process.locations import IN_CLUSTER
 
 POLL_S: Final = 0.5
 _MAX_BYTES: Final = 64 * 1024
@@ -74,12 +75,15 @@ class TargetKey:
         self._fault = key.problem
         if key.problem is None:
             if key != self._key:
-                _log.info("target %s: key changed", self._target.policy_name)
+                fields = {"event": "target_key_loaded", "target": self._target.policy_name}
+                _log.info("target %s: key changed", self._target.policy_name, extra={"fields": fields})
             self._key = key
             return
         is_kept = bool(self._key.value) and not self._key.is_unusable
         if key.problem != known:
-            _log.warning("target %s: %s%s", self._target.policy_name, key.problem, "; the last key is kept" * is_kept)
+            name, kept = self._target.policy_name, "; the last key is kept" * is_kept
+            fields = {"event": "target_key_refused", "target": name, "reason": key.problem}
+            _log.warning("target %s: %s%s", name, key.problem, kept, extra={"fields": fields})
         if not is_kept:
             self._key = key
 
@@ -127,7 +131,7 @@ def read_target_key(target: Target, environment: Mapping[str, str]) -> Key:
 def works_without_key(target: Target) -> bool:
     """Whether the target may need no key: it is inside the cluster, or at an address that is not public."""
     host = urlsplit(target.url).hostname or ""
-    if target.location is Location.IN_CLUSTER:
+    if target.location == IN_CLUSTER:
         return True
     try:
         return not ipaddress.ip_address(host).is_global

@@ -120,11 +120,18 @@ def fault_of(fault: Exception) -> AttemptFailed:
     status = _status(fault)
     if status is None:
         return UpstreamError("The provider's response could not be parsed.", detail=name)
-    message = _message(fault)
+    found = _answered(fault, names, status)
+    found.upstream_status = status
+    return found
+
+
+def _answered(fault: Exception, names: Container[str], status: int) -> AttemptFailed:
+    """The error for a provider's response with this status."""
+    message, name = _message(fault), type(fault).__name__
     if _TOO_LONG in names:
         said = read_context_limit({"message": message}) or ContextLimit()
         return ContextLengthExceeded(message, limit=said.limit, needed=said.needed, detail=name)
-    if names & _UNSUPPORTED:
+    if any(each in names for each in _UNSUPPORTED):
         return Unsupported(message, detail=name)
     if name == "ContentPolicyViolationError":
         return Refused(message, status=400, code="content_policy_violation", detail=name)

@@ -1,7 +1,7 @@
 """Which proxy a URL is called through, by the environment variables that OpenAI's clients and curl read: HTTP_PROXY,
 HTTPS_PROXY, ALL_PROXY and NO_PROXY. Pure.
 
-Only targets outside the cluster are called through a proxy (see `proxy_of`).
+Targets in private locations are called directly, unless the policy says otherwise (`Target.uses_proxy`).
 """
 
 import ipaddress
@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gateway.enums import Location
 from gateway.types import Target
 
 _PORTS = {"http": 80, "https": 443}
+_SOME_PROVIDER = "https://provider.invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,13 @@ class Proxy:
 
 
 def proxy_of(target: Target, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy for a target outside the cluster; None for a target inside it: requests that must stay there do."""
-    return proxy_for(target.url, environment) if target.location is Location.EXTERNAL else None
+    """The proxy for a target; None: it is called directly."""
+    return proxy_for(target.url, environment) if target.uses_proxy else None
+
+
+def litellm_proxy(target: Target, environment: Mapping[str, str]) -> Proxy | None:
+    """The proxy that litellm uses, which reads the environment itself; the host of a provider is not known."""
+    return proxy_for(_SOME_PROVIDER if target.url.startswith("litellm:") else target.url, environment)
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> Proxy | None:

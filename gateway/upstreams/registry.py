@@ -21,7 +21,7 @@ from gateway.upstreams.http_client.client import ClientByScheme, HttpClient
 from gateway.upstreams.keys import KeyWatcher, TargetKey, read_target_key, works_without_key
 from gateway.upstreams.litellm import LiteLLMLibrary, LiteLLMUpstream
 from gateway.upstreams.openai import OpenAIUpstream
-from gateway.upstreams.proxies import proxy_of
+from gateway.upstreams.proxies import litellm_proxy, proxy_of
 
 if TYPE_CHECKING:  # aiohttp takes longer to import than the rest of a start: only where a target needs it
     import aiohttp
@@ -179,6 +179,11 @@ def credential_problems(targets: Iterable[Target], environment: Mapping[str, str
             yield CredentialProblem(f"target {target.policy_name}: {key.problem}", is_minor)
         if proxy is not None and proxy.problem is not None:
             yield CredentialProblem(f"target {target.policy_name}: {proxy.problem}")
+        if target.kind is Kind.LITELLM and not target.uses_proxy and (known := litellm_proxy(target, environment)):
+            yield CredentialProblem(
+                f"target {target.policy_name}: litellm calls it through the proxy of {known.variable};"
+                " set `proxy: true` if private requests may take it, or list the host in NO_PROXY"
+            )
 
 
 def describe_call(target: Target, environment: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ import jsonschema_rs
 from gateway.validation.incremental_schema import IncrementalSchema
 from gateway.validation.incremental_validator import IncrementalValidator
 from gateway.validation.regex_syntax import prefix_pattern
-from gateway.validation.schema_cost import SchemaCost, SchemaError, SchemaSize, escaped
+from gateway.validation.schema_cost import SchemaCost, SchemaError, SchemaSize, escaped, masked_pointer
 from twolane.process import exact_json
 
 __all__ = [
@@ -41,7 +41,8 @@ _DETAIL_CHARS: Final = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationError:
-    """Why a text is not valid: the schema keyword, and a JSON pointer to it. Never contains a value from the text.
+    """Why a text is not valid: the schema keyword, and a JSON pointer to it in the schema, whose names may be private.
+    Never contains a value from the text.
 
     `byte` is the first byte of the text (from 0) that no continuation can correct; None if only the end is wrong.
     """
@@ -49,11 +50,20 @@ class ValidationError:
     keyword: str
     pointer: str
     byte: int | None = None
+    tool: str | None = None  # whose arguments the schema describes
 
     @property
     def detail(self) -> str:
-        """As in the decision log: "required at #/properties/name, byte 17"."""
-        detail = f"{self.keyword} at {self.pointer}"[:_DETAIL_CHARS]
+        """For the client and for the next target: "required at #/properties/name, byte 17"."""
+        return self._detail(self.pointer if self.tool is None else f"tool {self.tool}: {self.pointer}")
+
+    @property
+    def log_detail(self) -> str:
+        """For logs and traces, without names from the request or the answer: "required at #/properties/*, byte 17"."""
+        return self._detail(("" if self.tool is None else "tool *: ") + masked_pointer(self.pointer))
+
+    def _detail(self, pointer: str) -> str:
+        detail = f"{self.keyword} at {pointer}"[:_DETAIL_CHARS]
         return detail if self.byte is None else f"{detail}, byte {self.byte}"
 
 

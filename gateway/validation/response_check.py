@@ -235,4 +235,4 @@ def _wrong_call() -> ValidationError:
 
 
 def _of_tool(error: ValidationError | None, name: str) -> ValidationError | None:
-    return error and replace(error, pointer=f"tool {name}: {error.pointer}")
+    return error and replace(error, tool=name)

@@ -252,6 +252,18 @@ def _depth(value: Any, limit: int) -> int:
     return depth
 
 
+def masked_pointer(pointer: str) -> str:
+    """A pointer into a schema with `*` for every step that is neither a keyword nor an index: names may be private."""
+    head, *steps = pointer.split("/")
+    is_name = False
+    for at, step in enumerate(steps):
+        is_kept = not is_name and (step in _KINDS or step == "$ref" or step.isdecimal())
+        is_name = not is_name and step in _MAPS
+        if not is_kept:
+            steps[at] = "*"
+    return "/".join([head, *steps])
+
+
 def escaped(name: str) -> str:
     """A name escaped as a reference token of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")

@@ -45,7 +45,7 @@ def admin_app(*, pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: Rec
         found = recent.get(query_id)
         if found is None or not _may_read(request.scope.get("state", {}).get("key"), found):
             raise NotFound(f"Decision {query_id!r} not found; only recent decisions are kept.")
-        return json_response(document_of(found))
+        return json_response(document_of(found, recent.replica))
 
     @app.post("/admin/explain")
     async def explain(request: Request) -> Response:
@@ -67,6 +67,7 @@ def admin_app(*, pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: Rec
                 "evidence": decision.classification.evidence,
                 "route": decision.route,
                 "private": decision.private,
+                "locations": None if decision.locations is None else sorted(decision.locations),
                 "needs": sorted(query.needs),
                 "candidates": [_candidate(candidate, health, verdict) for candidate, health, verdict in evaluations],
             }

@@ -16,6 +16,7 @@ from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision
 from gateway.errors import AttemptFailed, BadRequest, GatewayError, MethodNotAllowed, StoreUnavailable
 from gateway.pipeline import Pipeline
+from gateway.policy_types import LocationLimit
 from gateway.ports import Clock
 from gateway.types import Delta, Query
 from gateway.web import sse
@@ -108,11 +109,13 @@ class GenerationApis:
         return describe(decision) + describe_quota(self._pipeline.quota(query))
 
     def _writer(self, api: ClientApi, query: Query, answer: GatewayResponse) -> Writer | None:
-        """None for the pipeline's own form. Writers are told what a route made private."""
+        """None for the pipeline's own form. Writers are told what a route made private or limited to locations."""
         if api.writer is None:
             return None
-        if not query.private and answer.decision(self._clock.now_s()).private:
-            query = replace(query, private=True)
+        plan = answer.plan
+        if plan.private is not query.private or plan.locations is not None:
+            limits = () if plan.locations is None else (LocationLimit("the request", plan.locations),)
+            query = replace(query, private=plan.private, locations=limits)
         return api.writer(query, self._clock.wall_s())
 
     async def _whole(self, api: ClientApi, query: Query, send: Send, client: CancelOnDisconnect) -> None:

@@ -29,6 +29,7 @@ ANSWERED_BY = b"x-twolane-answered-by"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 TOKEN_COUNT = b"x-twolane-token-count"
+GATEWAY = b"x-twolane-gateway"
 SERVER_TIMING = b"server-timing"
 RATE_LIMIT = b"x-ratelimit-"
 RETRY_AFTER = b"retry-after"
@@ -56,6 +57,8 @@ MEANINGS = {
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
     TOKEN_COUNT: "On `/v1/messages/count_tokens`: `exact` if the target's tokenizer counted, `estimate` if it has none"
     " that the gateway can call.",
+    GATEWAY: "Replica that answered, on every response of the public port: the name of the pod or host, or"
+    " `--replica-name`; absent without a name.",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
     RATE_LIMIT + b"limit-requests": "Requests per minute of the API key, if it has a limit; `-tokens` likewise.",
     RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",

@@ -13,6 +13,7 @@ from gateway.beyond_chat import A_CHAT, BeyondChat
 from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, NESTS, read_parameters
+from gateway.policy_types import LocationLimit
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
 from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
@@ -25,10 +26,12 @@ from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Pa
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
 from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, check_json
+from twolane.process.locations import locations_of
 from twolane.process.trace_context import Trace
 
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
 _METADATA = "metadata"
+_LOCATIONS: Final = b"x-twolane-locations"
 
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 CHAT: Final = msgspec.json.Decoder(ChatRequest)
@@ -76,6 +79,7 @@ def parse_chat(
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         private=_private(request, headers) or (key is not None and key.private_only),
+        locations=_locations(request, headers, key) if request.metadata or key or _LOCATIONS in headers else (),
         task_hint=task,
         task_hint_from=task_from,
         deadline_ms=_deadline_ms(request, headers),
@@ -284,6 +288,28 @@ def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     # Every value is checked: a typo must not send a private request out of the cluster.
     found += [_boolean(value, param) for param, value in given.items()]
     return any(found)
+
+
+def _locations(request: ChatRequest, headers: dict[bytes, bytes], key: Key | None) -> tuple[LocationLimit, ...]:
+    """What limits the request to locations: header, metadata and key. Each can only narrow."""
+    of_key = key.locations if key is not None else None
+    given: dict[str, Any] = {}
+    if _LOCATIONS in headers:
+        given[_LOCATIONS.decode()] = headers[_LOCATIONS].decode("latin-1")
+    for name, value in (request.metadata or {}).items():
+        if name.lower() == metadata_hints.LOCATIONS and value is not None:
+            given[f"metadata.{name}"] = value
+    limits = tuple(LocationLimit(param, _location_list(value, param)) for param, value in given.items())
+    return limits if of_key is None else (*limits, LocationLimit("the API key", of_key))
+
+
+def _location_list(value: Any, param: str) -> frozenset[str]:
+    """A typo must not send the request anywhere else."""
+    try:
+        return locations_of(value if isinstance(value, str) else "")
+    except ValueError:
+        text = f"{param!r} must be a list of locations with commas, such as 'eu, on-prem'."
+        raise InvalidField(text, param=param) from None
 
 
 def _boolean(value: Any, param: str) -> bool:

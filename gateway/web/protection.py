@@ -12,12 +12,13 @@ from gateway.web.auth import Authenticate, admin_scope
 from gateway.web.browser_guard import BrowserGuard
 from gateway.web.console.guard import ROOT, BelowPath
 from gateway.web.cors import Origins, Preflight
+from gateway.web.headers import GATEWAY
 from twolane.process.api_keys import Keys
 from twolane.process.http.bounded_bodies import BoundedBodies
 from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
 from twolane.process.http.connection import ClientConnection, Listener
 from twolane.process.http.limits import Broken, limits_of
-from twolane.process.http.request_cycle import RequestCycle
+from twolane.process.http.request_cycle import Headers, RequestCycle
 from twolane.process.http_body import BodyTooLargeError
 from twolane.process.keys_file import KeysFile
 
@@ -46,14 +47,20 @@ class Protection:
 
     def public_listener(self, arrive: Callable[[ClientConnection, RequestCycle], None]) -> Listener:
         """The client connections of the public port; see `Listener` for `arrive`."""
-        limits, origins = limits_of(self.settings), self._origins
-        if origins is None:
-            return Listener(limits, self.on_refused, arrive, budget=self.budget)
-        return Listener(limits, self.on_refused, arrive, budget=self.budget, added_headers=origins.headers)
+        limits, added = limits_of(self.settings), self._added_headers()
+        return Listener(limits, self.on_refused, arrive, budget=self.budget, added_headers=added)
 
     def admin_listener(self) -> Listener:
         """The client connections of the admin port."""
         return Listener(limits_of(self.settings), self.on_refused, budget=self.budget)
+
+    def _added_headers(self) -> Callable[[Headers], Headers]:
+        """Those of every response of the public port, by the headers of its request: the replica, and CORS."""
+        name, origins = self.settings.replica_name, self._origins
+        own: Headers = () if name is None else ((GATEWAY, name.encode()),)
+        if origins is None:
+            return lambda _headers: own
+        return lambda headers: (*own, *origins.headers(headers))
 
     @cached_property
     def _origins(self) -> Origins | None:

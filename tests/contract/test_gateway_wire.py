@@ -27,7 +27,6 @@ CLOSED_SETS = {
     " tools tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
     " reasoning_effort logprobs logit_bias stop n stream images embeddings decisions responses",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
-    enums.Location: "in_cluster external",
     enums.Buffer: "full first_bytes none",
     enums.OnLowConfidence: "error serve_surest",
 }
@@ -35,10 +34,15 @@ HEADERS = (
     "x-request-id request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
     " x-twolane-fallback x-twolane-low-confidence x-twolane-ignored x-twolane-answered-by x-twolane-policy"
     " x-twolane-schema server-timing traceresponse retry-after x-should-retry x-ratelimit- x-twolane-token-count"
+    " x-twolane-gateway"
 )
 METRICS = (
-    "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"
-    " gen_ai_client_token_usage twolane_requests_total twolane_request_duration_seconds"
+    "gen_ai_client_inference_duration_seconds gen_ai_client_inference_time_to_first_chunk_seconds"
+    " gen_ai_client_inference_usage_input_tokens_total gen_ai_client_inference_usage_output_tokens_total"
+    " gen_ai_client_embeddings_duration_seconds gen_ai_client_embeddings_operation_input_tokens"
+    " twolane_key_requests_total twolane_key_tokens_total twolane_key_cost_dollars_total"
+    " twolane_key_rate_limited_total twolane_target_responses_total"
+    " twolane_requests_total twolane_request_duration_seconds"
     " twolane_time_to_first_byte_seconds twolane_fallbacks_total twolane_skips_total twolane_validations_total"
     " twolane_lane_state twolane_lane_p95_seconds twolane_lane_budget_seconds twolane_breaker_state twolane_in_flight"
     " twolane_overhead_seconds twolane_policy_info twolane_policy_reloads_total twolane_hedges_total twolane_store_up"
@@ -52,7 +56,8 @@ METRICS = (
     " twolane_queue_wait_seconds twolane_shed_requests_total twolane_http_responses_total"
 )
 CODES = (
-    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
+    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target no_target_in_location"
+    " model_not_found"
     " rate_limit_exceeded insufficient_quota context_length_exceeded draining invalid_api_key"
 )
 POLICY = """

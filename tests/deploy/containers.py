@@ -57,11 +57,12 @@ class Containers:
         text = f'FROM {BASE}\nRUN apt-get update && apt-get install -y redis-server\nUSER 999\nCMD ["redis-server"]\n'
         return self._build_text("localhost/twolane-test/redis", text)
 
-    def build(self, recipe: str) -> str:
-        """An image built from a recipe in deploy/images and the base image."""
-        tag = f"localhost/twolane-test/{recipe}"
+    def build(self, recipe: str, *, variant: str = "", **arguments: str) -> str:
+        """An image built from a recipe in deploy/images and the base image; a variant has further arguments."""
+        tag = f"localhost/twolane-test/{recipe}{variant and f'-{variant}'}"
         file = f"deploy/images/{recipe}.Containerfile"
-        line = ["--build-arg", f"BASE_IMAGE={BASE}", "--file", file, "--tag", tag, "."]
+        given = [option for each in arguments.items() for option in ("--build-arg", "=".join(each))]
+        line = ["--build-arg", f"BASE_IMAGE={BASE}", *given, "--file", file, "--tag", tag, "."]
         self.run("buildah", "bud", "--format", "docker", *_packages(), *line, seconds=1200)
         return tag
 

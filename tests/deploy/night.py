@@ -28,6 +28,7 @@ from twolane.chaos.environment import redis_command
 from twolane.demo.prompts import ANNA, AS_ORDER, SHORT, SLOPPY
 from twolane.fault_proxy.control import Fault, Mode
 from twolane.fault_proxy.proxy import FaultProxy
+from twolane.process.api_keys import key_line
 from twolane.process.children import Child, Command, twolane_command
 from twolane.process.flags import free_port
 
@@ -38,6 +39,8 @@ RATE_S = 10.0  # the window of rates
 PERCENTILE = "twolane_lane_p95_seconds"
 UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
+TENANTS = ("shop", "wiki", "batch")  # API keys: each is the key of its name
+BATCH = 12  # requests at once of the tenant that has a limit of four per minute
 # The fault of the fast lane's answers, by the second at which it starts.
 TROUBLES = (
     (10.0, Fault(mode=Mode.CORRUPT, share=0.6)),
@@ -82,8 +85,9 @@ async def play(folder: Path, pictures: Path) -> Night:
         begin_s = time.time()
         async with asyncio.TaskGroup() as group:
             for seed, stream in enumerate((False, True)):
-                options = LoadOptions(url=stage.url("gateway"), stream=stream)
+                options = LoadOptions(url=stage.url("gateway"), stream=stream, key=key_of(TENANTS[seed]))
                 group.create_task(run(_calls(seed), options, on_result=samples.append))
+            group.create_task(_exceed_limit(stage))
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
@@ -127,6 +131,11 @@ async def serving(stage: Stage, policy: Path) -> AsyncIterator[tuple[FaultProxy,
         yield proxy, quality
 
 
+def key_of(name: str) -> str:
+    """The API key with this name."""
+    return f"tl-{name}"
+
+
 def _worker(stage: Stage) -> Command:
     """Its batch and queue are so small that requests wait and some are rejected."""
     line = ("--checkpoint", str(ROOT / "checkpoints/twolane-tiny"), "--port", str(stage.ports["worker"]))
@@ -135,6 +144,9 @@ def _worker(stage: Stage) -> Command:
 
 
 def _gateway(stage: Stage, spoilt_url: str) -> Command:
+    keys = [key_line(name, key_of(name)) for name in TENANTS]
+    keys.append(key_line("prometheus", key_of("prometheus"), ["scopes=metrics"]))
+    (stage.folder / "keys").write_text("\n".join(keys) + "\n")
     environment = {
         "SPOILT_URL": spoilt_url,
         "WORKER_URL": stage.url("worker"),
@@ -145,6 +157,7 @@ def _gateway(stage: Stage, spoilt_url: str) -> Command:
         "TWOLANE_ADMIN_PORT": str(stage.ports["admin"]),
         "TWOLANE_REDIS_URL": f"redis://127.0.0.1:{stage.ports['redis']}/0",
         "TWOLANE_DECISION_LOG": str(stage.folder / "decisions.jsonl"),
+        "TWOLANE_KEYS_FILE": str(stage.folder / "keys"),
     }
     return twolane_command("serve", (), environment=environment, logs=stage.folder)
 
@@ -158,6 +171,7 @@ def _prometheus(stage: Stage) -> Command:
     ports = {"twolane-gateway": stage.ports["admin"], "twolane-worker": stage.ports["worker"]}
     for job in setting["scrape_configs"]:
         job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
+        job["authorization"] = {"credentials": key_of("prometheus")}
     file = stage.folder / "prometheus.yml"
     yaml.dump(setting, file)
     line = ("prometheus", f"--config.file={file}", f"--storage.tsdb.path={stage.folder / 'series'}")
@@ -193,6 +207,13 @@ async def _crowd(stage: Stage) -> None:
         await run(calls, LoadOptions(url=stage.url("worker"), model="diffusion"), on_result=lambda _: None)
 
 
+async def _exceed_limit(stage: Stage) -> None:
+    """Send more requests of one tenant than the policy allows it; a rate needs scrapes before and between them."""
+    body = _body(SLOPPY, "chat", **SHORT)
+    calls = [Call(due_s=8.0 if number else 0.0, prompt=Prompt(body=body)) for number in range(BATCH)]
+    await run(calls, LoadOptions(url=stage.url("gateway"), key=key_of("batch")), on_result=lambda _: None)
+
+
 async def _change_policy(stage: Stage) -> None:
     """Touch, change and finally corrupt the policy: the scenario ends with a policy that does not load."""
     text = stage.policy.read_text()
@@ -211,7 +232,8 @@ async def _until_data(stage: Stage, proxy: FaultProxy, samples: list[Sample], be
         for fault in itertools.cycle((Fault(), Fault(mode=Mode.CORRUPT, share=0.6))):
             proxy.fault = fault
             for stream in (False, True):
-                await run(calls, LoadOptions(url=stage.url("gateway"), stream=stream), on_result=samples.append)
+                options = LoadOptions(url=stage.url("gateway"), stream=stream, key=key_of(TENANTS[0]))
+                await run(calls, options, on_result=samples.append)
             proxy.fault = Fault()
             parts = ("admin", "worker")
             pages = {part: await asyncio.to_thread(_read, f"{stage.url(part)}/metrics") for part in parts}
@@ -231,5 +253,6 @@ def _all_have_data(stage: Stage, begin_s: float) -> bool:
 
 
 def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=120) as answer:
+    asked = urllib.request.Request(url, headers={"authorization": f"Bearer {key_of('prometheus')}"})
+    with urllib.request.urlopen(asked, timeout=120) as answer:
         return answer.read().decode()

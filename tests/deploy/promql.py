@@ -13,6 +13,7 @@ DASHBOARD_VARIABLES = {
     "$instance": ".+",
     "$route": ".+",
     "$target": ".+",
+    "$key": ".+",
 }
 _RATES = {"rate", "irate", "increase", "delta", "deriv"}
 _PARTS = ("lhs", "rhs", "expr", "param", "vector_selector")

@@ -18,7 +18,7 @@ from deploy.grafana.boards.routes import ROUTES
 from deploy.grafana.drawing import draw, layout
 from deploy.grafana.preview import photograph
 from tests.deploy.known import ROOT
-from tests.deploy.night import Stage, serving
+from tests.deploy.night import Stage, key_of, serving
 from tests.deploy.standin import StandIn
 from twolane.bench.load import LoadOptions, run
 from twolane.bench.plan import Call, Prompt, poisson
@@ -37,13 +37,19 @@ async def play(folder: Path) -> Mapping[str, tuple[Window, tuple[Answered, ...]]
     """What the page shows of each scene."""
     stage, found = Stage(folder=folder), {}
     async with serving(stage, ROOT / "tests/deploy/scenes.yaml") as (proxy, quality):
-        await run(_calls(CALM_S), LoadOptions(url=stage.url("gateway")), on_result=lambda _: None)  # the worker is cold
+        await run(
+            _calls(CALM_S), LoadOptions(url=stage.url("gateway"), key=key_of("shop")), on_result=lambda _: None
+        )  # the worker is cold
         for name in SCENES:
             await asyncio.sleep(PAUSE_S)
             begin_s = time.time()
             async with asyncio.TaskGroup() as group:
                 group.create_task(
-                    run(_calls(CALM_S + TROUBLE_S), LoadOptions(url=stage.url("gateway")), on_result=lambda _: None)
+                    run(
+                        _calls(CALM_S + TROUBLE_S),
+                        LoadOptions(url=stage.url("gateway"), key=key_of("shop")),
+                        on_result=lambda _: None,
+                    )
                 )
                 group.create_task(_trouble(name, proxy, quality))
             window = Window(begin_s=begin_s, end_s=time.time(), step_s=1.0, rate_s=10.0)

@@ -65,11 +65,33 @@ def test_what_is_built_is_built_by_a_recipe_that_is_there() -> None:
     assert used == set(RECIPES)
 
 
+def test_what_a_recipe_copies_is_sent_to_the_builder() -> None:
+    """.dockerignore excludes everything that it does not name."""
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for recipe in RECIPES:
+        lines = re.findall(r"^COPY (?!--from)(.+)$", recipe.read_text(), re.MULTILINE)
+        assert lines
+        assert {name for line in lines for name in line.split()[:-1]} <= sent, recipe.name
+
+
 def test_settings_are_those_of_the_processes() -> None:
     known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__}
     known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__} | {KEY, KEY_FILE}
     text = COMPOSE.read_text() + "".join(recipe.read_text() for recipe in RECIPES)
     assert set(re.findall(r"TWOLANE_[A-Z_]+", text)) <= known
+
+
+def test_the_gateway_logs_every_decision_as_json_beside_its_own_log() -> None:
+    environment = services()["gateway"]["environment"]
+    assert (environment["TWOLANE_DECISION_LOG"], environment["TWOLANE_LOG"]) == ("/dev/stdout", "json")
+
+
+def test_the_gateway_that_calls_providers_is_a_build_argument_of_its_recipe() -> None:
+    build = services()["gateway"]["build"]
+    assert build["args"] == {"PROVIDERS": "${PROVIDERS:-}"}
+    recipe = (ROOT / build["dockerfile"]).read_text()
+    assert 'ARG PROVIDERS=""' in recipe
+    assert "--require-hashes -r requirements-providers.txt" in recipe
 
 
 def test_gateway_and_workers_send_their_spans_to_the_same_place() -> None:

@@ -65,12 +65,26 @@ def test_every_page_lets_its_reader_choose_source_job_and_instance() -> None:
 def test_the_first_page_is_about_routes_and_asks_questions_of_a_chosen_route_and_target() -> None:
     assert BOARDS[0].uid == "twolane-routes"
     page = PAGES["twolane-routes"]
-    assert [variable["name"] for variable in page["templating"]["list"]][3:] == ["route", "target"]
+    assert [variable["name"] for variable in page["templating"]["list"]][3:] == ["route", "target", "key"]
+    assert page["templating"]["list"][-1]["label"] == "Tenant (API key)"
     for panel in panels(page):
         assert panel["title"].endswith("?")
         for target in panel["targets"]:
             found = [one for one in selectors(filled_in(target["expr"])) if one.name != "twolane_policy_info"]
-            assert any({"route", "target"} & one.labels for one in found), panel["title"]
+            assert any({"route", "target", "key"} & one.labels for one in found), panel["title"]
+
+
+def test_every_count_by_key_is_a_panel_of_the_chosen_tenant() -> None:
+    """Requests, errors, refusals, tokens and money."""
+    asked = [
+        selector
+        for panel in panels(PAGES["twolane-routes"])
+        for target in panel["targets"]
+        for selector in selectors(filled_in(target["expr"]))
+        if selector.name.startswith("twolane_key_")
+    ]
+    assert {selector.name for selector in asked} == {name for name in metrics() if name.startswith("twolane_key_")}
+    assert all("key" in selector.labels for selector in asked)
 
 
 def test_changes_of_policies_and_restarts_are_marked_on_every_page() -> None:

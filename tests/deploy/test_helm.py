@@ -172,6 +172,38 @@ def test_a_digest_takes_the_place_of_the_tag() -> None:
     assert container("gpu", "gateway")["image"].startswith("twolane-gateway:")
 
 
+def test_the_gateway_that_calls_providers_is_a_variant_of_the_same_version() -> None:
+    def image(*more: str) -> str:
+        rendered = templated("cpu", *(option for each in more for option in ("--set", each)))
+        (found,) = [
+            one for one in rendered if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("-gateway")
+        ]
+        name = found["spec"]["template"]["spec"]["containers"][0]["image"]
+        assert isinstance(name, str)
+        return name
+
+    assert image("gateway.providers=true") == f"twolane-gateway:{__version__}-providers"
+    assert image("gateway.providers=true", "gateway.image.tag=mine") == "twolane-gateway:mine"
+    assert image() == f"twolane-gateway:{__version__}"
+
+
+def test_another_redis_drops_the_digest_of_the_default_one() -> None:
+    (redis,) = [
+        one
+        for one in templated("cpu", "--set", "redis.image.tag=8.2-alpine")
+        if one["kind"] == "Deployment" and one["metadata"]["name"].endswith("-redis")
+    ]
+    assert redis["spec"]["template"]["spec"]["containers"][0]["image"] == "docker.io/library/redis:8.2-alpine"
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_a_gateway_says_which_pod_it_is(values: str) -> None:
+    """And writes every decision to its log."""
+    found = variables(container(values, "gateway"))
+    assert found["TWOLANE_REPLICA_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert found["TWOLANE_DECISION_LOG"] == "/dev/stdout"
+
+
 def test_a_fetched_checkpoint_is_the_one_that_the_worker_waits_for_and_loads() -> None:
     job, claim = find("gpu", "Job"), find("gpu", "PersistentVolumeClaim")
     (fetch,) = job["spec"]["template"]["spec"]["containers"]

@@ -5,7 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -25,6 +27,49 @@ ORDER = {
     "metadata": {"task": "extraction"},
     "messages": [{"role": "user", "content": "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"}],
 }
+
+
+LITELLM = """
+version: 1
+targets:
+  provider: {kind: litellm, url: "http://127.0.0.1:PORT/v1", model: openai/small, engine: openai, key_env: PROVIDER_KEY,
+             location: external}
+routes:
+  - {name: default, use: provider}
+"""
+
+
+class Provider:
+    """A provider with OpenAI's API on loopback."""
+
+    def __init__(self) -> None:
+        keys: set[str | None] = set()
+        choice = {"index": 0, "message": {"role": "assistant", "content": "of the provider"}, "finish_reason": "stop"}
+        body = json.dumps({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                keys.add(self.headers["authorization"])
+                self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: object) -> None:
+                """Not to the test's output."""
+
+        self.keys = keys
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+
+    def __enter__(self) -> None:
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Deployed:
@@ -111,6 +156,28 @@ def test_the_gateways_image_is_small_and_has_no_torch(containers: Containers, ga
     listing = ("run", "--rm", "--network", "none", "--entrypoint", "python3", gateway_image, "-c")
     code = "import importlib.util as u, sys; sys.exit(any(u.find_spec(n) for n in ('torch', 'transformers', 'pip')))"
     containers.run("podman", *listing, code)
+
+
+def test_the_variant_for_providers_calls_targets_of_litellm_and_the_plain_image_refuses_them(
+    containers: Containers, gateway_image: str, tmp_path: Path
+) -> None:
+    """With a read-only root file system, as user 10001, within the memory of the manifests."""
+    it = Deployed(containers, tmp_path)
+    key, provider = _application_key(it.secrets), Provider()
+    (it.policies / "default.yaml").write_text(LITELLM.replace("PORT", str(provider.port)))
+    check = ("run", "--rm", "--network", "none", "--volume", f"{it.policies}:/etc/twolane/policies:ro")
+    with pytest.raises(AssertionError, match="requires the extra `providers`"):
+        containers.run("podman", *check, gateway_image, "policy", "check", "/etc/twolane/policies/default.yaml")
+    image = containers.build("gateway", variant="providers", PROVIDERS="litellm")
+    containers.run("podman", *check, image, "policy", "check", "/etc/twolane/policies/default.yaml")
+    assert containers.size(image) - containers.size(gateway_image) < 300 * MEBIBYTE
+    options = (*it.for_gateway, "--env", "PROVIDER_KEY=sk-provider", "--env", "TWOLANE_REDIS_URL=", "--memory", "768m")
+    with provider, containers.running(image, options=options) as gateway:
+        containers.until_healthy(gateway)
+        answer = _answered_by(it, key, "provider")
+        assert answer.json()["choices"][0]["message"]["content"] == "of the provider"
+        assert answer.headers["x-twolane-gateway"]
+    assert provider.keys == {"Bearer sk-provider"}
 
 
 def test_images_run_as_nobody_and_say_how_they_are(

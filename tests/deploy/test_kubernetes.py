@@ -139,6 +139,28 @@ def test_compiled_kernels_can_be_kept_on_a_claim_for_new_pods(tmp_path: Path) ->
     assert claim["metadata"]["namespace"] == find(overlay, "Deployment", "worker")["metadata"]["namespace"]
 
 
+def test_the_gateway_that_calls_providers_is_a_component(tmp_path: Path) -> None:
+    """An overlay of the user's own, with the component."""
+    kubernetes = Path(os.path.relpath(ROOT / "deploy" / "kubernetes", tmp_path.resolve()))
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [str(kubernetes / "overlays" / "gateway-only")],
+        "components": [str(kubernetes / "components" / "providers")],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    plain = container("gateway-only", "gateway")["image"]
+    assert container(str(tmp_path.resolve()), "gateway")["image"] == f"{plain}-providers"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_gateway_says_which_pod_it_is_and_logs_every_decision(overlay: str) -> None:
+    environment = {one["name"]: one for one in container(overlay, "gateway")["env"]}
+    assert environment["TWOLANE_REPLICA_NAME"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert environment["TWOLANE_DECISION_LOG"]["value"] == "/dev/stdout"
+    assert environment["TWOLANE_LOG"]["value"] == "json"
+
+
 def test_an_endpoint_picker_finds_its_pool_its_workers_and_their_queue() -> None:
     pool, picker = (find("inference-pool", kind, name) for kind, name in POOL)
     reference = pool["spec"]["endpointPickerRef"]
@@ -160,7 +182,7 @@ def test_an_endpoint_picker_finds_its_pool_its_workers_and_their_queue() -> None
 def test_no_secret_is_in_the_manifests() -> None:
     for overlay in OVERLAYS:
         assert not [one for one in built(overlay) if one["kind"] == "Secret"]
-        assert "sha256:" not in json.dumps([one for one in built(overlay) if one["kind"] != "ConfigMap"])
+        assert " sha256:" not in json.dumps([one for one in built(overlay) if one["kind"] != "ConfigMap"])
 
 
 def test_before_other_engines_there_is_no_worker() -> None:

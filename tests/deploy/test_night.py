@@ -13,10 +13,11 @@ from deploy.grafana.boards import BOARDS
 from deploy.grafana.drawing import COLOURS, STATE_COLOURS, WIDTH, layout
 from deploy.grafana.panels import Board, Kind
 from tests.deploy.known import ROOT, metrics
-from tests.deploy.night import SECONDS, Night, play
+from tests.deploy.night import SECONDS, TENANTS, Night, play
 from twolane.bench.load import OK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+TARGETS = ("fast", "careful", "quality", "provider")
 NEEDED = ("prometheus", "chromium", "redis-server")
 
 
@@ -39,6 +40,27 @@ def test_the_night_was_as_bad_as_it_should_be(night: Night) -> None:
 
 def test_every_query_of_every_panel_has_numbers(night: Night) -> None:
     assert not night.complaints
+
+
+def test_a_tenants_page_names_each_tenant_and_shows_who_is_over_its_limit(night: Night) -> None:
+    seen = {
+        answered.panel.title: {one.name: max(value for _, value in one.points) for one in answered.curves if one.points}
+        for answered in night.answers["twolane-routes"]
+    }
+    assert seen["Who sends requests?"].keys() == set(TENANTS)
+    assert seen["Who is over a limit?"]["batch"] > 0
+    assert seen["Who is over a limit?"]["shop"] == seen["Who is over a limit?"]["wiki"] == 0
+    assert {f"{name} {kind}" for name in TENANTS for kind in ("input", "output")} == seen["Who uses tokens?"].keys()
+    assert max(seen["Who spends money?"].values()) > 0
+
+
+def test_the_statuses_of_targets_are_those_that_they_sent(night: Night) -> None:
+    (panel,) = [each for each in night.answers["twolane-routes"] if each.panel.title.startswith("Which HTTP status")]
+    names = {one.name for one in panel.curves}
+    assert {"fast 200", "quality 200"} <= names
+    assert names <= {
+        f"{target} {status}" for target in TARGETS for status in (200, 400, 422, 429, 500, 502, 503, "none")
+    }
 
 
 def test_what_the_programs_say_they_export_is_exported_and_nothing_else_of_ours(night: Night) -> None:

@@ -1,4 +1,4 @@
-"""A client's trace continues through gateway and worker, two real processes that export to an OTLP receiver."""
+"""A client's trace continues through gateway and worker, two real processes that export through a real collector."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.e2e.collector import USER_AGENT, collecting
 from twolane.process.children import Child, Command
 from twolane.process.flags import free_port
 
@@ -39,14 +40,19 @@ class Receiver:
     def __init__(self) -> None:
         self.raw: list[bytes] = []
         self.spans: list[tuple[str, Any]] = []
+        self.instances: dict[str, str] = {}  # by service
+        self.senders: set[str] = set()
         self.port = free_port()
         self.is_complete = asyncio.Event()
 
     async def take(self, request: web.Request) -> web.Response:
         body = await request.read()
         self.raw.append(body)
+        self.senders.add(request.headers["user-agent"].split()[0].lower())
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-            service = next(each.value.string_value for each in group.resource.attributes if each.key == "service.name")
+            named = {each.key: each.value.string_value for each in group.resource.attributes}
+            service = named["service.name"]
+            self.instances[service] = named.get("service.instance.id", "")
             self.spans += [(service, span) for scope in group.scope_spans for span in scope.spans]
         # Gateway and worker export independently, so spans arrive in any order.
         known = {span.span_id for _, span in self.spans} | {bytes.fromhex(CLIENT.split("-")[2])}
@@ -87,7 +93,7 @@ async def test_spans_of_both_processes_belong_to_the_clients_trace(tmp_path: Pat
     worker_url = f"http://127.0.0.1:{ports['worker']}"
     async with receiving() as receiver, contextlib.AsyncExitStack() as stack:
         otel = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": await stack.enter_async_context(collecting(tmp_path, receiver.port)),
             "OTEL_TRACES_SAMPLER": "parentbased_always_off",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
         }
@@ -103,6 +109,7 @@ async def test_spans_of_both_processes_belong_to_the_clients_trace(tmp_path: Pat
                 TWOLANE_POLICY=str(tmp_path / "policy.yaml"),
                 TWOLANE_PORT=str(ports["public"]),
                 TWOLANE_ADMIN_PORT=str(ports["admin"]),
+                TWOLANE_REPLICA_NAME="gateway-7",
                 WORKER_URL=worker_url,
                 **otel,
             )
@@ -118,6 +125,8 @@ async def test_spans_of_both_processes_belong_to_the_clients_trace(tmp_path: Pat
         assert answer.status_code == 200, answer.text
         async with asyncio.timeout(120):
             await receiver.is_complete.wait()
+    assert receiver.senders == {USER_AGENT}
+    assert receiver.instances["twolane-gateway"] == answer.headers["x-twolane-gateway"] == "gateway-7"
     assert {span.trace_id.hex() for _, span in receiver.spans} == {TRACE_ID}
     (request,) = [span for _, span in receiver.spans if span.parent_span_id.hex() == "00f067aa0ba902b7"]
     attempts = {span.span_id: span for _, span in receiver.spans if span.parent_span_id == request.span_id}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.policy_types import Slo
 from gateway.types import Query, Target
 from tests.gateway.serving import STOP, chunk, completion, fake_server, real_gateway, says_hello, start_stream
@@ -84,7 +84,7 @@ def make_target() -> Callable[..., Target]:
     """A target inside the cluster, with its own server."""
 
     def build(name: str = "fast", **fields: Any) -> Target:
-        given = {"kind": Kind.WORKER, "url": f"http://{name}", "model": "m", "location": Location.IN_CLUSTER, **fields}
+        given = {"kind": Kind.WORKER, "url": f"http://{name}", "model": "m", "location": "in_cluster", **fields}
         return Target(name=name, **given)
 
     return build

@@ -14,14 +14,18 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from gateway.state.redis_address import read_address
+from gateway.state.redis_client import RedisClient
 from twolane.process.flags import free_port
 
 
 class RedisServer:
     """One process, nothing on disk. `url` stays the same over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        """`options` are lines of the configuration."""
         self._folder = folder
+        self._options = options
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", self._port)
@@ -29,11 +33,13 @@ class RedisServer:
 
     def start(self) -> None:
         """Start the process and wait until it responds."""
-        options = {"port": self._port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self._folder}
-        line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        self._process = subprocess.Popen(["redis-server", *line], stdout=subprocess.DEVNULL)
+        own = (f"port {self._port}", "bind 127.0.0.1", 'save ""', "appendonly no", f"dir {self._folder}")
+        self._process = subprocess.Popen(["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert self._process.stdin is not None
+        with self._process.stdin as configuration:
+            configuration.write("\n".join((*own, *self._options)).encode())
         deadline = time.monotonic() + 120
-        while self.say(b"PING") != b"+PONG\r\n":
+        while not self.say(b"PING").startswith((b"+PONG", b"-NOAUTH")):
             assert self._process.poll() is None
             assert time.monotonic() < deadline
 
@@ -66,12 +72,22 @@ class RedisServer:
         os.kill(self._process.pid, number)
 
 
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer]:
+def client_of(url: str) -> RedisClient:
+    """The gateway's client, with timeouts at which a busy machine does not look like a stopped Redis."""
+    return RedisClient(read_address(url), timeout_s=60)
+
+
+def require_redis() -> None:
     """Skips if redis-server is missing (`make redis` installs it), but not in CI, where it is required."""
     if shutil.which("redis-server") is None and not os.environ.get("CI"):
         pytest.skip("no redis-server; `make redis` installs it")
-    server = RedisServer(folder)
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """A server with these lines in its configuration."""
+    require_redis()
+    server = RedisServer(folder, *options)
     server.start()
     try:
         yield server

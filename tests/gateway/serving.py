@@ -134,8 +134,9 @@ class RealGateway:
             lowered = {name.lower(): value for name, value in response.headers.items()}
             return response.status, lowered, orjson.loads(raw) if is_json else raw
 
-    async def metrics(self) -> str:
-        async with self.client.get(f"{self.admin_url}/metrics") as response:
+    async def metrics(self, **headers: str) -> str:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.get(f"{self.admin_url}/metrics", headers=names) as response:
             return await response.text()
 
 

@@ -9,13 +9,13 @@ import orjson
 
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision, Mirrored
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.pipeline import Pipeline
 from gateway.policy_types import Checks
 from gateway.routing.classify import classify
 from gateway.routing.conditions import When
 from gateway.routing.gates import Gate
-from gateway.routing.policy import Policy, Route, compile_policy
+from gateway.routing.policy import PRIVATE_LOCATIONS, Policy, Route, compile_policy
 from gateway.state.memory import MemoryStore
 from gateway.types import Query, Target
 from gateway.upstreams.scripted import ScriptedResponse, ScriptedUpstream
@@ -120,7 +120,13 @@ class Stage:
         return sent
 
 
-def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **given: Any) -> Stage:
+def build_stage(
+    *,
+    route: dict[str, Any] | None = None,
+    clock: Any = None,
+    private_locations: frozenset[str] = PRIVATE_LOCATIONS,
+    **given: Any,
+) -> Stage:
     clock = clock or HandClock()
     lines = {name: value for name, value in given.items() if not name.endswith("_target")}
     scripted = {name: ScriptedUpstream(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
@@ -133,6 +139,7 @@ def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **giv
         targets=targets,
         target_slos={},
         routes=(replace(rule, **_route_fields(route or {})),),
+        private_locations=private_locations,
     )
     state, listener = MemoryStore(), Listener()
     pipeline = Pipeline(
@@ -168,7 +175,7 @@ def _target(name: str, changes: dict[str, Any]) -> Target:
         kind=Kind.WORKER if name in ("fast", "careful") else Kind.OPENAI,
         url=f"http://{name}",
         model=name,
-        location=Location.EXTERNAL if name == "quality" else Location.IN_CLUSTER,
+        location="external" if name == "quality" else "in_cluster",
     )
     return replace(plain, **changes)
 

@@ -165,3 +165,7 @@ async def test_the_log_says_why_a_response_changed_target_and_when_its_lane_chan
     assert "served by quality" in failed[0]
     assert len(failed) < 10, "one line for many failures"
     assert "secret words" not in caplog.text
+    (opened,) = [record for record in caplog.records if record.getMessage().startswith("breaker fast: open")]
+    fields = vars(opened)["fields"]
+    assert (fields["reason"], fields["status"], fields["detail"]) == ("upstream_error", 500, "status 500")
+    assert fields["request_id"].startswith("req_")

@@ -16,6 +16,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.settings import Settings
+from twolane.process.api_keys import key_line
 
 POLICY = """
 version: 1
@@ -207,6 +208,59 @@ def test_a_request_is_explained_with_its_headers_its_key_and_its_time(
             "shadow   quality, 5% of requests",
         ):
             assert line in out
+
+
+LOCATIONS = """
+version: 1
+private_locations: [on-prem, attic]
+targets:
+  office: {kind: worker, url: "http://a", model: m, location: on-prem}
+  paris: {kind: openai, engine: openai, url: "http://b", model: m, location: eu}
+  trial: {kind: openai, engine: openai, url: "http://c", model: m}
+  annex: {kind: worker, url: "http://a/v1", model: n}
+routes:
+  - {name: european, when: {locations: [eu, on-perm]}, use: paris, locations: [eu, us]}
+  - {name: default, use: trial, fall_back: [paris, office]}
+"""
+
+
+def test_a_check_lists_targets_by_location_and_warns_of_locations_that_no_target_has(capsys: Any, policy: Path) -> None:
+    policy.write_text(LOCATIONS)
+    code, out, err = run(capsys, "policy", "check", str(policy))
+    assert code == 0
+    for line in ("on-prem (private requests too): office", "eu: paris", "no location: trial, annex"):
+        assert f"  {line}\n" in out
+    assert err == (
+        "warning: targets 'office' and 'annex' are one server, but in on-prem and no location\n"
+        "warning: private_locations: no target is in 'attic'; allowed: eu, on-prem\n"
+        "warning: locations of route 'european': no target is in 'us'; allowed: eu, on-prem\n"
+        "warning: when.locations of route 'european': no target is in 'on-perm'; did you mean 'on-prem'?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "expected"),
+    [
+        ([], 0, ["route    default\n", "targets  trial, paris, office\n", "(no location): eligible"]),
+        (["--key", "ann"], 0, ["route    european\n", "limited  to eu\n", "targets  paris\n"]),
+        (["--header", "x-twolane-private=1"], 0, ["route    default (private)\n", "targets  office\n"]),
+        (["--key", "ann", "--header", "x-twolane-locations=us"], 1, ["503 no_target_in_location: The request is"]),
+        (["--key", "ann", "--header", "x-twolane-locations=a b"], 1, ["400 invalid_value: 'x-twolane-locations'"]),
+        (["--key", "nobody"], 2, []),
+    ],
+)
+def test_an_explanation_applies_the_limits_of_a_request_and_of_its_key(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], code: int, expected: list[str]
+) -> None:
+    (tmp_path / "p.yaml").write_text(LOCATIONS)
+    (tmp_path / "r.json").write_text('{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}')
+    (tmp_path / "keys").write_text(key_line("ann", "a", ["locations=eu"]))
+    monkeypatch.setenv("TWOLANE_KEYS_FILE", str(tmp_path / "keys"))
+    line = ("policy", "explain", str(tmp_path / "r.json"), "--policy", str(tmp_path / "p.yaml"))
+    found, out, err = run(capsys, *line, *given)
+    assert found == code
+    assert all(text in out for text in expected)
+    assert err == ("" if code < 2 else f"twolane policy: keys file {tmp_path / 'keys'}: no key is named 'nobody'\n")
 
 
 @pytest.mark.parametrize(("command", "named"), [(["serve"], "serve"), (["policy", "schema"], "policy schema")])

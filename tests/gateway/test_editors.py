@@ -106,7 +106,8 @@ async def test_zed_marks_the_gap_in_the_prompt_and_stops_at_every_marker(stack: 
     assert stack.fast.paths == [COMPLETIONS]
     (sent,) = stack.fast.bodies
     assert (sent["prompt"], sent["suffix"], "stop" in sent) == (BEFORE, AFTER, False)
-    assert 'gen_ai_operation_name="text_completion",gen_ai_request_model="fast"' in await stack.gateway.metrics()
+    labels = 'gen_ai_operation_name="text_completion",gen_ai_provider_name="twolane",gen_ai_request_model="fast"'
+    assert labels in await stack.gateway.metrics()
     url = f"{stack.gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
     async with stack.gateway.client.get(url) as response:
         assert (await response.json())["path"] == COMPLETIONS

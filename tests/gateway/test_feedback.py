@@ -10,6 +10,7 @@ import pytest
 
 from gateway.simulation.traffic import read_log as read_decisions
 from tests.gateway.serving import ask, last_decision, one_lane
+from twolane.process.api_keys import key_line
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/feedback"
@@ -81,6 +82,36 @@ async def test_a_gateway_without_a_log_refuses_feedback(serving: Any, fake: Any)
         status, _, answer = await gateway.ask({"request_id": "req_1", "rating": "good"}, path=PATH)
     assert status == 404
     assert "decision log" in answer["error"]["message"]
+
+
+async def test_feedback_counts_for_the_requests_per_minute_of_its_key_and_for_nothing_else(
+    serving: Any, fake: Any, tmp_path: Path
+) -> None:
+    """Every feedback is a line of the log. A key whose tokens are spent may still say what the answers were worth."""
+    limits = [{"keys": ["few", "one"], "requests_per_minute": 1}, {"keys": ["spent"], "tokens_per_day": 1}]
+    keys = tmp_path / "keys"
+    keys.write_text("".join(key_line(name, f"sk-{name}") + "\n" for name in ("few", "one", "spent")))
+    with keys.open("a") as file:
+        file.write(key_line("prometheus", "sk-prometheus", ["scopes=metrics"]))
+    given = {"request_id": "req_1", "rating": "good"}
+    async with fake() as server:
+        policy = json.dumps(json.loads(one_lane(server.url)) | {"limits": limits})
+        async with serving(policy, decision_log=tmp_path / "log.jsonl", keys_file=keys) as gateway:
+
+            async def give(name: str, body: Any = given) -> int:
+                status, headers, _ = await gateway.ask(body, path=PATH, x_api_key=f"sk-{name}")
+                assert (status == 429) == ("retry-after" in headers)
+                return status
+
+            assert [await give("few"), await give("few"), await give("few", b"[" * 100_000)] == [202, 429, 429]
+            assert (await gateway.ask(x_api_key="sk-few"))[0] == 429, "feedback has used up the minute"
+            assert (await gateway.ask(x_api_key="sk-one"))[0] == 200
+            assert await give("one") == 429
+            assert [(await gateway.ask(x_api_key="sk-spent"))[0] for _ in range(2)] == [200, 429]
+            assert [await give("spent") for _ in range(9)] == 9 * [202]
+            page = await gateway.metrics(x_api_key="sk-prometheus")
+    assert 'twolane_key_rate_limited_total{key="few"} 3.0' in page
+    assert 'twolane_key_rate_limited_total{key="one"} 1.0' in page
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.parameters import parameter_targets
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.errors import PolicyError, Unsupported
 from gateway.parameters import NESTED, PARAMETERS, Treatment, ignored_by, lacking, treatment
 from gateway.policy_files.load import parse
@@ -321,7 +321,7 @@ def as_litellm(body: dict[str, Any], provider_takes: Container[str] | None = Non
         kind=Kind.LITELLM,
         url="litellm:x",
         model="x",
-        location=Location.EXTERNAL,
+        location="external",
         capabilities=TARGETS["litellm"][0],
     )
     query = Query(request_id="r", model="auto", body=orjson.dumps({**PLAIN, **body}), received_s=0)
@@ -356,7 +356,7 @@ def test_a_request_is_refused_exactly_for_what_the_target_neither_takes_nor_igno
     capabilities, ignore = TARGETS[column]
     body = {name: EFFECTIVE[name] if has_effect else OFF.get(name) for name, has_effect in asked.items()}
     query = build_stage(fast=[says("x")]).query(**body)
-    target = Target(name="t", kind=Kind.OPENAI, url="u", model="m", location=Location.EXTERNAL, ignore=ignore)
+    target = Target(name="t", kind=Kind.OPENAI, url="u", model="m", location="external", ignore=ignore)
     refused = {name for name in names_that_are(column, Treatment.REFUSED) if asked.get(name)}
     found = lacking(target, capabilities, query)
     assert found == {"logprobs" if name == "top_logprobs" else name for name in refused}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.enums import Capability, ErrorSource, Kind, Location, Reason, Residency
+from gateway.enums import Capability, ErrorSource, Kind, Reason, Residency
 from gateway.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -172,7 +172,7 @@ async def test_a_private_request_that_no_target_in_the_cluster_could_serve_may_b
 
 
 async def test_a_private_request_without_any_target_in_the_cluster_may_not(stage: Any) -> None:
-    outside = {"kind": Kind.OPENAI, "location": Location.EXTERNAL}
+    outside = {"kind": Kind.OPENAI, "location": "external"}
     error = (await stage(fast=says("no"), fast_target=outside).send(metadata={"private": True})).error
     assert (error.status, error.code, error.retryable) == (503, "no_private_target", False)
 

@@ -213,12 +213,12 @@ def test_any_endpoint_of_a_full_pool_will_do(play: Any) -> None:
 
 
 def endpoints(pool: dict[str, Any]) -> Any:
-    from gateway.enums import Kind, Location
+    from gateway.enums import Kind
     from gateway.types import Target
 
     return tuple(
         Target(
-            name=f"fast/{n}", kind=Kind.WORKER, url=f"http://{n}", model="m", location=Location.IN_CLUSTER, pool="fast",
+            name=f"fast/{n}", kind=Kind.WORKER, url=f"http://{n}", model="m", location="in_cluster", pool="fast",
             **pool,
         )
         for n in (1, 2)

@@ -10,6 +10,7 @@ import openai
 import pytest
 from aiohttp import web
 
+from gateway.state import redis_response_store
 from tests.gateway.redis_server import RedisServer, redis_server
 from tests.gateway.serving import completion, fake_server, one_lane, until
 from tests.gateway.test_passed_responses import THOUGHT, Provider, message
@@ -19,6 +20,12 @@ from tests.gateway.test_responses import PATH, WEATHER, Model, Stack, call
 pytestmark = pytest.mark.anyio
 
 KEYS = {"alice": "a" * 43, "bob": "b" * 43}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine must not look like a stopped Redis."""
+    monkeypatch.setattr(redis_response_store, "PUT_S", 60)
 
 
 @pytest.fixture(scope="module")

@@ -28,13 +28,17 @@ def test_without_a_file_the_key_is_on_stdout_and_the_line_on_stderr(capsys: pyte
 def test_flags_restrict_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys"
     flags = ["--scope", "ask", "--scope", "metrics", "--model", "auto", "--route", "edits", "--private-only"]
+    flags += ["--location", "EU", "--location", "on-prem"]
     assert keys.main(["new", "ann", "--file", str(file), *flags]) == 0
     key = load_keys(file).find(capsys.readouterr().out.strip().encode())
     assert key is not None
     assert (key.scopes, key.models, key.routes, key.private_only) == ({"ask", "metrics"}, {"auto"}, {"edits"}, True)
+    assert key.locations == {"eu", "on-prem"}
 
 
-@pytest.mark.parametrize("line", [["new", "a b"], ["new"], [], ["new", "ann", "--scope", "root"]])
+@pytest.mark.parametrize(
+    "line", [["new", "a b"], ["new"], [], ["new", "ann", "--scope", "root"], ["new", "a", "--location", "a b"]]
+)
 def test_wrong_use_is_reported_in_one_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         keys.main(line)

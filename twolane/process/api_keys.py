@@ -6,6 +6,7 @@ A keys file has one key per line: `name sha256:<64 hex digits>`, followed by wha
     models=auto,fast        the models that requests may name
     routes=edits,default    the routes that requests may take
     private-only            every request is treated as private
+    locations=eu,on-prem    the locations of targets that requests may be sent to
 
 Blank lines and lines that begin with `#` are skipped; lines end with LF, CR LF or CR. A name has 1 to 64 letters,
 digits and `_ . @ -`, and is case-sensitive. Names and keys are unique. The keys themselves are stored nowhere: they are
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from twolane.process.errors import ConfigurationError
+from twolane.process.locations import location_of
 
 _KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
 INVALID_KEY: Final = (
@@ -38,6 +40,7 @@ _OPTIONS: Final = {
     "models": "models=NAME,NAME",
     "routes": "routes=NAME,NAME",
     _PRIVATE_ONLY: _PRIVATE_ONLY,
+    "locations": "locations=NAME,NAME",
 }
 
 
@@ -51,13 +54,14 @@ class KeyScope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One line of a keys file. `models` and `routes` restrict its requests; None: all of them."""
+    """One line of a keys file. `models`, `routes` and `locations` restrict its requests; None: all of them."""
 
     name: str
     scopes: frozenset[KeyScope] = frozenset({KeyScope.SEND})
     models: frozenset[str] | None = None
     routes: frozenset[str] | None = None
     private_only: bool = False
+    locations: frozenset[str] | None = None
 
     def allows(self, scope: KeyScope) -> bool:
         """Whether the key has this scope. `admin` includes `metrics`."""
@@ -65,8 +69,9 @@ class Key:
 
     @property
     def is_restricted(self) -> bool:
-        """Whether the key is restricted to models, routes or private requests."""
-        return self.models is not None or self.routes is not None or self.private_only
+        """Whether the key is restricted to models, routes, locations or private requests."""
+        lists = (self.models, self.routes, self.locations)
+        return self.private_only or any(each is not None for each in lists)
 
 
 class Keys:
@@ -189,7 +194,17 @@ def _key(name: str, options: list[str], place: str) -> Key:
         models=given.get("models"),
         routes=given.get("routes"),
         private_only=_PRIVATE_ONLY in given,
+        locations=_locations(given.get("locations"), f"{place}: {name}"),
     )
     if key.is_restricted and KeyScope.SEND not in key.scopes:
-        raise ConfigurationError(f"{place}: {name}: models, routes and private-only require the scope ask")
+        raise ConfigurationError(f"{place}: {name}: models, routes, locations and private-only require the scope ask")
     return key
+
+
+def _locations(given: frozenset[str] | None, place: str) -> frozenset[str] | None:
+    if given is None:
+        return None
+    try:
+        return frozenset(map(location_of, given))
+    except ValueError as fault:
+        raise ConfigurationError(f"{place}: {fault}") from None

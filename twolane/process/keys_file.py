@@ -18,8 +18,8 @@ class KeysFile:
     """The current keys of a file."""
 
     def __init__(self, path: Path, *, allows_restrictions: bool = True) -> None:
-        """`allows_restrictions`: whether this program restricts keys to models, routes or private requests. Raises
-        ConfigurationError."""
+        """`allows_restrictions`: whether this program restricts keys to models, routes, locations or private requests.
+        Raises ConfigurationError."""
         self._path = path
         self._allows_restrictions = allows_restrictions
         self._watch = FileWatch(path)
@@ -45,18 +45,19 @@ class KeysFile:
         except Exception as error:  # noqa: BLE001 - whatever happens, the next change must be loaded
             cause = str(error) if isinstance(error, ConfigurationError) else f"keys file {self._path}: {error!r}"
             if cause != self._error:
-                _log.error("%s; the keys loaded before remain valid", cause)
+                fields = {"event": "keys_refused", "reason": cause}
+                _log.error("%s; the keys loaded before remain valid", cause, extra={"fields": fields})
             self._error = cause
             return
         self._error = ""
         self.current = keys
-        _log.info("keys file %s: %d keys", self._path, len(keys))
+        loaded = {"event": "keys_loaded", "keys": len(keys)}
+        _log.info("keys file %s: %d keys", self._path, len(keys), extra={"fields": loaded})
 
     def _read(self) -> Keys:
         keys = load_keys(self._path)
         for key in keys:
             if key.is_restricted and not self._allows_restrictions:
-                raise ConfigurationError(
-                    f"keys file {self._path}: {key.name}: models, routes and private-only are for the gateway only"
-                )
+                options = "models, routes, locations and private-only"
+                raise ConfigurationError(f"keys file {self._path}: {key.name}: {options} are for the gateway only")
         return keys

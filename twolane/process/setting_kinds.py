@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+_LABEL: Final = re.compile(r"[A-Za-z0-9._:@-]{1,253}")
 LONGEST_S: Final = 3600.0
 
 
@@ -51,6 +52,17 @@ def seconds(*, may_be_zero: bool = False) -> Kind:
 def text(metavar: str = "TEXT") -> Kind:
     """Any text that is not blank."""
     return Kind(metavar=metavar, parse=_not_blank)
+
+
+def label(metavar: str) -> Kind:
+    """A name that can stand in a header: letters, digits, `.`, `_`, `:`, `@` and `-`."""
+
+    def parse(given: str) -> str:
+        if not _LABEL.fullmatch(given):
+            raise ValueError(f"{given!r} is not a name of 1 to 253 letters, digits and . _ : @ -")
+        return given
+
+    return Kind(metavar=metavar, parse=parse)
 
 
 def path(metavar: str = "FILE") -> Kind:

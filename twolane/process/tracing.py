@@ -23,6 +23,7 @@ _EXPORTER: Final = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+_INSTANCE: Final = "service.instance.id"
 _HTTP: Final = "http/protobuf"
 _SAMPLERS: Final = tuple(
     parent + kind for parent in ("", "parentbased_") for kind in ("always_on", "always_off", "traceidratio")
@@ -75,9 +76,10 @@ class Tracer:
         self._processor.shutdown()
 
 
-def open_tracer(environment: Mapping[str, str], *, service: str) -> Tracer | None:
+def open_tracer(environment: Mapping[str, str], *, service: str, instance: str | None = None) -> Tracer | None:
     """None unless an exporter is configured: `OTEL_TRACES_EXPORTER=otlp`, or an endpoint for OTLP. `service` is the
-    service name if OTEL_SERVICE_NAME is not set. Raises ConfigurationError."""
+    service name if OTEL_SERVICE_NAME is not set, `instance` the ID of this process among those of the service unless
+    OTEL_RESOURCE_ATTRIBUTES has one. Raises ConfigurationError."""
     if not _has_exporter(environment):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -86,6 +88,8 @@ def open_tracer(environment: Mapping[str, str], *, service: str) -> Tracer | Non
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     resource = Resource.create({} if "OTEL_SERVICE_NAME" in environment else {"service.name": service})
+    if instance is not None and _INSTANCE not in environment.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        resource = resource.merge(Resource({_INSTANCE: instance}))
     try:
         sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # configured by OTEL_TRACES_SAMPLER
         processor = BatchSpanProcessor(OTLPSpanExporter())  # configured by OTEL_BSP_* and OTEL_EXPORTER_OTLP_*

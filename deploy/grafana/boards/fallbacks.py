@@ -54,7 +54,7 @@ _CHANGES: Final = Section(
             "Attempts that failed, by `error.type` of the trace.",
             "reqps",
             rate(
-                "gen_ai_client_operation_duration_seconds_count",
+                "gen_ai_client_inference_duration_seconds_count",
                 "gen_ai_request_model",
                 "error_type",
                 where='error_type!=""',

@@ -140,9 +140,9 @@ _LATENCY: Final = Section(
         ),
         lines(
             "Time to first chunk",
-            "p95 until the first chunk of each attempt, discarded attempts included.",
+            "p95 until the first chunk of each streamed attempt, discarded attempts included.",
             "s",
-            quantile(0.95, "gen_ai_client_operation_time_to_first_chunk_seconds", "gen_ai_request_model"),
+            quantile(0.95, "gen_ai_client_inference_time_to_first_chunk_seconds", "gen_ai_request_model"),
         ),
     ),
 )

@@ -20,6 +20,18 @@ from deploy.grafana.panels import (
 
 REQUESTS: Final = "twolane_requests_total"
 
+
+def _tokens(kind: str) -> Query:
+    found = rate(f"gen_ai_client_inference_usage_{kind}_tokens_total", "gen_ai_request_model")
+    return Query(expr=found.expr, legend=f"{kind} {found.legend}")
+
+
+def _embeddings(counter: str, unit: str) -> Query:
+    """0 without any: most gateways embed nothing."""
+    found = rate(f"gen_ai_client_embeddings_{counter}", "gen_ai_request_model")
+    return Query(expr=f"{found.expr} or 0 * {rate_of(REQUESTS)}", legend=f"{unit} {found.legend}")
+
+
 _POLICY: Final = Section(
     title="Policy",
     panels=(
@@ -130,9 +142,17 @@ _COST: Final = Section(
         ),
         lines(
             "Tokens by target",
-            "Input and output tokens per second.",
+            "Input and output tokens per second, as targets report them.",
             "ops",
-            rate("gen_ai_client_token_usage_sum", "gen_ai_request_model", "gen_ai_token_type"),
+            _tokens("input"),
+            _tokens("output"),
+        ),
+        lines(
+            "Embeddings by target",
+            "Calls and input tokens per second.",
+            "ops",
+            _embeddings("duration_seconds_count", "calls"),
+            _embeddings("operation_input_tokens_sum", "tokens"),
         ),
     ),
 )

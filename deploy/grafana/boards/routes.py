@@ -29,6 +29,9 @@ SECONDS: Final = "twolane_request_duration_seconds"
 FALLBACKS: Final = "twolane_fallbacks_total"
 ON_ROUTE: Final = 'route=~"$route"'
 ON_LANE: Final = f'{ON_ROUTE}, target=~"$target"'
+ON_TARGET: Final = 'target=~"$target"'
+OF_KEY: Final = 'key=~"$key"'
+BY_KEY: Final = "twolane_key_requests_total"
 FAILED: Final = f'{ON_ROUTE}, outcome="error"'
 OURS: Final = f'{FAILED}, error_source!="client"'
 _SERIES: Final = 8  # more cannot be told apart
@@ -145,6 +148,12 @@ _WHY: Final = Section(
             _most(rate("twolane_attempts_total", "target", "outcome", where=f'{ON_LANE}, outcome!="ok"')),
         ),
         lines(
+            "Which HTTP status do targets return?",
+            "Calls per second by target and status; none: no response, for example a refused connection or a timeout.",
+            "reqps",
+            _most(rate("twolane_target_responses_total", "target", "status", where=ON_TARGET)),
+        ),
+        lines(
             "Which lanes use up their error budget?",
             "1: one attempt in twenty is late or failed, exactly what a p95 allows. Alerts page at 14.4 and 6.",
             "short",
@@ -169,8 +178,51 @@ _HEALTH: Final = Section(
         states(
             "Which breakers are closed?",
             "Open after repeated failures: the target is not called until a trial request succeeds.",
-            gauge("twolane_breaker_state", "target", how="max", where='target=~"$target"'),
+            gauge("twolane_breaker_state", "target", how="max", where=ON_TARGET),
             words=words(closed=Colour.GOOD, half_open=Colour.SOSO, open=Colour.BAD),
+        ),
+    ),
+)
+
+_TENANTS: Final = Section(
+    title="Which tenants are concerned?",
+    panels=(
+        lines(
+            "Who sends requests?",
+            "Requests per second by name of the API key; none: no key is required.",
+            "reqps",
+            _most(rate(BY_KEY, "key", where=OF_KEY)),
+        ),
+        lines(
+            "Whose requests fail through our fault?",
+            "Share of a key's requests with an error that a target or the gateway caused.",
+            "percentunit",
+            _most(
+                share_of(
+                    BY_KEY, BY_KEY, "key", where=f'{OF_KEY}, outcome="error", error_source!="client"', within=OF_KEY
+                )
+            ),
+            thresholds=ERRORS,
+        ),
+        lines(
+            "Who is over a limit?",
+            "Requests per second that were refused with 429 for a limit of the key. It is the tenant's concern.",
+            "reqps",
+            _most(rate("twolane_key_rate_limited_total", "key", where=OF_KEY)),
+        ),
+        lines(
+            "Who uses tokens?",
+            "Input and output tokens per second by API key, discarded attempts included.",
+            "short",
+            _most(rate("twolane_key_tokens_total", "key", "type", where=OF_KEY)),
+        ),
+        lines(
+            "Who spends money?",
+            "Dollars per hour at the current rate by API key, as far as prices are known.",
+            "currencyUSD",
+            _most(
+                Query(expr=f"3600 * {rate_of('twolane_key_cost_dollars_total', 'key', where=OF_KEY)}", legend="{{key}}")
+            ),
         ),
     ),
 )
@@ -183,6 +235,7 @@ ROUTES: Final = Board(
     variables=(
         Variable(name="route", query=f'label_values({REQUESTS}{{job=~"$job"}}, route)'),
         Variable(name="target", query='label_values(twolane_breaker_state{job=~"$job"}, target)'),
+        Variable(name="key", query=f'label_values({BY_KEY}{{job=~"$job"}}, key)', label="Tenant (API key)"),
     ),
-    sections=(_FELT, _WHY, _HEALTH),
+    sections=(_FELT, _WHY, _HEALTH, _TENANTS),
 )

@@ -1,7 +1,8 @@
-"""POST /v1/feedback: whether an answer was good, and which task a request was. It goes to the decision log."""
+"""POST /v1/feedback: whether an answer was good, and which task a request was. It goes to the decision log, and counts
+for the requests per minute of its API key: every feedback is a line of the log."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from fastapi.responses import Response
 
 from gateway.enums import Task
 from gateway.errors import BodyTooLarge, InvalidField, MalformedBody, NotFound
+from gateway.web.apis.feedback_log import FeedbackLog
 from gateway.web.routes import json_response
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
@@ -20,22 +22,21 @@ RATINGS: Final = ("good", "bad")
 _FIELDS: Final = ("request_id", "rating", "task")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
-Record = Callable[[dict[str, Any]], None]
 
-
-def add_feedback_route(app: FastAPI, record: Record | None, wall_s: Callable[[], float]) -> None:
-    """`record` receives an event for the decision log; None: there is no log, and feedback is refused."""
+def add_feedback_route(app: FastAPI, log: FeedbackLog) -> None:
+    """Every feedback counts for the limit of its key, also one that is refused."""
 
     @app.post(FEEDBACK_PATH)
     async def feedback(request: Request) -> Response:
         """Record feedback on an answer. It is not checked whether the gateway knows the request: another replica may
         have answered it."""
-        if record is None:
+        if log.record is None:
             raise NotFound("This gateway does not record feedback: it runs without a decision log.")
-        given = read_feedback(await _body(request))
         key: Key | None = request.scope.get("state", {}).get("key")
-        time = datetime.fromtimestamp(wall_s(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        record({"event": "feedback", "time": time, "principal": key.name if key else None, **given})
+        log.admit(key.name if key else None)
+        given = read_feedback(await _body(request))
+        time = datetime.fromtimestamp(log.wall_s(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        log.record({"event": "feedback", "time": time, "principal": key.name if key else None, **given})
         return json_response({"object": "feedback", **given}, status=202)
 
 

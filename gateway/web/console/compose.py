@@ -11,9 +11,10 @@ from starlette.types import ASGIApp
 from gateway.policy_files.watch import Policies
 from gateway.ports import Clock, Observer
 from gateway.settings import Settings
-from gateway.state.decision_stream import DecisionStream
+from gateway.state.decision_stream import TIMEOUT_S, DecisionStream
 from gateway.state.memory import MemoryStore
-from gateway.state.redis import connect
+from gateway.state.redis_address import read_address
+from gateway.state.redis_client import RedisClient
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.console.guard import ConsoleGuard
@@ -57,8 +58,9 @@ async def shared_decisions(settings: Settings, observers: list[Observer]) -> Asy
     if settings.redis_url is None or settings.console == "off":
         yield None
         return
-    redis = connect(settings.redis_url)
-    shared = SharedDecisions(DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS))
+    redis = RedisClient(read_address(settings.redis_url, settings.redis_ca_file), timeout_s=TIMEOUT_S)
+    stream = DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS)
+    shared = SharedDecisions(stream, settings.replica_name)
     observers.append(shared)
     try:
         async with shared.sharing():

@@ -23,9 +23,9 @@ COLUMNS: Final = (
 )
 
 
-def record_of(decision: Decision) -> dict[str, Any]:
+def record_of(decision: Decision, replica: str | None = None) -> dict[str, Any]:
     """The full record of a decision: a line of the decision log, and its timings."""
-    document = document_of(decision)
+    document = document_of(decision, replica)
     document["attempts"] = [
         shown | _attempt_extras(attempt) for shown, attempt in zip(document["attempts"], decision.attempts, strict=True)
     ]

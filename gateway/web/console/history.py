@@ -11,7 +11,8 @@ from typing import Any, Final
 import orjson
 
 from gateway.decision import Decision, Mirrored
-from gateway.state.decision_stream import DecisionStream, StreamUnavailableError
+from gateway.state.decision_stream import DecisionStream
+from gateway.state.redis_client import RedisFaultError
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.web.console.documents import record_of, row_of, row_of_record
 
@@ -26,8 +27,8 @@ class SharedDecisions:
     """An Observer that shares the decisions of this process, and a copy of what all replicas share, which is read on
     demand."""
 
-    def __init__(self, stream: DecisionStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: DecisionStream, replica: str | None = None) -> None:
+        self._stream, self._replica = stream, replica
         self._waiting: deque[Decision] = deque(maxlen=_PER_BATCH)
         self._last = ""
         self._reading = asyncio.Lock()  # two readers at once would count the same entries twice
@@ -57,9 +58,9 @@ class SharedDecisions:
         """Append the waiting decisions; those that Redis does not take are lost."""
         if not self._waiting:
             return
-        entries = [orjson.dumps(record_of(each)) for each in self._waiting]
+        entries = [orjson.dumps(record_of(each, self._replica)) for each in self._waiting]
         self._waiting.clear()
-        with contextlib.suppress(StreamUnavailableError):
+        with contextlib.suppress(RedisFaultError):
             await self._stream.append(entries)
 
     async def refresh(self) -> None:
@@ -70,7 +71,7 @@ class SharedDecisions:
     async def _read(self) -> None:
         try:
             entries = await self._stream.after(self._last, MAX_ROWS if not self._last else _PER_EVENT)
-        except StreamUnavailableError:
+        except RedisFaultError:
             self.is_up = False
             return
         self.is_up = True
@@ -122,7 +123,7 @@ class History:
     def records(self, limit: int) -> list[dict[str, Any]]:
         """The newest records, oldest first."""
         if self._source is None:
-            return [record_of(each) for each in reversed(self.recent.latest(limit))]
+            return [record_of(each, self.recent.replica) for each in reversed(self.recent.latest(limit))]
         return list(islice(reversed(self._source.records.values()), limit))[::-1]
 
     async def rows(self, limit: int) -> list[list[Any]]:
@@ -143,7 +144,7 @@ class History:
         """The full record of a decision, if it is still kept."""
         found = self.recent.get(query_id)
         if found is not None:
-            return record_of(found)
+            return record_of(found, self.recent.replica)
         return None if self.shared is None else self.shared.records.get(query_id)
 
     @property

@@ -20,6 +20,7 @@ from gateway.errors import GatewayError, PolicyError
 from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.load import parse
+from gateway.policy_files.locations import location_problems
 from gateway.reliability.admission import admit
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
@@ -77,7 +78,7 @@ def _summary(policy: Policy) -> dict[str, Any]:
         "version": policy.version,
         "targets": len(policy.targets),
         "routes": [rule.route.name for rule in policy.rules],
-        "warnings": [*budget_problems(policy), *gate_problems(policy)],
+        "warnings": [*budget_problems(policy), *gate_problems(policy), *location_problems(policy)],
     }
 
 
@@ -96,6 +97,7 @@ def _explain(policy: Policy, request: Request) -> dict[str, Any]:
         "evidence": found.evidence,
         "route": plan.route,
         "private": plan.private,
+        "locations": None if plan.locations is None else sorted(plan.locations),
         "deadline_ms": plan.deadline_ms,
         "candidates": [
             {

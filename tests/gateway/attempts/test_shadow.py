@@ -7,7 +7,7 @@ import pytest
 
 from gateway.attempts import shadow
 from gateway.attempts.shadow import MAX_CONCURRENT
-from gateway.enums import Location, Outcome, ShadowResult
+from gateway.enums import Outcome, ShadowResult
 from gateway.upstreams.scripted import fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
 from twolane.process.http.byte_budget import HOLDING, ByteBudget
@@ -87,7 +87,7 @@ def test_a_response_that_was_not_served_is_not_shadowed(stage: Any) -> None:
 
 
 def test_a_private_request_has_no_shadow_outside(stage: Any) -> None:
-    outside = {"careful_target": {"location": Location.EXTERNAL}}
+    outside = {"careful_target": {"location": "external"}}
     for private, asked in ((True, 0), (False, 1)):
         scene, _ = play(
             stage, lambda s, p=private: s.send(metadata={"private": p}), fast=says("hi"), careful=says("hi"), route=ALL,

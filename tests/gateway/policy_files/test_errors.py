@@ -23,8 +23,8 @@ Refused = Callable[..., PolicyError]
         ("buffer: full", "buffer: ful", "25:33: routes[0].validate.buffer: unknown value 'ful'; did you mean 'full'?"),
         (
             "location: in_cluster",
-            "location: cluster",
-            "8:5: targets.fast.location: unknown value 'cluster'; did you mean 'in_cl",
+            "location: a/b",
+            "8:5: targets.fast.location: 'a/b' is not a location: expected 1 to 64",
         ),
         ("engine: vllm", "engine: vlm", "14:5: targets.quality.engine: unknown engine 'vlm'; did you mean 'vllm'?"),
         ("kind: worker", "kind: works", "5:5: targets.fast.kind: unknown kind 'works'; did you mean 'worker'?"),
@@ -131,13 +131,31 @@ Refused = Callable[..., PolicyError]
         (
             "    use: fast\n",
             "    use: fast\n    private: true\n",
-            "fall_back[0]: target 'quality' is external",
+            "fall_back[0]: target 'quality' is in external, outside the private locations: in_cluster",
         ),
         (
             "    use: quality\n",
             "    use: quality\n    private: true\n",
-            "routes[1].use: target 'quality' is external, but",
+            "routes[1].use: target 'quality' is in external, outside the private",
         ),
+        (
+            "    use: fast\n",
+            "    use: fast\n    locations: [in_cluster, eu]\n",
+            "fall_back[0]: target 'quality' is in external, outside the route's locations: eu, in_cluster",
+        ),
+        (
+            "    use: quality\n",
+            "    use: quality\n    locations: external\n    shadow: {target: fast, share: 1}\n",
+            "routes[1].shadow: target 'fast' is in in_cluster, outside the route's locations: external",
+        ),
+        (
+            "    location: external\n",
+            "    location: external.\n",
+            "15:5: targets.quality.location: 'external.' is not a location: expected 1 to 64 letters",
+        ),
+        ("routes:\n", "private_locations: []\nroutes:\n", "private_locations: expected at least one location"),
+        ("routes:\n", "private_locations: [eu, a b]\nroutes:\n", "private_locations[1]: 'a b' is not a location"),
+        ("routes:\n", "private_locations: {}\nroutes:\n", "private_locations: expected a string or a list of strings"),
         (
             "    use: quality\n",
             "    use: quality\n    private: here\n",
@@ -305,7 +323,7 @@ def test_a_renamed_key_is_refused_with_its_new_name(refused: Refused, old: str, 
 
 
 def test_a_target_or_header_may_have_the_name_of_a_retired_key(policy_with: Callable[..., Policy]) -> None:
-    assert policy_with("when: {", "when: {header: {hold: a, place: b}, ").rules[0].route.when.headers
+    assert policy_with("when: {", "when: {header: {hold: a, place: b}, ").rules[0].route.when.further
 
 
 CONFIDENT = "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, buffer: full}\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.enums import Buffer, Capability, Grade, Kind, Location, RunawayScope, Task
+from gateway.enums import Buffer, Capability, Grade, Kind, RunawayScope, Task
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
 from gateway.policy_types import READ_ALONG, Checks, Hedge, Retry, Slo
@@ -24,8 +24,8 @@ def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
     targets = policy_with().targets
     fast, quality = targets["fast"], targets["quality"]
     assert (fast.kind, fast.url, fast.model) == (Kind.WORKER, "http://127.0.0.1:8001", "diffusion")
-    assert (fast.location, fast.max_in_flight, fast.capabilities) == (Location.IN_CLUSTER, 16, None)
-    assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", Location.EXTERNAL)
+    assert (fast.location, fast.max_in_flight, fast.capabilities) == ("in_cluster", 16, None)
+    assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", "external")
     assert quality.capabilities is not None
     assert Capability.JSON_SCHEMA in quality.capabilities.supported
 
@@ -201,3 +201,20 @@ def test_a_provider_needs_no_url_and_its_models_fail_independently(
     assert (alone.kind, alone.url, alone.model) == (Kind.LITELLM, "litellm:anthropic/big", "anthropic/big")
     given = policy_with("kind: openai", "kind: litellm").targets["quality"]
     assert given.url == "https://example.com/v1"  # litellm adds the path
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (None, "kind litellm requires the extra `providers`"),
+        ("1.82.7", "litellm 1.82.7 is a malicious release, replace it"),
+        ("1.82.8", "litellm 1.82.8 is a malicious release, replace it"),
+    ],
+)
+def test_providers_need_a_release_of_litellm_that_is_there_and_honest(
+    policy_with: PolicyWith, monkeypatch: pytest.MonkeyPatch, found: str | None, problem: str
+) -> None:
+    monkeypatch.setattr("gateway.policy_files.targets.find_spec", lambda _: found and object())
+    monkeypatch.setattr("gateway.policy_files.targets.version", lambda _: found)
+    with pytest.raises(PolicyError, match=problem):
+        policy_with("kind: openai", "kind: litellm")

@@ -7,14 +7,20 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.enums import FormatKind, Task
-from gateway.routing.conditions import Comparison, Header, Hours, When
+from gateway.policy_types import LocationLimit
+from gateway.routing.conditions import Comparison, Header, Hours, LimitedTo, When
 from gateway.types import Classification, OutputFormat, Query
 
 MakeQuery = Callable[..., Query]
 EDIT = Classification(task=Task.EDIT, confidence=0.7, evidence="prediction")
 TEAM = Header(name=b"x-team", values=frozenset({b"ads", b"search"}))
 THERE, AWAY = Header(name=b"x-debug"), Header(name=b"x-debug", present=False)
+EUROPE = LimitedTo(locations=frozenset({"eu", "on-prem"}), private_locations=frozenset({"on-prem"}))
 WORKDAYS = frozenset(range(5))
+
+
+def limit(*locations: str) -> LocationLimit:
+    return LocationLimit("a test", frozenset(locations))
 
 
 @pytest.mark.parametrize(
@@ -43,14 +49,24 @@ WORKDAYS = frozenset(range(5))
         (When(images=False), {"has_images": True}, False),
         (When(prompt_chars=Comparison(sign=">", number=100)), {"prompt_chars": 101}, True),
         (When(prompt_chars=Comparison(sign=">", number=100)), {"prompt_chars": 100}, False),
-        (When(headers=(TEAM,)), {"headers": {b"x-team": b" ads "}}, True),
-        (When(headers=(TEAM,)), {"headers": {b"x-team": b"ads, search"}}, False),
-        (When(headers=(TEAM,)), {}, False),
-        (When(headers=(THERE,)), {"headers": {b"x-debug": b""}}, True),
-        (When(headers=(THERE,)), {}, False),
-        (When(headers=(AWAY,)), {}, True),
-        (When(headers=(AWAY,)), {"headers": {b"x-debug": b"1"}}, False),
-        (When(headers=(TEAM, THERE)), {"headers": {b"x-team": b"ads"}}, False),
+        (When(further=(TEAM,)), {"headers": {b"x-team": b" ads "}}, True),
+        (When(further=(TEAM,)), {"headers": {b"x-team": b"ads, search"}}, False),
+        (When(further=(TEAM,)), {}, False),
+        (When(further=(THERE,)), {"headers": {b"x-debug": b""}}, True),
+        (When(further=(THERE,)), {}, False),
+        (When(further=(AWAY,)), {}, True),
+        (When(further=(AWAY,)), {"headers": {b"x-debug": b"1"}}, False),
+        (When(further=(TEAM, THERE)), {"headers": {b"x-team": b"ads"}}, False),
+        (When(further=(EUROPE,)), {}, False),
+        (When(further=(EUROPE,)), {"locations": (limit("eu"),)}, True),
+        (When(further=(EUROPE,)), {"locations": (limit("eu", "us"),)}, False),
+        (When(further=(EUROPE,)), {"locations": (limit("eu", "us"), limit("eu", "on-prem"))}, True),
+        (When(further=(EUROPE,)), {"private": True}, True),
+        (
+            When(further=(LimitedTo(locations=frozenset({"eu"}), private_locations=frozenset({"on-prem"})),)),
+            {"private": True},
+            False,
+        ),
     ],
 )
 def test_a_route_matches_a_request_when_all_its_conditions_hold(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gateway.enums import Kind, Location, Task
+from gateway.enums import Kind, Task
 from gateway.policy_types import READ_ALONG, Slo
 from gateway.routing.conditions import When
 from gateway.routing.gates import Gate
@@ -20,7 +20,7 @@ def compiled(target: MakeTarget, *routes: Route) -> Policy:
     targets = {
         "fast": target("fast"),
         "careful": target("careful"),
-        "quality": target("quality", kind=Kind.OPENAI, location=Location.EXTERNAL),
+        "quality": target("quality", kind=Kind.OPENAI, location="external"),
     }
     return compile_policy(
         content_hash="0123456789abcdef", targets=targets, target_slos={"quality": OWN, "fast": OWN}, routes=routes

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.enums import Kind, Location, Task
+from gateway.enums import Kind, Task
 from gateway.errors import ModelNotFound, NoPrivateTarget
 from gateway.routing.conditions import Comparison, When
 from gateway.routing.policy import Policy, Route, compile_policy
@@ -18,7 +18,7 @@ CHAT = Classification(task=Task.CHAT, confidence=0.3, evidence="none")
 
 @pytest.fixture(name="policy")
 def make_policy(target: Callable[..., Target]) -> Policy:
-    targets = {"fast": target("fast"), "quality": target("quality", kind=Kind.OPENAI, location=Location.EXTERNAL)}
+    targets = {"fast": target("fast"), "quality": target("quality", kind=Kind.OPENAI, location="external")}
     edits = When(tasks=frozenset({Task.EDIT}), confidence=Comparison(sign=">=", number=0.6))
     return compile_policy(
         content_hash="f" * 64,

@@ -115,6 +115,7 @@ def test_streams_private_requests_and_named_targets_are_routed(policy: Any) -> N
     rows = [
         {"task": Task.EDIT, "stream": True},
         {"task": Task.CHAT, "private": True},
+        {"task": Task.CHAT, "locations": frozenset({"in_cluster"})},
         {"task": Task.CHAT, "target": "fast"},
         {"task": Task.CHAT, "target": "gone"},
     ]
@@ -123,9 +124,9 @@ def test_streams_private_requests_and_named_targets_are_routed(policy: Any) -> N
     )
     run = simulate(policy(), Scenario(trace=Trace(arrivals=arrivals), models=MODELS))
     assert [(each.route, each.target) for each in run.completed] == [
-        ("edits", "fast"), ("", None), ("direct", "fast"), ("", None),
+        ("edits", "fast"), ("", None), ("", None), ("direct", "fast"), ("", None),
     ]  # fmt: skip
-    assert Counter(each.outcome for each in run.completed) == {Outcome.OK: 2, Outcome.ERROR: 2}
+    assert Counter(each.outcome for each in run.completed) == {Outcome.OK: 2, Outcome.ERROR: 3}
 
 
 def test_a_target_without_a_model_is_named(policy: Any, poisson: Any) -> None:

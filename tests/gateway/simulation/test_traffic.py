@@ -11,6 +11,7 @@ from gateway.errors import TraceError
 from gateway.simulation.traffic import read_log, read_trace
 
 HEAD = "trace,arrival_s,input_tokens,output_tokens,task,stream,schema,private\n"
+LIMITED = "arrival_s,input_tokens,output_tokens,locations\n"
 
 
 def test_a_table_is_sorted_by_arrival(tmp_path: Path) -> None:
@@ -20,6 +21,12 @@ def test_a_table_is_sorted_by_arrival(tmp_path: Path) -> None:
     assert (first.number, first.at_s, first.input_tokens, first.output_tokens) == (0, 0.5, 20, 4)
     assert (first.task, first.stream, first.has_schema, first.private) == (Task.EDIT, True, True, False)
     assert (second.number, second.task, second.stream) == (1, Task.CODE, False)
+
+
+def test_a_table_limits_requests_to_locations(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(LIMITED + '1,10,3,\n2,10,3,EU\n3,10,3,"eu,on-prem"\n')
+    assert [each.locations for each in read_trace(file).arrivals] == [None, {"eu"}, {"eu", "on-prem"}]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,7 @@ def test_a_table_is_sorted_by_arrival(tmp_path: Path) -> None:
         (HEAD + "a,1,2,3,dance,,,\n", ":2:9: invalid task 'dance'"),
         (HEAD + "a,1,2,3,,maybe,,\n", ":2:10: invalid stream 'maybe'"),
         (HEAD + "a,1,2\n", ":2:1: expected 8 values, got 3"),
+        (LIMITED + "1,2,3,a/b\n", ":2:7: invalid locations 'a/b'"),
     ],
 )
 def test_an_error_in_a_table_is_located(tmp_path: Path, text: str, says: str) -> None:
@@ -47,7 +55,7 @@ def test_an_error_in_a_table_is_located(tmp_path: Path, text: str, says: str) ->
 
 
 def test_a_log_becomes_the_same_requests(line: Any, log_file: Any) -> None:
-    late = line(9, [("fast", 0.5, 100)], stream=True, principal="ci", schema="sha256:1", private=True)
+    late = line(9, [("fast", 0.5, 100)], stream=True, principal="ci", schema="sha256:1", private=True, locations=["eu"])
     named = line(3, [("quality", 0.5, 100)], route="direct", input_tokens=None)
     trace = read_trace(log_file(late, named))
     first, second = trace.arrivals
@@ -56,6 +64,7 @@ def test_a_log_becomes_the_same_requests(line: Any, log_file: Any) -> None:
     assert second.stream
     assert second.has_schema
     assert second.private
+    assert (first.locations, second.locations) == (None, {"eu"})
     assert (second.task, second.confidence, second.evidence) == (Task.EDIT, 0.97, "prediction")
 
 

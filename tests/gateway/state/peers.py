@@ -6,19 +6,20 @@ from time import monotonic
 from typing import Any
 
 from gateway.decision import AttemptRecord
-from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Location
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState
 from gateway.policy_types import Hedge, Retry, Slo
 from gateway.state.memory import MemoryStore
-from gateway.state.redis import Replica, connect
+from gateway.state.redis import Replica
+from gateway.state.redis_client import RedisClient
 from gateway.types import Candidate, Status, Target, Verdict
-from tests.gateway.redis_server import RedisServer
+from tests.gateway.redis_server import RedisServer, client_of
 
 TARGET = Target(
     name="fast",
     kind=Kind.OPENAI,
     url="http://fast",
     model="m",
-    location=Location.IN_CLUSTER,
+    location="in_cluster",
     retry=Retry(max_share=0.2),
 )
 LANE = Candidate(route="edits", target=TARGET, slo=Slo(p95_ms=100), hedge=Hedge(after_ms=1, max_share=0.1))
@@ -35,9 +36,9 @@ class RealClock:
 class Peer:
     """The state of one replica; exchanges only on demand."""
 
-    def __init__(self, url: str, namespace: str = "tests") -> None:
+    def __init__(self, redis: str | RedisClient, namespace: str = "tests") -> None:
         self.store = MemoryStore()
-        self._redis = connect(url)
+        self._redis = redis if isinstance(redis, RedisClient) else client_of(redis)
         self.replica = Replica(self.store, RealClock(), self._redis, namespace=namespace)
 
     def answered(self, took_ms: float, times: int, outcome: Any = AttemptOutcome.OK) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.decision import AttemptRecord
-from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Location, Reason
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Reason
 from gateway.policy_types import Limit, Retry, Slo
 from gateway.reliability.breaker import BreakerRule
 from gateway.reliability.replication import PeerSnapshot, Snapshot
@@ -24,7 +24,7 @@ def lane(**changes: Any) -> Candidate:
             "kind": Kind.WORKER,
             "url": "http://fast",
             "model": "m",
-            "location": Location.IN_CLUSTER,
+            "location": "in_cluster",
             **changes,
         }
     )

@@ -12,10 +12,10 @@ from gateway.enums import BreakerState, LaneState, Reason
 from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
+from gateway.state.redis_address import read_address
 from gateway.types import Status
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.state.peers import LANE, Peer, RealClock, peers, settle
-from twolane.process.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +84,8 @@ async def test_without_redis_replicas_use_local_state_and_rejoin_later(
     messages = [record.getMessage() for record in caplog.records]
     assert sum("does not respond" in text for text in messages) == 2  # once per replica, not once per exchange
     assert messages.count("shared state: joined") == 4
+    events = [vars(record).get("fields", {}).get("event") for record in caplog.records]
+    assert (events.count("redis_lost"), events.count("redis_joined")) == (2, 4)
 
 
 async def test_a_stopped_redis_delays_no_request(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +163,7 @@ async def test_a_bad_snapshot_does_not_end_sharing(redis: RedisServer) -> None:
     store = FailsOnce()
     async with (
         peers(redis) as (one, _),
-        shared_state(store, DailyBudgets(), RealClock(), url=redis.url, namespace="tests") as replica,
+        shared_state(store, DailyBudgets(), RealClock(), address=read_address(redis.url), namespace="tests") as replica,
     ):
         one.answered(200, 11)
         await one.replica.exchange()
@@ -171,8 +173,25 @@ async def test_a_bad_snapshot_does_not_end_sharing(redis: RedisServer) -> None:
         assert store.health(LANE, Status(), monotonic()).lane is LaneState.EJECTED
 
 
-async def test_an_invalid_url_is_refused_without_showing_its_password() -> None:
-    with pytest.raises(ConfigurationError, match="TWOLANE_REDIS_URL") as refused:
-        async with shared_state(MemoryStore(), DailyBudgets(), RealClock(), url="http://:secret@host:1", namespace="n"):
-            pass
-    assert "secret" not in str(refused.value)
+async def test_a_replica_knows_the_state_of_the_others_from_its_start(redis: RedisServer) -> None:
+    """Also where its predecessor under another name was the only other replica."""
+    async with peers(redis) as (one, _):
+        assert one.answered(200, 11) == [Reason.P95_BREACH]
+        await one.replica.exchange()
+    store = MemoryStore()
+    async with shared_state(
+        store, DailyBudgets(), RealClock(), address=read_address(redis.url), namespace="tests"
+    ) as replica:
+        assert replica.is_up
+        assert store.health(LANE, Status(), monotonic()).lane is LaneState.EJECTED
+
+
+async def test_a_replica_starts_without_redis(redis: RedisServer) -> None:
+    redis.stop()
+    address = read_address(redis.url)
+    async with shared_state(MemoryStore(), DailyBudgets(), RealClock(), address=address, namespace="tests") as replica:
+        assert not replica.is_up
+        redis.start()
+        async with asyncio.timeout(120):
+            while not replica.is_up:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.02)

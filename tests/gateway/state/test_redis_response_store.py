@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from gateway.errors import StoreUnavailable
 from gateway.state import redis_response_store as product
+from gateway.state.redis_address import read_address
 from gateway.state.redis_response_store import RedisResponseStore, open_response_store
 from gateway.state.response_store import ReadTooLarge, StoredResponse
 from tests.gateway.redis_server import RedisServer
@@ -18,24 +19,20 @@ from tests.gateway.redis_server import RedisServer
 pytestmark = pytest.mark.anyio
 
 
-class Clock:
-    time_s = 0.0
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    def wall_s(self) -> float:
-        return self.time_s
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine must not look like a stopped Redis."""
+    monkeypatch.setattr(product, "TIMEOUT_S", 60)
+    monkeypatch.setattr(product, "PUT_S", 60)
 
 
-def opened(redis: RedisServer, clock: Clock | None = None, **limits: Any) -> Any:
+def opened(redis: RedisServer, **limits: Any) -> Any:
     given = {"max_bytes": 10, "max_read_bytes": 100, "lifetime_s": 60.0, **limits}
-    return open_response_store(clock or Clock(), url=redis.url, namespace="n", **given)
+    return open_response_store(address=read_address(redis.url), namespace="n", **given)
 
 
 @pytest.fixture
-async def store(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisResponseStore]:
-    monkeypatch.setattr(product, "TIMEOUT_S", 60)
+async def store(redis: RedisServer) -> AsyncIterator[RedisResponseStore]:
     async with opened(redis) as made:
         yield made
 
@@ -52,7 +49,8 @@ async def test_a_replica_reads_what_another_wrote_with_the_same_key_only(
         found = await other.get("r", "a")
         assert found is not None
         assert (found.response, found.items) == (b"xx", b"yy")
-        assert await other.outputs(["r", "s"], "a") == {"r": b"xx"}
+        outputs = await other.outputs(["r", "s"], "a")
+        assert {each: stored.response for each, stored in outputs.items()} == {"r": b"xx"}
         assert await other.responses_of(["i", "k"], "a") == {"i": "r"}
         for owner in ("b", None, "A", "any"):
             assert await other.get("r", owner) is None
@@ -115,11 +113,16 @@ async def test_one_request_cannot_read_more_than_it_may(redis: RedisServer) -> N
             await store.outputs(["r", "s", "t"], "a")
 
 
-async def test_without_redis_nothing_is_kept_and_what_is_referred_to_is_not_missing(
-    redis: RedisServer, tmp_path: Path
-) -> None:
-    clock = Clock()
-    async with opened(redis, clock) as store:
+async def test_the_locations_of_a_response_are_stored_with_it(store: RedisResponseStore) -> None:
+    for name, locations in (("r", frozenset({"eu", "on-prem"})), ("s", None)):
+        await store.put(name, replace(response(), locations=locations))
+        found, outputs = await store.get(name, "a"), await store.outputs([name], "a")
+        assert found is not None
+        assert (found.locations, outputs[name].locations) == (locations, locations)
+
+
+async def test_without_redis_nothing_is_kept_and_what_is_referred_to_is_not_missing(redis: RedisServer) -> None:
+    async with opened(redis) as store:
         assert await store.put("r", response())
         assert store.is_up
         redis.stop()
@@ -128,10 +131,34 @@ async def test_without_redis_nothing_is_kept_and_what_is_referred_to_is_not_miss
         for attempt in (store.get("r", "a"), store.delete("r", "a"), store.responses_of(["i"], "a")):
             with pytest.raises(StoreUnavailable):
                 await attempt
-        clock.time_s = 60.0
         redis.start()
-        assert store.is_up
+        await until_up(store)
         assert await store.put("s", response())
+
+
+async def test_writes_wait_a_moment_for_a_redis_that_hangs_and_later_calls_do_not(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "PUT_S", 0.5)
+    async with opened(redis) as store:
+        assert await store.put("r", response())
+        redis.stall()
+        writes = asyncio.gather(*(store.put("s", response()) for _ in range(9)))
+        assert await asyncio.wait_for(writes, 50) == [False] * 9  # of a Redis whose timeout is 60 s
+        with monkeypatch.context() as patched:
+            patched.setattr(store._redis, "calling", lambda timeout_s: pytest.fail("waits for Redis"))
+            assert not await store.put("s", response())
+            with pytest.raises(StoreUnavailable):
+                await store.get("r", "a")
+        redis.go_on()
+        await until_up(store)
+        assert await store.put("s", response())
+
+
+async def until_up(store: RedisResponseStore) -> None:
+    async with asyncio.timeout(120):
+        while not store.is_up:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
 
 
 async def used(redis: RedisServer) -> int:

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from gateway.policy_types import Limit
 from gateway.reliability.daily_budgets import DAY_S, DailyBudgets, Spent
-from gateway.state.redis import connect
+from gateway.state.redis_client import RedisClient
 from gateway.state.shared_budgets import SharedBudgets
-from tests.gateway.redis_server import RedisServer, redis_server
+from tests.gateway.redis_server import RedisServer, client_of, redis_server
 
 pytestmark = pytest.mark.anyio
 LIMIT = Limit(tokens_per_day=100)
@@ -34,7 +34,7 @@ class Clock:
 class Replica:
     """One process."""
 
-    def __init__(self, redis: Redis, clock: Clock) -> None:
+    def __init__(self, redis: RedisClient, clock: Clock) -> None:
         self.clock = clock
         self.budgets = DailyBudgets()
         self.shared = SharedBudgets(self.budgets, clock, redis, namespace="test")
@@ -57,13 +57,19 @@ def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 
 
 @pytest.fixture
-async def redis(server: RedisServer) -> AsyncIterator[Redis]:
-    client = connect(server.url)
+async def redis(server: RedisServer) -> AsyncIterator[RedisClient]:
+    client = client_of(server.url)
     yield client
     await client.aclose()
 
 
-async def test_replicas_count_together_and_a_restart_forgets_nothing(redis: Redis) -> None:
+@pytest.fixture
+async def commands(server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+async def test_replicas_count_together_and_a_restart_forgets_nothing(redis: RedisClient) -> None:
     clock = Clock()
     one, other = Replica(redis, clock), Replica(redis, clock)
     one.spend("ann", 60)
@@ -82,7 +88,7 @@ async def test_replicas_count_together_and_a_restart_forgets_nothing(redis: Redi
 
 
 @pytest.fixture(name="running")
-async def run_replicas(redis: Redis) -> AsyncIterator[list[Replica]]:
+async def run_replicas(redis: RedisClient) -> AsyncIterator[list[Replica]]:
     """Two replicas that exchange in the background."""
     clock = Clock()
     replicas = [Replica(redis, clock), Replica(redis, clock)]
@@ -109,7 +115,7 @@ async def test_a_replica_learns_what_others_spent_before_its_first_request_of_a_
 
 
 async def test_a_store_that_was_emptied_is_filled_again_and_nobody_forgets(
-    server: RedisServer, redis: Redis, running: list[Replica]
+    server: RedisServer, redis: RedisClient, running: list[Replica]
 ) -> None:
     """Also what a replica spent that has ended since."""
     one, other = running
@@ -127,13 +133,13 @@ async def test_a_store_that_was_emptied_is_filled_again_and_nobody_forgets(
     assert [each.tokens(key) for each in (one, other, started) for key in ("ann", "bob")] == [100] * 6
 
 
-async def test_a_store_that_was_set_back_is_brought_up_to_date(redis: Redis) -> None:
+async def test_a_store_that_was_set_back_is_brought_up_to_date(redis: RedisClient, commands: Redis) -> None:
     """A Redis that is restored from an older copy, or replaced by a copy that lagged behind it, has the same keys with
     older contents, to which others may have written before a replica notices."""
     one, other, third = (Replica(redis, Clock()) for _ in range(3))
 
     async def copy() -> dict[bytes, bytes]:
-        return {key: await redis.dump(key) for key in await redis.keys("*")}
+        return {key: await commands.dump(key) for key in await commands.keys("*")}
 
     for replica in (one, other):
         replica.spend("ann", 1)
@@ -147,7 +153,7 @@ async def test_a_store_that_was_set_back_is_brought_up_to_date(redis: Redis) -> 
     assert await ended.shared.exchange()
     assert await one.shared.exchange()
     for key, contents in before.items():
-        await redis.restore(key, 0, contents, replace=True)
+        await commands.restore(key, 0, contents, replace=True)
     for tokens in (10, 10, 10):  # each is a change, so the count of changes soon exceeds what it was
         other.spend("ann", tokens)
         assert await other.shared.exchange()
@@ -158,12 +164,14 @@ async def test_a_store_that_was_set_back_is_brought_up_to_date(redis: Redis) -> 
 
 
 @pytest.mark.parametrize("lost", ["totals", "changes"])
-async def test_a_store_that_evicts_one_of_its_keys_is_filled_again(redis: Redis, lost: str) -> None:
+async def test_a_store_that_evicts_one_of_its_keys_is_filled_again(
+    redis: RedisClient, commands: Redis, lost: str
+) -> None:
     one = Replica(redis, Clock())
     one.spend("ann", 100)
     assert await one.shared.exchange()
-    [changes] = await redis.keys("*:changes")
-    await redis.delete(changes if lost == "changes" else changes.removesuffix(b":changes"))
+    [changes] = await commands.keys("*:changes")
+    await commands.delete(changes if lost == "changes" else changes.removesuffix(b":changes"))
     assert await one.shared.exchange()
     assert await one.shared.exchange()
     started = Replica(redis, one.clock)
@@ -186,7 +194,7 @@ async def test_an_unexpected_error_does_not_end_the_exchange(running: list[Repli
     await total(other, "ann", 100)
 
 
-async def test_the_exchange_ends_although_a_cancellation_was_swallowed(redis: Redis, monkeypatch: Any) -> None:
+async def test_the_exchange_ends_although_a_cancellation_was_swallowed(redis: RedisClient, monkeypatch: Any) -> None:
     one, waits = Replica(redis, Clock()), asyncio.Event()
 
     async def swallow() -> bool:
@@ -203,7 +211,9 @@ async def test_the_exchange_ends_although_a_cancellation_was_swallowed(redis: Re
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_was_spent_while_redis_was_away_is_counted_afterwards(server: RedisServer, redis: Redis) -> None:
+async def test_what_was_spent_while_redis_was_away_is_counted_afterwards(
+    server: RedisServer, redis: RedisClient
+) -> None:
     clock = Clock()
     one, other = Replica(redis, clock), Replica(redis, clock)
     assert await one.shared.exchange()
@@ -218,13 +228,13 @@ async def test_what_was_spent_while_redis_was_away_is_counted_afterwards(server:
     assert other.is_spent("ann")
 
 
-async def test_a_field_of_another_program_counts_as_nothing(redis: Redis) -> None:
+async def test_a_field_of_another_program_counts_as_nothing(redis: RedisClient, commands: Redis) -> None:
     clock = Clock()
     one = Replica(redis, clock)
     one.spend("ann", 1)
     await one.shared.exchange()
-    [changes] = await redis.keys("*:changes")
-    await redis.zadd(changes, {"stranger ann": 1000})
-    await redis.hset(changes.removesuffix(b":changes"), "stranger ann", "many")
+    [changes] = await commands.keys("*:changes")
+    await commands.zadd(changes, {"stranger ann": 1000})
+    await commands.hset(changes.removesuffix(b":changes"), "stranger ann", "many")
     assert await one.shared.exchange()
     assert one.tokens("ann") == 1

@@ -20,6 +20,7 @@ def test_the_format_is_as_documented(decision: Any) -> None:
         "evidence": "prediction",
         "route": "edits",
         "private": False,
+        "locations": None,
         "stream": True,
         "path": "/v1/chat/completions",
         "input_tokens": 120,
@@ -65,6 +66,14 @@ def test_attempts_at_pools_name_the_server(decision: Any) -> None:
     first, *others = decision().attempts
     marked = document_of(decision(attempts=(replace(first, url="10.0.0.7:8001"), *others)))["attempts"]
     assert [attempt.get("url") for attempt in marked] == ["10.0.0.7:8001", None, None]
+
+
+def test_a_decision_names_the_locations_to_which_it_was_limited_and_those_of_its_attempts(decision: Any) -> None:
+    first, *others = decision().attempts
+    limited = decision(locations=frozenset({"on-prem", "eu"}), attempts=(replace(first, location="eu"), *others))
+    document = orjson.loads(orjson.dumps(document_of(limited)))
+    assert document["locations"] == ["eu", "on-prem"]
+    assert [attempt.get("location") for attempt in document["attempts"]] == ["eu", None, None]
 
 
 def test_a_hedge_is_marked_as_one(decision: Any) -> None:

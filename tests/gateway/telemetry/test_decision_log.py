@@ -20,6 +20,16 @@ def test_closing_writes_waiting_lines(decision: Any, tmp_path: Path) -> None:
     assert [line["id"] for line in lines] == [f"req_{number}" for number in range(100)]
 
 
+def test_every_line_names_the_replica_that_decided(decision: Any, tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log", replica="gateway-7")
+    log.decided(decision())
+    log.record({"event": "feedback"})
+    log.close()
+    first, second = (orjson.loads(line) for line in (tmp_path / "log").read_bytes().splitlines())
+    assert first["gateway"] == "gateway-7"
+    assert second == {"event": "feedback"}
+
+
 def test_an_existing_log_is_appended_to(decision: Any, tmp_path: Path) -> None:
     for _ in range(2):
         log = DecisionLog(tmp_path / "log")

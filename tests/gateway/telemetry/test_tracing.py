@@ -35,7 +35,8 @@ class Kept:
 
 def tracing(sampler: Any = ALWAYS_ON) -> tuple[Tracing, list[ReadableSpan]]:
     kept = Kept()
-    return Tracing(Tracer(sampler, kept, Resource({"service.name": "test"}))), kept.spans
+    tracer = Tracer(sampler, kept, Resource({"service.name": "test"}))
+    return Tracing(tracer, {"fast": "twolane", "quality": "openai"}.__getitem__), kept.spans
 
 
 def traced(decision: Any, trace: Trace, **changes: Any) -> Any:
@@ -124,3 +125,25 @@ def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip() == "[]"
     )
+
+
+def test_an_attempt_names_its_provider_and_the_status_that_it_sent(decision: Any) -> None:
+    tracer, spans = tracing()
+    first, _, last = decision().attempts
+    attempts = (replace(first, status=503, stream=True), last)
+    tracer.decided(traced(decision, tracer.begin(None), attempts=attempts))
+    request, *others = spans
+    assert request.attributes["gen_ai.provider.name"] == "twolane"
+    assert [span.attributes["gen_ai.provider.name"] for span in others] == ["twolane", "openai"]
+    assert [span.attributes.get("http.response.status_code") for span in spans] == [200, 503, None]
+
+
+def test_what_the_conventions_have_for_streams_is_said_of_streams_alone(decision: Any) -> None:
+    names = {"gen_ai.request.stream", "gen_ai.response.time_to_first_chunk"}
+    for stream in (False, True):
+        tracer, spans = tracing()
+        *_, last = decision().attempts
+        attempts = (replace(last, stream=stream),)
+        tracer.decided(traced(decision, tracer.begin(None), attempts=attempts, stream=stream))
+        for span in spans:
+            assert names & set(span.attributes) == (names if stream else set())

@@ -8,21 +8,20 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.enums import Capability, Kind, Location
-from gateway.errors import Overloaded, UpstreamError
+from gateway.enums import Capability, Kind
+from gateway.errors import NotConnected, Overloaded, UpstreamError
 from gateway.parameters import MAX_N
 from gateway.types import Call, Capabilities, Delta, Piece, Query, Target
 from gateway.upstreams import fan_out
-from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, needs_fan_out
+from gateway.upstreams.errors import from_response
+from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, http_status, needs_fan_out
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import body_for
 from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 
 pytestmark = pytest.mark.anyio
 ONE_CHOICE = Capabilities(supported=frozenset({Capability.CHAT, Capability.SEED}))
-TARGET = Target(
-    name="t", kind=Kind.WORKER, url="http://t", model="m", location=Location.IN_CLUSTER, capabilities=ONE_CHOICE
-)
+TARGET = Target(name="t", kind=Kind.WORKER, url="http://t", model="m", location="in_cluster", capabilities=ONE_CHOICE)
 
 
 def call_of(n: int, **body: Any) -> Call:
@@ -266,3 +265,17 @@ async def _late(seconds: float) -> None:
 async def _hold(seconds: float) -> None:
     """A response that takes time never ends here."""
     await (asyncio.Event().wait() if seconds else asyncio.sleep(0))
+
+
+async def test_the_status_of_an_attempt_is_that_of_its_response_or_none() -> None:
+    """A fan-out calls its target when it is read, so it is no response itself."""
+    plain = await ScriptedUpstream([says("a")]).send(call_of(1))
+    fan_out = FanOutResponse(ScriptedUpstream([says("a")]), call_of(2))
+    refused, unreachable = from_response(429, {}, b""), NotConnected("no")
+    broken = UpstreamError("The stream was cut short.")
+    assert http_status(None, refused, has_data=False) == http_status(fan_out, refused, has_data=False) == 429
+    assert http_status(None, unreachable, has_data=False) is http_status(fan_out, unreachable, has_data=False) is None
+    assert http_status(plain, broken, has_data=False) == http_status(fan_out, broken, has_data=True) == 200
+    assert http_status(plain, None, has_data=True) == http_status(fan_out, None, has_data=True) == 200
+    await fan_out.aclose()
+    await plain.aclose()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.errors import UpstreamAuth
 from gateway.policy_files.load import load
 from gateway.types import Target
@@ -19,7 +19,7 @@ KEY = "sk-Ab_1.~+/=="
 
 
 def target(**fields: Any) -> Target:
-    common = {"kind": Kind.OPENAI, "url": "http://h", "model": "m", "location": Location.IN_CLUSTER}
+    common = {"kind": Kind.OPENAI, "url": "http://h", "model": "m", "location": "in_cluster"}
     return Target(**{"name": "quality", **common, **fields})
 
 
@@ -177,7 +177,7 @@ def test_problems_name_the_target_and_the_source_once_per_target(tmp_path: Path)
         target(name="bad", key_env="BAD"),
         target(name="good", key_env="GOOD"),
         target(name="none"),
-        target(name="outside", location=Location.EXTERNAL),
+        target(name="outside", location="external", uses_proxy=True),
     ]
     environment = {"BAD": "sk-\x01", "GOOD": "sk-1", "ALL_PROXY": "socks5://p:1080"}
     assert [problem.text for problem in credential_problems(found, environment)] == [
@@ -192,8 +192,8 @@ def test_problems_name_the_target_and_the_source_once_per_target(tmp_path: Path)
 @pytest.mark.parametrize(
     ("fields", "is_minor"),
     [
-        ({"location": Location.IN_CLUSTER}, True),
-        ({"url": "https://llm.example.com", "location": Location.IN_CLUSTER}, True),
+        ({"location": "in_cluster"}, True),
+        ({"url": "https://llm.example.com", "location": "in_cluster"}, True),
         ({"url": "http://127.0.0.1:8002"}, True),
         ({"url": "http://[::1]:8002"}, True),
         ({"url": "http://10.1.2.3"}, True),
@@ -209,7 +209,7 @@ def test_problems_name_the_target_and_the_source_once_per_target(tmp_path: Path)
 def test_an_unset_variable_is_a_warning_only_where_a_key_is_needed(
     fields: dict[str, Any], is_minor: bool, environment: dict[str, str]
 ) -> None:
-    found = target(**{"location": Location.EXTERNAL, "key_env": "ABSENT", **fields})
+    found = target(**{"location": "external", "key_env": "ABSENT", **fields})
     [problem] = credential_problems([found], environment)
     assert problem.is_minor is is_minor
 
@@ -241,3 +241,4 @@ def test_an_unchanged_key_that_is_read_again_is_not_a_change(
     key.refresh()
     assert key.value == "sk-1"
     assert (caplog.text.count("Input/output error"), caplog.text.count("key changed")) == (1, 0)
+    assert [vars(record)["fields"]["event"] for record in caplog.records] == ["target_key_refused"]

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.errors import (
     ContextLengthExceeded,
     InsufficientQuota,
@@ -26,7 +26,7 @@ TARGET = Target(
     kind=Kind.LITELLM,
     url="litellm:gemini/some",
     model="gemini/some",
-    location=Location.EXTERNAL,
+    location="external",
     capabilities=ENGINES["openai"],
 )
 

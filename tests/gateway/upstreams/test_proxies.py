@@ -1,10 +1,13 @@
 """Which proxy a target is called through."""
 
+from dataclasses import replace
+
 import pytest
 
-from gateway.enums import Kind, Location
+from gateway.enums import Kind
 from gateway.types import Target
 from gateway.upstreams.proxies import proxy_for, proxy_of
+from gateway.upstreams.registry import credential_problems
 
 HTTPS = {"HTTPS_PROXY": "http://p:3128"}
 
@@ -72,7 +75,22 @@ def test_a_proxy_that_cannot_be_used_is_a_problem_that_names_the_variable(value:
     assert str(found.problem).startswith("HTTPS_PROXY: expected http://")
 
 
-def test_targets_inside_the_cluster_never_use_a_proxy() -> None:
+def test_the_policy_decides_which_targets_use_a_proxy() -> None:
     common = {"name": "a", "kind": Kind.OPENAI, "url": "https://h", "model": "m"}
-    assert proxy_of(Target(**common, location=Location.IN_CLUSTER), HTTPS) is None
-    assert proxy_of(Target(**common, location=Location.EXTERNAL), HTTPS) is not None
+    assert proxy_of(Target(**common, uses_proxy=False), HTTPS) is None
+    assert proxy_of(Target(**common, uses_proxy=True), HTTPS) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "no_proxy", "is_warned"),
+    [("litellm:m", "", True), ("https://h", "", True), ("https://h", "h", False), ("http://h", "", False)],
+)
+def test_a_private_target_that_litellm_would_call_through_a_proxy_is_named(
+    url: str, no_proxy: str, is_warned: bool
+) -> None:
+    target = Target(name="a", kind=Kind.LITELLM, url=url, model="m", location="in_cluster")
+    warned = [each.text for each in credential_problems([target], {**HTTPS, "NO_PROXY": no_proxy})]
+    assert [text.startswith("target a: litellm calls it through the proxy of HTTPS_PROXY") for text in warned] == (
+        [True] if is_warned else []
+    )
+    assert not list(credential_problems([replace(target, uses_proxy=True)], HTTPS))

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.enums import Capability, Kind, Location
+from gateway.enums import Capability, Kind
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Capabilities, Query, Target
 from gateway.upstreams.request_body import body_for
@@ -14,7 +14,7 @@ from gateway.upstreams.request_body import body_for
 def sent(
     kind: Kind, body: dict[str, Any], capabilities: Capabilities | None = None, rejected: str | None = None
 ) -> dict[str, Any]:
-    target = Target(name="t", kind=kind, url="http://t", model="theirs", location=Location.EXTERNAL)
+    target = Target(name="t", kind=kind, url="http://t", model="theirs", location="external")
     given = {"model": "auto", "messages": [], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(given), received_s=0, stream=bool(body.get("stream")))
     call = Call(target=target, query=query, validation_error=rejected)
@@ -45,7 +45,7 @@ def test_decoding_parameters_of_the_request_override_those_of_the_policy(
     asked: dict[str, Any], sent_on: dict[str, Any]
 ) -> None:
     target = Target(
-        name="t", kind=Kind.WORKER, url="http://t", model="m", location=Location.IN_CLUSTER,
+        name="t", kind=Kind.WORKER, url="http://t", model="m", location="in_cluster",
         diffusion=(("steps", 8), ("anchor", 0.5)),
     )  # fmt: skip
     query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": [], **asked}), received_s=0)
@@ -73,12 +73,14 @@ def test_metadata_of_the_application_is_forwarded(metadata: dict[str, Any]) -> N
 
 
 def test_hints_with_the_prefix_stay_in_the_gateway() -> None:
-    assert "metadata" not in sent(Kind.WORKER, {"metadata": {"twolane_task": "edit", "twolane_private": "no"}})
+    assert "metadata" not in sent(
+        Kind.WORKER, {"metadata": {"twolane_task": "edit", "twolane_private": "no", "Twolane_Locations": "eu"}}
+    )
 
 
 @pytest.mark.parametrize("number", [b"%d" % 2**63, b"%d" % 2**64, b"%d" % -(2**64), b"1" * 90])
 def test_integers_of_any_size_are_forwarded_with_all_digits(number: bytes) -> None:
-    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model="m", location=Location.EXTERNAL)
+    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model="m", location="external")
     body = b'{"messages":[{"role":"user","content":"hi"}],"user_id":' + number + b',"logit_bias":{"5":1.5}}'
     query = Query(request_id="r", model="auto", body=body, received_s=0)
     assert b'"user_id":' + number + b"," in body_for(Call(target=target, query=query), None)

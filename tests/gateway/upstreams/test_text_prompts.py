@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.beyond_chat import BeyondChat, Prompt
-from gateway.enums import Capability, Kind, Location, TargetApi
+from gateway.enums import Capability, Kind, TargetApi
 from gateway.parameters import api_for, lacking
 from gateway.policy_files.load import parse
 from gateway.reliability.admission import admit
@@ -26,7 +26,7 @@ WORKER = replace(WITH_SUFFIX, is_open=False, fields=frozenset())
 
 
 def target(kind: Kind = Kind.OPENAI) -> Target:
-    return Target(name="t", kind=kind, url="http://t", model="theirs", location=Location.IN_CLUSTER)
+    return Target(name="t", kind=kind, url="http://t", model="theirs", location="in_cluster")
 
 
 def query(**fields: Any) -> Query:

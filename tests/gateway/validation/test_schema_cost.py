@@ -4,8 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.validation.schema_cost import SchemaCost, SchemaError
+from gateway.validation.json_schema import Schema, ValidationError
+from gateway.validation.schema_cost import SchemaCost, SchemaError, escaped, masked_pointer
+from tests.gateway.validation.any_schema import schemas, values
 
 
 def decoded(schema: Any) -> Any:
@@ -106,3 +110,63 @@ def test_an_error_names_its_pointer() -> None:
     with pytest.raises(SchemaError) as caught:
         SchemaCost({"properties": {"a/b": {"items": [{}, {"$ref": "http://x"}]}}})
     assert caught.value.pointer == "#/properties/a~1b/items/1/$ref"
+
+
+@pytest.mark.parametrize(
+    ("pointer", "masked"),
+    [
+        ("#", "#"),
+        ("its end", "its end"),
+        ("#/properties/name", "#/properties/*"),
+        ("#/properties/properties/properties/items", "#/properties/*/properties/*"),
+        ("#/properties/0/prefixItems/0", "#/properties/*/prefixItems/0"),
+        ("#/$defs/anna/allOf/1/$ref", "#/$defs/*/allOf/1/$ref"),
+        ("#/patternProperties/^anna~1bert$/type", "#/patternProperties/*/*"),
+        ("#/dependentSchemas/anna/not", "#/dependentSchemas/*/not"),
+        ("#/anna", "#/*"),
+    ],
+)
+def test_a_masked_pointer_keeps_keywords_and_indices_alone(pointer: str, masked: str) -> None:
+    assert masked_pointer(pointer) == masked
+
+
+def renamed(schema: Any) -> Any:
+    """The same schema with a private name for every name in it."""
+    if isinstance(schema, list):
+        return [renamed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = {"properties", "patternProperties", "dependentSchemas", "$defs"}
+    return {
+        keyword: {f"secret{name}": renamed(each) for name, each in value.items()}
+        if keyword in named and isinstance(value, dict)
+        else [f"secret{name}" for name in value]
+        if keyword == "required"
+        else renamed(value)
+        for keyword, value in schema.items()
+    }
+
+
+@given(st.data())
+def test_what_is_logged_of_an_invalid_value_holds_no_name(data: st.DataObject) -> None:
+    schema = renamed(data.draw(schemas))
+    value = data.draw(values)
+    try:
+        error = Schema(schema).validate(value, len(json.dumps(value)))
+    except SchemaError:  # a pattern that is none, or a reference that leads nowhere now
+        return
+    if error is not None:
+        assert "secret" not in error.log_detail
+        assert error.detail.split(" at ")[0] == error.log_detail.split(" at ")[0]
+
+
+@given(st.lists(st.one_of(st.text(), st.sampled_from(["properties", "items", "7", "$defs"])), max_size=6))
+def test_a_mask_hides_every_name_whatever_it_is(names: list[str]) -> None:
+    pointer = "#" + "".join(f"/properties/{escaped(name)}" for name in names)
+    assert masked_pointer(pointer) == "#" + "/properties/*" * len(names)
+
+
+def test_the_name_of_a_tool_is_not_logged() -> None:
+    error = ValidationError(keyword="type", pointer="#/properties/x", byte=3, tool="ask_anna")
+    assert error.detail == "type at tool ask_anna: #/properties/x, byte 3"
+    assert error.log_detail == "type at tool *: #/properties/*, byte 3"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
+from gateway.policy_types import allowed_by
 from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.types import Query
 from gateway.web.output_format import MAX_SCHEMA_BYTES
@@ -120,7 +121,9 @@ def test_task_privacy_and_deadline_come_from_headers_or_metadata() -> None:
     assert in_body.deadline_ms == 900
 
 
-@pytest.mark.parametrize("name", [b"x-twolane-private", b"x-twolane-task", b"x-twolane-deadline-ms"])
+@pytest.mark.parametrize(
+    "name", [b"x-twolane-private", b"x-twolane-task", b"x-twolane-deadline-ms", b"x-twolane-locations"]
+)
 def test_a_repeated_twolane_header_with_different_values_is_refused(name: bytes) -> None:
     """Taking the last would let `private: true, false` out of the cluster."""
     with pytest.raises(InvalidField) as told:
@@ -141,6 +144,20 @@ def test_invalid_json_in_unused_fields_is_refused(unread: bytes) -> None:
             parse_bytes(plain + extra + b"}")
 
 
+def test_the_limits_to_locations_of_header_metadata_and_key_all_hold() -> None:
+    headers = {b"x-twolane-locations": b" EU, us-east ,on-prem"}
+    document = {"model": "auto", "messages": [USER], "metadata": {"TWOLANE_locations": "eu,on-prem", "team": "a"}}
+    key = Key(name="ann", locations=frozenset({"eu"}))
+    query = parse_chat(orjson.dumps(document), headers, now_s=0.0, key=key)
+    assert [(limit.source, sorted(limit.allowed)) for limit in query.locations] == [
+        ("x-twolane-locations", ["eu", "on-prem", "us-east"]),
+        ("metadata.TWOLANE_locations", ["eu", "on-prem"]),
+        ("the API key", ["eu"]),
+    ]
+    assert allowed_by(query.locations) == {"eu"}
+    assert parse().locations == ()
+
+
 def test_the_task_header_takes_precedence_over_metadata() -> None:
     assert parse({b"x-twolane-task": b"edit"}, metadata={"task": "code"}).task_hint is Task.EDIT
 
@@ -153,6 +170,12 @@ def test_the_task_header_takes_precedence_over_metadata() -> None:
         ({}, {"metadata": {"twolane_task": "checkout"}}, "metadata.twolane_task"),
         ({b"x-twolane-private": b"treu"}, {}, "x-twolane-private"),
         ({}, {"metadata": {"twolane_private": "maybe"}}, "metadata.twolane_private"),
+        ({b"x-twolane-locations": b""}, {}, "x-twolane-locations"),
+        ({b"x-twolane-locations": b"eu,"}, {}, "x-twolane-locations"),
+        ({b"x-twolane-locations": b"eu; us"}, {}, "x-twolane-locations"),
+        ({b"x-twolane-locations": "\u0130".encode()}, {}, "x-twolane-locations"),
+        ({}, {"metadata": {"twolane_locations": ["eu"]}}, "metadata.twolane_locations"),
+        ({}, {"metadata": {"Twolane_Locations": " "}}, "metadata.Twolane_Locations"),
         ({b"x-twolane-deadline-ms": b"soon"}, {}, "x-twolane-deadline-ms"),
         ({b"x-twolane-deadline-ms": b"-1"}, {}, "x-twolane-deadline-ms"),
         ({b"x-twolane-deadline-ms": b"nan"}, {}, "x-twolane-deadline-ms"),

@@ -32,12 +32,20 @@ def test_a_key_without_options_sends_requests_and_does_nothing_else(tmp_path: Pa
 
 
 def test_options_of_a_key_grant_scopes_and_restrict_its_requests(tmp_path: Path) -> None:
-    options = ["scopes=ask,admin", "models=auto,fast", "routes=edits", "private-only"]
+    options = ["scopes=ask,admin", "models=auto,fast", "routes=edits", "private-only", "locations=eu,On-Prem"]
     key = load_keys(written(tmp_path, key_line("ann", "a", options))).find(b"a")
     assert key is not None
     assert key.scopes == {"ask", "admin"}
     assert key.allows(KeyScope.METRICS)  # an administrator also reads metrics
     assert (key.models, key.routes, key.private_only) == ({"auto", "fast"}, {"edits"}, True)
+    assert key.locations == {"eu", "on-prem"}
+
+
+@pytest.mark.parametrize("option", ["models=auto", "routes=edits", "private-only", "locations=eu"])
+def test_each_limit_restricts_a_key(tmp_path: Path, option: str) -> None:
+    key = load_keys(written(tmp_path, key_line("ann", "a", [option]))).find(b"a")
+    assert key is not None
+    assert key.is_restricted
 
 
 def test_a_keys_file_that_is_created_is_readable_by_its_owner_only(tmp_path: Path) -> None:
@@ -81,7 +89,16 @@ def test_a_name_is_letters_digits_and_a_few_marks(tmp_path: Path, name: str) -> 
         (key_line("a", "k", ["models="]), "line 1: a: unknown option"),
         (key_line("a", "k", ["scopes=ask,root"]), "line 1: a: unknown scope; allowed: ask, metrics, admin"),
         (key_line("a", "k", ["models=a", "models=b"]), "line 1: a: models is repeated"),
-        (key_line("a", "k", ["scopes=metrics", "private-only"]), "line 1: a: models, routes and private-only require"),
+        (
+            key_line("a", "k", ["scopes=metrics", "private-only"]),
+            "line 1: a: models, routes, locations and",
+        ),
+        (
+            key_line("a", "k", ["scopes=metrics", "locations=eu"]),
+            "line 1: a: models, routes, locations and",
+        ),
+        (key_line("a", "k", ["locations=eu,a/b"]), "line 1: a: 'a/b' is not a location: expected"),
+        (key_line("a", "k", ["locations="]), "line 1: a: unknown option"),
         (f"a sha256:{'0' * 64}\na sha256:{'1' * 64}\n", "line 2: duplicate name a"),
         (f"a sha256:{'0' * 64}\nb sha256:{'0' * 64}\n", "line 2: b has the same key"),
     ],

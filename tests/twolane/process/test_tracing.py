@@ -137,3 +137,18 @@ def test_without_an_exporter_nothing_of_the_sdk_is_imported() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert told.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "instance"),
+    [("", "pod-1"), ("deployment.environment=a", "pod-1"), ("service.instance.id=own", "own")],
+)
+def test_the_instance_is_the_replica_unless_the_environment_names_one(
+    monkeypatch: pytest.MonkeyPatch, attributes: str, instance: str
+) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
+    made = open_tracer(ENDPOINT | {"OTEL_RESOURCE_ATTRIBUTES": attributes}, service="gateway", instance="pod-1")
+    assert made is not None
+    assert made.resource.attributes["service.instance.id"] == instance
+    assert made.resource.attributes["service.name"] == "gateway"
+    made.close()

@@ -34,13 +34,13 @@ namespace: {{ (index . 0).Release.Namespace }}
 labels: {{- include "twolane.labels" . | nindent 2 }}
 {{- end -}}
 
-{{- /* A digest, if known, takes the place of the tag. Call with (list . image). */ -}}
+{{- /* A digest, if known, takes the place of the tag. Call with (list . image suffixOfTheDefaultTag). */ -}}
 {{- define "twolane.image" -}}
 {{- $image := index . 1 -}}
 {{- if $image.digest -}}
 {{ $image.repository }}@{{ $image.digest }}
 {{- else -}}
-{{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}
+{{ $image.repository }}:{{ default (printf "%s%s" (index . 0).Chart.AppVersion (index . 2)) $image.tag }}
 {{- end -}}
 {{- end -}}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.errors import GatewayError
+from gateway.policy_types import allowed_by
 from gateway.state.response_store import ResponseStore, StoredResponse
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
@@ -92,8 +93,13 @@ class ResponseWriter:
             self._closed()
             response = lenient.dump(self._response(self._status))
         indexed = tuple(filter(is_indexed, (each.get("id") for each in lenient.load(response)["output"])))
-        owner = self._query.principal
-        stored = StoredResponse(owner=owner, response=response, items=items, item_ids=indexed)
+        stored = StoredResponse(
+            owner=self._query.principal,
+            response=response,
+            items=items,
+            item_ids=indexed,
+            locations=allowed_by(self._query.locations),
+        )
         if not await self._store.put(self._id, stored):
             self._store = None
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.errors import BodyTooLarge, InvalidField
+from gateway.policy_types import LocationLimit
 from gateway.state.response_store import ReadTooLarge, ResponseStore, StoredResponse
 from gateway.web.parse_request import LARGE_BYTES
 from twolane.process import exact_json
@@ -49,10 +50,17 @@ class History:
     max_bytes: int
     keeps: bool = True
     previous: StoredResponse | None = None
-    outputs: Mapping[str, bytes] = field(default_factory=dict)
+    outputs: Mapping[str, StoredResponse] = field(default_factory=dict)
     responses: Mapping[str, str] = field(default_factory=dict)
     _read_bytes: int = 0
     _items: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # of each response, by their ids
+
+    @property
+    def limits(self) -> tuple[LocationLimit, ...]:
+        """The locations to which what the request refers to is limited."""
+        read = (*((self.previous,) if self.previous is not None else ()), *self.outputs.values())
+        found = [stored.locations for stored in read if stored.locations is not None]
+        return tuple(LocationLimit("stored items", locations) for locations in dict.fromkeys(found))
 
     def items_before(self, previous: Any) -> list[Any]:
         """All items up to the end of the response with this id. Raises InvalidField and BodyTooLarge."""
@@ -82,7 +90,7 @@ class History:
     def _output(self, response_id: str) -> Mapping[str, Any]:
         if response_id not in self._items:
             found = self.outputs.get(response_id)
-            listed = () if found is None else exact_json.loads(found)["output"]
+            listed = () if found is None else exact_json.loads(found.response)["output"]
             self._items[response_id] = {str(item.get("id")): item for item in listed}
         return self._items[response_id]
 

@@ -141,6 +141,8 @@ def parse_response(
         raise with_names(_at_its_tool(error, tools), RENAMED) from None
     hosted = {name: name for name in _HOSTED if document.get(name) is not None} | conversation.hosted | tools.hosted
     query = _as_response(query, sent, given, document, hosted)
+    if history.limits:  # what was limited to some locations must not leave them with a later request
+        query = replace(query, locations=(*query.locations, *history.limits))
     items = [*before, *items_of(added)] if before or isinstance(added, list) else added
     query = replace(query, beyond_chat=replace(query.beyond_chat, response_body=_passed(body, given, document, items)))
     if not history.keeps or not given.store or query.private:

@@ -8,17 +8,17 @@ from typing import Any
 
 import orjson
 import pytest
+from redis.asyncio import Redis
 
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import Reason, Task
 from gateway.state import decision_stream as product
 from gateway.state.decision_stream import DecisionStream
-from gateway.state.redis import connect
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Classification
 from gateway.web.console.documents import record_of, row_of, row_of_record
 from gateway.web.console.history import History, SharedDecisions
-from tests.gateway.redis_server import RedisServer, redis_server
+from tests.gateway.redis_server import RedisServer, client_of, redis_server
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,7 @@ async def make_replica(redis: RedisServer) -> AsyncIterator[Callable[[], Replica
 
     def build() -> Replica:
         recent = RecentDecisions(10)
-        clients.append(connect(redis.url, timeout_s=60))
+        clients.append(client_of(redis.url))
         shared = SharedDecisions(DecisionStream(clients[-1], namespace="n", capacity=100))
         return recent, shared, History(recent=recent, shared=shared)
 
@@ -90,10 +90,9 @@ async def test_the_stream_is_bounded_and_expires(redis: RedisServer, replica: Ca
         for number in range(100):
             shared.decided(decision(batch * 100 + number))
         await shared.share()
-    client = connect(redis.url, timeout_s=60)
-    assert 100 <= await client.xlen("{n}:decisions") < 300, "trimmed in whole nodes"
-    assert 0 < await client.ttl("{n}:decisions") <= product.KEEP_S
-    await client.aclose()
+    async with Redis.from_url(redis.url) as client:
+        assert 100 <= await client.xlen("{n}:decisions") < 300, "trimmed in whole nodes"
+        assert 0 < await client.ttl("{n}:decisions") <= product.KEEP_S
 
 
 async def test_without_redis_the_process_lists_its_own(

@@ -3,7 +3,7 @@ import { ms, percent, reason } from "./format";
 import { session } from "./live";
 import { useStore } from "./store";
 import type { Attempt, Decision } from "./types";
-import { LaneName, State } from "./ui";
+import { LaneName, Limited, State } from "./ui";
 
 export function useKinds(): Map<string, string> {
   const known = useStore(session);
@@ -23,7 +23,8 @@ export function Explanation({ decision }: { decision: Decision }) {
         </li>
         <li>
           <b>Route</b> {decision.route || "none"}
-          {decision.private && <span class="note">private: stays in the cluster</span>}
+          {decision.private && <span class="note">private: only private locations</span>}
+          <Limited to={decision.locations} />
         </li>
         {decision.attempts.map((attempt, index) => (
           <li key={index}>
@@ -34,6 +35,7 @@ export function Explanation({ decision }: { decision: Decision }) {
             <span class="note">
               {[
                 attempt.skipped ? "not called" : ms(attempt.ended_ms - attempt.started_ms),
+                attempt.location,
                 attempt.detail,
                 attempt.confidence === null ? "" : `confidence ${percent(attempt.confidence)}`,
                 attempt.hedge ? "hedge" : "",

@@ -277,7 +277,7 @@ function TargetTable({ now, kinds }: { now: LanesNow; kinds: Map<string, string>
                 <LaneName name={target.target} kinds={kinds.has(target.target) ? kinds : new Map([[target.target, target.kind]])} />
               </th>
               <td>{target.model}</td>
-              <td>{target.location.replace("_", " ")}</td>
+              <td>{target.location ?? <span class="note">not stated</span>}</td>
               <td>{target.kind === "worker" ? <State value={target.residency} /> : <span class="note">remote</span>}</td>
               <td>
                 <State value={target.breaker} />

@@ -5,7 +5,7 @@ import { Editor, type Mistake } from "./editor";
 import { count, dollars, ms } from "./format";
 import { draft } from "./playground";
 import { Store, useStore } from "./store";
-import { Empty, Problem } from "./ui";
+import { Empty, Limited, Problem } from "./ui";
 
 type Explained = {
   task: string;
@@ -13,7 +13,8 @@ type Explained = {
   evidence: string;
   route: string;
   private: boolean;
-  candidates: { target: string; reason: string | null; detail: string }[];
+  locations: string[] | null;
+  candidates: { target: string; location: string | null; reason: string | null; detail: string }[];
   error?: { message: string };
 };
 type Checked = {
@@ -203,11 +204,12 @@ function ExplainedBy({ title, explained }: { title: string; explained: Explained
         </li>
         <li>
           <b>Route</b> {explained.route} {explained.private && <span class="note">private</span>}
+          <Limited to={explained.locations} />
         </li>
         {explained.candidates.map((candidate) => (
           <li key={candidate.target}>
             <b>{candidate.target}</b> {candidate.reason ? candidate.reason.replaceAll("_", " ") : "eligible"}
-            <span class="note">{candidate.detail}</span>
+            <span class="note">{[candidate.location, candidate.detail].filter(Boolean).join(", ")}</span>
           </li>
         ))}
       </ol>

@@ -5,6 +5,7 @@ export type Attempt = {
   first_byte_ms: number | null;
   ended_ms: number;
   outcome: string;
+  location?: string;
   detail: string;
   skipped: boolean;
   probe: boolean;
@@ -28,6 +29,7 @@ export type Decision = {
   evidence: string;
   route: string;
   private: boolean;
+  locations: string[] | null;
   stream: boolean;
   path: string;
   input_tokens: number | null;
@@ -83,7 +85,7 @@ export type Target = {
   pool: string;
   kind: string;
   model: string;
-  location: string;
+  location: string | null;
   breaker: string;
   in_flight: number;
   max_in_flight: number | null;
@@ -109,7 +111,7 @@ export type Session = {
   version: string;
   policy: string;
   requires_keys: boolean;
-  targets: { name: string; kind: string; model: string; location: string }[];
+  targets: { name: string; kind: string; model: string; location: string | null }[];
   aliases: string[];
   routes: string[];
   apis: string[];

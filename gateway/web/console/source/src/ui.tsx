@@ -12,6 +12,11 @@ export function State({ value }: { value: string }) {
   return <span class={`state state-${value.replaceAll("_", "-")}`}>{value.replaceAll("_", " ")}</span>;
 }
 
+export function Limited({ to }: { to: string[] | null | undefined }) {
+  if (!to) return null;
+  return <span class="note">limited to {to.join(", ") || "no location"}</span>;
+}
+
 export function Empty({ title, children }: { title: string; children?: ComponentChildren }) {
   return (
     <div class="empty">
