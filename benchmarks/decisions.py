@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ from twolane.process.decisions.questions import QuestionKind
 from twolane.process.decisions.wording import prompt_of, schema_of
 
 ROWS: Final = 8  # at once, of both ways
+IN_FLIGHT: Final = 2 * ROWS  # texts that run or wait
 TEXTS: Final = 40  # with the same questions
 WARM_TEXTS: Final = 3  # the second one shows which beginning prompts share, and the third one finds it cached
 PREFIX_SLOTS: Final = 32  # of both ways
@@ -205,10 +207,12 @@ def _complete(model: DiffusionModel, chains: Chains, warm: Chains) -> _Completed
 
 
 def _run(loop: Loop, chains: Chains) -> tuple[list[list[BlockSealed]], list[Usage]]:
-    waiting = [list(chain) for chain in chains]
+    """Complete the chains, IN_FLIGHT of them at a time."""
     sealed: list[list[BlockSealed]] = [[] for _ in chains]
     usages: list[Usage] = []
-    chain_of = {loop.add(chain.pop(0)): number for number, chain in enumerate(waiting)}
+    todo = [list(reversed(chain)) for chain in chains]
+    fresh = iter(range(len(chains)))
+    chain_of = {loop.add(todo[number].pop()): number for number in islice(fresh, IN_FLIGHT)}
     while loop.scheduler.has_work:
         for sequence, event in loop.step():
             assert not isinstance(event, Faulted), event
@@ -217,8 +221,9 @@ def _run(loop: Loop, chains: Chains) -> tuple[list[list[BlockSealed]], list[Usag
                 sealed[number].append(event)
             elif isinstance(event, Finished):
                 usages.append(event.usage)
-                if waiting[number]:
-                    chain_of[loop.add(waiting[number].pop(0))] = number
+                following = number if todo[number] else next(fresh, None)
+                if following is not None:
+                    chain_of[loop.add(todo[following].pop())] = following
     return sealed, usages
 
 

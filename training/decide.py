@@ -21,7 +21,7 @@ from training.stages import Stage
 from training.tasks.decisions import QUESTIONS
 from training.train import Run
 
-STAGE: Final = Stage(parts=(), steps=520, peak_rate=3e-3, warmup_steps=30, held=0.4, unroll_from=1.0)
+STAGE: Final = Stage(parts=(), steps=640, peak_rate=3e-3, warmup_steps=30, held=0.4, unroll_from=1.0)
 BATCHES: Final = 2  # of a step, each with questions of its own
 TEXTS: Final = 8  # of a batch
 SECOND_SHARE: Final = 0.15  # of batches that learn the second pass over their canvases

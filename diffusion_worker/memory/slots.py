@@ -14,6 +14,7 @@ from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import Copy
 
 MIN_REUSE = 16  # tokens; fewer are faster to compute than to copy
+MIN_SNAPSHOT = 32  # tokens more than can be reused already; fewer are not worth the pass that ends at them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ class SlotTable:
                     source, reused = index, common
             else:
                 boundary = max(boundary, common)
-        return source, reused, boundary if boundary >= reused + MIN_REUSE else 0
+        return source, reused, boundary if boundary >= reused + MIN_SNAPSHOT else 0
 
     def _least_useful(self, excluded: int | None) -> int | None:
         """The first empty free slot, so that slots stay consecutive, else the least recently used free one."""

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.memory.slots import MIN_REUSE, SlotTable
+from diffusion_worker.memory.slots import MIN_REUSE, MIN_SNAPSHOT, SlotTable
 from diffusion_worker.types.model_info import LayerKv
 from diffusion_worker.types.step_batch import Copy
 
@@ -77,10 +77,10 @@ def test_a_beginning_that_others_are_copied_from_outlives_their_contexts() -> No
 def test_a_few_tokens_more_are_not_worth_a_snapshot() -> None:
     it = table()
     it.release(fill(it, 1, SYSTEM))
-    for owner, more in enumerate((MIN_REUSE - 1, MIN_REUSE), 2):
+    for owner, more in enumerate((MIN_SNAPSHOT - 1, MIN_SNAPSHOT), 2):
         common = (*SYSTEM, *range(300, 300 + more))
         it.release(fill(it, 9, (*common, 1, 2)))
-        assert it.acquire(owner, (*common, 3, 4), at_most=999).boundary == (len(common) if more == MIN_REUSE else 0)
+        assert it.acquire(owner, (*common, 3, 4), at_most=999).boundary == (len(common) if more == MIN_SNAPSHOT else 0)
 
 
 def test_contexts_for_templates_share_no_beginning_with_others_if_they_have_weights_of_their_own() -> None:
