@@ -42,7 +42,7 @@ def measure(file: Path, slowdown: float | None) -> float:
     """Requests per second of CPU time, without reading the trace."""
     trace, policy = read_trace(file, task=Task.EDIT), load(POLICY, os.environ)
     last_s = trace.arrivals[-1].at_s if trace.arrivals else 0.0
-    disruption = Disruption(target="fast", from_s=last_s / 4, to_s=last_s * 3 / 4, slowdown=slowdown or 1.0)
+    disruption = Disruption(target="careful", from_s=last_s / 4, to_s=last_s * 3 / 4, slowdown=slowdown or 1.0)
     scenario = Scenario(trace=trace, models=MODELS, disruptions=(disruption,))
     began_s = time.process_time()
     run = simulate(policy, scenario)

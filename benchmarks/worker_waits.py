@@ -7,7 +7,7 @@ that queues build and drain. The first fifth trains the cost model and is discar
 import asyncio
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -38,10 +38,10 @@ async def predicted_wait(
     *,
     num_requests: int,
     served_per_s: float,
-    autoregressive_share: float = 0.0,
+    shares: Mapping[DecodingMode, float] | None = None,
 ) -> Waits:
-    """Send `num_requests` requests, `autoregressive_share` of them autoregressive. `served_per_s` is the service rate
-    for diffusion requests."""
+    """Send `num_requests` requests, of which `shares` are in other modes than diffusion. `served_per_s` is the service
+    rate for diffusion requests."""
     seen: list[WaitObserved] = []
 
     def observe(observation: Observation) -> None:
@@ -60,10 +60,8 @@ async def predicted_wait(
         async with asyncio.TaskGroup() as group:
             for at in _arrivals(dice, num_requests, served_per_s):
                 await asyncio.sleep(max(0.0, began + at - asyncio.get_running_loop().time()))
-                decoding_mode = (
-                    DecodingMode.AUTOREGRESSIVE if dice.random() < autoregressive_share else DecodingMode.DIFFUSION
-                )
-                request = replace(dice.choice(requests), decoding_mode=decoding_mode, seed=dice.getrandbits(32))
+                mode = _mode(dice, shares or {})
+                request = replace(dice.choice(requests), decoding_mode=mode, seed=dice.getrandbits(32))
                 group.create_task(_answer(engine, request))
     finally:
         await engine.close()
@@ -74,6 +72,11 @@ async def predicted_wait(
         median_wait_ms=1000 * statistics.median(wait.actual_s for wait in counted),
         count=len(counted),
     )
+
+
+def _mode(dice: random.Random, shares: Mapping[DecodingMode, float]) -> DecodingMode:
+    modes, weights = (*shares, DecodingMode.DIFFUSION), (*shares.values(), 1.0 - sum(shares.values()))
+    return dice.choices(modes, weights)[0]
 
 
 def _arrivals(dice: random.Random, num_requests: int, served_per_s: float) -> Iterator[float]:

@@ -53,7 +53,9 @@ class BeyondChat:
     path: str = CHAT_PATH  # that the client called
     api: TargetApi = TargetApi.CHAT
     prompts: tuple[Prompt, ...] = ()  # the query's `n` counts the choices of all of them together
-    echo: bool = False  # each text of the answer begins with its prompt
+    echo: bool = False  # the gateway begins each text of the answer with its prompt
+    scores_prompts: bool = False  # the target does, and gives the log-probabilities of the prompt's tokens
+    is_unanswered: bool = False  # and it writes nothing behind the prompt
     source: str | None = None  # the text that an edit changes; workers start from it
     inputs: int = 0  # of a request for embeddings
     dimensions: int | None = None  # that it asks for

@@ -172,6 +172,7 @@ class Capability(StrEnum):
     REPETITION_PENALTY = "repetition_penalty"
     REASONING_EFFORT = "reasoning_effort"
     LOGPROBS = "logprobs"
+    PROMPT_LOGPROBS = "prompt_logprobs"
     LOGIT_BIAS = "logit_bias"
     STOP = "stop"
     N = "n"
@@ -209,6 +210,12 @@ class Decoding(StrEnum):
     DIFFUSION = "diffusion"
     VERIFIED = "verified"
     AUTOREGRESSIVE = "autoregressive"
+
+    @classmethod
+    def of_model(cls, model: str) -> "Decoding":
+        """The mode of a worker's model id."""
+        suffix = model.rpartition(":")[2]
+        return cls(suffix) if suffix in (cls.VERIFIED, cls.AUTOREGRESSIVE) else cls.DIFFUSION
 
 
 class FormatKind(StrEnum):

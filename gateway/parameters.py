@@ -287,13 +287,20 @@ def _lacking_api(target: Target, capabilities: Capabilities, query: Query) -> se
         is_asked_as_chat = api_for(target, capabilities, query) is TargetApi.CHAT
         return {need.value for need in _DECISION_CHAT - capabilities.supported} if is_asked_as_chat else set()
     if api_for(target, capabilities, query) is TargetApi.COMPLETIONS:
-        has_none = target.kind is Kind.WORKER and Capability.LOGPROBS in query.needs  # of labels only, in chats
-        return {Capability.LOGPROBS.value} if has_none else set()
+        is_worker = target.kind is Kind.WORKER and Capability.LOGPROBS in query.needs
+        # One that denoises has log-probabilities of labels only, in chats.
+        return {Capability.LOGPROBS.value} if is_worker and not _scores_tokens(capabilities) else set()
+    if query.beyond_chat.scores_prompts:
+        return {Capability.COMPLETIONS.value}
     is_text = all(isinstance(prompt.text, str) for prompt in query.beyond_chat.prompts)
     if is_text and Capability.CHAT in capabilities.supported:
         return set()
     is_taken = target.kind is not Kind.LITELLM and Capability.COMPLETIONS in capabilities.supported
     return {(Capability.SUFFIX if is_taken else Capability.COMPLETIONS).value}
+
+
+def _scores_tokens(capabilities: Capabilities) -> bool:
+    return Capability.PROMPT_LOGPROBS in capabilities.supported
 
 
 def ignored_by(target: Target, query: Query) -> tuple[str, ...]:

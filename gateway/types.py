@@ -90,7 +90,7 @@ class Target:
     retry_after_max_s: float = 300.0  # a longer `Retry-After` of the target is shortened to this
     retry: Retry | None = None
     price: Price | None = None
-    diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
+    diffusion: tuple[tuple[str, float | tuple[tuple[str, float], ...]], ...] = ()  # defaults of a worker
     ignore: frozenset[str] = frozenset()  # parameters that are left out of requests to it
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
@@ -336,13 +336,13 @@ class Verdict:
 
 @record
 class Usage:
-    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`; for
-    other targets a gate computes the confidence from log-probabilities."""
+    """Usage as reported. Only our worker reports `converged` and `load`; of others, gates compute the `confidence`."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     confidence: float | None = None
     converged: bool | None = None
+    load: float | None = None  # 0..1, if it moved the thresholds of denoising
     cost: float | None = None  # in US dollars, if the price is known
 
 

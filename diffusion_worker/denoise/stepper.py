@@ -4,17 +4,17 @@ However many rows a batch has, the host waits for the device once, after all pas
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
-from diffusion_worker.constraints.inference.template import Probabilities
-from diffusion_worker.denoise.autoregressive import decode, padded, token_result
+from diffusion_worker.denoise.autoregressive import decode, padded, prompt_result, score_prompts, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
+from diffusion_worker.denoise.passes import QueuedPass
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
 from diffusion_worker.denoise.verify import CausalPass, verify, verify_result
 from diffusion_worker.errors import NotFinite, StepFailed
@@ -30,6 +30,7 @@ from diffusion_worker.types.step_batch import (
     Decode,
     Denoise,
     Prefill,
+    PromptResult,
     RowFault,
     StepResult,
     TokenResult,
@@ -42,23 +43,8 @@ Work = TypeVar("Work", Prefill, Denoise, Verify, Decode)
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Passed:
-    """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces. The last
-    number of a canvas or a token is the surprise of its prompt. `commit` writes the first tokens of every row, as many
-    as it is told, to the cache; None: the pass has written them."""
-
-    items: Sequence[Prefill | Denoise | Verify | Decode]
-    report: torch.Tensor
-    commit: Callable[[Sequence[int]], None] | None = None
-    width: int = 0
-    canvases: Sequence[Canvas] = ()
-    constraint_s: float = 0.0
-    labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
-    holes: Sequence[Probabilities] = ()  # likewise
-
-
-Outcome = _Passed | RowFault
+Outcome = QueuedPass | RowFault
+Result = CanvasResult | TokenResult | VerifyResult | PromptResult
 
 
 class Stepper:
@@ -178,8 +164,9 @@ class Stepper:
         # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
         finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
         report = finite.double()
+        prompts = score_prompts(self.model, items, hidden)
         seal()
-        return [_Passed(items=items, report=report)]
+        return [QueuedPass(items=items, report=report, prompts=prompts)]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
         """One pass over canvases of any length, padded on the right to the longest; then each length by itself, so
@@ -198,7 +185,7 @@ class Stepper:
             done = advance(self._model_of(group[0]), each, seen, self._draws, self.progress)
             surprises = self._prompt_surprise([(i.slot, i.at if i.opens and i.block == 0 else 0) for i in group])
             outcomes.append(
-                _Passed(
+                QueuedPass(
                     items=group,
                     report=torch.cat([done.report[: len(group)], surprises], dim=1),
                     canvases=done.canvases[: len(group)],
@@ -232,9 +219,10 @@ class Stepper:
     def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
         hidden, seal = self._encode(items)
         report = decode(self.model, items, hidden, self._draws)
+        prompts = score_prompts(self.model, items, hidden)
         seal()
         surprises = self._prompt_surprise([(i.slot, i.at + len(i.ids) if i.ends_prompt else 0) for i in items])
-        return [_Passed(items=items, report=torch.cat([report, surprises], dim=1))]
+        return [QueuedPass(items=items, report=torch.cat([report, surprises], dim=1), prompts=prompts)]
 
     def _verify(self, items: Sequence[Verify]) -> list[Outcome]:
         """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows which
@@ -258,54 +246,55 @@ class Stepper:
             if any(written):
                 self.cache.seal(view, written)
 
-        return [_Passed(items=items, report=report.flatten(1), commit=commit, width=ids.shape[1])]
+        return [QueuedPass(items=items, report=report.flatten(1), commit=commit, width=ids.shape[1])]
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
         self.progress()
-        passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
-        numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
+        passes = [outcome for outcome in outcomes if isinstance(outcome, QueuedPass)]
+        numbers = torch.cat([each.numbers for each in passes]).tolist() if passes else []
         faults = {outcome.sequence: outcome for outcome in outcomes if isinstance(outcome, RowFault)}
-        results: list[CanvasResult | TokenResult | VerifyResult] = []
+        results: list[Result] = []
         at = 0
         for each in passes:
-            width, written = each.report.shape[1], [0] * len(each.items)
-            for row, item in enumerate(each.items):
-                fetched = numbers[at : at + width]
-                at += width
+            own, written = numbers[at : at + each.numbers.numel()], [0] * len(each.items)
+            at += len(own)
+            for row, (item, fetched, prompt) in enumerate(each.rows(own)):
                 if item.sequence in faults:
                     continue
-                if not all(map(math.isfinite, fetched)):
+                if not all(map(math.isfinite, (*fetched, *prompt))):
                     faults[item.sequence] = self._fault(item, NotFinite("the model returned NaN or infinity"))
-                elif found := self._result(each, row, fetched):
-                    results.append(found)
-                    written[row] = found.cached if isinstance(found, VerifyResult) else 0
+                    continue
+                found = list(self._results(each, row, fetched, prompt))
+                written[row] = sum(result.cached for result in found if isinstance(result, VerifyResult))
+                results += found
             if each.commit is not None:
                 each.commit(written)
         return StepResult(
             canvases=tuple(each for each in results if isinstance(each, CanvasResult)),
             tokens=tuple(each for each in results if isinstance(each, TokenResult)),
             verifications=tuple(each for each in results if isinstance(each, VerifyResult)),
+            prompts=tuple(each for each in results if isinstance(each, PromptResult)),
             faults=tuple(faults.values()),
             constraint_s=sum(each.constraint_s for each in passes),
         )
 
-    def _result(
-        self, passed: _Passed, row: int, fetched: Sequence[float]
-    ) -> CanvasResult | TokenResult | VerifyResult | None:
-        """The result of one row, on the host; None for a prefill, and for a draft, which its verification reports."""
-        item = passed.items[row]
+    def _results(
+        self, queued: QueuedPass, row: int, fetched: Sequence[float], prompt: Sequence[float]
+    ) -> Iterator[Result]:
+        """The results of one row, on the host; none of a draft, which its verification reports."""
+        item = queued.items[row]
+        if prompt and isinstance(item, Prefill | Decode):
+            yield prompt_result(item, prompt)
         if isinstance(item, Verify):
-            return verify_result(item, fetched, self.model.info.end_ids, width=passed.width)
-        if isinstance(item, Decode):
-            return token_result(item, fetched[:-1], prompt_surprise=fetched[-1])
-        if isinstance(item, Prefill):
-            return None
-        self._canvases[item.sequence] = passed.canvases[row]
-        if item.sequence in self._drafts:
-            return None
-        labels, holes = passed.labels[row], passed.holes[row]
-        return canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1])
+            yield verify_result(item, fetched, self.model.info.end_ids, width=queued.width)
+        elif isinstance(item, Decode):
+            yield token_result(item, fetched[:-1], prompt_surprise=fetched[-1])
+        elif isinstance(item, Denoise):
+            self._canvases[item.sequence] = queued.canvases[row]
+            if item.sequence not in self._drafts:
+                labels, holes = queued.labels[row], queued.holes[row]
+                yield canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1])
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas of the last step, or a new one at the first step of a block."""
@@ -367,7 +356,7 @@ def _drafts(outcomes: Sequence[Outcome], batch: Batch) -> dict[SequenceId, torch
     return {
         item.sequence: outcome.report[row]
         for outcome in outcomes
-        if isinstance(outcome, _Passed)
+        if isinstance(outcome, QueuedPass)
         for row, item in enumerate(outcome.items)
         if isinstance(item, Denoise) and item.sequence in drafting
     }

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from diffusion_worker.denoise.autoregressive import choose, token_result, top_of
+from diffusion_worker.denoise.autoregressive import LOGITS_AT_ONCE, choose, token_result, top_of
 from diffusion_worker.denoise.draws import Draws
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.step_batch import Decode, TokenResult, Verify, VerifyResult
 
-_LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
 _FOLLOWED_AT_ONCE = 16  # positions of rows whose rules follow the draft: masks beyond a difference are wasted
 
 
@@ -52,15 +51,18 @@ def verify_result(item: Verify, row: Sequence[float], end_ids: Sequence[int], *,
     differs from the draft, or an end token. A log-probability is not finite where the model returned NaN or
     infinity."""
     tokens: list[TokenResult] = []
-    numbers = len(row) // width
+    numbers, accepted = len(row) // width, 0
     for place in range(len(item.ids) - 1, item.count):
         result = token_result(item, row[place * numbers + 1 : (place + 1) * numbers])
         tokens.append(result)
-        if len(tokens) > item.drafted or result.id in end_ids or result.id != int(row[(place + 1) * numbers]):
+        if len(tokens) > item.drafted or result.id != int(row[(place + 1) * numbers]):
+            break
+        accepted += 1
+        if result.id in end_ids:
             break
     closes = len(tokens) == item.closes_with or tokens[-1].id in end_ids
     cached = len(item.ids) + len(tokens) - 1 if closes else 0
-    return VerifyResult(sequence=item.sequence, tokens=tuple(tokens), cached=cached)
+    return VerifyResult(sequence=item.sequence, tokens=tuple(tokens), cached=cached, accepted=accepted)
 
 
 def _is_followed(item: Verify) -> bool:
@@ -74,7 +76,7 @@ class _Chooser:
     def __init__(self, model: DiffusionModel, seen: CausalPass, draws: Draws) -> None:
         self._model, self._seen, self._draws = model, seen, draws
         self._top = top_of(seen.items, model.info.vocab_size)
-        self._block = max(1, _LOGITS_AT_ONCE // model.info.vocab_size)  # positions
+        self._block = max(1, LOGITS_AT_ONCE // model.info.vocab_size)  # positions
         self.report = torch.zeros(*seen.ids.shape, 4 + 2 * self._top, dtype=torch.double, device=model.device)
         self.report[..., 0] = seen.ids.double()
 

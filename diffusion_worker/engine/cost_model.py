@@ -1,22 +1,25 @@
 """The cost model: predicts the remaining work of a sequence and its duration from past observations.
 
-An iteration costs a + b * rows seconds, fitted by least squares with exponential decay. Completion lengths, steps per
-canvas and tokens per verification are running means over requests with prompts of similar length; steps are corrected
-by the rate at which the canvas's own entropy falls.
+Sequences advance together, one iteration at a time, whose cost depends on their decoding modes (see `step_cost`).
+Completion lengths, steps per canvas and tokens per verification are running means over requests with prompts of similar
+length; steps are corrected by the rate at which the canvas's own entropy falls.
 """
 
 import math
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from diffusion_worker.engine.sequence import Sequence
+from diffusion_worker.engine.step_cost import StepFit, StepLoad, load_of
 from diffusion_worker.types.observations import PredictedWait
 from diffusion_worker.types.requests import DecodingMode
+from diffusion_worker.types.step_batch import Batch
 
 _SMOOTHING = 0.1  # weight of the newest observation in a running mean
-_DECAY = 0.98  # decay of older observations in the fit of the step cost, per observation
 _ERROR_SMOOTHING = 0.03
 _MAX_LOG_CORRECTION = math.log(4.0)  # bound of the wait correction: a factor of 4 up or down
 _DEFAULT_SHARE = 0.5  # expected share of the maximum before any observation
+UNKNOWN_STEP_S = 0.05  # assumed before a step has been measured
 _DEFAULT_TOKENS = 256  # at most, of a completion: without max_tokens the maximum is the context length
 
 Bucket = tuple[DecodingMode, int]  # decoding mode, and round(4 * log2(prompt length))
@@ -27,17 +30,19 @@ class CostModel:
     """Predictions learnt from observations. All times are seconds."""
 
     def __init__(self) -> None:
-        self._cost = _LinearFit()
+        self._cost = StepFit()
+        self._prefilled: float | None = None  # prompt tokens per iteration
         self._steps: _Means[Bucket] = _Means()  # per block
         self._tokens: _Means[Bucket] = _Means()  # per completion
         self._verified: _Means[Bucket] = _Means()  # tokens per iteration of a verified sequence
-        self._iterations: float | None = None  # per request
+        self._work_s: float | None = None  # per request
         # Mean log ratio of actual and predicted waits.
         self._bias: dict[DecodingMode, float] = dict.fromkeys(DecodingMode, 0.0)
 
-    def record_step(self, seconds: float, rows: int) -> None:
+    def record_step(self, seconds: float, batch: Batch) -> None:
         """Record the duration of an iteration."""
-        self._cost.add(rows, seconds)
+        self._cost.add(load_of(batch), seconds)
+        self._prefilled = _running_mean(self._prefilled, sum(len(item.ids) for item in batch.prefills))
 
     def record_block(self, sequence: Sequence) -> None:
         """Record the steps of a canvas that is done."""
@@ -45,6 +50,8 @@ class CostModel:
 
     def record_finished(self, sequence: Sequence) -> None:
         """Record the length of a finished sequence."""
+        if not sequence.request.max_tokens:  # it says nothing about answers
+            return
         self._tokens.add(_bucket(sequence), sequence.emitted)
         iterations = sequence.denoising_steps
         if sequence.is_verified:
@@ -52,7 +59,7 @@ class CostModel:
             self._verified.add(_bucket(sequence), max(1.0, sequence.emitted / iterations))
         elif sequence.is_autoregressive:
             iterations = sequence.emitted
-        self._iterations = _running_mean(self._iterations, iterations)
+        self._work_s = _running_mean(self._work_s, iterations * self._alone_s(sequence))
 
     def record_wait(self, predicted_wait: PredictedWait, actual_s: float) -> None:
         """Record the actual wait of a scheduled sequence. The correction is learnt from the raw prediction: learning it
@@ -65,13 +72,27 @@ class CostModel:
             bias = known + _ERROR_SMOOTHING * (error - known)
             self._bias[predicted_wait.decoding_mode] = min(max(bias, -_MAX_LOG_CORRECTION), _MAX_LOG_CORRECTION)
 
-    def step_s(self, rows: int) -> float | None:
-        """Predicted seconds of an iteration over `rows` rows; None before the first observation."""
-        return self._cost.at(rows)
+    def step_s(self, sequences: Collection[Sequence]) -> float | None:
+        """Predicted seconds of an iteration over these sequences; None before the first observation."""
+        return self._step_s(sequences, sum(map(_positions, sequences)))
 
-    def predict_wait(self, iterations: float, rows: int, decoding_mode: DecodingMode) -> PredictedWait | None:
-        """Predicted duration of `iterations` iterations; None before the first observation."""
-        step_s = self.step_s(rows)
+    def usual_step_s(self, sequences: Collection[Sequence], rows: int) -> float | None:
+        """Predicted mean seconds of the iterations, over `rows` rows, in which these sequences run one after the other:
+        one with more iterations is part of more of them."""
+        iterations = list(map(self.iterations, sequences))
+        work = sum(_positions(each) * count for each, count in zip(sequences, iterations, strict=True))
+        return self._step_s(sequences, rows * work / max(1.0, sum(iterations)))
+
+    def _step_s(self, sequences: Collection[Sequence], positions: float) -> float | None:
+        passes = 2 * any(each.is_verified for each in sequences)  # which also has the pass of diffusion
+        modes = {each.request.decoding_mode for each in sequences} - {DecodingMode.VERIFIED}
+        passes += len(modes - {DecodingMode.DIFFUSION} if passes else modes)
+        return self._cost.at(StepLoad(passes=max(1, passes), positions=positions + (self._prefilled or 0.0)))
+
+    def predict_wait(
+        self, iterations: float, step_s: float | None, decoding_mode: DecodingMode
+    ) -> PredictedWait | None:
+        """Predicted duration of `iterations` iterations of `step_s` each; None if that is not known."""
         if step_s is None:
             return None
         plain_s = iterations * step_s if step_s > 0.0 else 0.0  # avoids inf * 0
@@ -79,9 +100,17 @@ class CostModel:
             decoding_mode=decoding_mode, plain_s=plain_s, wait_s=plain_s * math.exp(self._bias[decoding_mode])
         )
 
-    def usual_iterations(self) -> float:
-        """Mean iterations of a request; infinite before any has finished."""
-        return self._iterations or math.inf
+    def usual_work_s(self) -> float:
+        """Mean seconds of work of a request alone; infinite before any has finished."""
+        return self._work_s or math.inf
+
+    def work_s(self, sequence: Sequence) -> float:
+        """Predicted seconds that a sequence would still take alone."""
+        return self.iterations(sequence) * self._alone_s(sequence)
+
+    def _alone_s(self, sequence: Sequence) -> float:
+        step_s = self.step_s((sequence,))
+        return UNKNOWN_STEP_S if step_s is None else step_s
 
     def iterations(self, sequence: Sequence) -> float:
         """Predicted remaining iterations of a sequence, at least 1."""
@@ -108,6 +137,14 @@ class CostModel:
         return min(left, sequence.steps_to_go)
 
 
+def _positions(sequence: Sequence) -> int:
+    """Positions that the sequence passes through the model in an iteration, at most: a verified one drafts on a canvas
+    and reads the draft."""
+    if sequence.is_verified:
+        return 2 * sequence.request.denoising.canvas_length
+    return 1 if sequence.is_autoregressive else sequence.request.denoising.canvas_length
+
+
 def _bucket(sequence: Sequence) -> Bucket:
     """The bucket of a sequence: requests of one decoding mode with prompts of similar length."""
     return sequence.request.decoding_mode, round(4 * math.log2(len(sequence.request.prompt_ids)))
@@ -128,26 +165,6 @@ class _Means(Generic[Key]):
         """The mean of `key`, at most `at_most`; before any observation half of `at_most`, at most `prior`."""
         mean = self._means.get(key, self._all)
         return max(1.0, min(_DEFAULT_SHARE * at_most, prior)) if mean is None else min(mean, at_most)
-
-
-class _LinearFit:
-    """Least-squares line with exponentially decaying weights."""
-
-    def __init__(self) -> None:
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
-
-    def add(self, x: float, y: float) -> None:
-        self._n, self._x, self._y = _DECAY * self._n + 1, _DECAY * self._x + x, _DECAY * self._y + y
-        self._xx, self._xy = _DECAY * self._xx + x * x, _DECAY * self._xy + x * y
-
-    def at(self, x: float) -> float | None:
-        if not self._n:
-            return None
-        mean_x, mean_y = self._x / self._n, self._y / self._n
-        spread = self._xx / self._n - mean_x * mean_x
-        slope = (self._xy / self._n - mean_x * mean_y) / spread if spread > 1e-9 else 0.0
-        # Bounds against noise: more rows never make a step cheaper, and no step is free.
-        return max(mean_y + max(slope, 0.0) * (x - mean_x), mean_y / 8)
 
 
 def _running_mean(known: float | None, newest: float) -> float:

@@ -6,7 +6,7 @@ Prompt, canvas and cache are fixed, so that nothing a client sends can make it f
 from dataclasses import replace
 
 from diffusion_worker.denoise.stepper import Stepper
-from diffusion_worker.engine.watchdog import positions_of
+from diffusion_worker.engine.step_cost import positions_of
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill

@@ -14,8 +14,9 @@ from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.device_check import DeviceCheck
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.scheduler import Scheduler, SequenceEvent
+from diffusion_worker.engine.step_cost import positions_of
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
-from diffusion_worker.engine.watchdog import StepWatchdog, positions_of
+from diffusion_worker.engine.watchdog import StepWatchdog
 from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import fullest, memory_in_use, tensor_bytes
@@ -63,9 +64,11 @@ class Loop:
         observe: Observer | None = None,
         gauge: Gauge | None = None,
         plan: ServingPlan | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """`plan`: by default `plan_of` the model. Raises BadSetting if nothing fits, or an error of the device."""
-        self.model = model
+        """`plan`: by default `plan_of` the model. `clock` returns seconds (None: of the monotonic clock). Raises
+        BadSetting if nothing fits, or an error of the device."""
+        self.model, self._clock = model, clock or _monotonic_s
         self.plan = plan or plan_of(model, capacity)
         self.limits, self._max_slots = _limits(self.plan, capacity), self.plan.slots
         table = SlotTable(
@@ -86,7 +89,7 @@ class Loop:
         self.scheduler = Scheduler(model.info, self.limits, table, observe)
         self._padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
         self._stepper = Stepper(model, cache, padding=self._padding)
-        self.watchdog = StepWatchdog(capacity.step_timeout_s, time.monotonic)
+        self.watchdog = StepWatchdog(capacity.step_timeout_s, self._clock)
         self._stepper.progress = self.watchdog.progress
         self._gauge = gauge or (lambda: memory_in_use(model.device))
         self._is_limited = capacity.memory_limit_bytes > 0
@@ -121,17 +124,17 @@ class Loop:
     def add(self, request: GenerationRequest) -> SequenceId:
         """See `Scheduler.add`."""
         with self._lock:
-            return self.scheduler.add(request, time.monotonic())
+            return self.scheduler.add(request, self._clock())
 
     def leave(self, sequence: SequenceId, outcome: Outcome) -> None:
         """See `Scheduler.leave`; takes effect before the next step."""
         with self._lock:
-            self.scheduler.leave(sequence, time.monotonic(), outcome=outcome)
+            self.scheduler.leave(sequence, self._clock(), outcome=outcome)
 
     def fault_all(self, error: WorkerError) -> tuple[SequenceEvent, ...]:
         """See `Scheduler.fault_all`; returns all events that are not delivered yet. Does not use the device."""
         with self._lock:
-            self.scheduler.fault_all(error, time.monotonic())
+            self.scheduler.fault_all(error, self._clock())
             return self.scheduler.take_events()
 
     def set_max_rows(self, rows: int) -> None:
@@ -143,14 +146,14 @@ class Loop:
         """Run one iteration and return its events."""
         self.check_memory()
         with self._lock:
-            batch = self.scheduler.next_batch(time.monotonic())
+            batch = self.scheduler.next_batch(self._clock())
         self._is_stepping = True
         with self.watchdog.step(positions_of(batch)):
             result = self._stepper.step(batch)
         self._is_stepping = False
         if batch.prefills or batch.rows:
             self._faulting_steps = self._faulting_steps + 1 if result.faults else 0
-        now = time.monotonic()
+        now = self._clock()
         if batch.slots is not None and result.slots != batch.slots:
             self._grow_from = now + GROW_RETRY_S
         with self._lock:
@@ -168,7 +171,7 @@ class Loop:
         except Exception as second:  # of any kind: nothing can be computed on contents that are unknown
             raise DeviceFailed(f"the KV cache cannot be reset: {second}", retry_after_s=1.0) from second
         self.check_device()
-        failure, now = StepFailed(f"the step failed: {error!r}"), time.monotonic()
+        failure, now = StepFailed(f"the step failed: {error!r}"), self._clock()
         with self._lock:
             if not self._is_stepping:
                 self.scheduler.fault_all(failure, now)
@@ -191,7 +194,7 @@ class Loop:
     def check_memory(self) -> None:
         """Apply the memory-pressure level and `set_max_rows`: drop or restore the prefix cache, and shrink or grow the
         batch. Reads the memory usage at most every PRESSURE_EVERY_S."""
-        now = time.monotonic()
+        now = self._clock()
         if now - self._checked_at < PRESSURE_EVERY_S and not self._max_rows_changed:
             return
         self._checked_at, before = now, self._pressure_monitor.level
@@ -219,7 +222,7 @@ class Loop:
     def predicted_wait_s(self) -> float | None:
         """See `Scheduler.predicted_wait_s`."""
         with self._lock:
-            return self.scheduler.predicted_wait_s(time.monotonic())
+            return self.scheduler.predicted_wait_s(self._clock())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +279,10 @@ def plan_of(model: DiffusionModel, capacity: Capacity, *, step_scale: float = 1.
         min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit,
         step_scale=step_scale,
     )
+
+
+def _monotonic_s() -> float:
+    return time.monotonic()
 
 
 def _limits(plan: ServingPlan, capacity: Capacity) -> Limits:

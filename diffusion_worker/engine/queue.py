@@ -11,7 +11,6 @@ from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.observations import PredictedWait
 from diffusion_worker.types.requests import DecodingMode
 
-UNKNOWN_STEP_S = 0.05  # assumed before a step has been measured
 PREEMPTION_WORK_RATIO = (
     4.0  # how many times the work of the queued sequence a running one must have left to be preempted
 )
@@ -53,7 +52,7 @@ class WaitingQueue:
         Remaining work less the time since submission, or the slack before the deadline if that is less. A second of
         waiting weighs as much as a second of work, so no sequence starves.
         """
-        left_s = self._left_s(self._cost_model.iterations(sequence))
+        left_s = self._cost_model.work_s(sequence)
         priority = left_s - (now - sequence.submitted)
         if sequence.request.deadline_s is not None:
             priority = min(priority, sequence.submitted + sequence.request.deadline_s - now - left_s)
@@ -67,8 +66,8 @@ class WaitingQueue:
         """
         if not is_full or (best := self.first(now)) is None:
             return None
-        work, priority = self._cost_model.iterations(best), self.priority(best, now)
-        candidates = [sequence for sequence in running if self._is_preemptible(sequence, work, priority, now)]
+        work_s, priority = self._cost_model.work_s(best), self.priority(best, now)
+        candidates = [sequence for sequence in running if self._is_preemptible(sequence, work_s, priority, now)]
         return max(candidates, key=lambda sequence: self.priority(sequence, now), default=None)
 
     def predict_wait(
@@ -79,24 +78,20 @@ class WaitingQueue:
         Simulates the queue: sequences with better priority go first, and running ones that would be preempted for the
         newcomer do not count.
         """
-        work = self._cost_model.iterations(newcomer) if newcomer else self._cost_model.usual_iterations()
-        priority = self.priority(newcomer, now) if newcomer else self._left_s(work)
-        stay = [sequence for sequence in running if not self._is_preemptible(sequence, work, priority, now)]
+        work_s = self._cost_model.work_s(newcomer) if newcomer else self._cost_model.usual_work_s()
+        priority = self.priority(newcomer, now) if newcomer else work_s
+        stay = [sequence for sequence in running if not self._is_preemptible(sequence, work_s, priority, now)]
         free_after = [self._cost_model.iterations(sequence) for sequence in stay]
         free_after += [0.0] * (rows - len(free_after))
         heapq.heapify(free_after)
         before = [sequence for sequence in self._waiting if self.priority(sequence, now) <= priority]
         for sequence in sorted(before, key=lambda sequence: self.priority(sequence, now)):
             heapq.heapreplace(free_after, free_after[0] + self._cost_model.iterations(sequence))
-        return self._cost_model.predict_wait(
-            free_after[0], rows, newcomer.request.decoding_mode if newcomer else DecodingMode.DIFFUSION
-        )
+        step_s = self._cost_model.usual_step_s((*stay, *before), rows)
+        mode = newcomer.request.decoding_mode if newcomer else DecodingMode.DIFFUSION
+        return self._cost_model.predict_wait(free_after[0], step_s, mode)
 
-    def _is_preemptible(self, running: Sequence, work: float, priority: float, now: float) -> bool:
-        """Whether `running` would be preempted for a queued sequence with `work` iterations and this priority."""
-        has_far_more = self._cost_model.iterations(running) > PREEMPTION_WORK_RATIO * work
+    def _is_preemptible(self, running: Sequence, work_s: float, priority: float, now: float) -> bool:
+        """Whether `running` would be preempted for a queued sequence with this work, in seconds, and this priority."""
+        has_far_more = self._cost_model.work_s(running) > PREEMPTION_WORK_RATIO * work_s
         return has_far_more and running.preempted < MAX_PREEMPTIONS and self.priority(running, now) > priority
-
-    def _left_s(self, iterations: float) -> float:
-        step_s = self._cost_model.step_s(1)
-        return iterations * (UNKNOWN_STEP_S if step_s is None else step_s)

@@ -5,9 +5,10 @@ iteration, whatever step the others are at. Pure bookkeeping without tensors, th
 an argument.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from collections.abc import Sequence as Ids
 
+from diffusion_worker.engine import output_events
 from diffusion_worker.engine.batching import compose
 from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.limits import Limits
@@ -23,16 +24,8 @@ from diffusion_worker.errors import (
     WorkerError,
 )
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.types.drafts import canvas_draft, verified_draft
-from diffusion_worker.types.events import (
-    BlockSealed,
-    Event,
-    Faulted,
-    Finished,
-    FinishReason,
-    PrefixStable,
-    TokenLogprobs,
-)
+from diffusion_worker.types.drafts import rejected_by
+from diffusion_worker.types.events import Event, Faulted, Finished, FinishReason
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import (
     BlockObserved,
@@ -52,12 +45,14 @@ from diffusion_worker.types.step_batch import (
     Decode,
     Denoise,
     Prefill,
+    PromptResult,
     StepResult,
     TokenResult,
     Verify,
     VerifyResult,
 )
 
+FULL_LOAD = 0.5  # waiting sequences per row of the batch from which thresholds are at their loosest
 SequenceEvent = tuple[SequenceId, Event]
 
 
@@ -162,6 +157,7 @@ class Scheduler:
         """The work of the next iteration: release ended sequences, admit queued ones, advance what fits the budget."""
         self._iteration_start = now
         self._admit(now)
+        self._set_load()
         items = compose(
             self._running.values(), lambda each: self._queue.priority(each, now), self._limits.max_step_tokens
         )
@@ -188,6 +184,7 @@ class Scheduler:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
             self.slots.invalidate(fault.slot)
+        self._update_prompts(result.prompts)
         for prefill in batch.prefills:
             if sequence := self._active_sequence(prefill):
                 sequence.record_prefill(prefill.ids)
@@ -205,6 +202,11 @@ class Scheduler:
             if sequence := self._active_sequence(decodes[token.sequence]):
                 self._update_token(sequence, decodes[token.sequence], token, now)
         return self.take_events()
+
+    def _update_prompts(self, prompts: Iterable[PromptResult]) -> None:
+        for scored in prompts:
+            if (sequence := self._running.get(scored.sequence)) and sequence.slot is not None:
+                self.slots.keep_scores(sequence.slot, sequence.record_prompt(scored))
 
     def take_events(self) -> tuple[SequenceEvent, ...]:
         """All events since the last call."""
@@ -228,10 +230,22 @@ class Scheduler:
             self._allocate_slot(best, now)
             self._queue.remove(best)
 
+    def _set_load(self) -> None:
+        """Tell all sequences how long the queue is. In exact mode, an answer must not depend on others."""
+        load = 0.0 if self._limits.is_exact else min(1.0, self.waiting / (FULL_LOAD * self.rows))
+        for sequence in self._running.values():
+            sequence.load = load
+
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
-        ids, fills = sequence.all_ids, sequence.template is not None
-        allocation = self.slots.acquire(sequence.id, ids, at_most=reusable(sequence), fills=fills)
+        ids, request = sequence.all_ids, sequence.request
+        allocation = self.slots.acquire(
+            sequence.id,
+            ids,
+            at_most=reusable(sequence),
+            scores=request.prompt_logprobs,
+            fills=request.template is not None,
+        )
         if allocation.copy:
             self._copies.append(allocation.copy)
         if allocation.reused:
@@ -276,9 +290,9 @@ class Scheduler:
             self._doubt(sequence, now)
             return
         if stop is None:
-            self._outbox += self._stream_unsealed(sequence, canvas)
+            self._send(sequence, output_events.unsealed(sequence, canvas, self._info.end_ids))
             return
-        self._outbox += self._stream_draft(sequence, canvas)
+        self._send(sequence, output_events.draft(sequence, canvas, self._info.end_ids))
         self._cost_model.record_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
         fresh, has_end = sequence.seal(canvas, self._info.end_ids, is_late=self._would_be_late(sequence, now))
@@ -289,35 +303,27 @@ class Scheduler:
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
 
-    def _stream_unsealed(self, sequence: Sequence, canvas: CanvasResult) -> Iterator[SequenceEvent]:
-        """Events of a canvas that is not sealed yet: its stable prefix, and its draft."""
-        if sequence.request.stream_prefix and (ids := sequence.newly_stable(canvas, self._info.end_ids)):
-            usage = sequence.usage(canvas)
-            yield sequence.id, PrefixStable(ids=ids, block=sequence.block, usage=usage)
-        yield from self._stream_draft(sequence, canvas)
-
-    def _stream_draft(self, sequence: Sequence, canvas: CanvasResult) -> Iterator[SequenceEvent]:
-        if sequence.request.stream_drafts:
-            shown, _ = sequence.visible(canvas.ids, self._info.end_ids)
-            step, pinned = sequence.steps_done, len(sequence.streamed)
-            yield sequence.id, canvas_draft(canvas, shown, block=sequence.block, step=step, pinned=pinned)
+    def _send(self, sequence: Sequence, events: Iterable[Event]) -> None:
+        self._outbox += ((sequence.id, event) for event in events)
 
     def _update_token(self, sequence: Sequence, decode: Decode, token: TokenResult, now: float) -> None:
+        if decode.ends_prompt:
+            self._send(sequence, output_events.scored_prompt(sequence))
+        if not sequence.request.max_tokens:
+            sequence.record_prefill(decode.ids)
+            self._extend(sequence, decode.ids)
+            self._finish(sequence, FinishReason.LENGTH, now)
+            return
         sequence.record_token(token, decode.ids)
-        self._stream_verified(sequence, (token,))
+        self._send(sequence, output_events.chosen(sequence, (token,), self._info.end_ids, rejected=0))
         self._update_output(sequence, (token,), decode.ids, now)
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = record_verification(sequence, item, result)
-        self._observe(DraftObserved(drafted=item.drafted, accepted=len(result.ids) - 1))
-        self._stream_verified(sequence, result.tokens, drafted=item.drafted)
+        self._observe(DraftObserved(drafted=item.drafted, accepted=result.accepted))
+        rejected = rejected_by(result, item.drafted, self._info.end_ids)
+        self._send(sequence, output_events.chosen(sequence, result.tokens, self._info.end_ids, rejected=rejected))
         self._update_output(sequence, result.tokens, cached, now)
-
-    def _stream_verified(self, sequence: Sequence, tokens: Ids[TokenResult], *, drafted: int = 0) -> None:
-        if sequence.request.stream_drafts:
-            block, step = sequence.block - 1, sequence.forward_passes
-            draft = verified_draft(tokens, self._info.end_ids, block=block, step=step, drafted=drafted)
-            self._outbox.append((sequence.id, draft))
 
     def _update_output(
         self, sequence: Sequence, tokens: tuple[TokenResult, ...], cached: tuple[int, ...], now: float
@@ -330,8 +336,8 @@ class Scheduler:
         if sequence.is_hopeless():
             self._doubt(sequence, now)
             return
-        if streamed:
-            self._emit(sequence, streamed, now, tokens=tokens[: len(streamed)])
+        if streamed or sequence.request.top_logprobs is not None:
+            self._emit(sequence, streamed, now, tokens=tokens)
         self._ended(sequence, now, has_end=has_end)
 
     def _ended(self, sequence: Sequence, now: float, *, has_end: bool) -> bool:
@@ -354,17 +360,7 @@ class Scheduler:
         tokens: tuple[TokenResult, ...] = (),
     ) -> None:
         sequence.times.seal(now)
-        labels, holes = ((), ()) if canvas is None else (canvas.labels, canvas.holes)
-        asked = tokens if sequence.request.top_logprobs is not None else ()
-        sealed = BlockSealed(
-            ids=ids,
-            block=sequence.block,
-            usage=sequence.usage(),
-            labels=labels,
-            holes=holes,
-            logprobs=tuple(TokenLogprobs(id=each.id, logprob=each.logprob, top=each.top) for each in asked),
-        )
-        self._outbox.append((sequence.id, sealed))
+        self._send(sequence, (output_events.sealed(sequence, ids, canvas, tokens),))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         self._cost_model.record_finished(sequence)
@@ -387,13 +383,15 @@ class Scheduler:
         else:
             self._queue.remove(sequence)
         self._released.append(sequence.id)
-        self._observe(sequence.observed(outcome, now))
+        self._observe(output_events.observed(sequence, outcome, now))
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
         if rows := batch.rows:  # an iteration that only releases says nothing about the cost of a step
-            self._cost_model.record_step(seconds, rows)
+            self._cost_model.record_step(seconds, batch)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 
     def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
         """Whether `steps` more steps are predicted to end after the deadline."""
-        return sequence.is_due(now + steps * (self._cost_model.step_s(max(1, len(self._running))) or 0.0))
+        if sequence.request.deadline_s is None:
+            return False
+        return sequence.is_due(now + steps * (self._cost_model.step_s(self._running.values() or (sequence,)) or 0.0))

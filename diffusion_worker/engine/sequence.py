@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.template import Template
+from diffusion_worker.engine.answer_evidence import AnswerEvidence
 from diffusion_worker.engine.penalty_counts import PenaltyCounts
 from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
+from diffusion_worker.memory.scored_prompt import ScoredPrompt
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import aligned_index
-from diffusion_worker.types.confidence import ConfidenceWeights, Evidence, surprise, weakest_of
+from diffusion_worker.types.confidence import ConfidenceWeights, Evidence
 from diffusion_worker.types.events import Usage
-from diffusion_worker.types.observations import BlockStop, Outcome, PredictedWait, SequenceObserved
-from diffusion_worker.types.requests import DecodingMode, GenerationRequest, SequenceId
+from diffusion_worker.types.observations import BlockStop, PredictedWait
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, SequenceId
 from diffusion_worker.types.step_batch import (
     CanvasResult,
     Decode,
     Denoise,
     Prefill,
+    PromptResult,
     TokenResult,
     late_start,
 )
@@ -53,17 +56,14 @@ class Sequence:
     start: tuple[int, ...] = ()  # text that the current canvas starts from
     emitted: int = 0  # tokens of sealed blocks
     streamed: tuple[int, ...] = ()  # ids of the current block that were streamed already
-    logprob: float = 0.0  # sum over the emitted tokens that no constraint forced
-    scored: int = 0  # number of those tokens
     weights: ConfidenceWeights | None = None  # of its confidence; None: the mean probability of its tokens
-    weakest: tuple[float, ...] = ()  # lowest log-probabilities among those tokens
-    prompt_surprise: float = 0.0
-    sealed_entropy: float = 0.0  # highest mean entropy of a sealed canvas
-    sealed_steps: int = 0  # most steps of one
+    scored_prompt: ScoredPrompt = field(init=False)  # what is known of it, if it is requested
     matcher: Matcher | None = None  # state before the current canvas, or the next token
     canvas_matcher: Matcher | None = None  # of a verified sequence: before its canvas, whose first tokens are known
     is_canvas_open: bool = False  # of a verified sequence: a step has drafted on its canvas
     is_draft_given: bool = True  # the next draft is what is left of `start`, without a canvas
+    load: float = 0.0  # of the scheduler, from 0 to 1
+    highest_load: float = 0.0  # of its denoising steps
     near_deadline: bool = False  # constrained text must end on the current canvas
     template: Template | None = None  # of its canvas, with what earlier passes have decided
     mean_entropy: float = math.inf  # nats, of the current canvas
@@ -76,15 +76,18 @@ class Sequence:
     predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
     penalty_counts: PenaltyCounts = field(init=False)
+    answer: AnswerEvidence = field(init=False)
 
     def __post_init__(self) -> None:
         self.start = self.request.start_ids
         self.matcher = self.canvas_matcher = self.request.matcher
         self.template = self.request.template
+        self.scored_prompt = ScoredPrompt(top=self.request.prompt_logprobs or 0)
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.request.timeline)
         self.penalty_counts = PenaltyCounts(self.request)
+        self.answer = AnswerEvidence(weights=self.weights)
 
     @property
     def is_autoregressive(self) -> bool:
@@ -121,46 +124,19 @@ class Sequence:
             completion_tokens=self.emitted + streamed,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
-            confidence=self._confidence(evidence, logprobs),
+            confidence=self.answer.confidence(evidence, logprobs, has_begun=self.forward_passes > 0),
             evidence=evidence,
+            load=self.highest_load or None,
             converged=None if self.is_autoregressive else self.converged,
         )
 
-    def _confidence(self, evidence: Evidence, logprobs: Ids[float]) -> float | None:
-        """Confidence so far, with these unsealed tokens; None before the first step."""
-        if self.weights is not None:
-            return self.weights.confidence(evidence) if self.forward_passes else None
-        count = self.scored + len(logprobs)
-        return math.exp((self.logprob + math.fsum(logprobs)) / count) if count else None
-
     def _evidence(self, logprobs: Ids[float] = ()) -> Evidence:
-        steps = 0 if self.is_autoregressive else max(self.sealed_steps, self.steps_done)
-        return Evidence(
-            prompt_surprise=self.prompt_surprise,
-            token_surprise=surprise(weakest_of(self.weakest, logprobs)),
-            entropy=self.sealed_entropy,
-            steps=steps / self.request.denoising.steps,
-            unconverged=float(not self.converged),
-        )
+        steps = 0 if self.is_autoregressive else max(self.answer.steps, self.steps_done)
+        return self.answer.measured(logprobs, steps=steps / self.request.denoising.steps, converged=self.converged)
 
     def is_hopeless(self) -> bool:
-        """Whether its confidence cannot reach the request's minimum: with weights, it can only fall."""
-        minimum = self.request.min_confidence
-        if minimum is None or self.weights is None:
-            return False
-        return self.weights.confidence(self._evidence()) < minimum
-
-    def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
-        """The observation to report when it ends."""
-        return SequenceObserved(
-            decoding_mode=self.request.decoding_mode,
-            outcome=outcome,
-            queue_s=self.times.queue_s,
-            prefill_s=self.times.prefill_s,
-            first_block_s=self.times.first_block_s,
-            total_s=now - self.submitted,
-            usage=self.usage(),
-        )
+        """Whether its confidence cannot reach the request's minimum."""
+        return self.answer.is_below(self.request.min_confidence, self._evidence())
 
     def iterations_at_most(self) -> int:
         """Iterations it still needs without early stopping and up to `max_tokens`."""
@@ -185,6 +161,9 @@ class Sequence:
             self.pending = deque(prefill_chunks_of(ids, chunk, cut=cut) + [known] * self.has_known)
         if self.forward_passes == 0:
             self.cached = allocation.reused
+        kept = None if self.request.prompt_logprobs is None else allocation.scored
+        if kept is not None and allocation.reused >= len(self.scored_prompt.ids):
+            self.scored_prompt = kept.first(allocation.reused + 1)
 
     def preempt(self, now: float) -> None:
         """Give up the slot; the canvas is kept."""
@@ -208,7 +187,15 @@ class Sequence:
             is_seal=is_output and not self.is_autoregressive,
             width=self.request.denoising.canvas_length if is_output and self.is_verified else 0,
             fills=self.template is not None,
+            next_ids=self._next_prompt_ids(),
+            prompt_top=self.scored_prompt.top,
         )
+
+    def _next_prompt_ids(self) -> tuple[int, ...]:
+        """The prompt tokens that its next pass predicts, if their log-probabilities are requested."""
+        if self.request.prompt_logprobs is None:
+            return ()
+        return self.request.prompt_ids[self.context + 1 : self.context + 1 + len(self.pending[0])]
 
     def next_denoise(self, *, prefilled: int = 0) -> Denoise:
         """Its next canvas step, for a slot that holds `prefilled` more tokens by then."""
@@ -220,7 +207,7 @@ class Sequence:
             block=self.block,
             step=self.steps_to_go,
             opens=self.steps_to_go == self.steps,
-            denoising=self.request.denoising,
+            denoising=self.denoising,
             seed=self.request.seed,
             temperature=self.request.temperature,
             truncation=self.request.truncation,
@@ -250,7 +237,15 @@ class Sequence:
             matcher=self.matcher,
             top_logprobs=self.request.top_logprobs or 0,
             ends_prompt=self.emitted == 0,
+            next_ids=self._next_prompt_ids(),
+            prompt_top=self.scored_prompt.top,
         )
+
+    @property
+    def denoising(self) -> DenoisingParams:
+        """The parameters of its next step. Under load, thresholds move within the request's limits."""
+        request = self.request
+        return request.denoising.at_load(request.loosest, self.load) if request.loosest else request.denoising
 
     @property
     def has_known(self) -> bool:
@@ -290,16 +285,23 @@ class Sequence:
         self.forward_passes += 1
         self.pending.popleft()
 
+    def record_prompt(self, result: PromptResult) -> ScoredPrompt:
+        """Record log-probabilities of its prompt; returns all that are known."""
+        self.scored_prompt = self.scored_prompt.extended(self.request.prompt_ids, result.at, result.values)
+        return self.scored_prompt
+
     def record_step(self, canvas: CanvasResult, *, is_late: bool) -> BlockStop | None:
         """Record one step; returns why the canvas is done, or None if it needs another."""
         self.denoising_steps += 1
         self.forward_passes += 1
         self.steps_to_go -= 1
+        if self.request.loosest:
+            self.highest_load = max(self.highest_load, self.load)
         self.entropy_rate = canvas.mean_entropy / self.mean_entropy if 0.0 < self.mean_entropy < math.inf else None
         self.mean_entropy = canvas.mean_entropy
         if self.template is not None:
             self.template = self.template.narrowed(canvas.holes)
-        self.prompt_surprise = max(self.prompt_surprise, canvas.prompt_surprise)
+        self.answer.add_prompt(canvas.prompt_surprise)
         if canvas.has_converged:
             return BlockStop.STABLE
         self.converged = self.converged and self.steps_to_go > 0 and not is_late
@@ -329,9 +331,8 @@ class Sequence:
         shown, has_end = self.visible(canvas.ids, end_ids)
         count = len(shown) + has_end
         self.emitted += count
-        self._score(canvas.unforced(count))
-        self.sealed_entropy = max(self.sealed_entropy, canvas.mean_entropy)
-        self.sealed_steps = max(self.sealed_steps, self.steps_done)
+        self.answer.add_tokens(canvas.unforced(count))
+        self.answer.add_canvas(canvas.mean_entropy, self.steps_done)
         fresh, self.streamed = shown[len(self.streamed) :], ()
         if is_late and self.matcher and not has_end:
             return fresh + self._close(canvas.ids[: self.width]), True
@@ -363,7 +364,7 @@ class Sequence:
     def record_token(self, token: TokenResult, ids: tuple[int, ...]) -> None:
         """Record one decoded token; it counts as a block."""
         self.record_prefill(ids)
-        self.prompt_surprise = max(self.prompt_surprise, token.prompt_surprise)
+        self.answer.add_prompt(token.prompt_surprise)
         self.block += self.emitted > 0
         self.take((token,), begins_canvas=True)
         self.append((token.id,))
@@ -377,7 +378,7 @@ class Sequence:
             self.canvas_matcher = self.matcher and self.matcher.after(ids[:-1])
             self.is_canvas_open, self.steps_to_go = False, self.steps
         self.matcher = self.matcher and self.matcher.after(ids)
-        self._score([token.logprob for token in tokens if not token.is_forced])
+        self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])
 
     def rest_of_start(self) -> tuple[int, ...]:
         """What is left of the start text after the output so far."""
@@ -385,12 +386,6 @@ class Sequence:
             return ()
         output = self.all_ids[len(self.request.prompt_ids) :]
         return self.request.start_ids[aligned_index(output, self.request.start_ids) :]
-
-    def _score(self, logprobs: Ids[float]) -> None:
-        """Take emitted, unforced tokens into the confidence."""
-        self.scored += len(logprobs)
-        self.logprob += math.fsum(logprobs)
-        self.weakest = weakest_of(self.weakest, logprobs)
 
     def append(self, ids: tuple[int, ...]) -> None:
         """Append output to the context."""

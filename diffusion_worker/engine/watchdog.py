@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_worker.types.step_batch import Batch
-
 FACTOR: Final = 10.0  # times the expected cost
 TICK_S: Final = 1.0  # between two checks, at most
 
@@ -65,12 +63,3 @@ class StepWatchdog:
             return None
         self._silence_s += passed
         return self._silence_s if self._silence_s > self._seen.limit_s else None
-
-
-def positions_of(batch: Batch) -> int:
-    """Positions that a batch passes through the model, with padding; 0 for a batch without passes."""
-    drafts = [item.draft for item in batch.verifications if item.draft is not None]
-    canvases = [item.denoising.canvas_length for item in (*batch.denoises, *drafts)]
-    causal = (batch.prefills, batch.decodes)
-    positions = sum(len(item.ids) for items in causal for item in items)
-    return len(canvases) * max(canvases, default=0) + sum(i.count for i in batch.verifications) + positions

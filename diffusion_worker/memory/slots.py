@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffusion_worker.memory.budget import context_bytes
+from diffusion_worker.memory.scored_prompt import ScoredPrompt, common_prefix
 from diffusion_worker.types.model_info import LayerKv
 from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import Copy
@@ -30,6 +31,7 @@ class Allocation:
     reused: int
     copy: Copy | None
     boundary: int
+    scored: ScoredPrompt | None = None  # kept with the reused prefix
 
 
 @dataclass(slots=True)
@@ -39,11 +41,16 @@ class _Slot:
     used: int = 0  # tick of the last allocation, release or copy, also of a copy from it
     is_read: bool = False  # a pass has ended at its last token, or it is a copy of such a slot
     fills: bool = False  # computed with the weights for canvas templates
+    scored: ScoredPrompt | None = None  # a prompt that began its context or one that it continues
 
     @property
     def idle_since(self) -> int:
         """Tick at which its contents were last used; 0 for an empty slot."""
         return self.used if self.ids else 0
+
+    def clear(self) -> None:
+        """Forget its contents."""
+        self.ids, self.scored = [], None
 
 
 class SlotTable:
@@ -84,29 +91,36 @@ class SlotTable:
         """Number of free slots that retain a context."""
         return sum(slot.owner is None and bool(slot.ids) for slot in self._slots)
 
-    def acquire(self, owner: SequenceId, ids: Sequence[int], *, at_most: int, fills: bool = False) -> Allocation:
-        """Allocate a slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused.
-        `fills`: it is for a canvas template. There must be a free slot."""
+    def acquire(
+        self, owner: SequenceId, ids: Sequence[int], *, at_most: int, scores: int | None = None, fills: bool = False
+    ) -> Allocation:
+        """Allocate a slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused; with
+        `scores`, only tokens whose log-probabilities are kept, with those of so many most likely tokens. `fills`: it is
+        for a canvas template. There must be a free slot."""
         fills = fills and self._has_template_weights
-        source, reused, boundary = self._best_match(ids, at_most, fills)
+        source, reused, boundary = self._best_match(ids, at_most, scores, fills=fills)
         slot = self._least_useful(source)
         if slot is None:  # the only free slot is the one with the prefix: reuse it in place
             assert source is not None, "no slot is free"
             slot = source
         copy = None if source is None or source == slot else Copy(source=source, target=slot, tokens=reused)
+        scored = None if source is None else self._slots[source].scored
         if source is not None:
             self._touch(source)
-        self._slots[slot].owner = owner
-        self._slots[slot].fills = fills
+        self._slots[slot].owner, self._slots[slot].scored, self._slots[slot].fills = owner, scored, fills
         self._slots[slot].ids = list(ids[:reused])
         self._slots[slot].is_read = False  # a prefix of another context
         self._touch(slot)
-        return Allocation(slot=slot, reused=reused, copy=copy, boundary=boundary)
+        return Allocation(slot=slot, reused=reused, copy=copy, boundary=boundary, scored=scored)
 
     def extend(self, slot: int, ids: Sequence[int]) -> None:
         """Record that `ids` were appended to the slot."""
         self._slots[slot].ids += ids
         self._slots[slot].is_read = True
+
+    def keep_scores(self, slot: int, scored: ScoredPrompt) -> None:
+        """Keep the log-probabilities of the prompt that the slot's context begins with."""
+        self._slots[slot].scored = scored
 
     def snapshot(self, slot: int) -> Copy | None:
         """Copy the slot's contents into the prefix cache, if two slots are free and none holds them yet."""
@@ -117,7 +131,8 @@ class SlotTable:
             return None
         target = self._least_useful(None)
         assert target is not None
-        self._slots[target].ids, self._slots[target].fills = list(held), fills
+        self._slots[target].ids, self._slots[target].scored = list(held), self._slots[slot].scored
+        self._slots[target].fills = fills
         self._slots[target].is_read = True
         self._touch(target)
         return Copy(source=slot, target=target, tokens=len(held))
@@ -126,19 +141,19 @@ class SlotTable:
         """Free a slot. Its contents stay in the prefix cache if `retain`."""
         self._slots[slot].owner = None
         if not (retain and self._is_reusing):
-            self._slots[slot].ids = []
+            self._slots[slot].clear()
         self._touch(slot)
 
     def invalidate(self, slot: int) -> None:
         """Forget the contents of a free slot: a step wrote to it after its owner had ended."""
         if slot < len(self._slots) and self._slots[slot].owner is None:
-            self._slots[slot].ids = []
+            self._slots[slot].clear()
 
     def evict_retained(self) -> int:
         """Drop all retained contexts; returns their number."""
         dropped = [slot for slot in self._slots if slot.owner is None and slot.ids]
         for slot in dropped:
-            slot.ids = []
+            slot.clear()
         return len(dropped)
 
     def shrunk_to(self) -> int:
@@ -159,11 +174,15 @@ class SlotTable:
         owned = [len(slot.ids) for slot in self._slots if slot.owner is not None]
         return sum(context_bytes(self._layers, tokens, self._itemsize) for tokens in owned)
 
-    def _best_match(self, ids: Sequence[int], at_most: int, fills: bool) -> tuple[int | None, int, int]:
+    def _best_match(
+        self, ids: Sequence[int], at_most: int, scores: int | None, *, fills: bool
+    ) -> tuple[int | None, int, int]:
         """(slot to reuse, tokens of it, boundary)."""
         source, reused, boundary = None, 0, 0
         for index, slot in enumerate(self._slots if self._is_reusing else ()):
             common = min(_common(slot.ids, ids), at_most) if slot.fills is fills else 0
+            if scores is not None:
+                common = min(common, slot.scored.reusable(ids, top=scores) if slot.scored else 0)
             if self._rereads_last and not fills and (common < len(slot.ids) or not slot.is_read):
                 common -= 1
             if common < MIN_REUSE:
@@ -187,14 +206,5 @@ class SlotTable:
 
 
 def _common(held: Sequence[int], ids: Sequence[int]) -> int:
-    """Length of the common prefix, by binary search over slice comparisons, which run at C speed."""
-    low, high = 0, min(len(held), len(ids))
-    if list(held[:MIN_REUSE]) != list(ids[:MIN_REUSE]):
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if list(held[low:middle]) == list(ids[low:middle]):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """Length of the common prefix; 0 if it is certainly too short to be reused."""
+    return common_prefix(held, ids) if list(held[:MIN_REUSE]) == list(ids[:MIN_REUSE]) else 0

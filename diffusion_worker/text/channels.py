@@ -15,8 +15,16 @@ from diffusion_worker.constraints.automata.control_tokens import Placeholder
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.detokenize import Detokenizer
 from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
+from diffusion_worker.text.token_logprobs import (
+    NO_LOGPROBS,
+    ChannelLogprobs,
+    ChannelTokens,
+    Scored,
+    TextLogprobs,
+)
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.text.tool_calls import ToolCall, read_call
+from diffusion_worker.types.events import TokenLogprobs
 
 THOUGHT = ("<|channel>", "<channel|>")
 CALL = ("<|tool_call>", "<tool_call|>")
@@ -63,15 +71,6 @@ def control_tokens_of(tokenizer: Tokenizer) -> ControlTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextLogprobs:
-    """The bytes of a token of the text, its log-probability, and the most likely tokens."""
-
-    token: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOutput:
     """Output that has become final."""
 
@@ -80,8 +79,8 @@ class ChannelOutput:
     calls: tuple[ToolCall, ...]
     ids_read: int  # input ids consumed
     text_ids: tuple[int, ...]  # the consumed ids that belong to the text
-    text_places: tuple[int, ...] = ()  # their places among the consumed ids
-    logprobs: tuple[TextLogprobs, ...] = ()  # of the text's tokens, if requested
+    logprobs: ChannelLogprobs = NO_LOGPROBS  # if requested
+    prompt: tuple[TextLogprobs, ...] = ()  # log-probabilities of the prompt, if requested
     labels: tuple[tuple[str, float], ...] = ()  # labels and log-probabilities, most likely first; empty: not requested
 
 
@@ -117,14 +116,14 @@ class ChannelParser:
         self._detokenizer = Detokenizer(tokenizer, options.stops)
         self._tagged_calls = _TaggedCalls(tokenizer) if options.calls is Syntax.TAGGED else None
         self._thought = _Thought(tokenizer)
-        self._call: list[int] = []  # the opening token and the tokens after it
+        self._call: list[Scored] = []  # the opening token and the tokens after it
+        self._heading: list[Scored] = []  # tokens of a thought that may be the name of its channel
+        self._undecided: list[Scored] = []  # tokens that are text unless they are part of a tagged call
         self._channel = _Channel.TEXT
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
-        self._text_ids: list[int] = []
-        self._text_places: list[int] = []
-        self._read = 0  # ids consumed by `feed`
+        self._tokens = ChannelTokens(tokenizer)
         if control_tokens.has_open_thought(prompt_ids):
             self._open_thought()
 
@@ -138,66 +137,88 @@ class ChannelParser:
         """Number of thought tokens, without control tokens and the channel name."""
         return self._thought.ids
 
-    def feed(self, ids: Iterable[int]) -> ChannelOutput:
-        """Consume ids; returns the output that is final after them."""
-        self._read = 0
+    def feed(self, ids: Iterable[int], logprobs: Iterable[TokenLogprobs] = ()) -> ChannelOutput:
+        """Consume ids, with the log-probabilities of as many of them as are known; returns the output that is final
+        after them."""
+        read, known = 0, iter(logprobs)
         for token in ids:
             if self.stopped:
                 break
-            self._read += 1
-            self._feed_token(token)
-        return self._output(self._read)
+            read += 1
+            self._feed_token((token, next(known, None)))
+        return self._output(read)
 
     def flush(self) -> ChannelOutput:
         """The remaining output, at the end of the answer. A complete tool call does not need its closing token."""
         if self._channel is _Channel.CALL:
             self._close_call()
-        self._thoughts.append(self._thought.close())
+        self._end_thought()
         if self._tagged_calls is not None:
             self._add_parsed(self._tagged_calls.flush())
+        self._decide(self._tokens.text)
         self._texts.append(self._detokenizer.flush().text)
         return self._output(0)
 
-    def _feed_token(self, token: int) -> None:
+    def _feed_token(self, scored: Scored) -> None:
+        token, _ = scored
         if token == self._thought_tokens[0]:
             self._open_thought()
         elif token == self._call_tokens[0]:
             self._close_channel()
-            self._channel, self._call = _Channel.CALL, [token]
+            self._channel, self._call = _Channel.CALL, [scored]
         elif self._channel is _Channel.THOUGHT:
-            self._feed_thought(token)
+            self._feed_thought(scored)
         elif self._channel is _Channel.CALL:
-            self._call.append(token)
+            self._call.append(scored)
             if token == self._call_tokens[1]:
                 self._close_call()
         elif token not in (self._thought_tokens[1], self._call_tokens[1]):
-            self._feed_text(token)
+            self._feed_text(scored)
 
-    def _feed_text(self, token: int) -> None:
+    def _feed_text(self, scored: Scored) -> None:
         if self._tagged_calls is None:
-            self._add_text_id(token)
-            self._texts.append(self._detokenizer.feed((token,)).text)
+            self._tokens.text.append(scored)
+            self._texts.append(self._detokenizer.feed(scored[:1]).text)
             return
-        self._add_parsed(self._tagged_calls.feed(token))
-        if not self._tagged_calls.is_calling:
-            self._add_text_id(token)
+        self._undecided.append(scored)
+        if self._add_parsed(self._tagged_calls.feed(scored[0])):
+            self._decide(self._tokens.calls)
+        elif not self._tagged_calls.is_holding:
+            self._decide(self._tokens.text)
 
-    def _add_text_id(self, token: int) -> None:
-        self._text_ids.append(token)
-        self._text_places.append(self._read - 1)
+    def _decide(self, channel: list[Scored]) -> None:
+        """Assign the tokens that are undecided."""
+        channel += self._undecided
+        self._undecided.clear()
 
-    def _add_parsed(self, parsed: Iterable[str | ToolCall]) -> None:
+    def _add_parsed(self, parsed: Iterable[str | ToolCall]) -> bool:
+        """Take in parsed output; returns whether a call was part of it."""
+        calls = len(self._calls)
         for each in parsed:
             if isinstance(each, ToolCall):
                 self._calls.append(each)
             else:
                 self._texts.append(self._detokenizer.add(each))
+        return len(self._calls) > calls
 
-    def _feed_thought(self, token: int) -> None:
-        if token == self._thought_tokens[1]:
+    def _feed_thought(self, scored: Scored) -> None:
+        if scored[0] == self._thought_tokens[1]:
             self._close_channel()
-        else:
-            self._thoughts.append(self._thought.feed(token))
+            return
+        self._heading.append(scored)
+        self._thoughts.append(self._thought.feed(scored[0]))
+        if self._thought.is_heading:
+            return
+        if self._thought.ends_name:
+            self._heading = [scored] if self._thought.begins_text else []
+        self._tokens.thought += self._heading
+        self._heading = []
+
+    def _end_thought(self) -> None:
+        text = self._thought.close()
+        self._thoughts.append(text)
+        self._tokens.thought += self._heading if text else ()
+        self._heading = []
 
     def _open_thought(self) -> None:
         self._close_channel()
@@ -209,7 +230,7 @@ class ChannelParser:
         if self._channel is _Channel.CALL:
             self._close_call()
         elif self._channel is _Channel.THOUGHT:
-            self._thoughts.append(self._thought.close())
+            self._end_thought()
         else:
             self._texts.append(self._detokenizer.cut())
         self._channel = _Channel.TEXT
@@ -218,15 +239,18 @@ class ChannelParser:
         """Emit the tool call, or its text if it is malformed."""
         call = read_call(self._segments())
         if call is None:
-            self._texts.append(self._detokenizer.add(self._tokenizer.decode_with_specials(self._call)))
+            self._tokens.text += self._call
+            ids = [token for token, _ in self._call]
+            self._texts.append(self._detokenizer.add(self._tokenizer.decode_with_specials(ids)))
         else:
+            self._tokens.calls += self._call
             self._calls.append(call)
         self._channel, self._call = _Channel.TEXT, []
 
     def _segments(self) -> list[str]:
         """The text of the tool call, split at its quote tokens."""
         parts: list[list[int]] = [[]]
-        for token in self._call:
+        for token, _ in self._call:
             if token == self._quote:
                 parts.append([])
             else:
@@ -234,15 +258,16 @@ class ChannelParser:
         return [b"".join(map(self._tokenizer.token_bytes, part)).decode(errors="replace") for part in parts]
 
     def _output(self, read: int) -> ChannelOutput:
+        text_ids, logprobs = self._tokens.take()
         output = ChannelOutput(
             text="".join(self._texts),
             thought="".join(self._thoughts),
             calls=tuple(self._calls),
             ids_read=read,
-            text_ids=tuple(self._text_ids),
-            text_places=tuple(self._text_places),
+            text_ids=text_ids,
+            logprobs=logprobs,
         )
-        for buffer in (self._texts, self._thoughts, self._calls, self._text_ids, self._text_places):
+        for buffer in (self._texts, self._thoughts, self._calls):
             buffer.clear()
         return output
 
@@ -254,8 +279,8 @@ class _TaggedCalls:
         self._detokenizer, self._parser = Detokenizer(tokenizer), TaggedCallReader()
 
     @property
-    def is_calling(self) -> bool:
-        return self._parser.is_calling
+    def is_holding(self) -> bool:
+        return self._parser.is_holding
 
     def feed(self, token: int) -> Iterable[str | ToolCall]:
         return self._parser.feed(self._detokenizer.feed((token,)).text)
@@ -275,6 +300,12 @@ class _Thought:
         self._held = ""  # trailing white space, emitted only if more text follows
         self._is_empty = True
         self.ids = 0
+        self.ends_name = self.begins_text = False  # of the last id: it completed the name, and text follows in it
+
+    @property
+    def is_heading(self) -> bool:
+        """Whether the ids so far may be the channel name."""
+        return self._head is not None
 
     def open(self) -> None:
         """Start a thought channel."""
@@ -283,7 +314,7 @@ class _Thought:
 
     def feed(self, token: int) -> str:
         """Consume one id; returns the thought text that is final after it."""
-        was_named = self._head is None
+        was_named, self.ends_name = self._head is None, False
         text = self._without_name(self._detokenizer.feed((token,)).text)
         self.ids += was_named or bool(text)
         return self._without_end(text)
@@ -304,7 +335,9 @@ class _Thought:
         self._head += text
         if f"{THOUGHT_NAME}\n".startswith(self._head) and self._head != f"{THOUGHT_NAME}\n":
             return ""
-        text, self._head = self._head.removeprefix(f"{THOUGHT_NAME}\n"), None
+        head, self._head = self._head, None
+        text = head.removeprefix(f"{THOUGHT_NAME}\n")
+        self.ends_name, self.begins_text = text != head, bool(text)
         return text
 
     def _without_end(self, text: str) -> str:

@@ -28,6 +28,11 @@ class TaggedCallReader:
         self._has_called = False
         self.is_calling = False
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether some of the text is neither final text nor part of a complete call."""
+        return self.is_calling or bool(self._held)
+
     def feed(self, text: str) -> Iterator[str | ToolCall]:
         """Add text; yields final text and complete tool calls in order."""
         self._held += text

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion_worker.types.events import CanvasDrafted, PositionState
-from diffusion_worker.types.step_batch import CanvasResult, TokenResult
+from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
 
 
 def canvas_draft(canvas: CanvasResult, shown: tuple[int, ...], *, block: int, step: int, pinned: int) -> CanvasDrafted:
@@ -22,20 +22,23 @@ def canvas_draft(canvas: CanvasResult, shown: tuple[int, ...], *, block: int, st
 
 
 def verified_draft(
-    tokens: Sequence[TokenResult], end_ids: Sequence[int], *, block: int, step: int, drafted: int = 0
+    tokens: Sequence[TokenResult], end_ids: Sequence[int], *, block: int, step: int, rejected: int = 0
 ) -> CanvasDrafted:
-    """The tokens that a causal pass chose after `drafted` tokens of a draft, without an end token. What follows an end
-    token was not rejected."""
+    """The tokens that a causal pass chose, without an end token; it has `rejected` so many tokens of a draft."""
     shown = [token for token in tokens if token.id not in end_ids]
-    has_end = len(shown) < len(tokens)
     return CanvasDrafted(
         ids=tuple(token.id for token in shown),
         block=block,
         step=step,
         logprobs=tuple(token.logprob for token in shown),
         states=tuple(PositionState.FORCED if token.is_forced else PositionState.PINNED for token in shown),
-        rejected=0 if has_end else max(0, drafted - (len(tokens) - 1)),
+        rejected=rejected,
     )
+
+
+def rejected_by(result: VerifyResult, drafted: int, end_ids: Sequence[int]) -> int:
+    """Tokens of a draft that a verification rejected; what follows an end token was not."""
+    return 0 if result.ids[-1] in end_ids else drafted - result.accepted
 
 
 def draft_body(drafted: CanvasDrafted, text: str, tokens: Sequence[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Usage:
     converged: bool | None
     cached_tokens: int = 0  # prompt tokens reused from the prefix cache
     evidence: Evidence = NO_EVIDENCE  # what the confidence is computed from
+    load: float | None = None  # the highest that moved its thresholds, see `DenoisingParams.at_load`
 
     @property
     def tokens_per_forward(self) -> float:
@@ -50,6 +51,7 @@ def together(spent: Usage, last: Usage) -> Usage:
         completion_tokens=spent.completion_tokens + last.completion_tokens,
         denoising_steps=spent.denoising_steps + last.denoising_steps,
         forward_passes=spent.forward_passes + last.forward_passes,
+        load=max((each for each in (spent.load, last.load) if each is not None), default=None),
     )
 
 
@@ -63,6 +65,14 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptScored:
+    """The log-probabilities of the prompt's tokens after the first, which nothing predicts; before the first output.
+    Only for requests with `prompt_logprobs`."""
+
+    tokens: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSealed:
     """A block is final: a canvas, one token in autoregressive mode, or the tokens of one verification. `ids` are those
     not streamed before, without end and padding tokens; may be empty."""
@@ -71,7 +81,8 @@ class BlockSealed:
     block: int
     usage: Usage  # up to this block, so that a stop string found in these ids can end the response
     labels: tuple[float, ...] = ()  # log-probabilities of the requested labels
-    logprobs: tuple[TokenLogprobs, ...] = ()  # of `ids`, if requested; not of those that closed an answer in time
+    # Of `ids` and of an end token behind them, if requested; not of tokens that closed an answer in time.
+    logprobs: tuple[TokenLogprobs, ...] = ()
     holes: Probabilities = ()  # of the holes of the request's template
 
 
@@ -124,4 +135,4 @@ class Faulted:
 
 
 Ending = Finished | Faulted  # every submitted sequence ends in exactly one of them
-Event = BlockSealed | PrefixStable | CanvasDrafted | Finished | Faulted
+Event = PromptScored | BlockSealed | PrefixStable | CanvasDrafted | Finished | Faulted

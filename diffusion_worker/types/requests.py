@@ -4,7 +4,7 @@ Plain values without text, tensors or clocks. Times are in seconds, entropies in
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from diffusion_worker.constraints.inference.labels import Labels
@@ -51,6 +51,21 @@ class DenoisingParams:
         _within("stability", self.stability, 0, 64)
         _within("confidence_threshold", self.confidence_threshold, 0.0, math.inf)
         _within("canvas_length", self.canvas_length, 1, 4096)
+
+    def at_load(self, loosest: "DenoisingParams", load: float) -> "DenoisingParams":
+        """These parameters at a load from 0 to 1: thresholds move towards the `loosest` ones, which hold at 1."""
+        if load == 0.0:
+            return self
+
+        def moved(own: float, most: float) -> float:
+            return (1.0 - load) * own + load * most
+
+        return replace(
+            self,
+            entropy_bound=moved(self.entropy_bound, loosest.entropy_bound),
+            confidence_threshold=moved(self.confidence_threshold, loosest.confidence_threshold),
+            stability=round(moved(self.stability, loosest.stability)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +129,13 @@ class GenerationRequest:
     start_ids: tuple[int, ...] = ()  # text to start from, e.g. one to edit; ignored in autoregressive mode
     anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
+    loosest: DenoisingParams | None = None  # thresholds at full load, see `DenoisingParams.at_load`; None: they stay
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
     top_logprobs: int | None = None  # most likely tokens to report with each token; None: no log-probabilities. Not for
     # diffusion, whose tokens have no probability left to right
+    prompt_logprobs: int | None = None  # the same for the tokens of the prompt; only if a causal pass ends the prompt
     min_confidence: float | None = None  # it ends once its confidence cannot reach this, if the checkpoint has weights
     matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
     labels: Labels | None = None  # choose one of these labels, in place of a matcher
@@ -128,7 +145,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise OutOfRange("the prompt is empty", param="messages")
-        _within("max_tokens", self.max_tokens, 1, 2**31)
+        # Without an answer, a single causal pass ends the prompt.
+        _within("max_tokens", self.max_tokens, int(self.decoding_mode is not DecodingMode.AUTOREGRESSIVE), 2**31)
         _within("seed", self.seed, -(2**63), 2**63 - 1)
         _within("anchor", self.anchor, 0.0, 1.0)
         if self.temperature is not None:

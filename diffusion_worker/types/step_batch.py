@@ -36,6 +36,8 @@ class Prefill:
     is_seal: bool = False  # output, such as a sealed canvas
     width: int = 0
     fills: bool = False
+    next_ids: tuple[int, ...] = ()  # the prompt tokens that follow each of `ids`, if their log-probabilities are wanted
+    prompt_top: int = 0  # most likely tokens to report with each of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -96,6 +98,8 @@ class Decode:
     matcher: Matcher | None = None
     top_logprobs: int = 0
     ends_prompt: bool = False  # `ids` are the end of the prompt
+    next_ids: tuple[int, ...] = ()  # see Prefill; the last of `ids` is followed by the answer
+    prompt_top: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +199,22 @@ class VerifyResult:
     sequence: SequenceId
     tokens: tuple[TokenResult, ...]
     cached: int  # tokens of the pass that are in the cache now
+    accepted: int  # tokens that agree with the draft
 
     @property
     def ids(self) -> tuple[int, ...]:
         """Ids of the tokens."""
         return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptResult:
+    """Log-probabilities of the `next_ids` of a Prefill or Decode at position `at`; `values` as in
+    `memory.scored_prompt`."""
+
+    sequence: SequenceId
+    at: int
+    values: "array[float]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +234,7 @@ class StepResult:
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()
     verifications: tuple[VerifyResult, ...] = ()
+    prompts: tuple[PromptResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
     constraint_s: float = 0.0  # host time spent on constraints
     slots: int | None = None

@@ -3,11 +3,13 @@
 No chat template and no channels are applied."""
 
 import secrets
+from dataclasses import replace
 
 from diffusion_worker.text.channels import ParserOptions
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.model_info import ModelInfo
-from diffusion_worker.web.completion_response import TextWriter
+from diffusion_worker.types.requests import DecodingMode
+from diffusion_worker.web.completion_response import NO_ECHO, Echo, TextWriter
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.handler import PreparedRequest
 from diffusion_worker.web.requests.build_request import RequestInputs, build_request
@@ -24,35 +26,48 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
     if params.constraint and request.suffix:
         raise Unsupported("'suffix' is not supported with a constrained answer.", param="suffix")
     decoding_mode = serving_state.decoding_mode_of(params.model)
+    _check_logprobs(request, decoding_mode)
     tokenization, info = serving_state.loaded()
     tokenization.tokenizer.check_length(request.suffix, info.max_context, "suffix")
     tokenization.tokenizer.check_length(request.prediction or "", info.max_context, "prediction")
     inputs = RequestInputs(
         prompt_ids=_prompt_ids(request, tokenization.tokenizer, info),
         prompt_name="prompt",
-        decoding_mode=decoding_mode,
+        # Without an answer, every mode only reads the prompt.
+        decoding_mode=decoding_mode if params.max_tokens != 0 else DecodingMode.AUTOREGRESSIVE,
         seed=secrets.randbits(63),
         deadline_ms=deadline_ms,
         prediction_ids=_prediction_ids(request.prediction, tokenization.tokenizer),
         suffix_ids=tokenization.tokenizer.encode_plain(request.suffix),
     )
-    generation = build_request(params, inputs, info)
+    generation = replace(
+        build_request(params, inputs, info),
+        top_logprobs=request.logprobs,
+        prompt_logprobs=request.logprobs if request.is_echo else None,
+    )
     builder = ResponseBuilder(
         tokenization.tokenizer,
         ParserOptions(stops=params.stops, channels=False),
         generation.prompt_ids,
         prediction=generation.start_ids,
     )
-    before, behind = _echo(request, builder)
+    echo = _echo(request, tokenization.tokenizer, builder)
     metadata = new_metadata(TextWriter, serving_state.model_id(decoding_mode))
     return PreparedRequest(
         generation=generation,
         builder=builder,
-        writer=TextWriter(metadata, include_usage=params.include_usage, before=before, behind=behind),
+        writer=TextWriter(metadata, include_usage=params.include_usage, echo=echo),
         is_stream=params.is_stream,
         include_usage=params.include_usage,
-        constraint=params.constraint,
+        constraint=params.constraint if generation.max_tokens else None,
     )
+
+
+def _check_logprobs(request: CompletionRequest, decoding_mode: DecodingMode) -> None:
+    """A denoised token has no probability left to right. Raises Unsupported."""
+    if request.logprobs is not None and decoding_mode is DecodingMode.DIFFUSION and request.params.max_tokens != 0:
+        others = f"'{request.params.model}:verified' or '{request.params.model}:autoregressive'"
+        raise Unsupported(f"'logprobs' is not supported in diffusion mode; use the model {others}.", param="logprobs")
 
 
 def _prediction_ids(prediction: str | None, tokenizer: Tokenizer) -> tuple[int, ...] | None:
@@ -75,9 +90,11 @@ def _prompt_ids(request: CompletionRequest, tokenizer: Tokenizer, info: ModelInf
     return ids
 
 
-def _echo(request: CompletionRequest, builder: ResponseBuilder) -> tuple[str, str]:
-    """The texts returned before and after the answer with `echo`: the client's own text, unless it sent ids."""
+def _echo(request: CompletionRequest, tokenizer: Tokenizer, builder: ResponseBuilder) -> Echo:
+    """What is returned around the answer with `echo`: the client's own text, unless it sent ids."""
     if not request.is_echo:
-        return "", ""
-    prompt = request.prompt
-    return prompt if isinstance(prompt, str) else builder.draft_text(prompt), request.suffix
+        return NO_ECHO
+    is_scored, prompt = request.logprobs is not None, request.prompt
+    if isinstance(prompt, str):
+        return Echo(before=prompt, behind=request.suffix, is_scored=is_scored, hidden=len(tokenizer.opening))
+    return Echo(before=builder.draft_text(prompt), behind=request.suffix, is_scored=is_scored)

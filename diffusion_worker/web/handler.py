@@ -24,7 +24,7 @@ from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import InvalidOutput, WorkerError
 from diffusion_worker.text.channels import ChannelOutput
 from diffusion_worker.types.drafts import draft_body
-from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, Finished, PrefixStable
+from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, Finished, PrefixStable, PromptScored
 from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
@@ -297,6 +297,8 @@ async def _forward_events(output_stream: OutputStream, builder: ResponseBuilder,
                 if builder.stopped:
                     output_stream.stop()
                     return None
+            case PromptScored():
+                await sink.add(builder.prompt_output(output))
             case CanvasDrafted():
                 await sink.draft(output)
             case Finished():

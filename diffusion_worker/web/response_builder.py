@@ -12,15 +12,16 @@ from diffusion_worker.text.channels import (
     ChannelParser,
     ControlTokens,
     ParserOptions,
-    TextLogprobs,
     control_tokens_of,
 )
+from diffusion_worker.text.token_logprobs import ChannelLogprobs, TextLogprobs, readable, token_text
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.events import (
     BlockSealed,
     Finished,
     FinishReason,
     PrefixStable,
+    PromptScored,
     TokenLogprobs,
     Usage,
     together,
@@ -79,10 +80,19 @@ class ResponseBuilder:
     def resume(self, ids: tuple[int, ...]) -> ChannelOutput:
         """Start with ids kept from an earlier attempt, whose usage is already counted."""
         self._ids += ids
-        output = self._parser.feed(ids)
+        self._logprobs += self._kept_logprobs[: len(ids)]
+        output = self._parser.feed(ids, self._logprobs)
         self._text_ids += output.text_ids
         self._calls += len(output.calls)
-        return self._with_logprobs(output, self._kept_logprobs[: len(ids)])
+        return output
+
+    def prompt_output(self, scored: PromptScored) -> ChannelOutput:
+        """The log-probabilities of the prompt, as output before that of the answer. What an earlier attempt kept of its
+        answer is not part of it."""
+        first = TextLogprobs(token=token_text(self._tokenizer, self._prompt_ids[0]), logprob=None)
+        others = scored.tokens[: len(self._prompt_ids) - 1]
+        tokens = (first, *(readable(self._tokenizer, each) for each in others))
+        return ChannelOutput(text="", thought="", calls=(), ids_read=0, text_ids=(), prompt=tokens)
 
     @property
     def reasoning_tokens(self) -> int:
@@ -102,7 +112,9 @@ class ResponseBuilder:
     def add(self, block: BlockSealed | PrefixStable) -> ChannelOutput:
         """Add a block; returns the output that has become final."""
         self._ids += block.ids
-        output = self._parser.feed(block.ids)
+        logprobs = block.logprobs if isinstance(block, BlockSealed) else ()
+        self._logprobs += logprobs
+        output = self._parser.feed(block.ids, logprobs)
         self._text_ids += output.text_ids
         self._calls += len(output.calls)
         self._usage, self.stopped = block.usage, self._parser.stopped
@@ -111,18 +123,10 @@ class ResponseBuilder:
         self._counted = self._usage.completion_tokens
         if isinstance(block, PrefixStable):
             return output
-        return self._with_logprobs(dataclasses.replace(output, labels=self._ranked(block.labels)), block.logprobs)
-
-    def _with_logprobs(self, output: ChannelOutput, logprobs: Sequence[TokenLogprobs]) -> ChannelOutput:
-        """The output with the log-probabilities of its text, from those of all ids that it was made of."""
-        self._logprobs += logprobs
-        scored = [logprobs[place] for place in output.text_places if place < len(logprobs)]
-        return dataclasses.replace(output, logprobs=tuple(map(self._readable, scored)))
-
-    def _readable(self, scored: TokenLogprobs) -> TextLogprobs:
-        read = self._tokenizer.token_bytes
-        top = tuple((read(token), logprob) for token, logprob in scored.top)
-        return TextLogprobs(token=read(scored.id), logprob=scored.logprob, top=top)
+        end = () if self.stopped else logprobs[len(block.ids) :]
+        ended = ChannelLogprobs(end=tuple(readable(self._tokenizer, each) for each in end))
+        labels = self._ranked(block.labels)
+        return dataclasses.replace(output, labels=labels, logprobs=output.logprobs + ended)
 
     def _ranked(self, logprobs: Sequence[float]) -> tuple[tuple[str, float], ...]:
         """Labels and their log-probabilities, most likely first."""
@@ -134,6 +138,7 @@ class ResponseBuilder:
         if finished is not None and not self.stopped:
             self._usage = finished.usage
         output = self._parser.flush()
+        self._text_ids += output.text_ids
         self._calls += len(output.calls)
         return output
 

@@ -13,9 +13,10 @@ _UNGATED: Final = frozenset({TargetApi.EMBEDDINGS, TargetApi.DECISIONS})
 
 
 def minimum_of(candidate: Candidate, query: Query) -> float | None:
-    """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence, and each
-    answer of a decision has its own."""
-    return None if query.beyond_chat.api in _UNGATED else candidate.min_confidence
+    """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence, each answer
+    of a decision has its own, and who asks for the probabilities of a prompt wants low ones, too."""
+    is_gated = query.beyond_chat.api not in _UNGATED and not query.beyond_chat.scores_prompts
+    return candidate.min_confidence if is_gated else None
 
 
 def needs_logprobs(candidate: Candidate, query: Query) -> bool:

@@ -86,6 +86,12 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.diffusion.entropy_bound": "Entropy that one step may accept, in nats.",
         "targets.*.diffusion.t_min": "Sampling temperature of the last step.",
         "targets.*.diffusion.t_max": "Sampling temperature of the first step.",
+        "targets.*.diffusion.under_load": "Thresholds towards which those of requests without a seed move as the"
+        " worker's queue grows.",
+        "targets.*.diffusion.under_load.entropy_bound": "Entropy that one step may accept at full load, in nats.",
+        "targets.*.diffusion.under_load.confidence_threshold": "Mean entropy below which denoising may stop at full"
+        " load, in nats.",
+        "targets.*.diffusion.under_load.stability": "Steps for which a canvas must not have changed at full load.",
         "targets.*.diffusion.anchor": "How strongly a canvas keeps to a given start text, 0 to 1.",
         **_below("targets.*.slo", _SLO),
         "routes": "Routes in order; the first whose `when` matches takes the request.",
@@ -109,6 +115,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         **{f"routes[].when.time[].{key}": text for key, text in _TIME.items() if key},
         "routes[].use": "The first target, or several with weights.",
         "routes[].use.*": "Weight of this target.",
+        "routes[].decoding": "Decoding mode of the workers in `use`, instead of their own.",
         "routes[].fall_back": "Targets to try next, in order.",
         "routes[].min_confidence": "Answers below this confidence, and blank ones, fall back; for the first target and"
         " every worker of the route, or by target.",

@@ -5,6 +5,7 @@ from typing import Final
 
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.conditions import read_when
+from gateway.policy_files.decoding import read_route_decoding
 from gateway.policy_files.gates import read_gate
 from gateway.policy_files.locations import check_locations, read_locations
 from gateway.policy_files.objectives import check_name, read_hedge, read_slo
@@ -43,8 +44,11 @@ def _route(entry: Section, targets: Mapping[str, Target], private_locations: fro
     check_name(entry, name, reserved=DIRECT, key="name")
     when = read_when(entry, private_locations)
     slo = read_slo(entry)
-    shares, fall_back = _use(entry, targets), _fall_back(entry, targets)
-    names = tuple(dict.fromkeys((*(name for name, _ in shares), *fall_back)))
+    shares = _use(entry, targets)
+    used = tuple(name for name, _ in shares)
+    decoded = read_route_decoding(entry, used, targets)
+    fall_back = _fall_back(entry, targets, decoded)
+    names = tuple(dict.fromkeys((*used, *fall_back)))
     lanes = [targets[name] for name in names]
     gate = read_gate(entry, names)
     deadline_ms = entry.number("deadline_ms", None, minimum=1, maximum=_MAX_MS)
@@ -63,6 +67,7 @@ def _route(entry: Section, targets: Mapping[str, Target], private_locations: fro
         shadow=_shadow(entry, targets),
         checks=read_checks(entry, needs_confidence=gate is not None, can_fall_back=bool(fall_back)),
         private=entry.boolean("private", False),
+        decoded=decoded,
         locations=read_locations(entry, "locations", None),
     )
     entry.reject_unsupported(_UNSUPPORTED)
@@ -92,12 +97,13 @@ def _check_target(section: Section, name: str, targets: Mapping[str, Target], *,
         raise section.error(f"unknown target {name!r}{suggestion(name, targets)}", key)
 
 
-def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]:
+def _fall_back(entry: Section, targets: Mapping[str, Target], decoded: Mapping[str, Target]) -> tuple[str, ...]:
     names: tuple[str, ...] = entry.strings("fall_back", ())
     for number, name in enumerate(names):
         if name not in targets:
             raise entry.error(f"unknown target {name!r}{suggestion(name, targets)}", "fall_back", number)
-        if name == entry.node["use"]:  # with shares, one target may fall back to another
+        # With shares, one target may fall back to another; in another decoding mode, to itself.
+        if name == entry.node["use"] and name not in decoded:
             raise entry.error(f"target {name!r} cannot fall back to itself", "fall_back", number)
     return names
 

@@ -39,7 +39,7 @@ limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
     {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
-     decoding: diffusion, diffusion: {}, max_in_flight: 1, queue: {}, headers: {x-team: a}}
+     decoding: diffusion, diffusion: {under_load: {}}, max_in_flight: 1, queue: {}, headers: {x-team: a}}
   name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
   pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm,
     price: {input_per_million: 1, output_per_million: 1}}
@@ -48,6 +48,7 @@ routes:
   - name: first
     when: {header: {x-team: a, x-debug: true}, time: {days: mon}}
     use: fast
+    decoding: verified
     slo: *slo
     hedge: {after_ms: 1}
     shadow: {target: fast, share: 0.1}

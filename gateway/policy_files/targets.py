@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.enums import Capability, Decoding, Grade, Kind
+from gateway.enums import Capability, Grade, Kind
 from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
+from gateway.policy_files.decoding import read_model
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.locations import read_location
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
@@ -38,6 +39,7 @@ _MALICIOUS: Final = frozenset({"1.82.7", "1.82.8"})  # of litellm: they stole cr
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
+_UNDER_LOAD: Final = {"entropy_bound": (0.0, 1e6), "confidence_threshold": (0.0, 1e6)}
 _NUMBERS: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
 _MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
@@ -75,7 +77,7 @@ def _target(entry: Section, name: str, resolve: Lookup, private_locations: froze
         kind=kind,
         url=urls[0].base,
         path=urls[0].path,
-        model=_model(entry, kind),
+        model=read_model(entry, kind),
         location=location,
         # A proxy is elsewhere, and sees what it passes on.
         uses_proxy=entry.boolean("proxy", location != IN_CLUSTER and location not in private_locations),
@@ -249,24 +251,7 @@ def _price(entry: Section) -> Price | None:
     return price
 
 
-def _model(entry: Section, kind: Kind) -> str:
-    """The model name at the target; `decoding` selects the decoding mode of a worker."""
-    model: str = entry.string("model")
-    decoding: Decoding | None = entry.choice("decoding", Decoding, None)
-    if decoding is None:
-        return model
-    if kind is not Kind.WORKER:
-        raise entry.error("allowed only for targets of kind worker", "decoding")
-    if model.rpartition(":")[2] in (Decoding.VERIFIED, Decoding.AUTOREGRESSIVE):
-        raise entry.error(f"the model {model!r} names a decoding mode, too: set one of them", "decoding")
-    if decoding is Decoding.DIFFUSION:
-        return model
-    if entry.has("diffusion"):
-        raise entry.error(f"denoising parameters have no effect on {decoding} decoding", "diffusion")
-    return f"{model}:{decoding}"
-
-
-def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
+def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float | tuple[tuple[str, float], ...]], ...]:
     """Default decoding parameters of a worker, for example from `twolane tune`. Requests override them."""
     given = entry.section("diffusion")
     if given is None:
@@ -275,8 +260,20 @@ def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
         raise entry.error("allowed only for targets of kind worker", "diffusion")
     integers = {name: given.integer(name, None, minimum=low, maximum=high) for name, (low, high) in _INTEGERS.items()}
     numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _NUMBERS.items()}
+    under_load = _under_load(given.section("under_load"))
     given.close()
-    return tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
+    values = tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
+    return (*values, ("under_load", under_load)) if under_load else values
+
+
+def _under_load(given: Section | None) -> tuple[tuple[str, float], ...]:
+    """The thresholds that hold where the worker's queue is as long as its batch."""
+    if given is None:
+        return ()
+    numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _UNDER_LOAD.items()}
+    stability = given.integer("stability", None, minimum=0, maximum=64)
+    given.close()
+    return tuple((name, value) for name, value in {**numbers, "stability": stability}.items() if value is not None)
 
 
 def _capabilities(entry: Section, kind: Kind) -> Capabilities:

@@ -24,6 +24,7 @@ _MAX_NAME: Final = 64
 _FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
     Capability.COMPLETIONS: "prompt",
+    Capability.PROMPT_LOGPROBS: "echo",
     Capability.EMBEDDINGS: "input",
     Capability.DECISIONS: "questions",
     Capability.IMAGES: "messages",

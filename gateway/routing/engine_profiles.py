@@ -20,14 +20,14 @@ _PROFILES: Final = {
     # SGLang 0.5.23 also rejects logprobs; it accepts and ignores temperature and top_p.
     "sglang_diffusion": ("chat completions stream stop images", Grade.NONE, Grade.NONE),
     "vllm": (
-        f"chat completions stream {_OPEN_WEIGHTS} n logprobs logit_bias images json_schema json_object regex choice"
-        " grammar tools tool_choice embeddings",
+        f"chat completions stream {_OPEN_WEIGHTS} n logprobs prompt_logprobs logit_bias images json_schema json_object"
+        " regex choice grammar tools tool_choice embeddings",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
     "sglang": (
-        f"chat completions stream {_OPEN_WEIGHTS} n logprobs logit_bias images json_schema json_object regex grammar"
-        " tools tool_choice embeddings",
+        f"chat completions stream {_OPEN_WEIGHTS} n logprobs prompt_logprobs logit_bias images json_schema json_object"
+        " regex grammar tools tool_choice embeddings",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),

@@ -45,6 +45,7 @@ class Route:
     checks: Checks | None = READ_ALONG  # None: nothing is checked
     private: bool = False
     locations: frozenset[str] | None = None  # of its targets; None: any
+    decoded: Mapping[str, Target] = field(default_factory=dict)  # targets in another decoding mode, for those in `use`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +151,15 @@ def compile_policy(
 
     `target_slos` are the objectives of targets used as fallbacks, or in routes without an objective of their own.
     """
+    decoded = {target.name: target for route in routes for target in route.decoded.values()}
+    all_targets = {**targets, **decoded}
     names, patterns = split_patterns(aliases)
-    compiling = _Compiling(content_hash[:HASH_DIGITS], targets, target_slos, private_locations)
+    compiling = _Compiling(content_hash[:HASH_DIGITS], all_targets, target_slos, private_locations)
     rules = tuple(_rule(compiling, route) for route in routes)
-    direct = {name: _rule(compiling, _direct_route(name)) for name in targets}
+    direct = {name: _rule(compiling, _direct_route(name)) for name in all_targets}
     return Policy(
         content_hash=content_hash,
-        targets=targets,
+        targets=all_targets,
         target_slos=target_slos,
         rules=rules,
         direct=direct,
@@ -211,9 +214,10 @@ def _rule(compiling: _Compiling, route: Route) -> Rule:
     shadow = _shadow(route, targets)
     splits = []
     for (first, _), until in zip(shares, untils, strict=True):
-        names = (first, *(name for name in route.fall_back if name != first))
-        candidates = tuple(_candidate(route, targets[name], slos, hedges=name == first) for name in names)
-        splits.append(_split(compiling, route, _plan(compiling.version, route, candidates, shadow), until))
+        chosen = _candidate(route, targets[first], slos, is_first=True)
+        names = [name for name in route.fall_back if name != first or first in route.decoded]
+        fallbacks = (_candidate(route, targets[name], slos, is_first=False) for name in names)
+        splits.append(_split(compiling, route, _plan(compiling.version, route, (chosen, *fallbacks), shadow), until))
     return Rule(route=route, splits=tuple(splits))
 
 
@@ -234,16 +238,16 @@ def _shadow(route: Route, targets: Mapping[str, Target]) -> Shadow | None:
     return Shadow(candidate=_with_endpoints(candidate), share=share)
 
 
-def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, hedges: bool) -> Candidate:
+def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, is_first: bool) -> Candidate:
     """A lane has one SLO guard, so its objective is the same as a first choice and as a fallback of the route."""
     own = target_slos.get(target.name)
     firsts = dict(route.shares) or {route.use}
     candidate = Candidate(
         route=route.name,
-        target=target,
+        target=route.decoded.get(target.name, target) if is_first else target,
         slo=(route.slo or own) if target.name in firsts else own,
         min_confidence=_min_confidence(route.gate, target, is_first=target.name in firsts),
-        hedge=route.hedge if hedges else None,
+        hedge=route.hedge if is_first else None,
     )
     return _with_endpoints(candidate)
 

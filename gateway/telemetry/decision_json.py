@@ -13,6 +13,7 @@ from gateway.types import Query
 def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any]:
     """The format of the decision log; `replica` is the name of the gateway that decided, if it has one."""
     classification, usage = decision.classification, decision.usage
+    rare = {"low_confidence": decision.low_confidence, "load": usage.load if usage else None}
     return {
         "time": _time(decision.time_s),
         "id": decision.query_id,
@@ -39,7 +40,7 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
         **({} if replica is None else {"gateway": replica}),
-        **({} if decision.low_confidence is None else {"low_confidence": round(decision.low_confidence, 4)}),
+        **{name: round(value, 4) for name, value in rare.items() if value is not None},
     }
 
 

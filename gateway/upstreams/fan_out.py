@@ -6,6 +6,7 @@ Nothing is passed on before each of the first calls has responded: if the target
 """
 
 import asyncio
+import operator
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from twolane.process import exact_json
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024  # of all calls together, before any of it is passed on
 MAX_AT_ONCE: Final = 4  # calls in progress
 _HEAD: Final = ("id", "object", "created", "model")
+_LEAST_OR_MOST: Final = {"confidence": min, "load": max}
 _Item = tuple[int, Delta] | BaseException | None
 
 
@@ -248,7 +250,7 @@ def _numbered(document: Mapping[str, Any], choice: int) -> list[dict[str, Any]]:
 
 
 def _added(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of each number; the lowest `confidence`; `converged` and the like only if all are."""
+    """The sum of each number; the lowest `confidence`; the highest `load`; `converged` and the like only if all are."""
     total: dict[str, Any] = {}
     for usage in usages:
         for name, value in usage.items():
@@ -266,5 +268,5 @@ def _joined(name: str, known: Any, value: Any) -> Any:
         return known and value
     if isinstance(known, int | float) and isinstance(value, int | float):
         with suppress(OverflowError):  # of a float and an integer beyond its range
-            return min(known, value) if name == "confidence" else known + value
+            return _LEAST_OR_MOST.get(name, operator.add)(known, value)
     return known

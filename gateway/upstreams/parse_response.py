@@ -57,6 +57,7 @@ class _Choice(msgspec.Struct):
 class _Diffusion(msgspec.Struct):
     confidence: float | None = None
     converged: bool | None = None
+    load: float | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -273,6 +274,7 @@ def _usage(data: bytes) -> Usage | None:
         output_tokens=_count(usage.completion_tokens),
         confidence=confidence if confidence is not None and 0 <= confidence <= 1 else None,
         converged=diffusion.converged,
+        load=diffusion.load if diffusion.load is not None and 0 <= diffusion.load <= 1 else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.enums import Kind
+from gateway.enums import Decoding, Kind
 from gateway.parameters import (
     CACHE_CONTROL,
     NAME,
@@ -19,7 +19,7 @@ from gateway.parameters import (
     passes_responses,
 )
 from gateway.routing.metadata_hints import without_hints
-from gateway.types import Call, Capabilities
+from gateway.types import Call, Capabilities, Target
 from gateway.upstreams.bodies.decision_body import write_decision
 from gateway.upstreams.bodies.response_body import write_response
 from gateway.upstreams.messages_options import write_options
@@ -69,10 +69,7 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     if query.stream:
         # Token counts and confidence arrive with the usage; it is removed for clients that did not request it.
         fields["stream_options"] = _raw({**(_value(fields, "stream_options") or {}), "include_usage": True})
-    if target.kind is not Kind.WORKER:
-        fields.pop("diffusion", None)
-    elif target.diffusion:
-        _apply_decoding_defaults(fields, target.diffusion)
+    _write_denoising(fields, target)
     if query.beyond_chat.prompts:
         write_prompt(fields, call, capabilities)
     if query.beyond_chat.decision is not None:
@@ -176,11 +173,33 @@ def _strip_metadata(fields: Fields) -> None:
         del fields["metadata"]
 
 
-def _apply_decoding_defaults(fields: Fields, configured: Iterable[tuple[str, float]]) -> None:
+def _write_denoising(fields: Fields, target: Target) -> None:
+    """The object `diffusion`, which only workers take."""
+    if target.kind is not Kind.WORKER:
+        fields.pop("diffusion", None)
+    elif Decoding.of_model(target.model) is not Decoding.DIFFUSION:
+        _leave_out_denoising(fields)
+    elif target.diffusion:
+        _apply_decoding_defaults(fields, target.diffusion)
+
+
+def _apply_decoding_defaults(fields: Fields, configured: Iterable[tuple[str, Any]]) -> None:
     """The policy's decoding parameters, overridden by the request's. `anchor` applies only with a `prediction`."""
     edits = _value(fields, "prediction") is not None
     defaults = {name: value for name, value in configured if edits or name != "anchor"}
+    if "under_load" in defaults:
+        defaults["under_load"] = dict(defaults["under_load"])
     fields["diffusion"] = _raw({**defaults, **(_value(fields, "diffusion") or {})})
+
+
+def _leave_out_denoising(fields: Fields) -> None:
+    """A worker that does not denoise refuses all decoding parameters but the deadline."""
+    given = _value(fields, "diffusion")
+    if not isinstance(given, dict):
+        return
+    fields.pop("diffusion")
+    if "deadline_ms" in given:
+        fields["diffusion"] = _raw({"deadline_ms": given["deadline_ms"]})
 
 
 def _append_to_last_user_message(messages: list[dict[str, Any]], note: str) -> None:

@@ -42,6 +42,10 @@ def write_prompt(fields: dict[str, Raw], call: Call, capabilities: Capabilities 
         fields["suffix"] = _raw(sent[0][1])
         _drop_marker_stops(fields)
     _write_completion_fields(fields, is_worker=call.target.kind is Kind.WORKER)
+    if call.query.beyond_chat.scores_prompts:
+        fields["echo"] = _raw(True)
+    if call.query.beyond_chat.is_unanswered:
+        fields["max_tokens"] = _raw(0)
 
 
 def takes_all_prompts(call: Call, capabilities: Capabilities | None) -> bool:

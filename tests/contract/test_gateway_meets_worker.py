@@ -145,6 +145,21 @@ async def test_a_completion_starts_from_a_prediction(pair: Both) -> None:
     assert told["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] > 0
 
 
+async def test_prompts_are_scored_through_the_gateway_as_by_the_worker(pair: Both) -> None:
+    """A harness sends several prompts of token ids; one without log-probabilities is skipped by name."""
+    asked = {"prompt": [[70, 71, 195, 169], [72, 73, 74]], "echo": True, "logprobs": 1, "max_tokens": 1, "seed": 1234}
+    status, _, told = await pair.gateway.ask({"model": "careful", **asked}, path="/v1/completions")
+    assert status == 200, told
+    for choice, prompt in zip(told["choices"], asked["prompt"], strict=True):  # type: ignore[call-overload]
+        body = {**asked, "model": "diffusion:autoregressive", "prompt": prompt}
+        [own] = (await pair.worker.client.post("/v1/completions", json=body)).json()["choices"]
+        assert (choice["text"], choice["logprobs"]) == (own["text"], own["logprobs"])
+        assert choice["logprobs"]["token_logprobs"][0] is None
+        assert len(choice["logprobs"]["tokens"]) == len(prompt) + 1
+    status, headers, told = await pair.gateway.ask({"model": "fast", **asked}, path="/v1/completions")
+    assert (status, told["error"]["param"], headers["x-twolane-attempts"]) == (400, "logprobs", "fast=unsupported")
+
+
 @pytest.mark.parametrize("prompt", [["ab", "cd"], [[20, 21], [22, 23]]])
 async def test_the_worker_completes_several_prompts_one_by_one(pair: Both, prompt: Any) -> None:
     """The toy model repeats them."""

@@ -25,7 +25,7 @@ CLOSED_SETS = {
     enums.SchemaCheck: "valid repaired truncated",
     enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template grammar"
     " tools tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
-    " reasoning_effort logprobs logit_bias stop n stream images embeddings decisions responses",
+    " reasoning_effort logprobs prompt_logprobs logit_bias stop n stream images embeddings decisions responses",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
     enums.Buffer: "full first_bytes none",
     enums.OnLowConfidence: "error serve_surest",

@@ -16,6 +16,7 @@ STATES = {"cold", "loading", "ready", "degraded", "evicting", "failed", "drainin
 WORDS = set(
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
     "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty reasoning_effort logprobs "
+    "prompt_logprobs "
     "logit_bias stop n stream images embeddings decisions".split()
 )
 

@@ -236,7 +236,7 @@ def test_the_compose_file_comes_up_and_answers(
         _answers(f"http://127.0.0.1:{it.ports['worker']}/health", composed)
         _answers(f"http://127.0.0.1:{it.ports['gateway']}/health", composed)
         assert it.ask("wrong").status_code == 401
-        _answered_by(it, key, "fast")
+        _answered_by(it, key, "careful")
         assert "fast" in composed.execute("gateway", "twolane", "admin", "lanes")
         assert "ready" in composed.execute("worker", "twolane", "admin", "state")
         for part in ("gateway", "worker"):
@@ -274,7 +274,7 @@ def test_a_request_goes_through_all_of_it_and_each_leaves_in_order(
         containers.until_healthy(worker)
         containers.until_healthy(gateway)
         assert it.ask("wrong").status_code == 401
-        answer = _answered_by(it, key, "fast")
+        answer = _answered_by(it, key, "careful")
         assert json.loads(answer.json()["choices"][0]["message"]["content"])["qty"] == 3
         _policy_is_followed(it, key)
         metrics = httpx.get(

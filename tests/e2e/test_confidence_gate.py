@@ -20,6 +20,7 @@ from training.gate.rows import Row, Third
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"
 FAST_LANE = ("fast", "careful")
+LANES = tuple(f"{name}=" for name in FAST_LANE)
 TOGETHER = 8
 FORMS: tuple[dict[str, Any], ...] = (
     {},
@@ -96,7 +97,7 @@ async def test_no_stranger_gets_an_answer_of_the_fast_lane_below_the_gate(stack:
     rows = [row for row in MEASURING.rows(300) if row.third is not Third.TRAINED][::2]
     assert len(rows) == 300
     found = await answers(stack, rows, FORMS)
-    asked = [each for each in found if each.attempts.startswith("fast=")]
+    asked = [each for each in found if each.attempts.startswith(LANES)]
     assert len(asked) >= 150  # the gate was needed
     fast = [each for each in found if each.is_fast]
     assert [each for each in fast if each.confidence is None or each.confidence < MIN_CONFIDENCE] == []
@@ -113,7 +114,7 @@ async def own(stack: RealGateway) -> list[Answer]:
 
 async def test_the_gate_keeps_the_answers_of_its_own_tasks(own: list[Answer]) -> None:
     """Of the requests that reach the fast lane, whatever the classifier sends there."""
-    reached = [each for each in own if each.attempts.startswith("fast=")]
+    reached = [each for each in own if each.attempts.startswith(LANES)]
     assert len(reached) >= 150
     assert sum(each.is_fast and each.is_right for each in reached) >= 0.9 * len(reached)
     served = [each for each in reached if each.is_fast]

@@ -123,4 +123,4 @@ def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=500) == 0
     assert answer.json()["choices"][0]["message"]["content"] == "fix broken token in api"
-    assert answer.headers["x-twolane-attempts"] == "fast=ok"
+    assert answer.headers["x-twolane-attempts"] == "careful=ok"

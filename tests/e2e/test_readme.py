@@ -48,7 +48,7 @@ def test_the_curl_works_as_printed(gateway: str) -> None:
     told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=500, check=True).stdout
     head, body = told.replace("\r", "").split("\n\n", 1)
     assert head.startswith("HTTP/1.1 200")
-    assert "x-twolane-attempts: fast=ok" in head
+    assert "x-twolane-attempts: careful=ok" in head
     assert json.loads(body)["choices"][0]["message"]["content"] == "fix broken token in api"
 
 

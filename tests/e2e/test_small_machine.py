@@ -111,7 +111,7 @@ async def test_other_targets_answer_until_the_weights_are_loaded(machine: Machin
         await gateway.serve(f"{machine.url('gateway')}/health", within_s=300)
         await machine.until("quality", "not_resident")
         await machine.admin("load")
-        await machine.until("fast")
+        await machine.until("careful")
         await machine.admin("unload", timeout_s=5)
         await machine.until("quality", "not_resident")
 
@@ -125,13 +125,13 @@ async def test_a_worker_short_of_memory_stops_admission_until_memory_is_free(mac
     async with machine.worker(before=with_meminfo) as worker, machine.gateway() as gateway:
         await worker.serve(f"{machine.url('worker')}/health", within_s=300)
         await gateway.serve(f"{machine.url('gateway')}/health", within_s=300)
-        await machine.until("fast")
+        await machine.until("careful")
         meminfo.write_text(re.sub(r"MemAvailable: +\d+", "MemAvailable: 1000", MEMINFO))  # in place
         await machine.until("quality", "overloaded")
         state = (await machine.http.get(f"{machine.url('worker_admin')}/admin/state")).json()
         assert (state["state"], state["pressure"]) == ("degraded", "admission")
         meminfo.write_text(MEMINFO)
-        await machine.until("fast")
+        await machine.until("careful")
 
 
 async def test_other_targets_answer_while_weights_load_from_a_slow_disk(machine: Machine) -> None:
@@ -154,7 +154,7 @@ async def test_other_targets_answer_while_weights_load_from_a_slow_disk(machine:
         await machine.until("quality", "not_resident")
         feeding = asyncio.create_task(asyncio.to_thread(_feed, slow / "config.json", config))
         try:
-            await machine.until("fast")
+            await machine.until("careful")
         finally:
             feeding.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -228,7 +228,7 @@ def test_the_logits_of_a_few_positions_are_computed_at_a_time(
             counts.append(hidden.numel() // hidden.shape[-1])
             return self._model.logits(hidden)
 
-    monkeypatch.setattr(verify, "_LOGITS_AT_ONCE", 5 * VOCAB)
+    monkeypatch.setattr(verify, "LOGITS_AT_ONCE", 5 * VOCAB)
     counting = Counting(model, 0, (), right=0.0, dice=Random(0))
     assert [answer.ids for answer in run(counting, requests)] == answers
     assert max(counts) == 5

@@ -40,14 +40,14 @@ FAST: Final = Group(
     description="Narrow, latency-bound tasks go to a diffusion model of 1.6 M parameters.",
     cases=(
         Case(
-            title="clean up a commit subject (task label in metadata)",
+            title="clean up a commit subject (task label in metadata), drafted on a canvas and verified left to right",
             prompt=SLOPPY,
             body={"seed": 1, "metadata": {"task": "edit"}},
             expect=Expectation(
                 task="edit",
                 route="edits",
-                target="fast",
-                attempts="fast=ok",
+                target="careful",
+                attempts="careful=ok",
                 answer=equals("fix broken token in api"),
             ),
         ),
@@ -58,8 +58,8 @@ FAST: Final = Group(
             expect=Expectation(
                 task="edit",
                 route="edits",
-                target="fast",
-                attempts="fast=ok",
+                target="careful",
+                attempts="careful=ok",
                 answer=equals("remove stale cache from session"),
             ),
         ),
@@ -101,12 +101,12 @@ FAST: Final = Group(
             ),
         ),
         Case(
-            title="the same edit drafted on a canvas and verified left to right, selected by name",
+            title="the first edit denoised from its old text, selected by name",
             prompt=SLOPPY,
             body={**SHORT, "prediction": {"type": "content", "content": "Fixed brokn token in api."}},
-            model="careful",
+            model="fast",
             expect=Expectation(
-                route="direct", target="careful", attempts="careful=ok", answer=equals("fix broken token in api")
+                route="direct", target="fast", attempts="fast=ok", answer=equals("fix broken token in api")
             ),
         ),
     ),
@@ -135,7 +135,7 @@ QUALITY: Final = Group(
                 task="edit",
                 route="edits",
                 target="quality",
-                attempts="fast=low_confidence,quality=ok",
+                attempts="careful=low_confidence,quality=ok",
                 fallback="low_confidence",
                 answer=not_empty(),
             ),
@@ -207,7 +207,7 @@ EDITORS: Final = Group(
             needs_smollm2=True,
             expect=Expectation(
                 task="autocomplete",
-                route="edits",
+                route="completions",
                 target="quality",
                 attempts="fast=low_confidence,quality=ok",
                 fallback="low_confidence",
@@ -223,7 +223,7 @@ EDITORS: Final = Group(
                 task="edit",
                 route="edits",
                 target="quality",
-                attempts="fast=low_confidence,quality=ok",
+                attempts="careful=low_confidence,quality=ok",
                 fallback="low_confidence",
                 answer=not_empty(),
             ),

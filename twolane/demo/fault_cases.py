@@ -69,7 +69,7 @@ CORRUPTED: Final = Group(
             expect=Expectation(
                 route="edits",
                 target="quality",
-                attempts="fast=upstream_error,quality=ok",
+                attempts="careful=upstream_error,quality=ok",
                 fallback="upstream_error",
                 answer=not_empty(),
             ),
@@ -83,7 +83,7 @@ CORRUPTED: Final = Group(
             expect=Expectation(
                 route="edits",
                 target="quality",
-                attempts="fast=overloaded,quality=ok",
+                attempts="careful=overloaded,quality=ok",
                 fallback="overloaded",
                 answer=not_empty(),
             ),
@@ -132,7 +132,7 @@ SLOW: Final = Group(
             times=12,
             concurrent=True,
             expect=Expectation(
-                route="edits", target="fast", attempts="fast=ok", answer=equals("fix broken token in api")
+                route="edits", target="careful", attempts="careful=ok", answer=equals("fix broken token in api")
             ),
         ),
         Case(
@@ -147,7 +147,7 @@ SLOW: Final = Group(
             expect=Expectation(
                 route="edits",
                 target="quality",
-                attempts="fast=p95_breach,quality=ok",
+                attempts="careful=p95_breach,quality=ok",
                 fallback="p95_breach",
                 answer=not_empty(),
             ),
@@ -160,7 +160,7 @@ SLOW: Final = Group(
             repeat=True,
             consecutive=35,  # more than probing admits
             expect=Expectation(
-                route="edits", target="fast", attempts="fast=ok", answer=equals("fix broken token in api")
+                route="edits", target="careful", attempts="careful=ok", answer=equals("fix broken token in api")
             ),
         ),
     ),

@@ -62,8 +62,8 @@ CHAT = ApiSupport(
     },
 )
 COMPLETIONS = ApiSupport(
-    supported=(*_COMMON, "prompt", "suffix", "echo", "prediction"),
-    off={**_OFF, "logprobs": (), "response_format": ()},  # here `logprobs: 0` requests logprobs
+    supported=(*_COMMON, "prompt", "suffix", "echo", "prediction", "logprobs"),
+    off={**_OFF, "response_format": ()},
 )
 # Fields of a platform (labels, storage, scheduling) and hints: accepted and without effect.
 IGNORED_STRINGS = (
@@ -82,12 +82,19 @@ _CAPABILITIES: Mapping[str, bool | str] = {
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
 # Only diffusion can keep to a text, end in a given text, or answer decisions in one pass. Its log-probabilities are
-# those of labels, the others' those of tokens. Verified decoding starts from a text, which changes the cost of its
-# answers, but not the answers.
+# those of labels, the others' those of tokens, also of an echoed prompt. Verified decoding starts from a text, which
+# changes the cost of its answers, but not the answers.
+_CAUSAL = {"suffix": False, "logprobs": True, "prompt_logprobs": True, "decisions": False}
 _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
-    DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True, "decisions": True},
-    DecodingMode.VERIFIED: {"prediction": "warm_start", "suffix": False, "logprobs": True, "decisions": False},
-    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": True, "decisions": False},
+    DecodingMode.DIFFUSION: {
+        "prediction": "anchored",
+        "suffix": True,
+        "logprobs": True,
+        "prompt_logprobs": False,
+        "decisions": True,
+    },
+    DecodingMode.VERIFIED: {"prediction": "warm_start", **_CAUSAL},
+    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", **_CAUSAL},
 }
 
 

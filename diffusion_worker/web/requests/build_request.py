@@ -51,6 +51,7 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
         max_tokens=max_tokens,
         seed=inputs.seed if params.seed is None else params.seed,
         denoising=denoising,
+        loosest=_loosest(params, denoising),
         decoding_mode=inputs.decoding_mode,
         temperature=params.temperature,
         truncation=params.truncation,
@@ -76,6 +77,7 @@ def _check_decoding_mode(params: RequestParams, inputs: RequestInputs) -> None:
         "suffix": bool(inputs.suffix_ids),
         "stream_options.include_drafts": params.include_drafts and mode is not DecodingMode.VERIFIED,
         "diffusion.anchor": params.anchor is not None,
+        "diffusion.under_load": params.under_load is not None,
         **{f"diffusion.{name}": True for name in params.overrides.as_dict()},
     }
     for name, is_requested in requested.items():
@@ -116,6 +118,23 @@ def _denoising(overrides: Overrides, defaults: DenoisingParams) -> DenoisingPara
         raise OutOfRange(f"'diffusion.{error.param}': {error.message}", param=f"diffusion.{error.param}") from error
 
 
+def _loosest(params: RequestParams, denoising: DenoisingParams) -> DenoisingParams | None:
+    """The thresholds at full load. None with a seed: the answer must be the same at any load. Raises OutOfRange for one
+    that is stricter than without load."""
+    limits = params.under_load.as_dict() if params.under_load else {}
+    loosest = dataclasses.replace(denoising, **limits)  # type: ignore[arg-type]
+    for name, is_stricter in (
+        ("entropy_bound", loosest.entropy_bound < denoising.entropy_bound),
+        ("confidence_threshold", loosest.confidence_threshold < denoising.confidence_threshold),
+        ("stability", loosest.stability > denoising.stability),
+    ):
+        if is_stricter:
+            own, side = getattr(denoising, name), "at most" if name == "stability" else "at least"
+            param = f"diffusion.under_load.{name}"
+            raise OutOfRange(f"'{param}' must be {side} {own:g}, the value without load.", param=param)
+    return None if loosest == denoising or params.seed is not None else loosest
+
+
 def _check_work(max_tokens: int, denoising: DenoisingParams, info: ModelInfo) -> None:
     """Refuse more than MAX_WORK times the denoising steps that a whole context takes with the checkpoint's own
     parameters: very short canvases would occupy the worker with steps of one token each."""
@@ -135,13 +154,13 @@ def _most_steps(info: ModelInfo) -> int:
 
 def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: DenoisingParams, info: ModelInfo) -> int:
     prompt = len(inputs.prompt_ids)
-    left = info.max_context - prompt
-    if left < 1 or (requested or 0) > left:
-        answer = f"{requested} for the answer" if requested else "at least 1 for the answer"
+    left, least = info.max_context - prompt, 1 if requested is None else min(requested, 1)
+    if left < least or (requested or 0) > left:
+        answer = f"{requested} for the answer" if requested else f"at least {least} for the answer"
         raise PromptTooLong(
             f"The maximum context length is {info.max_context} tokens; '{inputs.prompt_name}' has {prompt}, "
             f"and the request needs {answer}.",
-            param=inputs.prompt_name if left < 1 else "max_tokens",
+            param=inputs.prompt_name if left < least else "max_tokens",
         )
     most_canvases = max(1, _most_steps(info) // denoising.steps)
-    return requested or min(left, most_canvases * denoising.canvas_length)
+    return min(left, most_canvases * denoising.canvas_length) if requested is None else requested

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from diffusion_worker.web.error_body import InvalidType
 from diffusion_worker.web.requests.api_support import COMPLETIONS, check_fields
-from diffusion_worker.web.requests.chat_request import parse_prediction
+from diffusion_worker.web.requests.chat_request import MAX_LOGPROBS, parse_prediction
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_request_params
 
@@ -23,18 +23,21 @@ class CompletionRequest:
     suffix: str = ""  # text after the answer
     prediction: str | None = None  # text to start from
     is_echo: bool = False  # return prompt and suffix around the answer
+    logprobs: int | None = None  # most likely tokens to return with each token; None: no log-probabilities
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
     """Parse and validate a body. Raises InvalidRequest for the first error."""
     fields = parse_body(body)
     check_fields(fields, COMPLETIONS)
+    is_echo = fields.boolean("echo") or False
     return CompletionRequest(
-        params=parse_request_params(fields),
+        params=parse_request_params(fields, min_tokens=0 if is_echo else 1),
         prompt=_parse_prompt(fields),
         suffix=fields.text("suffix") or "",
         prediction=parse_prediction(fields.object("prediction")),
-        is_echo=fields.boolean("echo") or False,
+        is_echo=is_echo,
+        logprobs=fields.integer("logprobs", 0, MAX_LOGPROBS),
     )
 
 

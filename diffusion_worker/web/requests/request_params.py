@@ -34,6 +34,19 @@ class Overrides:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnderLoad:
+    """Thresholds that hold at full load, from `diffusion.under_load`; None: the threshold does not move."""
+
+    entropy_bound: float | None = None
+    confidence_threshold: float | None = None
+    stability: int | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """The values that are set, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParams:
     """Validated parameters of a request, except for its prompt; the model id is resolved later."""
 
@@ -48,6 +61,7 @@ class RequestParams:
     include_usage: bool = False
     include_drafts: bool = False
     overrides: Overrides = Overrides()
+    under_load: UnderLoad | None = None
     anchor: float | None = None
     deadline_ms: float | None = None
     constraint: Constraint | None = None  # of the answer
@@ -67,15 +81,16 @@ def parse_body(body: bytes) -> Fields:
     return Fields(value)
 
 
-def parse_request_params(fields: Fields) -> RequestParams:
-    """Parse the shared fields of a body. Raises InvalidRequest for the first error."""
+def parse_request_params(fields: Fields, *, min_tokens: int = 1) -> RequestParams:
+    """Parse the shared fields of a body. `min_tokens`: least number of tokens to ask for. Raises InvalidRequest for the
+    first error."""
     is_stream = fields.boolean("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
     temperature, truncation = _parse_sampling(fields)
     return RequestParams(
         model=fields.nonempty("model"),
-        max_tokens=_parse_max_tokens(fields),
+        max_tokens=_parse_max_tokens(fields, min_tokens),
         seed=fields.integer("seed", -(2**63), 2**63 - 1),
         temperature=temperature,
         truncation=truncation,
@@ -85,6 +100,7 @@ def parse_request_params(fields: Fields) -> RequestParams:
         include_usage=include_usage,
         include_drafts=include_drafts,
         overrides=_parse_overrides(diffusion),
+        under_load=_parse_under_load(diffusion.object("under_load")),
         anchor=diffusion.number("anchor", 0.0, 1.0),
         deadline_ms=diffusion.number("deadline_ms", 0.0, 1e9),
         constraint=parse_constraint(fields),
@@ -135,9 +151,9 @@ def _number(fields: Fields, name: str, bounds: tuple[float, float], *, default: 
     return default if value is None else value
 
 
-def _parse_max_tokens(fields: Fields) -> int | None:
-    older = fields.integer("max_tokens", 1, 2**31 - 1)
-    newer = fields.integer("max_completion_tokens", 1, 2**31 - 1)
+def _parse_max_tokens(fields: Fields, least: int) -> int | None:
+    older = fields.integer("max_tokens", least, 2**31 - 1)
+    newer = fields.integer("max_completion_tokens", least, 2**31 - 1)
     if older is not None and newer is not None and older != newer:
         raise fields.invalid("max_tokens", "contradicts 'max_completion_tokens'.")
     return older if newer is None else newer
@@ -173,8 +189,20 @@ def _parse_stream_options(fields: Fields, is_stream: bool) -> tuple[bool, bool]:
 def _parse_diffusion(fields: Fields) -> Fields:
     """The extension object; ranges that depend on the checkpoint are checked in `build_request`."""
     diffusion = fields.object("diffusion") or Fields({}, "diffusion")
-    diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
+    others = ("anchor", "deadline_ms", "under_load")
+    diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), *others))
     return diffusion
+
+
+def _parse_under_load(fields: Fields | None) -> UnderLoad | None:
+    if fields is None:
+        return None
+    fields.allow_only([field.name for field in dataclasses.fields(UnderLoad)])
+    return UnderLoad(
+        entropy_bound=fields.number("entropy_bound", 0.0, 1e9),
+        confidence_threshold=fields.number("confidence_threshold", 0.0, 1e9),
+        stability=fields.integer("stability", 0, 64),
+    )
 
 
 def _parse_overrides(fields: Fields) -> Overrides:

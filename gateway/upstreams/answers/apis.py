@@ -145,10 +145,11 @@ def _chat_logprobs(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, dict) or not isinstance(given.get("tokens"), list):
         return None
     tokens = given["tokens"]
-    values, tops = (_list_of(given.get(name), len(tokens)) for name in ("token_logprobs", "top_logprobs"))
+    names = ("token_logprobs", "top_logprobs", "text_offset")
+    values, tops, offsets = (_list_of(given.get(name), len(tokens)) for name in names)
     records = [
-        {"token": token, "logprob": value, "bytes": None, "top_logprobs": _chat_top(top)}
-        for token, value, top in zip(tokens, values, tops, strict=True)
+        {"token": token, "logprob": value, "bytes": None, "top_logprobs": _chat_top(top), "text_offset": offset}
+        for token, value, top, offset in zip(tokens, values, tops, offsets, strict=True)
     ]
     return {"content": records}
 
@@ -157,6 +158,8 @@ def _list_of(given: Any, length: int) -> list[Any]:
     return given if isinstance(given, list) and len(given) == length else [None] * length
 
 
-def _chat_top(given: Any) -> list[dict[str, Any]]:
-    listed = given.items() if isinstance(given, dict) else ()
-    return [{"token": token, "logprob": value, "bytes": None} for token, value in listed]
+def _chat_top(given: Any) -> list[dict[str, Any]] | None:
+    """None stays None: nothing predicts the first token of a prompt."""
+    if not isinstance(given, dict):
+        return None
+    return [{"token": token, "logprob": value, "bytes": None} for token, value in given.items()]

@@ -119,13 +119,16 @@ class _ChoiceText:
         return unfence.close()
 
     def logprobs(self, given: Any) -> dict[str, Any] | None:
-        """OpenAI's parallel lists; None if there are none. Offsets count characters from the beginning of the text."""
+        """OpenAI's parallel lists; None if there are none. Offsets count characters from the beginning of the text;
+        those of the target come first, because tokens may be parts of characters."""
         records = given.get("content") if isinstance(given, dict) else None
         if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
             return None
         tokens = [str(each.get("token", "")) for each in records]
         offsets = []
-        for token in tokens:
+        for token, record in zip(tokens, records, strict=True):
+            given_offset = record.get("text_offset")
+            self._offset = given_offset if isinstance(given_offset, int) else self._offset
             offsets.append(self._offset)
             self._offset += len(token)
         return {
@@ -136,9 +139,10 @@ class _ChoiceText:
         }
 
 
-def _top(given: Any) -> dict[str, Any]:
-    listed = given if isinstance(given, list) else []
-    return {str(each.get("token")): each.get("logprob") for each in listed if isinstance(each, dict)}
+def _top(given: Any) -> dict[str, Any] | None:
+    if not isinstance(given, list):
+        return None
+    return {str(each.get("token")): each.get("logprob") for each in given if isinstance(each, dict)}
 
 
 def _with_total(usage: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Text completions, with or without a gap to fill: `/v1/completions` and `/v1/fim/completions`.
 
-A request is parsed as the chat request with the same parameters, and keeps its prompts beside it. `best_of` above `n`,
-`echo` of token ids and `echo` with `logprobs` are refused by name: the gateway has neither a tokenizer nor the
-probabilities of a prompt.
+A request is parsed as the chat request with the same parameters, and keeps its prompts beside it. `best_of` above `n`
+is refused by name. The gateway has no tokenizer: `echo` of token ids, or with `logprobs`, needs a target that echoes
+prompts with their log-probabilities.
 """
 
 from dataclasses import replace
@@ -44,6 +44,7 @@ class _TextFields(msgspec.Struct):
 
 class _CompletionFields(_TextFields, kw_only=True):
     prompt: Any  # checked below: msgspec cannot tell two types of lists apart
+    max_tokens: Any = None  # checked with the chat, unless it is 0
 
 
 _TEXT: Final = msgspec.json.Decoder(_TextFields)
@@ -56,8 +57,15 @@ def parse_completion(
     """See `client_api.Parse`. A prompt is a text, a list of token ids, or a list of either."""
     given, document = decode(checked(body), _COMPLETION)
     prompts = _prompts(given.prompt, suffix_of(given.suffix))
+    is_scored = _scores_prompts(given, prompts)
+    if is_scored:
+        prompts = tuple(_unsplit(prompt) for prompt in prompts)
+    is_unanswered = is_scored and type(given.max_tokens) is int and given.max_tokens == 0
+    if is_unanswered:
+        del document["max_tokens"]
     as_chat = _chat_body(given, document, prompts)
-    return _as_text(parse_chat(as_chat, headers, now_s=now_s, key=key, trace=trace), prompts, given)
+    query = _as_text(parse_chat(as_chat, headers, now_s=now_s, key=key, trace=trace), prompts, given)
+    return _as_scored(query, is_unanswered=is_unanswered) if is_scored else query
 
 
 def parse_fill_in(
@@ -66,8 +74,31 @@ def parse_fill_in(
     """See `client_api.Parse`. The prompt is one text; without a suffix, the gap is at its end."""
     given, document = decode(checked(body), _TEXT)
     prompts = (_prompt(given.prompt, suffix_of(given.suffix)),)
+    if _scores_prompts(given, prompts):
+        raise InvalidField("'echo' is supported with 'logprobs' at /v1/completions only.", param="echo")
     as_chat = _chat_body(given, document, prompts)
     return _as_text(parse_chat(as_chat, headers, now_s=now_s, key=key, trace=trace), prompts, given)
+
+
+def _scores_prompts(given: _TextFields, prompts: tuple[Prompt, ...]) -> bool:
+    """Whether the target must echo the prompts: with log-probabilities, or because they are token ids."""
+    has_logprobs = given.logprobs is not None and given.logprobs is not False
+    if not given.echo or not (has_logprobs or any(not isinstance(prompt.text, str) for prompt in prompts)):
+        return False
+    if given.suffix:
+        text = "'echo' of token ids or with 'logprobs' is not supported with a 'suffix'."
+        raise InvalidField(text, param="suffix")
+    return True
+
+
+def _unsplit(prompt: Prompt) -> Prompt:
+    """The prompt as sent: a gap that it marks is part of the text to score."""
+    return prompt if prompt.marked is None else Prompt(text=prompt.marked)
+
+
+def _as_scored(query: Query, *, is_unanswered: bool) -> Query:
+    beyond_chat = replace(query.beyond_chat, echo=False, scores_prompts=True, is_unanswered=is_unanswered)
+    return replace(query, beyond_chat=beyond_chat, needs=query.needs | {Capability.PROMPT_LOGPROBS})
 
 
 def _as_text(query: Query, prompts: tuple[Prompt, ...], given: _TextFields) -> Query:
@@ -94,10 +125,6 @@ def _check(given: _TextFields, prompts: tuple[Prompt, ...]) -> None:
     if given.best_of is not None and given.best_of != choices:
         text = f"'best_of' must equal 'n' ({choices}): the gateway does not rank completions."
         raise InvalidField(text, param="best_of")
-    if given.echo and given.logprobs is not None and given.logprobs is not False:
-        raise InvalidField("'echo' is not supported with 'logprobs'.", param="echo")
-    if given.echo and any(not isinstance(prompt.text, str) for prompt in prompts):
-        raise InvalidField("'echo' is supported for prompts that are texts, not for token ids.", param="echo")
 
 
 def _chat_body(given: _TextFields, document: dict[str, Any], prompts: tuple[Prompt, ...]) -> bytes:

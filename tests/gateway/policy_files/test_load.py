@@ -142,7 +142,9 @@ def test_the_shipped_policies_load_without_any_environment(name: str) -> None:
 def test_the_default_policy_sends_edits_and_structure_to_the_fast_lane_and_the_rest_to_quality() -> None:
     policy = load(POLICIES / "default.yaml", {})
     assert [(rule.route.name, rule.route.use) for rule in policy.rules] == [
-        ("edits", "fast"),
+        ("edits", "careful"),
+        ("completions", "fast"),
+        ("extraction", "careful"),
         ("constrained", "fast"),
         ("default", "quality"),
     ]

@@ -117,3 +117,12 @@ def test_the_decoding_mode_of_a_worker_is_part_of_the_model_that_is_called(decod
 def test_a_decoding_mode_that_contradicts_other_keys_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(PolicyError, match=re.escape(message)):
         target(kind="worker", location="in_cluster", **fields)
+
+
+def test_thresholds_under_load_are_limits_of_a_worker() -> None:
+    found = target(
+        kind="worker", model="d", location="in_cluster", diffusion={"steps": 4, "under_load": {"stability": 0}}
+    )
+    assert found.diffusion == (("steps", 4), ("under_load", (("stability", 0),)))
+    with pytest.raises(PolicyError, match="stability"):
+        target(kind="worker", model="d", location="in_cluster", diffusion={"under_load": {"stability": 0.5}})

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from gateway.telemetry.decision_json import document_of
+from gateway.types import Usage
 
 
 def test_the_format_is_as_documented(decision: Any) -> None:
@@ -80,3 +81,8 @@ def test_a_hedge_is_marked_as_one(decision: Any) -> None:
     first, *others = decision().attempts
     marked = document_of(decision(attempts=(replace(first, hedge=True), *others)))["attempts"]
     assert [attempt.get("hedge") for attempt in marked] == [True, None, None]
+
+
+def test_the_load_that_moved_thresholds_is_written_only_where_it_did(decision: Any) -> None:
+    assert "load" not in document_of(decision())
+    assert document_of(decision(usage=Usage(output_tokens=3, load=0.51239)))["load"] == 0.5124

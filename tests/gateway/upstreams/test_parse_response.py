@@ -239,7 +239,8 @@ def test_the_text_of_a_stream_can_be_replaced() -> None:
 @pytest.mark.parametrize("tokens", [-1, 1 << 41, 10**30])
 @pytest.mark.parametrize("confidence", [-0.1, 7])
 def test_impossible_usage_is_ignored(tokens: int, confidence: float) -> None:
-    told = f'"prompt_tokens":{tokens},"completion_tokens":{tokens},"diffusion":{{"confidence":{confidence}}}'
+    diffusion = f'{{"confidence":{confidence},"load":{confidence}}}'
+    told = f'"prompt_tokens":{tokens},"completion_tokens":{tokens},"diffusion":{diffusion}'
     data = f'{{"choices":[],"usage":{{{told}}}}}'.encode()
     assert read_delta(data).usage == Usage()
     assert read_delta(data).data is data

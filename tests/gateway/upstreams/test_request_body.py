@@ -52,6 +52,24 @@ def test_decoding_parameters_of_the_request_override_those_of_the_policy(
     assert orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"] == sent_on
 
 
+def test_thresholds_under_load_are_sent_to_the_worker() -> None:
+    limits = ("under_load", (("confidence_threshold", 0.1), ("stability", 0)))
+    target = Target(name="t", kind=Kind.WORKER, url="http://t", model="m", location="in_cluster", diffusion=(limits,))
+    query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": []}), received_s=0)
+    sent_on = orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"]
+    assert sent_on == {"under_load": {"confidence_threshold": 0.1, "stability": 0}}
+
+
+@pytest.mark.parametrize("mode", ["verified", "autoregressive"])
+@pytest.mark.parametrize(
+    ("asked", "sent_on"), [({"steps": 3, "deadline_ms": 9}, {"deadline_ms": 9}), ({"anchor": 1}, None), ({}, None)]
+)
+def test_a_worker_that_does_not_denoise_gets_the_deadline_alone(mode: str, asked: Any, sent_on: Any) -> None:
+    target = Target(name="t", kind=Kind.WORKER, url="http://t", model=f"m:{mode}", location="in_cluster")
+    query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": [], "diffusion": asked}), received_s=0)
+    assert orjson.loads(body_for(Call(target=target, query=query), None)).get("diffusion") == sent_on
+
+
 def test_streams_always_include_usage() -> None:
     assert sent(Kind.OPENAI, {"stream": True})["stream_options"] == {"include_usage": True}
     asked = sent(Kind.OPENAI, {"stream": True, "stream_options": {"include_usage": False, "x": 1}})

@@ -24,6 +24,8 @@ CHAT_ONLY = replace(ENGINES["vllm"], supported=ENGINES["vllm"].supported - {Capa
 WITH_SUFFIX = replace(ENGINES["vllm"], supported=ENGINES["vllm"].supported | {Capability.SUFFIX})
 WORKER = replace(WITH_SUFFIX, is_open=False, fields=frozenset())
 
+DENOISING = replace(WORKER, supported=WORKER.supported - {Capability.PROMPT_LOGPROBS})
+
 
 def target(kind: Kind = Kind.OPENAI) -> Target:
     return Target(name="t", kind=kind, url="http://t", model="theirs", location="in_cluster")
@@ -47,6 +49,14 @@ def test_a_target_with_text_completions_gets_the_prompt() -> None:
         "stop": ["<MID>"],
     }
     assert sent(ENGINES["vllm"], prompt=[1, 2])["prompt"] == [1, 2]
+
+
+def test_a_target_that_scores_prompts_echoes_them() -> None:
+    fields = {"prompt": [1, 2], "echo": True, "logprobs": 1, "seed": 1234}
+    expected = {"model": "theirs", "prompt": [1, 2], "echo": True, "logprobs": 1, "seed": 1234}
+    assert sent(ENGINES["vllm"], max_tokens=1, **fields) == {**expected, "max_tokens": 1}
+    assert sent(WORKER, Kind.WORKER, max_tokens=0, **fields) == {**expected, "max_tokens": 0}
+    assert sent(WORKER, Kind.WORKER, prompt=MARKED, echo=True, logprobs=0)["prompt"] == MARKED
 
 
 def test_a_target_with_suffixes_gets_the_gap_without_markers() -> None:
@@ -139,7 +149,12 @@ def test_several_prompts_are_sent_together_only_where_the_target_takes_them() ->
         (ENGINES["vllm"], Kind.OPENAI, {"prompt": [1], "suffix": "b"}, {"suffix"}, "suffix"),
         (ENGINES["vllm"], Kind.LITELLM, {"prompt": [1]}, {"completions"}, "prompt"),
         (Capabilities(supported=frozenset()), Kind.OPENAI, {}, {"completions"}, "prompt"),
-        (WORKER, Kind.WORKER, {"logprobs": 1}, {"logprobs"}, "logprobs"),
+        (DENOISING, Kind.WORKER, {"logprobs": 1}, {"logprobs"}, "logprobs"),
+        (DENOISING, Kind.WORKER, {"logprobs": 1, "echo": True}, {"logprobs", "prompt_logprobs"}, "logprobs"),
+        (ENGINES["llama_cpp"], Kind.OPENAI, {"logprobs": 1, "echo": True}, {"prompt_logprobs"}, "echo"),
+        (CHAT_ONLY, Kind.OPENAI, {"logprobs": 1, "echo": True}, {"completions"}, "prompt"),
+        (WORKER, Kind.WORKER, {"logprobs": 1, "echo": True, "prompt": [1], "max_tokens": 0}, set(), None),
+        (ENGINES["sglang"], Kind.OPENAI, {"logprobs": 1, "echo": True}, set(), None),
         (WORKER, Kind.WORKER, {"min_tokens": 5}, {"min_tokens"}, "min_tokens"),
         (CHAT_ONLY, Kind.OPENAI, {}, set(), None),
         (CHAT_ONLY, Kind.LITELLM, {"suffix": "b"}, set(), None),

@@ -11,6 +11,7 @@ from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.queue import MAX_PREEMPTIONS, PREEMPTION_WORK_RATIO, WaitingQueue
 from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise
 
 REQUEST = GenerationRequest(
     prompt_ids=(9,), max_tokens=2, seed=0, denoising=DenoisingParams(), decoding_mode=DecodingMode.AUTOREGRESSIVE
@@ -26,7 +27,7 @@ def of_work(iterations: int, *, submitted: float = 0.0, **changes: Any) -> Seque
 def line(*waiting: Sequence) -> WaitingQueue:
     """A waiting queue with a cost model in which every iteration takes a second."""
     cost_model = CostModel()
-    cost_model.record_step(1.0, 1)
+    cost_model.record_step(1.0, Batch(decodes=(Decode(sequence=1, slot=0, ids=(9,), at=0, seed=0),)))
     it = WaitingQueue(cost_model)
     for sequence in waiting:
         it.add(sequence)
@@ -125,3 +126,22 @@ def test_the_place_that_is_free_first_is_taken() -> None:
 @pytest.mark.parametrize("newcomer", [None, of_work(5)])
 def test_the_wait_is_unknown_before_a_step_was_measured(newcomer: Sequence | None) -> None:
     assert WaitingQueue(CostModel()).predict_wait([of_work(10)], 1, 0.0, newcomer) is None
+
+
+def test_work_is_compared_in_seconds_not_in_iterations() -> None:
+    """A few canvases may cost more than many single tokens."""
+    cost_model = CostModel()
+    step = Denoise(sequence=1, slot=0, at=3, block=0, step=1, opens=True, denoising=DenoisingParams(), seed=0)
+    decode = Decode(sequence=2, slot=1, ids=(9,), at=4, seed=0)
+    for rows in (1, 2) * 20:
+        cost_model.record_step(0.1 * rows, Batch(denoises=(step,) * rows))
+        cost_model.record_step(0.001 * rows, Batch(decodes=(decode,) * rows))
+    it = WaitingQueue(cost_model)
+    read = of_work(30)
+    canvases = Sequence(
+        id=2, request=replace(REQUEST, decoding_mode=DecodingMode.DIFFUSION), submitted=0.0, prefill_chunks=[(9,)]
+    )
+    assert cost_model.iterations(canvases) < cost_model.iterations(read)
+    for sequence in (canvases, read):
+        it.add(sequence)
+    assert it.first(0.0) is read

@@ -549,3 +549,40 @@ def test_ids_outside_the_vocabulary_are_refused_by_the_name_of_their_field(
         with pytest.raises(OutOfRange, match="outside the vocabulary") as wrong:
             CONTEXT_LIMITS.check(request, 10)
         assert wrong.value.param == param
+
+
+LOOSEST = replace(DENOISING, entropy_bound=1.1, confidence_threshold=0.105, stability=0)
+
+
+def thresholds(batch: Batch) -> list[tuple[float, float, int]]:
+    params = [item.denoising for item in batch.denoises]
+    return [(each.entropy_bound, pytest.approx(each.confidence_threshold), each.stability) for each in params]
+
+
+def test_thresholds_follow_the_queue_within_the_limits_of_the_request() -> None:
+    """In every step anew, and the usage says how high the load was; a request without limits is left alone."""
+    it = scheduler(running=4, waiting=9)
+    it.add(replace(REQUEST, loosest=LOOSEST), 0.0)
+    for _ in range(3):
+        it.add(REQUEST, 0.0)
+    own = (DENOISING.entropy_bound, DENOISING.confidence_threshold, DENOISING.stability)
+    assert thresholds(it.next_batch(0.0)) == [own] * 4
+    it.add(REQUEST, 0.0)
+    assert thresholds(it.next_batch(0.0)) == [(pytest.approx(0.6), 0.055, 0), own, own, own]
+    for _ in range(7):
+        it.add(REQUEST, 0.0)
+    assert thresholds(it.next_batch(0.0)) == [(pytest.approx(1.1), 0.105, 0), own, own, own]
+    happened = play(it, (5, END, 0, 0), converged=True)
+    ends = {sequence: event.usage.load for sequence, event in happened if isinstance(event, Finished)}
+    assert ends == {1: 1.0, 2: None, 3: None, 4: None}
+
+
+def test_in_exact_mode_and_without_a_queue_thresholds_stay() -> None:
+    exact = scheduler(running=1, waiting=9, is_exact=True)
+    for _ in range(4):
+        exact.add(replace(REQUEST, loosest=LOOSEST), 0.0)
+    idle = scheduler(running=2)
+    idle.add(replace(REQUEST, loosest=LOOSEST), 0.0)
+    for it in (exact, idle):
+        ends = [event for _, event in play(it, (5, END, 0, 0), converged=True) if isinstance(event, Finished)]
+        assert [end.usage.load for end in ends] == [None]

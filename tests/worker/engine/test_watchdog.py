@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.watchdog import FACTOR, StepWatchdog, positions_of
-from diffusion_worker.types.requests import DenoisingParams
-from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill
+from diffusion_worker.engine.watchdog import FACTOR, StepWatchdog
 
 
 class Clock:
@@ -106,14 +104,3 @@ def test_other_work_of_the_device_has_the_fixed_limit_and_an_error_teaches_nothi
     with clock.step(0):
         clock.run(14.0)
     assert clock.silence_s == pytest.approx(10.0, abs=3 * clock.watchdog.tick_s)
-
-
-def test_the_positions_of_a_batch_are_those_that_pass_through_the_model() -> None:
-    def denoise(length: int) -> Denoise:
-        params = DenoisingParams(canvas_length=length)
-        return Denoise(sequence=1, slot=0, at=3, block=0, step=1, opens=True, denoising=params, seed=0)
-
-    prefill = Prefill(sequence=2, slot=1, ids=(5,) * 7, at=0)
-    decode = Decode(sequence=3, slot=2, ids=(5,), at=4, seed=0)
-    assert positions_of(Batch()) == 0
-    assert positions_of(Batch(prefills=(prefill,), denoises=(denoise(16), denoise(4)), decodes=(decode,))) == 7 + 32 + 1

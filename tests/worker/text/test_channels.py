@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.channels import ChannelOutput, ChannelParser, ParserOptions, control_tokens_of
 from diffusion_worker.text.detokenize import Detokenizer
+from diffusion_worker.text.token_logprobs import NO_LOGPROBS
+from diffusion_worker.types.events import TokenLogprobs
 from tests.worker.released import CONTROL, released_tokenizer
 from tests.worker.serving import toy_tokenizer
 
@@ -136,6 +138,56 @@ def test_block_boundaries_do_not_change_the_result(answer: str, cuts: set[int]) 
     parser = ChannelParser(TOKENIZER, CONTROL_TOKENS, options)
     parts = [parser.feed(answer_ids[start:end]) for start, end in pairwise(borders)]
     assert joined([*parts, parser.flush()]) == parsed(answer, options)
+
+
+def scored_channels(answer: str, cuts: set[int], options: ParserOptions) -> tuple[str, list[str], list[float]]:
+    """The text, the tokens of text, thoughts and calls joined, and all log-probabilities: each token's is its place."""
+    parser = ChannelParser(TOKENIZER, CONTROL_TOKENS, options)
+    scored = [TokenLogprobs(id=token, logprob=float(place), top=()) for place, token in enumerate(ids(answer))]
+    borders = [0, *sorted(cut for cut in cuts if cut < len(scored)), len(scored)]
+    blocks = [scored[start:end] for start, end in pairwise(borders)]
+    parts = [*(parser.feed([each.id for each in block], block) for block in blocks), parser.flush()]
+    found = sum((part.logprobs for part in parts), NO_LOGPROBS)
+    channels = (found.text, found.thought, found.calls)
+    joined_tokens = [
+        b"".join(each.token.data or each.token.control.encode() for each in channel).decode(errors="replace")
+        for channel in channels
+    ]
+    places = [each.logprob for channel in channels for each in channel if each.logprob is not None]
+    return "".join(part.text for part in parts), joined_tokens, places
+
+
+def visible(text: str) -> str:
+    """Without white space, and without control tokens, which a text shows in a malformed call only."""
+    for control in CONTROL:
+        text = text.replace(control, "")
+    return "".join(text.split())
+
+
+@given(answer=st.lists(st.sampled_from(PARTS), max_size=16).map("".join), cuts=st.sets(st.integers(1, 120), max_size=6))
+def test_log_probabilities_follow_their_tokens_to_the_channel(answer: str, cuts: set[int]) -> None:
+    """For any answer and any blocks: the tokens of the text are the text, and no token is in two channels."""
+    text, (of_text, of_thoughts, of_calls), places = scored_channels(answer, cuts, CALLS)
+    assert visible(of_text) == visible(text)
+    assert of_calls.count("<|tool_call>") == len(parsed(answer)[2])
+    assert visible(of_thoughts) == visible(parsed(answer)[1])
+    assert len(set(places)) == len(places)
+
+
+TAGGED = ["<tool_call>", '{"name": "f", "arguments": {"a": 1}}', "</tool_call>", "a <tool", "box", "é ", "<"]
+
+
+@given(
+    answer=st.lists(st.sampled_from(TAGGED), max_size=12).map("".join), cuts=st.sets(st.integers(1, 200), max_size=6)
+)
+def test_log_probabilities_of_tags_belong_to_the_call(answer: str, cuts: set[int]) -> None:
+    """However the tag arrives; white space after a call is dropped from the text."""
+    options = ParserOptions(calls=Syntax.TAGGED)
+    text, (of_text, of_thoughts, of_calls), places = scored_channels(answer, cuts, options)
+    assert "".join(of_text.split()) == "".join(text.split())
+    assert of_calls.count("</tool_call>") >= len(parsed(answer, options)[2])
+    assert not of_thoughts
+    assert len(places) == len(ids(answer))
 
 
 @given(answer=st.lists(st.integers(0, TOKENIZER.size + 3) | st.sampled_from([*CONTROL.values()]), max_size=60))

@@ -1,7 +1,7 @@
 """What a draft says about each position."""
 
-from diffusion_worker.types.drafts import canvas_draft, draft_body, verified_draft
-from diffusion_worker.types.step_batch import CanvasResult, TokenResult
+from diffusion_worker.types.drafts import canvas_draft, draft_body, rejected_by, verified_draft
+from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
 
 END = 9
 
@@ -21,18 +21,22 @@ def test_a_canvas_without_marks_is_accepted() -> None:
     assert canvas_draft(canvas(), (1, 2), block=0, step=1, pinned=0).states == ("accepted", "accepted")
 
 
-def tokens(*ids: int) -> list[TokenResult]:
-    return [TokenResult(sequence=1, id=each, logprob=-0.5, is_forced=each == 2) for each in ids]
+def tokens(*ids: int) -> tuple[TokenResult, ...]:
+    return tuple(TokenResult(sequence=1, id=each, logprob=-0.5, is_forced=each == 2) for each in ids)
 
 
 def test_a_verification_tells_accepted_from_rejected_tokens() -> None:
-    drafted = verified_draft(tokens(1, 2, 3), (END,), block=0, step=2, drafted=6)
+    result = VerifyResult(sequence=1, tokens=tokens(1, 2, 3), cached=0, accepted=2)
+    assert rejected_by(result, 6, (END,)) == 4
+    drafted = verified_draft(result.tokens, (END,), block=0, step=2, rejected=4)
     assert (drafted.ids, drafted.states, drafted.rejected) == ((1, 2, 3), ("pinned", "forced", "pinned"), 4)
 
 
 def test_what_follows_an_end_token_was_not_rejected() -> None:
-    drafted = verified_draft(tokens(1, END), (END,), block=0, step=2, drafted=6)
-    assert (drafted.ids, drafted.rejected) == ((1,), 0)
+    for accepted in (1, 2):
+        result = VerifyResult(sequence=1, tokens=tokens(1, END), cached=0, accepted=accepted)
+        assert rejected_by(result, 6, (END,)) == 0
+    assert verified_draft(tokens(1, END), (END,), block=0, step=2).ids == (1,)
 
 
 def test_the_event_has_text_probability_and_state_of_each_position() -> None:

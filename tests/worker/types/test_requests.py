@@ -1,9 +1,12 @@
 """Records refuse invalid values and name the field."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion_worker.errors import OutOfRange
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
@@ -44,3 +47,17 @@ def test_a_request_out_of_range_names_its_field(changes: dict[str, Any], field: 
     with pytest.raises(OutOfRange) as wrong:
         GenerationRequest(**{**fields, **changes})
     assert wrong.value.param == field
+
+
+@given(loads=st.lists(st.floats(0.0, 1.0), min_size=2, max_size=2).map(sorted))
+def test_more_load_never_makes_thresholds_stricter(loads: list[float]) -> None:
+    """Without load they are the request's own, at full load the loosest, and nothing else changes."""
+    own = DenoisingParams(stability=3)
+    loosest = replace(own, entropy_bound=2.0, confidence_threshold=0.5, stability=0)
+    assert own.at_load(loosest, 0.0) == own
+    assert own.at_load(loosest, 1.0) == loosest
+    low, high = (own.at_load(loosest, load) for load in loads)
+    assert low.entropy_bound <= high.entropy_bound + 1e-12
+    assert low.confidence_threshold <= high.confidence_threshold + 1e-12
+    assert low.stability >= high.stability
+    assert replace(low, entropy_bound=2.0, confidence_threshold=0.5, stability=0) == loosest

@@ -1,12 +1,13 @@
 """Text completions: raw text is continued, gaps are filled, and `echo` returns the surrounding text."""
 
 import json
+import math
 from typing import Any
 
 import openai
 import pytest
 
-from tests.worker.serving import MODEL, READ, Served, events, listening, serving, toy_model, toy_tokenizer
+from tests.worker.serving import MODEL, READ, VERIFIED, Served, events, listening, serving, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/completions"
@@ -107,6 +108,10 @@ async def test_the_response_has_openais_form() -> None:
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
+        ({"logprobs": 1, "echo": True, "max_tokens": 1}, "logprobs", "unsupported_parameter"),
+        ({"logprobs": 21, "model": READ}, "logprobs", "invalid_value"),
+        ({"logprobs": True, "model": READ}, "logprobs", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"top_p": 1.5}, "top_p", "invalid_value"),
         ({"logit_bias": {"272": 1}}, "logit_bias", "invalid_value"),
         ({"prediction": {"type": "content", "content": 5}}, "prediction.content", "invalid_type"),
@@ -148,3 +153,78 @@ async def test_the_openai_client_completes_and_fills() -> None:
     assert drafts
     assert drafts[0]["step"] == 1
     assert parts[-1].usage is not None
+
+
+TEXT = "né🙂<eos>x"  # a token per byte
+
+
+async def logprobs_of(served: Served, prompt: Any, **fields: Any) -> tuple[str, dict[str, list[Any]]]:
+    """The text and the lists; whole and streamed must agree."""
+    whole = await complete(served, prompt, **fields)
+    assert whole.status_code == 200, whole.text
+    [choice] = whole.json()["choices"]
+    streamed = await complete(served, prompt, stream=True, **fields)
+    parts = [json.loads(chunk)["choices"][0] for chunk in events(streamed.text)[:-1]]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    for name, values in choice["logprobs"].items():
+        assert [each for part in parts for each in (part["logprobs"] or {}).get(name, ())] == values
+    return choice["text"], choice["logprobs"]
+
+
+@pytest.mark.parametrize("model", [READ, VERIFIED])
+async def test_an_answer_has_openais_lists_of_log_probabilities(model: str) -> None:
+    """With an offset for every token, also for those that are parts of characters, and for the end token."""
+    async with serving(toy_model(answer=TEXT, confidence=0.9)) as served:
+        text, lists = await logprobs_of(served, "a", model=model, logprobs=1)
+    assert text == TEXT
+    count = len(TEXT.encode()) + 1
+    assert {name: len(values) for name, values in lists.items()} == dict.fromkeys(
+        ("tokens", "token_logprobs", "top_logprobs", "text_offset"), count
+    )
+    assert lists["tokens"][:3] == ["n", "bytes:\\xc3", "bytes:\\xa9"]
+    assert lists["text_offset"] == [0, 1, 1, 2, 2, 2, 2, *range(3, 3 + len("<eos>x") + 1)]
+    assert all(math.exp(value) == pytest.approx(0.9) for value in lists["token_logprobs"])
+    for token, value, top in zip(lists["tokens"], lists["token_logprobs"], lists["top_logprobs"], strict=True):
+        assert top == {token: value}, "the most likely token is the one chosen"
+
+
+@pytest.mark.parametrize("prompt", [TEXT, list(toy_tokenizer().encode_plain(TEXT))])
+@pytest.mark.parametrize("fields", [{"model": READ, "max_tokens": 1}, {"model": VERIFIED}, {"max_tokens": 0}])
+async def test_an_echoed_prompt_has_log_probabilities(prompt: Any, fields: dict[str, Any]) -> None:
+    """As evaluation harnesses ask for them. Without an answer, in every decoding mode."""
+    async with serving(toy_model(answer="yes")) as served:
+        text, lists = await logprobs_of(served, prompt, echo=True, logprobs=1, **fields)
+    answer = {1: "y", 0: ""}.get(fields.get("max_tokens"), "yes")
+    assert text == TEXT + answer
+    length = len(TEXT.encode())
+    opening = len(toy_tokenizer().opening) if isinstance(prompt, str) else 0
+    assert len(lists["tokens"]) == length + len(answer) + (answer == "yes")
+    assert lists["text_offset"][:8] == [0, 1, 1, 2, 2, 2, 2, 3]
+    assert lists["text_offset"][length : length + len(answer)] == list(range(len(TEXT), len(text)))
+    unknown = [place for place, value in enumerate(lists["token_logprobs"]) if value is None]
+    assert unknown == ([] if opening else [0])
+    assert [place for place, top in enumerate(lists["top_logprobs"]) if top is None] == unknown
+    pairs = zip(lists["top_logprobs"], lists["token_logprobs"], strict=True)
+    assert all(max(top.values()) >= value for top, value in pairs if top)
+
+
+async def test_a_harness_reads_the_likelihood_of_a_continuation() -> None:
+    """As lm-evaluation-harness does: the values between the context and the token that is generated."""
+    context, continuation = toy_tokenizer().encode_plain("The "), toy_tokenizer().encode_plain("fox")
+    async with serving(toy_model(answer="")) as served:  # which ends at once
+        fields = {"model": READ, "max_tokens": 1, "logprobs": 1, "echo": True, "seed": 1234}
+        body = (await complete(served, [[*context, *continuation]], **fields)).json()
+    lists = body["choices"][0]["logprobs"]
+    found = lists["token_logprobs"][len(context) : -1]
+    assert lists["tokens"][len(context) : -1] == ["f", "o", "x"]
+    assert len(found) == len(lists["top_logprobs"][len(context) : -1]) == 3
+    assert all(value < 0 for value in found)
+
+
+async def test_a_constrained_answer_keeps_the_log_probabilities_of_its_prompt() -> None:
+    """Also if parts of the answer are generated again."""
+    async with serving(toy_model(answer="yes")) as served:
+        fields = {"structured_outputs": {"choice": ["yes", "no"]}, "model": VERIFIED}
+        text, lists = await logprobs_of(served, "ab", echo=True, logprobs=0, **fields)
+    assert text == "abyes"
+    assert lists["tokens"][:5] == ["a", "b", "y", "e", "s"]

@@ -80,11 +80,6 @@ async def test_labels_share_a_batch_with_other_requests() -> None:
         ({"structured_outputs": {"regex": "a|b"}}, "unsupported_parameter", "logprobs"),
         ({"response_format": formatted({"type": "string"})}, "unsupported_parameter", "logprobs"),
         (
-            {"tools": [{"type": "function", "function": {"name": "f"}}], "model": READ},
-            "unsupported_parameter",
-            "logprobs",
-        ),
-        (
             {"structured_outputs": CHOICE, "prediction": {"type": "content", "content": "no"}},
             "unsupported_parameter",
             "logprobs",
@@ -144,3 +139,25 @@ async def test_without_a_number_only_the_tokens_themselves_are_reported() -> Non
         plain = (await served.ask("x", model=VERIFIED)).json()["choices"][0]
     assert [(entry["token"], entry["top_logprobs"]) for entry in found["logprobs"]["content"]] == [("a", []), ("b", [])]
     assert plain["logprobs"] is None
+
+
+async def test_thoughts_and_tool_calls_have_lists_of_their_own() -> None:
+    """Together with the text they are all tokens of the answer, whole and streamed."""
+    call = "<|tool_call>call:f{a:1}<tool_call|>"
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    answer = f"<|channel>thought\nhm<channel|>ok{call}"
+    async with serving(released_net(answer), released_words()) as served:
+        request = {"model": READ, "logprobs": True, "tools": tools, "tool_choice": "auto", "max_tokens": 60}
+        whole = (await served.ask("x", **request)).json()["choices"][0]
+        streamed = await served.ask("x", stream=True, **request)
+    assert whole["message"]["tool_calls"][0]["function"]["name"] == "f"
+    lists = {name: "".join(each["token"] for each in listed) for name, listed in whole["logprobs"].items() if listed}
+    assert lists == {
+        "content": whole["message"]["content"],
+        "reasoning_content": whole["message"]["reasoning_content"],
+        "tool_calls": call,
+    }
+    chunks = [json.loads(data)["choices"][0] for data in events(streamed.text)[:-1]]
+    for name, listed in whole["logprobs"].items():
+        parts = [each for chunk in chunks for each in (chunk["logprobs"] or {}).get(name) or ()]
+        assert parts == (listed or [])

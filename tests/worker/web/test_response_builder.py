@@ -6,7 +6,15 @@ import pytest
 
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.channels import ParserOptions
-from diffusion_worker.types.events import BlockSealed, Finished, FinishReason, PrefixStable, Usage
+from diffusion_worker.types.events import (
+    BlockSealed,
+    Finished,
+    FinishReason,
+    PrefixStable,
+    PromptScored,
+    TokenLogprobs,
+    Usage,
+)
 from diffusion_worker.web.response_builder import ResponseBuilder
 from tests.worker.released import released_tokenizer
 from tests.worker.serving import toy_tokenizer
@@ -129,3 +137,26 @@ def test_thought_tokens_are_counted_separately_from_the_prediction() -> None:
     builder = ResponseBuilder(RELEASED, ParserOptions(), prediction=RELEASED.encode("ab"))
     builder.add(released("<|channel>thought\nhm<channel|>ab", 14))
     assert (builder.reasoning_tokens, builder.accepted_prediction_tokens) == (2, 2)
+
+
+def scored(text: str) -> tuple[TokenLogprobs, ...]:
+    return tuple(TokenLogprobs(id=token, logprob=-1.0, top=()) for token in ids(text))
+
+
+def test_the_prompt_of_a_second_attempt_is_reported_without_what_the_first_one_kept() -> None:
+    """The engine reads kept tokens as part of the prompt. Nothing predicts its first token."""
+    builder = ResponseBuilder(TOKENIZER, ParserOptions(channels=False), ids("abc"))
+    first = BlockSealed(ids=ids("xy"), block=0, usage=usage(2), logprobs=scored("xy"))
+    assert [each.token.data for each in builder.add(first).logprobs.text] == [b"x", b"y"]
+    again = builder.restart()
+    prompt = again.prompt_output(PromptScored(tokens=scored("bcx"))).prompt
+    assert [(each.token.data, each.logprob) for each in prompt] == [(b"a", None), (b"b", -1.0), (b"c", -1.0)]
+    assert [each.token.data for each in again.resume(ids("x")).logprobs.text] == [b"x"]
+
+
+def test_an_end_token_has_log_probabilities_unless_a_stop_string_came_first() -> None:
+    end = (*scored("xy"), TokenLogprobs(id=1, logprob=-0.5, top=()))
+    sealed = BlockSealed(ids=ids("xy"), block=0, usage=usage(3), logprobs=end)
+    assert [each.logprob for each in ResponseBuilder(TOKENIZER, ParserOptions()).add(sealed).logprobs.end] == [-0.5]
+    stopping = ResponseBuilder(TOKENIZER, ParserOptions(stops=("y",)))
+    assert stopping.add(sealed).logprobs.end == ()

@@ -67,11 +67,12 @@ def test_log_probabilities_become_one_record_per_token() -> None:
     choice = {"index": 0, "text": "ab", "logprobs": LOGPROBS, "finish_reason": "stop"}
     (delta,) = deltas(orjson.dumps({**TEXT, "choices": [choice]}))
     assert orjson.loads(delta.data)["choices"][0]["logprobs"]["content"] == [
-        {"token": "a", "logprob": None, "bytes": None, "top_logprobs": []},
+        {"token": "a", "logprob": None, "bytes": None, "top_logprobs": None, "text_offset": 0},
         {
             "token": "b",
             "logprob": -1.5,
             "bytes": None,
+            "text_offset": 1,
             "top_logprobs": [{"token": "b", "logprob": -1.5, "bytes": None}],
         },
     ]

@@ -7,6 +7,9 @@ import orjson
 from gateway.beyond_chat import BeyondChat, Prompt
 from gateway.enums import TargetApi
 from gateway.types import Query
+from gateway.upstreams.answers.apis import read_text_completion, read_text_event
+from gateway.upstreams.answers.lenient import ChunkState
+from gateway.upstreams.answers.reframe import ChunkMerger
 from gateway.web.apis.text_answer import TextWriter
 
 FILLED = (Prompt(text="def f():\n", suffix="\n\nf()"),)
@@ -137,6 +140,27 @@ def test_log_probabilities_become_parallel_lists_with_offsets() -> None:
     choices = [[{"index": 0, "delta": {"content": t}, "logprobs": {"content": [record(t, -1)]}}] for t in ("ab", "c")]
     chunks = streamed(writer(), *choices)
     assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [2]]
+
+
+def test_lists_of_a_target_are_written_as_it_gave_them() -> None:
+    """Whole and in parts: a target that echoes a prompt says where its tokens begin; the first has no value."""
+    lists = {
+        "tokens": ["bytes:\\xc3", "bytes:\\xa9", "b"],
+        "token_logprobs": [None, -1.5, -0.5],
+        "top_logprobs": [None, {"bytes:\\xa9": -1.5, "x": -2.0}, {"b": -0.5}],
+        "text_offset": [0, 0, 1],
+    }
+    target = {"index": 0, "text": "éb", "logprobs": lists, "finish_reason": "length"}
+    answer = read_text_completion(orjson.dumps({"object": "text_completion", "choices": [target]}))
+    assert orjson.loads(writer().whole(answer.data))["choices"] == [target]
+    merger = ChunkMerger()
+    for place in range(3):
+        part = {name: values[place : place + 1] for name, values in lists.items()}
+        choice = {"index": 0, "text": "é"[:place] if place < 2 else "b", "logprobs": part, "finish_reason": None}
+        read = read_text_event(orjson.dumps({"object": "text_completion", "choices": [choice]}), ChunkState())
+        assert read is not None
+        merger.add(read.data)
+    assert orjson.loads(writer().whole(merger.whole()))["choices"][0]["logprobs"] == lists
 
 
 def test_log_probabilities_of_another_form_are_left_out() -> None:

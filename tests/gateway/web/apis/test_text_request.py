@@ -83,6 +83,28 @@ def test_the_parameters_are_kept_for_the_target() -> None:
     assert orjson.loads(completion(logprobs=2).body)["top_logprobs"] == 2
 
 
+@pytest.mark.parametrize(
+    ("fields", "scores", "is_unanswered"),
+    [
+        ({"logprobs": 0}, True, False),
+        ({"logprobs": 1, "max_tokens": 0}, True, True),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 1}, True, False),
+        ({"logprobs": False}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_prompts_are_scored_by_targets_that_can(fields: Any, scores: bool, is_unanswered: bool) -> None:
+    """With log-probabilities, and for token ids, the target echoes them; otherwise the gateway does."""
+    query = completion(echo=True, **fields)
+    found = query.beyond_chat
+    assert (found.scores_prompts, found.is_unanswered, found.echo) == (scores, is_unanswered, not scores)
+    assert (Capability.PROMPT_LOGPROBS in query.needs) is scores
+
+
+def test_a_gap_in_a_text_to_score_is_text() -> None:
+    assert completion(prompt=MARKED, echo=True, logprobs=1).beyond_chat.prompts == (Prompt(text=MARKED),)
+
+
 def test_tags_of_edits_have_no_meaning_in_a_prompt() -> None:
     assert completion(prompt="<code>a</code><update>b</update>").beyond_chat.source is None
 
@@ -99,8 +121,9 @@ def test_tags_of_edits_have_no_meaning_in_a_prompt() -> None:
         ({"prompt": [True]}, "prompt[0]", "must be a text"),
         ({"suffix": 3}, "suffix", "Expected"),
         ({"echo": "yes"}, "echo", "Expected"),
-        ({"echo": True, "logprobs": 0}, "echo", "with 'logprobs'"),
-        ({"echo": True, "prompt": [1]}, "echo", "token ids"),
+        ({"echo": True, "logprobs": 0, "suffix": "x"}, "suffix", "with 'logprobs'"),
+        ({"echo": True, "max_tokens": -1, "logprobs": 0}, "max_tokens", ">= 1"),
+        ({"echo": True, "max_tokens": False, "logprobs": 0}, "max_tokens", "Expected"),
         ({"best_of": 3}, "best_of", "must equal 'n' (1)"),
         ({"best_of": 1, "n": 2}, "best_of", "must equal 'n' (2)"),
         ({"logprobs": 21}, "logprobs", "<= 20"),
@@ -157,3 +180,11 @@ def test_a_fill_in_has_one_text() -> None:
         with pytest.raises(BadRequest) as caught:
             fill_in(prompt=prompt, suffix="b")
         assert caught.value.param == "prompt"
+
+
+def test_a_fill_in_scores_no_prompt() -> None:
+    """Its answer belongs between two texts."""
+    for fields, param in (({"prompt": "a"}, "echo"), ({"prompt": "a", "suffix": "b"}, "suffix")):
+        with pytest.raises(BadRequest) as caught:
+            fill_in(echo=True, logprobs=1, **fields)
+        assert caught.value.param == param

@@ -8,7 +8,7 @@ from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, IGNORED
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty logit_bias seed stop"
 WORDS = (
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice "
-    f"{SAMPLING} reasoning_effort logprobs n stream images embeddings decisions"
+    f"{SAMPLING} reasoning_effort logprobs prompt_logprobs n stream images embeddings decisions"
 ).split()
 
 

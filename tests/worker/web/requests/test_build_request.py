@@ -18,7 +18,7 @@ from diffusion_worker.types.requests import (
 )
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.requests.build_request import MAX_WORK, RequestInputs, build_request
-from diffusion_worker.web.requests.request_params import Overrides, RequestParams
+from diffusion_worker.web.requests.request_params import Overrides, RequestParams, UnderLoad
 
 INFO = ModelInfo(
     vocab_size=272,
@@ -170,3 +170,32 @@ def test_drafts_are_streamed_wherever_there_are_any() -> None:
     with pytest.raises(Unsupported) as caught:
         built(watched, decoding_mode=DecodingMode.AUTOREGRESSIVE)
     assert caught.value.param == "stream_options.include_drafts"
+
+
+def test_thresholds_may_move_under_load_but_not_with_a_seed() -> None:
+    """A seed asks for the same answer at any load."""
+    request = replace(REQUEST, under_load=UnderLoad(confidence_threshold=0.1, stability=0))
+    assert built(request).loosest == replace(INFO.denoising, confidence_threshold=0.1, stability=0)
+    assert built(replace(request, seed=7)).loosest is None
+    assert built().loosest is None
+    assert built(replace(REQUEST, under_load=UnderLoad())).loosest is None
+
+
+@pytest.mark.parametrize(
+    ("under_load", "param"),
+    [
+        (UnderLoad(entropy_bound=0.01), "diffusion.under_load.entropy_bound"),
+        (UnderLoad(confidence_threshold=0.001), "diffusion.under_load.confidence_threshold"),
+        (UnderLoad(stability=2), "diffusion.under_load.stability"),
+    ],
+)
+def test_load_never_makes_thresholds_stricter(under_load: UnderLoad, param: str) -> None:
+    with pytest.raises(OutOfRange, match="without load") as caught:
+        built(replace(REQUEST, under_load=under_load))
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("mode", [DecodingMode.VERIFIED, DecodingMode.AUTOREGRESSIVE])
+def test_answers_of_causal_passes_have_no_thresholds(mode: DecodingMode) -> None:
+    with pytest.raises(Unsupported, match="under_load"):
+        built(replace(REQUEST, under_load=UnderLoad(stability=0)), decoding_mode=mode)
