@@ -116,7 +116,7 @@ class LearnedStage:
 
     def _evidence(self, numbers: list[int]) -> str:
         """`words`, and the strongest ones."""
-        named = list(dict.fromkeys(self._names[number] for number in numbers))[:_MAX_NAMED]
+        named = list(dict.fromkeys(map(self._names.__getitem__, numbers)))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
 
 
