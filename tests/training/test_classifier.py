@@ -106,6 +106,7 @@ def make_train(monkeypatch: pytest.MonkeyPatch) -> Any:
     return program.train
 
 
+@pytest.mark.slow
 def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path, train: Any) -> None:
     """The shipped stage computes in numpy, by other code, from weights of 8 bits."""
     from training.classifier.fit import Table, fit, scores

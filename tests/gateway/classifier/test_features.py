@@ -23,6 +23,7 @@ def words(found: Features) -> list[str]:
     return [VOCABULARY.names[number] for number in found.ids.tolist() if number >= FIRST_WORD]
 
 
+@pytest.mark.slow
 @given(system=ANY_TEXT, user=ANY_TEXT, earlier=ANY_TEXT, answer=ANY_TEXT)
 def test_any_text_has_features_inside_the_table(system: str, user: str, earlier: str, answer: str) -> None:
     found = of(user, system=system, earlier=earlier, answer=answer)
