@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.decisions import Figures, Kind, measure
 from diffusion_worker.models.loader import LoadOptions, load
+from training.tasks.decisions import QUESTIONS
 
 GOOD = Figures(
     questions=4,
@@ -35,6 +36,6 @@ def test_every_bar_can_be_missed() -> None:
 @pytest.mark.slow
 def test_both_ways_answer_every_question() -> None:
     found = measure(load("checkpoints/twolane-tiny", LoadOptions(threads=1)), 1)
-    assert found.questions == sum(kind.count for kind in found.kinds) == 8
+    assert found.questions == sum(kind.count for kind in found.kinds) == QUESTIONS
     assert 1.0 <= found.canvas_passes <= 2.0
     assert found.left_to_right_passes > 5.0
