@@ -143,7 +143,7 @@ def test_the_snippet_for_the_client_runs_as_it_is(page: Page, name: str, capsys:
     sample(page, name)
     page.get_by_role("tab", name="openai").click()
     names: dict[str, Any] = {}
-    exec(page.get_by_role("tabpanel").locator("pre").inner_text(), names)  # noqa: S102 - what a user would do
+    exec(page.get_by_role("tabpanel").locator("pre").inner_text(), names)
     names["client"].close()
     assert capsys.readouterr().out.strip()
 
