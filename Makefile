@@ -6,9 +6,9 @@ PROVIDERS := .venv/.providers
 
 # Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# Several processes run the tests, one file at a time: on two cores, two have work while others wait for a timeout or for
-# another process. tests/conftest.py starts the longest files first.
-PYTEST_SHARED := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses 4
+# Several processes run the tests, one file at a time (tests/processes.py): on two cores, two have work while others wait for
+# a timeout or for another process. tests/conftest.py starts the longest files first.
+PYTEST_SHARED := $(BIN)/python -m pytest --processes 4
 
 .PHONY: help setup redis prometheus chromium kubectl podman ray clients providers check format test test-quick \
   test-clients test-deploy test-images secrets chaos demo docs console console-tools console-picture clean
@@ -70,11 +70,13 @@ $(PROVIDERS): $(READY) requirements-providers.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements-providers.txt
 	@touch $@
 
+# The processes of mypy must start within three seconds. On a machine too busy for that mypy ends with 2, and one process does
+# all.
 check: $(READY) ## check lint rules, format, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy --num-workers 2 || { [ $$? = 2 ] && $(BIN)/mypy; }
 
 format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .

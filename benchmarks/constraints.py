@@ -6,7 +6,8 @@ budget and be valid, unless the compiler left a keyword to validation. It also m
 the softmax of the same logits (one thread, both in numpy) and to passes of the embedded checkpoint, the cost and
 accuracy of that checkpoint's answers and, if the extra `bench` is installed, llguidance decoding left to right from the
 same noise and the same model. `benchmarks.constraints_compile` tests instances of the schemas;
-`benchmarks.constraints_answers` measures accuracy with more samples.
+`benchmarks.constraints_answers` measures accuracy with more samples. `--maskbench` prints the table of MaskBench
+instead, beside llguidance and xgrammar.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Final
 
 from rich.console import Console
 
+from benchmarks import constraints_maskbench
 from benchmarks.constraints_compile import EASY_SHARE, HARD, HARD_SHARE
 from benchmarks.constraints_embedded import Embedded, measure
 from benchmarks.constraints_rows import Refusal, Row, measure_rows
@@ -60,8 +62,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, help="maximum number of schemas")
     parser.add_argument("--orders", type=int, default=60, help="number of requests to the embedded checkpoint")
+    parser.add_argument("--maskbench", action="store_true", help="print MaskBench's table instead, for all engines")
     options = parser.parse_args()
     words = VOCABULARIES[options.vocabulary]()
+    if options.maskbench:
+        return _maskbench(options.file, words, options.limit)
     found = list(
         measure_rows(options.file, words, seeds=options.seeds, limit=options.limit, guided=_left_to_right(words))
     )
@@ -88,6 +93,13 @@ def main() -> int:
         }
         options.json.write_text(json.dumps(report, indent=1))
     return int(options.check and any(not figures[name] <= bar for name, bar in BARS.items()))
+
+
+def _maskbench(file: Path, words: Words, limit: int | None) -> int:
+    cases = [json.loads(line) for line in file.read_text().splitlines()[:limit]]
+    kept = [case for case in cases if case.get("python_jsonschema_agrees_with_tests") is not False]
+    Console(width=WIDTH).print(constraints_maskbench.table(constraints_maskbench.measure_all(words, kept)))
+    return 0
 
 
 def refused_figures(rows: Sequence[Row], refusals: Sequence[Refusal]) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Benchmark of decisions: `python -m benchmarks.decisions [--check] [--json FILE]`.
 
-Asks questions of all three types about held-out orders twice, with the same weights, as many rows at once and the same
-prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON object for each text, read
-left to right. TEXTS texts are asked the same eight questions, so both ways reuse the cached beginning of a prompt.
+Asks questions of all three types about held-out orders twice, with the same weights (those for decisions), as many
+rows at once and the same prompts: from the holes of canvases, as `/v1/decisions` does, and as one constrained JSON
+object for each text, read left to right. TEXTS texts are asked the same questions; WARM_TEXTS others of each set go
+before the clock starts, so that both ways find the questions in the prefix cache from the first text on.
+
 The majority class is that of each question. The expected calibration error compares the probability of the most likely
 answer with its accuracy.
 """
@@ -17,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,14 +37,16 @@ from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import BlockSealed, Faulted, Finished, Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.calibration import calibration_error
-from training.tasks.decisions import DecisionSample, canvases_of, decision, question_set
+from training.tasks.decisions import QUESTIONS, DecisionSample, canvases_of, decision, question_set
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids, encode_prompt
 from twolane.process.decisions.questions import QuestionKind
 from twolane.process.decisions.wording import prompt_of, schema_of
 
 ROWS: Final = 8  # at once, of both ways
-TEXTS: Final = 130  # with the same questions
+IN_FLIGHT: Final = 2 * ROWS  # texts that run or wait
+TEXTS: Final = 40  # with the same questions
+WARM_TEXTS: Final = 3  # the second one shows which beginning prompts share, and the third one finds it cached
 PREFIX_SLOTS: Final = 32  # of both ways
 BINS: Final = 15
 MIN_RATIO, MIN_ABOVE_MAJORITY, MAX_BELOW_JSON, MAX_ECE = 5.0, 0.20, 0.01, 0.05
@@ -98,7 +103,7 @@ def main() -> int:
     """Run the command line; returns 1 if `--check` finds a figure below its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default=str(SHIPPED), help="folder or hub id")
-    parser.add_argument("--texts", type=int, default=260, help="texts, with eight questions each")
+    parser.add_argument("--texts", type=int, default=9 * TEXTS, help=f"texts, with {QUESTIONS} questions each")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
@@ -111,21 +116,15 @@ def main() -> int:
 
 def measure(model: DiffusionModel, texts: int) -> Figures:
     """Ask the questions about `texts` held-out texts in both ways."""
-    samples = [
-        decision(
-            random.Random(f"decisions/{number}"),
-            SampleSpec(split="test"),
-            question_set(random.Random(f"questions/{number // TEXTS}")),
-        )
-        for number in range(texts)
-    ]
+    samples = [_sample(number, f"decisions/{number}") for number in range(texts)]
+    warm = [_sample(number, f"warm/{number}") for number in range(texts) if number % TEXTS < WARM_TEXTS]
     rights = [index for sample in samples for index in sample.right]
     topics = [
         (number // TEXTS, question.text) for number, sample in enumerate(samples) for question in sample.questions
     ]
     kinds = [question.kind for sample in samples for question in sample.questions]
-    shares, canvas_s, passes = by_canvas(model, samples)
-    chosen, json_s, tokens = by_json(model, samples)
+    shares, canvas_s, passes = by_canvas(model, samples, warm)
+    chosen, json_s, tokens = by_json(model.for_templates, samples, warm)
     most = {topic: Counter(r for r, t in zip(rights, topics, strict=True) if t == topic) for topic in set(topics)}
     best = [max(range(len(each)), key=each.__getitem__) for each in shares]
     canvas = [guess == right for guess, right in zip(best, rights, strict=True)]
@@ -150,17 +149,26 @@ def measure(model: DiffusionModel, texts: int) -> Figures:
     )
 
 
-def by_canvas(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[Shares], float, float]:
+def _sample(number: int, seed: str) -> DecisionSample:
+    """A held-out text with the questions of the set to which this number belongs."""
+    asked = question_set(random.Random(f"questions/{number // TEXTS}"))
+    return decision(random.Random(seed), SampleSpec(split="test"), asked)
+
+
+def by_canvas(
+    model: DiffusionModel, samples: Sequence[DecisionSample], warm: Sequence[DecisionSample] = ()
+) -> tuple[list[Shares], float, float]:
     """(probabilities of each question, seconds of processor time, mean passes of a canvas)."""
-    chains = [_canvas_requests(model, sample) for sample in samples]
-    found = _complete(model, chains)
+    found = _complete(model, *([_canvas_requests(model, sample) for sample in each] for each in (samples, warm)))
     shares = [each for sealed in found.sealed for event in sealed for each in event.holes]
     return shares, found.took_s, sum(usage.denoising_steps for usage in found.usages) / len(found.usages)
 
 
-def by_json(model: DiffusionModel, samples: Sequence[DecisionSample]) -> tuple[list[int], float, int]:
+def by_json(
+    model: DiffusionModel, samples: Sequence[DecisionSample], warm: Sequence[DecisionSample] = ()
+) -> tuple[list[int], float, int]:
     """(chosen option of each question, processor time without compiling the schemas, decoded tokens)."""
-    found = _complete(model, [[_json_request(model, sample)] for sample in samples])
+    found = _complete(model, *([[_json_request(model, sample)] for sample in each] for each in (samples, warm)))
     chosen: list[int] = []
     for sample, sealed in zip(samples, found.sealed, strict=True):
         document: dict[str, Any] = json.loads(decode_ids([token for event in sealed for token in event.ids]))
@@ -178,17 +186,33 @@ class _Completed:
     took_s: float
 
 
-def _complete(model: DiffusionModel, chains: Sequence[list[GenerationRequest]]) -> _Completed:
-    """Complete the requests, each one behind its predecessor in the chain, as the server does: the next canvas finds
-    its prompt in the cache."""
-    longest = max(len(request.prompt_ids) + request.max_tokens for chain in chains for request in chain)
+Chains = Sequence[list[GenerationRequest]]
+
+
+def _complete(model: DiffusionModel, chains: Chains, warm: Chains) -> _Completed:
+    """Complete the requests set by set, those to warm up with first. Each goes behind its predecessor in the chain, as
+    in the server: the next canvas finds its prompt in the cache."""
+    longest = max(len(request.prompt_ids) + request.max_tokens for chain in (*chains, *warm) for request in chain)
     capacity = Capacity(max_num_seqs=ROWS, max_waiting=len(chains), max_context=longest, prefix_slots=PREFIX_SLOTS)
     loop = Loop(model, capacity)
-    waiting = [list(chain) for chain in chains]
+    found = _Completed(sealed=[], usages=[], took_s=0.0)
+    for number, first in enumerate(range(0, len(chains), TEXTS)):
+        for chain in warm[number * WARM_TEXTS : (number + 1) * WARM_TEXTS]:
+            _run(loop, [chain])
+        started = time.process_time()
+        sealed, usages = _run(loop, chains[first : first + TEXTS])
+        took_s = found.took_s + time.process_time() - started
+        found = _Completed(sealed=found.sealed + sealed, usages=found.usages + usages, took_s=took_s)
+    return found
+
+
+def _run(loop: Loop, chains: Chains) -> tuple[list[list[BlockSealed]], list[Usage]]:
+    """Complete the chains, IN_FLIGHT of them at a time."""
     sealed: list[list[BlockSealed]] = [[] for _ in chains]
     usages: list[Usage] = []
-    started = time.process_time()
-    chain_of = {loop.add(chain.pop(0)): number for number, chain in enumerate(waiting)}
+    todo = [list(reversed(chain)) for chain in chains]
+    fresh = iter(range(len(chains)))
+    chain_of = {loop.add(todo[number].pop()): number for number in islice(fresh, IN_FLIGHT)}
     while loop.scheduler.has_work:
         for sequence, event in loop.step():
             assert not isinstance(event, Faulted), event
@@ -197,9 +221,10 @@ def _complete(model: DiffusionModel, chains: Sequence[list[GenerationRequest]]) 
                 sealed[number].append(event)
             elif isinstance(event, Finished):
                 usages.append(event.usage)
-                if waiting[number]:
-                    chain_of[loop.add(waiting[number].pop(0))] = number
-    return _Completed(sealed=sealed, usages=usages, took_s=time.process_time() - started)
+                following = number if todo[number] else next(fresh, None)
+                if following is not None:
+                    chain_of[loop.add(todo[following].pop())] = following
+    return sealed, usages
 
 
 def _canvas_requests(model: DiffusionModel, sample: DecisionSample) -> list[GenerationRequest]:

@@ -37,26 +37,24 @@ class Greedy:
 
 
 class LeftToRight:
-    """llguidance over one vocabulary. Raises ImportError without the extra `bench`."""
+    """llguidance over one vocabulary. `tokenise`: of texts that the grammar forces, of which it allows only this
+    tokenisation; byte by byte without. Raises ImportError without the extra `bench`."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, tokenise: Callable[[bytes], list[int]] | None = None) -> None:
         import llguidance
         import llguidance.numpy as masks
 
         self._library = llguidance
         self._masks = masks
         self._words = words
-        self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Spelling(words)), len(words.tokens))
+        spelling = llguidance.TokenizerWrapper(_Spelling(words, tokenise))
+        self._tokenizer = llguidance.LLTokenizer(spelling, len(words.tokens))
 
     def decode(self, schema: Any, source: Source) -> Greedy | None:
         """The greedy text; None if llguidance refuses the schema."""
         started = time.thread_time()
-        try:
-            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-            matcher = self._library.LLMatcher(self._tokenizer, grammar)
-        except ValueError:
-            return None
-        if matcher.is_error():
+        matcher = self.matcher(schema)
+        if matcher is None:
             return None
         compiled = time.thread_time()
         ids, logprob = self._run(matcher, source)
@@ -67,6 +65,21 @@ class LeftToRight:
             ids=tuple(ids),
             logprob=logprob,
         )
+
+    def matcher(self, schema: Any) -> Any | None:
+        """A matcher at the beginning of a text; None if llguidance refuses the schema."""
+        try:
+            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            matcher = self._library.LLMatcher(self._tokenizer, grammar)
+        except ValueError:
+            return None
+        return None if matcher.is_error() else matcher
+
+    def mask(self, matcher: Any) -> NDArray[np.uint8]:
+        """[vocab] 1 where a token may follow."""
+        bitmask = self._masks.allocate_token_bitmask(1, len(self._words.tokens))
+        self._masks.fill_next_token_bitmask(matcher, bitmask)
+        return np.unpackbits(bitmask[0].view(np.uint8), bitorder="little")
 
     def _run(self, matcher: Any, source: Source) -> tuple[list[int], float]:
         bitmask = self._masks.allocate_token_bitmask(1, len(self._words.tokens))
@@ -113,7 +126,8 @@ class OfModel:
 class _Spelling:
     """A vocabulary in the form that llguidance expects."""
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, tokenise: Callable[[bytes], list[int]] | None) -> None:
+        self._tokenise = tokenise
         self.eos_token_id = words.end_id
         self.bos_token_id = None
         self.tokens = [spelling or b"\xff<%d>" % token for token, spelling in enumerate(words.tokens)]
@@ -121,8 +135,10 @@ class _Spelling:
         self._single = {spelling: token for token, spelling in enumerate(words.tokens) if len(spelling) == 1}
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Tokenise byte by byte: llguidance tokenises only forced texts, which are not used here."""
+        """The tokens of a text."""
         content = text.encode() if isinstance(text, str) else text
+        if self._tokenise is not None:
+            return self._tokenise(content)
         return [
             self._single[content[at : at + 1]] for at in range(len(content)) if content[at : at + 1] in self._single
         ]

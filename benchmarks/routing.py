@@ -1,10 +1,10 @@
 """Accuracy of request classification: `python -m benchmarks.routing [FILE.jsonl] [--check] [--json FILE]`.
 
 Without FILE it measures the committed test sets (`benchmarks/routing_requests`), one after the other; `--check`
-requires the thresholds of each. Each line of FILE is a labelled chat request: `task`, `messages`, optionally `tools`,
-`response_format` and `suffix`; `also_ok` lists other tasks that count as correct; `templated` marks prompts in a third
-party's template. The policy (by default that of `twolane serve`) maps tasks to lanes. The baseline is a classifier of
-ten keyword rules.
+requires the thresholds of the newest, which no earlier weights have been measured by. Each line of FILE is a labelled
+chat request: `task`, `messages`, optionally `tools`, `response_format` and `suffix`; `also_ok` lists other tasks that
+count as correct; `templated` marks prompts in a third party's template. The policy (by default that of `twolane serve`)
+maps tasks to lanes. The baseline is a classifier of ten keyword rules.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def main() -> int:
     policy = load(options.policy, os.environ)
     times_us = time_classifier(read_model(options.weights))
     classify, found, is_missed = open_classifier(options.weights), {}, False
-    for name, examples, thresholds in _measured(options.file):
+    for name, examples, thresholds, is_judged in _measured(options.file):
         predictions = predict(examples, classify, policy)
         found[name] = report(predictions, times_us)
         print(f"{name}: {len(examples)} requests")
@@ -109,21 +109,21 @@ def main() -> int:
         if options.errors:
             show_errors(predictions)
         for line in found[name].missed(thresholds):
-            is_missed = True
-            print(f"{name}: missed: {line}")
+            is_missed |= is_judged
+            print(f"{name}: missed: {line}{'' if is_judged else ' (not judged)'}")
     if options.json:
         figures = {name: asdict(each) for name, each in found.items()}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 1 if options.check and is_missed else 0
 
 
-def _measured(file: Path | None) -> Iterator[tuple[str, list[Example], dict[str, float]]]:
-    """The names of what is measured, its requests and its thresholds."""
+def _measured(file: Path | None) -> Iterator[tuple[str, list[Example], dict[str, float], bool]]:
+    """The names of what is measured, its requests, its thresholds, and whether `--check` requires them."""
     if file:
-        yield file.name, read_examples(file), FILE_THRESHOLDS
+        yield file.name, read_examples(file), FILE_THRESHOLDS, True
         return
     for folder in TEST_SETS:
-        yield f"test set {folder.name}", read_test_set(folder), TEST_SET_THRESHOLDS
+        yield f"test set {folder.name}", read_test_set(folder), TEST_SET_THRESHOLDS, folder == TEST_SETS[-1]
 
 
 # Predictions

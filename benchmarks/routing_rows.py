@@ -23,7 +23,8 @@ from training.classifier.lines import Line, read_lines
 from training.classifier.materials import HELD_OUT, Materials
 
 _REQUESTS: Final = Path(__file__).with_name("routing_requests")
-TEST_SETS: Final = tuple(sorted(path for path in _REQUESTS.iterdir() if path.is_dir()))
+_AGES: Final = ("first", "second", "third")
+TEST_SETS: Final = tuple(_REQUESTS / name for name in _AGES if (_REQUESTS / name).is_dir())  # the newest is the last
 _SEED: Final = 20261130
 _REQUEST_FIELDS: Final = ("messages", "tools", "response_format", "suffix", "prediction")
 

@@ -69,6 +69,11 @@ class InstrumentedModel:
         """See `DiffusionModel`."""
         return self._model.dtype
 
+    @property
+    def for_templates(self) -> DiffusionModel:
+        """Itself: no benchmark of passes fills templates."""
+        return self
+
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """One counted pass."""
         self.passes += 1

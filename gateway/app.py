@@ -77,26 +77,14 @@ _log = logging.getLogger("gateway")
 
 
 class SystemWorld:
-    """See `ports.World`. `lag` is that of the event loop whose callers use this world."""
+    """See `ports.World`. `lag` is that of the event loop whose callers use this world. Its methods are those of the
+    system: a request asks for the time a dozen times."""
 
     def __init__(self, lag: LoopLag | None = None) -> None:
-        self._lag = lag or LoopLag()
-
-    def now_s(self) -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
-
-    def wall_s(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def stalled_s(self, since_s: float, now_s: float) -> float:
-        """See `LoopLag`."""
-        return self._lag.stalled_s(since_s, now_s)
-
-    def sample(self) -> float:
-        """A number from the process's random generator."""
-        return random.random()  # noqa: S311 - not for cryptography
+        self.now_s = time.monotonic
+        self.wall_s = time.time
+        self.sample = random.random
+        self.stalled_s = (lag or LoopLag()).stalled_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,9 @@ ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
 # Caused by the request itself: not evidence about the lane.
 _NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.REFUSED})
 
+_LATE = ANSWERED | ABANDONED  # if it exceeded the objective
+_CHANGE = 2  # attempts at least
+
 
 @record
 class AttemptRecord:
@@ -56,7 +59,7 @@ class AttemptRecord:
         """Whether the attempt met its lane's objective; None if it does not count. Failures count as well."""
         if self.budget_ms is None or self.skipped or self.outcome in _NO_FAULT:
             return None
-        if self.elapsed_ms > self.budget_ms and self.outcome in ANSWERED | ABANDONED:
+        if self.ended_ms - self.started_ms > self.budget_ms and self.outcome in _LATE:
             return SloOutcome.LATE
         if self.outcome in ANSWERED:
             return SloOutcome.MET
@@ -74,11 +77,12 @@ class AttemptRecord:
         return self.ended_ms - self.started_ms
 
 
-@record
+@dataclass(slots=True, kw_only=True)
 class Decision:
     """Everything that was decided about one request, and why; rendered as headers, metrics and a log line.
 
-    `target` is the target whose response is served; None if there is none.
+    `RequestContext` fills it until the request has ended; whoever receives it changes nothing. `target` is the target
+    whose response is served; None if there is none.
     """
 
     time_s: float  # wall clock, seconds since the epoch
@@ -111,7 +115,9 @@ class Decision:
     @property
     def ignored(self) -> tuple[str, ...]:
         """The parameters that the policy left out of the request to the target that was served."""
-        return self.path[-1].ignored if self.target is not None and self.path else ()
+        if self.target is None or not [True for attempt in self.attempts if attempt.ignored]:
+            return ()
+        return self.path[-1].ignored
 
     @property
     def charged(self) -> tuple[int, float]:
@@ -132,7 +138,7 @@ class Decision:
     @property
     def changes(self) -> tuple[tuple[str, str, Reason], ...]:
         """Every change of target on the path: from, to, and the reason."""
-        if len(self.attempts) < 2:
+        if len(self.attempts) < _CHANGE:
             return ()
         return tuple(
             (left.target, taken.target, left.outcome)
@@ -143,8 +149,7 @@ class Decision:
     @property
     def fallback(self) -> Reason | None:
         """The reason of the last change of target; None if the first candidate was served or no other was tried."""
-        changes = self.changes
-        return changes[-1][2] if changes else None
+        return self.changes[-1][2] if len(self.attempts) >= _CHANGE and self.changes else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from gateway.beyond_chat import A_CHAT
 from gateway.enums import Capability, Kind, TargetApi
 from gateway.types import Capabilities, Query, RequestParameters, Target
 
@@ -251,6 +252,8 @@ _DECISION_CHAT: Final = frozenset({Capability.CHAT, Capability.JSON_SCHEMA})  # 
 def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> TargetApi:
     """The API of a target that a request is sent to. A text completion becomes a chat completion where the target has
     no text completions, or none with a suffix. Capabilities are None for a worker that was not polled yet."""
+    if query.beyond_chat is A_CHAT:
+        return TargetApi.CHAT
     if query.beyond_chat.api is TargetApi.DECISIONS:
         return _decisions_api(target, capabilities)
     if passes_responses(target, capabilities, query):

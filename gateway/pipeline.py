@@ -5,13 +5,14 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Container, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from typing import Protocol
 
-from gateway.attempts.attempt import Attempt, AttemptParams
-from gateway.attempts.context_limits import ContextLimits
+from gateway.attempts.admission import Admission
+from gateway.attempts.attempt import Attempt
+from gateway.attempts.attempt_params import AttemptParams
 from gateway.attempts.hedging import open_hedged
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
@@ -19,20 +20,11 @@ from gateway.attempts.shadow import Shadows
 from gateway.attempts.token_count import TokenCount, count_tokens
 from gateway.attempts.waiting import Queued, wait_for_slot
 from gateway.decision import Decision
-from gateway.enums import BreakerState, Outcome, Reason
+from gateway.enums import Outcome, Reason
 from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, OutOfBytes, RateLimitExceeded
 from gateway.policy_types import Quota
-from gateway.ports import Observer, Permit, StateStore, Upstream, Waiter, World
-from gateway.reliability.admission import (
-    admit,
-    check_context_length,
-    check_predicted_wait,
-    check_shared_failure,
-    has_healthy_fallback,
-    needs_fallback,
-)
-from gateway.reliability.last_resort import last_resorts, worth_waiting
-from gateway.reliability.load_balancing import pick_endpoint
+from gateway.ports import Observer, StateStore, Upstream, World
+from gateway.reliability.last_resort import last_resorts
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import no_plan, plan_request
@@ -68,13 +60,13 @@ class Pipeline:
         self._state = state
         self._observer = observer
         self._world = world
-        self.on_plan: Callable[[Query, Plan], None] = lambda *_: None  # of queries that are about to be sent
-        self._context_limits = ContextLimits()
+        self.on_plan: Callable[[Query, Plan], None] | None = None  # of queries that are about to be sent
+        self._admission = Admission(upstreams, state, world)
         self._shadows = Shadows(self._handle_shadow, observer, world)
         self._is_stopped = False
 
     async def handle(
-        self, query: Query, *, on_start: Callable[[RequestContext], None] = lambda _: None
+        self, query: Query, *, on_start: Callable[[RequestContext], None] | None = None
     ) -> GatewayResponse:
         """Return exactly one response: deltas to send, or an error with the reason. The caller closes it.
 
@@ -82,11 +74,13 @@ class Pipeline:
         cancels the attempts in progress.
         """
         context, error = self._route(query, self._world.sample())
-        on_start(context)
+        if on_start is not None:
+            on_start(context)
         error = error or self._check_rate_limit(context)
         if error is not None:
             return self._error_response(context, error)
-        self.on_plan(query, context.plan)
+        if self.on_plan is not None:
+            self.on_plan(query, context.plan)
         try:
             attempt = await self._try_candidates(context)
             buffered = await attempt.commit() if attempt is not None else context.commit_surest(self._world.now_s())
@@ -122,9 +116,7 @@ class Pipeline:
         context, error = self._route(query, 0.0)
         if error is not None:
             raise error
-        candidates = [self._at_endpoint(each, query) for each in context.plan.candidates]
-        healths = ((each, self._health(each)) for each in candidates)
-        verdicts = tuple((each, health, self._check(context, each, health)) for each, health in healths)
+        verdicts = self._admission.verdicts(context, context.plan.candidates)
         return context.decision(self._world.now_s()), verdicts
 
     async def count_tokens(self, query: Query) -> TokenCount:
@@ -180,14 +172,14 @@ class Pipeline:
 
     async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
         remaining = deque(candidates)
-        tries: Counter[str] = Counter()
+        tries: dict[str, int] = {}
         while remaining:
             candidate = remaining.popleft()
             name = candidate.target.policy_name
-            attempt = self._start_attempt(context, candidate, remaining, again=tries[name] > 0)
+            attempt = self._start_attempt(context, candidate, remaining, again=name in tries)
             if attempt is None:
                 continue
-            tries[name] += 1
+            tries[name] = tries.get(name, 0) + 1
             winner = await self._open(context, attempt, remaining)
             if winner is not None:
                 return winner
@@ -200,14 +192,14 @@ class Pipeline:
         """Remember a context length that a target named in its error."""
         error = attempt.error
         if isinstance(error, ContextLengthExceeded) and error.limit is not None:
-            self._context_limits.learn(attempt.candidate.target, error.limit, self._world.now_s())
+            self._admission.context_limits.learn(attempt.candidate.target, error.limit, self._world.now_s())
 
     async def _try_when_free(self, context: RequestContext) -> Attempt | None:
         """Wait for a slot of the full candidates and try the one that grants it; if that fails, wait for the others."""
         began_s, left_ms = self._world.now_s(), context.left_ms(self._world.now_s())
         deadline_s = None if left_ms is None else began_s + left_ms / 1000
         tried: set[str] = set()
-        while candidates := self._full_endpoints(context, tried):
+        while candidates := self._admission.full_endpoints(context, tried):
             waiter = await wait_for_slot(
                 candidates,
                 context.query.principal,
@@ -233,18 +225,6 @@ class Pipeline:
             if winner is not None:
                 return winner
         return None
-
-    def _full_endpoints(self, context: RequestContext, tried: Container[str]) -> tuple[Candidate, ...]:
-        """The endpoints of full candidates that could serve the request."""
-        return tuple(
-            endpoint
-            for candidate in worth_waiting(context.skipped)
-            for endpoint in candidate.endpoints
-            if endpoint.target.name not in tried
-            and endpoint.target.queue.max_requests
-            and (health := self._health(endpoint)).breaker is not BreakerState.OPEN
-            and self._check(context, endpoint, health).admitted
-        )
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
         """Whether to try the same target again. An endpoint that is draining or cannot be reached has not started any
@@ -279,7 +259,7 @@ class Pipeline:
         if candidate is None or not self._state.may_hedge(slow):
             return None
         remaining.remove(candidate)
-        candidate = self._at_endpoint(candidate, context.query, avoid={*context.failed, slow.target.url})
+        candidate = self._admission.at_endpoint(candidate, context.query, avoid={*context.failed, slow.target.url})
         return self._start_attempt(context, candidate, remaining, hedge=True)
 
     def _start_attempt(
@@ -293,80 +273,29 @@ class Pipeline:
         queued: Queued | None = None,
     ) -> Attempt | None:
         """An attempt at a candidate, or None if the candidate is skipped."""
-        chosen, candidate = candidate, self._at_endpoint(candidate, context.query, avoid=context.failed)
-        permit = self._acquire(context, candidate, later, again=again, waiter=queued.waiter if queued else None)
-        now_s, queued_ms = self._world.now_s(), queued.waited_ms if queued else None
+        chosen = candidate
+        if candidate.per_endpoint:
+            candidate = self._admission.at_endpoint(candidate, context.query, avoid=context.failed)
+        waiter, queued_ms = (queued.waiter, queued.waited_ms) if queued else (None, None)
+        permit = self._admission.acquire(context, candidate, later, again=again, waiter=waiter)
+        now_s = self._world.now_s()
         if isinstance(permit, Verdict):
             context.skipped.append((chosen, permit))
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
             return None
         is_last = not later and not (context.skipped and last_resorts(context.skipped))
+        limit_ms, total_ms = context.limits_ms(now_s, is_last=is_last)
         params = AttemptParams(
             candidate=candidate,
             permit=permit,
             upstream=self._upstreams(candidate.target),
-            limit_ms=context.limit_ms(now_s, is_last=is_last),
-            total_ms=context.total_left_ms(now_s),
+            limit_ms=limit_ms,
+            total_ms=total_ms,
             is_last=not later,
             hedge=hedge,
             queued_ms=queued_ms,
         )
         return Attempt(context, params, clock=self._world, schemas=COMPILED)
-
-    # Admission
-
-    def _acquire(
-        self,
-        context: RequestContext,
-        candidate: Candidate,
-        later: Collection[Candidate],
-        *,
-        again: bool,
-        waiter: Waiter | None = None,
-    ) -> Permit | Verdict:
-        """A permit to call a candidate, or the reason for the refusal. Checks without side effects come first."""
-        health = self._health(candidate)
-        verdict = self._check(context, candidate, health)
-        if not verdict.admitted:
-            return verdict
-        healthy_fallback = needs_fallback(candidate, health) and has_healthy_fallback(
-            candidate,
-            ((each, self._health(each)) for each in (self._at_endpoint(one, context.query) for one in later)),
-            context.query,
-        )
-        if healthy_fallback and not (verdict := check_predicted_wait(candidate, health)).admitted:
-            return verdict
-        return self._state.acquire(
-            candidate,
-            self._world.now_s(),
-            sample=self._world.sample(),
-            healthy_fallback=healthy_fallback,
-            again=again,
-            waiter=waiter,
-        )
-
-    def _check(self, context: RequestContext, candidate: Candidate, health: Health) -> Verdict:
-        """The admission checks that have no side effects."""
-        verdict = check_shared_failure(candidate, context.failed)
-        if not verdict.admitted:
-            return verdict
-        now_s = self._world.now_s()
-        if context.needed_tokens:
-            capabilities = candidate.target.capabilities or health.status.capabilities
-            declared = capabilities.context_length if capabilities is not None else None
-            limit = self._context_limits.of(candidate.target, now_s) or declared
-            verdict = check_context_length(context.needed_tokens, limit)
-            if not verdict.admitted:
-                return verdict
-        return admit(candidate, context.query, health, left_ms=context.left_ms(now_s))
-
-    def _at_endpoint(self, candidate: Candidate, query: Query, *, avoid: Container[str] = ()) -> Candidate:
-        """The candidate at one of its target's endpoints, chosen by load balancing."""
-        return pick_endpoint(candidate, query, self._health, avoid=avoid) if candidate.per_endpoint else candidate
-
-    def _health(self, candidate: Candidate) -> Health:
-        status = self._upstreams(candidate.target).status
-        return self._state.health(candidate, status, self._world.now_s())
 
     # The end of a request
 
@@ -388,7 +317,7 @@ class Pipeline:
         """Release the quota and report the decision."""
         if self._is_stopped and context.outcome is Outcome.CLIENT_GONE:
             context.outcome = Outcome.ERROR
-        decision = self._decision(context)
+        decision = context.decision(self._world.now_s())
         if context.limit is not None:
             wall_s = self._world.wall_s()
             self._state.release_quota(decision.principal, context.limit, *decision.charged, wall_s=wall_s)

@@ -11,7 +11,8 @@ HEARTBEAT: Final = Delta(data=b"")
 
 
 class Deltas(Protocol):
-    """An iterator that can be closed, such as an asynchronous generator."""
+    """An iterator that can be closed, such as an asynchronous generator. One that reads several deltas at a time may
+    have a method `arrived`, which returns, after one has been returned, those that can be returned without waiting."""
 
     def __aiter__(self) -> AsyncIterator[Delta]: ...
     def __anext__(self) -> Awaitable[Delta]: ...

@@ -94,6 +94,15 @@ class Target:
     ignore: frozenset[str] = frozenset()  # parameters that are left out of requests to it
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
+    # The name in the policy, also of an endpoint; used in headers, logs and lanes.
+    policy_name: str = field(init=False, compare=False, repr=False)
+    # Host and port of an endpoint; None for a target with a single server. Never contains a credential.
+    address: str | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy_name", self.pool or self.name)
+        address = urlsplit(self.url).netloc.rpartition("@")[2] if self.pool else None
+        object.__setattr__(self, "address", address)
 
     @property
     def chat_url(self) -> str:
@@ -106,16 +115,6 @@ class Target:
             return self.chat_url
         is_versioned = api is TargetApi.TOKENIZE and _TOKENIZED in self.path
         return self.url + self.path.replace(_TOKENIZED if is_versioned else _CHAT_PATH, f"/{api}", 1)
-
-    @property
-    def policy_name(self) -> str:
-        """The target's name in the policy, also for an endpoint; used in headers, logs and lanes."""
-        return self.pool or self.name
-
-    @property
-    def address(self) -> str | None:
-        """Host and port of an endpoint; None for a target with a single server. Never contains a credential."""
-        return urlsplit(self.url).netloc.rpartition("@")[2] if self.pool else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,19 +3,24 @@
 import gc
 import logging
 import os
+import ssl
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.processes", "tests.processor_time"]
 
 # Set before torch is imported, and inherited by every process that a test starts. Threads that spin while they wait for
 # each other stall a machine with fewer idle cores than threads: a test with two threads took 120 s instead of 5.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Collecting tests makes objects that stay: `pytest_collection_finish` enables garbage collections. It is not called in
-# the process that only distributes tests to others, which makes hardly any garbage.
+# Collecting tests makes objects that stay: `pytest_collection_finish` enables garbage collections.
 gc.disable()
 
 # A property test must not fail because the machine is busy, and tries the same examples in every run of `ci`, so that a
@@ -26,10 +31,10 @@ settings.register_profile("nightly", _STEADY, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With several test processes, start with the files that take longest, so that none of them runs alone at the end:
     files with the longest timeout first, then those with most slow tests."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if config.option.processes < 2:
         return
     timeouts: Counter[Path] = Counter()
     slow: Counter[Path] = Counter()
@@ -44,7 +49,7 @@ def pytest_collection_finish() -> None:
     """Exempt imported modules (torch, transformers, every test module) from garbage collection: they live as long as
     the process, and each full collection would traverse them again. Collect rarely: what tests leave is little."""
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
     gc.enable()
     _let_root_handlers_see_all()
 
@@ -54,6 +59,27 @@ def _let_root_handlers_see_all() -> None:
     for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let HTTP clients of this process read one certificate of a bundle. They call loopback, and reading all 140 takes
+    each of a thousand clients 25 ms."""
+    load, folder = ssl.SSLContext.load_verify_locations, tmp_path_factory.mktemp("certificates")
+
+    @cache
+    def one_of(bundle: str) -> Path:
+        end, file = "-----END CERTIFICATE-----\n", folder / str(len(list(folder.iterdir())))
+        file.write_text("".join(Path(bundle).read_text().partition(end)[:2]))
+        return file
+
+    def load_one(self: ssl.SSLContext, cafile: Any = None, capath: Any = None, cadata: Any = None) -> None:
+        is_bundle = cafile is not None and Path(cafile).exists() and Path(cafile).stat().st_size > 100_000
+        load(self, one_of(str(cafile)) if is_bundle else cafile, capath, cadata)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ssl.SSLContext, "load_verify_locations", load_one)
+        yield
 
 
 @pytest.fixture(scope="session")  # so that fixtures of any scope may be async

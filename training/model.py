@@ -115,8 +115,10 @@ def speed_up_training(model: Any) -> None:
 def _written_out_attention(
     _module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor, **_: Any
 ) -> tuple[torch.Tensor, None]:
-    """softmax(q kT) v with grouped heads folded into the query axis; the classes scale queries by their norm."""
+    """softmax(q kT) v with grouped heads folded into the query axis; the classes scale queries by their norm. A mask
+    may cover the last keys only: no query attends to those before them."""
     rows, heads, queries, width = query.shape
+    key, value = (each[:, :, -attention_mask.shape[-1] :] for each in (key, value))
     groups = heads // key.shape[1]
     folded = query.reshape(rows, heads // groups, groups * queries, width)
     scores = (folded @ key.transpose(2, 3)).view(rows, heads // groups, groups, queries, -1)

@@ -75,6 +75,14 @@ class Run:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
                 group["lr"] = self.stage.rate(self.step, self.steps)
+        report = self._add_gradients()
+        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return report
+
+    def _add_gradients(self) -> dict[str, float]:
+        """The gradients of one step; returns figures for the log."""
         report: dict[str, float] = {}
         rows = sum(count for part in self.stage.parts for _, count, _ in part.rows)
         for number, part in enumerate(self.stage.parts):
@@ -89,9 +97,6 @@ class Run:
             total.backward()
             report[part.name] = loss.denoising.item()
             report[part.name + "/autoregressive"] = loss.autoregressive.item()
-        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
         return report
 
     def _log(self, recent: list[dict[str, float]], elapsed_s: float) -> None:
@@ -111,6 +116,9 @@ class Run:
         fresh = self.out / "state.new"
         torch.save(state, fresh)
         fresh.replace(self.out / "state.pt")
+        self._export()
+
+    def _export(self) -> None:
         export(self.model, self.out / "checkpoint")
 
     def resume(self) -> None:

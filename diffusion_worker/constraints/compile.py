@@ -6,17 +6,18 @@ another process (see `constraint_service`). Token compilation follows in `compil
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, freeze
+from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton
 from diffusion_worker.constraints.automata.code_point_dfa import dfa_of_tree
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
-from diffusion_worker.constraints.automata.minimise import EMPTY, RangeDfa, minimise
+from diffusion_worker.constraints.automata.minimise import minimal_automaton
 from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
+from diffusion_worker.constraints.schema.free_values import deepest
 from diffusion_worker.constraints.schema.json_strings import utf8_text
 from diffusion_worker.constraints.schema.keywords import keyword_at
 from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
@@ -26,7 +27,7 @@ from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, T
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
-COMPILER_VERSION: Final = 4  # part of every cache key; raise it whenever the compiler may produce a different automaton
+COMPILER_VERSION: Final = 5  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,9 @@ class Stats:
     states: int
     edges: int  # pairs of a state and a byte class with a transition
     tier: int  # of size limits, 0 is the most generous
-    truncated: bool  # whether a depth limit made the language smaller, also that of unconstrained values
+    # whether a validator may accept values that the automaton rejects in every order of members: values nested deeper
+    # than the limits, also unconstrained ones; strings of a `format`, or on which regular expression engines disagree
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,28 +87,55 @@ def compile_schema(
     """Compile a schema to its documents in normal form, on the first tier whose state budget is sufficient."""
     document, validator = Document(schema), SchemaValidator(schema)
     strict, lenient = Combiner(document, validator), Combiner(document, validator, lenient=True)
-    attempts = [(tier, limits, combiner) for combiner in (strict, lenient) for tier, limits in enumerate(tiers)]
     pointer = ""
-    for tier, limits, combiner in attempts:
-        builder = Builder(limits, combiner, white_space)
-        try:
-            start = builder.document()
-        except TooLarge:
-            pointer = builder.pointer
-            continue
-        minimal = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
-        if minimal.rows:
-            return _compilation(minimal, builder.unchecked, tier=tier, truncated=builder.is_cut)
-        if not builder.truncations:
-            raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
+    for combiner in (strict, lenient):
+        if combiner is lenient and not strict.has_exclusions:
+            break  # the same once more
+        for tier, limits in enumerate(tiers):
+            builder = Builder(limits, combiner, white_space)
+            try:
+                builder.build()
+            except TooLarge:
+                pointer = builder.pointer
+                continue
+            builder = _deepened(builder)
+            automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
+            if automaton is not None:
+                findings = builder.findings
+                return _compilation(automaton, findings.unchecked, tier=tier, truncated=findings.is_cut)
+            if not builder.truncations:
+                raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
 
 
+def _deepened(builder: Builder) -> Builder:
+    """The same build with unconstrained values as deep as the states suffice."""
+    limits = builder.limits
+    depth = deepest(builder.copies, limits.free_states, builder.white_space) if builder.copies else 0
+    for deeper in range(depth, max(limits.free_depth, limits.undeclared_depth), -1):
+        deep = replace(
+            limits,
+            states=limits.states + 2 * limits.free_states,  # alternatives may be copies of each other
+            free_depth=deeper,
+            undeclared_depth=deeper if limits.undeclared_depth >= 0 else -1,
+        )
+        again = Builder(deep, builder.combiner, builder.white_space)
+        try:
+            again.build()
+        except TooLarge:
+            continue
+        return again
+    return builder
+
+
 def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compilation:
-    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them."""
+    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them. They share
+    its states for deep unconstrained values."""
     text = [_compile(Constraint(**value["text"]))] if value["text"] else []
+    share = max(len(value["functions"]), 1)
+    tiers = [replace(limits, free_states=limits.free_states // share) for limits in SIZE_TIERS]
     for tier in range(len(SIZE_TIERS)):
-        functions = [_compile_function(function, SIZE_TIERS[tier:], white_space) for function in value["functions"]]
+        functions = [_compile_function(function, tiers[tier:], white_space) for function in value["functions"]]
         rules = ToolCallRules(
             functions=[Function(name=name, arguments=compiled.automaton) for name, compiled in functions],
             syntax=Syntax(value["syntax"]),
@@ -116,12 +146,14 @@ def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compila
             white_space=white_space,
         )
         try:
-            minimal = compile_tool_calls(rules, max_states=MAX_TOOL_STATES)
+            automaton = compile_tool_calls(rules, max_states=MAX_TOOL_STATES)
         except TooLarge:
             continue
+        if automaton is None:
+            raise UnsupportedSchema("no answer follows the rules for tools", keyword="tools", pointer="")
         parts = [*text, *(compiled for _, compiled in functions)]
         unchecked = {keyword for part in parts for keyword in part.needs_check}
-        return _compilation(minimal, unchecked, tier=tier, truncated=any(part.stats.truncated for part in parts))
+        return _compilation(automaton, unchecked, tier=tier, truncated=any(part.stats.truncated for part in parts))
     raise UnsupportedSchema("the tools exceed the state budget", keyword="tools", pointer="")
 
 
@@ -150,7 +182,10 @@ def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compilation:
         raise UnsupportedSchema("exceeds the state budget", keyword=kind, pointer="") from None
     if start is None:
         raise UnsupportedSchema("accepts no answer", keyword=kind, pointer="")
-    return _compilation(minimise(graph.rows, graph.accepting, start), set(), tier=0, truncated=False)
+    automaton = minimal_automaton(graph.rows, graph.accepting, start)
+    if automaton is None:
+        raise UnsupportedSchema("accepts no answer", keyword=kind, pointer="")
+    return _compilation(automaton, set(), tier=0, truncated=False)
 
 
 def _any_of(choices: Sequence[str]) -> Tree:
@@ -163,7 +198,6 @@ def _part(part: str | tuple[str, ...] | re.Pattern[str]) -> Tree:
     return _any_of(part) if isinstance(part, tuple) else parse(part.pattern)
 
 
-def _compilation(minimal: RangeDfa, unchecked: set[str], *, tier: int, truncated: bool) -> Compilation:
-    automaton = freeze(minimal.rows, minimal.accepting, minimal.start)
+def _compilation(automaton: ByteAutomaton, unchecked: set[str], *, tier: int, truncated: bool) -> Compilation:
     stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), tier=tier, truncated=truncated)
     return Compilation(automaton=automaton, needs_check=tuple(sorted(unchecked)), stats=stats)

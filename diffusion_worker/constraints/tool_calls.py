@@ -16,7 +16,7 @@ from typing import Any, Final
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton
 from diffusion_worker.constraints.automata.control_tokens import Placeholder
 from diffusion_worker.constraints.automata.graph import Graph
-from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
+from diffusion_worker.constraints.automata.minimise import RangeDfa, minimal_automaton
 from diffusion_worker.constraints.automata.ranges import subtract
 from diffusion_worker.constraints.automata.regex import SCALARS
 from diffusion_worker.constraints.native_tool_calls import native_arguments
@@ -72,8 +72,8 @@ class ToolCallRules:
     white_space: WhiteSpace = WhiteSpace.BOUNDED  # of tagged calls
 
 
-def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
-    """The automaton of all answers that follow the rules; empty if there is none. Raises TooLarge."""
+def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> ByteAutomaton | None:
+    """The automaton of all answers that follow the rules; None if there is none. Raises TooLarge."""
     graph = Graph(max_states=max_states)
     end = graph.state([], accepting=True)
     after_call = graph.reserve() if rules.parallel else end
@@ -93,7 +93,7 @@ def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
         start = _any_text(graph, opener, called)
     elif not rules.required and rules.text is not None:
         start = graph.union([start, _embedded(graph, rules.text, end)])
-    return minimise(graph.rows, graph.accepting, _with_thought(graph, rules.thought, start))
+    return minimal_automaton(graph.rows, graph.accepting, _with_thought(graph, rules.thought, start))
 
 
 def _native(graph: Graph, functions: Sequence[Function], after_call: int) -> int:

@@ -69,13 +69,13 @@ class Stepper:
         fault. After any other error the contents of the cache are unknown, see `reset`."""
         self._prepare(batch)
         outcomes: list[Outcome] = []
-        for group in self._together(batch.prefills, lambda item: item.is_seal):
+        for group in self._together(batch.prefills, lambda item: (item.is_seal, self._model_of(item))):
             outcomes += self._isolated(group, self._prefill)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         drafts = (item.draft for item in batch.verifications if item.draft is not None)
         denoises = [item for item in (*batch.denoises, *drafts) if item.sequence not in lost]
-        if denoises:
-            outcomes += self._isolated(denoises, self._denoise)
+        for canvases in _alike(denoises, self._model_of):
+            outcomes += self._isolated(canvases, self._denoise)
         self._drafts = _drafts(outcomes, batch)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         verifications = [item for item in batch.verifications if item.sequence not in lost]
@@ -97,6 +97,11 @@ class Stepper:
         if self._prompt_scores is not None:
             self._prompt_scores.reset()
 
+    def _model_of(self, item: Prefill | Denoise | Decode) -> DiffusionModel:
+        """The model whose passes an item takes part in."""
+        fills = (isinstance(item, Prefill) and item.fills) or (isinstance(item, Denoise) and item.template is not None)
+        return self.model.for_templates if fills else self.model
+
     def _prepare(self, batch: Batch) -> None:
         for sequence in batch.releases:
             self._canvases.pop(sequence, None)
@@ -116,7 +121,7 @@ class Stepper:
             [i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items], width=width
         )
         ids = padded([i.ids for i in items], self.model.device, width=width)
-        hidden = self.model.encode(ids, view)
+        hidden = self._model_of(items[0]).encode(ids, view)
         store = self._scored(items, ids, hidden)
 
         def seal() -> None:
@@ -127,19 +132,21 @@ class Stepper:
 
     def _scored(self, items: Sequence[Prefill | Decode], ids: torch.Tensor, hidden: torch.Tensor) -> Callable[[], None]:
         """Score the tokens of a causal pass, for the confidence; returns the function that stores the scores. The
-        tokens of a Decode after the prompt, one or the known part of a canvas, are not scored."""
+        tokens of a Decode after the prompt, one or the known part of a canvas, are not scored, nor are those of a
+        prompt for another model."""
         scores = self._prompt_scores
         if scores is None:
             return lambda: None
-        generated = [item for item in items if isinstance(item, Decode) and not item.ends_prompt]
+        is_other = self._model_of(items[0]) is not self.model
+        unscored = [i for i in items if is_other or (isinstance(i, Decode) and not i.ends_prompt)]
         places = [(i.slot, i.at, len(i.ids)) for i in items]
-        is_read = len(generated) < len(items)
+        is_read = len(unscored) < len(items)
         store = scores.score(places, ids, hidden, self.model.prompt_logits) if is_read else None
 
         def keep() -> None:
             if store is not None:
                 store()
-            for item in generated:
+            for item in unscored:
                 scores.skip(item.slot, item.at, len(item.ids))
 
         return keep
@@ -175,7 +182,7 @@ class Stepper:
             first += len(group)
             if missing := len(each.items) - len(group):  # dummies, whose results are dropped
                 seen = torch.cat([seen, seen[:1].expand(missing, -1, -1)])
-            done = advance(self.model, each, seen, self._draws, self.progress)
+            done = advance(self._model_of(group[0]), each, seen, self._draws, self.progress)
             surprises = self._prompt_surprise([(i.slot, i.at if i.opens and i.block == 0 else 0) for i in group])
             outcomes.append(
                 QueuedPass(
@@ -207,7 +214,7 @@ class Stepper:
         ids = _padded_rows([each.ids[: len(group)] for group, each in zip(groups, inputs, strict=True)], count, width)
         soft = _padded_rows([each.soft[: len(group)] for group, each in zip(groups, inputs, strict=True)], count, width)
         context = self.cache.canvas_view(slots, lengths, width, canvases=canvases, bucket=bucket)
-        return self.model.denoise(ids, soft, context)
+        return self._model_of(rows[0]).denoise(ids, soft, context)
 
     def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
         hidden, seal = self._encode(items)

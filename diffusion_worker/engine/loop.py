@@ -77,6 +77,7 @@ class Loop:
             itemsize=model.dtype.itemsize,
             is_reusing=not capacity.is_exact,
             rereads_last=model.info.scores_prompts,
+            has_template_weights=model.info.has_template_weights,
         )
         cache = KvCache(
             model.kv_layers,

@@ -238,9 +238,13 @@ class Scheduler:
 
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
         """Allocate a slot, reusing as much of another slot's context as possible."""
-        ids = sequence.all_ids
+        ids, request = sequence.all_ids, sequence.request
         allocation = self.slots.acquire(
-            sequence.id, ids, at_most=reusable(sequence), scores=sequence.request.prompt_logprobs
+            sequence.id,
+            ids,
+            at_most=reusable(sequence),
+            scores=request.prompt_logprobs,
+            fills=request.template is not None,
         )
         if allocation.copy:
             self._copies.append(allocation.copy)

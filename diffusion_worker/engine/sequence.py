@@ -186,6 +186,7 @@ class Sequence:
             at=self.context,
             is_seal=is_output and not self.is_autoregressive,
             width=self.request.denoising.canvas_length if is_output and self.is_verified else 0,
+            fills=self.template is not None,
             next_ids=self._next_prompt_ids(),
             prompt_top=self.scored_prompt.top,
         )

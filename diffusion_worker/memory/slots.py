@@ -15,6 +15,7 @@ from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import Copy
 
 MIN_REUSE = 16  # tokens; fewer are faster to compute than to copy
+MIN_SNAPSHOT = 32  # tokens more than can be reused already; fewer are not worth the pass that ends at them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class Allocation:
 
     After `copy` (None: nothing to copy) the slot holds the first `reused` tokens. `boundary`: length of a prefix shared
     with a context whose ring buffer has wrapped, so that it cannot be copied; a snapshot of the new slot at that length
-    serves later requests (0: none).
+    serves later requests (0: none worth its copy).
     """
 
     slot: int
@@ -37,8 +38,9 @@ class Allocation:
 class _Slot:
     owner: SequenceId | None = None
     ids: list[int] = field(default_factory=list)  # cached tokens
-    used: int = 0  # tick of the last allocation, release or copy
+    used: int = 0  # tick of the last allocation, release or copy, also of a copy from it
     is_read: bool = False  # a pass has ended at its last token, or it is a copy of such a slot
+    fills: bool = False  # computed with the weights for canvas templates
     scored: ScoredPrompt | None = None  # a prompt that began its context or one that it continues
 
     @property
@@ -54,7 +56,8 @@ class _Slot:
 class SlotTable:
     """The slots of one cache. Without `is_reusing` there is no prefix cache. With `rereads_last`, the last token of a
     prefix that ends within a slot's context is not reused: its hidden state scores the token that follows it, and only
-    that of a slot's own last token is kept (see `memory.prompt_scores`)."""
+    that of a slot's own last token is kept (see `memory.prompt_scores`). With `has_template_weights`, contexts for
+    canvas templates share no prefix with others, and are not scored."""
 
     def __init__(
         self,
@@ -64,12 +67,14 @@ class SlotTable:
         itemsize: int,
         is_reusing: bool = True,
         rereads_last: bool = False,
+        has_template_weights: bool = False,
     ) -> None:
         self._layers = tuple(layers)
         self._ring = min((layer.window - 1 for layer in layers if layer.window is not None), default=None)
         self._itemsize = itemsize
         self._is_reusing = is_reusing
         self._rereads_last = rereads_last
+        self._has_template_weights = has_template_weights
         self._slots = [_Slot() for _ in range(slots)]
         self._tick = 0
 
@@ -86,18 +91,23 @@ class SlotTable:
         """Number of free slots that retain a context."""
         return sum(slot.owner is None and bool(slot.ids) for slot in self._slots)
 
-    def acquire(self, owner: SequenceId, ids: Sequence[int], *, at_most: int, scores: int | None = None) -> Allocation:
+    def acquire(
+        self, owner: SequenceId, ids: Sequence[int], *, at_most: int, scores: int | None = None, fills: bool = False
+    ) -> Allocation:
         """Allocate a slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused; with
-        `scores`, only tokens whose log-probabilities are kept, with those of so many most likely tokens. There must be
-        a free slot."""
-        source, reused, boundary = self._best_match(ids, at_most, scores)
+        `scores`, only tokens whose log-probabilities are kept, with those of so many most likely tokens. `fills`: it is
+        for a canvas template. There must be a free slot."""
+        fills = fills and self._has_template_weights
+        source, reused, boundary = self._best_match(ids, at_most, scores, fills=fills)
         slot = self._least_useful(source)
         if slot is None:  # the only free slot is the one with the prefix: reuse it in place
             assert source is not None, "no slot is free"
             slot = source
         copy = None if source is None or source == slot else Copy(source=source, target=slot, tokens=reused)
         scored = None if source is None else self._slots[source].scored
-        self._slots[slot].owner, self._slots[slot].scored = owner, scored
+        if source is not None:
+            self._touch(source)
+        self._slots[slot].owner, self._slots[slot].scored, self._slots[slot].fills = owner, scored, fills
         self._slots[slot].ids = list(ids[:reused])
         self._slots[slot].is_read = False  # a prefix of another context
         self._touch(slot)
@@ -114,13 +124,15 @@ class SlotTable:
 
     def snapshot(self, slot: int) -> Copy | None:
         """Copy the slot's contents into the prefix cache, if two slots are free and none holds them yet."""
-        held = self._slots[slot].ids
+        held, fills = self._slots[slot].ids, self._slots[slot].fills
         spare = [index for index, other in enumerate(self._slots) if other.owner is None]
-        if not self._is_reusing or len(spare) < 2 or any(self._slots[index].ids == held for index in spare):
+        is_held = any(self._slots[index].ids == held and self._slots[index].fills is fills for index in spare)
+        if not self._is_reusing or len(spare) < 2 or is_held:
             return None
         target = self._least_useful(None)
         assert target is not None
         self._slots[target].ids, self._slots[target].scored = list(held), self._slots[slot].scored
+        self._slots[target].fills = fills
         self._slots[target].is_read = True
         self._touch(target)
         return Copy(source=slot, target=target, tokens=len(held))
@@ -162,14 +174,16 @@ class SlotTable:
         owned = [len(slot.ids) for slot in self._slots if slot.owner is not None]
         return sum(context_bytes(self._layers, tokens, self._itemsize) for tokens in owned)
 
-    def _best_match(self, ids: Sequence[int], at_most: int, scores: int | None) -> tuple[int | None, int, int]:
+    def _best_match(
+        self, ids: Sequence[int], at_most: int, scores: int | None, *, fills: bool
+    ) -> tuple[int | None, int, int]:
         """(slot to reuse, tokens of it, boundary)."""
         source, reused, boundary = None, 0, 0
         for index, slot in enumerate(self._slots if self._is_reusing else ()):
-            common = min(_common(slot.ids, ids), at_most)
+            common = min(_common(slot.ids, ids), at_most) if slot.fills is fills else 0
             if scores is not None:
                 common = min(common, slot.scored.reusable(ids, top=scores) if slot.scored else 0)
-            if self._rereads_last and (common < len(slot.ids) or not slot.is_read):
+            if self._rereads_last and not fills and (common < len(slot.ids) or not slot.is_read):
                 common -= 1
             if common < MIN_REUSE:
                 continue
@@ -179,7 +193,7 @@ class SlotTable:
                     source, reused = index, common
             else:
                 boundary = max(boundary, common)
-        return source, reused, boundary if boundary > reused else 0
+        return source, reused, boundary if boundary >= reused + MIN_SNAPSHOT else 0
 
     def _least_useful(self, excluded: int | None) -> int | None:
         """The first empty free slot, so that slots stay consecutive, else the least recently used free one."""

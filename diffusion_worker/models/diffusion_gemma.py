@@ -28,6 +28,7 @@ class DiffusionGemmaModel:
         experts: str | None = None,
         is_exact: bool = False,
         prompt_head: PromptHead | None = None,
+        for_templates: "DiffusionGemmaModel | None" = None,
     ) -> None:
         """Put `model` into evaluation mode and set its experts implementation: `experts`, or the fastest for its shape
         and dtype, or, if `is_exact`, one whose matrix shapes do not depend on the router. Quantised experts keep their
@@ -39,6 +40,7 @@ class DiffusionGemmaModel:
         self._decoder = model.model.decoder
         self._soft: torch.Tensor | None = None
         self._prompt_head = prompt_head
+        self._for_templates = for_templates
         self._compiled: CompiledDecoder | None = None
         if experts is None and info.quantised is None:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
@@ -55,6 +57,8 @@ class DiffusionGemmaModel:
     def compile(self) -> None:
         """Compile the canvas passes from here on; the first ones take minutes."""
         self._compiled = CompiledDecoder(self._decoder)
+        if self._for_templates is not None:
+            self._for_templates.compile()
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
@@ -72,6 +76,11 @@ class DiffusionGemmaModel:
         """Type of weights and cache."""
         dtype: torch.dtype = self._model.dtype
         return dtype
+
+    @property
+    def for_templates(self) -> "DiffusionGemmaModel":
+        """See `DiffusionModel.for_templates`."""
+        return self._for_templates or self
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """See `DiffusionModel.encode`. Calls the text model directly; its wrapper only adds images."""

@@ -77,6 +77,12 @@ class DiffusionModel(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
+    @property
+    def for_templates(self) -> "DiffusionModel":
+        """The model that fills canvas templates: itself, or one of the same shape with weights of its own for that. It
+        reads no context of the other one's."""
+        ...
+
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Causal pass over ids [rows, new]; extends `context` and returns hidden states [rows, new, hidden]."""
         ...

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
 from diffusion_worker.models.checkpoint_source import CONFIG
 from diffusion_worker.models.confidence import read_confidence, read_prompt_head
+from diffusion_worker.models.decision_weights import read_decision_weights, with_weights
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
 from diffusion_worker.models.packed_checkpoint import packed_matrices
 from diffusion_worker.models.placement import AUTO, LoadOptions, meta_model, place, plain_config
@@ -56,7 +57,16 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
     prompt_head = read_prompt_head(
         folder, hidden_size=info.hidden_size, vocab_size=info.vocab_size, device=model.device
     )
-    return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact, prompt_head=prompt_head)
+    for_templates = None
+    if tensors := read_decision_weights(folder):
+        filling = with_weights(model, tensors, folder)  # before the layers of `model` are fused
+        plain = dataclasses.replace(info, confidence={})
+        for_templates = DiffusionGemmaModel(filling, plain, experts=experts, is_exact=options.is_exact)
+        more = sum(tensor.numel() for tensor in tensors.values()) * model.dtype.itemsize
+        info = dataclasses.replace(info, weight_bytes=info.weight_bytes + more, has_template_weights=True)
+    return DiffusionGemmaModel(
+        model, info, experts=experts, is_exact=options.is_exact, prompt_head=prompt_head, for_templates=for_templates
+    )
 
 
 def read_config(file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import torch
 
-from diffusion_worker.models.interface import CanvasContext, PrefillContext
+from diffusion_worker.models.interface import CanvasContext, DiffusionModel, PrefillContext
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 from diffusion_worker.types.requests import DenoisingParams
 
@@ -53,6 +53,11 @@ class ToyModel:
         self.dtype = torch.float32
         self.passes = 0
         self._sure = _logit_of(self.confidence, self.vocab_size)
+
+    @property
+    def for_templates(self) -> DiffusionModel:
+        """Itself."""
+        return self
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] are the next id, from which `logits` follow."""

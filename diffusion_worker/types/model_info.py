@@ -68,6 +68,7 @@ class ModelInfo:
     weight_bytes: int  # once the model runs
     logit_cap: float = 0.0  # soft cap of the canvas head: cap * tanh(logits / cap); 0: none
     quantised: str | None = None  # the method; None: not quantised in memory
+    has_template_weights: bool = False  # canvas templates are filled with weights of their own
     confidence: Mapping[DecodingMode, ConfidenceWeights] = field(default_factory=dict)  # of modes that have weights
 
     def confidence_weights(self, decoding_mode: DecodingMode) -> ConfidenceWeights | None:

@@ -27,7 +27,7 @@ class Copy:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefill:
     """Causal pass over a prompt chunk or output; extends the sequence's context. The pass has at least
-    `width` positions, so that its shape is that of the Verify that it repeats."""
+    `width` positions, so that its shape is that of the Verify that it repeats. `fills`: for a canvas template."""
 
     sequence: SequenceId
     slot: int
@@ -35,6 +35,7 @@ class Prefill:
     at: int
     is_seal: bool = False  # output, such as a sealed canvas
     width: int = 0
+    fills: bool = False
     next_ids: tuple[int, ...] = ()  # the prompt tokens that follow each of `ids`, if their log-probabilities are wanted
     prompt_top: int = 0  # most likely tokens to report with each of them
 

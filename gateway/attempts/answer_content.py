@@ -29,9 +29,13 @@ def is_empty(delta: Delta) -> bool:
 
 def is_refusal(deltas: Sequence[Delta]) -> bool:
     """Whether every choice is a refusal, by the model or by a content filter."""
-    pieces = [piece for delta in deltas for piece in delta.pieces]
-    declined = {piece.index for piece in pieces if piece.refusal or piece.finish_reason == "content_filter"}
-    return bool(pieces) and declined == {piece.index for piece in pieces}
+    found, declined = set[int](), set[int]()
+    for delta in deltas:
+        for piece in delta.pieces:
+            found.add(piece.index)
+            if piece.refusal or piece.finish_reason == "content_filter":
+                declined.add(piece.index)
+    return bool(declined) and declined == found
 
 
 def has_blank_choice(deltas: Sequence[Delta]) -> bool:

@@ -24,20 +24,21 @@ class ReadLimits:
     target's fault. Times are those of the running loop, in seconds.
     """
 
+    expired: Expired | None = None
+    _until_s = _idle_s = inf
+    _since_s: float | None = None  # when the current read began
+    _task: asyncio.Task[object] | None = None
+    _cancelling = 0
+    _timer: asyncio.TimerHandle | None = None
+
     def __init__(self) -> None:
-        self.expired: Expired | None = None
         self._loop = asyncio.get_running_loop()
-        self._until_s = inf
-        self._idle_s = inf
-        self._since_s: float | None = None  # when the current read began
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._timer: asyncio.TimerHandle | None = None
 
     def end_in(self, seconds: float) -> None:
         """Replace the end of all reads: `seconds` from now."""
         self._until_s = self._loop.time() + seconds
-        self.close()
+        if self._timer is not None:
+            self.close()
 
     def limit_pauses(self, seconds: float) -> None:
         """From now on, a read may take at most `seconds`."""
@@ -55,7 +56,7 @@ class ReadLimits:
         if now_s >= self._until_s:
             self.expired = Expired.UNTIL
             raise TimeoutError
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._loop)
         assert task is not None
         self._cancelling = task.cancelling()
         if self._timer is None:

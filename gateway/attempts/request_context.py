@@ -1,9 +1,11 @@
 """The mutable context of one request: collects its attempts, and renders them as a Decision at any time.
 
-It makes no decisions and reads no clock; callers pass `now_s`.
+It fills one Decision from the request's arrival to its end. It makes no decisions and reads no clock; callers pass
+`now_s`.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 from gateway.attempts.decisions import DecisionAnswers
@@ -12,7 +14,6 @@ from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
-from gateway.parameters import ignored_by
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
 
@@ -37,6 +38,19 @@ class UnsureAnswer(Protocol):
 class RequestContext:
     """The state of one request while its candidates are tried."""
 
+    outcome = Outcome.OK
+    error: GatewayError | None = None  # that the client received, if the outcome is an error
+    surest: UnsureAnswer | None = None  # kept if the route serves it
+    limit: Limit | None = None  # of its API key, whose quota is to be released at the end
+    needed_tokens = 0  # at least, as far as targets that found the request too long reported
+    _error: AttemptFailed | None = None
+    _ignored: tuple[str, ...] = ()
+    _address: str | None = None
+    _location: str | None = None
+    _committed_start_ms = 0.0
+    _calls = 0
+    _is_streaming = False  # the committed attempt has not ended yet
+
     def __init__(
         self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
     ) -> None:
@@ -44,30 +58,27 @@ class RequestContext:
         self.plan = plan
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
-        self.outcome = Outcome.OK
-        self.error: GatewayError | None = None  # that the client received, if the outcome is an error
-        self.surest: UnsureAnswer | None = None  # kept if the route serves it
-        self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
-        self.schema_check: SchemaCheck | None = None
-        decision = query.beyond_chat.decision
-        self.decisions = None if decision is None else DecisionAnswers(decision)
+        asked = query.beyond_chat.decision
+        self.decisions = None if asked is None else DecisionAnswers(asked)
         self.classification = classification
-        self._wall_s = wall_s
         self._attempts: list[AttemptRecord] = []
-        self.needed_tokens = 0  # at least, as far as targets that found the request too long reported
-        self._error: AttemptFailed | None = None
         self._failures: list[Failure] = []
-        self._usage: Usage | None = None
-        self._target: str | None = None
-        self._ignored: tuple[str, ...] = ()
-        self._address: str | None = None
-        self._location: str | None = None
-        self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
-        self._committed_start_ms = 0.0
-        self._calls = 0
-        self._unsure: float | None = None  # confidence of an answer that is served below the minimum
-        self._is_streaming = False  # the committed attempt has not ended yet
+        self._decision = Decision(
+            time_s=wall_s,
+            query_id=query.request_id,
+            policy=plan.policy,
+            principal=query.principal,
+            classification=classification,
+            route=plan.route,
+            private=query.private or plan.private,
+            locations=plan.locations,
+            stream=query.stream,
+            schema=query.output_format.digest if query.output_format else None,
+            trace=query.trace,
+            timings_ms=self._timings_ms,
+            api_path=query.beyond_chat.path,
+        )
 
     def at_ms(self, now_s: float) -> float:
         """Milliseconds since the request arrived."""
@@ -81,12 +92,14 @@ class RequestContext:
         """The time left for a stream as a whole."""
         return self.plan.total_ms - self.at_ms(now_s)
 
-    def limit_ms(self, now_s: float, *, is_last: bool) -> float:
-        """How long an attempt may take until its response is ready, so that time is left for later candidates."""
-        limit_ms, attempt_ms = self.total_left_ms(now_s), self.plan.attempt_ms
-        if self.plan.deadline_ms is not None:
-            limit_ms = min(limit_ms, self.plan.deadline_ms - self.at_ms(now_s))
-        return limit_ms if is_last or attempt_ms is None else min(limit_ms, attempt_ms)
+    def limits_ms(self, now_s: float, *, is_last: bool) -> tuple[float, float]:
+        """How long an attempt may take until its response is ready, so that time is left for later candidates; and the
+        time left for a stream as a whole."""
+        plan, at_ms = self.plan, self.at_ms(now_s)
+        limit_ms = total_ms = plan.total_ms - at_ms
+        if plan.deadline_ms is not None:
+            limit_ms = min(limit_ms, plan.deadline_ms - at_ms)
+        return limit_ms if is_last or plan.attempt_ms is None else min(limit_ms, plan.attempt_ms), total_ms
 
     @property
     def validation_error(self) -> str | None:
@@ -140,17 +153,20 @@ class RequestContext:
         self._is_streaming = False
         self._append(candidate, attempt)
 
-    def commit(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
-        """The point of no return: this candidate's response is served."""
-        self._target = candidate.target.policy_name
-        self._ignored = ignored_by(candidate.target, self.query)
+    def commit(
+        self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float, *, ignored: tuple[str, ...]
+    ) -> None:
+        """The point of no return: this candidate's response is served. `ignored` are parameters that it did not get."""
+        decision, at_ms = self._decision, self.at_ms(now_s)
+        decision.target = candidate.target.policy_name
+        decision.usage = usage
+        decision.first_byte_ms = at_ms
+        self._ignored = ignored
         self._address, self._location = candidate.target.address, candidate.target.location
         self._committed_start_ms = started_ms
         self._is_streaming = True
-        self._usage = usage
-        self._first_byte_ms = self.at_ms(now_s)
         self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
-        self._timings_ms["upstream"] = self._first_byte_ms - started_ms
+        self._timings_ms["upstream"] = at_ms - started_ms
 
     def keep_surest(self, answer: UnsureAnswer) -> None:
         """Keep an answer below the minimum if it is surer than the one that is kept."""
@@ -172,69 +188,55 @@ class RequestContext:
         if self.decisions is None or not self.decisions.is_complete:
             return [] if self.surest is None else self.surest.commit_unsure()
         merged = self.decisions.merged()
-        self._target, self._usage = self.decisions.answered_by[-1][0], merged.usage
-        self._first_byte_ms = self.at_ms(now_s)
+        self._decision.target, self._decision.usage = self.decisions.answered_by[-1][0], merged.usage
+        self._decision.first_byte_ms = self.at_ms(now_s)
         return [merged]
 
     def mark_unsure(self, confidence: float | None) -> None:
         """The committed attempt ended below the minimum confidence, and is served as the surest answer."""
-        self._unsure, self._is_streaming = confidence, False
+        self._decision.low_confidence, self._is_streaming = confidence, False
 
     def record_validation(self, check: SchemaCheck | None, took_ms: float) -> None:
         """Record the validation result of the served response; None if it was not validated, or not yet."""
         if check is None:
             return
-        self.schema_check = check
+        self._decision.schema_check = check
         self._timings_ms["validate"] = took_ms
 
     def record_usage(self, usage: Usage) -> None:
         """Record the usage of a stream, which follows its content."""
-        self._usage = usage
+        self._decision.usage = usage
 
     def decision(self, now_s: float) -> Decision:
-        """The decision as of now. A stream in progress counts as a successful attempt."""
-        query, plan, total_ms = self.query, self.plan, self.at_ms(now_s)
+        """The decision as of now: one record, which later calls change. A stream in progress counts as a successful
+        attempt, and its decision is a record of its own."""
+        decision, total_ms = self._decision, self.at_ms(now_s)
         attempts = [*self._attempts, self._in_progress(total_ms)] if self._is_streaming else self._attempts
         if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
             attempts = sorted(attempts, key=_started_ms)
-        queued_ms = cost = 0.0
+        own_ms, until_ms, cost = total_ms, 0.0, 0.0  # without waiting, and without the time of any attempt in progress
         for attempt in attempts:
-            queued_ms += attempt.queued_ms or 0.0
-            cost += (attempt.usage.cost or 0.0) if attempt.usage is not None else 0.0
-        return Decision(
-            time_s=self._wall_s,
-            query_id=query.request_id,
-            policy=plan.policy,
-            principal=query.principal,
-            classification=self.classification,
-            route=plan.route,
-            private=query.private or plan.private,
-            locations=plan.locations,
-            stream=query.stream,
-            schema=query.output_format.digest if query.output_format else None,
-            attempts=tuple(attempts),
-            target=self._target,
-            outcome=self.outcome,
-            status=self._status(),
-            error_source=error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None,
-            schema_check=self.schema_check,
-            usage=self._usage,
-            first_byte_ms=self._first_byte_ms,
-            total_ms=total_ms,
-            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts) - queued_ms),
-            cost=cost,
-            trace=query.trace,
-            timings_ms=dict(self._timings_ms),
-            low_confidence=self._unsure,
-            api_path=query.beyond_chat.path,
-            answered_by=self.decisions.answered_by if self.decisions is not None else (),
-        )
+            own_ms -= attempt.queued_ms or 0.0
+            if attempt.ended_ms > until_ms:
+                own_ms -= attempt.ended_ms - max(attempt.started_ms, until_ms)
+                until_ms = attempt.ended_ms
+            if attempt.usage is not None:
+                cost += attempt.usage.cost or 0.0
+        decision.attempts = tuple(attempts)
+        decision.total_ms, decision.overhead_ms, decision.cost = total_ms, max(0.0, own_ms), cost
+        decision.outcome, decision.status = self.outcome, 200
+        if self.outcome is not Outcome.OK:
+            decision.status = self._failed_status()
+            decision.error_source = error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None
+        if self.decisions is not None:
+            decision.answered_by = self.decisions.answered_by
+        return replace(decision, timings_ms=dict(self._timings_ms)) if self._is_streaming else decision
 
-    def _status(self) -> int | None:
+    def _failed_status(self) -> int | None:
         """A stream that breaks off has sent its status."""
         if self.outcome is Outcome.CLIENT_GONE:
             return None
-        if self.outcome is Outcome.OK or self._first_byte_ms is not None:
+        if self._decision.first_byte_ms is not None:
             return 200
         return GatewayError.status if self.error is None else self.error.status
 
@@ -243,9 +245,9 @@ class RequestContext:
         return final_error(self._failures, private=self.plan.private, locations=self.plan.locations)
 
     def _in_progress(self, now_ms: float) -> AttemptRecord:
-        assert self._target is not None
+        assert self._decision.target is not None
         return AttemptRecord(
-            target=self._target,
+            target=self._decision.target,
             url=self._address,
             location=self._location,
             started_ms=self._committed_start_ms,
@@ -262,12 +264,3 @@ class RequestContext:
 
 def _started_ms(attempt: AttemptRecord) -> float:
     return attempt.started_ms
-
-
-def _upstream_ms(attempts: list[AttemptRecord]) -> float:
-    """Time during which at least one attempt was in progress. `attempts` are ordered by their start."""
-    total_ms = until_ms = 0.0
-    for attempt in attempts:
-        total_ms += max(0.0, attempt.ended_ms - max(attempt.started_ms, until_ms))
-        until_ms = max(until_ms, attempt.ended_ms)
-    return total_ms

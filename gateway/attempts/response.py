@@ -1,6 +1,6 @@
 """The gateway's response to one query: an error, or deltas to send to the client."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from gateway.attempts.attempt import Attempt
@@ -34,7 +34,7 @@ class GatewayResponse:
         context: RequestContext,
         finish: Callable[[RequestContext], Decision],
         *,
-        buffered: Iterable[Delta] = (),
+        buffered: list[Delta] | None = None,
         attempt: Attempt | None = None,
         error: GatewayError | None = None,
         recorder: ResponseListener | None = None,
@@ -42,7 +42,7 @@ class GatewayResponse:
         self.error = error
         self._context = context
         self._finish = finish
-        self._buffered = buffered
+        self._buffered = buffered or []
         self._attempt = attempt
         self._recorder = recorder
         self._is_complete = error is not None
@@ -61,25 +61,28 @@ class GatewayResponse:
         """The deltas in order, once. Raises AttemptFailed if the response is truncated: do not send a regular end."""
         for delta in self.buffered():
             yield delta
-        async for delta in self.remaining():
-            yield delta
+        while found := await self.more():
+            for delta in found:
+                yield delta
 
     def buffered(self) -> list[Delta]:
-        """The deltas to send at once, once; all of a whole answer, which is then `sent`. Others follow: `remaining`."""
-        return [delta for delta in self._buffered if self._is_sent(delta)]
+        """The deltas to send at once, once; all of a whole answer, which is then `sent`. Others follow: `more`."""
+        is_whole = self._recorder is None and not self._context.query.stream
+        return self._buffered if is_whole else self._sent(self._buffered)
 
-    async def remaining(self) -> AsyncIterator[Delta]:
-        """The deltas of a stream that follow. Raises AttemptFailed."""
+    async def more(self) -> list[Delta]:
+        """The deltas of a stream that follow, as many as have arrived; none at the end. Raises AttemptFailed."""
         if self._attempt is not None and not self._attempt.is_complete:
             try:
-                async for delta in self._attempt.remaining():
-                    if self._is_sent(delta):
-                        yield delta
+                while found := await self._attempt.more():
+                    if sent := self._sent(found):
+                        return sent
             except AttemptFailed as error:
                 self._context.outcome, self._context.error = Outcome.ERROR, error
                 self._is_complete = True
                 raise
         self._is_complete = True
+        return []
 
     def sent(self) -> None:
         """All of it was sent."""
@@ -100,8 +103,11 @@ class GatewayResponse:
         if self._recorder is not None and self._context.outcome is Outcome.OK:
             self._recorder.done()
 
-    def _is_sent(self, delta: Delta) -> bool:
+    def _sent(self, deltas: list[Delta]) -> list[Delta]:
         """The gateway always requests usage at the end of a stream; clients receive it only if they requested it."""
         if self._recorder is not None:
-            self._recorder.feed(delta)
-        return bool(delta.pieces) or self._context.query.include_usage or not self._context.query.stream
+            for delta in deltas:
+                self._recorder.feed(delta)
+        if self._context.query.include_usage or not self._context.query.stream:
+            return deltas
+        return [delta for delta in deltas if delta.pieces]

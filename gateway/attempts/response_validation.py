@@ -33,11 +33,9 @@ class ResponseValidation:
         self._check = self._new_check(query)
         self._progress: ResponseCheck | None = None  # of a stream that becomes a whole response
         self._is_watched = False
-
-    @property
-    def keeps_text(self) -> bool:
-        """Whether what is fed stays in memory until the end."""
-        return self._check is not None and (self._query.output_format is not None or bool(self._query.tools))
+        self.has_check = self._check is not None  # otherwise nothing of the response is checked
+        # Whether what is fed stays in memory until the end.
+        self.keeps_text = self._check is not None and (query.output_format is not None or bool(query.tools))
 
     @property
     def bytes_to_buffer(self) -> int | None:

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VERSION 4
+#define VERSION 5
 #define HASHED 4
 #define HASH_BITS 18
 #define UNIT_FLAGS 64
@@ -43,7 +43,11 @@
 #define CONCEPT_PAIR 0x27D4EB2Fu
 #define CLASS 3u
 #define PLACE 0x165667B1u
-#define CONTEXTS 6
+#define CONTEXTS 8
+#define LAST_PARAGRAPH 4
+#define MAX_PAST 1024 /* tokens of a follow-up's past */
+#define PAST_EARLIER 0x9E3779B9u
+#define PAST_ANSWER 0xC2B2AE35u
 
 /* Flags of words, as `Scorer` receives them. */
 enum { DENIES = 1, DENIES_BEFORE = 2, CANCELS = 4, THAN = 8, RATHER = 16, LEADS = 32 };
@@ -326,10 +330,34 @@ static int both_ends(const Text *text, Py_ssize_t head, Py_ssize_t tail, Py_UCS4
     return (int)count;
 }
 
+static int piece_of(const Text *text, Py_ssize_t from, Py_ssize_t to, Py_UCS4 *out)
+{
+    for (Py_ssize_t at = from; at < to; at++)
+        *out++ = char_at(text, at);
+    return (int)(to - from);
+}
+
+/* As `both_ends`, but of a longer last paragraph the beginning, too. */
+static int shown_ends(const Text *text, Py_ssize_t head, Py_ssize_t tail, Py_UCS4 *out)
+{
+    Py_ssize_t first = text->size - LAST_PARAGRAPH * tail, at = text->size - tail - 2, half = tail / 2;
+    if (first < head)
+        first = head;
+    while (at >= first && !(char_at(text, at) == '\n' && char_at(text, at + 1) == '\n'))
+        at--;
+    if (text->size <= head + tail || at < first)
+        return both_ends(text, head, tail, out);
+    int count = piece_of(text, 0, head, out);
+    out[count++] = '\n';
+    count += piece_of(text, at + 2, at + 2 + half, out + count);
+    out[count++] = '\n';
+    return count + piece_of(text, text->size - half, text->size, out + count);
+}
+
 /* Both ends of a text in lower case, in `out` [TEXT_CHARS]. Returns the size, or -1 after an exception. */
 static int lowered(const Text *text, int head, int tail, Py_UCS4 *out)
 {
-    int size = both_ends(text, head, tail, out), bytes = 0;
+    int size = shown_ends(text, head, tail, out), bytes = 0;
     for (int at = 0; at < size; at++)
         bytes += out[at] < 0x80 ? 1 : out[at] < 0x800 ? 2 : out[at] < 0x10000 ? 3 : 4;
     if (bytes == size) {
@@ -339,7 +367,7 @@ static int lowered(const Text *text, int head, int tail, Py_UCS4 *out)
         return size;
     }
     if (bytes > 2 * size)
-        size = both_ends(text, head / 2, tail / 2, out);
+        size = shown_ends(text, head / 2, tail / 2, out);
     PyObject *given = PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, out, size);
     PyObject *lower = given ? PyObject_CallMethod(given, "lower", NULL) : NULL;
     Py_XDECREF(given);
@@ -370,6 +398,7 @@ typedef struct Request {
     int firsts[MAX_TOKENS], sizes[MAX_TOKENS], places[MAX_TOKENS];
     double scores[MAX_TOKENS][COLUMNS];
     int request[REQUEST_FLAGS], request_count;
+    int answered[MAX_PAST], answered_count;
     Py_UCS4 opened[2 * READ_CHARS + 8], outside[2 * READ_CHARS + 8];
 } Request;
 
@@ -442,6 +471,24 @@ static void add_token(Request *request, int id)
         request->ids[request->count++] = id;
 }
 
+/* The tokens of the answer. Returns -1 after an exception. */
+static int read_answer(Request *request, const Text *answer)
+{
+    Py_UCS4 chars[TEXT_CHARS];
+    Span tokens[TEXT_CHARS];
+    const Scorer *self = request->self;
+    request->answered_count = 0;
+    if (!request->has_answer)
+        return 0;
+    int size = lowered(answer, 100, 60, chars);
+    if (size < 0)
+        return -1;
+    int count = merge_pairs(self, tokens, split(chars, size, tokens, MAX_PAST));
+    for (int at = 0; at < count; at++)
+        request->answered[request->answered_count++] = id_of(self, tokens[at]);
+    return 0;
+}
+
 /* Adds the tokens of a text. Returns their number, or -1 after an exception. */
 static int add_text(Request *request, const Text *text, int head, int tail, int is_own)
 {
@@ -503,7 +550,24 @@ static void find_negated(Request *request)
     }
 }
 
-static int context_of(const Request *request)
+static int answer_has(const Text *answer, Py_UCS4 sought, int times)
+{
+    int run = 0;
+    for (Py_ssize_t at = 0; at < answer->size && run < times; at++)
+        run = char_at(answer, at) == sought ? run + 1 : 0;
+    return run == times;
+}
+
+/* Whether an answer looks like code or data. */
+static int is_code(const Request *request, const Text *answer)
+{
+    int signs = 0;
+    for (int at = 0; at < request->answered_count; at++)
+        signs += request->answered[at] >= request->self->first_sign && request->answered[at] < request->self->first_word;
+    return signs * 5 > request->answered_count || answer_has(answer, '`', 3);
+}
+
+static int context_of(const Request *request, const Text *answer)
 {
     int signs = 0, lines = 0, start = request->borders[1], size = request->count - start;
     if (request->fences)
@@ -515,7 +579,7 @@ static int context_of(const Request *request)
     if (request->asked.size > 360)
         return 3;
     if (request->has_answer)
-        return 4;
+        return char_at(answer, answer->size - 1) == '?' ? 7 : is_code(request, answer) ? 6 : 4;
     for (Py_ssize_t at = 0; at < request->asked.size; at++)
         lines |= char_at(&request->asked, at) == '\n';
     return lines ? 5 : 0;
@@ -608,14 +672,6 @@ static int ends_open(const Scorer *self, const Py_UCS4 *end, int size)
         word[at - start] = Py_UNICODE_TOLOWER(end[at]);
     }
     return find_word(&self->open_words, word, size - start) >= 0;
-}
-
-static int answer_has(const Text *answer, Py_UCS4 sought, int times)
-{
-    int run = 0;
-    for (Py_ssize_t at = 0; at < answer->size && run < times; at++)
-        run = char_at(answer, at) == sought ? run + 1 : 0;
-    return run == times;
 }
 
 static void request_flags(Request *request, const Text *answer)
@@ -823,6 +879,27 @@ static int own_words(const Request *request)
     return words;
 }
 
+/* Adds the rows of a follow-up's past to the scores; they have no part in the weighing of units. */
+static void add_past(const Request *request, double *scores)
+{
+    const Scorer *self = request->self;
+    const int start = request->borders[0], earlier = request->borders[1] - 1 - start;
+    const int size = earlier + request->answered_count;
+    int32_t sums[WIDTH] = {0};
+    if (!request->answered_count)
+        return;
+    for (int at = 0; at < size; at++) {
+        uint32_t hash = at < earlier ? self->hashes[request->ids[start + at]] * PAST_EARLIER
+                                     : self->hashes[request->answered[at - earlier]] * PAST_ANSWER;
+        const int8_t *row = self->table + (size_t)hashed_row(self, hash) * WIDTH;
+        for (int column = 0; column < WIDTH; column++)
+            sums[column] += row[column];
+    }
+    double share = (float)(1.0 / sqrt((double)(size < 511 ? size : 511)));
+    for (int task = 0; task < TASKS; task++)
+        scores[task] += sums[task] * (double)(self->scales[task] * FLAG_WEIGHT) * share;
+}
+
 static void probabilities_of(const Request *request, const double *shares, double *odds)
 {
     const Scorer *self = request->self;
@@ -835,9 +912,11 @@ static void probabilities_of(const Request *request, const double *shares, doubl
         for (int at = 0; at < request->request_count; at++)
             flags += self->request_flags[(size_t)request->request[at] * TASKS + (size_t)task];
         odds[task] = score + flags;
+    }
+    add_past(request, odds);
+    for (int task = 0; task < TASKS; task++)
         if (odds[task] > top)
             top = odds[task];
-    }
     for (int task = 0; task < TASKS; task++)
         sum += odds[task] = exp((odds[task] - top) * self->sharpness);
     double share = trust_of(request, shares) / sum;
@@ -882,7 +961,7 @@ static PyObject *evidence_of(const Request *request, const double *shares, int t
 
 /* -- The Python type -- */
 
-static int read_request(Request *request, PyObject *system, PyObject *user, PyObject *earlier)
+static int read_request(Request *request, PyObject *system, PyObject *user, PyObject *earlier, const Text *answer)
 {
     const Scorer *self = request->self;
     Text above = text_of(system), before = text_of(earlier);
@@ -897,7 +976,7 @@ static int read_request(Request *request, PyObject *system, PyObject *user, PyOb
     add_token(request, self->special[GAP_ID]);
     request->borders[1] = request->count;
     request->own_tokens = add_text(request, &request->asked, 340, 260, 1);
-    if (request->own_tokens < 0)
+    if (request->own_tokens < 0 || read_answer(request, answer) < 0)
         return -1;
     add_token(request, self->special[GAP_ID]);
     request->borders[2] = request->count;
@@ -909,7 +988,7 @@ static PyObject *classify(Request *request, const Text *answer)
     double shares[MAX_TOKENS], odds[TASKS];
     int best = 0;
     find_negated(request);
-    request->context = context_of(request);
+    request->context = context_of(request, answer);
     find_units(request);
     request_flags(request, answer);
     score_tokens(request);
@@ -951,7 +1030,7 @@ static PyObject *scorer_call(Scorer *self, PyObject *args, PyObject *kwargs)
     request->has_earlier = PyUnicode_GET_LENGTH(earlier) > 0;
     request->has_answer = answered.size > 0;
     request->count = request->units = request->request_count = 0;
-    if (!read_request(request, system, user, earlier))
+    if (!read_request(request, system, user, earlier, &answered))
         found = request->own_tokens ? classify(request, &answered) : Py_NewRef(Py_None);
     return found;
 }

@@ -5,11 +5,14 @@ of. The model weighs the units (see `model`). Fenced blocks are left out, and lo
 
 Every token has rows in the model's table: its own, and by hash with what stands beside the request, with the token
 before it, and with the concept before it (words of one meaning, see `tokens.Vocabulary`). A negated word ("don't
-summarize, explain") has other rows, as in sentiment analysis since Das and Chen 2001.
+summarize, explain") has other rows, as in sentiment analysis since Das and Chen 2001. The words of a follow-up's past,
+the user's message before it and the assistant's answer, have rows of their own, which say what a follow-up may ask of
+such an answer.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -19,7 +22,7 @@ from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, GAP, 
 
 Hashes = npt.NDArray[np.uint32]
 
-VERSION: Final = 4  # of the features; weights are valid only for the version they were trained with
+VERSION: Final = 5  # of the features; weights are valid only for the version they were trained with
 HASH_BITS: Final = 18
 HASHED_ROWS: Final = 1 << HASH_BITS
 UNIT_FLAGS: Final = 64
@@ -29,6 +32,8 @@ READ_CHARS: Final = 2048  # at each end of the last user message; fenced blocks 
 USER_ENDS: Final = (340, 260)  # characters at the beginning and the end of what is left
 SYSTEM_ENDS: Final = (320, 160)
 EARLIER_ENDS: Final = (120, 80)  # of the user's message before the last
+ANSWER_ENDS: Final = (100, 60)  # of the assistant's answer
+LAST_PARAGRAPH: Final = 4  # times the characters at the end, up to which a last paragraph is read at its beginning, too
 _TOKEN_ENDS: Final = (76, 56)  # tokens of the user's text: scripts without spaces have more of them
 # How a text ends that is to be continued: an article, a conjunction or a preposition; an open bracket or a comma.
 OPEN_WORDS: Final = frozenset(
@@ -57,9 +62,11 @@ _SHIFT: Final = np.uint32(32 - HASH_BITS)
 _CLASS: Final = np.uint32(3)
 HASHED: Final = 4  # rows of a token by hash
 _ROLES: Final = 3
-_CONTEXTS: Final = 6  # what stands beside the words
+_CONTEXTS: Final = 8  # what stands beside the words
 SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
+PAST_SALTS: Final = np.array([0x9E3779B9, 0xC2B2AE35], dtype=np.uint32)  # of the earlier message, of the answer
 _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
+_NO_PAST: Final = np.zeros(0, dtype=np.uint32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,7 @@ class Features:
     sizes: Ids
     flags: Ids
     leads: Hashes
+    past: Hashes
     request: list[int]
     own_tokens: int
 
@@ -83,6 +91,7 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
     assistant's answer between them. Accepts any text, in bounded time."""
     asked, fences = _without_fences(user)
     own = _shortened(_tokens(vocabulary, asked, USER_ENDS))
+    answered = vocabulary.ids(_tokens(vocabulary, answer, ANSWER_ENDS)) if answer else []
     above = _tokens(vocabulary, system, SYSTEM_ENDS) if system else []
     before = _tokens(vocabulary, earlier, EARLIER_ENDS) if earlier else []
     ids = np.array(vocabulary.ids([*above, GAP, *before, GAP, *own, GAP]), dtype=np.intp)
@@ -96,7 +105,7 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
     sizes[1:] -= lasts[:-1]
     sizes[0] += 1
     borders = (len(above) + 1, len(above) + len(before) + 2, ids.size)
-    context = _context(asked, fences, answer, ids[borders[1] :])
+    context = _context(asked, fences, answer, ids[borders[1] :], answered)
     hashed = np.zeros((HASHED, ids.size), dtype=np.uint32)
     start = 0
     for role, stop in enumerate(borders):
@@ -114,6 +123,7 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
         sizes=sizes,
         flags=flags,
         leads=_leads(vocabulary, ids, hashes, lasts, flags[0]),
+        past=_past(vocabulary, ids[borders[0] : borders[1] - 1], answered) if answered else _NO_PAST,
         request=_request_flags(user, fences, (system, earlier, answer), context, len(own)),
         own_tokens=len(own),
     )
@@ -152,10 +162,25 @@ def _leads(vocabulary: Vocabulary, ids: Ids, hashes: Hashes, lasts: Ids, places:
     return found
 
 
+def _past(vocabulary: Vocabulary, earlier: Ids, answered: list[int]) -> Hashes:
+    """The rows of the words of the earlier message and of the answer."""
+    ids = np.concatenate([earlier, answered]).astype(np.intp)
+    hashes = vocabulary.hashes.take(ids)
+    hashes[: earlier.size] *= PAST_SALTS[0]
+    hashes[earlier.size :] *= PAST_SALTS[1]
+    return hashes * _MIX >> _SHIFT
+
+
 def _ends(text: str, sizes: tuple[int, int]) -> str:
-    """Both ends of a long text, on two lines."""
+    """Both ends of a long text, on lines of their own. Of a last paragraph that is longer than what is read at the end,
+    the beginning and the end: instructions behind a text tell what to do first, and then how."""
     head, tail = sizes
-    return text if len(text) <= head + tail else f"{text[:head]}\n{text[-tail:]}"
+    if len(text) <= head + tail:
+        return text
+    at = text.rfind("\n\n", max(head, len(text) - LAST_PARAGRAPH * tail), len(text) - tail)
+    if at < 0:
+        return f"{text[:head]}\n{text[-tail:]}"
+    return f"{text[:head]}\n{text[at + 2 : at + 2 + tail // 2]}\n{text[-(tail // 2) :]}"
 
 
 def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[str]:
@@ -174,7 +199,7 @@ def _shortened(tokens: list[str]) -> list[str]:
 
 def _without_fences(user: str) -> tuple[str, int]:
     """The text outside of fences, and the number of fenced blocks. A text that is one block is taken as it is."""
-    text = _ends(user, (READ_CHARS, READ_CHARS)).strip()
+    text = (user if len(user) <= 2 * READ_CHARS else f"{user[:READ_CHARS]}\n{user[-READ_CHARS:]}").strip()
     if _FENCE not in text:
         return text, 0
     parts = text.split(_FENCE)
@@ -183,8 +208,9 @@ def _without_fences(user: str) -> tuple[str, int]:
     return f"\n{CUT}\n".join(parts[::2]), len(parts) // 2
 
 
-def _context(asked: str, fences: int, answer: str, ids: Ids) -> int:
-    """What stands beside the user's words: nothing, a fenced block, something like code or data, or prose."""
+def _context(asked: str, fences: int, answer: str, ids: Ids, answered: list[int]) -> int:
+    """What stands beside the user's words: nothing, a fenced block, something like code or data, prose, or an answer:
+    a question, code or data, or prose."""
     if fences:
         return 1
     if ids.size > 20:
@@ -195,7 +221,10 @@ def _context(asked: str, fences: int, answer: str, ids: Ids) -> int:
     if len(asked) > 360:
         return 3
     if answer:
-        return 4
+        if answer.endswith("?"):
+            return 7
+        signs = sum(FIRST_SIGN <= number < FIRST_WORD for number in answered)
+        return 6 if signs * 5 > len(answered) or _FENCE in answer else 4
     return 5 if "\n" in asked else 0
 
 
@@ -265,7 +294,7 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
         answer.endswith("?"),
         "\n" in answer,
     )
-    found = [number for number, is_set in enumerate(present) if is_set]
+    found = list(compress(range(len(present)), present))
     found.append(40 + context)
     found.append(48 + min(8, own_tokens // 8))
     return found

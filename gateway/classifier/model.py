@@ -116,7 +116,7 @@ class LearnedStage:
 
     def _evidence(self, numbers: list[int]) -> str:
         """`words`, and the strongest ones."""
-        named = list(dict.fromkeys(self._names[number] for number in numbers))[:_MAX_NAMED]
+        named = list(dict.fromkeys(map(self._names.__getitem__, numbers)))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
 
 
@@ -139,6 +139,9 @@ class PythonScore:
         shares = np.exp(gates - gates.max())
         shares /= shares.sum()
         scores = (shares @ units)[:-1] + parts.request_flags.take(found.request, axis=0).sum(axis=0)
+        if found.past.size:
+            past = parts.table.take(found.past + np.uint32(self._first_hashed), axis=0).sum(axis=0, dtype=np.int32)
+            scores += (past * self._lead_scales)[:-1] * _SHARES[min(found.past.size, len(_SHARES) - 1)]
         probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
         if found.own_tokens < _SHORT_TOKENS and not (answer or system):
             probabilities[parts.structured] *= min(1.0, self._own_words(found) / _STRUCTURED_WORDS)

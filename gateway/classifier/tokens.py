@@ -50,6 +50,7 @@ _OPENERS: Final = frozenset(
         "please pls plz can could would you kindly hi hello hey now then also just ok okay so and i'd i like want need"
         " me to bitte kannst du könntest können sie puedes podrías por favor peux tu pouvez vous pourriez pourrais s'il"
         " te plaît stp svp você pode poderia puoi potresti per favore proszę czy możesz kun je kunt u"
+        " пожалуйста можешь можете мне нужно hãy xin lütfen tolong"
     ).split()
 )
 
@@ -61,6 +62,7 @@ _TOKEN: Final = re.compile(
     rf"([{_LETTERS}][{_LETTERS}0-9_']*|[{_SPACELESS}]|\d+|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]"
     rf"|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|\w) *"
 )
+_REMEMBERED: Final = 8192  # tokens that are no entries, at most, whose numbers are remembered
 _SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
 _CHAR: Final = re.compile(rf"[{_SPACELESS}]")
 _NORMAL: Final = {"。": ".", "！": "!", "？": "?", "；": ";", "：": ":"} | dict.fromkeys(_QUOTES, '"')
@@ -88,6 +90,7 @@ class Vocabulary:
         denied = {*_BEFORE, *DENIES_BEFORE, "than"}
         self.leads = np.array([at >= FIRST_WORD and name not in _OPENERS for at, name in enumerate(names)])
         self.denies = np.array([name in denied for name in names], dtype=np.bool_)
+        self._remembered: dict[str, int] = {}
         self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32)
 
     def ids(self, tokens: Sequence[str]) -> list[int]:
@@ -95,8 +98,16 @@ class Vocabulary:
         found = list(map(self.numbers_by_token.get, tokens))
         if None not in found:
             return found  # type: ignore[return-value]
-        unknown = self.unknown
+        unknown = self._remembered_unknown
         return [unknown(token) if each is None else each for each, token in zip(found, tokens, strict=True)]
+
+    def _remembered_unknown(self, token: str) -> int:
+        found = self._remembered.get(token)
+        if found is None:
+            found = self.unknown(token)
+            if len(self._remembered) < _REMEMBERED:
+                self._remembered[token] = found
+        return found
 
     def merged(self, tokens: list[str]) -> list[str]:
         """The tokens; two characters that are a word of the vocabulary are one."""

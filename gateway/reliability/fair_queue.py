@@ -19,10 +19,10 @@ class FairQueue(Generic[Item]):
         self._by_key: OrderedDict[str, dict[Item, None]] = OrderedDict()  # the next key to be served first
         self._by_count: defaultdict[int, dict[str, None]] = defaultdict(dict)  # keys by their number of items
         self._most = 0  # items of a key
-        self._length = 0
+        self.size = 0  # items of all keys
 
     def __len__(self) -> int:
-        return self._length
+        return self.size
 
     def __iter__(self) -> Iterator[Item]:
         """All items, by key."""
@@ -30,7 +30,7 @@ class FairQueue(Generic[Item]):
 
     def offer(self, key: str, item: Item, *, limit: int) -> Item | None:
         """Add an item. If that exceeds the limit, one item has to leave and is returned: it may be the new one."""
-        if self._length < limit:
+        if self.size < limit:
             self._add(key, item)
             return None
         if self._most <= len(self._by_key.get(key, ())) + 1:
@@ -56,7 +56,7 @@ class FairQueue(Generic[Item]):
         if items is None or item not in items:
             return
         del items[item]
-        self._length -= 1
+        self.size -= 1
         self._count(key, len(items) + 1, len(items))
         if not items:
             del self._by_key[key]
@@ -64,7 +64,7 @@ class FairQueue(Generic[Item]):
     def _add(self, key: str, item: Item) -> None:
         items = self._by_key.setdefault(key, {})
         items[item] = None
-        self._length += 1
+        self.size += 1
         self._count(key, len(items) - 1, len(items))
 
     def _count(self, key: str, before: int, now: int) -> None:

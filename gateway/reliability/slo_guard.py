@@ -67,9 +67,9 @@ class Guard:
         slow lane would only move load to a slower one, so the lane is not ejected and every request is admitted."""
         if healthy_fallback and self._state is not LaneState.EJECTED and self._is_breached(now_s):
             self._eject(now_s)
-        self._recover(now_s)
         if self._state is LaneState.SERVING:
             return self._admission
+        self._recover(now_s)
         if not healthy_fallback or sample < self._share() or now_s >= self._last_probe_s + self.slo.probe_every_s:
             self._last_probe_s = now_s
             return self._admission
@@ -87,7 +87,10 @@ class Guard:
 
     def within_budget(self, now_s: float) -> bool:
         """Whether the lane may serve as a fallback. Unknown counts as yes."""
-        return self._state is LaneState.SERVING and not self._is_breached(now_s)
+        if self._state is not LaneState.SERVING:
+            return False
+        is_far = self._peers is None and self._window.over < _LEAST_CRITICAL
+        return is_far or not self._is_breached(now_s)
 
     def p95_ms(self, now_s: float) -> float | None:
         """The p95 of the window in ms, for display; None with fewer than twenty answers.
@@ -140,6 +143,8 @@ class Guard:
     def _is_breached(self, now_s: float) -> bool:
         if self._state is LaneState.PROBING:
             return self._ramp_counts.over > 1
+        if self._peers is None and self._window.over < _LEAST_CRITICAL:
+            return False
         counts = self.counts(now_s)
         return counts.total >= MIN_ANSWERS and counts.over >= critical(counts.total)
 
@@ -155,7 +160,8 @@ class Guard:
             self._window.add(now_s, latency_ms, over=over)
             if self._state is LaneState.PROBING:
                 self._count_ramp(now_s, over)
-        self._recover(now_s)
+        if self._state is LaneState.EJECTED:
+            self._recover(now_s)
 
     def _count_ramp(self, now_s: float, over: bool) -> None:
         """Advance the ramp after ten answers with at most one over the objective; otherwise, repeat the stage."""
@@ -251,3 +257,4 @@ def _critical_approx(total: int) -> int:
 
 
 _CRITICAL: Final = _critical_exact(512)
+_LEAST_CRITICAL: Final = critical(MIN_ANSWERS)  # fewer never eject a lane

@@ -63,8 +63,7 @@ class Slots:
 
     def waiting(self, name: str) -> int:
         """The number of requests that wait for a slot."""
-        queue = self._queues.get(name)
-        return len(queue) if queue is not None else 0
+        return len(self._queues[name]) if name in self._queues else 0
 
     def is_full(self, name: str, limit: int | None) -> bool:
         """Whether a new request gets no slot: all are in use, or others have waited longer."""
@@ -77,7 +76,8 @@ class Slots:
     def give_back(self, name: str) -> None:
         """Give back a slot, and grant it to the next waiting request."""
         self.in_use[name] -= 1
-        self._grant(name)
+        if self._queues:
+            self._grant(name)
 
     def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
         """Wait for a slot of any of the candidates' targets. `wake` is called once: when a slot is granted, or when

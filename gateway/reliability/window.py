@@ -43,29 +43,32 @@ class Slice:
 class Window:
     """A mutable sliding window; every method advances it to `now_s` first. `add` takes about a microsecond."""
 
-    __slots__ = ("_newest", "_over", "_slice_s", "_slices", "_total")
+    __slots__ = ("_newest", "_slice_s", "_slices", "_total", "over")
 
     def __init__(self, window_s: float) -> None:
         self._slice_s = window_s / SLICES
         self._slices: dict[int, _Tally] = {}
         self._newest = 0
         self._total = 0
-        self._over = 0
+        self.over = 0  # as of the last call: what has expired since then still counts
 
     def add(self, now_s: float, latency_ms: float, *, over: bool) -> None:
         """Count one answer. For an abandoned attempt, `latency_ms` is its duration so far, a lower bound."""
-        tally = self._tally_at(self._advance(now_s))
+        index = int(now_s // self._slice_s)
+        if index != self._newest:
+            index = self._advance(now_s)
+        tally = self._slices.get(index) or self._tally_at(index)
         tally.total += 1
         tally.over += over
         self._total += 1
-        self._over += over
+        self.over += over
         bucket = bucket_of(latency_ms)
         tally.latencies[bucket] = tally.latencies.get(bucket, 0) + 1
 
     def counts(self, now_s: float) -> Counts:
         """The counts in the window."""
         self._advance(now_s)
-        return Counts(total=self._total, over=self._over)
+        return Counts(total=self._total, over=self.over)
 
     def quantile(self, now_s: float, share: float) -> float | None:
         """The quantile `share` of the latencies in ms, within 2 %; None if there are too few.
@@ -96,7 +99,7 @@ class Window:
                 tally.total += other.counts.total
                 tally.over += other.counts.over
                 self._total += other.counts.total
-                self._over += other.counts.over
+                self.over += other.counts.over
                 for bucket, count in other.latencies.items():
                     tally.latencies[bucket] = tally.latencies.get(bucket, 0) + count
 
@@ -125,7 +128,7 @@ class Window:
     def clear(self) -> None:
         """Remove all slices."""
         self._slices.clear()
-        self._total = self._over = 0
+        self._total = self.over = 0
 
     def _tally_at(self, index: int) -> "_Tally":
         tally = self._slices.get(index)
@@ -142,7 +145,7 @@ class Window:
         for old in [each for each in self._slices if each <= index - SLICES]:
             expired = self._slices.pop(old)
             self._total -= expired.total
-            self._over -= expired.over
+            self.over -= expired.over
         return index
 
 

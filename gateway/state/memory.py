@@ -19,7 +19,7 @@ from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.reliability.holds import Holds
 from gateway.reliability.rate_limits import ANONYMOUS, PEER_TTL_S, KeyUsage
 from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
-from gateway.reliability.retry_budget import RetryBudgets
+from gateway.reliability.retry_budget import RetryBudget, RetryBudgets
 from gateway.reliability.slo_guard import Admission, Guard
 from gateway.reliability.waiting_queue import Slots
 from gateway.types import Candidate, Health, Status, Verdict
@@ -31,6 +31,7 @@ _PROOF_OF_LIFE = ANSWERED | {
 # The objective in the worst state determines the lane's state.
 _MIN_HEDGE_MS: Final = 1.0  # a busy gateway cannot tell shorter latencies from its own lag
 _SEVERITY: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.EJECTED)
+_MAX_LANES: Final = 4096  # that are bound; policies have far fewer
 
 
 class MemoryStore:
@@ -42,7 +43,7 @@ class MemoryStore:
         self._slots = Slots()
         self._in_flight = self._slots.in_use
         self._guards: dict[tuple[str, str], Guard] = {}
-        self._objectives_by_lane: dict[tuple[str, str], tuple[Slo, tuple[_Objective, ...]]] = {}
+        self._lanes: dict[int, _Lane] = {}  # by identity of the candidate
         self._retries = RetryBudgets[str]()
         self._hedges = RetryBudgets[tuple[str, str]]()
         self._key_usage = KeyUsage()
@@ -51,17 +52,16 @@ class MemoryStore:
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Read-only."""
-        name = candidate.target.name
-        lane, within_budget = LaneState.SERVING, True
-        for objective in self._objectives(candidate):
-            guard = self._guards.get(objective.key)
-            if guard is not None:
-                lane = max(lane, guard.state, key=_SEVERITY.index) if lane is not guard.state else lane
-                within_budget = within_budget and guard.within_budget(now_s)
+        name, in_lane = candidate.target.name, self._lanes.get(id(candidate)) or self._bind(candidate)
+        state, within_budget = LaneState.SERVING, True
+        for guard in in_lane.guards:
+            if guard.state is not LaneState.SERVING:
+                state = max(state, guard.state, key=_SEVERITY.index)
+            within_budget = within_budget and guard.within_budget(now_s)
         hold_s, is_quota = self._holds.left(name, now_s)
         return Health(
             status=status,
-            lane=lane,
+            lane=state,
             within_budget=within_budget,
             breaker=self._breakers.get(name, CLOSED).state,
             in_flight=self._in_flight.get(name, 0),
@@ -120,7 +120,7 @@ class MemoryStore:
         waiter: Waiter | None = None,
     ) -> "MemoryPermit | Verdict":
         """Checks capacity, then the breaker, then the guards. A breaker trial that was granted must be started."""
-        target = candidate.target
+        target, lane = candidate.target, self._lanes.get(id(candidate)) or self._bind(candidate)
         if waiter is None and self._slots.is_full(target.name, target.max_in_flight):
             detail = f"{self._in_flight.get(target.name, 0)} of {target.max_in_flight} in flight"
             return Verdict(reason=Reason.OVERLOADED, detail=detail, is_full=True)
@@ -128,25 +128,25 @@ class MemoryStore:
         admitted, next_breaker = breakers.allow_request(breaker, now_s, self._rule)
         if not admitted:
             return Verdict(reason=Reason.CIRCUIT_OPEN, detail=f"open after {breaker.failures} faults")
-        admissions: list[_GuardAdmission] = []
-        for objective in self._objectives(candidate):
+        is_probe, admissions = False, []
+        for guard, objective in zip(lane.guards, lane.objectives, strict=True):
             # A probe of one objective tests the others too: two ejections must not wait for each other's probes.
-            is_probe = any(each.admission.probe for each in admissions)
-            guard = self._guard(objective)
             admission = guard.acquire(now_s, sample=sample, healthy_fallback=healthy_fallback and not is_probe)
             if admission is None:
                 return Verdict(
                     reason=Reason.P95_BREACH, detail=f"ejected, {objective.label} over {objective.slo.p95_ms:g} ms"
                 )
-            admissions.append(_GuardAdmission(guard, admission, objective))
-        self._breakers[target.name] = next_breaker
+            is_probe = is_probe or admission.probe
+            admissions.append(admission)
+        if next_breaker is not breaker:
+            self._breakers[target.name] = next_breaker
         if waiter is None:
             self._slots.take(target.name)
         else:
             waiter.claim()
         if not again:
-            self._earn_budget(candidate)
-        return MemoryPermit(self, candidate, admissions, trial=next_breaker.trial_at_s is not None)
+            lane.earn_budget()
+        return MemoryPermit(self, lane, admissions, probe=is_probe or next_breaker.trial_at_s is not None)
 
     def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
         """See `ports.StateStore`."""
@@ -156,10 +156,11 @@ class MemoryStore:
         """Called when a permit is released."""
         name, outcome = candidate.target.name, attempt.outcome
         self._slots.give_back(name)
+        breaker = self._breakers.get(name, CLOSED)
         if attempt.is_fault:
-            self._record_in_breaker(name, BreakerEvent.FAILURE, now_s)
-        elif outcome in _PROOF_OF_LIFE or (outcome is AttemptOutcome.INCOMPLETE and self._is_on_trial(name)):
-            self._record_in_breaker(name, BreakerEvent.OK, now_s)
+            self._breakers[name] = breakers.step(breaker, BreakerEvent.FAILURE, now_s, self._rule)
+        elif breaker is not CLOSED and (outcome in _PROOF_OF_LIFE or _ends_trial(breaker, outcome)):
+            self._breakers[name] = breakers.step(breaker, BreakerEvent.OK, now_s, self._rule)
         # A worker publishes its predicted wait, which is newer and more exact than the wait of one refusal.
         if attempt.retry_after_s is not None and candidate.target.kind is not Kind.WORKER:
             wait_s = min(attempt.retry_after_s, candidate.target.retry_after_max_s)
@@ -203,34 +204,22 @@ class MemoryStore:
         self._retries.merge(me, [(each.name, each.snapshot.retries) for each in living])
         self._key_usage.merge(now_s, [(each.name, each.snapshot.keys) for each in living])
 
-    def _earn_budget(self, candidate: Candidate) -> None:
-        """A regular attempt earns a share of a retry and of a hedge."""
-        if candidate.target.retry is not None:
-            self._retries[candidate.target.policy_name].deposit(candidate.target.retry.max_share)
-        if candidate.hedge is not None:
-            self._hedges[candidate.lane].deposit(candidate.hedge.max_share)
-
-    def _is_on_trial(self, name: str) -> bool:
-        """Whether the breaker waits for a sign of life. To a closed one, an answer without an end says nothing."""
-        return self._breakers.get(name, CLOSED).state is not BreakerState.CLOSED
-
-    def _record_in_breaker(self, name: str, event: BreakerEvent, now_s: float) -> None:
-        breaker = self._breakers.get(name, CLOSED)
-        self._breakers[name] = breakers.step(breaker, event, now_s, self._rule)
-
-    def _objectives(self, candidate: Candidate) -> "tuple[_Objective, ...]":
-        if candidate.slo is None:
-            return ()
-        known = self._objectives_by_lane.get(candidate.lane)
-        if known is None or known[0] is not candidate.slo:
-            known = self._objectives_by_lane[candidate.lane] = (
-                candidate.slo,
-                _objectives_of(candidate.lane, candidate.slo),
-            )
-        return known[1]
+    def _bind(self, candidate: Candidate) -> "_Lane":
+        """The state of a candidate, found once. An objective that the policy changed starts with a new guard."""
+        if len(self._lanes) >= _MAX_LANES:  # after many changes of the policy
+            self._lanes.clear()
+        target, slo = candidate.target, candidate.slo
+        objectives = () if slo is None else _objectives_of(candidate.lane, slo)
+        lane = self._lanes[id(candidate)] = _Lane(
+            candidate=candidate,
+            objectives=objectives,
+            guards=tuple(self._guard(objective) for objective in objectives),
+            retries=None if target.retry is None else self._retries[target.policy_name],
+            hedges=None if candidate.hedge is None else self._hedges[candidate.lane],
+        )
+        return lane
 
     def _guard(self, objective: "_Objective") -> Guard:
-        """An objective that the policy changed starts with a new guard."""
         guard = self._guards.get(objective.key)
         if guard is None or guard.slo != objective.slo:
             guard = self._guards[objective.key] = Guard(objective.slo)
@@ -240,22 +229,19 @@ class MemoryStore:
 class MemoryPermit:
     """See `ports.Permit`."""
 
-    __slots__ = ("_admissions", "_candidate", "_store", "probe")
+    __slots__ = ("_admissions", "_lane", "_store", "probe")
 
-    def __init__(
-        self, store: MemoryStore, candidate: Candidate, admissions: "Sequence[_GuardAdmission]", *, trial: bool
-    ) -> None:
-        self._store = store
-        self._candidate = candidate
-        self._admissions = admissions
-        self.probe = trial or any(each.admission.probe for each in admissions)
+    def __init__(self, store: MemoryStore, lane: "_Lane", admissions: Sequence[Admission], *, probe: bool) -> None:
+        self._store, self._lane, self._admissions = store, lane, admissions
+        self.probe = probe
 
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""
-        self._store.record_end(self._candidate, attempt, now_s)
-        for each in self._admissions:
-            report = _report_first_token if each.objective.of_first_token else _report_duration
-            report(each.guard, each.admission, attempt, now_s)
+        lane = self._lane
+        self._store.record_end(lane.candidate, attempt, now_s)
+        for guard, objective, admission in zip(lane.guards, lane.objectives, self._admissions, strict=True):
+            report = _report_first_token if objective.of_first_token else _report_duration
+            report(guard, admission, attempt, now_s)
 
 
 class _Objective(NamedTuple):
@@ -267,12 +253,27 @@ class _Objective(NamedTuple):
     of_first_token: bool
 
 
-class _GuardAdmission(NamedTuple):
-    """The admission of one guard."""
+class _Lane(NamedTuple):
+    """What a candidate's requests need of the state, so that none of it is looked up by name for each request. It holds
+    the candidate, whose identity therefore stays its own."""
 
-    guard: Guard
-    admission: Admission
-    objective: _Objective
+    candidate: Candidate
+    objectives: tuple[_Objective, ...]
+    guards: tuple[Guard, ...]  # one for each objective
+    retries: RetryBudget | None
+    hedges: RetryBudget | None
+
+    def earn_budget(self) -> None:
+        """A regular attempt earns a share of a retry and of a hedge."""
+        if self.retries is not None and self.candidate.target.retry is not None:
+            self.retries.deposit(self.candidate.target.retry.max_share)
+        if self.hedges is not None and self.candidate.hedge is not None:
+            self.hedges.deposit(self.candidate.hedge.max_share)
+
+
+def _ends_trial(breaker: Breaker, outcome: Reason | AttemptOutcome) -> bool:
+    """Whether an answer without an end is a sign of life. To a closed breaker, it says nothing."""
+    return outcome is AttemptOutcome.INCOMPLETE and breaker.state is not BreakerState.CLOSED
 
 
 def _objectives_of(lane: tuple[str, str], slo: Slo) -> tuple[_Objective, ...]:
@@ -287,7 +288,7 @@ def _objectives_of(lane: tuple[str, str], slo: Slo) -> tuple[_Objective, ...]:
 
 def _report_duration(guard: Guard, admission: Admission, attempt: AttemptRecord, now_s: float) -> None:
     if attempt.outcome in ANSWERED:
-        guard.finished(now_s, admission, attempt.elapsed_ms)
+        guard.finished(now_s, admission, attempt.ended_ms - attempt.started_ms)
     elif attempt.outcome in ABANDONED:
         guard.abandoned(now_s, admission, attempt.elapsed_ms)
 

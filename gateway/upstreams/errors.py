@@ -158,15 +158,16 @@ class translate_errors:  # noqa: N801 - a context manager without the cost of a 
         pass
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
-        if isinstance(fault, Exception) and (error := _translated(fault)) is not None:
+        if isinstance(fault, Exception) and (error := translated(fault)) is not None:
             raise error from fault
 
 
 TRANSLATED: Final = translate_errors()  # it has no state
 
 
-def _translated(fault: Exception) -> UpstreamError | None:
-    """None for what the HTTP client does not raise. aiohttp takes long to import, and raises nothing before."""
+def translated(fault: Exception) -> UpstreamError | None:
+    """An exception of the HTTP client as an error of the gateway; None for any other. aiohttp takes long to import, and
+    raises nothing before."""
     aiohttp = sys.modules.get("aiohttp")
     if aiohttp is not None and isinstance(fault, aiohttp.ClientProxyConnectionError):
         return UpstreamError("Cannot connect to the proxy.", detail="proxy: connection refused")

@@ -22,8 +22,8 @@ from gateway.upstreams.answers.content_encoding import (
     decoder_for,
 )
 from gateway.upstreams.answers.kept_bytes import keep_bytes
-from gateway.upstreams.answers.reader import AnswerReader
-from gateway.upstreams.errors import TRANSLATED, from_response
+from gateway.upstreams.answers.reader import AnswerReader, read_document
+from gateway.upstreams.errors import TRANSLATED, from_response, translated
 from gateway.upstreams.http_client.client import HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
 
@@ -92,8 +92,10 @@ class HttpReply:
         self._response = response
         self._stream = query.stream
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
-        self._reader = AnswerReader(stream=query.stream, max_bytes=MAX_ANSWER_BYTES, api=api)
-        self._parts: AsyncGenerator[bytes, None] | None = None  # of a body that is not read as it is
+        self._api = api
+        self._reader: AnswerReader | None = None  # of a body that is more than one document
+        # Of a body that is not read as it is.
+        self._parts: AsyncGenerator[bytes, None] | None = _decoded(response) if response.content_encoding else None
         self._is_over = False
         self._found: deque[Delta] = deque()  # deltas to return
         self._trailer_until_s: float | None = None
@@ -113,9 +115,20 @@ class HttpReply:
             if self._is_over:
                 raise StopAsyncIteration
             reader = self._reader
-            if reader.is_done:
+            if reader is None:
+                part = await self._part()
+                if part and not self._stream and part.startswith(b"{"):
+                    return await self._document(part)
+                reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
+                self._reader = reader
+            elif reader.is_done:
                 await self._linger()
-            elif part := await self._next():
+                part = None
+            elif self._is_single and reader.is_finished:
+                part = await self._trailer()
+            else:
+                part = await self._part()
+            if part:
                 found.extend(reader.feed(part))
                 if reader.keeps_all:
                     keep_bytes(len(part))
@@ -126,6 +139,25 @@ class HttpReply:
             found.extend(reader.close())
         return found.popleft()
 
+    async def _document(self, part: bytes) -> Delta:
+        """A whole response that begins with this part."""
+        parts, size = [], 0
+        while part:
+            size += len(part)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamError("The target's response is too large.", detail="answer too large")
+            keep_bytes(len(part))
+            parts.append(part)
+            part = await self._part() or b""
+        self._is_over = True
+        return read_document(parts[0] if len(parts) == 1 else b"".join(parts), self._api)
+
+    def arrived(self) -> list[Delta]:
+        """See `ports.Deltas`."""
+        found = list(self._found)
+        self._found.clear()
+        return found
+
     async def aclose(self) -> None:
         """Return the connection to the pool if the response was read to its end, else close it."""
         self._is_over = True
@@ -134,30 +166,30 @@ class HttpReply:
             await self._parts.aclose()
         self._response.close()
 
-    async def _next(self) -> bytes | None:
-        """The next part of the body; None at its end. Once the answer is complete, a target that breaks off, falls
-        silent or sends heartbeats has done its work."""
-        if not (self._is_single and self._reader.is_finished):
-            return await (self._part() if self._parts is None else anext(self._parts, None))
-        now_s = asyncio.get_running_loop().time()
-        self._trailer_until_s = self._trailer_until_s or now_s + _TRAILER_S
-        try:
-            async with asyncio.timeout_at(self._trailer_until_s):
-                return await (self._part() if self._parts is None else anext(self._parts, None))
-        except (UpstreamError, TimeoutError):
-            return None
-
     async def _part(self) -> bytes | None:
-        """The next part of the body without its content coding."""
-        if self._response.content_encoding:
-            self._parts = _decoded(self._response)
-        else:
-            with TRANSLATED:
+        """The next part of the body without its content coding; None or nothing at its end."""
+        if self._parts is None:
+            try:
                 part = await self._response.read()
+            except Exception as fault:  # what is not of the HTTP client is raised as it is
+                if (error := translated(fault)) is None:
+                    raise
+                raise error from fault
             if len(part) <= MAX_PIECE_BYTES:
                 return part
             self._parts = _in_pieces(part, self._response)
         return await anext(self._parts, None)
+
+    async def _trailer(self) -> bytes | None:
+        """The next part of the body behind a complete answer. A target that breaks off there, falls silent or sends
+        heartbeats has done its work."""
+        now_s = asyncio.get_running_loop().time()
+        self._trailer_until_s = self._trailer_until_s or now_s + _TRAILER_S
+        try:
+            async with asyncio.timeout_at(self._trailer_until_s):
+                return await self._part()
+        except (UpstreamError, TimeoutError):
+            return None
 
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""

@@ -1,7 +1,7 @@
 """Upstream client for servers with OpenAI's chat completions API. Their health is known only from calls."""
 
-from collections.abc import Mapping
-from typing import Final, TypeGuard
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, TypeGuard
 
 from gateway.parameters import api_for
 from gateway.types import Call, Status, Target
@@ -52,10 +52,12 @@ class OpenAIUpstream:
     async def aclose(self) -> None:
         """Nothing to close: the session owns the connections."""
 
-    async def _post(self, call: Call, headers: Mapping[str, str], *, stream_options: bool) -> HttpReply | ErrorAnswer:
+    def _post(
+        self, call: Call, headers: Mapping[str, str], *, stream_options: bool
+    ) -> Coroutine[Any, Any, HttpReply | ErrorAnswer]:
         capabilities = call.target.capabilities
         body = body_for(call, capabilities, stream_options=stream_options)
-        return await self._endpoint.post(body, headers, call.query, api_for(call.target, capabilities, call.query))
+        return self._endpoint.post(body, headers, call.query, api_for(call.target, capabilities, call.query))
 
 
 def _mentions_stream_options(answer: HttpReply | ErrorAnswer) -> TypeGuard[ErrorAnswer]:

@@ -157,7 +157,7 @@ def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | N
             return None
         data, completion = rewritten
     pieces = tuple(
-        _piece(position, choice, is_chunk=is_chunk) for position, choice in enumerate(completion.choices or ())
+        [_piece(position, choice, is_chunk=is_chunk) for position, choice in enumerate(completion.choices or ())]
     )
     error = bytes(completion.error)
     if error not in _FALSY and (is_chunk or not _is_whole_answer(completion, pieces)):
@@ -212,13 +212,15 @@ def _piece(position: int, choice: _Choice, *, is_chunk: bool) -> Piece:
     """Which body counts is the rule of `lenient.body_of`."""
     body = (choice.delta or choice.message) if is_chunk else (choice.message or choice.delta)
     body = body or _NO_BODY
-    other_bytes = _other_bytes(body)
     calls = body.tool_calls
+    is_text = calls is None and body.function_call is body.reasoning is body.reasoning_content is body.audio is _ABSENT
+    other_bytes = 0 if is_text else _other_bytes(body)
+    older_call = () if is_text or calls else _older_call(body)
     return Piece(
         index=position if choice.index is None else choice.index,
         text=body.content or "",
         refusal=body.refusal or "",
-        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else _older_call(body),
+        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else older_call,
         finish_reason=choice.finish_reason or None,
         other_bytes=other_bytes,
         is_answer=body.content is not None

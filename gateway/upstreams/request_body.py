@@ -53,7 +53,7 @@ def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any
 def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     """The fields of the body to send, each as JSON."""
     target, query = call.target, call.query
-    if passes_responses(target, capabilities, query):
+    if query.beyond_chat.response_body is not None and passes_responses(target, capabilities, query):
         return _response_fields(call, capabilities)
     fields: Fields = _decode(query.body)
     fields["model"] = _raw(target.model)
@@ -163,7 +163,7 @@ def _value(fields: Fields, name: str) -> Any:
 
 
 def _strip_metadata(fields: Fields) -> None:
-    metadata = _value(fields, "metadata")
+    metadata = _read(fields["metadata"]) if "metadata" in fields else None
     if not metadata:
         return
     remaining = without_hints(metadata)

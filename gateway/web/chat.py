@@ -3,7 +3,7 @@
 `apis.table` lists the APIs. Chat completions are the pipeline's own form of an answer and are sent unchanged."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -28,11 +28,10 @@ from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
 from twolane.process.http.byte_budget import BudgetExceededError, hold_more
+from twolane.process.http.request_cycle import BODY
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
-
-Handler = Callable[[ClientApi, Query, Send, CancelOnDisconnect], Awaitable[None]]
 
 
 class GenerationApis:
@@ -76,12 +75,12 @@ class GenerationApis:
             return
         scope.setdefault("state", {})["request_id"] = query.request_id
         with CancelOnDisconnect(scope) as client:
-            await self._handler(api, query)(api, query, send, client)
-
-    def _handler(self, api: ClientApi, query: Query) -> Handler:
-        if api.counts_tokens:
-            return self._count
-        return self._stream if query.stream else self._whole
+            if api.counts_tokens:
+                await self._count(api, query, send, client)
+            elif query.stream:
+                await self._stream(api, query, send, client)
+            else:
+                await self._whole(api, query, send, client)
 
     async def _read(self, api: ClientApi, scope: Scope, receive: Receive) -> Query:
         state: dict[str, Any] = scope.get("state") or {}
@@ -90,8 +89,8 @@ class GenerationApis:
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
         check_encoding(headers)
-        body = await read_body(receive)
-        trace = self._begin(read_trace(headers))
+        body: bytes = scope.get(BODY) or await read_body(receive)
+        trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         parses_at_once = len(body) <= LARGE_BYTES and api.prepare is None
         if api.prepare is not None:
@@ -126,7 +125,7 @@ class GenerationApis:
                 client.stop()
                 await send_error(send, api.in_its_terms(answer.error, query), headers, path=api.path)
                 return
-            writer = self._writer(api, query, answer)
+            writer = None if api.writer is None else self._writer(api, query, answer)
             [delta] = answer.buffered()
             client.stop()
             data = delta.data
@@ -179,11 +178,11 @@ async def _send_deltas(
     error: GatewayError | None = answer.error
     if error is None:
         try:
-            if events := b"".join(_events(writer, delta) for delta in answer.buffered()):
-                await stream.write(events)
-            async for delta in answer.remaining():
-                if events := _events(writer, delta):
+            found = answer.buffered() or await answer.more()
+            while found:
+                if events := _events(writer, found):
                     await stream.write(events)
+                found = await answer.more()
         except AttemptFailed as fault:
             error = fault
     client.stop()
@@ -196,6 +195,8 @@ async def _send_deltas(
     await stream.end(sse.error_event(error) if writer is None else writer.failed(error), error)
 
 
-def _events(writer: Writer | None, delta: Delta) -> bytes:
+def _events(writer: Writer | None, deltas: list[Delta]) -> bytes:
     """Events of a part of the answer, in the form of the API."""
-    return sse.event(delta.data) if writer is None else writer.events(delta.data, delta.original)
+    if writer is None:
+        return sse.events([delta.data for delta in deltas])
+    return b"".join([writer.events(delta.data, delta.original) for delta in deltas])

@@ -14,7 +14,7 @@ class CancelOnDisconnect:
     Enter it after the body has been read. The connection calls it when it is lost; no task waits for that.
     """
 
-    __slots__ = ("_task", "_watch", "has_disconnected")
+    __slots__ = ("_is_watching", "_task", "_watch", "has_disconnected")
 
     def __init__(self, scope: Scope) -> None:
         self._watch = scope[WATCH]
@@ -23,7 +23,7 @@ class CancelOnDisconnect:
     def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
+        self._task, self._is_watching = task, True
         self._watch(self._cancel)
         return self
 
@@ -36,7 +36,9 @@ class CancelOnDisconnect:
 
     def stop(self) -> None:
         """The response is about to be complete: cancel nothing from now on."""
-        self._watch(None)
+        if self._is_watching:
+            self._is_watching = False
+            self._watch(None)
 
     def _cancel(self) -> None:
         self.has_disconnected = True

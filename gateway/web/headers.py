@@ -117,7 +117,8 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
     )
     headers = request_id_headers(decision.query_id, decision.api_path)
-    return headers + [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+    headers += [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+    return headers
 
 
 def describe_quota(quota: Quota | None) -> ResponseHeaders:
@@ -153,5 +154,7 @@ def _ranges(indices: Sequence[int]) -> Iterator[str]:
 
 
 def _timing(decision: Decision) -> str:
-    parts = [f"{name};dur={duration_ms:.1f}" for name, duration_ms in decision.timings_ms.items()]
-    return ", ".join([*parts, f"total;dur={decision.total_ms:.1f}"])
+    text = ""
+    for name, duration_ms in decision.timings_ms.items():
+        text += f"{name};dur={duration_ms:.1f}, "
+    return f"{text}total;dur={decision.total_ms:.1f}"

@@ -73,7 +73,7 @@ class Ingress:
             connection.start(cycle)
             return
         arrival = _Arrival(connection, cycle, self._clock())
-        if not self._queue and self._started < STARTS_PER_TURN:
+        if not self._queue.size and self._started < STARTS_PER_TURN:
             self._decide(arrival)
         else:
             room = self._shedder.room(arrival.at_s)
@@ -90,12 +90,12 @@ class Ingress:
         """A new turn of the loop: start the next requests."""
         self._is_scheduled = False
         self._started = 0
-        while self._queue and self._started < STARTS_PER_TURN:
+        while self._queue.size and self._started < STARTS_PER_TURN:
             arrival = self._queue.pop()
             if arrival.connection.is_open and not arrival.cycle.is_disconnected:
                 arrival.cycle.scope["state"]["received_s"] = arrival.at_s
                 self._decide(arrival)
-        if self._queue or self._started:
+        if self._queue.size or self._started:
             self._schedule()
 
     def _decide(self, arrival: _Arrival) -> None:

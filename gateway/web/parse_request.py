@@ -23,14 +23,14 @@ from gateway.web.headers import new_request_id
 from gateway.web.offered_tools import tool_choice_of, tools_of
 from gateway.web.output_format import output_format_of
 from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
-from twolane.process import exact_json
 from twolane.process.api_keys import Key
-from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, check_json
+from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
 from twolane.process.locations import locations_of
 from twolane.process.trace_context import Trace
 
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
-_METADATA = "metadata"
+_METADATA: Final = "metadata"
+_METADATA_CHARS: Final = len(_METADATA)
 _LOCATIONS: Final = b"x-twolane-locations"
 
 _Request = TypeVar("_Request", bound=msgspec.Struct)
@@ -40,7 +40,7 @@ _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
-_TURNS: Final = ("earlier_text", "answer_text")
+_FOLLOW_UP: Final = 3  # messages that a conversation with a follow-up has at least
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
 _MEDIA: Final = ("image", "audio", "video", "file")
 _NO_MEDIA: Final[frozenset[str]] = frozenset()
@@ -55,26 +55,24 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
-    body = checked(body)
-    request, document = decode(body, CHAT)
+    request, document, body = decode(body, CHAT)
     output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
     tools = tools_of(request) if request.tools or request.functions else ()
     task, task_from = _task(request, headers)
-    texts = [text_of(message) for message in request.messages]
-    parts = [part for message in request.messages if isinstance(message.content, list) for part in message.content]
-    images = any(part.type == "image_url" for part in parts)
-    user_text = _last_text("user", request.messages, texts)
-    nested = _nested_parameters(request, parts)
-    parameters, needs = read_parameters(_without_forms(document), nested, _media(parts))
-    code = tagged_code(user_text)
+    read = _Conversation(request.messages)
+    images = bool(read.parts) and "image_url" in [part.type for part in read.parts]
+    media = _media(read.parts) if read.parts else _NO_MEDIA
+    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(read, request.tools), media)
+    code = tagged_code(read.user_text)
     return Query(
         request_id=new_request_id(),
         model=request.model,
         body=body,
         received_s=now_s,
-        system_text=_ends("\n".join([t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM])),
-        last_user_text=_ends(user_text),
-        **_turns_before(request.messages, texts),
+        system_text=_ends("\n".join(read.system_texts)),
+        last_user_text=_ends(read.user_text),
+        earlier_text=_ends(read.earlier_text, EARLIER_CHARS),
+        answer_text=_ends(read.answer_text, EARLIER_CHARS),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -97,8 +95,8 @@ def parse_chat(
         needs=needs | _needs(request, output_format, images=images),
         parameters=parameters,
         n=request.n or 1,
-        prompt_chars=sum(map(len, texts)),
-        prefix_text="".join(texts[:2])[:PREFIX_CHARS],
+        prompt_chars=sum(map(len, read.texts)),
+        prefix_text="".join(read.texts[:2])[:PREFIX_CHARS],
         headers=headers,
         beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
     )
@@ -119,86 +117,82 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
 
 def check_encoding(headers: dict[bytes, bytes]) -> None:
     """Raises UnsupportedMediaType for a compressed body."""
-    encoding = _text(headers.get(b"content-encoding")).lower()
+    if b"content-encoding" not in headers:
+        return
+    encoding = _text(headers[b"content-encoding"]).lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType(f"The content encoding {encoding!r} is not supported; send the body uncompressed.")
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[_Request]) -> tuple[_Request, dict[str, Any]]:
-    """Parses a body, to types and as it is; its depth was checked before any recursive parser reads it."""
+def decode(
+    body: bytes, decoder: msgspec.json.Decoder[_Request], *, max_values: int = MAX_VALUES
+) -> tuple[_Request, dict[str, Any], bytes]:
+    """A body's fields with their types, the whole of it as it is, and its bytes without a byte order mark. Raises
+    MalformedBody, or InvalidField for a wrong type and for a key that is repeated."""
     try:
+        body, document = read_json(body, max_values=max_values)
         request = decoder.decode(body)
-        # The typed decoder does not validate unused fields, and targets receive them.
-        return request, exact_json.loads(body)
-    except msgspec.ValidationError as fault:
-        raise invalid_field(str(fault)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
-        raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
-
-
-def checked(body: bytes, *, max_values: int = MAX_VALUES) -> bytes:
-    """The body without a byte order mark. Raises MalformedBody, or InvalidField for a key that is repeated."""
-    try:
-        body, keys = check_json(body, max_values=max_values)
     except JsonBodyError as fault:
         raise (InvalidField(str(fault), param=fault.key) if fault.key else MalformedBody(str(fault))) from None
-    for key in keys:
-        if key != _METADATA and key.lower() == _METADATA:  # whoever ignores case would read it as private
+    except msgspec.ValidationError as fault:
+        raise invalid_field(str(fault)) from None
+    for key in document:
+        if len(key) == _METADATA_CHARS and key != _METADATA and key.lower() == _METADATA:
+            # whoever ignores case would read it as private
             raise InvalidField(f"{key!r} must be written {_METADATA!r}.", param=key)
-    return body
+    return request, document, body
 
 
-def text_of(message: Message) -> str:
-    """The text of one message, parts joined."""
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(part.text for part in message.content or () if part.text)
+class _Conversation:
+    """What routing needs of the messages of a request, in one pass.
+
+    `earlier_text` is the user's message before the last, and `answer_text` the assistant's last answer before that: a
+    follow-up is understood by them.
+    """
+
+    __slots__ = ("answer_text", "earlier_text", "is_marked", "is_named", "parts", "system_texts", "texts", "user_text")
+
+    def __init__(self, messages: list[Message]) -> None:
+        self.texts: list[str] = []
+        self.parts: list[Part] = []
+        self.system_texts: list[str] = []
+        self.user_text = self.earlier_text = self.answer_text = ""
+        self.is_named = self.is_marked = False  # whether a message has a name, or marks a prefix to cache
+        last_answer = ""
+        for message in messages:
+            content, role = message.content, message.role
+            if isinstance(content, str):
+                text = content
+            else:
+                self.parts += content or ()
+                text = "\n".join([part.text for part in content or () if part.text])
+            self.texts.append(text)
+            if role == "user":
+                self.earlier_text, self.answer_text, self.user_text = self.user_text, last_answer, text
+            elif role == "assistant":
+                last_answer = text
+            elif role in _SYSTEM:
+                self.system_texts.append(text)
+            self.is_named = self.is_named or message.name is not None
+            self.is_marked = self.is_marked or message.cache_control is not ABSENT
+        if len(messages) < _FOLLOW_UP:
+            self.earlier_text = self.answer_text = ""
 
 
 def last_user_text(request: ChatRequest) -> str:
     """The text of the last message of the user; empty if there is none."""
-    return _last_text("user", request.messages, [text_of(message) for message in request.messages])
+    return _Conversation(request.messages).user_text
 
 
-def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
-    for message, text in zip(reversed(messages), reversed(texts), strict=True):
-        if message.role == role:
-            return text
-    return ""
-
-
-def _turns_before(messages: list[Message], texts: list[str]) -> dict[str, str]:
-    """The user's message before the last, and the assistant's last answer: a follow-up is understood by them."""
-    found: dict[str, str] = {}
-    if len(messages) < 3:
-        return found
-    is_last = True
-    for message, text in zip(reversed(messages), reversed(texts), strict=True):
-        role = message.role
-        if is_last:
-            is_last = role != "user"
-        elif role == "user":
-            found.setdefault("earlier_text", _edges(text))
-        elif role == "assistant":
-            found.setdefault("answer_text", _edges(text))
-        if len(found) == len(_TURNS):
-            break
-    return found
-
-
-def _edges(text: str) -> str:
-    return text if len(text) <= 2 * EARLIER_CHARS else text[:EARLIER_CHARS] + text[-EARLIER_CHARS:]
-
-
-def _ends(text: str) -> str:
+def _ends(text: str, chars: int = SEARCHED_CHARS) -> str:
     """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
-    return text if len(text) <= 2 * SEARCHED_CHARS else text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
+    return text if len(text) <= 2 * chars else text[:chars] + text[-chars:]
 
 
 def _media(parts: Iterable[Part]) -> frozenset[str]:
     """The types of parts that only some models understand, such as `input_audio` and `file`."""
     types = {part.type for part in parts} - _KNOWN_PARTS
-    return frozenset(each for each in types if any(word in each for word in _MEDIA)) if types else _NO_MEDIA
+    return frozenset(each for each in types if any(word in each for word in _MEDIA))
 
 
 def invalid_field(fault: str, within: str = "") -> BadRequest:
@@ -218,19 +212,19 @@ def invalid_field(fault: str, within: str = "") -> BadRequest:
 
 def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
     """The body without nested objects that only ask for an output format, which the gateway translates."""
+    if document.keys().isdisjoint(NESTS):
+        return document
     translated = [
         name for name in NESTS if isinstance(document.get(name), dict) and document[name].keys() <= FORMAT_FIELDS
     ]
     return {name: value for name, value in document.items() if name not in translated} if translated else document
 
 
-def _nested_parameters(request: ChatRequest, parts: Iterable[Part]) -> list[str]:
+def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> list[str]:
     """The parameters that are present within messages and tools."""
-    found = []
-    if [True for message in request.messages if message.name is not None]:
-        found.append(NAME)
-    marked: Iterable[Message | ToolEntry | Part] = (*request.messages, *(request.tools or ()), *parts)
-    if [True for each in marked if each.cache_control is not ABSENT]:
+    found = [NAME] if read.is_named else []
+    marked: list[ToolEntry | Part] = [*(tools or ()), *read.parts]
+    if read.is_marked or (marked and any(each.cache_control is not ABSENT for each in marked)):
         found.append(CACHE_CONTROL)
     return found
 
@@ -255,10 +249,12 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
 
 def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | None, str]:
     """The task that the client named, and where. In `metadata`, `task` is often the application's own."""
-    in_header = _text(headers.get(b"x-twolane-task"))
+    in_header = _text(headers[b"x-twolane-task"]) if b"x-twolane-task" in headers else ""
     if in_header:
         return _known_task(in_header, "x-twolane-task"), "header"
-    metadata = request.metadata or {}
+    metadata = request.metadata
+    if not metadata:
+        return None, ""
     if metadata.get(metadata_hints.TASK) is not None:
         return _known_task(metadata[metadata_hints.TASK], f"metadata.{metadata_hints.TASK}"), "metadata"
     task = metadata_hints.task_of(metadata.get("task"))
@@ -322,7 +318,7 @@ def _boolean(value: Any, param: str) -> bool:
 def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | None:
     """The smaller of header and body."""
     in_body = request.diffusion.deadline_ms if request.diffusion else None
-    given = _text(headers.get(b"x-twolane-deadline-ms"))
+    given = _text(headers[b"x-twolane-deadline-ms"]) if b"x-twolane-deadline-ms" in headers else ""
     if not given:
         return in_body
     try:

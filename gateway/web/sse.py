@@ -30,6 +30,11 @@ def event(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
+def events(listed: list[bytes]) -> bytes:
+    """An event for each line of JSON; at least one."""
+    return b"data: " + b"\n\ndata: ".join(listed) + b"\n\n"
+
+
 def typed_event(data: bytes) -> bytes:
     """The same, named by the `type` of the object."""
     return b"event: " + _typed.decode(data).type.encode() + b"\ndata: " + data + b"\n\n"

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
 from benchmarks.decisions import Figures, Kind, measure
 from diffusion_worker.models.loader import LoadOptions, load
+from training.tasks.decisions import QUESTIONS
 
 GOOD = Figures(
     questions=4,
@@ -30,8 +33,9 @@ def test_every_bar_can_be_missed() -> None:
     assert [len(figures.missed) for figures in worse] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_both_ways_answer_every_question() -> None:
     found = measure(load("checkpoints/twolane-tiny", LoadOptions(threads=1)), 1)
-    assert found.questions == sum(kind.count for kind in found.kinds) == 8
+    assert found.questions == sum(kind.count for kind in found.kinds) == QUESTIONS
     assert 1.0 <= found.canvas_passes <= 2.0
     assert found.left_to_right_passes > 5.0

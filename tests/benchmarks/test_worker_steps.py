@@ -14,6 +14,7 @@ def test_one_slow_step_does_not_move_the_figures() -> None:
     assert cost.outside == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_every_number_of_rows_is_stepped() -> None:
     """Canvases that never converge keep all rows busy to the last step."""
     model = ToyModel()

@@ -48,17 +48,19 @@ async def test_the_gateway_breaks_no_rule(target: dict[str, Any], route: dict[st
     assert broken == []
 
 
+@pytest.mark.slow
 async def test_every_rule_is_broken_by_a_small_change_of_an_answer(tmp_path: Path) -> None:
     """A rule that nothing breaks would check nothing."""
     target = TARGETS["with text completions"]
     async with fake_server(answer) as upstream, real_gateway(tmp_path, policy(upstream.url, target, {})) as gateway:
         found = await exchanges(gateway.url)
-    unbroken = {rule.text for rule in RULES}
+    unbroken = list(RULES)
     for changed in (changed for each in found for changed in changes(each)):
-        unbroken -= set(failures(changed))
+        kind = changed.ask.kind.partition(":")[0]
+        unbroken = [rule for rule in unbroken if kind not in rule.kinds or rule.holds(changed)]
         if not unbroken:
             return
-    assert unbroken == set()
+    assert unbroken == []
 
 
 def changes(given: Exchange) -> Iterator[Exchange]:

@@ -1,17 +1,23 @@
-"""The demo as users run it: all cases pass, and it leaves no process behind, however it ends."""
+"""The demo as users run it: all cases pass, the requests of the README work as printed, and it leaves no process
+behind, however it ends."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.e2e.readme import PRINTED, block
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
 MARK = "DEMO_TEST_MARK"
@@ -41,9 +47,12 @@ def marked(word: str) -> list[str]:
     return found
 
 
-def demo(*arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+def demo(
+    *arguments: str, before: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     line = [*before, sys.executable, "-m", "twolane", "demo", "--free-ports", *arguments]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    given = {**os.environ, **(environment or {})}
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=given)
 
 
 def without_network() -> Sequence[str]:
@@ -69,15 +78,14 @@ def test_all_cases_pass_without_any_network_but_loopback(mark: str) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_demo_ends_all_its_processes(mark: str, number: signal.Signals, tmp_path: Path) -> None:
+def test_a_terminated_demo_ends_all_its_processes(mark: str, tmp_path: Path) -> None:
     with demo("--once") as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "Gateway:" in line:
                 break
         assert len(marked(mark)) >= 4
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=500) == 1
         assert process.stderr is not None
         assert process.stderr.read() == ""
@@ -100,27 +108,73 @@ def test_an_interrupt_during_the_start_ends_all_processes(mark: str) -> None:
         deadline = time.monotonic() + 120
         while len(marked(mark)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         assert process.wait(timeout=500) == 1
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A demo that serves until it is told to end: `example` is the URL of the request that it prints."""
+
+    process: subprocess.Popen[str]
+    mark: str
+    folder: Path  # for temporary files
+    gateway: str
+    example: str
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """One demo for the tests below; the last of them ends it."""
+    mark, folder = uuid.uuid4().hex, tmp_path_factory.mktemp("demo")
+    with demo("--serve-only", environment={MARK: mark, "TMPDIR": str(folder)}) as process:
+        try:
+            assert process.stdout is not None
+            gateway = next(
+                found[1] for line in process.stdout if (found := re.search(r"Gateway: (http://[\d.:]+)", line))
+            )
+            example = next(line for line in process.stdout if "curl" in line).split()[2]
+            yield Serving(process, mark, folder, gateway, example)
+        finally:
+            process.terminate()
+
+
 @pytest.mark.timeout(1800)
-def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
+def test_the_curl_of_the_readme_works_as_printed(serving: Serving) -> None:
+    """The response is correct, and the headers name its lane."""
+    command = block("sh", "curl").replace(PRINTED, serving.gateway)
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=500, check=True).stdout
+    head, body = told.replace("\r", "").split("\n\n", 1)
+    assert head.startswith("HTTP/1.1 200")
+    assert "x-twolane-attempts: careful=ok" in head
+    assert json.loads(body)["choices"][0]["message"]["content"] == "fix broken token in api"
+
+
+@pytest.mark.timeout(1800)
+def test_the_snippet_of_the_readme_works_as_printed(serving: Serving) -> None:
+    """The order is valid for its schema."""
+    program = block("python", "from openai").replace(PRINTED, serving.gateway)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=500, check=True)
+    assert json.loads(told.stdout) == {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
+
+
+@pytest.mark.timeout(1800)
+def test_without_once_it_serves_until_ctrl_c(serving: Serving) -> None:
     """The example request that the demo prints works, on the port that it prints."""
-    with demo("--serve-only") as process:
-        assert process.stdout is not None
-        url = next(line for line in process.stdout if "curl" in line).split()[2]
-        answer = httpx.post(
-            url,
-            json={
-                "model": "auto",
-                "seed": 1,
-                "metadata": {"task": "edit"},
-                "messages": [{"role": "user", "content": "Clean up this commit subject: Fixed brokn token in api"}],
-            },
-            timeout=120,
-        )
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=500) == 0
+    answer = httpx.post(
+        serving.example,
+        json={
+            "model": "auto",
+            "seed": 1,
+            "metadata": {"task": "edit"},
+            "messages": [{"role": "user", "content": "Clean up this commit subject: Fixed brokn token in api"}],
+        },
+        timeout=120,
+    )
+    serving.process.send_signal(signal.SIGINT)
+    assert serving.process.wait(timeout=500) == 0
+    assert serving.process.stderr is not None
+    assert serving.process.stderr.read() == ""
+    assert list(serving.folder.iterdir()) == marked(serving.mark) == []
     assert answer.json()["choices"][0]["message"]["content"] == "fix broken token in api"
     assert answer.headers["x-twolane-attempts"] == "careful=ok"

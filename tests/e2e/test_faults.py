@@ -106,6 +106,7 @@ async def test_plain_requests_end_once_with_the_correct_outcome(environment: Any
         assert headers["x-twolane-target"] == decision["target"]
 
 
+@pytest.mark.slow
 async def test_concurrent_requests_under_changing_faults_get_one_response_each(environment: Any) -> None:
     gateway, proxy, worker = environment
     waiting = []

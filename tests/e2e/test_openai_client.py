@@ -60,6 +60,7 @@ async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
                 await process.wait()
 
 
+@pytest.mark.slow
 async def test_the_official_client_works(client: openai.AsyncOpenAI) -> None:
     """Whole, streamed, listed, rejected and interrupted responses are reported by the correct exception."""
     whole = await client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "hi"}])

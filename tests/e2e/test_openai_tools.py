@@ -29,8 +29,9 @@ def reply(prompt: str) -> str:
     return thought + ("It is 22 degrees." if "22 degrees" in prompt else CALL)
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[openai.AsyncOpenAI]:
+@pytest.fixture(scope="module")
+async def client(anyio_backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    """One worker for all tests, which do not affect each other."""
     async with listening(released_net(reply), released_words()) as served:
         direct = openai.DefaultAsyncHttpx2Client(trust_env=False)
         url = f"{served.client.base_url}/v1"

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.gateway.serving import fake_server, says_hello, until_closing
+from tests.gateway.serving import FakeServer, fake_server, says_hello, until_closing
 from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -120,6 +120,14 @@ async def gateway(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[
         await made.process.wait()
 
 
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[FakeServer, Gateway]]:
+    """A gateway of two processes for tests that leave it as it was, and its target."""
+    async with fake_server() as server, gateway(tmp_path_factory.mktemp("gateway"), server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}  # all processes have started
+        yield server, serving
+
+
 async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(tmp_path: Path) -> None:
     async with fake_server() as server, gateway(tmp_path, server.url) as serving:
         assert set(await serving.send(120)) == {200}
@@ -174,20 +182,23 @@ async def test_at_the_end_of_the_drain_every_request_of_every_process_gets_503(
             assert await made.process.wait() == 0
 
 
-async def test_requests_in_flight_are_the_sum_of_all_processes(tmp_path: Path) -> None:
+async def test_requests_in_flight_are_the_sum_of_all_processes(
+    shared: tuple[FakeServer, Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, serving = shared
     release = asyncio.Event()
 
     async def slow(request: Any, body: Any) -> Any:
         await release.wait()
         return await says_hello(request, body)
 
-    async with fake_server(slow) as server, gateway(tmp_path, server.url, workers=2) as serving:
-        asking = asyncio.create_task(serving.send(12))
-        async with asyncio.timeout(120):
-            while value(await serving.page(), "twolane_in_flight") != 12:  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
-        release.set()
-        assert set(await asking) == {200}
+    monkeypatch.setattr(server, "answer", slow)
+    asking = asyncio.create_task(serving.send(12))
+    async with asyncio.timeout(120):
+        while value(await serving.page(), "twolane_in_flight") != 12:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    release.set()
+    assert set(await asking) == {200}
 
 
 async def test_children_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
@@ -251,18 +262,17 @@ def _status_line(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("is_loaded", [False, True])
 async def test_of_64_new_connections_no_process_takes_more_than_one_and_a_half_shares(
-    tmp_path: Path, is_loaded: bool
+    shared: tuple[FakeServer, Gateway], is_loaded: bool
 ) -> None:
-    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
-        assert set(await serving.send(4)) == {200}  # all processes have started
-        load = [asyncio.create_task(serving.send(8)) for _ in range(8 if is_loaded else 0)]
-        await asyncio.sleep(0)
-        connections = await asyncio.to_thread(serving.connect, 64)
-        await asyncio.gather(*load)
-        await until(lambda: sum(held.values()) == 64 if (held := held_by(serving.children(), connections)) else False)
-        assert max(held_by(serving.children(), connections).values()) <= 48
-        for each in connections:
-            each.close()
+    _, serving = shared
+    load = [asyncio.create_task(serving.send(8)) for _ in range(8 if is_loaded else 0)]
+    await asyncio.sleep(0)
+    connections = await asyncio.to_thread(serving.connect, 64)
+    await asyncio.gather(*load)
+    await until(lambda: sum(held.values()) == 64 if (held := held_by(serving.children(), connections)) else False)
+    assert max(held_by(serving.children(), connections).values()) <= 48
+    for each in connections:
+        each.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -104,7 +104,7 @@ def test_a_defect_in_the_middle_of_a_stream_ends_it_with_an_error_event(
         chat = GenerationApis(scene.pipeline, scene.clock, heartbeat_s=15)
         task = asyncio.create_task(AsgiClient(ErrorBoundary(chat, RunningRequests())).post(CHAT))
         await asyncio.sleep(25)
-        monkeypatch.setattr(GatewayResponse, "_is_sent", defect)
+        monkeypatch.setattr(GatewayResponse, "_sent", defect)
         return await task
 
     received = play(story, fast=says("a", "b", before_s=20, between_s=10))

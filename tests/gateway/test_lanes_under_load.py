@@ -19,6 +19,7 @@ from gateway.types import Call, Status
 from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
 
+pytestmark = pytest.mark.slow
 BUDGET_MS, HEDGE_MS = 400.0, 400.0
 SLO = Slo(p95_ms=BUDGET_MS, window_s=60)
 

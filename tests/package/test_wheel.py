@@ -105,14 +105,15 @@ def test_the_wheel_carries_the_console_and_not_its_sources(wheel: Path) -> None:
     assert not any("/source/" in name for name in carried)
 
 
-def test_the_wheel_carries_what_the_classifier_is_trained_on_and_its_c_module(wheel: Path) -> None:
+def test_the_wheel_carries_what_the_classifier_is_trained_on_and_the_c_modules(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
     folder = Path("training/classifier")
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.suffix in (".jsonl", ".txt")}
     assert wanted <= names
     if shutil.which("cc"):
-        assert any(name.startswith("gateway/classifier/_native.") and name.endswith(".so") for name in names)
+        for package in ("gateway/classifier", "diffusion_worker/constraints/automata"):
+            assert any(name.startswith(f"{package}/_native.") and name.endswith(".so") for name in names)
 
 
 def test_every_package_comes_from_the_wheel(installed: Installed) -> None:

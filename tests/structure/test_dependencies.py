@@ -50,7 +50,6 @@ NOT_IMPORTED: Mapping[str, str] = {
     "pydantic": "fastapi is built on it; the entry bounds its major version",
     "anyio": "pytest plugin: pytest.mark.anyio",
     "pytest-timeout": "pytest plugin",
-    "pytest-xdist": "pytest plugin",
     "ruff": "command of make check",
     "mypy": "command of make check",
     "import-linter": "command of make check",

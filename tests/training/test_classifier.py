@@ -15,7 +15,7 @@ from gateway.classifier.tokens import Vocabulary
 from gateway.classifier.weights import read_model, write_model
 from gateway.enums import Task
 from gateway.types import Query
-from training.classifier.compose import DENIALS, beside, compose, pasted_texts
+from training.classifier.compose import DENIALS, Request, beside, compose, pasted_texts
 from training.classifier.concepts import concepts_by_word, read_concepts, vocabulary_of
 from training.classifier.lines import MATERIALS, Line, kinds_of_writers, read_lines
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
@@ -106,6 +106,7 @@ def make_train(monkeypatch: pytest.MonkeyPatch) -> Any:
     return program.train
 
 
+@pytest.mark.slow
 def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path, train: Any) -> None:
     """The shipped stage computes in numpy, by other code, from weights of 8 bits."""
     from training.classifier.fit import Table, fit, scores
@@ -151,15 +152,41 @@ def test_the_same_lines_give_the_same_weights(train: Any) -> None:
     assert one.vocabulary.words == same.vocabulary.words
 
 
-def test_writers_and_kinds_of_use_are_left_out_whole() -> None:
+def test_kinds_of_use_are_left_out_whole() -> None:
     pytest.importorskip("torch")
-    from training.classifier.train import fold_of, kind_fold_of
+    from training.classifier.train import kind_folds
 
-    for fold in (fold_of, kind_fold_of):
-        folds = {(each.writer, fold(each)) for each in LINES}
-        assert len(folds) == len({each.writer for each in LINES})
-    kinds = kinds_of_writers()
-    assert len({(kinds[each.writer], kind_fold_of(each)) for each in LINES}) == len(set(kinds.values()))
+    folds, kinds = kind_folds(LINES), kinds_of_writers()
+    assert len({(kinds[writer], fold) for writer, fold in folds.items()}) == len(set(folds.values()))
+    assert len(set(folds.values())) > 3
+
+
+def test_writers_of_one_language_are_left_out_in_turn() -> None:
+    pytest.importorskip("torch")
+    from training.classifier.train import FOLDS, writer_folds
+
+    polish = [line("popraw", writer=name, lang="pl") for name in ("a", "b", "c", "d")]
+    english = [line("fix it", writer=f"e{number}", lang="en") for number in range(FOLDS)]
+    folds = writer_folds([*polish, *english])
+    assert len({folds[each.writer] for each in polish}) == len(polish)
+    assert set(folds.values()) == set(range(FOLDS))
+
+
+def test_the_lanes_threshold_is_of_languages_that_several_write() -> None:
+    torch = pytest.importorskip("torch")
+    from training.classifier.evaluate import LEAST_LINES, LEAST_WRITERS, LeftOut, lane_threshold
+
+    sure = [0.9 if task is Task.EDIT else 0.1 / 9 for task in Task]
+    unsure = [0.6 if task is Task.EDIT else 0.4 / 9 for task in Task]
+
+    def of(language: str, writers: int, task: Task, odds: list[float]) -> list[tuple[Request, list[float]]]:
+        written = (line("x", writer=f"{language}{at}", task=task, lang=language) for at in range(writers))
+        return [(Request(line=each, user="x"), odds) for each in written for _ in range(LEAST_LINES)]
+
+    rows = of("en", LEAST_WRITERS, Task.EDIT, unsure) + of("pl", LEAST_WRITERS - 1, Task.CHAT, sure)
+    requests, odds = [request for request, _ in rows], np.array([each for _, each in rows])
+    found = LeftOut(requests=requests, found=torch.tensor(odds).log(), divisor=1.0, shipped=odds)
+    assert lane_threshold(found) == pytest.approx(0.6 + 3 * 0.4 / 9)
 
 
 def test_every_writer_has_a_kind_of_use() -> None:

@@ -19,6 +19,7 @@ def test_every_line_can_be_read_and_no_two_are_alike(folder: Path) -> None:
     assert [(one.name, other.name) for one, other in too_alike(lines)] == []
 
 
+@pytest.mark.slow
 def test_nothing_in_a_test_set_is_trained_on() -> None:
     """Neither its writers nor lines like its own; nor do two test sets share any."""
     held_out = [line for folder in TEST_SETS for line in read_lines(folder)]

@@ -5,6 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    DiffusionGemmaConfig,
+    DiffusionGemmaForBlockDiffusion,
+    DiffusionGemmaTextConfig,
+    Gemma4VisionConfig,
+)
 
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
 from diffusion_worker.types.model_info import ModelInfo
@@ -27,13 +33,6 @@ def _make_library_model(
     dtype: torch.dtype = torch.float64,
 ) -> Any:
     """A random DiffusionGemma. A wide spread of weights makes it chaotic: one wrong bit shows in its canvases."""
-    from transformers import (
-        DiffusionGemmaConfig,
-        DiffusionGemmaForBlockDiffusion,
-        DiffusionGemmaTextConfig,
-        Gemma4VisionConfig,
-    )
-
     text = DiffusionGemmaTextConfig(
         vocab_size=vocab,
         hidden_size=hidden,

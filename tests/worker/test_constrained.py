@@ -110,7 +110,7 @@ def is_member(name: str, ids: Sequence[int]) -> bool:
 
 
 @pytest.mark.parametrize("decoding_mode", DecodingMode)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_noise_becomes_valid_beside_rows_without_a_constraint(decoding_mode: DecodingMode, seed: int) -> None:
     names = [name for name in CONSTRAINTS for _ in range(2)]
     temperatures = [None, 0.0, 0.7, 1.5]

@@ -293,6 +293,7 @@ def test_a_process_whose_device_hangs_exits_with_the_code_for_a_failed_device(tm
     assert "a step has made no progress for" in complaint
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

@@ -138,7 +138,7 @@ def test_drafts_that_are_right_cost_two_passes_a_canvas(model: Any, seed: int) -
 
 
 @pytest.mark.parametrize("is_exact", [False, True])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_mixed_batches_preemption_and_reused_prefixes_change_nothing(model: Any, seed: int, is_exact: bool) -> None:
     dice = Random(seed)
     shared = tuple(dice.randrange(6, VOCAB) for _ in range(30))
@@ -173,7 +173,7 @@ def test_a_preempted_answer_resumes_at_its_canvas_although_the_cache_knows_more(
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_constraints_hold_along_the_draft_as_left_to_right(make_model: Any, name: str, temperature: float) -> None:
     model = make_model(vocab=VOCABULARY.size, end_ids=VOCABULARY.end_ids, canvas=CANVAS, window=8)
     request = request_of(

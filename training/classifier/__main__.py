@@ -15,7 +15,7 @@ import torch
 from gateway.classifier.weights import write_model
 from training.classifier.evaluate import evaluate
 from training.classifier.lines import LINES, read_lines
-from training.classifier.train import cross_validate, fold_of, kind_fold_of, train
+from training.classifier.train import cross_validate, kind_folds, train, writer_folds
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.monotonic()
     lines = list(read_lines(options.lines))
-    found = cross_validate(lines, fold_of=fold_of if options.out else kind_fold_of)
+    found = cross_validate(lines, folds=writer_folds(lines) if options.out else kind_folds(lines))
     figures = evaluate(found)
     if options.out:
         write_model(train(lines, divisor=found.divisor), options.out)

@@ -1,8 +1,8 @@
 """Figures on requests that a model was not fitted to: accuracy, calibration, and the fast lane at its threshold."""
 
 import random
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -12,15 +12,18 @@ import numpy.typing as npt
 from torch import Tensor
 
 from gateway.classifier.forms import FORM_STAGES
+from gateway.classifier.model import LearnedStage, TaskModel
 from gateway.enums import Task
 from gateway.routing.classify import STAGES
 from gateway.types import Classification, Query
 from training.calibration import calibration_error
 from training.classifier.compose import Request
+from training.classifier.fit import FAST
 from training.classifier.lines import Line, kinds_of_writers
 
-FAST: Final = (Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION)
 PRECISION: Final = 0.95  # of the fast lane, at which its threshold is fitted
+LEAST_WRITERS: Final = 3  # of a language, for the threshold to be fitted on it
+LEAST_LINES: Final = 20  # of a writer in a language
 _BINS: Final = 10  # of the calibration error
 _RESAMPLES: Final = 300
 _TASKS: Final = list(Task)
@@ -31,11 +34,16 @@ Numbers = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """Requests of writers that a model was not fitted to, their scores [requests, tasks], and the temperature."""
+    """Requests of writers that a model was not fitted to, their scores [requests, tasks], and the temperature.
+
+    `shipped` are the probabilities that the gateway computes of these models, with weights of 8 bits, which it reduces
+    for unknown words. Without it, they are those of the scores.
+    """
 
     requests: list[Request]
     found: Tensor
     divisor: float
+    shipped: npt.NDArray[np.float64] | None = None
 
     @cached_property
     def by_form(self) -> list[Classification | None]:
@@ -45,7 +53,7 @@ class LeftOut:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """[requests, tasks]: those of the form if it decides, otherwise those of the words."""
-        odds: np.ndarray = (self.found / self.divisor).softmax(1).numpy()
+        odds = (self.found / self.divisor).softmax(1).numpy() if self.shipped is None else self.shipped.copy()
         for at, decided in enumerate(self.by_form):
             if decided is not None:
                 odds[at] = (1.0 - decided.confidence) / (len(_TASKS) - 1)
@@ -89,6 +97,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
     threshold = lane_threshold(found)
     everything = np.arange(len(found.requests))
     precision, recall = lane_scores(found, threshold, everything)
+    known = known_languages(each.line for each in found.requests)
     kinds = kinds_of_writers()
     scores: dict[str, Callable[[Numbers], float]] = {
         "accuracy": lambda rows: float(found.is_right[rows].mean()),
@@ -114,6 +123,7 @@ def evaluate(found: LeftOut) -> dict[str, Any]:
         "by_task": by(lambda line: line.task.value),
         "by_form": by(lambda line: line.form),
         "by_language": by(lambda line: line.lang),
+        "by_writers_of_language": by(lambda line: "several" if line.lang in known else "few"),
         "by_kind": by(lambda line: kinds.get(line.writer, "other")),
     }
 
@@ -130,13 +140,30 @@ def macro_f1(found: LeftOut, rows: Numbers) -> float:
 
 
 def lane_threshold(found: LeftOut) -> float:
-    """The lowest probability of the fast tasks together at which the fast lane still has PRECISION; 1 if none."""
+    """The lowest probability of the fast tasks together at which the fast lane still has PRECISION; 1 if none.
+
+    In a language of one or two writers, a model without one of them lacks most of what the shipped one knows of it.
+    Such languages do not count here, unless there are no others.
+    """
     counted, is_fast = found.lanes
+    known = known_languages(each.line for each in found.requests)
+    counted = counted & np.array([each.line.lang in known for each in found.requests])
     mass, fast = found.mass[counted], is_fast[counted]
     order = np.argsort(-mass, kind="stable")
     precision = np.cumsum(fast[order]) / np.arange(1, order.size + 1)
     enough = np.flatnonzero(precision >= PRECISION)
     return float(mass[order][enough[-1]]) if enough.size else 1.0
+
+
+def known_languages(lines: Iterable[Line]) -> set[str]:
+    """Languages in which at least LEAST_WRITERS write, or all if there are none."""
+    writers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines:
+        writers[line.lang][line.writer] += 1
+    known = {
+        lang for lang, counts in writers.items() if sum(n >= LEAST_LINES for n in counts.values()) >= LEAST_WRITERS
+    }
+    return known or set(writers)
 
 
 def lane_scores(found: LeftOut, threshold: float, rows: Numbers) -> tuple[float, float]:
@@ -175,6 +202,12 @@ def _by_form(request: Request) -> Classification | None:
     query = query_of(request)
     stages = (*STAGES, *FORM_STAGES)
     return next((found for stage in stages if (found := stage(query)) is not None), None)
+
+
+def shipped_probabilities(model: TaskModel, requests: Iterable[Request]) -> npt.NDArray[np.float64]:
+    """What the gateway computes [requests, tasks]; without any words, all tasks are as probable."""
+    stage, uniform = LearnedStage(model), (1.0 / len(_TASKS),) * len(_TASKS)
+    return np.array([found.probabilities if (found := stage(query_of(each))) else uniform for each in requests])
 
 
 def query_of(request: Request) -> Query:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gateway.classifier.features import HASHED, HASHED_ROWS, UNIT_FLAGS, Features, features
 from gateway.classifier.model import FLAG_WEIGHT, table_rows
-from gateway.classifier.tokens import Vocabulary
+from gateway.classifier.tokens import Ids, Vocabulary
 from gateway.enums import Task
 from training.classifier.compose import Request
 from training.classifier.concepts import Concepts, parents
@@ -28,6 +28,8 @@ UNKNOWN_SHARE: Final = 0.2  # of words that training takes for unknown ones, so 
 CONCEPT_WEIGHT: Final = 4.0  # concepts learn faster than single words
 BALANCE: Final = 0.5  # exponent of a task's weight, which is the mean number of requests of a task over its own
 PLAIN_WEIGHT: Final = 2.0  # of a request in the usual words; most writers were asked to avoid them
+LANE_WEIGHT: Final = 1.0  # of the loss of the lane beside that of the task
+FAST: Final = (Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION)  # tasks of the fast lane
 OTHER_LABEL: Final = 0.3  # probability of the labels that are as defensible as the first
 _TASKS: Final = list(Task)
 
@@ -37,13 +39,14 @@ Numbers = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Features of one request: the rows and weights of all units, the number of rows of each unit, and the rows of the
-    request's flags."""
+    """Features of one request: the rows and weights of all units, the number of rows of each unit, and the rows and
+    weights of the request as a whole: its flags and its past."""
 
     rows: Numbers
     weights: Floats
     sizes: npt.NDArray[np.intp]
     flags: Numbers
+    flag_weights: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +74,15 @@ class Table:
     def __init__(self, vocabulary: Vocabulary, concepts: Concepts) -> None:
         self.vocabulary, self.size = vocabulary, table_rows(vocabulary)
         self.rows = self.size + len(concepts)
-        self._stems, self._concepts = parents(vocabulary, concepts)
-        self._own = [self._chain(number, with_word=True) for number in range(len(vocabulary.names))]
-        self._unknown = [self._chain(number, with_word=False) for number in range(len(vocabulary.names))]
-
-    def _chain(self, number: int, *, with_word: bool) -> tuple[Numbers, Floats]:
-        stems, concepts = self._stems[number], self._concepts[number]
-        words = [number, *stems] if with_word or not (stems or concepts) else stems
-        rows = np.array([*words, *(self.size + each for each in concepts)], dtype=np.int32)
-        weights = np.array([1.0] * len(words) + [CONCEPT_WEIGHT] * len(concepts), dtype=np.float32)
-        return rows, weights
+        stems, concept_rows = parents(vocabulary, concepts)
+        self._chains = [
+            *(_chain(at, stems[at], concept_rows[at], self.size, with_word=True) for at in range(len(stems))),
+            *(_chain(at, stems[at], concept_rows[at], self.size, with_word=False) for at in range(len(stems))),
+        ]
+        self._counts = np.array([rows.size for rows, _ in self._chains])
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._flat_rows = np.concatenate([rows for rows, _ in self._chains])
+        self._flat_weights = np.concatenate([weights for _, weights in self._chains])
 
     def dataset(self, requests: Sequence[Request], *, rng: np.random.Generator | None = None) -> Dataset:
         """Features of all requests; with `rng`, some words are taken for unknown ones."""
@@ -106,14 +108,14 @@ class Table:
         )
         first = len(self.vocabulary.names)
         counts = found.sizes
-        chains = self._chains(found, rng)
-        own = np.repeat(np.repeat(np.arange(counts.size), counts), [rows.size for rows, _ in chains])
+        chains, sizes = self._chained(found, rng)
+        own = np.repeat(np.repeat(np.arange(counts.size), counts), sizes)
         by_hash = np.tile(np.repeat(np.arange(counts.size), counts), HASHED)
         flags = np.tile(np.arange(counts.size), 3)
         units = np.concatenate([own, by_hash, flags])
         rows = np.concatenate(
             [
-                *(each for each, _ in chains),
+                self._flat_rows[chains],
                 (found.hashed + first).ravel(),
                 (found.flags + first + HASHED_ROWS).ravel(),
                 found.leads + first,
@@ -122,35 +124,47 @@ class Table:
         shares = 1.0 / np.sqrt(counts)
         weights = np.concatenate(
             [
-                np.concatenate([each for _, each in chains]) * shares[own],
+                self._flat_weights[chains] * shares[own],
                 shares[by_hash],
                 np.full(flags.size, FLAG_WEIGHT),
             ]
         )
         order = np.argsort(units, kind="stable")
+        past = found.past.size
+        whole = [np.full(len(found.request), FLAG_WEIGHT), np.full(past, FLAG_WEIGHT / max(1, past) ** 0.5)]
         return Example(
             rows=rows[order].astype(np.int32),
             weights=weights[order].astype(np.float32),
             sizes=np.bincount(units, minlength=counts.size),
-            flags=(np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS).astype(np.int32),
+            flags=np.concatenate(
+                [np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS, found.past.astype(np.int32) + first]
+            ).astype(np.int32),
+            flag_weights=np.concatenate(whole).astype(np.float32),
         )
 
-    def _chains(self, found: Features, rng: np.random.Generator | None) -> list[tuple[Numbers, Floats]]:
-        numbers = found.ids.tolist()
-        if rng is None:
-            return [self._own[number] for number in numbers]
-        dropped = rng.random(len(numbers)) < UNKNOWN_SHARE
-        return [
-            (self._unknown if is_dropped else self._own)[number]
-            for number, is_dropped in zip(numbers, dropped, strict=True)
-        ]
+    def _chained(self, found: Features, rng: np.random.Generator | None) -> tuple[Ids, Ids]:
+        """Where the chains of all tokens stand in the flat arrays, and how long each is."""
+        chosen = found.ids
+        if rng is not None:
+            chosen = chosen + len(self.vocabulary.names) * (rng.random(chosen.size) < UNKNOWN_SHARE)
+        counts = self._counts[chosen]
+        ends = np.cumsum(counts)
+        return np.arange(ends[-1]) + np.repeat(self._starts[chosen] - (ends - counts), counts), counts
 
     def folded(self, weights: Floats) -> Floats:
         """The shipped table: stems and concepts are added to the rows of their words."""
         table = weights[: self.size].copy()
-        for number, (rows, shares) in enumerate(self._own):
+        for number, (rows, shares) in enumerate(self._chains[: len(self.vocabulary.names)]):
             table[number] = shares @ weights[rows]
         return table
+
+
+def _chain(number: int, stems: list[int], concepts: list[int], size: int, *, with_word: bool) -> tuple[Numbers, Floats]:
+    """The rows of a word, or of what is known of a word that is taken for an unknown one, and their weights."""
+    words = [number, *stems] if with_word or not (stems or concepts) else stems
+    rows = np.array([*words, *(size + each for each in concepts)], dtype=np.int32)
+    weights = np.array([1.0] * len(words) + [CONCEPT_WEIGHT] * len(concepts), dtype=np.float32)
+    return rows, weights
 
 
 class Model(nn.Module):
@@ -172,9 +186,8 @@ class Model(nn.Module):
         shares = (gates - top[owner]).exp()
         shares = shares / torch.zeros(len(chosen)).index_add(0, owner, shares)[owner]
         asked = torch.zeros(len(chosen), len(_TASKS)).index_add(0, owner, units[:, :-1] * shares[:, None])
-        flags = [each.flags for each in chosen]
-        evenly = [np.full(each.size, FLAG_WEIGHT, dtype=np.float32) for each in flags]
-        return asked + self._sums(flags, evenly, [np.array([each.size]) for each in flags])[:, :-1]
+        flags, weights = [each.flags for each in chosen], [each.flag_weights for each in chosen]
+        return asked + self._sums(flags, weights, [np.array([each.size]) for each in flags])[:, :-1]
 
     def _sums(self, rows: list[Numbers], weights: list[Floats], sizes: list[npt.NDArray[np.intp]]) -> Tensor:
         ends = np.cumsum(np.concatenate(sizes))
@@ -189,20 +202,30 @@ def fit(data: Dataset, rows: int, *, seed: int, epochs: int, rate: float = 0.03)
     """Fit a table of this many rows."""
     generator = torch.Generator().manual_seed(seed)
     model = Model(rows)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
     count = len(data.examples)
     total = epochs * -(-count // BATCH)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=total)
     for _ in range(epochs):
         for chosen in torch.randperm(count, generator=generator).split(BATCH):
             found = model([data.examples[at] for at in chosen.tolist()])
-            losses = F.cross_entropy(found, data.targets[chosen], label_smoothing=0.02, reduction="none")
+            losses = _losses(found, data.targets[chosen])
             loss = (losses * data.weights[chosen]).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
     return model
+
+
+def _losses(found: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each example's tasks, and that of its lane, which is what policies decide by."""
+    tasks = F.cross_entropy(found, targets, label_smoothing=0.02, reduction="none")
+    fast = torch.tensor([_TASKS.index(task) for task in FAST])
+    rest = torch.tensor([at for at, task in enumerate(_TASKS) if task not in FAST])
+    odds = found[:, fast].logsumexp(1) - found[:, rest].logsumexp(1)
+    lanes = F.binary_cross_entropy_with_logits(odds, targets[:, fast].sum(1), reduction="none")
+    return tasks + LANE_WEIGHT * lanes
 
 
 def _weights(requests: Sequence[Request], targets: Tensor) -> Tensor:

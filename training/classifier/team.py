@@ -16,19 +16,20 @@ import numpy as np
 import orjson
 import torch
 
-from gateway.classifier.model import LearnedStage, TaskModel
+from gateway.classifier.model import TaskModel
 from gateway.enums import Task
 from gateway.errors import BadRequest
 from gateway.types import Query
 from gateway.web.parse_request import parse_chat
 from training.classifier.compose import Request
-from training.classifier.evaluate import LeftOut, lane_scores, query_of
+from training.classifier.evaluate import LeftOut, lane_scores, shipped_probabilities
 from training.classifier.fit import Dataset, Table, fit, joined, scores
 from training.classifier.lines import Line
-from training.classifier.train import COPIES, EPOCHS, FOLDS, SEED, prepare
+from training.classifier.train import COPIES, EPOCHS, SEED, prepare
 from twolane.process.errors import ConfigurationError
 
 LEAST: Final = 10  # requests, below which cross-validation says nothing
+FOLDS: Final = 3  # of the team's requests; each is one more training on all lines
 SHARE: Final = 0.1  # of the team's requests in the loss, if they are fewer
 MAX_WEIGHT: Final = 20.0  # of one of them
 _TASKS: Final = list(Task)
@@ -175,9 +176,7 @@ def _repeated(table: Table, requests: Sequence[Request], base: Dataset, copies: 
 
 def _shipped_scores(shipped: TaskModel, requests: Sequence[Request]) -> torch.Tensor:
     """The logarithms of the probabilities by the shipped weights."""
-    stage, uniform = LearnedStage(shipped), [1.0 / len(_TASKS)] * len(_TASKS)
-    rows = [found.probabilities if (found := stage(query_of(each))) else uniform for each in requests]
-    return torch.tensor(rows, dtype=torch.float64).clamp(min=1e-12).log()
+    return torch.from_numpy(shipped_probabilities(shipped, requests)).clamp(min=1e-12).log()
 
 
 def _gain(found: LeftOut, threshold: float) -> Gain:

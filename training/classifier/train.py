@@ -3,17 +3,20 @@ seen."""
 
 import random
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import torch
 
-from gateway.classifier.model import TaskModel
+from gateway.classifier.model import Floats, TaskModel
+from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
 from training.classifier.compose import Request, compose, pasted_texts
 from training.classifier.concepts import read_concepts, vocabulary_of
-from training.classifier.evaluate import LeftOut
+from training.classifier.demands import DEMANDS, with_demands
+from training.classifier.evaluate import LeftOut, shipped_probabilities
 from training.classifier.fit import Dataset, Model, Table, fit, scores, temperature
 from training.classifier.lines import Line, kinds_of_writers
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
@@ -21,9 +24,9 @@ from training.tasks.registry import TASKS
 from training.tasks.sample import SampleSpec
 
 SEED: Final = 20261130
-FOLDS: Final = 3
+FOLDS: Final = 6
 COPIES: Final = 4  # requests composed of every line
-EPOCHS: Final = 4
+EPOCHS: Final = 2
 _TASKS: Final = list(Task)
 # Tasks of the bundled checkpoint by name, their label, and labels that are as defensible.
 BUNDLED: Final = (
@@ -34,43 +37,55 @@ BUNDLED: Final = (
 BUNDLED_ROWS: Final = 40
 
 
-def fold_of(line: Line) -> int:
-    """Writers are left out whole."""
-    return zlib.crc32(line.writer.encode()) % FOLDS
+def writer_folds(lines: Iterable[Line]) -> dict[str, int]:
+    """The fold of each writer. Writers are left out whole; those of one language are in different folds, so that a
+    model that has not seen one of them has seen the others, as the shipped one will have."""
+    languages: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines:
+        languages[line.writer][line.lang] += 1
+    names = sorted(languages, key=lambda name: (languages[name].most_common(1)[0][0], zlib.crc32(name.encode())))
+    return {name: at % FOLDS for at, name in enumerate(names)}
 
 
-def kind_fold_of(line: Line) -> int:
+def kind_folds(lines: Iterable[Line]) -> dict[str, int]:
     """Kinds of use are left out whole, each in a fold of its own."""
     kinds = kinds_of_writers()
-    return sorted(set(kinds.values())).index(kinds[line.writer])
+    numbers = {kind: at for at, kind in enumerate(sorted(set(kinds.values())))}
+    return {writer: numbers[kinds[writer]] for writer in {line.writer for line in lines}}
 
 
 def cross_validate(
     lines: Sequence[Line],
     *,
-    fold_of: Callable[[Line], int] = fold_of,
+    folds: Mapping[str, int],
     copies: int = COPIES,
     epochs: int = EPOCHS,
 ) -> LeftOut:
     """The scores of every line by a model that has not seen its fold, beside texts that it has not seen."""
-    requests, found = [], []
-    for number in sorted({fold_of(line) for line in lines}):
-        held_out = [line for line in lines if fold_of(line) == number]
-        model, table = _fit([line for line in lines if fold_of(line) != number], copies=copies, epochs=epochs)
+    requests, found, models = [], [], []
+    for number in sorted(set(folds.values())):
+        held_out = [line for line in lines if folds[line.writer] == number]
+        model, table = _fit([line for line in lines if folds[line.writer] != number], copies=copies, epochs=epochs)
         beside, rng = Materials(HELD_OUT, pasted_texts(held_out)), random.Random(SEED)
         composed = [compose(rng, line, beside) for line in held_out]
         requests += composed
         found.append(scores(model, table.dataset(composed)))
+        models.append((table.vocabulary, table.folded(model.table.weight.detach().numpy()), composed))
     every = torch.cat(found)
     labels = torch.tensor([_TASKS.index(each.line.task) for each in requests])
-    return LeftOut(requests=requests, found=every, divisor=temperature(every, labels))
+    divisor = temperature(every, labels)
+    shipped = [shipped_probabilities(_model(words, table, divisor), own) for words, table, own in models]
+    return LeftOut(requests=requests, found=every, divisor=divisor, shipped=np.concatenate(shipped))
 
 
 def train(lines: Sequence[Line], *, divisor: float, copies: int = COPIES, epochs: int = EPOCHS) -> TaskModel:
     """The model of all lines."""
     model, table = _fit(lines, copies=copies, epochs=epochs)
-    weights = table.folded(model.table.weight.detach().numpy())
-    return TaskModel(tasks=tuple(Task), vocabulary=table.vocabulary, weights=weights, temperature=divisor)
+    return _model(table.vocabulary, table.folded(model.table.weight.detach().numpy()), divisor)
+
+
+def _model(vocabulary: Vocabulary, weights: Floats, divisor: float) -> TaskModel:
+    return TaskModel(tasks=tuple(Task), vocabulary=vocabulary, weights=weights, temperature=divisor)
 
 
 def _fit(lines: Sequence[Line], *, copies: int, epochs: int) -> tuple[Model, Table]:
@@ -81,9 +96,10 @@ def _fit(lines: Sequence[Line], *, copies: int, epochs: int) -> tuple[Model, Tab
 def prepare(lines: Sequence[Line], *, copies: int = COPIES, texts: Iterable[str] = ()) -> tuple[Table, Dataset]:
     """A table for the words of the lines and of further texts, and the requests composed of the lines."""
     concepts = read_concepts()
-    table = Table(vocabulary_of([*(_text(line) for line in lines), *texts], concepts), concepts)
+    said = [phrase for phrases in DEMANDS.values() for phrase in phrases]
+    table = Table(vocabulary_of([*(_text(line) for line in lines), *said, *texts], concepts), concepts)
     beside, rng = Materials(TRAINING, pasted_texts(lines)), random.Random(SEED)
-    requests = [compose(rng, line, beside) for _ in range(copies) for line in lines]
+    requests = [compose(rng, with_demands(rng, line), beside) for _ in range(copies) for line in lines]
     requests += bundled_requests(rng)
     return table, table.dataset(requests, rng=np.random.default_rng(SEED))
 

@@ -19,7 +19,7 @@ from training.vocabulary import encode_prompt, encode_text
 from training.word_lists import DAYS, NAMES, NOUNS
 from twolane.process.decisions.questions import DecisionRequest, Option, Question, QuestionKind
 
-QUESTIONS: Final = 8  # of a sample
+QUESTIONS: Final = 6  # of a sample: one canvas of the embedded checkpoint, nearly always
 _NONE: Final = "none"
 _SIZES: Final = ("few", "some", "many")  # 1 to 10, 11 to 20, 21 to 30 pieces
 _DETAILS: Final = ("neither", "one", "both")
@@ -57,10 +57,10 @@ class DecisionSample:
         return DecisionRequest(model="", text=self.text, questions=self.questions)
 
 
-def question_set(rng: random.Random) -> tuple[Asked, ...]:
-    """Different questions that can be asked of any order."""
+def question_set(rng: random.Random, count: int = QUESTIONS) -> tuple[Asked, ...]:
+    """`count` different questions that can be asked of any order."""
     found: dict[str, Asked] = {}
-    while len(found) < QUESTIONS:
+    while len(found) < count:
         asked = rng.choice(_TOPICS)(rng)
         found[asked.question.text] = asked
     return tuple(found.values())

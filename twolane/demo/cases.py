@@ -24,7 +24,7 @@ from twolane.demo.prompts import (
     ANNAS_ORDER,
     APPLY,
     AS_ORDER,
-    COMPLAINT,
+    CORRECTED,
     EDIT,
     FRANCE,
     GREEDY,
@@ -230,7 +230,7 @@ EDITORS: Final = Group(
         ),
         Case(
             title="a decision: one question is sure enough, one is not",
-            prompt=COMPLAINT,
+            prompt=CORRECTED,
             body={"questions": QUESTIONS},
             api=Api.DECISION,
             expect=Expectation(
@@ -240,7 +240,7 @@ EDITORS: Final = Group(
                 attempts="fast=low_confidence,careful=ok",
                 fallback="low_confidence",
                 answered_by="fast=0; careful=1",
-                answer=answers_all(("angry", "team")),
+                answer=answers_all(("day", "angry")),
             ),
         ),
     ),

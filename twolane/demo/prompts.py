@@ -35,15 +35,10 @@ APPLY: Final = """\
 <code>def greet(name):
     return "Hello " + name</code>
 <update>    return "Bonjour " + name</update>"""
-COMPLAINT: Final = "My card was charged twice and nobody answers."
+DAYS: Final = "monday tuesday wednesday thursday friday saturday sunday today tomorrow none".split()
+CORRECTED: Final = "please send 8 no wait 3 red lamp to anna on monday"
 QUESTIONS: Final = (
-    {"type": "predicate", "name": "angry", "instructions": "Is the customer angry?", "min_confidence": 0.5},
-    {
-        "type": "choice",
-        "name": "team",
-        "instructions": "Which team?",
-        "choices": [{"value": "billing"}, {"value": "shipping"}, {"value": "support"}],
-        "min_confidence": 0.95,
-    },
+    {"type": "choice", "name": "day", "instructions": "Which day?", "choices": [{"value": day} for day in DAYS]},
+    {"type": "predicate", "name": "angry", "instructions": "Is the customer angry?", "min_confidence": 0.9},
 )
 FRANCE: Final = "What is the capital of France? Answer in one sentence."

@@ -61,22 +61,35 @@ class ByteAutomaton:
 
 def freeze(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> ByteAutomaton:
     """Build the table from rows of disjoint byte ranges, which must be minimal and trimmed (see `minimise`)."""
-    table = np.full((len(rows), 256), DEAD, dtype=np.int32)
-    for state, edges in enumerate(rows):
-        for first, last, target in edges:
-            table[state, first : last + 1] = target
-    classes, representatives = _fold(table)
+    starts = np.cumsum([0, *(len(edges) for edges in rows)])
+    edges = np.array([edge for edges in rows for edge in edges], np.int32).reshape(-1, 3)
+    return freeze_edges(starts, edges, np.asarray(accepting, np.bool_), start)
+
+
+def freeze_edges(
+    starts: NDArray[np.integer], edges: NDArray[np.int32], accepting: NDArray[np.bool_], start: int
+) -> ByteAutomaton:
+    """The same from columns: `edges` [edges, 3] as (first byte, last byte, target), those of state s are `starts[s]` to
+    `starts[s + 1]`."""
+    states = len(accepting)
+    borders = np.unique(np.concatenate([[0, 256], edges[:, 0], edges[:, 1] + 1]))
+    low, high = np.searchsorted(borders, edges[:, 0]), np.searchsorted(borders, edges[:, 1] + 1)
+    counts = high - low
+    column = np.arange(counts.sum()) + np.repeat(low - (np.cumsum(counts) - counts), counts)
+    table = np.full((states, len(borders) - 1), DEAD, dtype=np.int32)
+    table[np.repeat(np.repeat(np.arange(states), np.diff(starts)), counts), column] = np.repeat(edges[:, 2], counts)
+    interval_class, representatives = _fold(table)
     return ByteAutomaton(
-        classes=classes,
+        classes=np.repeat(interval_class, np.diff(borders)),
         next=np.ascontiguousarray(table[:, representatives]),
-        accepting=np.asarray(accepting, dtype=np.bool_),
+        accepting=accepting,
         start=start,
     )
 
 
 def _fold(table: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """[states, 256] -> the class of each byte, and one representative per class. Classes are numbered by their first
-    byte."""
+    """[states, intervals] -> the class of each interval of bytes, and one representative per class. Classes are
+    numbered by their first byte."""
     columns = np.ascontiguousarray(table.T)
     seen: dict[bytes, int] = {}
     classes = np.array([seen.setdefault(column.tobytes(), len(seen)) for column in columns], dtype=np.uint8)
@@ -100,8 +113,7 @@ def byte_sets(member: NDArray[np.bool_], automaton: ByteAutomaton) -> NDArray[np
 
 def find_chains(automaton: ByteAutomaton) -> Chains:
     """The chains of an automaton: each wide state and the successor that most of its bytes lead to."""
-    onward = _main_successors(automaton)
-    step = byte_sets((automaton.next == onward[:, None]) & (automaton.next != DEAD), automaton)
+    onward, step = main_steps(automaton)
     target = np.empty((MAX_CHAIN + 1, automaton.states), np.int32)
     over = np.zeros((MAX_CHAIN + 1, automaton.states, 4), np.uint64)
     target[0], over[0] = np.arange(automaton.states), np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -111,6 +123,13 @@ def find_chains(automaton: ByteAutomaton) -> Chains:
         target[steps] = np.where(leads_on, onward[last], last)
         over[steps] = over[steps - 1] & step[last]
     return Chains(target=target, over=over, is_start=onward != DEAD)
+
+
+def main_steps(automaton: ByteAutomaton) -> tuple[Ints, NDArray[np.uint64]]:
+    """[states] the next state of the chain that starts at a state, -1 without one; and [states, 4] the bytes that lead
+    there."""
+    onward = _main_successors(automaton)
+    return onward, byte_sets((automaton.next == onward[:, None]) & (automaton.next != DEAD), automaton)
 
 
 def _main_successors(automaton: ByteAutomaton) -> Ints:

@@ -11,8 +11,10 @@ from itertools import pairwise
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.native import NATIVE
 
 SELF: Final = -2  # as a target: the state being built
+Block = tuple[tuple[Edge, ...], ...]  # rows of states that are copied; a target is one of them, or -1: what follows
 Overlaid = tuple[int, int, tuple[int, ...]]  # first label, last label, all targets
 
 
@@ -22,6 +24,14 @@ class TooLarge(Exception):  # noqa: N818 - says what happened; never leaves the 
 
 def overlay(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
     """The edges of several states as disjoint ranges, each with all its targets."""
+    if NATIVE is not None:
+        laid: list[Overlaid] = NATIVE.overlay(rows)
+        return laid
+    return overlay_in_python(rows)
+
+
+def overlay_in_python(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
+    """What `overlay` returns, by a sweep over the borders of all ranges."""
     edges = sorted(edge for row in rows for edge in row)
     if all(edges[i][1] < edges[i + 1][0] for i in range(len(edges) - 1)):
         return [(first, last, (target,)) for first, last, target in edges]
@@ -41,6 +51,14 @@ def overlay(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
 
 def coalesce(edges: Iterable[Edge]) -> tuple[Edge, ...]:
     """The canonical row: sorted, with adjacent ranges of one target merged."""
+    if NATIVE is not None:
+        row: tuple[Edge, ...] = NATIVE.coalesce(edges)
+        return row
+    return coalesce_in_python(edges)
+
+
+def coalesce_in_python(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """What `coalesce` returns."""
     joined: list[Edge] = []
     for edge in sorted(edges):
         if joined and joined[-1][2] == edge[2] and joined[-1][1] + 1 == edge[0]:
@@ -63,6 +81,10 @@ class Graph:
 
     def state(self, edges: Iterable[Edge], *, accepting: bool = False) -> int:
         """The state with these disjoint edges; targets may be SELF."""
+        if NATIVE is not None:
+            return self._within_budget(
+                NATIVE.state(self.rows, self.accepting, self._max_states, self._known, edges, accepting)
+            )
         key = (accepting, coalesce(edges))
         found = self._known.get(key)
         if found is None:
@@ -73,16 +95,32 @@ class Graph:
 
     def reserve(self) -> int:
         """A state whose edges are set later: the head of a loop."""
-        if len(self.rows) >= self._max_states:
-            raise TooLarge(f"more than {self._max_states} states")
+        self._within_budget(-1 if len(self.rows) >= self._max_states else 0)
         self.rows.append(())
         self.accepting.append(False)
         return len(self.rows) - 1
+
+    def _within_budget(self, state: int) -> int:
+        """The state, unless the native code returned -1."""
+        if state < 0:
+            raise TooLarge(f"more than {self._max_states} states")
+        return state
 
     def fill(self, state: int, edges: Iterable[Edge], *, accepting: bool = False) -> None:
         """Set the edges of a reserved state, once."""
         row = ((first, last, state if target == SELF else target) for first, last, target in edges)
         self.rows[state], self.accepting[state] = coalesce(row), accepting
+
+    def paste(self, block: Block, following: int) -> int:
+        """A copy of a block in front of a state; returns the copy of its first state."""
+        if NATIVE is not None:
+            return self._within_budget(NATIVE.paste(self.rows, self.accepting, self._max_states, block, following))
+        base = len(self.rows)
+        self._within_budget(-1 if base + len(block) > self._max_states else 0)
+        for row in block:
+            self.rows.append(tuple((a, b, following if t < 0 else base + t) for a, b, t in row))
+            self.accepting.append(False)
+        return base
 
     def word(self, labels: Sequence[int], following: int) -> int:
         """The state that reads `labels`, then continues as `following`."""
@@ -97,6 +135,10 @@ class Graph:
 
     def union(self, states: Iterable[int]) -> int:
         """The union of states by the subset construction. Every state reached before they meet must be filled."""
+        if NATIVE is not None:
+            return self._within_budget(
+                NATIVE.union(self.rows, self.accepting, self._max_states, self._unions, list(states))
+            )
         members = tuple(sorted(set(states)))
         if len(members) == 1:
             return members[0]
@@ -121,6 +163,10 @@ class Graph:
 
     def intersect(self, left: int, right: int) -> int:
         """The intersection of two states by the product construction; it may lead to states that accept nothing."""
+        if NATIVE is not None:
+            return self._within_budget(
+                NATIVE.intersect(self.rows, self.accepting, self._max_states, self._intersections, left, right)
+            )
         todo: list[tuple[int, int]] = []
         start = self._pair(left, right, todo)
         while todo:

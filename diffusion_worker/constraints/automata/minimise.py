@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.automaton import ByteAutomaton, Edge, freeze, freeze_edges
 from diffusion_worker.constraints.automata.graph import coalesce
+from diffusion_worker.constraints.automata.native import NATIVE
 
 _MASK: Final = (1 << 64) - 1
 _ROUNDS_BETWEEN_COUNTS: Final = 4
@@ -37,6 +38,26 @@ EMPTY: Final = RangeDfa(rows=(), accepting=(), start=-1)
 
 def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> RangeDfa:
     """The minimal, trimmed automaton; states are numbered in breadth-first order from the start, 0."""
+    if NATIVE is None:
+        return minimise_in_python(rows, accepting, start)
+    found = NATIVE.minimise(rows, accepting, start, False)
+    return EMPTY if found is None else RangeDfa(rows=found[0], accepting=found[1], start=0)
+
+
+def minimal_automaton(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> ByteAutomaton | None:
+    """The minimal automaton of states over bytes; None: the empty language."""
+    if NATIVE is None:
+        minimal = minimise_in_python(rows, accepting, start)
+        return freeze(minimal.rows, minimal.accepting, minimal.start) if minimal.rows else None
+    found = NATIVE.minimise(rows, accepting, start, True)
+    if found is None:
+        return None
+    starts, edges = (np.frombuffer(part, np.int32) for part in found[:2])
+    return freeze_edges(starts, edges.reshape(-1, 3), np.frombuffer(found[2], np.bool_), 0)
+
+
+def minimise_in_python(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> RangeDfa:
+    """What `minimise` returns."""
     distance = _distances(rows, accepting, _reachable(rows, start))
     if start not in distance:
         return EMPTY

@@ -75,7 +75,8 @@ def backward_masses(matcher: Matcher, masses: TokenSetMasses) -> Doubles:
     when it samples every position independently.
     """
     with np.errstate(divide="ignore"):  # nodes from which no text closes in time
-        return backward_pass(matcher, masses.mass[: matcher.remaining_positions(len(masses.mass))], LogAdder)
+        mass = masses.mass[: matcher.remaining_positions(len(masses.mass))]
+        return backward_pass(matcher, mass, LogAdder, sums=True)
 
 
 def marginals(matcher: Matcher, masses: TokenSetMasses, backward: Doubles) -> Marginals:

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.automata.native import NATIVE
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
 from diffusion_worker.constraints.inference.token_set_scores import TokenSetScores
 from diffusion_worker.constraints.tokens.segmented_reduce import Segments
@@ -49,15 +50,23 @@ def best_path(matcher: Matcher, scores: TokenSetScores) -> CanvasPath:
 def backward_best(matcher: Matcher, best: Doubles) -> Doubles:
     """[positions + 1, nodes] log probability of the best completion from each node, -inf where none closes in time. Row
     p + 1 holds the nodes reached by the token of position p; epsilon states among them have yet to read it."""
-    return backward_pass(matcher, best, lambda segments: partial(segments.reduce, np.maximum))
+    return backward_pass(matcher, best, lambda segments: partial(segments.reduce, np.maximum), sums=False)
 
 
-def backward_pass(matcher: Matcher, scores: Doubles, joining: Callable[[Segments], Join]) -> Doubles:
+def backward_pass(matcher: Matcher, scores: Doubles, joining: Callable[[Segments], Join], *, sums: bool) -> Doubles:
     """The backward recursion over `scores` [positions, sets + 1]: the value of a transition is the score of its set
-    plus the value of its target; `joining` reduces the transitions of each node into `out`."""
+    plus the value of its target; the values of a node's transitions are joined by their maximum or, with `sums`, as
+    logarithms of summands. `joining` does that without the compiled module, transitions of each node into `out`."""
     graph, positions = transition_graph_of(matcher.automaton), len(scores)
     values = np.empty((positions + 1, graph.nodes))
     values[positions, graph.node_of] = final_values(matcher, positions)
+    if NATIVE is not None:
+        NATIVE.backward(
+            *(values, np.ascontiguousarray(scores, np.float64)),
+            graph.compiled,
+            *(graph.states, scores.shape[1], sums),
+        )
+        return values
     epsilon, states = slice(graph.states, None), slice(graph.states)
     into_epsilon = _backward_step(graph.from_epsilon, joining) if graph.from_epsilon else None
     into_states = _backward_step(graph.from_states, joining)

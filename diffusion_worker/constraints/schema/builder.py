@@ -2,30 +2,41 @@
 
 Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings, numbers
 and white space as `json_strings`, `numbers` and `json_syntax` write them; within the limits of `size_limits`. Every
-accepted text satisfies the schema except for the keywords in `unchecked`; all values within the limits are accepted.
+accepted text satisfies the schema except for the keywords in `findings.unchecked`; all values within the limits are
+accepted.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
-from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
+from diffusion_worker.constraints.schema.continuation import Continuation
+from diffusion_worker.constraints.schema.document import Conj
+from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers
+from diffusion_worker.constraints.schema.json_strings import QUOTE, name_trie, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
-from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
-from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
+from diffusion_worker.constraints.schema.property_names import Findings, MemberGroup, allowed_names, member_groups
+from diffusion_worker.constraints.schema.shapes import (
+    TYPES,
+    ItemLayer,
+    Items,
+    MemberLayer,
+    Members,
+    Shape,
+    Text,
+    distinct,
+    weakest,
+)
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 from diffusion_worker.constraints.spec import WhiteSpace
 
-T = TypeVar("T", Numbers, Text, Items, Members)
 _OPEN_BRACKET: Final = 0x5B
 _CLOSE_BRACKET: Final = 0x5D
 _OPEN_BRACE: Final = 0x7B
@@ -33,45 +44,35 @@ _CLOSE_BRACE: Final = 0x7D
 _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
-    """What follows a value: the state after it, and the nesting depth around it."""
-
-    following: int
-    depth: int = 0
-    free: int = 0  # containers among them whose content the schema leaves unconstrained
-
-    def nested(self, following: int, *, free: int = 0) -> "Continuation":
-        """The continuation one container deeper."""
-        return Continuation(following=following, depth=self.depth + 1, free=self.free + free)
-
-
 class Builder:
     """One attempt to build a schema within one tier of size limits. `truncations`: how often a depth limit removed
-    described values; `is_cut`: values are missing, also unconstrained ones."""
+    described values; `findings.is_cut`: values are missing, also unconstrained ones."""
 
     def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace = WhiteSpace.BOUNDED) -> None:
         self.graph = Graph(max_states=limits.states)
         self.layout = Layout(self.graph, white_space, INDENTS[: limits.indents])
         self.limits = limits
         self.combiner = combiner
-        self.unchecked: set[str] = set()
-        self.truncations, self.is_cut = 0, False
+        self.white_space = white_space
+        self.findings = Findings()
+        self.start = -1
+        self.truncations = 0
+        self.copies: Counter[Copy] = Counter()  # of unconstrained containers
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
-    def document(self) -> int | None:
-        """The state before a whole document and the white space around it."""
+    def build(self) -> None:
+        """Set `start` to the state before a whole document and the white space around it. Raises TooLarge."""
         start = self.value((self.combiner.document.root,), Continuation(following=self.layout.end()))
-        return None if start is None else self.layout.start(start)
+        self.start = self.graph.state(()) if start is None else self.layout.start(start)
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
         """The state before a value that satisfies all nodes; None: no such value within the limits."""
-        if continuation.free > self.limits.free_depth or continuation.depth > self.limits.depth:
-            self.truncations += continuation.free <= self.limits.free_depth
-            self.is_cut = True
+        if continuation.depth > self.limits.depth:
+            self.truncations += 1
+            self.findings.is_cut = True
             return None
         key = (conj, continuation)
         if key in self._known:
@@ -86,8 +87,9 @@ class Builder:
         self.pointer = conj[0].pointer if conj else self.pointer
         shapes = self.combiner.shapes(conj)
         starts: list[int] = []
+        self.findings.is_cut |= any(shape.text.formats for shape in shapes)  # also those that removed literals
         if given := [value for shape in shapes for value in shape.literals or ()]:
-            kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
+            kept = [value for value in distinct(given) if self.combiner.satisfies(value, conj)]
             starts.extend(literals(self.graph, self.layout, kept, continuation.following, continuation.depth))
         starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
@@ -96,25 +98,45 @@ class Builder:
         """The states before a value of any of the shapes, type by type; equal restrictions of a type are built once."""
         by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
         for shape in shapes:
-            self.unchecked |= shape.unchecked
+            self.findings.unchecked |= shape.unchecked
         graph, following = self.graph, continuation.following
         if by_type["null"]:
             yield graph.word(b"null", following)
         if by_type["boolean"]:
             yield from (graph.word(word, following) for word in (b"true", b"false"))
+        free = self._unconstrained(by_type)
+        if free:
+            yield from self._containers(free, continuation)
         found = [
-            *(
-                number(graph, numbers, following, self.unchecked)
-                for numbers in _weakest(shape.numbers for shape in by_type["number"])
-            ),
-            *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
-            *(self._array(items, continuation) for items in _weakest(shape.items for shape in by_type["array"])),
-            *(
-                self._object(members, continuation)
-                for members in _weakest(shape.members for shape in by_type["object"])
-            ),
+            *(self._number(numbers, following) for numbers in weakest(shape.numbers for shape in by_type["number"])),
+            *(self._string(text, continuation) for text in weakest(shape.text for shape in by_type["string"])),
         ]
+        if ARRAY not in free:
+            found += [self._array(items, continuation) for items in weakest(shape.items for shape in by_type["array"])]
+        if OBJECT not in free:
+            restricted = weakest(shape.members for shape in by_type["object"])
+            found += [self._object(members, continuation) for members in restricted]
         yield from (state for state in found if state is not None)
+
+    def _unconstrained(self, by_type: Mapping[str, Sequence[Shape]]) -> str:
+        """The opening brackets of containers whose content the schema does not restrict."""
+        arrays = any(shape.items == Items() for shape in by_type["array"])
+        objects = any(shape.members == Members() for shape in by_type["object"])
+        return f"{OBJECT * objects}{ARRAY * arrays}"
+
+    def _containers(self, openings: str, continuation: Continuation) -> Iterator[int]:
+        self.findings.is_cut = True
+        is_inline = continuation.is_undeclared or not self.limits.indents
+        copy = Copy(
+            openings=openings,
+            around=continuation.around,
+            line=ONE_LINE if is_inline else continuation.depth - len(continuation.around),
+            indents=() if is_inline else INDENTS[: self.limits.indents],
+        )
+        self.copies[copy] += 1
+        depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
+        if block := containers(copy, depth, self.white_space):
+            yield self.graph.paste(block, continuation.following)
 
     def _array(self, items: Items, continuation: Continuation) -> int | None:
         with self._inside(items.layers) as allowed:
@@ -131,18 +153,27 @@ class Builder:
         names = [id(layer) for layer in layers]
         allowed = all(self._active[name] <= self.limits.recursion for name in names)
         self.truncations += not allowed
-        self.is_cut |= not allowed
+        self.findings.is_cut |= not allowed
         self._active.update(names)
         yield allowed
         self._active.subtract(names)
 
-    def _string(self, text: Text, following: int) -> int | None:
+    def _number(self, numbers: Numbers, following: int) -> int | None:
+        bounds = numbers.bounds
+        self.findings.is_cut |= (bounds.above or bounds.below) and not numbers.integer  # the digits are limited
+        return number(self.graph, numbers, following, self.findings.unchecked)
+
+    def _string(self, text: Text, continuation: Continuation) -> int | None:
         found = language(text, self.limits.length)
-        self.unchecked |= found.unchecked
+        self.findings.unchecked |= found.unchecked
+        self.findings.is_cut |= found.is_cut
         self._wide += found.wide if found.wide > MIN_WIDE else 0
         if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
-        return string(self.graph, found.rows, following, free=text == Text()) if found.rows.rows else None
+        if not found.rows.rows:
+            return None
+        is_free = text == Text() and not continuation.is_undeclared and not continuation.around
+        return string(self.graph, found.rows, continuation.following, style="free" if is_free else "plain")
 
 
 class _Array:
@@ -154,11 +185,11 @@ class _Array:
         self._low, self._high = self._capped(items.low, "minItems"), items.high
         if self._high is not None and self._high > max(builder.limits.items, self._low):
             self._high = None
-            builder.unchecked.add("maxItems")
+            builder.findings.unchecked.add("maxItems")
 
     def _capped(self, count: int, keyword: str) -> int:
         if count > self._builder.limits.items:
-            self._builder.unchecked.add(keyword)
+            self._builder.findings.unchecked.add(keyword)
         return min(count, self._builder.limits.items)
 
     def start(self) -> int | None:
@@ -204,7 +235,8 @@ class _Array:
 
     def _item(self, index: int, following: int) -> int | None:
         unconstrained = index >= self._items.prefix and self._items.unconstrained
-        return self._builder.value(self._items.at(index), self._continuation.nested(following, free=int(unconstrained)))
+        around = ARRAY if unconstrained else ""
+        return self._builder.value(self._items.at(index), self._continuation.nested(following, around=around))
 
 
 class _Object:
@@ -217,13 +249,11 @@ class _Object:
     def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
         self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
         self._layout, self._depth = builder.layout, continuation.depth
-        allowed = allowed_names(builder.combiner, members, builder.limits, builder.unchecked)
+        allowed = allowed_names(builder.combiner, members, builder.limits, builder.findings)
         self._names = [name for name in members.declared if accepts(allowed, name)]
         self._required = set(members.required)
         self._is_unsatisfiable = any(name not in self._names for name in members.required)
-        self._groups = (
-            [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.unchecked))
-        )
+        self._groups = [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.findings))
         self._low, self._high = self._counts()
         self._after_names: dict[tuple[int, int], int | None] = {}
         self._extra: dict[int, int] = {}
@@ -232,7 +262,7 @@ class _Object:
         """Groups that can hold a member. The limits decide whether unconstrained undeclared members are allowed."""
         bare = not self._members.layers and not self._names
         if not bare and self._builder.limits.undeclared_depth < 0:
-            self._builder.is_cut |= any(group.unconstrained for group in found)
+            self._builder.findings.is_cut |= any(group.unconstrained for group in found)
             found = [group for group in found if not group.unconstrained]
         return [
             group
@@ -246,13 +276,13 @@ class _Object:
         if high is not None and not self._groups and high >= len(self._names):
             high = None
         if low > 1 and self._groups:
-            self._builder.unchecked.add("minProperties")  # a repeated name counts once
+            self._builder.findings.unchecked.add("minProperties")  # a repeated name counts once
         if low > self._builder.limits.members:
             low = self._builder.limits.members
-            self._builder.unchecked.add("minProperties")
+            self._builder.findings.unchecked.add("minProperties")
         if high is not None and high > self._builder.limits.members:
             high = None
-            self._builder.unchecked.add("maxProperties")
+            self._builder.findings.unchecked.add("maxProperties")
         return low, high
 
     def _incremented(self, count: int) -> int:
@@ -313,7 +343,7 @@ class _Object:
             if required := name in self._required:
                 break
         if plain:
-            starts.append(_trie(self._graph, plain, 0))
+            starts.append(name_trie(self._graph, plain, 0))
         if not required and (extra := self._undeclared(count)) is not None:
             starts.append(extra)
         return self._graph.state(self._graph.merged([], *starts)) if starts else None
@@ -329,12 +359,9 @@ class _Object:
         return self._after_names[key]
 
     def _value(self, conj: Conj, following: int, *, unconstrained: bool) -> int | None:
-        continuation = self._continuation.nested(following)
-        if unconstrained and self._members.layers:
-            spent = self._builder.limits.free_depth - self._builder.limits.undeclared_depth
-            continuation = self._continuation.nested(following, free=max(1, spent - self._continuation.free))
-        elif unconstrained:
-            continuation = self._continuation.nested(following, free=1)
+        is_undeclared = unconstrained and bool(self._members.layers)
+        around = OBJECT if unconstrained and not is_undeclared else ""
+        continuation = self._continuation.nested(following, around=around, is_undeclared=is_undeclared)
         return self._builder.value(conj, continuation)
 
     def _undeclared(self, count: int) -> int | None:
@@ -371,30 +398,3 @@ class _Object:
             if value is not None:
                 starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
         return self._graph.state(self._graph.merged([], *starts))
-
-
-def _weakest(shapes: Iterable[T]) -> list[T]:
-    """The distinct restrictions; only the unrestricted one if it is among them."""
-    kept: list[T] = []
-    for shape in shapes:
-        if shape == type(shape)():
-            return [shape]
-        if shape not in kept:
-            kept.append(shape)
-    return kept
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return list({canonical(value): value for value in reversed(list(values))}.values())[::-1]
-
-
-def _trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
-    """The trie of names with a common prefix of length `at`; each ends in its closing quote and its own state."""
-    grouped: dict[str, list[tuple[str, int]]] = {}
-    for name, after_name in names:
-        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
-    edges = [
-        (ord(char), ord(char), _trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
-        for char, group in grouped.items()
-    ]
-    return graph.state(edges)

@@ -32,6 +32,7 @@ class Combiner:
     def __init__(self, document: Document, validator: SchemaValidator, *, lenient: bool = False) -> None:
         self.document = document
         self._lenient = lenient
+        self.has_exclusions = False  # whether a lenient combiner would do less
         self._validator = validator
         self._known: dict[Node, Shapes] = {}
         self._joined: dict[Conj, Shapes] = {}
@@ -73,6 +74,7 @@ class Combiner:
             return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
         shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
         for keyword in _COMBINATORS:
+            self.has_exclusions |= keyword in schema and keyword in (*_EXCLUDING, "oneOf")
             if keyword in _EXCLUDING and keyword in schema and self._lenient:
                 shapes = tuple(_in_progress(shape, keyword) for shape in shapes)
             elif keyword == "oneOf" and keyword in schema:

@@ -2,7 +2,9 @@
 
 The *free* encoding accepts every escape of every character. The *plain* encoding, for restricted strings, accepts what
 serialisers produce: printable ASCII as itself, short escapes, and `\\uXXXX` (and surrogate pairs) for control
-characters and non-ASCII characters, with hexadecimal digits in either case. Lone surrogates are never accepted.
+characters and non-ASCII characters, with hexadecimal digits in either case. The *raw* encoding, for strings inside
+unconstrained values, is the plain one without `\\uXXXX` and without characters beyond U+3FFFF (tags, variation
+selectors and private use). Lone surrogates are never accepted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from diffusion_worker.constraints.automata.ranges import Ranges, contains, digit
 
 QUOTE: Final = 0x22
 ByteEncoding = tuple[Ranges, ...]  # a sequence of byte sets
-Style = Literal["free", "plain", "utf8"]
+Style = Literal["free", "plain", "raw", "utf8"]
 
 _UNESCAPED_ASCII: Final[Ranges] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))
 _SHORT: Final = {0x22: '"', 0x5C: "\\", 0x2F: "/", 8: "b", 12: "f", 10: "n", 13: "r", 9: "t"}
@@ -31,6 +33,7 @@ _UTF8: Final = (
 _BACKSLASH: Final[Ranges] = ((0x5C, 0x5C),)
 _U: Final[Ranges] = ((0x75, 0x75),)
 _D: Final[Ranges] = ((0x44, 0x44), (0x64, 0x64))
+_RAW: Final[Ranges] = ((0, 0x3FFFF),)
 _ESCAPED_IF_PLAIN: Final[Ranges] = ((0, 0x1F), (0x7F, 0xD7FF), (0xE000, 0x10FFFF))
 
 
@@ -43,17 +46,30 @@ class _EncodingTrie:
     start: tuple[Edge, ...]
 
 
-def string(graph: Graph, language: RangeDfa, following: int, *, free: bool = False) -> int:
+def string(graph: Graph, language: RangeDfa, following: int, *, style: Style = "plain") -> int:
     """The state before a string of the language, quotes included; `following` is the state after the closing quote."""
-    return graph.state([(QUOTE, QUOTE, string_body(graph, language, following, free=free))])
+    return graph.state([(QUOTE, QUOTE, string_body(graph, language, following, style=style))])
 
 
-def string_body(graph: Graph, language: RangeDfa, following: int, *, free: bool = False) -> int:
+def string_body(graph: Graph, language: RangeDfa, following: int, *, style: Style = "plain") -> int:
     """The same, after the opening quote."""
     states = [graph.reserve() for _ in language.rows]
-    for state, (edges, last) in enumerate(_encode(graph, language, states, "free" if free else "plain")):
+    for state, (edges, last) in enumerate(_encode(graph, language, states, style)):
         graph.fill(states[state], [*edges, (QUOTE, QUOTE, following)] if last else edges)
     return states[language.start]
+
+
+def name_trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
+    """The trie of printable ASCII names with a common prefix of length `at`, after the opening quote; each ends in its
+    closing quote and its own state."""
+    grouped: dict[str, list[tuple[str, int]]] = {}
+    for name, after_name in names:
+        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
+    edges = [
+        (ord(char), ord(char), name_trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
+        for char, group in grouped.items()
+    ]
+    return graph.state(edges)
 
 
 def utf8_text(graph: Graph, language: RangeDfa) -> int:
@@ -107,18 +123,20 @@ def _trie(encoded: Sequence[tuple[ByteEncoding, int]], numbers: dict[tuple[Edge,
 
 
 def _encodings(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
-    return _utf8(ranges) if style == "utf8" else _json(ranges, style == "free")
+    return _utf8(ranges) if style == "utf8" else _json(ranges, style)
 
 
 @lru_cache(maxsize=4096)
-def _json(ranges: Ranges, free: bool) -> tuple[ByteEncoding, ...]:
+def _json(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
     """Every encoding of the characters inside a JSON string."""
+    ranges = intersect(ranges, _RAW) if style == "raw" else ranges
     encodings = list(_utf8(intersect(ranges, ((0x80, 0x10FFFF),))))
     if ascii_bytes := intersect(ranges, _UNESCAPED_ASCII):
         encodings.append((ascii_bytes,))
     if shorts := tuple((ord(sign), ord(sign)) for code, sign in sorted(_SHORT.items()) if contains(ranges, code)):
         encodings.append((_BACKSLASH, tuple(sorted(shorts))))
-    for first, last in ranges if free else intersect(ranges, _ESCAPED_IF_PLAIN):
+    escaped = {"free": ranges, "plain": intersect(ranges, _ESCAPED_IF_PLAIN)}
+    for first, last in escaped.get(style, ()):
         encodings.extend(_escaped(first, last))
     return tuple(encodings)
 

@@ -47,6 +47,10 @@ class Layout:
         """The state with these edges."""
         return self._graph.state(self.edges(direct, line, depth))
 
+    def inline(self, edges: Iterable[Edge]) -> list[Edge]:
+        """The edges of a state where bounded white space allows none."""
+        return [*(_ANY_WHITE if self._is_any else ()), *edges]
+
     def sign(self, byte: int, following: int) -> int:
         """A colon or comma, perhaps a space, then what `following` reads."""
         return self._graph.state(self.edges([(byte, byte, self.spaced(following))], (), 0))

@@ -9,7 +9,7 @@ from typing import Final
 
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.keywords import KEYWORDS
-from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
+from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS, SizeLimits
 
 _HEAD: Final = """# JSON Schema support
 
@@ -28,8 +28,10 @@ size limits below is accepted in its normal form:
 
 - members in declared order: those of the schema, then those of the schemas it references and combines, in document
   order; then names that are only required; then undeclared names;
-- unrestricted strings in any legal JSON encoding, restricted ones with short escapes, and `\\uXXXX` for control
-  characters and non-ASCII characters; strict UTF-8, no lone surrogates;
+- unrestricted strings in any legal JSON encoding, restricted ones and names with short escapes, and `\\uXXXX` for
+  control characters and non-ASCII characters; strict UTF-8, no lone surrogates;
+- containers inside unconstrained values and undeclared members on one line, their strings without `\\uXXXX` and without
+  characters beyond U+3FFFF, their numbers without exponents;
 - numbers without redundant zeros, exponents of at most two digits, no exponent if bounds or `multipleOf` restrict
   the number; at most as many digits as a double distinguishes if a bound is exclusive; integers without a fraction;
 - values of `enum` and `const` as written in the schema;
@@ -43,17 +45,27 @@ Regular expressions are read so that ECMA 262 and Python's `re` agree: `\\d` and
 
 ## Keywords
 """
-_LIMITS_HEAD: Final = """
+_LIMITS_HEAD: Final = f"""
 ## Size limits
 A compilation takes the first tier whose state budget is sufficient. Limits on depth and on undeclared members make the
-language smaller (reported as `stats.truncated` and `stats.tier`); lengths and counts above their limits are checked
-after generation. A schema that exceeds the last tier is refused.
+language smaller; lengths and counts above their limits are checked after generation. A schema that exceeds the last
+tier is refused.
+
+Unconstrained values and undeclared members are then made deeper, all alike, as far as the tier's states for depth
+suffice: up to depth {MAX_FREE_DEPTH}, such as an object in an array in an object in an array in an
+object. Below depth 3, arrays directly inside arrays are left out.
+
+`stats.truncated` reports that a validator may accept values which are rejected in every order of their members: values
+nested too deeply, also unconstrained ones; strings of a `format`, which others take for an annotation; strings on which
+regular expressions of ECMA 262 and of Python disagree; names that match a pattern which is not regular; and numbers
+closer to an exclusive bound than the digits allow.
 
 """
 _LIMIT_COLUMNS: Final = {
     "states": "states",
-    "free_depth": "depth of unconstrained values",
-    "undeclared_depth": "depth of undeclared members (-1: none)",
+    "free_states": "more states for depth",
+    "free_depth": "least depth of unconstrained values",
+    "undeclared_depth": "least depth of undeclared members (-1: none)",
     "recursion": "recursion",
     "depth": "total depth",
     "length": "counted characters",

@@ -124,10 +124,10 @@ def _comparable(bounds: Bounds, unchecked: set[str]) -> Bounds:
     return Bounds(low=low, high=high, above=bounds.above and low is not None, below=bounds.below and high is not None)
 
 
-def free_number(graph: Graph, following: int, *, integer: bool, negative: bool = True) -> int:
+def free_number(graph: Graph, following: int, *, integer: bool, negative: bool = True, exponent: bool = True) -> int:
     """Any number, or any integer; `following` must not begin like the rest of a number."""
     closing, accepting = list(graph.rows[following]), graph.accepting[following]
-    endings = closing if integer else [*closing, *_exponent(graph, following)]
+    endings = [*closing, *_exponent(graph, following)] if exponent and not integer else closing
     if not integer:
         fraction = graph.state([(_ZERO, _NINE, SELF), *endings], accepting=accepting)
         endings = [*endings, (_POINT, _POINT, graph.state([(_ZERO, _NINE, fraction)]))]

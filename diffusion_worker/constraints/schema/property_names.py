@@ -4,7 +4,7 @@ match together, and one for the remaining names.
 The groups are disjoint regular languages, so the subschemas of a name never depend on how far it has been read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from diffusion_worker.constraints.automata.code_point_dfa import (
     ANY_TEXT,
@@ -21,7 +21,15 @@ from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, conjunction
 from diffusion_worker.constraints.schema.shapes import MemberLayer, Members
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
-from diffusion_worker.constraints.schema.strings import MIN_WIDE, language, wide_states
+from diffusion_worker.constraints.schema.strings import MIN_WIDE, has_two_readings, language, wide_states
+
+
+@dataclass(slots=True)
+class Findings:
+    """What building reports: keywords left to validation, and whether values are missing from the language."""
+
+    unchecked: set[str] = field(default_factory=set)
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,46 +41,48 @@ class MemberGroup:
     unconstrained: bool = True
 
 
-def allowed_names(combiner: Combiner, members: Members, limits: SizeLimits, unchecked: set[str]) -> RangeDfa:
+def allowed_names(combiner: Combiner, members: Members, limits: SizeLimits, findings: Findings) -> RangeDfa:
     """The names that `propertyNames` allows."""
     if not members.names:
         return ANY_TEXT
     found = EMPTY
     for shape in combiner.shapes(members.names):
-        unchecked.update({"propertyNames"} if shape.unchecked else ())
+        findings.unchecked.update({"propertyNames"} if shape.unchecked else ())
         if "string" not in shape.types:
             continue
         if shape.literals is not None:
             found = union(found, dfa_of_words(frozenset(value for value in shape.literals if isinstance(value, str))))
             continue
         names = language(shape.text, limits.length)
-        unchecked.update({"propertyNames"} if names.unchecked else ())
+        findings.unchecked.update({"propertyNames"} if names.unchecked else ())
+        findings.is_cut |= names.is_cut
         found = union(found, names.rows)
     return found
 
 
-def member_groups(members: Members, names: RangeDfa, unchecked: set[str]) -> list[MemberGroup]:
+def member_groups(members: Members, names: RangeDfa, findings: Findings) -> list[MemberGroup]:
     """The undeclared names in `names`, partitioned by the subschemas that apply to them."""
     found = [MemberGroup(names=difference(names, dfa_of_words(frozenset(members.declared))))]
     for layer in members.layers:
-        found = [part for group in found for part in _split(group, layer, unchecked)]
+        found = [part for group in found for part in _split(group, layer, findings)]
     if members.closed:
         found = [group for group in found if group.conj]
     return found
 
 
-def _split(group: MemberGroup, layer: MemberLayer, unchecked: set[str]) -> list[MemberGroup]:
+def _split(group: MemberGroup, layer: MemberLayer, findings: Findings) -> list[MemberGroup]:
     """Apply one layer: names that match none of its patterns are subject to its `additionalProperties`."""
     matched: list[MemberGroup] = []
     rest = group
     for pattern, conj in layer.patterns:
         try:
-            inside, outside = _sides(pattern, unchecked)
+            inside, outside = _sides(pattern, findings)
             matched = [part for found in matched for part in _split_group(found, inside, outside, conj)]
             matched.extend(_narrow(rest, intersection(rest.names, inside), conj))
             rest = replace(rest, names=difference(rest.names, outside))
-        except (NotRegular, TooLarge):
-            unchecked.add("patternProperties")
+        except (NotRegular, TooLarge):  # names that match are subject to other subschemas too
+            findings.unchecked.add("patternProperties")
+            findings.is_cut = True
     if not rest.names.rows:
         return matched
     if layer.rest is not None:
@@ -80,11 +90,13 @@ def _split(group: MemberGroup, layer: MemberLayer, unchecked: set[str]) -> list[
     return [*matched, rest]
 
 
-def _sides(pattern: str, unchecked: set[str]) -> tuple[RangeDfa, RangeDfa]:
+def _sides(pattern: str, findings: Findings) -> tuple[RangeDfa, RangeDfa]:
     """The names that certainly match, and those that may match."""
     inside, outside = dfa_of_pattern(pattern), dfa_of_pattern(pattern, wide=True)
+    findings.is_cut |= has_two_readings(pattern)
     if max(wide_states(inside), wide_states(outside)) > MIN_WIDE:
-        unchecked.add("patternProperties")
+        findings.unchecked.add("patternProperties")
+        findings.is_cut = True
         inside, outside = (dfa_of_pattern(pattern, wide=wide, repeats=MIN_WIDE // 4) for wide in (False, True))
     return inside, outside
 

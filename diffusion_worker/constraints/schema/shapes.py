@@ -5,13 +5,13 @@ of them. Subschemas stay references to positions (`Conj`) and are expanded where
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_pattern
-from diffusion_worker.constraints.schema.document import Conj, conjunction, json_equal
+from diffusion_worker.constraints.schema.document import Conj, canonical, conjunction, json_equal
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
 
@@ -225,3 +225,22 @@ def _shared(left: tuple[Any, ...] | None, right: tuple[Any, ...] | None) -> tupl
     if left is None or right is None:
         return left if right is None else right
     return tuple(value for value in left if any(json_equal(value, other) for other in right))
+
+
+Restriction = TypeVar("Restriction", Numbers, Text, Items, Members)
+
+
+def weakest(shapes: Iterable[Restriction]) -> list[Restriction]:
+    """The distinct restrictions; only the unrestricted one if it is among them."""
+    kept: list[Restriction] = []
+    for shape in shapes:
+        if shape == type(shape)():
+            return [shape]
+        if shape not in kept:
+            kept.append(shape)
+    return kept
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """The values without repetitions: true is not 1, but 1.0 is."""
+    return list({canonical(value): value for value in reversed(list(values))}.values())[::-1]

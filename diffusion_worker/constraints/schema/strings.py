@@ -21,7 +21,7 @@ from diffusion_worker.constraints.automata.code_point_dfa import (
 )
 from diffusion_worker.constraints.automata.graph import TooLarge
 from diffusion_worker.constraints.automata.minimise import RangeDfa
-from diffusion_worker.constraints.automata.regex import NotRegular
+from diffusion_worker.constraints.automata.regex import NotRegular, parse
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.shapes import Text
 
@@ -31,11 +31,13 @@ _WIDE: Final = 48  # characters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """The strings of a shape, the keywords left to validation, and the number of wide states."""
+    """The strings of a shape, the keywords left to validation, and the number of wide states. `is_cut`: it may lack
+    strings that a validator accepts, because of a `format`, or because regular expressions are read in two ways."""
 
     rows: RangeDfa
     unchecked: frozenset[str]
     wide: int
+    is_cut: bool
 
 
 @lru_cache(maxsize=1024)
@@ -56,7 +58,17 @@ def language(text: Text, longest: int) -> Language:
     if text.excluded:
         found = difference(found, dfa_of_words(text.excluded))
     found = _with_length(found, text, longest, unchecked)
-    return Language(rows=found, unchecked=frozenset(unchecked), wide=wide_states(found))
+    is_cut = bool(text.formats) or any(map(has_two_readings, (*text.patterns, *text.excluded_patterns)))
+    return Language(rows=found, unchecked=frozenset(unchecked), wide=wide_states(found), is_cut=is_cut)
+
+
+@lru_cache(maxsize=1024)
+def has_two_readings(pattern: str) -> bool:
+    """Whether ECMA 262 and Python's `re` may disagree on what matches."""
+    try:
+        return parse(pattern) != parse(pattern, wide=True)
+    except NotRegular:
+        return False  # left to validation
 
 
 def wide_states(rows: RangeDfa) -> int:

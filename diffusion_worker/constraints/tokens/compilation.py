@@ -4,7 +4,8 @@ state.
 All states walk the trie together, one level at a time, as in Outlines (Willard and Louf 2023, arXiv 2307.09702) but
 without visiting every token: where a state loops to itself over every byte below a node (inside a string), the whole
 subtree is one range of tokens and is not entered; where a state counts (inside a string of bounded length), it is one
-range per token length.
+range per token length. In C (`automata/_native.c`), one state after the other walks the trie depth first, and a subtree
+of text inside a string that may hold any character is not entered either, whatever bytes its characters have.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,9 @@ from diffusion_worker.constraints.automata.automaton import (
     Chains,
     byte_sets,
     find_chains,
+    main_steps,
 )
+from diffusion_worker.constraints.automata.native import NATIVE
 from diffusion_worker.constraints.tokens.distance import UNREACHABLE, distances, spans
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.token_sets import RangeSets, intern_sets, partition_vocabulary
@@ -34,7 +37,7 @@ _BATCH = 1024  # states that walk together: limits memory
 @dataclass(frozen=True, slots=True)
 class RangeTransitions:
     """Tokens at the indices [low, high) lead from source to target; the ranges of one source are disjoint. Indices are
-    ranks, followed by the same tokens ordered by length."""
+    ranks, followed by the same tokens ordered by length, and by those of text in the order of `TokenTrie.text`."""
 
     source: Ints
     target: Ints
@@ -56,7 +59,7 @@ def compile_tokens(
     a prefix could be read as the beginning of a text.
     """
     done = automaton.states
-    transitions = _concatenate([_walk(automaton, vocabulary.nodes), _end_transitions(automaton, vocabulary, done)])
+    transitions = _concatenate([_walk(automaton, vocabulary), _end_transitions(automaton, vocabulary, done)])
     start = automaton.start
     if any(prefixes):
         start = done + 1
@@ -66,8 +69,28 @@ def compile_tokens(
     return _assemble(transitions, vocabulary, start=start, done=done)
 
 
-def _walk(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
+def _walk(automaton: ByteAutomaton, vocabulary: TokenTrie) -> RangeTransitions:
     """Walk the whole trie from every state."""
+    nodes = vocabulary.nodes
+    if NATIVE is None:
+        return walk_in_python(automaton, nodes)
+    loops = byte_sets(automaton.next == np.arange(automaton.states)[:, None], automaton)
+    onward, steps = main_steps(automaton)
+    lengths = nodes.lengths
+    found = NATIVE.walk(
+        (automaton.next, automaton.classes, onward, loops, steps),
+        (
+            *(nodes.byte, nodes.first_child, nodes.children, nodes.low, nodes.high, nodes.own, nodes.below),
+            *(lengths.height, lengths.first, lengths.steps, lengths.low, lengths.high),
+        ),
+        vocabulary.size + len(lengths.order),
+    )
+    source, target, low, high = np.ascontiguousarray(np.frombuffer(found, np.int32).reshape(-1, 4).T)
+    return RangeTransitions(source, target, low, high)
+
+
+def walk_in_python(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
+    """The transitions of `_walk`, not merged."""
     stays = automaton.next == np.arange(automaton.states)[:, None]
     loops, chains = byte_sets(stays, automaton), find_chains(automaton)
     found = []
@@ -204,7 +227,7 @@ def _numbering(source: Ints, is_live: NDArray[np.bool_], done: int) -> NDArray[n
 def _merge_ranges(transitions: RangeTransitions) -> tuple[RangeTransitions, NDArray[np.int64]]:
     """Sort by (source, target) and merge adjacent ranges; also returns where each pair begins, and the end."""
     pair = transitions.source.astype(np.int64) * (int(transitions.target.max()) + 1) + transitions.target
-    order = np.argsort((pair << 20) + transitions.low)  # 2^20 indices: no known vocabulary has half as many tokens
+    order = np.argsort((pair << 20) + transitions.low)  # 2^20 indices: no known vocabulary has a third as many tokens
     transitions, pair = transitions.where(order), pair[order]
     is_new_pair = np.append(True, pair[1:] != pair[:-1])
     is_new = is_new_pair | np.append(True, transitions.low[1:] != transitions.high[:-1])

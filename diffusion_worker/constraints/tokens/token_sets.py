@@ -1,7 +1,8 @@
 """Token sets and token equivalence classes: equal sets become one label, and the vocabulary is partitioned by
 membership.
 
-Sets arrive as ranges of indices: the ranks of the vocabulary, then the same tokens ordered by length. They are compared
+Sets arrive as ranges of indices: the ranks of the vocabulary, then the same tokens ordered by length, then
+those of text. They are compared
 by 64-bit sums of member hashes (Zobrist hashing): among a million sets the probability of a collision is about one in
 40 million per compilation.
 """
@@ -31,7 +32,7 @@ class RangeSets:
 def ranks_by_index(vocabulary: TokenTrie) -> Ints:
     """[indices] the rank at each index."""
     ranks = np.arange(vocabulary.size, dtype=np.int32)
-    return np.concatenate([ranks, vocabulary.nodes.lengths.order])
+    return np.concatenate([ranks, vocabulary.nodes.lengths.order, vocabulary.text])
 
 
 def intern_sets(sets: RangeSets, vocabulary: TokenTrie) -> tuple[Ints, RangeSets]:
@@ -80,7 +81,7 @@ def _signatures(sets: RangeSets, rank_at: Ints, size: int) -> NDArray[np.uint64]
     np.subtract.at(steps, sets.high, keys)
     at_index = np.cumsum(steps[:-1], dtype=np.uint64)
     signature = at_index[:size].copy()
-    signature[rank_at[size:]] += at_index[size:]
+    np.add.at(signature, rank_at[size:], at_index[size:])  # a rank may have several indices
     return signature
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.control_tokens import FIRST_PLACEHOLDER
+from diffusion_worker.constraints.automata.native import NATIVE
 from diffusion_worker.constraints.tokens.distance import spans
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, make_vocabulary_bytes
 
@@ -54,6 +55,7 @@ class TokenTrie:
     order: Ints  # [size] rank -> id
     rank: Ints  # [size] id -> rank
     nodes: TrieNodes
+    text: Ints  # ranks of tokens that are text of a string, grouped by the end of their last character; empty in Python
     end_ids: tuple[int, ...]  # any of them ends an answer
     padding_id: int  # fills the canvas after the end token
     digest: str
@@ -81,15 +83,24 @@ def token_trie_of(vocabulary_bytes: VocabularyBytes) -> TokenTrie:
     spelled = [tokens[token] for token in order if tokens[token]]
     rank = np.empty(len(tokens), np.int32)
     rank[order] = np.arange(len(tokens), dtype=np.int32)
+    nodes = _trie(spelled, len(tokens))
     return TokenTrie(
         size=len(tokens),
         order=np.array(order, np.int32),
         rank=rank,
-        nodes=_trie(spelled, len(tokens)),
+        nodes=nodes,
+        text=_text(nodes),
         end_ids=vocabulary_bytes.end_ids,
         padding_id=vocabulary_bytes.padding_id,
         digest=vocabulary_bytes.digest,
     )
+
+
+def _text(nodes: TrieNodes) -> Ints:
+    if NATIVE is None:
+        return np.empty(0, np.int32)
+    arrays = (nodes.byte, nodes.first_child, nodes.children, nodes.low, nodes.own)
+    return np.frombuffer(NATIVE.text_order(arrays), np.int32)
 
 
 def _trie(spelled: Sequence[bytes], size: int) -> TrieNodes:

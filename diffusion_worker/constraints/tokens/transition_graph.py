@@ -18,6 +18,7 @@ from diffusion_worker.constraints.tokens.segmented_reduce import Segments
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 
 Indices = NDArray[np.intp]
+Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class TransitionGraph:
     target_node: Indices  # [edges] -> the node it leads to
     from_states: Transitions
     from_epsilon: Transitions | None
+    compiled: tuple[Ints, ...]  # the transitions for `_native.c`: see `_compiled`
 
     def edges_of(self, states: Indices) -> tuple[Indices, Indices]:
         """Indices of the edges out of some states, and how many each has."""
@@ -94,6 +96,7 @@ def _build(automaton: TokenAutomaton) -> TransitionGraph:
         target_node=node_of[target],
         from_states=_transitions(first[: states + 1], labels, targets),
         from_epsilon=_transitions(first[states:], labels, targets) if epsilon_states else None,
+        compiled=_compiled(first, labels, targets, states),
     )
 
 
@@ -130,3 +133,13 @@ def _transitions(first: Indices, label: Indices, target: Indices) -> Transitions
     return Transitions(
         segments=segments, label=label[first[0] :][segments.layout], target=target[first[0] :][segments.layout]
     )
+
+
+def _compiled(first: Indices, label: Indices, target: Indices, states: int) -> tuple[Ints, ...]:
+    """[nodes + 1] where the transitions of each node begin; their labels and targets, node by node; and the same rank
+    by rank, of the states, then of the epsilon states: the first transition of each node, then the second ones."""
+    degree = np.diff(first)
+    node = np.repeat(np.arange(len(degree)), degree)
+    rank = np.arange(len(node)) - np.repeat(first[:-1], degree)
+    order = np.lexsort((node, rank, node >= states))
+    return tuple(each.astype(np.int32) for each in (first, label, target, label[order], target[order]))

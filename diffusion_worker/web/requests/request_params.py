@@ -9,8 +9,7 @@ from diffusion_worker.types.requests import MAX_REPETITION, MIN_REPETITION, Pena
 from diffusion_worker.web.error_body import InvalidJson, InvalidType, InvalidValue
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.output_format import parse_constraint
-from twolane.process import exact_json
-from twolane.process.http.json_body import JsonBodyError, check_json
+from twolane.process.http.json_body import JsonBodyError, read_json
 
 MAX_STOPS = 32  # editors send one for each marker of every family of code models
 MAX_VALUES = 500_000  # of the whole body: a prompt may consist of token ids
@@ -70,12 +69,9 @@ class RequestParams:
 def parse_body(body: bytes) -> Fields:
     """The JSON object of a body. Raises InvalidJson; also for a repeated key, which it names."""
     try:
-        body, _ = check_json(body, max_values=MAX_VALUES)
-        value = exact_json.loads(body)
+        _, value = read_json(body, max_values=MAX_VALUES)
     except JsonBodyError as error:
         raise InvalidJson(str(error), param=error.key) from None
-    except exact_json.JsonError as error:
-        raise InvalidJson(f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise InvalidJson("The body must be a JSON object.")
     return Fields(value)

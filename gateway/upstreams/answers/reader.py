@@ -21,6 +21,7 @@ MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_DOCUMENT: Final = (b"{", b"[")
 _DONE: Final = b"[DONE]"
 # What parsers raise, for example for a number of more digits than Python converts.
 _FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -36,7 +37,7 @@ class AnswerReader:
     """
 
     def __init__(self, *, stream: bool, max_bytes: int, api: TargetApi = TargetApi.CHAT) -> None:
-        self.is_done = False
+        self.is_done = self.is_finished = False
         self._read_whole, self._read_event = FORMS[api]
         self._stream = stream
         self._max_bytes = max_bytes
@@ -46,15 +47,10 @@ class AnswerReader:
         self._merger: ChunkMerger | None = None  # of the chunks of a stream, if a whole response was requested
         self._size = 0  # of what is kept
         self._idle_size = 0  # read since the last event that brought something
-        self._state = ChunkState()
-        self._limits = _Limits()
+        self._state: ChunkState  # of a stream
+        self._limits: _Limits | None = None  # of a response with tool calls
         self._open: set[int] = set()
         self._finished: set[int] = set()
-
-    @property
-    def is_finished(self) -> bool:
-        """See the class."""
-        return bool(self._finished) and not self._open
 
     @property
     def keeps_all(self) -> bool:
@@ -97,10 +93,13 @@ class AnswerReader:
     def _start(self, data: bytes) -> list[Delta]:
         """Decide the form of the body as soon as its first characters are known."""
         self._head = head = data.removeprefix(_BOM).lstrip()
+        if head.startswith(_DOCUMENT):
+            self._document = [head]
+            return []
         if not head or _BOM.startswith(head) or any(field.startswith(head) for field in _FIELDS):
             return []
-        if not head.startswith((b"{", b"[")) and (self._stream or head.startswith(_FIELDS)):
-            self._events = EventReader()
+        if self._stream or head.startswith(_FIELDS):
+            self._events, self._state = EventReader(), ChunkState()
             self._merger = None if self._stream else ChunkMerger()
             return self._read(self._events, head)
         self._document = [head]
@@ -147,7 +146,9 @@ class AnswerReader:
             elif piece.index not in self._finished:
                 self._open.add(piece.index)
             if piece.tool_calls:
+                self._limits = self._limits or _Limits()
                 self._limits.count_calls(piece)
+        self.is_finished = not self._open and bool(self._finished)
         if len(self._open) + len(self._finished) > MAX_N:
             raise _too_many(f"more than {MAX_N} choices")
 
@@ -163,6 +164,22 @@ class AnswerReader:
         self._size += size
         if self._size > self._max_bytes:
             raise UpstreamError("The target's response is too large.", detail="answer too large")
+
+
+def read_document(data: bytes, api: TargetApi) -> Delta:
+    """The delta of a whole response that was requested as such, without an AnswerReader. Raises AttemptFailed."""
+    try:
+        delta = FORMS[api][0](data)
+    except _FAULTS as fault:
+        raise _unreadable(fault) from fault
+    if len(delta.pieces) > MAX_N:
+        raise _too_many(f"more than {MAX_N} choices")
+    limits: _Limits | None = None
+    for piece in delta.pieces:
+        if piece.tool_calls:
+            limits = limits or _Limits()
+            limits.count_calls(piece)
+    return delta
 
 
 class _Limits:

@@ -48,7 +48,10 @@ class EventReader:
             return []
         *texts, remainder = b"".join((*self._parts, data)).split(b"\n\n")
         self._parts, self._size, self._ends_line = [], 0, False
-        self._keep(remainder)
+        if remainder:
+            self._keep(remainder)
+        if len(texts) == 1 and texts[0].startswith(b"data: ") and b"\n" not in texts[0]:
+            return [Event(b"", texts[0][6:])] if len(texts[0]) > len(b"data: ") else []
         return [event for text in texts if text and (event := _event_of(text)).data]
 
     def close(self) -> list[Event]:

@@ -4,8 +4,8 @@
 processed it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 from yarl import URL
 
@@ -44,7 +44,7 @@ class HttpResponse(Protocol):
         """Whether the end of the body was read."""
         ...
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """What has arrived of the body since the last call, at least one byte; nothing at its end."""
         ...
 
@@ -56,9 +56,9 @@ class HttpResponse(Protocol):
 class HttpClient(Protocol):
     """Sends requests over connections that it keeps open."""
 
-    async def post(
+    def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
-    ) -> HttpResponse:
+    ) -> Coroutine[Any, Any, HttpResponse]:
         """Returns when the head of the response has arrived. Follows no redirects."""
         ...
 
@@ -76,12 +76,12 @@ class ClientByScheme:
         self._make_other = make_other
         self._other: HttpClient | None = None
 
-    async def post(
+    def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
-    ) -> HttpResponse:
+    ) -> Coroutine[Any, Any, HttpResponse]:
         """See `HttpClient`."""
         client = self._plain if url.scheme == "http" and proxy is None else self.other()
-        return await client.post(url, body, headers, proxy=proxy)
+        return client.post(url, body, headers, proxy=proxy)
 
     def other(self) -> HttpClient:
         """The client for everything else."""

@@ -36,7 +36,7 @@ class PooledResponse:
         self._parts: list[bytes] = []
         self._size = 0  # of the parts
         self._limit = limit  # of the rest of the body
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bytes] | None = None
         self._error: Exception | None = None
         self._is_over = False
 
@@ -50,24 +50,11 @@ class PooledResponse:
         """See `HttpResponse`."""
         return self._is_over and not self._parts and self._error is None
 
-    async def read(self) -> bytes:
+    def read(self) -> "asyncio.Future[bytes]":
         """See `HttpResponse`. Raises HungUp or InvalidResponse, after what arrived before."""
-        while not self._parts:
-            if self._error is not None:
-                raise self._error
-            if self._is_over:
-                return b""
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._size = 0
-        if self._connection is not None:
-            self._connection.resume_reading()
-        return data
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self.wake()
+        return waiter
 
     def close(self) -> None:
         """See `HttpResponse`."""
@@ -87,9 +74,22 @@ class PooledResponse:
         return self._connection is not None and self._size > self._connection.limits.buffered_bytes
 
     def wake(self) -> None:
-        """The parts of one read have been fed."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """The parts of one read have been fed: hand them over. A reader that was cancelled has left them."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._parts:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+            self._size = 0
+            waiter.set_result(data)
+            if self._connection is not None:
+                self._connection.resume_reading()
+        elif self._error is not None:
+            waiter.set_exception(self._error)
+            waiter.exception()  # it is no defect if nobody waits any longer
+        elif self._is_over:
+            waiter.set_result(b"")
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more will arrive: the body is complete, or the connection has failed."""
@@ -273,7 +273,8 @@ class Connection(asyncio.Protocol):
             return
         if self._waiter is None or self._waiter.done():  # failed, or cancelled: nobody takes the response
             return
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         self._seen = 0
         response = PooledResponse(self, status, self._headers, self.limits.body_bytes)
         self._is_framed = self._is_framed or status in _BODILESS or self._is_bodiless

@@ -3,8 +3,8 @@
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
 
 import aiohappyeyeballs
 from yarl import URL
@@ -15,8 +15,10 @@ from gateway.upstreams.http_client.limits import ClientLimits
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
 _PORT: Final = 80
+_MAX_ADDRESSES: Final = 4096  # that are kept; policies have far fewer
 
 Origin = tuple[str, int]
+_Address = tuple[Origin, str]  # where to connect, and how requests begin
 
 
 class PooledClient:
@@ -29,26 +31,38 @@ class PooledClient:
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._addresses: dict[tuple[str, URL], _Address] = {}
 
-    async def post(
+    def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
-    ) -> PooledResponse:
+    ) -> Coroutine[Any, Any, PooledResponse]:
         """See `HttpClient`. Raises CannotConnect, TimeoutError (of the connection), HungUp, InvalidResponse or
         ResponseTimeout; ValueError for headers that cannot be sent."""
         if url.scheme != "http" or proxy is not None:
             raise ValueError("only http:// URLs without a proxy")
-        return await self.request("POST", url, headers, body)
+        return self.request("POST", url, headers, body)
 
     async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> PooledResponse:
         """The same for any method. A request that met a connection which the server had closed is sent once more, on a
         new one, if the server received nothing of it."""
-        origin = (url.raw_host or "", url.port or _PORT)
-        request = _encoded(method, url, headers, body)
+        known = self._addresses.get((method, url))
+        if known is None:
+            known = self._address_of(method, url)
+        origin, start = known
+        request = _encoded(start, headers, body)
         connection = self._take(origin) or await self._connect(origin)
-        try:
-            return await self._exchange(connection, request, method)
-        except NotReceived:
-            return await self._exchange(await self._connect(origin), request, method)
+        while True:
+            head = connection.send(request, is_bodiless=method == "HEAD")
+            try:
+                return await head
+            except NotReceived:  # only of a connection that was used before
+                connection = await self._connect(origin)
+            except asyncio.CancelledError:
+                if head.cancelled() or not head.done():
+                    connection.abort()
+                elif head.exception() is None:  # it came first: a complete one has released the connection, which may
+                    head.result().close()  # serve another request by now
+                raise
 
     async def aclose(self) -> None:
         """Close all connections; requests in progress fail."""
@@ -60,16 +74,17 @@ class PooledClient:
         while self._open:  # noqa: ASYNC110 - the loop closes them in its next iterations
             await asyncio.sleep(0)
 
-    async def _exchange(self, connection: Connection, request: bytes, method: str) -> PooledResponse:
-        head = connection.send(request, is_bodiless=method == "HEAD")
-        try:
-            return await head
-        except asyncio.CancelledError:
-            if head.cancelled() or not head.done():
-                connection.abort()
-            elif head.exception() is None:  # it came first: a complete one has released the connection, which may serve
-                head.result().close()  # another request by now
-            raise
+    def _address_of(self, method: str, url: URL) -> "_Address":
+        if len(self._addresses) >= _MAX_ADDRESSES:
+            self._addresses.clear()
+        host = url.raw_host or ""
+        named = f"[{host}]" if ":" in host else host
+        at = named if url.port in (None, _PORT) else f"{named}:{url.port}"
+        start = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {at}\r\n"
+        if len(start.splitlines()) != 2 or "\0" in start:
+            raise ValueError("the URL contains a line break")
+        found = self._addresses[method, url] = (host, url.port or _PORT), start
+        return found
 
     def _take(self, origin: Origin) -> Connection | None:
         """The connection that was used last; None if there is none that can be used."""
@@ -148,14 +163,8 @@ class PooledClient:
             self._timer = loop.call_at(next_s + self._limits.idle_s, self._expire)
 
 
-def _encoded(method: str, url: URL, headers: Mapping[str, str], body: bytes) -> bytes:
-    host = url.raw_host or ""
-    named = f"[{host}]" if ":" in host else host
-    at = named if url.port in (None, _PORT) else f"{named}:{url.port}"
-    lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {at}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"Content-Length: {len(body)}", "", ""]
-    head = "\r\n".join(lines)
-    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1 or "\0" in head:
+def _encoded(start: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise ValueError("a header contains a line break")
-    return head.encode() + body
+    return f"{start}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body

@@ -13,7 +13,7 @@ from gateway.beyond_chat import BeyondChat
 from gateway.enums import Capability, TargetApi, Task
 from gateway.errors import InvalidField
 from gateway.types import Query
-from gateway.web.parse_request import checked, decode, parse_chat
+from gateway.web.parse_request import decode, parse_chat
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
 from twolane.process.decisions.members import DecisionError
@@ -36,7 +36,7 @@ def parse_decision(
     body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
 ) -> Query:
     """See `client_api.Parse`."""
-    given, document = decode(checked(body, max_values=MAX_VALUES), _DECODER)
+    given, document, _ = decode(body, _DECODER, max_values=MAX_VALUES)
     for name in document:
         if name not in FIELDS and name not in _OTHERS:
             raise InvalidField(f"Unrecognized field: {name!r}.", param=name)

@@ -15,7 +15,7 @@ from gateway.routing.edit_tags import CODE_TO_EDIT, ORIGINAL_CODE, UPDATE_SNIPPE
 from gateway.types import Query
 from gateway.upstreams.answers import lenient
 from gateway.web.apis.fences import Fence, Unfence
-from gateway.web.parse_request import CHAT, checked, decode, last_user_text, parse_chat
+from gateway.web.parse_request import CHAT, decode, last_user_text, parse_chat
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
@@ -131,7 +131,7 @@ class _Code:
 
 def _message(body: bytes) -> tuple[dict[str, Any], str]:
     """The request, and the text of its last message of the user."""
-    request, document = decode(checked(body), CHAT)
+    request, document, _ = decode(body, CHAT)
     return document, last_user_text(request)
 
 

@@ -9,7 +9,7 @@ from gateway.beyond_chat import BeyondChat
 from gateway.enums import Capability, TargetApi
 from gateway.errors import InvalidField
 from gateway.types import CHARS_PER_TOKEN, Query
-from gateway.web.parse_request import checked, decode, parse_chat
+from gateway.web.parse_request import decode, parse_chat
 from gateway.web.request_schema import Positive
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
@@ -32,8 +32,7 @@ def parse_embeddings(
     body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
 ) -> Query:
     """See `client_api.Parse`. An input is a text, a list of token ids, or a list of either."""
-    body = checked(body)
-    given, document = decode(body, _DECODER)
+    given, document, body = decode(body, _DECODER)
     sizes = _sizes(given.input)
     shown = given.input if isinstance(given.input, str) else "\n".join(filter(_is_text, given.input))
     chat = {name: value for name, value in document.items() if name not in _OWN_FIELDS}

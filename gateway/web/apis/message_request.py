@@ -16,7 +16,7 @@ from gateway.types import CHARS_PER_TOKEN, Query
 from gateway.upstreams.messages_options import THOUGHTS
 from gateway.web.apis.client_api import renamed_field
 from gateway.web.apis.message_turns import chat_messages
-from gateway.web.parse_request import checked, decode, parse_chat
+from gateway.web.parse_request import decode, parse_chat
 from gateway.web.request_schema import ABSENT, MAX_MESSAGES, MAX_TOOLS, Positive, is_present
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
@@ -130,7 +130,7 @@ def parse_messages(
     body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
 ) -> Query:
     """See `client_api.Parse`."""
-    given, document = decode(checked(body), _MESSAGES)
+    given, document, _ = decode(body, _MESSAGES)
     chat = _chat_body(given, document) | {"max_tokens": given.max_tokens}
     return _as_query(given, chat, headers, now_s=now_s, key=key, trace=trace)
 
@@ -139,7 +139,7 @@ def parse_count(
     body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
 ) -> Query:
     """The request whose input tokens are counted; see `client_api.Parse`. It needs no `max_tokens`."""
-    given, document = decode(checked(body), _COUNT)
+    given, document, _ = decode(body, _COUNT)
     chat = _chat_body(given, document) | {"stream": False}
     query = _as_query(given, chat, headers, now_s=now_s, key=key, trace=trace)
     options = replace(query.beyond_chat.options or MessagesOptions(), estimated_tokens=estimated_tokens(chat))

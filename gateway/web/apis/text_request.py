@@ -15,7 +15,7 @@ from gateway.enums import Capability, TargetApi, Task
 from gateway.errors import BadRequest, InvalidField
 from gateway.routing.fill_in_the_middle import gap_of, suffix_of
 from gateway.types import CHARS_PER_TOKEN, Query
-from gateway.web.parse_request import checked, decode, parse_chat
+from gateway.web.parse_request import decode, parse_chat
 from gateway.web.request_schema import ABSENT, is_present
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
@@ -55,7 +55,7 @@ def parse_completion(
     body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
 ) -> Query:
     """See `client_api.Parse`. A prompt is a text, a list of token ids, or a list of either."""
-    given, document = decode(checked(body), _COMPLETION)
+    given, document, _ = decode(body, _COMPLETION)
     prompts = _prompts(given.prompt, suffix_of(given.suffix))
     is_scored = _scores_prompts(given, prompts)
     if is_scored:
@@ -72,7 +72,7 @@ def parse_fill_in(
     body: bytes, headers: dict[bytes, bytes], *, now_s: float, key: Key | None, trace: Trace | None = None
 ) -> Query:
     """See `client_api.Parse`. The prompt is one text; without a suffix, the gap is at its end."""
-    given, document = decode(checked(body), _TEXT)
+    given, document, _ = decode(body, _TEXT)
     prompts = (_prompt(given.prompt, suffix_of(given.suffix)),)
     if _scores_prompts(given, prompts):
         raise InvalidField("'echo' is supported with 'logprobs' at /v1/completions only.", param="echo")

@@ -49,6 +49,7 @@ def assert_same(stages: tuple[LearnedStage, LearnedStage], query: Query) -> None
     assert one.probabilities == pytest.approx(other.probabilities, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_requests_of_all_writers_get_the_same_result(stages: tuple[LearnedStage, LearnedStage]) -> None:
     rng, beside = random.Random(5), Materials(HELD_OUT[:3])
     for line in rng.sample(list(read_lines()), 1500):
@@ -56,6 +57,7 @@ def test_requests_of_all_writers_get_the_same_result(stages: tuple[LearnedStage,
         assert_same(stages, query_of(request.user, request.system, request.earlier, request.answer))
 
 
+@pytest.mark.slow
 def test_texts_of_any_characters_get_the_same_result(stages: tuple[LearnedStage, LearnedStage]) -> None:
     rng = random.Random(6)
     for _ in range(1000):

@@ -23,6 +23,7 @@ def words(found: Features) -> list[str]:
     return [VOCABULARY.names[number] for number in found.ids.tolist() if number >= FIRST_WORD]
 
 
+@pytest.mark.slow
 @given(system=ANY_TEXT, user=ANY_TEXT, earlier=ANY_TEXT, answer=ANY_TEXT)
 def test_any_text_has_features_inside_the_table(system: str, user: str, earlier: str, answer: str) -> None:
     found = of(user, system=system, earlier=earlier, answer=answer)
@@ -32,6 +33,7 @@ def test_any_text_has_features_inside_the_table(system: str, user: str, earlier:
     assert found.flags.shape == (2, found.firsts.size)
     assert found.flags.max() < UNIT_FLAGS
     assert max(found.request) < REQUEST_FLAGS
+    assert found.past.max(initial=0) < HASHED_ROWS
     assert found.firsts[0] == 0
     assert (np.diff(found.firsts) > 0).all()
     assert found.ids[-1] < len(BREAKS)
@@ -108,3 +110,23 @@ def test_concepts_are_hashed_in_sequence_whatever_stands_between_them() -> None:
 @pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "🦊" * 2000, "İ" * 5000, "\n" * 100_000, "'" * 1000])
 def test_unusual_texts_are_accepted(text: str) -> None:
     assert of(text, system=text, earlier=text, answer=text).request
+
+
+def test_an_instruction_behind_a_text_is_read_from_its_beginning() -> None:
+    """It says what to do first, and then at length how."""
+    text = "beta " * 300 + "\n\nalpha text: " + "no commas, few words. " * 25 + "dear"
+    assert {"alpha", "text", "dear"} <= set(words(of(text)))
+
+
+def test_a_follow_up_has_rows_for_the_words_before_it() -> None:
+    none, other = of("alpha"), of("alpha", earlier="beta", answer="text text")
+    assert none.past.size == 0
+    assert other.past.size == 3
+    assert np.unique(other.past).size == 2
+    assert not np.array_equal(other.past, of("alpha", earlier="text", answer="beta text").past)
+
+
+@pytest.mark.parametrize("answers", [("Dear Ada, see you.", "x = {}; y = [0]"), ("It rains.", "Which day?")])
+def test_words_after_answers_of_other_kinds_have_other_rows(answers: tuple[str, str]) -> None:
+    one, other = (of("alpha", answer=answer) for answer in answers)
+    assert one.hashed[0, 2] != other.hashed[0, 2]

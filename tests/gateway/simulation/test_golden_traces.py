@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.golden_traces import HOME, PLAYED, main, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", name="made")
 def make(tmp_path_factory: Any) -> Path:

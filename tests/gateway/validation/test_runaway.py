@@ -178,6 +178,7 @@ def test_no_table_of_equal_rows_is_cut(row: Any, count: int) -> None:
     assert cut_at(json.dumps([{"row": row, "id": 7}] * count), 97) is None
 
 
+@pytest.mark.slow
 @given(st.integers(), st.integers(300, 900), st.sampled_from([1.0, 1e300, 1e-9]))
 def test_no_array_of_numbers_is_cut(seed: int, count: int, scale: float) -> None:
     source = random.Random(seed)

@@ -15,6 +15,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_what_was_read_is_written_back_byte_for_byte(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")

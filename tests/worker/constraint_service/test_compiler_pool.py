@@ -163,6 +163,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusion_worker.constraint_service.job_pool._OUTAGE", 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 async def test_a_validation_over_the_time_limit_blocks_nothing_else() -> None:
     """The event loop keeps running during a backtracking expression, and later answers are validated."""
@@ -261,6 +262,7 @@ def bomb(length: int = 60) -> bytes:
     return validation_job(SLOW_TO_CHECK, json.dumps(["a" * length + "!"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 async def test_long_jobs_leave_a_process_to_quick_ones_and_end_in_time() -> None:
     """Of another key and of the same one."""

@@ -119,6 +119,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
 def test_every_json_object_has_a_native_form(arguments: dict[str, Any]) -> None:
     """Strings may contain any characters, also control characters and quotes: nothing is escaped."""
@@ -213,6 +214,7 @@ def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, 
         assert (refused.value.keyword, refused.value.pointer) == (keyword, pointer)
 
 
+@pytest.mark.slow
 def test_many_tools_share_the_state_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler tries stricter size limits; if none is sufficient, all tools are refused together."""
     schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}

@@ -89,7 +89,7 @@ def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> Iterator[
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("experts", [1, 4])
+@pytest.mark.parametrize("experts", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
     make_model: Any, experts: int, dtype: torch.dtype
 ) -> None:
@@ -98,8 +98,7 @@ def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (1, 1), (2, 1), (1, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_holds_for_more_orders_and_threads(make_model: Any, dtype: torch.dtype, seed: int, threads: int) -> None:
     before = torch.get_num_threads()
@@ -111,6 +110,7 @@ def test_it_holds_for_more_orders_and_threads(make_model: Any, dtype: torch.dtyp
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_without_it_rounding_shows_so_the_promise_is_worth_something(make_model: Any) -> None:
     model = make_model(dtype=torch.bfloat16, experts=4, end_ids=())
     assert not all(in_any_company(model, 1, is_exact=False))

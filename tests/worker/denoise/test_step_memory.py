@@ -76,7 +76,10 @@ def peak(batch: Batch, limits: Limits) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize(("rows", "context"), [(1, 8192), (2, 8192), (8, 32_768), (8, 131_072)])
+@pytest.mark.parametrize(
+    ("rows", "context"),
+    [(1, 8192), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 8192), (8, 32_768), (8, 131_072)))],
+)
 def test_the_computed_peak_covers_the_real_one_and_hardly_more(
     rows: int, context: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

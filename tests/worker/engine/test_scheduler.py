@@ -425,7 +425,7 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
     layers = (LayerKv(heads=1, head_dim=1, window=5),)
     limits = Limits(max_num_seqs=2, max_waiting=4, max_context=64)
     it = Scheduler(INFO, limits, SlotTable(layers, 5, itemsize=4))
-    common = tuple(range(10, 30))
+    common = tuple(range(10, 30)) * 2
     for tail in (40, 41):
         it.add(replace(REQUEST, prompt_ids=(*common, tail), max_tokens=4), 0.0)
         batch = it.next_batch(0.0)

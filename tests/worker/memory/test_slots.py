@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.memory.slots import MIN_REUSE, SlotTable
+from diffusion_worker.memory.slots import MIN_REUSE, MIN_SNAPSHOT, SlotTable
 from diffusion_worker.types.model_info import LayerKv
 from diffusion_worker.types.step_batch import Copy
 
@@ -60,6 +60,38 @@ def test_the_context_unused_for_longest_goes_first() -> None:
     for slot in (slots[1], slots[0], slots[2]):
         it.release(slot)
     assert it.acquire(9, (5,) * 20, at_most=20).slot == slots[1]
+
+
+def test_a_beginning_that_others_are_copied_from_outlives_their_contexts() -> None:
+    """More of them than there are slots: the beginning is in use, though no sequence owns its slot."""
+    it = table(3)
+    it.release(fill(it, 1, SYSTEM))
+    for owner in range(2, 9):
+        text = (*SYSTEM, owner, owner)
+        allocation = it.acquire(owner, text, at_most=len(text))
+        assert allocation.reused == len(SYSTEM)
+        it.extend(allocation.slot, text[allocation.reused :])
+        it.release(allocation.slot)
+
+
+def test_a_few_tokens_more_are_not_worth_a_snapshot() -> None:
+    it = table()
+    it.release(fill(it, 1, SYSTEM))
+    for owner, more in enumerate((MIN_SNAPSHOT - 1, MIN_SNAPSHOT), 2):
+        common = (*SYSTEM, *range(300, 300 + more))
+        it.release(fill(it, 9, (*common, 1, 2)))
+        assert it.acquire(owner, (*common, 3, 4), at_most=999).boundary == (len(common) if more == MIN_SNAPSHOT else 0)
+
+
+def test_contexts_for_templates_share_no_beginning_with_others_if_they_have_weights_of_their_own() -> None:
+    for has_template_weights in (False, True):
+        it = table(has_template_weights=has_template_weights)
+        it.release(fill(it, 1, SYSTEM))
+        allocation = it.acquire(2, (*SYSTEM, 1), at_most=99, fills=True)
+        assert allocation.reused == (0 if has_template_weights else len(SYSTEM))
+        it.extend(allocation.slot, (*SYSTEM, 1)[allocation.reused :])
+        it.release(allocation.slot)
+        assert it.acquire(3, (*SYSTEM, 1), at_most=99, fills=True).reused == len(SYSTEM) + 1
 
 
 def test_what_is_spoilt_is_not_kept_and_exact_tables_keep_nothing() -> None:

@@ -67,6 +67,7 @@ def test_steps_of_one_view_share_its_buffers(make_model: Any) -> None:
     assert torch.equal(model.denoise(first, soft, view), before)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_pass_of_the_released_depth_launches_few_kernels() -> None:
     config = plain_config(json.loads(RELEASED.read_text()))

@@ -109,6 +109,7 @@ async def test_without_max_tokens_an_answer_may_take_the_rest_of_the_context() -
         assert (set(text), reason, usage["total_tokens"]) == ({"y"}, "length", 150)
 
 
+@pytest.mark.slow
 async def test_a_schema_that_needs_more_than_four_canvases_needs_no_max_tokens() -> None:
     names = [f"flag_{number}" for number in range(14)]
     properties = {name: {"type": "boolean"} for name in names}

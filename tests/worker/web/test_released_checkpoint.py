@@ -94,7 +94,7 @@ async def test_without_parallel_calls_there_is_one_call() -> None:
     assert ([call["function"]["name"] for call in answer["tool_calls"]], reason) == (["weather"], "tool_calls")
 
 
-@pytest.mark.parametrize("model", [MODEL, READ])
+@pytest.mark.parametrize("model", [MODEL, pytest.param(READ, marks=pytest.mark.slow)])
 async def test_the_constraint_prevents_malformed_calls(model: str) -> None:
     """With a model that prefers a known malformed call."""
     async with serving(released_net("<|tool_call>call:weather(city=1)<tool_call|>"), released_words()) as served:

@@ -76,8 +76,8 @@ def check(calls: list[dict[str, Any]]) -> list[str]:
     return [call["function"]["name"] for call in calls]
 
 
-@pytest.mark.parametrize("make_model", [embedded, released])
-@pytest.mark.parametrize("model", [MODEL, READ])
+@pytest.mark.parametrize("make_model", [embedded, pytest.param(released, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", [MODEL, pytest.param(READ, marks=pytest.mark.slow)])
 async def test_a_random_model_produces_the_requested_calls(make_model: MakeModel, model: str) -> None:
     """A required call is present and calls the named function; otherwise the answer is text or valid calls."""
     async with serving(*make_model()) as served:
@@ -91,7 +91,7 @@ async def test_a_random_model_produces_the_requested_calls(make_model: MakeModel
             assert "tool_call" not in text
 
 
-@pytest.mark.parametrize("model", [MODEL, READ])
+@pytest.mark.parametrize("model", [MODEL, pytest.param(READ, marks=pytest.mark.slow)])
 async def test_calls_of_the_model_are_parsed_unchanged(model: str) -> None:
     """Text followed by several calls; a single one if parallel calls are disabled."""
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "unit": "C"}}</tool_call>'
@@ -113,7 +113,7 @@ async def test_a_call_fits_into_max_tokens_or_the_request_is_refused() -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "answer_does_not_fit")
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_arguments_are_validated_before_they_are_sent(stream: bool) -> None:
     """Each call; after failed attempts with other seeds the response is a server error."""
     distinct = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1]}, "uniqueItems": True}}}

@@ -11,6 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twolane.process.http.byte_budget import HOLDING, IN_SCOPE, BudgetExceededError, ByteBudget, Holding
+from twolane.process.http.request_cycle import BODY
 from twolane.process.http_body import BodyTooLargeError
 
 _GONE: Final[Message] = {"type": "http.disconnect"}
@@ -32,13 +33,19 @@ class BoundedBodies:
             await self._app(scope, receive, send)
             return
         owner: str | None = getattr((scope.get("state") or {}).get("key"), "name", None)
-        with scope.get(IN_SCOPE) or self._budget.hold() as holding:
-            if owner is not None:
-                holding.assign(owner)
-            HOLDING.set(holding)
+        holding: Holding = scope.get(IN_SCOPE) or self._budget.hold()
+        if owner is not None:
+            holding.assign(owner)
+        HOLDING.set(holding)
+        try:
+            if BODY in scope and holding.size <= self._max_body_bytes:  # it has arrived, and is counted
+                await self._app(scope, receive, send)
+                return
             body = _BoundedBody(receive, send, holding, self._max_body_bytes, partial(self._refuse, scope))
             if await body.admit(_announced(scope)):
                 await self._app(scope, body.receive, body.send)
+        finally:
+            holding.release()
 
 
 class _BoundedBody:

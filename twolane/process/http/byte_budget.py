@@ -34,10 +34,23 @@ class ByteBudget:
         """The share of a new request; use it as a context manager, or `release` it."""
         return Holding(self)
 
-    def fits(self, size: int, owner: str | None) -> bool:
-        """Whether so many more bytes may be reserved."""
-        within_share = owner is None or self._by_owner[owner] + size <= self._owner_limit
-        return within_share and self.used + size <= self._limit
+    def reserve(self, size: int, owner: str | None) -> None:
+        """Count so many more bytes as held. Raises BudgetExceededError, which changes nothing."""
+        if self.used + size > self._limit:
+            raise BudgetExceededError
+        if owner is not None:
+            own = self._by_owner.get(owner, 0) + size
+            if own > self._owner_limit:
+                raise BudgetExceededError
+            self._by_owner[owner] = own
+        self.used += size
+
+    def move(self, size: int, owner: str | None, to: str) -> None:
+        """Count held bytes as those of another owner."""
+        if owner is not None:
+            self.change(-size, owner)
+            self.used += size
+        self._by_owner[to] += size
 
     def change(self, size: int, owner: str | None) -> None:
         """Count bytes as held, or as released if `size` is negative."""
@@ -69,21 +82,21 @@ class Holding:
         """Count the bytes as those of an API key, given by its name."""
         if not self._is_released:
             if self.size:
-                self._budget.change(-self.size, self._owner)
-                self._budget.change(self.size, owner)
+                self._budget.move(self.size, self._owner, owner)
             self._owner = owner
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
         more = size - self.size
         if more > 0 and not self._is_released:
-            if not self._budget.fits(more, self._owner):
-                raise BudgetExceededError
-            self.add(more)
+            self._budget.reserve(more, self._owner)
+            self.size = size
 
     def add_if_fits(self, size: int) -> None:
         """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
-        self.reserve(self.size + size)
+        if not self._is_released:
+            self._budget.reserve(size, self._owner)
+            self.size += size
 
     def add(self, size: int) -> None:
         """Hold so many bytes more, or fewer, whether they fit or not."""
@@ -95,8 +108,9 @@ class Holding:
         """Hold nothing any longer; further calls do nothing."""
         if not self._is_released:
             self._is_released = True
-            self._budget.change(-self.size, self._owner)
-            self.size = 0
+            if self.size:
+                self._budget.change(-self.size, self._owner)
+                self.size = 0
 
     def beside(self) -> "Holding":
         """The share of other work for the same owner, which ends before this request, or outlasts it."""

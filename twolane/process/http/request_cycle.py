@@ -21,6 +21,7 @@ STATUS_LINES: Final = {
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
+BODY: Final = "twolane.body"  # where an ASGI scope has the whole body, if that is small and arrived with the head
 WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch` while the application runs
 _BODILESS: Final = frozenset({204, 304})
 _log = logging.getLogger("twolane.http")
@@ -68,8 +69,8 @@ class RequestCycle:
     __slots__ = (
         "_app_status",
         "_body",
-        "_event",
         "_expects_continue",
+        "_has_news",
         "_headers",
         "_holding",
         "_is_chunked",
@@ -77,6 +78,7 @@ class RequestCycle:
         "_left",
         "_on_disconnect",
         "_received_bytes",
+        "_waiter",
         "_wire",
         "added_headers",
         "body_is_complete",
@@ -91,7 +93,8 @@ class RequestCycle:
         """`holding` counts the bytes of the request's body, and is released when nothing needs them any longer."""
         self._wire, self.scope, self.is_last = wire, scope, is_last
         self._expects_continue = expects_continue
-        self._event = asyncio.Event()
+        self._has_news = False  # for `receive`
+        self._waiter: asyncio.Future[None] | None = None
         self._body = bytearray()
         self._holding = scope[IN_SCOPE] = holding
         self._on_disconnect: Callable[[], None] | None = None
@@ -126,12 +129,15 @@ class RequestCycle:
             self._received_bytes += len(data)
             self._holding.reserve(self._received_bytes)
             self._body += data
-            self._event.set()
+            self._has_news = True
+            if self._waiter is not None:
+                self._wake()
 
     def end_body(self) -> None:
         """The request's body is complete."""
-        self.body_is_complete = True
-        self._event.set()
+        self.body_is_complete = self._has_news = True
+        if self._waiter is not None:
+            self._wake()
 
     def disconnect(self) -> None:
         """The client has left, or the request was refused by the connection."""
@@ -139,7 +145,9 @@ class RequestCycle:
             self.is_disconnected = True
             if self._on_disconnect is not None:
                 self._on_disconnect()
-        self._event.set()
+        self._has_news = True
+        if self._waiter is not None:
+            self._wake()
         self._release()
 
     def watch(self, on_disconnect: Callable[[], None] | None) -> None:
@@ -157,26 +165,23 @@ class RequestCycle:
         """Run the application; whatever happens, the client gets one response or notices the failure."""
         self._is_running = True
         self.scope[WATCH] = self.watch
-        try:
-            await self._run(app)
-        finally:
-            del self.scope[WATCH]  # a reference cycle: the garbage collector would stop all requests to find it
-            self._is_running = False
-            self._release()
-
-    async def _run(self, app: ASGIApp) -> None:
+        if self.body_is_complete and len(self._body) <= PIECE_BYTES:
+            self.scope[BODY] = bytes(self._body)
         try:
             await app(self.scope, self.receive, self.send)
+            if not self.is_complete and not self.is_disconnected and self._wire.is_open:
+                _log.error("the application returned without completing its response")
+                self._fail(FAILED)
         except asyncio.CancelledError:
             self._fail(DRAINED)
             raise
         except Exception:  # noqa: BLE001 - the last handler of a request: its connection must not be left open
             _log.exception("the application failed")
             self._fail(FAILED)
-            return
-        if not self.is_complete and not self.is_disconnected and self._wire.is_open:
-            _log.error("the application returned without completing its response")
-            self._fail(FAILED)
+        finally:
+            del self.scope[WATCH]  # a reference cycle: the garbage collector would stop all requests to find it
+            self._is_running = False
+            self._release()
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response, with its content-length, without an application. The request's body is discarded."""
@@ -192,8 +197,9 @@ class RequestCycle:
                 self._wire.write(CONTINUE)
         if not self.is_disconnected and not self.is_complete:
             self._wire.read_on()
-            await self._event.wait()
-            self._event.clear()
+            if not self._has_news:
+                await self._news()
+            self._has_news = False
         if self.is_disconnected or self.is_complete:
             return {"type": "http.disconnect"}
         body, self._body = bytes(self._body), bytearray()
@@ -287,10 +293,24 @@ class RequestCycle:
     def _complete(self) -> None:
         if self._left:
             raise RuntimeError("the body is shorter than its content-length")
-        self.is_complete = True
-        self._event.set()
+        self.is_complete = self._has_news = True
+        if self._waiter is not None:
+            self._wake()
         self._release()
         self._wire.finished(self)
+
+    def _wake(self) -> None:
+        """What `receive` waits for has happened."""
+        assert self._waiter is not None
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _news(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _release(self) -> None:
         """Forget what the application did not read, and count nothing any longer unless it still runs."""

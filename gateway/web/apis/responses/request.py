@@ -17,7 +17,7 @@ from gateway.web.apis.client_api import renamed_field, with_names
 from gateway.web.apis.responses.history import PREVIOUS, History
 from gateway.web.apis.responses.input_items import conversation_of, is_passed, items_of
 from gateway.web.apis.responses.tools import Tools, repeated_tools, tool_choice_of, tools_of
-from gateway.web.parse_request import checked, decode, parse_chat
+from gateway.web.parse_request import decode, parse_chat
 from gateway.web.request_schema import Positive
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
@@ -121,8 +121,7 @@ def parse_response(
     history: History | None = None,
 ) -> Query:
     """See `client_api.Parse`. `history` is what the request refers to in the store; None without a store."""
-    body = checked(body)
-    given, document = decode(body, _DECODER)
+    given, document, body = decode(body, _DECODER)
     _refuse(given, document, _STATEFUL if history is not None else _STATEFUL | _NO_STORE)
     history = history or History(0, keeps=False)
     before, added = history.items_before(document.get(PREVIOUS)), history.resolved(document.get("input"))

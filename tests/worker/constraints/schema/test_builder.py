@@ -117,6 +117,7 @@ def compiled_or_none(schema: Json) -> Compilation | None:
         return None
 
 
+@pytest.mark.slow
 @given(SCHEMAS)
 def test_the_automaton_and_jsonschema_agree_on_a_small_world(schema: Json) -> None:
     """Valid values are accepted, in some order of members; invalid ones are not, unless a keyword is left to
@@ -147,6 +148,7 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
         assert compiled.needs_check or validator.is_valid(value), text
 
 
+@pytest.mark.slow
 @given(SCHEMAS)
 def test_automata_are_minimal_and_trimmed(schema: Json) -> None:
     """As the docstring of the record states."""

@@ -1,6 +1,7 @@
 """Strings as JSON writes them: every legal encoding, no other."""
 
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freez
 from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT, dfa_of_pattern, with_length
 from diffusion_worker.constraints.automata.graph import Graph
 from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
-from diffusion_worker.constraints.schema.json_strings import string
+from diffusion_worker.constraints.schema.json_strings import Style, string
 
 TORTURE = [
     "",
@@ -34,15 +35,15 @@ NOT_STRINGS = [
 ]
 
 
-def automaton(language: RangeDfa, *, free: bool) -> ByteAutomaton:
+def automaton(language: RangeDfa, style: Style) -> ByteAutomaton:
     """The strings of a language, quotes included."""
     graph = Graph(max_states=100_000)
-    start = string(graph, language, graph.state([], accepting=True), free=free)
+    start = string(graph, language, graph.state([], accepting=True), style=style)
     minimal = minimise(graph.rows, graph.accepting, start)
     return freeze(minimal.rows, minimal.accepting, minimal.start)
 
 
-FREE, PLAIN = automaton(ANY_TEXT, free=True), automaton(ANY_TEXT, free=False)
+FREE, PLAIN, RAW = (automaton(ANY_TEXT, style) for style in get_args(Style)[:3])
 
 
 @pytest.mark.parametrize("text", TORTURE)
@@ -52,6 +53,7 @@ def test_serialised_strings_are_accepted(text: str, ascii_only: bool) -> None:
     encoded = json.dumps(text, ensure_ascii=ascii_only).encode()
     assert FREE.accepts(encoded)
     assert PLAIN.accepts(encoded)
+    assert RAW.accepts(encoded) == (b"\\u" not in encoded and max(map(ord, text), default=0) <= 0x3FFFF)
 
 
 @pytest.mark.parametrize("encoded", NOT_STRINGS)
@@ -59,6 +61,7 @@ def test_malformed_strings_are_rejected(encoded: bytes) -> None:
     """Strict UTF-8, no lone surrogates, no bare controls."""
     assert not FREE.accepts(encoded)
     assert not PLAIN.accepts(encoded)
+    assert not RAW.accepts(encoded)
 
 
 def test_only_the_free_encoding_accepts_unnecessary_escapes() -> None:
@@ -82,7 +85,7 @@ def test_bytes_are_accepted_exactly_if_json_parses_them(inside: bytes) -> None:
 @given(st.text(max_size=6), st.integers(0, 3), st.integers(0, 4))
 def test_lengths_count_code_points_in_every_encoding(text: str, low: int, high: int) -> None:
     """Neither bytes nor UTF-16 units."""
-    counted = automaton(with_length(ANY_TEXT, low, high), free=False) if low <= high else None
+    counted = automaton(with_length(ANY_TEXT, low, high), "plain") if low <= high else None
     for ascii_only in (False, True):
         encoded = json.dumps(text, ensure_ascii=ascii_only).encode()
         assert (counted is not None and counted.accepts(encoded)) == (low <= len(text) <= high)
@@ -90,7 +93,7 @@ def test_lengths_count_code_points_in_every_encoding(text: str, low: int, high: 
 
 def test_a_restricted_string_means_the_same_in_every_encoding() -> None:
     """An escape cannot bypass the pattern."""
-    strings = automaton(dfa_of_pattern("^[^é]+$"), free=False)
+    strings = automaton(dfa_of_pattern("^[^é]+$"), "plain")
     assert strings.accepts(b'"e"')
     assert not strings.accepts('"é"'.encode())
     assert not strings.accepts(b'"\\u00e9"')

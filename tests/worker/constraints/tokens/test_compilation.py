@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
+from diffusion_worker.constraints.automata.native import NATIVE
+from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.tokens import compilation
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
-from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, to_bytes
+from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from tests.worker.constraints.by_enumeration import END, PADDING, SECOND_END, Case, cases
 
 ANY = [(byte, byte, 0) for byte in b"abc"]
@@ -157,3 +161,45 @@ def _tokenizations(text: bytes, tokens: tuple[bytes, ...]) -> list[tuple[int, ..
         return [()]
     fitting = [token for token, spelling in enumerate(tokens) if spelling and text.startswith(spelling)]
     return [(token, *rest) for token in fitting for rest in _tokenizations(text[len(tokens[token]) :], tokens)]
+
+
+@pytest.mark.skipif(NATIVE is None, reason="diffusion_worker.constraints.automata._native is not built")
+@given(cases())
+def test_the_native_walk_finds_the_same_transitions(case: Case) -> None:
+    """The compiled automata are equal byte for byte."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = compiled_tokens(case)
+        patch.setattr(compilation, "NATIVE", None)
+        expected = compiled_tokens(case)
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        assert to_bytes(found) == to_bytes(expected)
+
+
+TEXT = st.text(st.sampled_from('ab"\\\n ,:{}[]éßσ漢字\u0800\ud7ff\ue000🦊\U00010000\U0010ffff'), min_size=1, max_size=5)
+STRINGS = compile_schema(
+    {"properties": {"aé": {"maxLength": 2}, "b": {"enum": ["漢a"]}, "c": {"type": "string"}}, "type": "object"}
+    | {"additionalProperties": {"type": "string"}}
+).automaton
+PIECES = st.one_of(  # of characters too, also of bytes that no text has
+    TEXT.map(str.encode),
+    st.tuples(TEXT, st.integers(0, 4), st.integers(0, 4)).map(
+        lambda t: t[0].encode()[t[1] : len(t[0].encode()) - t[2]]
+    ),
+    st.binary(min_size=1, max_size=4),
+)
+
+
+@pytest.mark.skipif(NATIVE is None, reason="diffusion_worker.constraints.automata._native is not built")
+@given(st.lists(PIECES.filter(bool), max_size=40, unique=True))
+def test_the_native_walk_skips_text_of_any_characters(pieces: list[bytes]) -> None:
+    """Tokens of whole characters, of parts of them and of broken ones, inside strings and across their ends."""
+    tokens = [b"", *dict.fromkeys([*(bytes([byte]) for byte in range(0xF5)), *pieces])]
+    trie = build_token_trie(tokens, (0,), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        found = compile_tokens(STRINGS, trie)
+        patch.setattr(compilation, "NATIVE", None)
+        expected = compile_tokens(STRINGS, trie)
+    assert found is not None
+    assert expected is not None
+    assert to_bytes(found) == to_bytes(expected)

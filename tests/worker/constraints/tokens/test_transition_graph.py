@@ -84,7 +84,7 @@ def test_shared_edges_are_stored_once() -> None:
     graph = transition_graph_of(automaton)
     assert graph.from_epsilon is not None
     transitions = len(graph.from_states.label) + len(graph.from_epsilon.label)
-    assert transitions < 0.8 * automaton.edges
+    assert transitions < 0.9 * automaton.edges
     assert edges_by_node(graph) == told(automaton, graph)
 
 
