@@ -48,7 +48,7 @@ def read(event: bytes) -> tuple[str, Any]:
 
 async def test_a_page_that_is_open_gets_a_new_listing_when_other_decisions_are_listed(feed: LiveFeed) -> None:
     listed = await feed.listing()
-    events = feed.events(listed["count"], listed["instance"], lambda: True)
+    events: Any = feed.events(listed["count"], listed["instance"], lambda: True)
     assert [read(await anext(events))[0] for _ in range(3)] == ["hello", "lanes", "lanes"]
     history: Any = feed.history
     for scope, count in (("process", 2), ("replicas", 7)):
