@@ -138,6 +138,16 @@ def test_the_snippets_are_the_request_itself(page: Page, gateway: GatewayProcess
     assert f'base_url="http://127.0.0.1:{gateway.port}/v1"' in python
 
 
+@pytest.mark.parametrize("name", ["Edit", "Tools", "Fill in", "Decisions"])
+def test_the_snippet_for_the_client_runs_as_it_is(page: Page, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sample(page, name)
+    page.get_by_role("tab", name="openai").click()
+    names: dict[str, Any] = {}
+    exec(page.get_by_role("tabpanel").locator("pre").inner_text(), names)
+    names["client"].close()
+    assert capsys.readouterr().out.strip()
+
+
 def watch(page: Page, name: str, target: str = "fast") -> Any:
     page.get_by_role("navigation").get_by_role("link", name="Watch").click()
     sample(page, name)

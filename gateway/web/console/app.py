@@ -19,7 +19,7 @@ from gateway.web.console.live import MAX_PAGES
 from gateway.web.console.pages import asset, page
 from gateway.web.console.parts import ConsoleParts
 from gateway.web.console.policy_process import Request as PolicyRequest
-from gateway.web.console.sessions import set_cookie
+from gateway.web.console.sessions import cookie_in, set_cookie
 from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
 
 SIMULATED: Final = 2000  # decisions of a simulation, the latest
@@ -78,12 +78,14 @@ def _add_page(app: FastAPI, parts: ConsoleParts) -> None:
         return asset(name, takes_gzip="gzip" in request.headers.get("accept-encoding", ""))
 
     @app.get(f"{API}live")
-    async def live(after: int = -1, instance: str = "") -> Response:
+    async def live(request: Request, after: int = -1, instance: str = "") -> Response:
         """Server-sent events; see `LiveFeed`."""
         if parts.feed.pages >= MAX_PAGES:
             raise InvalidField(f"More than {MAX_PAGES} pages of the console are open.")
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(parts.feed.events(after, instance), media_type="text/event-stream", headers=headers)
+        cookie = cookie_in(request.scope["headers"])
+        events = parts.feed.events(after, instance, lambda: parts.sessions is None or bool(parts.sessions.find(cookie)))
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 def _add_session(app: FastAPI, parts: ConsoleParts) -> None:

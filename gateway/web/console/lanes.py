@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Any, Final
 
 from gateway.decision import Decision
 from gateway.enums import LaneState
+from gateway.policy_types import Slo
 from gateway.ports import Clock, StateStore
 from gateway.routing.policy import Policy
 from gateway.types import Candidate, Status, Target
@@ -91,16 +93,22 @@ class LaneWatch:
     def _change(self, candidate: Candidate, before: LaneState, state: LaneState, now_s: float) -> LaneChange:
         p95_ms = self.state.p95_ms(candidate, now_s)
         assert candidate.slo is not None
+        objective = _objective(candidate.slo)
         measured = "" if p95_ms is None else f", measured p95 {p95_ms:.0f} ms"
         reasons = {
-            LaneState.EJECTED: f"p95 over the objective of {candidate.slo.p95_ms:g} ms{measured}",
+            LaneState.EJECTED: f"p95 over the objective of {objective}{measured}",
             LaneState.PROBING: "the ejection time is over; probes are sent",
-            LaneState.SERVING: f"probes met the objective of {candidate.slo.p95_ms:g} ms",
+            LaneState.SERVING: f"probes met the objective of {objective}",
         }
         if before is LaneState.PROBING and state is LaneState.EJECTED:
-            reasons[state] = f"a probe exceeded the objective of {candidate.slo.p95_ms:g} ms"
+            reasons[state] = f"a probe exceeded the objective of {objective}"
         route, target = candidate.lane
         return LaneChange(time_s=self.clock.wall_s(), route=route, target=target, state=state, reason=reasons[state])
+
+
+def _objective(slo: Slo) -> str:
+    limits = ((slo.p95_ms, "ms"), (slo.first_token_p95_ms, "ms to the first token"))
+    return " or ".join(f"{limit:g} {unit}" for limit, unit in limits if limit < inf)
 
 
 def _shown(change: LaneChange) -> dict[str, Any]:

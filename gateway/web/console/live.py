@@ -40,22 +40,23 @@ class LiveFeed:
         await history.refresh()
         rows, count = await history.rows(MAX_ROWS), history.count
         scope, capacity = history.scope, history.capacity
-        known = {"instance": self.instance, "columns": COLUMNS, "scope": scope, "capacity": capacity}
+        known = {"instance": self._source, "columns": COLUMNS, "scope": scope, "capacity": capacity}
         return known | {"rows": rows, "count": count}
 
-    async def events(self, after: int, instance: str) -> AsyncIterator[bytes]:
-        """Events until the client disconnects. `after`: the number of decisions that the page has from `instance`; a
-        page of another process, or of one before a restart, gets a new listing."""
+    async def events(self, after: int, instance: str, is_allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Events until the client disconnects or is no longer allowed. `after`: the number of decisions that the page
+        has from `instance`. A page of another process, or of one before a restart, gets a new listing; so do all when
+        Redis stops or begins to respond, since other decisions are listed then."""
         self.pages += 1
         try:
             yield _event("hello", orjson.dumps({"instance": self.instance, "policy": self.version()}))
-            seen = after
-            if instance != self.instance or not 0 <= after <= self.history.count:
-                listing = await self.listing()
-                seen = listing["count"]
-                yield _event("listing", orjson.dumps(listing))
-            while not self.has_ended:
+            seen, known = after, instance
+            while not self.has_ended and is_allowed():
                 await self.history.refresh()
+                if known != self._source or not 0 <= seen <= self.history.count:
+                    listing = await self.listing()
+                    seen, known = listing["count"], listing["instance"]
+                    yield _event("listing", orjson.dumps(listing))
                 fresh, seen = await self.history.rows_after(seen)
                 if fresh:
                     yield _event("decisions", orjson.dumps({"rows": fresh, "count": seen}))
@@ -63,6 +64,11 @@ class LiveFeed:
                 await self._pause()
         finally:
             self.pages -= 1
+
+    @property
+    def _source(self) -> str:
+        """Of the counts: this process and replicas count different decisions."""
+        return f"{self.instance}.{self.history.scope}"
 
     async def _pause(self) -> None:
         """A second, or less if the gateway stops."""

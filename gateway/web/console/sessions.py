@@ -12,12 +12,13 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import quote, unquote
 
 from twolane.process.api_keys import Key, Keys, KeyScope
 
 COOKIE: Final = "twolane_console"
 LIFETIME_S: Final = 12 * 3600
-_MAX_COOKIE_BYTES: Final = 512
+_MAX_COOKIE_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +35,19 @@ class Sessions:
         if known is None or not known.allows(KeyScope.ADMIN):
             return None
         expires = int(self.wall_s()) + LIFETIME_S
-        return f"{known.name}:{expires}:{self._signature(known.name, expires, hashlib.sha256(key).digest())}"
+        return f"{quote(known.name)}:{expires}:{self._signature(known.name, expires, hashlib.sha256(key).digest())}"
 
     def find(self, cookie: str) -> Key | None:
         """The key of a session that is valid now."""
         name, _, rest = cookie.partition(":")
         expires, _, signature = rest.partition(":")
-        named = self.keys().named(name)
-        if named is None or not expires.isdecimal() or len(cookie) > _MAX_COOKIE_BYTES:
+        if not expires.isdecimal() or len(cookie) > _MAX_COOKIE_BYTES:
+            return None
+        named = self.keys().named(unquote(name))
+        if named is None:
             return None
         key, digest = named
-        if not hmac.compare_digest(signature.encode(), self._signature(name, int(expires), digest).encode()):
+        if not hmac.compare_digest(signature.encode(), self._signature(key.name, int(expires), digest).encode()):
             return None
         return key if self.wall_s() < int(expires) and key.allows(KeyScope.ADMIN) else None
 

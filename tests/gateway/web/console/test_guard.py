@@ -90,6 +90,18 @@ def test_a_session_ends_when_its_key_is_revoked(keys_file: Path) -> None:
     assert sessions.find(cookie) is None, "the key was replaced"
 
 
+@pytest.mark.parametrize("name", ["boss@example.com", "ключ", "鍵" * 64])
+async def test_every_name_of_a_key_can_sign_in(fake: Any, serving: Any, tmp_path: Path, name: str) -> None:
+    """Headers are Latin-1; names are not."""
+    file = tmp_path / "keys"
+    file.write_text(key_line(name, "sk-boss", ["scopes=admin"]) + "\n")
+    async with fake() as server, serving(POLICY % server.url, keys_file=file) as gateway:
+        session = (await sign_in(gateway)).partition(";")[0]
+        assert session.isascii()
+        gateway.client.cookie_jar.clear()
+        assert (await call(gateway, "GET", "/console/api/session", {"cookie": session}))[0] == 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [

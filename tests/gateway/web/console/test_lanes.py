@@ -1,5 +1,6 @@
 """The console records when a lane changes its state, and why."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from gateway.enums import LaneState
 from gateway.policy_files.load import parse
+from gateway.policy_types import Slo
 from gateway.types import Health, Status
 from gateway.web.console.lanes import LaneWatch
 
@@ -62,3 +64,12 @@ def test_the_document_has_every_lane_and_every_target_once(watch: Any) -> None:
         ("a", 3, 4),
         ("b", 3, POLICY.targets["b"].max_in_flight),
     ]
+
+
+def test_an_objective_of_the_first_token_alone_is_named_as_such(watch: Any) -> None:
+    lane = POLICY.lanes[0]
+    slo = Slo(first_token_p95_ms=250)
+    watch.policy = lambda: SimpleNamespace(lanes=(replace(lane, slo=slo),))
+    watch.state.lane = LaneState.EJECTED
+    watch.look()
+    assert watch.changes[0].reason == "p95 over the objective of 250 ms to the first token, measured p95 812 ms"

@@ -131,6 +131,87 @@ def test_the_browser_itself_refuses_markup_and_inline_script(opened: OpenPage) -
     opened.problems.clear()  # the browser reports all of them
 
 
+@pytest.mark.parametrize("place", ["decisions/%", "decisions/%E0%A4%A", "constructor", "__proto__/x"])
+def test_any_address_shows_a_page(opened: OpenPage, gateway: GatewayProcess, place: str) -> None:
+    page = opened.page
+    page.goto(f"{gateway.console}#/{place}")
+    page.reload()
+    expect(page.locator("main h2").first).to_be_visible()
+
+
+@pytest.mark.parametrize("body", ["null", "[]", "5", '"text"', "{"])
+def test_a_body_that_is_no_object_is_a_mistake_at_its_line(opened: OpenPage, body: str) -> None:
+    page = opened.page
+    write(page, "Body of the request, as JSON", body)
+    expect(page.get_by_role("alert")).to_contain_text("JSON")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+    page.get_by_role("tab", name="openai").click()
+    expect(page.get_by_role("tabpanel")).to_contain_text("# The body is not")
+    go(page, "watch")
+    expect(page.get_by_role("button", name="Start")).to_be_disabled()
+
+
+def write(page: Page, name: str, text: str) -> None:
+    page.get_by_role("textbox", name=name, exact=True).focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Delete")  # over a selection, the browser itself inserts a style, which is blocked and reported
+    page.keyboard.insert_text(text)
+
+
+@pytest.mark.parametrize("answer", ["null", "<html>", "{}", '{"choices": 5}', '{"choices": [{"message": null}]}'])
+def test_a_response_of_any_shape_is_shown(opened: OpenPage, answer: str) -> None:
+    page = opened.page
+    page.route("**/console/send/**", lambda route: route.fulfill(body=answer, content_type="application/json"))
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.get_by_role("article")).to_contain_text(re.compile("not JSON|ended early|no text"))
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_enabled()
+
+
+def test_signing_out_forgets_the_key_of_requests_and_the_decisions(opened: OpenPage) -> None:
+    page = opened.page
+    page.get_by_label("API key of the requests").fill("sk-app")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("status").filter(has_text="signed out")).to_be_visible()
+    page.get_by_label("API key").fill("sk-boss")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_label("API key of the requests")).to_have_value("")
+    expect(page.get_by_role("status").filter(has_text="live")).to_be_visible()
+
+
+def test_a_file_that_is_not_the_running_policy_is_called_so(opened: OpenPage, gateway: GatewayProcess) -> None:
+    page = opened.page
+    text = gateway.policy.read_text()
+    try:
+        gateway.policy.write_text(text + "nonsense: 1\n")
+        go(page, "policy")
+        expect(page.get_by_role("status").filter(has_text="no longer the policy")).to_contain_text("nonsense")
+        gateway.policy.write_text(text)
+        page.reload()
+        expect(page.get_by_text("same as running")).to_be_visible()
+        gateway.policy.write_text(text.replace("tokens_per_day: 1000", "tokens_per_day: 2000"))
+        expect(page.get_by_label("Running policy, read-only")).to_contain_text("tokens_per_day: 2000")
+        expect(page.get_by_role("textbox", name="Proposed policy", exact=True)).to_contain_text("tokens_per_day: 2000")
+        expect(page.get_by_text("same as running")).to_be_visible()
+    finally:
+        gateway.policy.write_text(text)
+
+
+def test_fallbacks_between_many_targets_stay_in_their_picture(opened: OpenPage, gateway: GatewayProcess) -> None:
+    page = opened.page
+    found = json.loads(page.evaluate("fetch('/console/api/decisions').then(r => r.text())"))
+    row = dict(zip(found["columns"], found["rows"][0], strict=True))
+    row["attempts"] = ",".join([*(f"t{number}=upstream_error" for number in range(30)), "only=ok"])
+    listing = json.dumps({**found, "rows": [[row[name] for name in found["columns"]]]})
+    page.route("**/console/api/decisions", lambda route: route.fulfill(body=listing, content_type="application/json"))
+    page.goto(f"{gateway.console}#/lanes")
+    page.reload()
+    expect(page.get_by_text("t28 → t29: upstream error")).to_be_attached()
+    expect(page.locator(".sankey rect")).to_have_count(61)
+    below = "rects => Math.max(...rects.map(e => e.getBoundingClientRect().bottom))"
+    bottom = page.locator(".sankey").evaluate("e => e.getBoundingClientRect().bottom")
+    assert page.locator(".sankey rect").evaluate_all(below) <= bottom
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(browser: Browser, gateway: GatewayProcess, scheme: Any, width: int) -> None:

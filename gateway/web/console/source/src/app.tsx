@@ -4,11 +4,11 @@ import { type ApiError, signIn, signOut, signedOut } from "./api";
 import { Decisions } from "./decisions";
 import { Keys } from "./keys";
 import { Lanes } from "./lanes";
-import { connection, session, start } from "./live";
-import { Playground } from "./playground";
+import { connection, session, start, stop } from "./live";
+import { Playground, apiKey } from "./playground";
 import { Policy } from "./policy";
 import { useStore } from "./store";
-import { Problem } from "./ui";
+import { Contained, Problem } from "./ui";
 import { Watch } from "./watch";
 
 const PAGES: Record<string, string> = {
@@ -22,7 +22,16 @@ const PAGES: Record<string, string> = {
 
 function placeOf(hash: string): [string, string] {
   const [page, rest] = hash.replace(/^#\/?/, "").split("/");
-  return [page && page in PAGES ? page : "playground", decodeURIComponent(rest ?? "")];
+  return [page && Object.hasOwn(PAGES, page) ? page : "playground", decoded(rest ?? "")];
+}
+
+// Addresses are typed and cut by people and mail programs: one that is not well encoded is taken as it is.
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 export function App() {
@@ -60,14 +69,14 @@ export function App() {
         {isSignedOut ? (
           <SignIn />
         ) : (
-          <>
+          <Contained key={page}>
             {page === "playground" && <Playground />}
             {page === "watch" && <Watch />}
             {page === "lanes" && <Lanes />}
             {page === "decisions" && <Decisions opened={rest} onOpen={openDecision} />}
             {page === "policy" && <Policy />}
             {page === "keys" && <Keys />}
-          </>
+          </Contained>
         )}
       </main>
     </>
@@ -100,7 +109,7 @@ function Status() {
   return (
     <div class="status">
       <span class={`dot dot-${state}`} role="status">
-        {texts[state]}
+        {isSignedOut ? "signed out" : texts[state]}
       </span>
       {known && (
         <span class="note wide-only">
@@ -109,12 +118,22 @@ function Status() {
       )}
       <Theme />
       {known?.requires_keys && !isSignedOut && (
-        <button type="button" class="quiet" onClick={() => void signOut()}>
+        <button type="button" class="quiet" onClick={() => void end()}>
           Sign out
         </button>
       )}
     </div>
   );
+}
+
+async function end(): Promise<void> {
+  try {
+    await signOut();
+  } catch {
+    return; // the gateway does not respond, as the status says: the session has not ended
+  }
+  apiKey.set("");
+  stop();
 }
 
 function Theme() {

@@ -57,7 +57,7 @@ function filtered(rows: Row[], { route, reason, key, target, minMs, text }: Filt
     if (key && (row.key ?? "(none)") !== key) continue;
     if (target && row.target !== target) continue;
     if (row.total_ms < least) continue;
-    if (reason && !(reason === "any fallback" ? row.fallback : row.attempts.includes(`=${reason}`))) continue;
+    if (reason && !(reason === "any fallback" ? row.fallback : row.attempts.split(",").some((each) => each.endsWith(`=${reason}`)))) continue;
     if (words && !`${row.id} ${row.task} ${row.attempts} ${row.path} ${row.outcome}`.toLowerCase().includes(words)) continue;
     found.push(row);
   }
@@ -77,7 +77,7 @@ function Filters({ rows, chosen }: { rows: Row[]; chosen: Filter }) {
       reason: ["any fallback", ...[...reasons].sort()],
       key: of((row) => row.key ?? "(none)"),
     };
-  }, [rows.length]);
+  }, [rows]);
   const set = (name: keyof Filter, value: string) => filter.set({ ...chosen, [name]: value });
   return (
     <div class="filters" role="search" aria-label="Filter decisions">

@@ -55,6 +55,10 @@ export function Editor({ label, language, value, onChange, mistakes }: Props) {
   const view = useRef<EditorView | null>(null);
   const changed = useRef(onChange);
   changed.current = onChange;
+  // Texts that were reported and have not come back as `value`. While somebody types, `value` is behind the editor: to set
+  // it would undo what was typed since, and report that, without end.
+  const reported = useRef<string[]>([]);
+  const isSetting = useRef(false);
 
   useEffect(() => {
     const isReadOnly = onChange === undefined;
@@ -81,7 +85,10 @@ export function Editor({ label, language, value, onChange, mistakes }: Props) {
             ? [EditorState.readOnly.of(true), EditorView.editable.of(false)]
             : [highlightActiveLine(), lintGutter()]),
           EditorView.updateListener.of((update) => {
-            if (update.docChanged) changed.current?.(update.state.doc.toString());
+            if (!update.docChanged || isSetting.current) return;
+            const text = update.state.doc.toString();
+            reported.current.push(text);
+            changed.current?.(text);
           }),
         ],
       }),
@@ -93,8 +100,12 @@ export function Editor({ label, language, value, onChange, mistakes }: Props) {
 
   useEffect(() => {
     const shown = view.current;
-    if (shown && shown.state.doc.toString() !== value) {
+    const at = reported.current.lastIndexOf(value);
+    reported.current.splice(0, at < 0 ? reported.current.length : at + 1);
+    if (shown && at < 0 && shown.state.doc.toString() !== value) {
+      isSetting.current = true;
       shown.dispatch({ changes: { from: 0, to: shown.state.doc.length, insert: value } });
+      isSetting.current = false;
     }
   }, [value]);
 

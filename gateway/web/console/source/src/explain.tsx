@@ -79,9 +79,10 @@ export function Waterfall({ decision }: { decision: Decision }) {
         <tbody>
           {Object.entries(decision.timings_ms)
             .filter(([name]) => name === "classify" || name === "queue")
-            .map(([name, took]) => (
-              <Bar key={name} name={name} kind="own" from={0} to={took} total={total} />
-            ))}
+            .map(([name, took]) => {
+              const from = name === "queue" ? (decision.timings_ms["classify"] ?? 0) : 0; // it ends with the call that answered
+              return <Bar key={name} name={name} kind="own" from={from} to={from + took} total={total} />;
+            })}
           {called.map((attempt, index) => (
             <Bar
               key={index}

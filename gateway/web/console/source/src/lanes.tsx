@@ -65,7 +65,7 @@ type CardProps = { route: string; now: LanesNow; rows: Row[]; kinds: Map<string,
 function RouteCard({ route, now, rows, kinds }: CardProps) {
   const own = now.lanes.filter((lane) => lane.route === route);
   const budget = own[0]?.budget_ms ?? null;
-  const { x, p50, p95, all, requests } = useMemo(() => latenciesOf(rows, route, now.time_ms), [rows, route]);
+  const { x, p50, p95, all, requests } = useMemo(() => latenciesOf(rows, route, now.time_ms), [rows, route, Math.floor(now.time_ms / BUCKET_MS)]);
   const p95Now = quantile(all, 0.95);
   const isLate = budget !== null && p95Now !== null && p95Now > budget;
   return (
@@ -81,7 +81,7 @@ function RouteCard({ route, now, rows, kinds }: CardProps) {
         <span>
           <b class={`big ${isLate ? "late" : ""}`}>{ms(p95Now)}</b> p95
         </span>
-        <span>{budget === null ? <span class="note">no objective</span> : <>objective {ms(budget)}</>}</span>
+        <span>{objectiveOf(own[0]) ? `objective ${objectiveOf(own[0])}` : <span class="note">no objective</span>}</span>
       </p>
       {requests > 0 ? (
         <LineChart
@@ -111,13 +111,27 @@ function LaneLine({ lane, kinds }: { lane: Lane; kinds: Map<string, string> }) {
   return (
     <li>
       <LaneName name={lane.target} kinds={kinds} />
-      {lane.budget_ms !== null && <State value={lane.state} />}
+      {isGuarded(lane) && <State value={lane.state} />}
       <span class="note">
         {lane.calls ? `p50 ${ms(lane.p50_ms)}, p95 ${ms(lane.p95_ms)}, ${plural(lane.calls, "call")}` : "no calls"}
         {lane.failed ? `, ${lane.failed} failed` : ""}
       </span>
     </li>
   );
+}
+
+function isGuarded(lane: Lane): boolean {
+  return lane.budget_ms !== null || lane.first_token_budget_ms !== null;
+}
+
+function objectiveOf(lane: Lane | undefined): string {
+  const firstToken = lane?.first_token_budget_ms ?? null;
+  return [
+    (lane?.budget_ms ?? null) === null ? "" : ms(lane!.budget_ms),
+    firstToken === null ? "" : `${ms(firstToken)} to the first token`,
+  ]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function latenciesOf(rows: Row[], route: string, now_ms: number) {
@@ -173,7 +187,7 @@ function sum(flows: Flow[]): number {
 
 function Timeline({ now }: { now: LanesNow }) {
   const [place, width] = useWidth<HTMLDivElement>();
-  const guarded = now.lanes.filter((lane) => lane.budget_ms !== null || lane.first_token_budget_ms !== null);
+  const guarded = now.lanes.filter(isGuarded);
   if (!guarded.length) return <Empty title="No lane has an objective">Add `slo` to a route of the policy.</Empty>;
   const end = now.time_ms;
   const begin = Math.max(now.since_ms, end - WINDOW_MS, end - Math.max(60_000, end - now.since_ms));

@@ -39,6 +39,18 @@ export async function start(): Promise<void> {
   }
 }
 
+// Forget what only the session may show.
+export function stop(): void {
+  clearTimeout(retry);
+  source?.close();
+  source = null;
+  count = -1;
+  instance = "";
+  session.set(null);
+  lanes.set(null);
+  decisions.set({ rows: [], version: 0, scope: "process", capacity: 0 });
+}
+
 async function load(): Promise<void> {
   list(await get<Listing>("decisions"));
 }
@@ -65,12 +77,13 @@ function open(): void {
     const found = JSON.parse((event as MessageEvent<string>).data) as Lanes;
     lanes.set(found);
     const known = session.get();
-    if (known && known.policy !== found.policy) void get<Session>("session").then((fresh) => session.set(fresh));
+    if (known && known.policy !== found.policy) get<Session>("session").then((fresh) => session.set(fresh), lose);
   });
   source.onerror = lose;
 }
 
 function lose(): void {
+  clearTimeout(retry);
   source?.close();
   source = null;
   connection.set("lost");

@@ -221,9 +221,16 @@ async function ask(sample: Sample, body: string, model: string | null, signal: A
     decision = await decided(id);
     return { title, text, tookMs, error: null, decision, raw };
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    return { title, text: "", tookMs: performance.now() - begin, error, decision, raw: error.message };
+    if (error instanceof DOMException && error.name === "AbortError") throw error;
+    return { title, text: "", tookMs: performance.now() - begin, error: faultOf(error), decision, raw: "" };
   }
+}
+
+// Whatever a response is, or if it ends early, the page says so.
+export function faultOf(error: unknown): ApiError {
+  if (error instanceof ApiError) return error;
+  if (error instanceof SyntaxError) return new ApiError("The response is not JSON.", 200);
+  return new ApiError("The response ended early.", 0);
 }
 
 // The decision is recorded when the response has ended, a moment after the page has read it.
@@ -281,8 +288,9 @@ function isJson(text: string): boolean {
 
 export function jsonMistake(text: string): { line: number; column: number; message: string } | null {
   try {
-    JSON.parse(text);
-    return null;
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return null;
+    return { line: 1, column: 1, message: "The body must be a JSON object." };
   } catch (error) {
     const message = (error as Error).message;
     const position = Number(/position (\d+)/.exec(message)?.[1] ?? text.length);

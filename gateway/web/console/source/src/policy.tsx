@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, get, post } from "./api";
 import { Editor, type Mistake } from "./editor";
 import { count, dollars, ms } from "./format";
+import { session } from "./live";
 import { draft } from "./playground";
 import { Store, useStore } from "./store";
 import { Empty, Limited, Problem } from "./ui";
@@ -56,15 +57,18 @@ export function Policy() {
   const text = useStore(proposed);
   const latest = useRef({ check: 0, explain: 0, simulate: 0 });
 
+  const version = useStore(session)?.policy;
+  const shown = useRef<string | null>(null);
   useEffect(() => {
     get<{ text: string; version: string; file: string }>("policy").then(
       (found) => {
+        if (proposed.get() === null || proposed.get() === shown.current) proposed.set(found.text);
+        shown.current = found.text;
         setRunning(found);
-        if (proposed.get() === null) proposed.set(found.text);
       },
       (failure: ApiError) => setError(failure.message),
     );
-  }, []);
+  }, [version]);
 
   const compare = async (what: "check" | "explain" | "simulate", more: object) => {
     const number = ++latest.current[what];
@@ -107,6 +111,7 @@ export function Policy() {
           <div class="editor-box taller">
             <Editor label="Running policy, read-only" language="yaml" value={running.text} />
           </div>
+          <Differs checked={checked?.running} running={running} />
         </section>
         <section class="panel" aria-labelledby="proposed-title">
           <header class="row">
@@ -174,6 +179,17 @@ function Verdict({ checked, busy, running }: { checked: Checked | undefined; bus
     <span class="note">
       <code>{checked.version}</code> {isSame ? "same as running" : `valid: ${checked.routes!.length} routes, ${checked.targets} targets`}
     </span>
+  );
+}
+
+// A file with a mistake is not loaded: the gateway goes on with the policy that it had.
+function Differs({ checked, running }: { checked: Checked | undefined; running: { version: string; file: string } }) {
+  if (!checked || checked.version === running.version) return null;
+  const why = checked.error ? `its line ${Math.max(1, checked.error.line)}: ${checked.error.message}` : "it is loaded in a moment";
+  return (
+    <p class="warning" role="status">
+      {running.file} is no longer the policy {running.version}, which the gateway runs: {why}
+    </p>
   );
 }
 

@@ -6,23 +6,23 @@ export type Flow = { from: string; reason: string; to: string; requests: number 
 type Node = { name: string; size: number; y: number; height: number; used: [number, number] };
 
 const GAP = 14;
-const HEIGHT = 240;
+const LEAST = 240; // pixels; more if there are many names
+const NAME = 16; // the least height of one
 const BAR = 10;
 
 export function Sankey({ flows, kinds }: { flows: Flow[]; kinds: Map<string, string> }) {
   const [place, width] = useWidth<HTMLDivElement>();
-  const columns = [
-    column(flows, (flow) => flow.from),
-    column(flows, (flow) => flow.reason),
-    column(flows, (flow) => flow.to),
-  ] as const;
+  const names = [(flow: Flow) => flow.from, (flow: Flow) => flow.reason, (flow: Flow) => flow.to] as const;
+  const most = Math.max(...names.map((nameOf) => new Set(flows.map(nameOf)).size));
+  const height = Math.max(LEAST, most * (NAME + GAP) + GAP);
+  const columns = [column(flows, names[0], height), column(flows, names[1], height), column(flows, names[2], height)] as const;
   const xs = [0, width / 2 - BAR / 2, width - BAR];
   const isNarrow = width < 560; // no room for reasons between the targets: they are listed below
   const color = (name: string) => (kinds.get(name) === "worker" ? "fast" : "quality");
   return (
     <div ref={place}>
       {width > 0 && (
-        <svg class="sankey" width={width} height={HEIGHT + 8} aria-hidden="true">
+        <svg class="sankey" width={width} height={height + 8} aria-hidden="true">
           {flows.map((flow) => {
             const [from, why, to] = [columns[0].get(flow.from)!, columns[1].get(flow.reason)!, columns[2].get(flow.to)!];
             const band = (node: Node) => (flow.requests / node.size) * node.height;
@@ -74,15 +74,15 @@ export function Sankey({ flows, kinds }: { flows: Flow[]; kinds: Map<string, str
   );
 }
 
-function column(flows: Flow[], nameOf: (flow: Flow) => string): Map<string, Node> {
+function column(flows: Flow[], nameOf: (flow: Flow) => string, most: number): Map<string, Node> {
   const sizes = new Map<string, number>();
   for (const flow of flows) sizes.set(nameOf(flow), (sizes.get(nameOf(flow)) ?? 0) + flow.requests);
   const total = [...sizes.values()].reduce((left, right) => left + right, 0);
-  const room = HEIGHT - GAP * (sizes.size - 1) - 16 * sizes.size;
+  const room = most - GAP * (sizes.size - 1) - NAME * sizes.size;
   const nodes = new Map<string, Node>();
   let y = 4;
   for (const [name, size] of sizes) {
-    const height = 16 + Math.max(0, (size / total) * room);
+    const height = NAME + Math.max(0, (size / total) * room);
     nodes.set(name, { name, size, y, height, used: [0, 0] });
     y += height + GAP;
   }

@@ -2,15 +2,14 @@
 import { session } from "./live";
 import type { Sample } from "./samples";
 
+const CHAT = "/v1/chat/completions";
+
 function address(): string {
   return session.get()?.public_url ?? "";
 }
 
 export function snippets(sample: Sample, body: string): Record<string, string> {
-  const found: Record<string, string> = { curl: curl(sample, body) };
-  const method = { "/v1/chat/completions": "chat.completions", "/v1/decisions": "decisions" }[sample.path];
-  if (method) found["openai"] = openai(method, body);
-  return found;
+  return { curl: curl(sample, body), openai: openai(sample.path, body) };
 }
 
 function curl(sample: Sample, body: string): string {
@@ -20,17 +19,32 @@ function curl(sample: Sample, body: string): string {
   return `curl -si ${address()}${sample.path} -H 'content-type: application/json'${key}${extra.join("")} -d '${quoted}'`;
 }
 
-function openai(method: string, body: string): string {
-  const lines = ["from openai import OpenAI", "", `client = OpenAI(base_url="${address()}/v1", api_key="YOUR_KEY")`];
+// What OpenAI's client takes by name; it sends other fields as `extra_body`.
+const NAMED = new Set(
+  `audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens messages metadata
+  modalities model n parallel_tool_calls prediction presence_penalty reasoning_effort response_format seed service_tier stop
+  store stream stream_options temperature tool_choice tools top_logprobs top_p user`.split(/\s+/),
+);
+
+function openai(path: string, body: string): string {
+  const begin = ["from openai import OpenAI", "", `client = OpenAI(base_url="${address()}/v1", api_key="YOUR_KEY")`];
   let fields: Record<string, unknown>;
   try {
     fields = JSON.parse(body);
   } catch {
     return "# The body is not JSON.";
   }
-  const given = Object.entries(fields).map(([name, value]) => `    ${name}=${python(value, 1)},`);
-  const shown = method === "decisions" ? "print(answer)" : "print(answer.choices[0].message)";
-  return [...lines, `answer = client.${method}.create(`, ...given, ")", shown].join("\n");
+  if (typeof fields !== "object" || fields === null || Array.isArray(fields)) return "# The body is not a JSON object.";
+  if (path !== CHAT) {
+    const route = path.replace("/v1", "");
+    return [...begin, `answer = client.post("${route}", cast_to=object, body=${python(fields, 0)})`, "print(answer)"].join("\n");
+  }
+  const given = Object.entries(fields).filter(([name]) => NAMED.has(name));
+  const others = Object.entries(fields).filter(([name]) => !NAMED.has(name));
+  if (others.length) given.push(["extra_body", Object.fromEntries(others)]);
+  const lines = given.map(([name, value]) => `    ${name}=${python(value, 1)},`);
+  const end = fields["stream"] === true ? ["for chunk in answer:", "    print(chunk)"] : ["print(answer.choices[0].message)"];
+  return [...begin, "answer = client.chat.completions.create(", ...lines, ")", ...end].join("\n");
 }
 
 function python(value: unknown, depth: number): string {

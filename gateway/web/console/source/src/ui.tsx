@@ -1,5 +1,5 @@
 // Small parts that several pages share.
-import type { ComponentChildren } from "preact";
+import { Component, type ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 export function LaneName({ name, kinds }: { name: string | null; kinds?: Map<string, string> }) {
@@ -32,6 +32,20 @@ export function Problem({ children }: { children: ComponentChildren }) {
       {children}
     </p>
   );
+}
+
+// A mistake of one page leaves the others, and the navigation, in order.
+export class Contained extends Component<{ children: ComponentChildren }, { error: string }> {
+  override state = { error: "" };
+
+  override componentDidCatch(error: unknown): void {
+    console.error(error);
+    this.setState({ error: String(error) });
+  }
+
+  override render() {
+    return this.state.error ? <Problem>The page cannot be shown: {this.state.error}</Problem> : this.props.children;
+  }
 }
 
 export function Copy({ text, label }: { text: string; label: string }) {

@@ -4,7 +4,7 @@ import { ApiError, errorOf, eventsOf, send } from "./api";
 import { LineChart } from "./chart";
 import { ms, percent } from "./format";
 import { session } from "./live";
-import { KeyField, SamplePicker, apiKey, draft, withModel } from "./playground";
+import { KeyField, SamplePicker, apiKey, draft, faultOf, jsonMistake, withModel } from "./playground";
 import { useStore } from "./store";
 import type { Draft, Position } from "./types";
 import { Empty, Problem } from "./ui";
@@ -31,7 +31,7 @@ export function Watch() {
   const [running, setRunning] = useState(false);
   const [slow, setSlow] = useState(false);
   const chosen = workers.find((each) => each.name === target) ?? workers[0];
-  const watchable = sample.watchable;
+  const watchable = sample.watchable && !jsonMistake(body);
 
   const start = async () => {
     setRunning(true);
@@ -41,7 +41,7 @@ export function Watch() {
       const isVerified = chosen!.model.endsWith(":verified");
       setRun(await watch(withModel(body, chosen!.name), isVerified, slow && !isVerified));
     } catch (failure) {
-      setError(failure instanceof ApiError ? failure.message : String(failure));
+      setError(faultOf(failure).message);
     } finally {
       setRunning(false);
     }
