@@ -119,7 +119,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         observers: list[Observer] = [metrics, recent, events := EventLog(time.monotonic)]
         tracing = open_traces(stack, settings, metrics, observers)
         log = open_log(stack, settings, metrics, observers)
-        shared = await stack.enter_async_context(shared_decisions(settings, observers))
+        shared = await stack.enter_async_context(shared_decisions(settings, observers, peers.folder if peers else None))
         watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if is_shared := settings.redis_url is not None:

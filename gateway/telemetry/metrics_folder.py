@@ -1,4 +1,5 @@
-"""The folder in which the processes of one gateway share their metrics, as far as their parent needs to know it."""
+"""The folder in which the processes of one gateway share metrics and recent decisions, as far as their parent needs to
+know it."""
 
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ def forget(folder: Path, pid: int) -> None:
 
 
 def forget_all(folder: Path) -> None:
-    """Remove the counters and gauges of earlier runs. Raises OSError."""
-    for pattern in ("*.db", "states_*"):
+    """Remove what earlier runs shared. Raises OSError."""
+    for pattern in ("*.db", "states_*", "decisions.sqlite*"):
         for path in folder.glob(pattern):
             path.unlink()

@@ -154,6 +154,18 @@ async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(t
     assert len(server.bodies) == 180
 
 
+async def test_the_console_of_any_process_knows_the_decisions_of_all(shared: tuple[FakeServer, Gateway]) -> None:
+    _, serving = shared
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+        for _ in range(6):
+            async with http.post(f"{serving.public}/v1/chat/completions", json=BODY) as answer:
+                query_id = answer.headers["x-request-id"]
+            async with http.get(f"{serving.admin}/console/api/decisions/{query_id}") as found:
+                assert (found.status, (await found.json())["id"]) == (200, query_id)
+        async with http.get(f"{serving.admin}/console/api/decisions") as listing:
+            assert (await listing.json())["scope"] == "gateway"
+
+
 @pytest.mark.parametrize(
     ("drain_s", "signals"),
     [("0.5", [signal.SIGTERM]), ("600", [signal.SIGINT, signal.SIGINT])],

@@ -136,8 +136,7 @@ def _add_decisions(app: FastAPI, parts: ConsoleParts) -> None:
     @app.get(f"{API}decisions/{{query_id}}")
     async def decision(query_id: str) -> Response:
         """The full record of a decision."""
-        await parts.history.refresh()
-        record = parts.history.record(query_id)
+        record = await parts.history.find(query_id)
         if record is None:
             raise NotFound(f"Decision {query_id!r} not found; only recent decisions are kept.")
         return json_response(record)

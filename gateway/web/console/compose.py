@@ -5,12 +5,14 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.types import ASGIApp
 
 from gateway.policy_files.watch import Policies
 from gateway.ports import Clock, Observer
 from gateway.settings import Settings
+from gateway.state.decision_file import DecisionFile
 from gateway.state.decision_stream import TIMEOUT_S, DecisionStream
 from gateway.state.memory import MemoryStore
 from gateway.state.redis_address import read_address
@@ -52,21 +54,29 @@ class OpenConsole:
 
 
 @contextlib.asynccontextmanager
-async def shared_decisions(settings: Settings, observers: list[Observer]) -> AsyncIterator[SharedDecisions | None]:
-    """Share decisions through Redis until the block ends, with one more of the `observers`; None without Redis, or
-    without a console."""
-    if settings.redis_url is None or settings.console == "off":
-        yield None
-        return
-    redis = RedisClient(read_address(settings.redis_url, settings.redis_ca_file), timeout_s=TIMEOUT_S)
-    stream = DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS)
-    shared = SharedDecisions(stream, settings.replica_name)
-    observers.append(shared)
-    try:
+async def shared_decisions(
+    settings: Settings, observers: list[Observer], folder: Path | None
+) -> AsyncIterator[SharedDecisions | None]:
+    """Share decisions until the block ends, with one more of the `observers`: through Redis, or between the processes
+    of this gateway, in their `folder`. None for a single process without Redis, or without a console."""
+    stream: DecisionStream | DecisionFile
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.console == "off" or (settings.redis_url is None and folder is None):
+            yield None
+            return
+        if settings.redis_url is not None:
+            redis = RedisClient(read_address(settings.redis_url, settings.redis_ca_file), timeout_s=TIMEOUT_S)
+            stack.push_async_callback(redis.aclose)
+            stream = DecisionStream(redis, namespace=settings.redis_namespace, capacity=MAX_ROWS)
+            shared = SharedDecisions(stream, settings.replica_name)
+        else:
+            assert folder is not None
+            stream = DecisionFile(folder, capacity=MAX_ROWS)
+            stack.push_async_callback(stream.aclose)
+            shared = SharedDecisions(stream, settings.replica_name, scope="gateway")
+        observers.append(shared)
         async with shared.sharing():
             yield shared
-    finally:
-        await redis.aclose()
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""The recent decisions that the console lists: of all replicas where they share a Redis, else of this process."""
+"""The recent decisions that the console lists: of all replicas where they share a Redis, else of this gateway."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,12 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
 from gateway.decision import Decision, Mirrored
-from gateway.state.decision_stream import DecisionStream
+from gateway.state.decision_file import DecisionFileError
 from gateway.state.redis_client import RedisFaultError
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.web.console.documents import record_of, row_of, row_of_record
@@ -20,15 +20,27 @@ MAX_ROWS: Final = 10_000
 _PER_EVENT: Final = 1000  # a page that missed more gets the latest
 _AT_ONCE: Final = 500  # rows made without letting other requests go on
 _EVERY_S: Final = 0.7
+_LOOKS: Final = 4  # for a decision that another process has not shared yet
 _PER_BATCH: Final = 500  # decisions that one process shares each time; encoding more would delay requests
+_FAULTS: Final = (RedisFaultError, DecisionFileError)
+
+
+class Stream(Protocol):
+    """Where processes share their decisions: `DecisionStream` or `DecisionFile`."""
+
+    async def append(self, entries: list[bytes]) -> None:
+        """Add entries. Raises RedisFaultError or DecisionFileError."""
+
+    async def after(self, last: str, limit: int) -> list[tuple[str, bytes]]:
+        """The newest entries after `last`, oldest first. Raises RedisFaultError or DecisionFileError."""
 
 
 class SharedDecisions:
-    """An Observer that shares the decisions of this process, and a copy of what all replicas share, which is read on
-    demand."""
+    """An Observer that shares the decisions of this process, and a copy of what all share, which is read on demand.
+    `scope`: those of all `replicas`, or of all processes of this `gateway`."""
 
-    def __init__(self, stream: DecisionStream, replica: str | None = None) -> None:
-        self._stream, self._replica = stream, replica
+    def __init__(self, stream: Stream, replica: str | None = None, *, scope: str = "replicas") -> None:
+        self._stream, self._replica, self.scope = stream, replica, scope
         self._waiting: deque[Decision] = deque(maxlen=_PER_BATCH)
         self._last = ""
         self._reading = asyncio.Lock()  # two readers at once would count the same entries twice
@@ -55,12 +67,12 @@ class SharedDecisions:
             await self.share()
 
     async def share(self) -> None:
-        """Append the waiting decisions; those that Redis does not take are lost."""
+        """Append the waiting decisions; those that the stream does not take are lost."""
         if not self._waiting:
             return
         entries = [orjson.dumps(record_of(each, self._replica)) for each in self._waiting]
         self._waiting.clear()
-        with contextlib.suppress(RedisFaultError):
+        with contextlib.suppress(*_FAULTS):
             await self._stream.append(entries)
 
     async def refresh(self) -> None:
@@ -71,7 +83,7 @@ class SharedDecisions:
     async def _read(self) -> None:
         try:
             entries = await self._stream.after(self._last, MAX_ROWS if not self._last else _PER_EVENT)
-        except RedisFaultError:
+        except _FAULTS:
             self.is_up = False
             return
         self.is_up = True
@@ -98,8 +110,9 @@ class History:
 
     @property
     def scope(self) -> str:
-        """Whose decisions are listed: those of all `replicas`, or those of this `process`."""
-        return "process" if self._source is None else "replicas"
+        """Whose decisions are listed: those of all `replicas`, of all processes of this `gateway`, or of this
+        `process`."""
+        return "process" if self._source is None else self._source.scope
 
     @property
     def count(self) -> int:
@@ -139,6 +152,16 @@ class History:
         """The rows of the decisions after the first `seen`, and the number of all."""
         count = self.count
         return (await self.rows(min(count - seen, _PER_EVENT)) if count > seen else []), count
+
+    async def find(self, query_id: str) -> dict[str, Any] | None:
+        """The full record of a decision, if it is still kept. Another process may share it a moment later."""
+        for _ in range(_LOOKS):
+            await self.refresh()
+            found = self.record(query_id)
+            if found is not None or self._source is None:
+                return found
+            await asyncio.sleep(_EVERY_S / 2)
+        return None
 
     def record(self, query_id: str) -> dict[str, Any] | None:
         """The full record of a decision, if it is still kept."""

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import Reason, Task
 from gateway.state import decision_stream as product
+from gateway.state.decision_file import DecisionFile
 from gateway.state.decision_stream import DecisionStream
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Classification
@@ -122,3 +123,19 @@ def test_a_row_is_the_same_whether_it_comes_from_a_decision_or_from_its_record()
     attempt = AttemptRecord(target="a", started_ms=0.0, ended_ms=1.5, outcome=Reason.OVERLOADED)
     made = replace(decision(7), attempts=(attempt,), target="a", total_ms=1.234, cost=0.5)
     assert row_of(made) == row_of_record(orjson.loads(orjson.dumps(record_of(made))))
+
+
+async def test_processes_of_one_gateway_list_the_decisions_of_all_and_find_late_ones(tmp_path: Path) -> None:
+    made = []
+    for _ in range(2):
+        recent, file = RecentDecisions(10), DecisionFile(tmp_path, capacity=100)
+        shared = SharedDecisions(file, scope="gateway")
+        made.append((file, shared, History(recent=recent, shared=shared)))
+    (file, one, _), (other, _, history) = made
+    one.decided(decision(1))
+    async with one.sharing():
+        found = await history.find("req_1")
+    assert (found or {})["route"] == "default"
+    assert (history.scope, ids(history)) == ("gateway", ["req_1"])
+    assert await history.find("req_2") is None
+    await asyncio.gather(file.aclose(), other.aclose())

@@ -21,7 +21,7 @@ export function Decisions({ opened, onOpen }: { opened: string; onOpen: (id: str
   const [paused, setPaused] = useState<Row[] | null>(null);
   const source = paused ?? rows;
   const shown = useMemo(() => filtered(source, chosen), [source, chosen]);
-  const whose = scope === "replicas" ? "all replicas" : "this gateway process";
+  const whose = { replicas: "all replicas", gateway: "this gateway" }[scope] ?? "this gateway process";
   return (
     <div class={opened ? "master opened" : "master"}>
       <section class="panel list" aria-labelledby="decisions-title">
