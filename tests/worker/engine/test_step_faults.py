@@ -24,7 +24,7 @@ from diffusion_worker.types.step_batch import Batch, Copy
 from tests.worker.conftest import _make_model
 
 DENOISING = DenoisingParams(steps=3, canvas_length=8, confidence_threshold=1e-12)
-PREFIX = tuple(range(6, 30))  # longer than MIN_REUSE, and than the windows of the model
+PREFIX = tuple(range(6, 40))  # longer than MIN_SNAPSHOT, and than the windows of the model
 ERRORS: tuple[Callable[[], Exception], ...] = (
     lambda: RuntimeError("a kernel failed"),
     lambda: torch.OutOfMemoryError("out of memory"),
