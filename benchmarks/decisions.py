@@ -104,20 +104,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default=str(SHIPPED), help="folder or hub id")
     parser.add_argument("--texts", type=int, default=9 * TEXTS, help=f"texts, with {QUESTIONS} questions each")
+    parser.add_argument(
+        "--draw",
+        type=int,
+        default=1,
+        help="texts and questions (default: 1; 0 chose the length of the shipped training)",
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
-    found = measure(load(options.checkpoint, LoadOptions(threads=1)), options.texts)
+    found = measure(load(options.checkpoint, LoadOptions(threads=1)), options.texts, options.draw)
     show(found)
     if options.json:
         options.json.write_text(json.dumps(asdict(found) | {"ratio": found.ratio}, indent=1) + "\n")
     return int(options.check and bool(found.missed))
 
 
-def measure(model: DiffusionModel, texts: int) -> Figures:
-    """Ask the questions about `texts` held-out texts in both ways."""
-    samples = [_sample(number, f"decisions/{number}") for number in range(texts)]
-    warm = [_sample(number, f"warm/{number}") for number in range(texts) if number % TEXTS < WARM_TEXTS]
+def measure(model: DiffusionModel, texts: int, draw: int = 1) -> Figures:
+    """Ask the questions about `texts` held-out texts in both ways. Each `draw` has texts and questions of its own."""
+    of = f"/{draw}" if draw else ""
+    samples = [_sample(number, f"decisions/{number}{of}", of) for number in range(texts)]
+    warm = [_sample(number, f"warm/{number}{of}", of) for number in range(texts) if number % TEXTS < WARM_TEXTS]
     rights = [index for sample in samples for index in sample.right]
     topics = [
         (number // TEXTS, question.text) for number, sample in enumerate(samples) for question in sample.questions
@@ -149,9 +156,9 @@ def measure(model: DiffusionModel, texts: int) -> Figures:
     )
 
 
-def _sample(number: int, seed: str) -> DecisionSample:
+def _sample(number: int, seed: str, of: str) -> DecisionSample:
     """A held-out text with the questions of the set to which this number belongs."""
-    asked = question_set(random.Random(f"questions/{number // TEXTS}"))
+    asked = question_set(random.Random(f"questions/{number // TEXTS}{of}"))
     return decision(random.Random(seed), SampleSpec(split="test"), asked)
 
 
