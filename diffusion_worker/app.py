@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
@@ -146,7 +145,9 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     _listen_to_signals(leave, hurry)
     engine.start(cold=worker.is_cold)
     sockets = [public] + ([admin] if admin else [])
-    serving = [asyncio.create_task(_serve(*each)) for each in zip(servers, sockets, strict=True)]
+    for each in sockets:
+        each.listen(BACKLOG)  # before the line that announces them
+    serving = [asyncio.create_task(server.serve(sockets=[each])) for server, each in zip(servers, sockets, strict=True)]
     print(_opening_line(worker, public, admin), flush=True)
     leaving, failing = asyncio.create_task(leave.wait()), asyncio.create_task(engine.failure())
     following = [asyncio.create_task(keys.follow())] if (keys := worker.serving_state.keys) else []
@@ -198,11 +199,6 @@ async def _drain(worker: Worker, hurry: asyncio.Event) -> None:
         for task in (draining, hurrying):
             task.cancel()
         await asyncio.gather(draining, hurrying, return_exceptions=True)
-
-
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    listener.listen(BACKLOG)
-    await server.serve(sockets=[listener])
 
 
 async def _announce(worker: Worker) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from diffusion_worker import app
 from diffusion_worker.app import run_worker
 from diffusion_worker.constraint_service.service import ConstraintService
 from diffusion_worker.types.status import Residency
@@ -72,3 +73,21 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
     for answer in whole:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
         assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("1", "true")
+
+
+async def test_a_worker_announces_its_address_once_it_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener, opening_line, reached = socket.socket(), app._opening_line, asyncio.Event()
+    listener.bind(("127.0.0.1", 0))
+
+    def reach(*named: Any) -> str:
+        socket.create_connection(listener.getsockname(), timeout=60).close()
+        reached.set()
+        return opening_line(*named)
+
+    monkeypatch.setattr(app, "_opening_line", reach)
+    running = asyncio.create_task(run_worker(build(in_step(toy_model(**SLOW))), listener))
+    waiting = asyncio.create_task(reached.wait())
+    await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 60)
+    assert reached.is_set()
