@@ -38,6 +38,7 @@ from diffusion_worker.models.packed import (
     stacked,
 )
 
+_METHODS: Final = frozenset({None, "fp8", "modelopt", "compressed-tensors"})  # None: not declared
 _PACKED_TYPES: Final = {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 _FOREIGN_TYPES: Final = frozenset({"I32", "I8", "F8_E5M2", "F8_E8M0", "F4"})
 _OF_DATA: Final = (".weight_packed", "_packed", ".weight", "")
@@ -49,10 +50,18 @@ _EXPERT: Final = re.compile(r"(?P<experts>.*\.experts)\.(?P<number>\d+)\.(?P<par
 _EXPERTS: Final = re.compile(r"(?P<experts>.*\.experts)\.(?P<part>gate_up|down)_proj")
 
 
-def is_packed(folder: Path) -> bool:
-    """Whether a folder has weights that can stay packed. Raises CheckpointForeign for packed weights of other kinds."""
+def is_packed(folder: Path, method: str | None) -> bool:
+    """Whether a folder of a declared quantisation method has weights that this module reads; those of other methods, and
+    integers of compressed-tensors, are left to the library. Raises CheckpointForeign if nothing can read them."""
+    if method not in _METHODS:
+        return False
     with _opened(folder) as tensors:
-        return any(tensors.kind(name) in _PACKED_TYPES for name in tensors.names)
+        try:
+            return any([tensors.kind(name) in _PACKED_TYPES for name in tensors.names])
+        except CheckpointForeign:
+            if method == "compressed-tensors":
+                return False
+            raise
 
 
 def read_packed(

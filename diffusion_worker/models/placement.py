@@ -59,7 +59,7 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     device = _device(options.device)
     _check_experts(options)
     try:
-        if is_packed(folder):
+        if is_packed(folder, None if quantisation is None else quantisation.method):
             return _place_packed(folder, config, options, device)
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
         _raise_device_failure(error, device)

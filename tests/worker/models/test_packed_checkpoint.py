@@ -76,7 +76,7 @@ def answers(model: DiffusionGemmaModel) -> list[Any]:
 def test_packed_weights_answer_like_the_same_weights_unpacked(folder: Path, layout: str) -> None:
     pack(folder, layout)
     packed, twin = loaded(folder), loaded(folder, quantised="unpack")
-    assert is_packed(folder)
+    assert is_packed(folder, LAYOUTS[layout][2]["quant_method"])
     torch.testing.assert_close(logits(packed), logits(twin), rtol=1e-5, atol=1e-5)
     assert answers(packed) == answers(twin)
     assert packed.info.quantised == LAYOUTS[layout][2]["quant_method"]
@@ -200,3 +200,13 @@ def test_weights_that_the_config_does_not_declare_are_found(folder: Path) -> Non
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
     assert loaded(folder).info.quantised == "packed"
+
+
+@pytest.mark.parametrize(
+    ("method", "tensor"),
+    [("bitsandbytes", torch.zeros(8, dtype=torch.uint8)), ("gptq", torch.zeros(8, 8, dtype=torch.int32)),
+     ("compressed-tensors", torch.zeros(8, 8, dtype=torch.int32))],
+)  # fmt: skip
+def test_weights_of_other_methods_are_left_to_the_library(folder: Path, method: str, tensor: torch.Tensor) -> None:
+    change(folder, **{f"{NAME}.weight": tensor})
+    assert not is_packed(folder, method)
