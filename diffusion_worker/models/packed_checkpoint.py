@@ -51,17 +51,18 @@ _EXPERTS: Final = re.compile(r"(?P<experts>.*\.experts)\.(?P<part>gate_up|down)_
 
 
 def is_packed(folder: Path, method: str | None) -> bool:
-    """Whether a folder of a declared quantisation method has weights that this module reads; those of other methods, and
-    integers of compressed-tensors, are left to the library. Raises CheckpointForeign if nothing can read them."""
+    """Whether a folder of a declared quantisation method has weights that this module reads. Those of other methods,
+    and integers of compressed-tensors, are left to the library. Raises CheckpointForeign if nothing can read them."""
     if method not in _METHODS:
         return False
     with _opened(folder) as tensors:
         try:
-            return any([tensors.kind(name) in _PACKED_TYPES for name in tensors.names])
+            kinds = {tensors.kind(name) for name in tensors.names}
         except CheckpointForeign:
             if method == "compressed-tensors":
                 return False
             raise
+    return not kinds.isdisjoint(_PACKED_TYPES)
 
 
 def read_packed(
