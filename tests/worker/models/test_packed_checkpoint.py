@@ -2,7 +2,6 @@
 
 import gc
 import json
-import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,6 @@ LAYOUTS = {
     "modelopt NVFP4": (packing.nv_of_modelopt, True, {"quant_method": "modelopt", "quant_algo": "NVFP4"}),
 }
 NAME = "model.decoder.layers.0.mlp.gate_proj"
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    make_library_model(dtype=torch.bfloat16, experts=4, vocab=64).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "tiny"))
 
 
 def pack(folder: Path, layout: str) -> Path:
@@ -210,3 +197,10 @@ def test_weights_that_the_config_does_not_declare_are_found(folder: Path) -> Non
 def test_weights_of_other_methods_are_left_to_the_library(folder: Path, method: str, tensor: torch.Tensor) -> None:
     change(folder, **{f"{NAME}.weight": tensor})
     assert not is_packed(folder, method)
+
+
+def test_a_quantisation_that_is_declared_for_the_text_alone_is_found(folder: Path) -> None:
+    config = json.loads((pack(folder, "modelopt FP8") / "config.json").read_text())
+    config["text_config"]["quantization_config"] = config.pop("quantization_config")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert loaded(folder).info.quantised == "modelopt"

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointForeign, DeviceFailed, WorkerError
@@ -20,42 +18,13 @@ from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import Finished
 from diffusion_worker.types.requests import GenerationRequest
 
-BLOCK = 16
 HAS_COMPRESSED = importlib.util.find_spec("compressed_tensors") is not None
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    make_library_model(dtype=torch.bfloat16, experts=4, vocab=64).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "tiny"))
-
-
-def declare(folder: Path, part: str | None = None, **said: Any) -> None:
+def declare(folder: Path, **said: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (config[part] if part else config)["quantization_config"] = said
+    config["quantization_config"] = said
     (folder / "config.json").write_text(json.dumps(config))
-
-
-def make_fp8(folder: Path, part: str | None) -> None:
-    """The matrices of attention and of the dense part in blocks of eight-bit floats, as FP8 checkpoints store them."""
-    tensors = load_file(folder / "model.safetensors")
-    for name in [name for name in tensors if name.endswith("_proj.weight") and "vision" not in name]:
-        weight = tensors[name].float()
-        if "embed" in name or weight.shape[0] % BLOCK or weight.shape[1] % BLOCK:
-            continue
-        blocks = weight.reshape(weight.shape[0] // BLOCK, BLOCK, weight.shape[1] // BLOCK, BLOCK)
-        scale = blocks.abs().amax(dim=(1, 3)) / 448.0
-        tensors[name] = (blocks / scale[:, None, :, None]).reshape(weight.shape).to(torch.float8_e4m3fn)
-        tensors[name.replace(".weight", ".weight_scale_inv")] = scale
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    left_out = ["vision_tower", "embed_vision", "lm_head", "router", "self_conditioning", "experts"]
-    declare(folder, part, quant_method="fp8", weight_block_size=[BLOCK, BLOCK], modules_to_not_convert=left_out)
 
 
 def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
@@ -160,22 +129,6 @@ def test_a_map_that_names_no_device_or_scatters_the_text_is_refused(folder: Path
 def test_a_map_needs_a_library_that_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert "requires accelerate" in refusal(folder, BadSetting, device_map="auto")
-
-
-@pytest.mark.parametrize("part", [None, "text_config"])
-def test_an_fp8_checkpoint_is_unpacked_while_it_is_loaded(folder: Path, saved: Path, part: str | None) -> None:
-    """The model info is then that of unquantised weights, and the values are the quantised ones."""
-    make_fp8(folder, part)
-    model, plain = load(str(folder), LoadOptions(device="cpu", quantised="unpack")), load(str(saved))
-    assert model.info == plain.info
-    assert model.info.quantised is None
-    stored = load_file(folder / "model.safetensors")
-    name = "model.decoder.layers.0.mlp.gate_proj.weight"
-    assert stored[name].dtype == torch.float8_e4m3fn
-    torch.testing.assert_close(model._model.get_parameter(name), plain._model.get_parameter(name), atol=0.05, rtol=0.08)
-    assert not torch.equal(model._model.get_parameter(name), plain._model.get_parameter(name))
-    [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=model.info.denoising)])
-    assert isinstance(answer.end, Finished)
 
 
 def test_a_method_that_the_library_does_not_know_is_foreign(folder: Path) -> None:
