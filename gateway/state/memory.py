@@ -222,6 +222,8 @@ class MemoryStore:
     def _guard(self, objective: "_Objective") -> Guard:
         guard = self._guards.get(objective.key)
         if guard is None or guard.slo != objective.slo:
+            if guard is not None:  # candidates that are bound to the old one are bound anew
+                self._lanes.clear()
             guard = self._guards[objective.key] = Guard(objective.slo)
         return guard
 

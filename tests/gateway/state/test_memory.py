@@ -135,6 +135,19 @@ def test_a_changed_objective_starts_with_a_new_guard() -> None:
     assert not isinstance(store.acquire(looser, 1.0, sample=0.5, healthy_fallback=True), Verdict)
 
 
+def test_a_request_of_an_earlier_policy_does_not_part_a_lane_from_its_guard() -> None:
+    store, earlier, looser = MemoryStore(), lane(), replace(lane(), slo=Slo(p95_ms=500))
+    for candidate in (earlier, looser, replace(earlier)):  # the last is a retry at other endpoints
+        store.health(candidate, Status(), 1.0)
+    for _ in range(20):
+        permit = store.acquire(looser, 1.0, sample=0.5, healthy_fallback=True)
+        assert not isinstance(permit, Verdict)
+        permit.release(attempt(AttemptOutcome.OK, 50), 1.0)
+    assert store.p95_ms(looser, 1.0) == pytest.approx(50, rel=0.02)
+    [(_, shared)] = store.snapshot(1.0).lanes
+    assert shared.slo == looser.slo
+
+
 def test_reading_health_changes_nothing_and_creates_no_state() -> None:
     store = MemoryStore()
     assert health(store).lane is LaneState.SERVING
