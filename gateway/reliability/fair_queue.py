@@ -24,6 +24,10 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return self.size
 
+    def has_only(self, key: str) -> bool:
+        """Whether no other key has an item in the queue, but this one has."""
+        return len(self._by_key) == 1 and key in self._by_key
+
     def __iter__(self) -> Iterator[Item]:
         """All items, by key."""
         return (item for items in self._by_key.values() for item in items)

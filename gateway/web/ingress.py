@@ -76,9 +76,10 @@ class Ingress:
         if not self._queue.size and self._started < STARTS_PER_TURN:
             self._decide(arrival)
         else:
-            room = self._shedder.room(arrival.at_s)
-            limit = MAX_WAITING if room is None else room
-            evicted = self._queue.offer(self._key_of(cycle.scope), arrival, limit=limit)
+            key = self._key_of(cycle.scope)
+            # Several keys share the whole queue: the first few of them would take all of a short one.
+            room = self._shedder.room(arrival.at_s) if self._queue.has_only(key) else None
+            evicted = self._queue.offer(key, arrival, limit=MAX_WAITING if room is None else room)
             if evicted is not None:
                 if room is not None:
                     self._shedder.refuse(arrival.at_s)

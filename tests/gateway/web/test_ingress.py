@@ -99,6 +99,11 @@ def test_a_key_within_its_share_is_not_refused_when_another_one_floods() -> None
     assert results["flood", "started"] >= 0.9 * 600 * 10
 
 
+def test_a_key_within_its_share_is_not_refused_when_many_others_flood() -> None:
+    results, _ = overloaded({**{f"flood {each}": 500 for each in range(20)}, "quiet": 20}, 3)
+    assert results["quiet", "refused"] == 0
+
+
 def test_a_loop_that_lags_for_other_reasons_refuses_too_but_not_after_a_hiccup() -> None:
     async def story(turns_s: list[float]) -> Counter[tuple[str, str]]:
         results, lag, now_s = Counter[tuple[str, str]](), LoopLag(), 0.0
