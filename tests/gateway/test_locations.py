@@ -120,12 +120,13 @@ def test_whatever_the_policy_and_the_targets_do_no_call_leaves_the_allowed_locat
 
 
 @pytest.mark.parametrize("path", APIS)
-def test_every_api_reads_the_limits_of_header_and_key(path: str) -> None:
-    body = {"model": "auto", **BODIES[path]}
+def test_every_api_reads_the_limits_of_header_metadata_and_key(path: str) -> None:
+    body = {"model": "auto", "metadata": {"Twolane_Locations": "eu, mars"}, **BODIES[path]}
     key = Key(name="ann", locations=frozenset({"eu"}))
     headers = {b"x-twolane-locations": b"eu, us-east"}
     query = APIS[path].read(orjson.dumps(body), headers, now_s=0.0, key=key)
-    assert [limit.source for limit in query.locations] == ["x-twolane-locations", "the API key"]
+    sources = [limit.source for limit in query.locations]
+    assert sources == ["x-twolane-locations", "metadata.Twolane_Locations", "the API key"]
     assert allowed_by(query.locations) == {"eu"}
 
 
