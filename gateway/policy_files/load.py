@@ -5,7 +5,7 @@ The language is documented in docs/policies.md.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,6 @@ from gateway.policy_files.routes import read_routes
 from gateway.policy_files.section import SchemaVisitor, Section
 from gateway.policy_files.targets import read_targets
 from gateway.routing.policy import AUTO, Policy, compile_policy, with_limits
-from gateway.types import Target
 
 LANGUAGE: Final = 1
 
@@ -48,8 +47,10 @@ def _policy(
     top.integer("version", minimum=LANGUAGE, maximum=LANGUAGE)
     private_locations = read_private_locations(top)
     targets, target_slos = read_targets(top, resolve, private_locations)
-    aliases = _aliases(top, targets)
+    aliases = top.strings("aliases", ())
     routes = read_routes(top, targets, private_locations)
+    decoded = {target.name for route in routes for target in route.decoded.values()}
+    _check_aliases(top, aliases, decoded.union(targets))
     limits = read_limits(top)
     weights = _weights(top)
     top.close()
@@ -59,7 +60,7 @@ def _policy(
         targets=targets,
         target_slos=target_slos,
         routes=routes,
-        aliases=aliases,
+        aliases=frozenset(aliases),
         private_locations=private_locations,
     )
     return replace(with_limits(compiled, limits), weights=weights)
@@ -75,8 +76,7 @@ def _weights(top: Section) -> Path | None:
     return Path(top.file).parent / str(given)
 
 
-def _aliases(top: Section, targets: Mapping[str, Target]) -> frozenset[str]:
-    aliases = top.strings("aliases", ())
+def _check_aliases(top: Section, aliases: Sequence[str], targets: Set[str]) -> None:
     for number, alias in enumerate(aliases):
         if alias in targets:
             raise top.error(
@@ -84,4 +84,3 @@ def _aliases(top: Section, targets: Mapping[str, Target]) -> frozenset[str]:
                 "aliases",
                 number,
             )
-    return frozenset(aliases)

@@ -99,11 +99,13 @@ def _check_target(section: Section, name: str, targets: Mapping[str, Target], *,
 
 def _fall_back(entry: Section, targets: Mapping[str, Target], decoded: Mapping[str, Target]) -> tuple[str, ...]:
     names: tuple[str, ...] = entry.strings("fall_back", ())
+    used = entry.node["use"]
+    only = None if isinstance(used, dict) else decoded[used].name if used in decoded else used
     for number, name in enumerate(names):
         if name not in targets:
             raise entry.error(f"unknown target {name!r}{suggestion(name, targets)}", "fall_back", number)
         # With shares, one target may fall back to another; in another decoding mode, to itself.
-        if name == entry.node["use"] and name not in decoded:
+        if name == only:
             raise entry.error(f"target {name!r} cannot fall back to itself", "fall_back", number)
     return names
 

@@ -85,7 +85,6 @@ class Policy:
 
     content_hash: str
     targets: Mapping[str, Target]
-    target_slos: Mapping[str, Slo]
     rules: tuple[Rule, ...]
     direct: Mapping[str, Rule]
     aliases: frozenset[str] = field(default_factory=frozenset)
@@ -153,16 +152,17 @@ def compile_policy(
 
     `target_slos` are the objectives of targets used as fallbacks, or in routes without an objective of their own.
     """
-    decoded = {target.name: target for route in routes for target in route.decoded.values()}
-    all_targets = {**targets, **decoded}
+    decoded = {target.name: (name, target) for route in routes for name, target in route.decoded.items()}
+    all_targets = {**targets, **{name: target for name, (_, target) in decoded.items()}}
+    inherited = {name: target_slos[worker] for name, (worker, _) in decoded.items() if worker in target_slos}
+    all_slos = {**inherited, **target_slos}
     names, patterns = split_patterns(aliases)
-    compiling = _Compiling(content_hash[:HASH_DIGITS], all_targets, target_slos, private_locations)
+    compiling = _Compiling(content_hash[:HASH_DIGITS], all_targets, all_slos, private_locations)
     rules = tuple(_rule(compiling, route) for route in routes)
     direct = {name: _rule(compiling, _direct_route(name)) for name in all_targets}
     return Policy(
         content_hash=content_hash,
         targets=all_targets,
-        target_slos=target_slos,
         rules=rules,
         direct=direct,
         aliases=names | {AUTO},
@@ -217,7 +217,7 @@ def _rule(compiling: _Compiling, route: Route) -> Rule:
     splits = []
     for (first, _), until in zip(shares, untils, strict=True):
         chosen = _candidate(route, targets[first], slos, is_first=True)
-        names = [name for name in route.fall_back if name != first or first in route.decoded]
+        names = [name for name in route.fall_back if name != chosen.target.name]
         fallbacks = (_candidate(route, targets[name], slos, is_first=False) for name in names)
         splits.append(_split(compiling, route, _plan(compiling.version, route, (chosen, *fallbacks), shadow), until))
     return Rule(route=route, splits=tuple(splits))

@@ -1,8 +1,8 @@
 """One simulation: sends a trace's requests through the real pipeline in virtual time and records the outcomes."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -76,12 +76,18 @@ def simulate(policy: Policy, scenario: Scenario) -> Run:
             raise CannotStart(
                 f"unknown target {disruption.target!r} in --slow or --down; targets: {', '.join(policy.targets)}"
             )
-    registry = SimulatedUpstreams(
-        scenario.models, scenario.trace.arrivals, SeededRandom(scenario.seed), scenario.disruptions
-    )
+    disruptions = tuple(_of_servers(policy, scenario.disruptions))
+    registry = SimulatedUpstreams(scenario.models, scenario.trace.arrivals, SeededRandom(scenario.seed), disruptions)
     for target in policy.endpoints:
         registry(target)
     return run_virtual(_run(policy, scenario, registry))
+
+
+def _of_servers(policy: Policy, disruptions: Iterable[Disruption]) -> Iterator[Disruption]:
+    """What happens to a target happens to its servers, so to each target that has no others."""
+    urls = {name: {each.url for each in target.endpoints or (target,)} for name, target in policy.targets.items()}
+    for disruption in disruptions:
+        yield from (replace(disruption, target=name) for name in urls if urls[name] <= urls[disruption.target])
 
 
 async def _run(policy: Policy, scenario: Scenario, registry: SimulatedUpstreams) -> Run:

@@ -212,7 +212,8 @@ def _arrival(row: _Row, task: Task) -> Arrival:
 
 
 def _locations(text: str) -> frozenset[str]:
-    return locations_of(text.replace(" ", ","))
+    """With commas as in the header, or with spaces, so that the cell needs no quotes."""
+    return locations_of(",".join(text.replace(",", " ").split()))
 
 
 def _seconds(text: str) -> float:

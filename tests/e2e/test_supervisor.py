@@ -216,6 +216,7 @@ async def test_requests_in_flight_are_the_sum_of_all_processes(
 async def test_children_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
     async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
         children = serving.children()
+        assert len(children) == 2
         serving.process.kill()
         await until(lambda: not any(_lives(pid) for pid in children))
 

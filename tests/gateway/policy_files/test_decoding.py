@@ -51,7 +51,8 @@ def test_such_a_target_has_the_settings_of_the_worker_and_a_name_of_its_own() ->
     assert found.targets["fast"].diffusion == (("steps", 4),)
     [lane] = found.rules[0].open.candidates
     assert (lane.min_confidence, lane.slo and lane.slo.p95_ms) == (0.7, 900)
-    assert found.direct["fast:verified"].open.candidates[0].target == target
+    [direct] = found.direct["fast:verified"].open.candidates
+    assert (direct.target, direct.slo and direct.slo.p95_ms) == (target, 900)
 
 
 def test_endpoints_and_shares_decode_in_that_mode() -> None:
@@ -84,3 +85,23 @@ def test_a_name_that_is_taken_is_refused() -> None:
     text = TARGETS.replace("routes:", f"{other}\nroutes:")
     with pytest.raises(PolicyError, match="creates a target 'fast:verified', but another one has this name"):
         parse(text + "  - {name: last, use: fast, decoding: verified}\n", {})
+
+
+def test_an_alias_with_its_name_is_refused() -> None:
+    with pytest.raises(PolicyError, match=r"aliases\[0\]: 'fast:verified' is the name of a target"):
+        parse('aliases: "fast:verified"\n' + TARGETS + "  - {name: last, use: fast, decoding: verified}\n", {})
+
+
+def test_no_target_is_its_own_fallback_under_the_name_of_the_mode() -> None:
+    """The same worker may have an entry in the mode of a route, whose target is then that entry."""
+    same = """  "fast:verified": {kind: worker, url: "http://a", model: d, decoding: verified, location: in_cluster,
+    max_in_flight: 4}"""
+    text = TARGETS.replace("routes:", f"{same}\nroutes:")
+    with pytest.raises(PolicyError, match="target 'fast:verified' cannot fall back to itself"):
+        parse(text + '  - {name: last, use: fast, decoding: verified, fall_back: ["fast:verified"]}\n', {})
+    shared = '  - {name: last, use: {fast: 1, quality: 1}, decoding: verified, fall_back: ["fast:verified", fast]}\n'
+    splits = parse(text + shared, {}).rules[0].splits
+    assert [[lane.target.name for lane in split.open.candidates] for split in splits] == [
+        ["fast:verified", "fast"],
+        ["quality", "fast:verified", "fast"],
+    ]

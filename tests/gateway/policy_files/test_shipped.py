@@ -13,6 +13,7 @@ from gateway.routing.route import plan_request
 from gateway.web.parse_request import parse_chat
 
 POLICIES = Path(__file__).parents[3] / "policies"
+CLUSTER = POLICIES.parent / "deploy" / "kubernetes"
 CLASSIFY = open_classifier()
 
 
@@ -25,9 +26,15 @@ def test_every_shipped_route_that_uses_the_fast_lane_requires_confidence(name: s
     assert [lane.lane for lane in workers if (lane.min_confidence or 0) < 0.8] == []
 
 
-@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml", "chaos.yaml"])
-def test_every_shipped_route_of_the_fast_lane_leaves_time_for_its_next_target(name: str) -> None:
-    plans = [rule.open for rule in load(POLICIES / name, {}).rules if rule.route.use == "fast"]
+@pytest.mark.parametrize(
+    "policy",
+    [*POLICIES.glob("*.yaml"), *CLUSTER.rglob("policy.yaml")],
+    ids=lambda policy: f"{policy.parent.name}-{policy.stem}",
+)
+def test_every_shipped_route_of_the_fast_lane_leaves_time_for_its_next_target(policy: Path) -> None:
+    variables = dict.fromkeys(("QUALITY_URL", "VLLM_URL"), "http://a") | {"QUALITY_MODEL": "m"}
+    plans = [rule.open for rule in load(policy, variables).rules if rule.route.use != "quality"]
+    assert plans
     assert all(plan.attempt_ms and plan.deadline_ms and plan.attempt_ms <= plan.deadline_ms / 3 for plan in plans)
 
 

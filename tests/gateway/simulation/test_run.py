@@ -47,6 +47,15 @@ def test_an_outage_of_the_fast_lane_causes_no_storm_and_no_failed_request(policy
     assert reasons == {Reason.UPSTREAM_ERROR, Reason.CIRCUIT_OPEN}
 
 
+def test_an_outage_concerns_all_targets_of_the_server(policy: Any, poisson: Any) -> None:
+    """A route with a decoding mode has a target that no policy writes down."""
+    down = Disruption(target="fast", from_s=0, to_s=1e6)
+    models = {**MODELS, "fast:verified": assumed(120)}
+    scenario = Scenario(trace=poisson(rate=10, seconds=10), models=models, disruptions=(down,))
+    run = simulate(policy(("use: fast", "use: fast\n    decoding: verified")), scenario)
+    assert {each.target for each in run.completed} == {"quality"}
+
+
 def test_weights_shift_traffic_and_a_request_keeps_its_random_numbers(policy: Any, poisson: Any) -> None:
     scenario = Scenario(trace=poisson(rate=20, seconds=100), models=MODELS)
 

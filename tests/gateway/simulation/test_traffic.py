@@ -25,8 +25,9 @@ def test_a_table_is_sorted_by_arrival(tmp_path: Path) -> None:
 
 def test_a_table_limits_requests_to_locations(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
-    file.write_text(LIMITED + '1,10,3,\n2,10,3,EU\n3,10,3,"eu,on-prem"\n')
-    assert [each.locations for each in read_trace(file).arrivals] == [None, {"eu"}, {"eu", "on-prem"}]
+    file.write_text(LIMITED + '1,10,3,\n2,10,3,EU\n3,10,3,"eu, on-prem"\n4,10,3,eu on-prem\n')
+    both = {"eu", "on-prem"}
+    assert [each.locations for each in read_trace(file).arrivals] == [None, {"eu"}, both, both]
 
 
 @pytest.mark.parametrize(
