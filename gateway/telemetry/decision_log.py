@@ -50,17 +50,17 @@ class DecisionLog:
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
-        self._add(decision)
-
-    def record(self, event: dict[str, Any]) -> None:
-        """Write an event: a JSON object whose first key is `event`."""
-        self._add(event)
-
-    def _add(self, decision: Decision | dict[str, Any]) -> None:
         if len(self._waiting) >= MAX_WAITING:
             self._drop(1)
         else:
             self._waiting.append(decision)
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Write an event: a JSON object whose first key is `event`."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._drop(1)
+        else:
+            self._waiting.append(event)
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not logged."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 
@@ -17,26 +17,24 @@ class RecentDecisions:
 
     def __init__(self, capacity: int, replica: str | None = None) -> None:
         self.capacity, self.replica = capacity, replica
-        self._known: OrderedDict[str, Decision] = OrderedDict()
+        self._known: deque[Decision] = deque(maxlen=capacity)
         self.count = 0  # of all decisions so far
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
         self.count += 1
-        self._known[decision.query_id] = decision
-        if len(self._known) > self.capacity:
-            self._known.popitem(last=False)
+        self._known.append(decision)
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not kept."""
 
     def latest(self, limit: int) -> list[Decision]:
         """The newest decisions, at most `limit`, newest first."""
-        return list(islice(reversed(self._known.values()), limit))
+        return list(islice(reversed(self._known), limit))
 
     def get(self, query_id: str) -> Decision | None:
         """The decision with this id, if it is still kept."""
-        return self._known.get(query_id)
+        return next((each for each in reversed(self._known) if each.query_id == query_id), None)
 
 
 class Observers:
