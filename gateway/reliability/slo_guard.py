@@ -60,6 +60,18 @@ class Guard:
         """The lane's state after the last call."""
         return self._state
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether the lane serves everything, and has had too few late answers to be ejected, whoever could take over.
+        Answers that have expired since the last call may count."""
+        over = self._window.over if self._peers is None else self._window.over + self._peers.over
+        return over < _LEAST_CRITICAL and self._state is LaneState.SERVING
+
+    @property
+    def admission(self) -> Admission:
+        """The permission for a request to a calm lane."""
+        return self._admission
+
     def acquire(self, now_s: float, *, sample: float, healthy_fallback: bool) -> Admission | None:
         """Permission for one request; None to skip the lane because of `p95_breach`.
 
@@ -77,7 +89,11 @@ class Guard:
 
     def finished(self, now_s: float, admission: Admission, latency_ms: float) -> None:
         """A complete response arrived after `latency_ms`, valid or not. Failures are the breaker's concern."""
-        if admission.epoch == self._epoch:
+        if admission.epoch != self._epoch:
+            return
+        if self._state is LaneState.SERVING:
+            self._window.add(now_s, latency_ms, over=latency_ms > self.slo.p95_ms)
+        else:
             self._count(now_s, latency_ms)
 
     def abandoned(self, now_s: float, admission: Admission, elapsed_ms: float) -> None:
@@ -87,10 +103,7 @@ class Guard:
 
     def within_budget(self, now_s: float) -> bool:
         """Whether the lane may serve as a fallback. Unknown counts as yes."""
-        if self._state is not LaneState.SERVING:
-            return False
-        is_far = self._peers is None and self._window.over < _LEAST_CRITICAL
-        return is_far or not self._is_breached(now_s)
+        return self.is_calm or (self._state is LaneState.SERVING and not self._is_breached(now_s))
 
     def p95_ms(self, now_s: float) -> float | None:
         """The p95 of the window in ms, for display; None with fewer than twenty answers.
@@ -143,7 +156,7 @@ class Guard:
     def _is_breached(self, now_s: float) -> bool:
         if self._state is LaneState.PROBING:
             return self._ramp_counts.over > 1
-        if self._peers is None and self._window.over < _LEAST_CRITICAL:
+        if self.is_calm:
             return False
         counts = self.counts(now_s)
         return counts.total >= MIN_ANSWERS and counts.over >= critical(counts.total)
