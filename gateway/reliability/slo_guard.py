@@ -41,7 +41,7 @@ class Guard:
         self.slo = slo
         self._window = Window(slo.window_s)
         self._state = LaneState.SERVING
-        self._admission = Admission(epoch=0)
+        self.admission = Admission(epoch=0)  # to a calm lane
         self._epoch = 0
         self._ejection_s = slo.base_ejection_s
         self._since_s = float("-inf")
@@ -67,11 +67,6 @@ class Guard:
         over = self._window.over if self._peers is None else self._window.over + self._peers.over
         return over < _LEAST_CRITICAL and self._state is LaneState.SERVING
 
-    @property
-    def admission(self) -> Admission:
-        """The permission for a request to a calm lane."""
-        return self._admission
-
     def acquire(self, now_s: float, *, sample: float, healthy_fallback: bool) -> Admission | None:
         """Permission for one request; None to skip the lane because of `p95_breach`.
 
@@ -80,11 +75,11 @@ class Guard:
         if healthy_fallback and self._state is not LaneState.EJECTED and self._is_breached(now_s):
             self._eject(now_s)
         if self._state is LaneState.SERVING:
-            return self._admission
+            return self.admission
         self._recover(now_s)
         if not healthy_fallback or sample < self._share() or now_s >= self._last_probe_s + self.slo.probe_every_s:
             self._last_probe_s = now_s
-            return self._admission
+            return self.admission
         return None
 
     def finished(self, now_s: float, admission: Admission, latency_ms: float) -> None:
@@ -235,7 +230,7 @@ class Guard:
     def _enter(self, state: LaneState, now_s: float) -> None:
         self._state = state
         self._since_s = now_s
-        self._admission = Admission(epoch=self._epoch, probe=state is not LaneState.SERVING)
+        self.admission = Admission(epoch=self._epoch, probe=state is not LaneState.SERVING)
 
 
 def critical(total: int) -> int:
