@@ -12,7 +12,6 @@ from gateway.beyond_chat import CHAT_PATH
 from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.policy_types import Price
 from gateway.types import CHARS_PER_TOKEN, Classification, Usage
-from twolane.process.records import record
 from twolane.process.trace_context import Trace
 
 # A complete response was received, valid or not: its latency counts.
@@ -26,14 +25,17 @@ _LATE = ANSWERED | ABANDONED  # if it exceeded the objective
 _CHANGE = 2  # attempts at least
 
 
-@record
+@dataclass(slots=True, kw_only=True)
 class AttemptRecord:
-    """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made."""
+    """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made.
+
+    The attempt fills it until it has ended; others change nothing.
+    """
 
     target: str
     started_ms: float
-    ended_ms: float
-    outcome: Reason | AttemptOutcome
+    ended_ms: float = 0.0
+    outcome: Reason | AttemptOutcome = AttemptOutcome.OK
     first_byte_ms: float | None = None
     stream: bool = False
     first_token_ms: float | None = None  # of a stream: when its first token came

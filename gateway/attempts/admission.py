@@ -20,7 +20,7 @@ from gateway.reliability.admission import (
 )
 from gateway.reliability.last_resort import worth_waiting
 from gateway.reliability.load_balancing import pick_endpoint
-from gateway.types import Candidate, Health, Query, Target, Verdict
+from gateway.types import Candidate, Health, Query, Status, Target, Verdict
 
 
 class Admission:
@@ -38,12 +38,13 @@ class Admission:
         candidate: Candidate,
         later: Collection[Candidate],
         *,
+        status: Status,
         again: bool = False,
         waiter: Waiter | None = None,
     ) -> Permit | Verdict:
         """A permit to call a candidate, or the reason for the refusal. Whether one of the `later` candidates could take
         over matters only where the lane is near its objective."""
-        now_s, status = self._world.now_s(), self._upstreams(candidate.target).status
+        now_s = self._world.now_s()
         left_ms = context.left_ms(now_s)
         is_first = waiter is None and not (again or context.failed or context.needed_tokens)
         if is_first and is_ready_for(candidate, context.query, status, left_ms=left_ms):

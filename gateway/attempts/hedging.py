@@ -10,6 +10,7 @@ from typing import Final
 from gateway.attempts.attempt import Attempt
 
 _TIMER_S: Final = 0.001  # how coarse timers are
+Running = dict[asyncio.Task[Attempt | None], Attempt]
 
 
 async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], Attempt | None]) -> Attempt | None:
@@ -17,7 +18,7 @@ async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], At
 
     The other attempt is cancelled before this returns; if this call is cancelled, both are.
     """
-    running = {asyncio.create_task(first.open()): first}
+    running: Running = {asyncio.create_task(first.open()): first}
     winner: Attempt | None = None
     try:
         left_s = after_s
@@ -32,14 +33,14 @@ async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], At
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in [task for task in running if task in done]:
                 if winner is None:  # if both complete at the same moment, the first attempt wins
-                    attempt = running.pop(task)
-                    winner = attempt if task.result() else None
+                    del running[task]
+                    winner = task.result()
         return winner
     finally:
         await _cancel(running, lost=winner is not None)
 
 
-async def _cancel(running: dict[asyncio.Task[bool], Attempt], *, lost: bool) -> None:
+async def _cancel(running: Running, *, lost: bool) -> None:
     """Cancel attempts, including those that are complete and those whose task has not started."""
     for task, attempt in running.items():
         if lost:
