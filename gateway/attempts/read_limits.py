@@ -27,19 +27,20 @@ class _Watch:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.reads: dict[ReadLimits, None] = {}
-        self.next_s = -inf  # when it looks next; in the past: no timer is set
+        self.is_looking = False
+        self.next_s = -inf  # when it looks next
 
-    def start(self, now_s: float) -> None:
+    def start(self) -> None:
         """Look at the reads in progress, as long as there are any."""
-        self.next_s = now_s + LOOK_EVERY_S
+        self.is_looking = True
+        self.next_s = self.loop.time() + LOOK_EVERY_S
         self.loop.call_at(self.next_s, self._look)
 
     def _look(self) -> None:
-        now_s = self.loop.time()
         if not self.reads:
-            self.next_s = -inf
+            self.is_looking = False
             return
-        self.start(now_s)
+        self.start()
         for limits in self.reads:
             limits.look(self.next_s)
 
@@ -78,13 +79,6 @@ class ReadLimits:
         """From now on, a read may take at most `seconds`."""
         self._idle_s = seconds
 
-    def close(self) -> None:
-        """Nothing is read any more."""
-        self._watch.reads.pop(self, None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def __enter__(self) -> None:
         watch = self._watch
         self._since_s = now_s = watch.loop.time()
@@ -95,20 +89,23 @@ class ReadLimits:
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         watch.reads[self] = None
-        if watch.next_s < now_s:
-            watch.start(now_s)
+        if not watch.is_looking:
+            watch.start()
         if self._until_s < watch.next_s or now_s + self._idle_s < watch.next_s:
             self.look(watch.next_s)
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
-        if self._timer is not None and kind is None and self._watch.loop.time() >= self._until_s:  # at the same moment
-            self.close()
-            self.expired = Expired.UNTIL
-            raise TimeoutError
-        self.close()
+        del self._watch.reads[self]
+        timer = self._timer
+        if timer is not None:
+            timer.cancel()
+            self._timer = None
         # As in asyncio.timeout: the cancellation is ours unless somebody else has cancelled the task as well.
         if self.expired is not None and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from fault
+        if kind is None and timer is not None and self._watch.loop.time() >= self._until_s:  # at the same moment
+            self.expired = Expired.UNTIL
+            raise TimeoutError
 
     def look(self, next_s: float) -> None:
         """Set a timer if a limit passes before `next_s`."""
