@@ -59,13 +59,14 @@ class AttemptRecord:
     @property
     def slo_outcome(self) -> SloOutcome | None:
         """Whether the attempt met its lane's objective; None if it does not count. Failures count as well."""
-        if self.budget_ms is None or self.skipped or self.outcome in _NO_FAULT:
+        outcome = self.outcome
+        if self.budget_ms is None or self.skipped or outcome in _NO_FAULT:
             return None
-        if self.ended_ms - self.started_ms > self.budget_ms and self.outcome in _LATE:
+        if outcome in _LATE and self.ended_ms - self.started_ms > self.budget_ms:
             return SloOutcome.LATE
-        if self.outcome in ANSWERED:
+        if outcome in ANSWERED:
             return SloOutcome.MET
-        return None if self.outcome in ABANDONED else SloOutcome.FAILED
+        return None if outcome in ABANDONED else SloOutcome.FAILED
 
     @property
     def is_fault(self) -> bool:

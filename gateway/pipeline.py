@@ -6,7 +6,7 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from math import inf
 from typing import Protocol
@@ -170,7 +170,10 @@ class Pipeline:
             if attempt is None:
                 continue
             tries[name] = tries.get(name, 0) + 1
-            winner = await self._opening(context, attempt, remaining)
+            if candidate.hedge is None or not remaining:
+                winner = await attempt.open()
+            else:
+                winner = await self._open_hedged(context, attempt, remaining)
             if winner is not None:
                 return winner
             self._learn(attempt)
@@ -179,8 +182,8 @@ class Pipeline:
         return None
 
     def _learn(self, attempt: Attempt) -> None:
-        """Remember a context length that a target named in its error. Raises OutOfBytes: a shortage of the gateway's own
-        moves no request to another target."""
+        """Remember a context length that a target named in its error. Raises OutOfBytes: a shortage of the gateway's
+        own moves no request to another target."""
         error = attempt.error
         if isinstance(error, OutOfBytes):
             raise error
@@ -238,15 +241,13 @@ class Pipeline:
         retry = candidate.target.retry if error.reason is Reason.UPSTREAM_ERROR else None
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
-    def _opening(
+    async def _open_hedged(
         self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]
-    ) -> Awaitable[Attempt | None]:
-        """Opens an attempt, hedged if the route enables it; awaited, the attempt that succeeded, or None."""
-        candidate = attempt.candidate
-        if candidate.hedge is None or not remaining:
-            return attempt.open()
-        after_s = self._state.hedge_after_ms(candidate, self._world.now_s()) / 1000
-        return open_hedged(attempt, after_s=after_s, second=lambda: self._start_hedge(context, candidate, remaining))
+    ) -> Attempt | None:
+        """Open an attempt, and one at the next candidate if it is slow; the one that succeeded, or None."""
+        slow = attempt.candidate
+        after_s = self._state.hedge_after_ms(slow, self._world.now_s()) / 1000
+        return await open_hedged(attempt, after_s=after_s, second=lambda: self._start_hedge(context, slow, remaining))
 
     def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: deque[Candidate]) -> Attempt | None:
         """An attempt at the next candidate on another server than the slow one's, if the hedging budget allows it."""
@@ -282,12 +283,12 @@ class Pipeline:
             context.skipped.append((chosen, permit))
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
             return None
-        slo = candidate.slo
+        slo, at_ms = candidate.slo, (now_s - context.query.received_s) * 1000
         record = AttemptRecord(
             target=target.policy_name,
             url=target.address,
             location=target.location,
-            started_ms=(now_s - context.query.received_s) * 1000,
+            started_ms=at_ms,
             stream=context.query.stream,
             budget_ms=slo.p95_ms if slo is not None and slo.p95_ms < inf else None,
             probe=permit.probe,
@@ -299,7 +300,7 @@ class Pipeline:
         is_last = attempt.is_last = not later
         if context.skipped and last_resorts(context.skipped):
             is_last = False
-        attempt.limit_ms, attempt.total_ms = context.limits_ms(now_s, is_last=is_last)
+        attempt.limit_ms, attempt.total_ms = context.limits_ms(at_ms, is_last=is_last)
         return attempt
 
     # The end of a request

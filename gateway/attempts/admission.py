@@ -45,7 +45,7 @@ class Admission:
         """A permit to call a candidate, or the reason for the refusal. Whether one of the `later` candidates could take
         over matters only where the lane is near its objective."""
         now_s = self._world.now_s()
-        left_ms = context.left_ms(now_s)
+        left_ms = None if context.plan.deadline_ms is None else context.left_ms(now_s)
         is_first = waiter is None and not (again or context.failed or context.needed_tokens)
         if is_first and is_ready_for(candidate, context.query, status, left_ms=left_ms):
             permit = self._state.acquire_calm(candidate, now_s)

@@ -32,9 +32,12 @@ def is_empty(delta: Delta) -> bool:
 
 def is_refusal(deltas: Sequence[Delta]) -> bool:
     """Whether every choice is a refusal, by the model or by a content filter."""
-    pieces = [piece for delta in deltas for piece in delta.pieces]
-    declined = [piece.index for piece in pieces if piece.refusal or piece.finish_reason == _CONTENT_FILTER]
-    return bool(declined) and not {piece.index for piece in pieces}.difference(declined)
+    found, declined = set[int](), set[int]()
+    for delta in deltas:
+        for piece in delta.pieces:
+            is_declined = piece.refusal or piece.finish_reason == _CONTENT_FILTER
+            (declined if is_declined else found).add(piece.index)
+    return bool(declined) and found <= declined
 
 
 def has_blank_choice(deltas: Sequence[Delta]) -> bool:

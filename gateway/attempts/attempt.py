@@ -127,7 +127,8 @@ class Attempt:
         if self._context.surest is not None:
             self._context.forget_surest()
         now_s = self._clock.now_s()
-        self._record_validation()
+        if self._validation is not None:
+            self._record_validation()
         self._context.commit(self.record, self._usage, now_s)
         self._kept_chars = self._output_chars
         if self.is_complete:
@@ -292,18 +293,18 @@ class Attempt:
 
     def _call(self) -> Call:
         """What is asked of the target, which is told when the whole response must be complete."""
-        left_ms = self.limit_ms if self._needed_bytes is None else self.total_ms
+        context, left_ms = self._context, self.limit_ms if self._needed_bytes is None else self.total_ms
         return Call(
             target=self.candidate.target,
-            query=self._context.query,
+            query=context.query,
             left_ms=left_ms if left_ms < inf else None,
-            validation_error=self._context.validation_error,
+            validation_error=None if context.last_error is None else context.validation_error,
             ignored=self.record.ignored,
             questions=self._asked,
             span_id=self.record.span_id,
             # Where the surest answer may be served, no answer ends early.
-            min_confidence=None if self._context.plan.serves_surest else self._minimum,
-            wants_logprobs=self._minimum is not None and needs_logprobs(self.candidate, self._context.query),
+            min_confidence=None if context.plan.serves_surest else self._minimum,
+            wants_logprobs=self._minimum is not None and needs_logprobs(self.candidate, context.query),
         )
 
     def _validate(self) -> None:

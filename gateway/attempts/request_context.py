@@ -12,7 +12,7 @@ from gateway.attempts.decisions import DecisionAnswers
 from gateway.attempts.error_source import error_source
 from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
-from gateway.enums import SHARED_REASONS, Outcome, Reason, SchemaCheck
+from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
@@ -44,7 +44,7 @@ class RequestContext:
     limit: Limit | None = None  # of its API key, whose quota is to be released at the end
     needed_tokens = 0  # at least, as far as targets that found the request too long reported
     decisions: DecisionAnswers | None = None
-    _error: AttemptFailed | None = None
+    last_error: AttemptFailed | None = None  # of the attempt that ended last
     _calls = 0
     _streaming: AttemptRecord | None = None  # the committed attempt, until it ends
 
@@ -60,7 +60,7 @@ class RequestContext:
         self.classification = classification
         self._attempts: list[AttemptRecord] = []
         self._failures: list[Failure] = []
-        self._timings_ms = {"classify": self.at_ms(now_s)}
+        self._timings_ms = {"classify": (now_s - query.received_s) * 1000}
         self._decision = Decision(
             time_s=wall_s,
             query_id=query.request_id,
@@ -89,10 +89,10 @@ class RequestContext:
         """The time left for a stream as a whole."""
         return self.plan.total_ms - self.at_ms(now_s)
 
-    def limits_ms(self, now_s: float, *, is_last: bool) -> tuple[float, float]:
-        """How long an attempt may take until its response is ready, so that time is left for later candidates; and the
-        time left for a stream as a whole."""
-        plan, at_ms = self.plan, self.at_ms(now_s)
+    def limits_ms(self, at_ms: float, *, is_last: bool) -> tuple[float, float]:
+        """How long an attempt that starts now may take until its response is ready, so that time is left for later
+        candidates; and the time left for a stream as a whole."""
+        plan = self.plan
         limit_ms = total_ms = plan.total_ms - at_ms
         if plan.deadline_ms is not None:
             limit_ms = min(limit_ms, plan.deadline_ms - at_ms)
@@ -101,7 +101,7 @@ class RequestContext:
     @property
     def validation_error(self) -> str | None:
         """The validation error of the last response, if the policy sends it to the next target."""
-        checks, error = self.plan.checks, self._error
+        checks, error = self.plan.checks, self.last_error
         is_sent = checks is not None and checks.send_error_to_fallback and isinstance(error, InvalidOutput)
         return error.detail if is_sent and error is not None else None
 
@@ -141,14 +141,17 @@ class RequestContext:
 
     def end_attempt(self, candidate: Candidate, attempt: AttemptRecord, error: AttemptFailed | None = None) -> None:
         """Record the end of an attempt. After `commit`, only the committed attempt can end."""
-        self._error = error
+        self.last_error = error
         if error is not None:
             left_ms = None if self.plan.deadline_ms is None else self.plan.deadline_ms - attempt.ended_ms
             self._failures.append(Failure(target=attempt.target, error=error, left_ms=left_ms))
-        if isinstance(error, ContextLengthExceeded):
-            self.needed_tokens = max(self.needed_tokens, error.needed or (error.limit or 0) + 1)
+            if isinstance(error, ContextLengthExceeded):
+                self.needed_tokens = max(self.needed_tokens, error.needed or (error.limit or 0) + 1)
         self._streaming = None
-        self._append(candidate, attempt)
+        if attempt.outcome is AttemptOutcome.OK:
+            self._attempts.append(attempt)
+        else:
+            self._append(candidate, attempt)
 
     def commit(self, attempt: AttemptRecord, usage: Usage | None, now_s: float) -> None:
         """The point of no return: the response of this attempt, which has not ended yet, is served."""

@@ -164,8 +164,7 @@ class _Tally:
     def sort_in(self) -> dict[int, int]:
         """The answers by bucket. Only whoever looks at them needs the buckets."""
         latencies = self.latencies
-        for latency_ms in self.recent:
-            bucket = bucket_of(latency_ms)
+        for bucket in map(bucket_of, self.recent):
             latencies[bucket] = latencies.get(bucket, 0) + 1
         self.recent.clear()
         return latencies

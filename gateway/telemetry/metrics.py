@@ -114,7 +114,7 @@ class Metrics:
             self._attempts.observe(route, attempt, operation, exemplar)
             if attempt.outcome is Reason.INVALID_OUTPUT and not attempt.skipped:
                 self._invalid(route, attempt)
-        for left, taken, reason in decision.changes:
+        for left, taken, reason in decision.changes if len(decision.attempts) > 1 else ():
             if reason is not Reason.HEDGE:  # counted as a hedge
                 self._cells.count_of(self._fallbacks, route, left, taken, reason).value += 1
         if decision.schema_check is not None:
