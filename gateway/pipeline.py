@@ -75,7 +75,8 @@ class Pipeline:
         context, error = self._route(query, self._world.sample())
         if on_start is not None:
             on_start(context)
-        error = error or self._check_rate_limit(context)
+        if error is None and self._policies.current.limits:
+            error = self._check_rate_limit(context)
         if error is not None:
             return self._error_response(context, error)
         if self.on_plan is not None:
@@ -98,7 +99,8 @@ class Pipeline:
 
     def quota(self, query: Query) -> Quota | None:
         """What is left of the limits of the request's API key; None if it has none."""
-        limit = self._policies.current.limit_of(query.principal)
+        policy = self._policies.current
+        limit = policy.limit_of(query.principal) if policy.limits else None
         return None if limit is None else self._state.quota(query.principal, limit, self._world.now_s())
 
     def stop(self) -> None:

@@ -35,7 +35,7 @@ from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import COMPILED
-from twolane.process.http.byte_budget import HoldingPart
+from twolane.process.http.byte_budget import HOLDING, Holding, HoldingPart
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 MAX_BUFFERED_DELTAS: Final = 1 << 18
@@ -69,8 +69,11 @@ class Attempt:
     _needed_bytes: int | None = None  # to buffer before a stream may be sent; None: all of the response
     _validation: ResponseValidation | None = None  # None: nothing is checked
     _output_chars = _kept_chars = _kept_bytes = _kept_deltas = 0
+    _holding: Holding | HoldingPart | None = None  # that counts the bytes of the buffered response
+    _held_bytes = 0
     _is_committed = False  # past the point of no return
-    _is_ended = _is_closed = False
+    _is_ended = False
+    is_closed = False  # its connection was returned or closed
 
     def __init__(
         self,
@@ -85,8 +88,6 @@ class Attempt:
         self._context, self._permit, self._upstream, self._clock = context, permit, upstream, clock
         self._started_s = context.query.received_s + record.started_ms / 1000
         self._buffered: list[Delta] = []
-        self._limits = ReadLimits()
-        self._held = HoldingPart()
         query, checks = context.query, context.plan.checks
         if candidate.min_confidence is not None:
             self._minimum = minimum_of(candidate, query)
@@ -105,14 +106,19 @@ class Attempt:
         Otherwise, or when cancelled, the attempt is recorded and closed. An opened attempt must be served (`commit`)
         or given up (`lose_hedge`, `aclose`).
         """
-        is_ready = False
+        holding = self._holding = HOLDING.get()
+        held_bytes, is_ready = 0 if holding is None else holding.size, False
+        self._limits = ReadLimits(self.limit_ms / 1000)
         try:
-            with self._held:
+            try:
                 await self._receive()
-            if self.is_complete:
-                if self._validation is not None:
-                    await self._validation.examine_cuts()
-                self._validate()
+                if self.is_complete:
+                    if self._validation is not None:
+                        await self._validation.examine_cuts()
+                    self._validate()
+            finally:
+                if holding is not None:
+                    self._held_bytes = holding.size - held_bytes
             is_ready = True
         except AttemptFailed as error:
             self._fail(error)
@@ -204,10 +210,11 @@ class Attempt:
 
     async def aclose(self) -> None:
         """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
-        self._end(AttemptOutcome.CANCELLED)
+        self.is_closed = True
+        if not self._is_ended:
+            self._end(AttemptOutcome.CANCELLED)
         deltas, response = self._deltas, self._response
         if deltas is not None and deltas is not response:  # a response may be its own iterator
             await deltas.aclose()
@@ -220,12 +227,13 @@ class Attempt:
     def forget(self) -> None:
         """Keep nothing of the response: it will not be served."""
         self._buffered = []
-        self._held.release()
+        if self._holding is not None:
+            self._holding.add(-self._held_bytes)
+            self._holding = None
 
     async def _receive(self) -> None:
         """Receive as much of the response as must be buffered before any of it may be sent."""
         upstream, query = self._upstream, self._context.query
-        self._limits.end_in(self.limit_ms / 1000)
         try:
             with self._limits:
                 call = self._call()
@@ -372,7 +380,7 @@ class Attempt:
 
     def _arrived_ms(self, now_s: float) -> float:
         """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""
-        return self._context.at_ms(now_s - self._clock.stalled_s(self._started_s, now_s))
+        return (now_s - self._clock.stalled_s(self._started_s, now_s) - self._context.query.received_s) * 1000
 
     def _is_hang(self, now_s: float) -> bool:
         """Whether the target sent nothing for as long as the policy lets it. The client's own, shorter deadline, and

@@ -48,27 +48,25 @@ class _Watch:
 _latest: _Watch | None = None  # of the loop that asked last: a process has one that serves
 
 
-def _watch_of(loop: asyncio.AbstractEventLoop) -> _Watch:
-    global _latest  # noqa: PLW0603 - a map from loops would cost each attempt two calls
-    if _latest is None or _latest.loop is not loop:
-        _latest = _Watch(loop)
-    return _latest
-
-
 class ReadLimits:
     """`with limits:` around each await of the target; when one takes too long, it raises TimeoutError.
 
     Then `expired` tells which limit it was. Between reads nothing expires: a client that reads slowly is not the
-    target's fault. Times are those of the running loop, in seconds.
+    target's fault. All reads end `seconds` from now. Times are those of the running loop, in seconds.
     """
 
     __slots__ = ("_cancelling", "_idle_s", "_since_s", "_task", "_timer", "_until_s", "_watch", "expired")
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        global _latest  # noqa: PLW0603 - a map from loops would cost each attempt two calls
+        loop = asyncio.get_running_loop()
+        if _latest is None or _latest.loop is not loop:
+            _latest = _Watch(loop)
         self.expired: Expired | None = None
-        self._watch = _watch_of(asyncio.get_running_loop())
-        self._until_s = self._idle_s = inf
-        self._since_s = 0.0  # when the current read began
+        self._watch = _latest
+        self._since_s = now_s = loop.time()  # when the current read began
+        self._until_s = now_s + seconds
+        self._idle_s = inf
         self._timer: asyncio.TimerHandle | None = None
 
     def end_in(self, seconds: float) -> None:

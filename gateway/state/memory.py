@@ -174,8 +174,6 @@ class MemoryStore:
         name, outcome = candidate.target.name, attempt.outcome
         self._slots.give_back(name)
         breaker = self._breakers.get(name, CLOSED)
-        if outcome is AttemptOutcome.OK and breaker is CLOSED:
-            return
         if attempt.is_fault:
             self._breakers[name] = breakers.step(breaker, BreakerEvent.FAILURE, now_s, self._rule)
         elif breaker is not CLOSED and (outcome in _PROOF_OF_LIFE or _ends_trial(breaker, outcome)):
@@ -259,8 +257,11 @@ class MemoryPermit:
 
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""
-        lane = self._lane
-        self._store.record_end(lane.candidate, attempt, now_s)
+        store, lane = self._store, self._lane
+        if attempt.outcome is AttemptOutcome.OK and store._breakers.get(lane.name, CLOSED) is CLOSED:
+            store._slots.give_back(lane.name)
+        else:
+            store.record_end(lane.candidate, attempt, now_s)
         for guard, objective, admission in zip(lane.guards, lane.objectives, self._admissions, strict=True):
             if objective.of_first_token:
                 _report_first_token(guard, admission, attempt, now_s)
