@@ -32,7 +32,8 @@ def is_empty(delta: Delta) -> bool:
 
 def is_refusal(deltas: Sequence[Delta]) -> bool:
     """Whether every choice is a refusal, by the model or by a content filter."""
-    found, declined = set[int](), set[int]()
+    found: set[int] = set()
+    declined: set[int] = set()
     for delta in deltas:
         for piece in delta.pieces:
             is_declined = piece.refusal or piece.finish_reason == _CONTENT_FILTER
