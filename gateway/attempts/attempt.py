@@ -9,26 +9,14 @@ from math import inf
 from typing import Final, Self
 
 from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, is_empty, is_refusal
-from gateway.attempts.attempt_end import paused_too_long, priced, retry_after_s, time_limit_passed, too_large
-from gateway.attempts.confidence import (
-    as_requested,
-    check_confidence,
-    minimum_of,
-    needs_logprobs,
-    reported_confidence,
-)
+from gateway.attempts.attempt_end import describe_error, paused_too_long, priced, time_limit_passed, too_large
+from gateway.attempts.confidence import as_requested, check_confidence, minimum_of, needs_logprobs, reported_confidence
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation, is_checked
 from gateway.decision import AttemptRecord, estimate_usage
 from gateway.enums import AttemptOutcome, Reason
-from gateway.errors import (
-    AttemptFailed,
-    LowConfidence,
-    Refused,
-    TargetRateLimited,
-    UpstreamError,
-)
+from gateway.errors import AttemptFailed, LowConfidence, Refused, UpstreamError
 from gateway.parameters import ignored_by
 from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
@@ -41,7 +29,6 @@ MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 MAX_BUFFERED_DELTAS: Final = 1 << 18
 _MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
 _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
-_MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
 
 class Attempt:
@@ -71,8 +58,7 @@ class Attempt:
     _output_chars = _kept_chars = _kept_bytes = _kept_deltas = 0
     _holding: Holding | HoldingPart | None = None  # that counts the bytes of the buffered response
     _held_bytes = 0
-    _is_committed = False  # past the point of no return
-    _is_ended = False
+    _is_committed = _is_ended = False  # past the point of no return; recorded
     is_closed = False  # its connection was returned or closed
 
     def __init__(
@@ -182,7 +168,10 @@ class Attempt:
                     if each is not delta:
                         self._observe(each)
                     if self._validation is not None:
-                        self._pass(each, self._validation)
+                        if self._validation.keeps_text:
+                            self._keep(self._output_chars - self._kept_chars)
+                            self._kept_chars = self._output_chars
+                        self._validation.feed(each)
                     found.append(each)
                 return found
             if self._validation is not None:
@@ -197,13 +186,6 @@ class Attempt:
         await self.aclose()
         return []
 
-    def _pass(self, delta: Delta, validation: ResponseValidation) -> None:
-        """Check a delta of a stream before it is sent. Raises AttemptFailed."""
-        if validation.keeps_text:
-            self._keep(self._output_chars - self._kept_chars)
-            self._kept_chars = self._output_chars
-        validation.feed(delta)
-
     def _record_validation(self) -> None:
         if self._validation is not None:
             self._context.record_validation(self._validation.result, self._validation.took_ms)
@@ -216,7 +198,7 @@ class Attempt:
         if not self._is_ended:
             self._end(AttemptOutcome.CANCELLED)
         deltas, response = self._deltas, self._response
-        if deltas is not None and deltas is not response:  # a response may be its own iterator
+        if deltas is not None and id(deltas) != id(response):  # a response may be its own iterator
             await deltas.aclose()
         if response is not None:
             await response.aclose()
@@ -382,12 +364,6 @@ class Attempt:
         """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""
         return (now_s - self._clock.stalled_s(self._started_s, now_s) - self._context.query.received_s) * 1000
 
-    def _is_hang(self, now_s: float) -> bool:
-        """Whether the target sent nothing for as long as the policy lets it. The client's own, shorter deadline, and
-        what earlier attempts left of the route's, prove nothing."""
-        waited_ms = (now_s - self._started_s) * 1000
-        return self.record.first_byte_ms is None and waited_ms >= _MOST * self._context.plan.silence_limit_ms
-
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
         if error.retry_after_s is not None:  # the target is called again after that, so the client may come back then
@@ -395,13 +371,6 @@ class Attempt:
         self._end(error.reason, error)
         if self._context.plan.serves_surest and self.unsure_confidence is not None:
             self._context.keep_surest(self)
-
-    def _estimate(self, outcome: Reason | AttemptOutcome) -> Usage | None:
-        """Usage follows at the end of a response, so it is missing for a client that left before; and some targets do
-        not report any."""
-        if self.record.first_byte_ms is None and outcome is not AttemptOutcome.CANCELLED:
-            return None
-        return estimate_usage(self._context.query.prompt_chars, self._output_chars, self.candidate.target.price)
 
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Complete the record and release the permit; only the first call has an effect."""
@@ -413,17 +382,16 @@ class Attempt:
             outcome = AttemptOutcome.INCOMPLETE
         record.outcome = outcome
         record.ended_ms = self._arrived_ms(now_s) if self._received_ms is None else self._received_ms
-        if self._usage is None:
-            record.estimate = self._estimate(outcome)
-        else:
+        if self._usage is not None:
             record.usage = self._usage if price is None else priced(self._usage, price)
+        elif record.first_byte_ms is not None or outcome is AttemptOutcome.CANCELLED:
+            # Usage follows at the end of a response, and some targets do not report any.
+            record.estimate = estimate_usage(self._context.query.prompt_chars, self._output_chars, price)
         if error is None and record.first_byte_ms is not None:
             record.status = 200
         else:
             record.status = http_status(self._response, error, has_data=record.first_byte_ms is not None)
         if error is not None:
-            record.detail, record.retry_after_s = error.log_detail, retry_after_s(error)
-            record.is_quota = isinstance(error, TargetRateLimited)
-            record.is_hang = outcome is Reason.DEADLINE and self._is_hang(now_s)
+            describe_error(record, error, (now_s - self._started_s) * 1000, self._context.plan)
         self._permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)

@@ -82,7 +82,8 @@ def unpack(packed: bytes) -> Decision:
 def _attempt(values: _Values, used: _Values | None, is_estimate: bool) -> AttemptRecord:
     found = dict(zip(_ATTEMPT, values, strict=True))
     found |= {"outcome": _OUTCOMES[found["outcome"]], "ignored": tuple(found["ignored"])}
-    return AttemptRecord(**found, **{"estimate" if is_estimate else "usage": _usage(used)})
+    found["estimate" if is_estimate else "usage"] = _usage(used)
+    return AttemptRecord(**found)
 
 
 def _usage(values: _Values | None) -> Usage | None:
