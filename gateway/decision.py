@@ -12,6 +12,7 @@ from gateway.beyond_chat import CHAT_PATH
 from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.policy_types import Price
 from gateway.types import CHARS_PER_TOKEN, Classification, Usage
+from twolane.process.records import mutable_record
 from twolane.process.trace_context import Trace
 
 # A complete response was received, valid or not: its latency counts.
@@ -25,7 +26,7 @@ _LATE = ANSWERED | ABANDONED  # if it exceeded the objective
 _CHANGE = 2  # attempts at least
 
 
-@dataclass(slots=True, kw_only=True)
+@mutable_record
 class AttemptRecord:
     """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made.
 
@@ -80,7 +81,7 @@ class AttemptRecord:
         return self.ended_ms - self.started_ms
 
 
-@dataclass(slots=True, kw_only=True)
+@mutable_record
 class Decision:
     """Everything that was decided about one request, and why; rendered as headers, metrics and a log line.
 
