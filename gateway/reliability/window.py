@@ -164,7 +164,9 @@ class _Tally:
     def sort_in(self) -> dict[int, int]:
         """The answers by bucket. Only whoever looks at them needs the buckets."""
         latencies = self.latencies
-        for bucket in map(bucket_of, self.recent):
+        for latency_ms in self.recent:
+            is_inside = _LEAST_MS <= latency_ms <= _MOST_MS
+            bucket = ceil(log(latency_ms) / _GROWTH) if is_inside else bucket_of(latency_ms)
             latencies[bucket] = latencies.get(bucket, 0) + 1
         self.recent.clear()
         return latencies

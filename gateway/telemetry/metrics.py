@@ -29,6 +29,7 @@ from gateway.telemetry.semantic_conventions import operation_of
 _OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
 # Counting one decision between two requests takes almost three times as long as in a loop over several.
 _AT_ONCE: Final = 16
+_MOST_COUNTED: Final = 512  # decisions whose latencies are kept until they are flushed
 _OPEN_METRICS: Final = "application/openmetrics-text"
 _RequestKey = tuple[str, str, str | None, Outcome, int | None, ErrorSource | None]
 
@@ -60,6 +61,7 @@ class Metrics:
         self._is_current = True
         self._known: dict[_RequestKey, _RequestCells] = {}
         self._waiting = deque[Decision]()
+        self._counted = 0  # since cells were flushed
         self._make_request_metrics()
         self._make_process_metrics()
         self._attempts = AttemptMetrics(self._cells)
@@ -89,12 +91,18 @@ class Metrics:
         """See `ports.Observer`."""
         waiting, trace = self._waiting, decision.trace
         waiting.append(decision)
-        if len(waiting) >= _AT_ONCE or trace is not None:  # prometheus_client keeps the time of an exemplar
+        if len(waiting) >= _AT_ONCE:
             self._count_waiting()
+        if trace is not None and trace.is_recorded:  # prometheus_client notes when it gets an exemplar
+            self.flush()
 
     def _count_waiting(self) -> None:
         while self._waiting:
             self._count(self._waiting.popleft())
+            self._counted += 1
+        if self._counted >= _MOST_COUNTED:
+            self._counted = 0
+            self._cells.flush()
 
     def _count(self, decision: Decision) -> None:
         trace, outcome, first_byte_ms = decision.trace, decision.outcome, decision.first_byte_ms
@@ -103,11 +111,12 @@ class Metrics:
         key = (decision.route, task, decision.target, outcome, decision.status, decision.error_source)
         cells = self._known.get(key) or self._find(key)
         cells.requests.value += 1
+        total_s, overhead_s = decision.total_ms / 1000, decision.overhead_ms / 1000
         if cells.seconds is not None and (outcome is not Outcome.CLIENT_GONE or first_byte_ms is None):
-            cells.seconds.observe(decision.total_ms / 1000, exemplar)
+            cells.seconds.add(total_s if exemplar is None else (total_s, exemplar))
         if first_byte_ms is not None:
-            cells.first_byte.observe(first_byte_ms / 1000, exemplar)
-        self._overhead_cell.observe(decision.overhead_ms / 1000, exemplar)
+            cells.first_byte.add(first_byte_ms / 1000 if exemplar is None else (first_byte_ms / 1000, exemplar))
+        self._overhead_cell.add(overhead_s if exemplar is None else (overhead_s, exemplar))
         self._keys.decided(decision)
         route, operation = decision.route or names.NONE, operation_of(decision.api_path)
         for attempt in decision.attempts:

@@ -5,7 +5,7 @@ A constructor in Python that sets thirty fields costs as much as what the record
 """
 
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Final, TypeVar, dataclass_transform
+from typing import Any, Final, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -31,7 +31,7 @@ def _struct(cls: type[_Record], *, frozen: bool) -> type[_Record]:
     described: Any = dataclass(kw_only=True)(cls)
     own = {each.name for each in fields(described)}
     namespace = {name: value for name, value in vars(described).items() if name not in own | _GENERATED}
-    made: Any = msgspec.defstruct(
+    made = msgspec.defstruct(
         cls.__name__,
         [_field(each) for each in fields(described)],
         namespace=namespace,
@@ -39,7 +39,7 @@ def _struct(cls: type[_Record], *, frozen: bool) -> type[_Record]:
         kw_only=True,
         frozen=frozen,
     )
-    return made
+    return cast("type[_Record]", made)
 
 
 def _field(described: "Field[Any]") -> Any:
