@@ -11,6 +11,7 @@ from typing import Final, Self
 from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, is_empty, is_refusal
 from gateway.attempts.attempt_end import describe_error, paused_too_long, priced, time_limit_passed, too_large
 from gateway.attempts.confidence import as_requested, check_confidence, minimum_of, needs_logprobs, reported_confidence
+from gateway.attempts.progress import Progress
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation, is_checked
@@ -19,7 +20,7 @@ from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, LowConfidence, Refused, UpstreamError
 from gateway.parameters import ignored_by
 from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
-from gateway.types import Call, Candidate, Delta, Usage
+from gateway.types import Call, Candidate, Delta
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import COMPILED
@@ -31,7 +32,7 @@ _MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begi
 _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 
 
-class Attempt:
+class Attempt(Progress):
     """One call. However it ends, its permit is released exactly once and its connection is returned or closed.
 
     It fills its `record`, which names the candidate and when the attempt began. Set before `open`: `limit_ms` is the
@@ -48,17 +49,15 @@ class Attempt:
     _deltas: Deltas | None = None
     _arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
     _received_ms: float | None = None  # when a whole response had arrived
-    _has_answer = _has_finish_reason = False
-    _usage: Usage | None = None
     _minimum: float | None = None
     _confidence: float | None = None  # of a complete answer that has a minimum
     _asked: tuple[int, ...] | None = None  # questions of a decision
     _needed_bytes: int | None = None  # to buffer before a stream may be sent; None: all of the response
     _validation: ResponseValidation | None = None  # None: nothing is checked
-    _output_chars = _kept_chars = _kept_bytes = _kept_deltas = 0
+    _kept_chars = _kept_bytes = _kept_deltas = 0
     _holding: Holding | HoldingPart | None = None  # that counts the bytes of the buffered response
     _held_bytes = 0
-    _is_committed = _is_ended = False  # past the point of no return; recorded
+    _is_ended = False  # and recorded
     is_closed = False  # its connection was returned or closed
 
     def __init__(
@@ -334,35 +333,6 @@ class Attempt:
         now_s = self._clock.now_s()
         left_ms = (self._context.left_ms(now_s), self._context.total_left_ms(now_s))
         return time_limit_passed(*left_ms, is_committed=self._is_committed)
-
-    def _observe(self, delta: Delta) -> None:
-        """Record the times and the usage that a delta brings."""
-        record = self.record
-        if record.first_byte_ms is None:
-            record.first_byte_ms = self._arrived_ms(self._clock.now_s())
-            if record.stream:
-                self._limits.limit_pauses(self.candidate.target.idle_s)
-        if not record.stream:
-            if delta.data:  # the whole, of which parts may have been observed
-                self._output_chars = 0
-        elif record.first_token_ms is None and bytes_of_content(delta):
-            record.first_token_ms = self._arrived_ms(self._clock.now_s())
-        for piece in delta.pieces:
-            self._output_chars += len(piece.text)
-            for call in piece.tool_calls:
-                self._output_chars += len(call.arguments)
-            if piece.is_answer:
-                self._has_answer = True
-            if piece.finish_reason is not None:
-                self._has_finish_reason = True
-        if delta.usage is not None:
-            self._usage = delta.usage
-            if self._is_committed:
-                self._context.record_usage(delta.usage)
-
-    def _arrived_ms(self, now_s: float) -> float:
-        """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""
-        return (now_s - self._clock.stalled_s(self._started_s, now_s) - self._context.query.received_s) * 1000
 
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
