@@ -61,7 +61,7 @@ class DecisionLines:
     def __init__(self, replica: str | None) -> None:
         self._replica = replica
         self._known: dict[tuple[Hashable, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
-        self._second = 0
+        self._second = -1
         self._time = ""
 
     def line(self, decision: Decision) -> bytes:

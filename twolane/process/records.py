@@ -44,7 +44,7 @@ def _struct(cls: type[_Record], *, frozen: bool) -> type[_Record]:
 
 def _field(described: "Field[Any]") -> Any:
     if described.default is not MISSING:
-        return described.name, Any, described.default
+        return described.name, described.type, described.default
     if described.default_factory is not MISSING:
-        return described.name, Any, msgspec.field(default_factory=described.default_factory)
-    return described.name, Any
+        return described.name, described.type, msgspec.field(default_factory=described.default_factory)
+    return described.name, described.type
