@@ -74,8 +74,10 @@ class ReadLimits:
         self._until_s = self._watch.loop.time() + seconds
 
     def limit_pauses(self, seconds: float) -> None:
-        """From now on, a read may take at most `seconds`."""
+        """From now on, a read may take at most `seconds`, also the current one."""
         self._idle_s = seconds
+        if self in self._watch.reads:
+            self.look(self._watch.next_s)
 
     def __enter__(self) -> None:
         watch = self._watch

@@ -56,6 +56,15 @@ def test_a_long_pause_ends_a_read_and_the_time_between_two_reads_does_not_count(
     assert run_virtual(main()) == (1.9, pytest.approx(8.9), Expired.IDLE)
 
 
+def test_a_pause_may_be_limited_while_a_read_is_in_progress() -> None:
+    async def main() -> float:
+        limits = ReadLimits(100.0)
+        asyncio.get_running_loop().call_later(1.01, limits.limit_pauses, 1.05)
+        return await read(limits, 10.0)
+
+    assert run_virtual(main()) == pytest.approx(1.05)
+
+
 def test_a_read_that_begins_too_late_fails_at_once() -> None:
     async def main() -> Expired | None:
         limits = ReadLimits(1.0)
