@@ -26,6 +26,8 @@ from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import COMPILED
 from twolane.process.http.byte_budget import HOLDING, Holding, HoldingPart
 
+_OK: Final = AttemptOutcome.OK  # finding a member in its class takes 0.2 µs
+
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 MAX_BUFFERED_DELTAS: Final = 1 << 18
 _MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
@@ -123,7 +125,7 @@ class Attempt(Progress):
         self._context.commit(self.record, self._usage, now_s)
         self._kept_chars = self._output_chars
         if self.is_complete:
-            self._end(AttemptOutcome.OK)
+            self._end(_OK)
             await self.aclose()
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._started_s + self.total_ms / 1000 - now_s)
@@ -348,7 +350,7 @@ class Attempt(Progress):
             return
         self._is_ended = True
         now_s, record, price = self._clock.now_s(), self.record, self.candidate.target.price
-        if outcome is AttemptOutcome.OK and not self._has_finish_reason:
+        if outcome is _OK and not self._has_finish_reason:
             outcome = AttemptOutcome.INCOMPLETE
         record.outcome = outcome
         record.ended_ms = self._arrived_ms(now_s) if self._received_ms is None else self._received_ms
