@@ -46,6 +46,10 @@ class AiohttpResponse:
         """See `HttpResponse`."""
         return self._response.content.at_eof()
 
+    def whole(self) -> bytes | None:
+        """See `HttpResponse`."""
+        return None
+
     async def read(self) -> bytes:
         """See `HttpResponse`."""
         return await self._response.content.readany()
@@ -58,11 +62,28 @@ class AiohttpResponse:
             self._response.close()
 
 
+class AiohttpDestination:
+    """A Destination."""
+
+    __slots__ = ("_client", "_headers", "_proxy", "_url")
+
+    def __init__(self, client: "AiohttpClient", url: URL, headers: Mapping[str, str], proxy: URL | None) -> None:
+        self._client, self._url, self._headers, self._proxy = client, url, headers, proxy
+
+    async def post(self, body: bytes, headers: Mapping[str, str]) -> AiohttpResponse:
+        """See `Destination`."""
+        return await self._client.post(self._url, body, {**self._headers, **headers}, proxy=self._proxy)
+
+
 class AiohttpClient:
     """An HttpClient. Closes its session."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+
+    def at(self, url: URL, headers: Mapping[str, str], *, proxy: URL | None = None) -> AiohttpDestination:
+        """See `HttpClient`."""
+        return AiohttpDestination(self, url, headers, proxy)
 
     async def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None

@@ -16,9 +16,18 @@ import httptools
 
 from gateway.upstreams.http_client.client import HungUp, InvalidResponse, ResponseTimeout
 from gateway.upstreams.http_client.limits import ClientLimits
+from twolane.process.http.compiled import read_chunks, read_head
 
 _BODILESS: Final = frozenset({204, 304})
+_OK: Final = b"HTTP/1.1 200 "
+_OK_STATUS: Final = 200
+_KEEP_ALIVE: Final = b"keep-alive"
+_UNCOMMON: Final = frozenset({b"upgrade", b"proxy-connection", b"trailer"})  # headers that the parser must see
+_LENGTH_DIGITS: Final = 9
+_CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 _BYTES_ACKED_AT: Final = 120  # in Linux's struct tcp_info
+
+Headers = dict[bytes, bytes]  # names in lower case
 
 
 class NotReceived(Exception):  # noqa: N818 - says what happened
@@ -28,11 +37,11 @@ class NotReceived(Exception):  # noqa: N818 - says what happened
 class PooledResponse:
     """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
 
-    __slots__ = ("_connection", "_error", "_is_over", "_limit", "_parts", "_size", "_waiter", "headers", "status")
+    __slots__ = ("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_size", "_waiter", "status")
 
-    def __init__(self, connection: "Connection", status: int, headers: dict[str, str], limit: int) -> None:
+    def __init__(self, connection: "Connection", status: int, headers: Headers, limit: int) -> None:
         self._connection: Connection | None = connection
-        self.status, self.headers = status, headers
+        self.status, self._headers = status, headers
         self._parts: list[bytes] = []
         self._size = 0  # of the parts
         self._limit = limit  # of the rest of the body
@@ -41,14 +50,26 @@ class PooledResponse:
         self._is_over = False
 
     @property
+    def headers(self) -> dict[str, str]:
+        """See `HttpResponse`."""
+        return {name.decode("latin-1"): _text(value) for name, value in self._headers.items()}
+
+    @property
     def content_encoding(self) -> str:
         """See `HttpResponse`."""
-        return self.headers.get("content-encoding", "")
+        given = self._headers.get(b"content-encoding")
+        return _text(given) if given else ""
 
     @property
     def is_complete(self) -> bool:
         """See `HttpResponse`."""
         return self._is_over and not self._parts and self._error is None
+
+    def whole(self) -> bytes | None:
+        """See `HttpResponse`."""
+        if self._is_over and self._error is None and len(self._parts) == 1:
+            return self._parts.pop()
+        return None
 
     def read(self) -> "asyncio.Future[bytes]":
         """See `HttpResponse`. Raises HungUp or InvalidResponse, after what arrived before."""
@@ -110,6 +131,7 @@ class Connection(asyncio.Protocol):
         "_header_count",
         "_headers",
         "_is_bodiless",
+        "_is_common",
         "_is_framed",
         "_is_interim",
         "_is_over",
@@ -152,10 +174,12 @@ class Connection(asyncio.Protocol):
         self._response: PooledResponse | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answered = self._sent = 0  # bytes of earlier requests, and of the current one
-        self._headers: dict[str, str] = {}
-        self._is_reused = self._has_eof = self._is_paused = self._is_over = self._keeps = False
+        self._headers: Headers = {}
+        self._is_common = False  # chunks of the current response are read without the parser
+        self._is_reused = self._has_eof = self._is_paused = self._keeps = False
         self.idle_since_s = 0.0
-        self._reset()
+        self._head_fed = self._header_count = self._seen = 0
+        self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
     @property
     def is_usable(self) -> bool:
@@ -167,7 +191,8 @@ class Connection(asyncio.Protocol):
         """Send a request. The result is set when the head of its response has arrived: HungUp, InvalidResponse,
         ResponseTimeout, or NotReceived, after which the request can be sent again. `is_bodiless`: the response to this
         method has no body, whatever its headers say (HEAD)."""
-        self._reset()
+        self._head_fed = self._header_count = self._seen = 0
+        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_common = False
         self._is_bodiless = is_bodiless
         self._waiter = waiter = self._loop.create_future()
         if self.limits.head_s is not None:
@@ -197,8 +222,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the server."""
-        if self._waiter is None and self._response is None:  # idle
-            self.abort()
+        if self._response is None:
+            if self._waiter is None:  # idle
+                self.abort()
+                return
+            if not self._has_begun and self._take_common(data):
+                return
+        elif self._is_common and self._take_chunks(data, 0):
             return
         self._has_begun = True
         self._seen += len(data)
@@ -234,6 +264,68 @@ class Connection(asyncio.Protocol):
             self.fail(HungUp("in the response" if self._has_begun else "before the response"))
         self._on_lost(self)
 
+    # Common responses
+
+    def _take_common(self, data: bytes) -> bool:
+        """Read the head of a response in the form that servers commonly send, with the beginning of its body, or all
+        of it. False: the parser must read it."""
+        waiter, found = self._waiter, read_head(data)
+        if found is None or waiter is None or waiter.done() or self._is_bodiless:
+            return False
+        line, listed, end = found
+        headers = dict(listed)
+        if line[:13] != _OK or len(headers) != len(listed) or end > self.limits.head_bytes:
+            return False
+        if not _UNCOMMON.isdisjoint(headers) or headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
+            return False
+        length = headers.get(b"content-length")
+        if length is None:
+            chunks = read_chunks(data, end) if headers.get(b"transfer-encoding") == b"chunked" else None
+        else:
+            chunks = (data[end:], True) if self._is_whole(length, len(data) - end) else None
+        if chunks is None or (length is not None and b"transfer-encoding" in headers):
+            return False
+        self._has_begun = self._is_common = self._is_framed = True
+        if self._timer is not None:
+            self._stop_timer()
+        self._waiter, self._response = None, PooledResponse(self, _OK_STATUS, headers, self.limits.body_bytes)
+        waiter.set_result(self._response)
+        self._take(self._response, *chunks)
+        return True
+
+    def _is_whole(self, length: bytes, arrived: int) -> bool:
+        """Whether a body of this content length has arrived, and nothing else."""
+        is_number = len(length) <= _LENGTH_DIGITS and length.isdigit()
+        return is_number and int(length) == arrived <= self.limits.body_bytes
+
+    def _take_chunks(self, data: bytes, start: int) -> bool:
+        """Read whole chunks; False: the parser reads them and what follows."""
+        chunks, response = read_chunks(data, start), self._response
+        if chunks is not None and response is not None:
+            self._take(response, *chunks)
+            return True
+        self._is_common = False
+        self._parser.feed_data(_CHUNKED_HEAD)  # to the place where the body begins, or goes on
+        self._is_framed = True
+        return False
+
+    def _take(self, response: PooledResponse, part: bytes, is_end: bool) -> None:  # noqa: FBT001
+        """A part of the body of a common response, and whether it is the last one."""
+        if part:
+            try:
+                is_full = response.feed(part)
+            except InvalidResponse as error:
+                self.fail(error)
+                return
+            if is_full and not self._is_paused and not is_end:
+                self._is_paused = True
+                self._transport.pause_reading()
+        if is_end:
+            self._is_over = self._keeps = True
+            self._finish()
+        else:
+            response.wake()
+
     # The parser
 
     def on_message_begin(self) -> None:
@@ -250,17 +342,17 @@ class Connection(asyncio.Protocol):
             raise InvalidResponse("the headers are too large")
         if self._response is not None:
             return
-        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape").strip()
-        if key == "transfer-encoding":
+        key, text = name.lower(), value.strip()
+        if key == b"transfer-encoding":
             self._is_framed = True
-            if text.lower() != "chunked" or key in self._headers:
+            if text.lower() != b"chunked" or key in self._headers:
                 raise InvalidResponse("a transfer coding other than chunked")
-        elif key == "content-length":
+        elif key == b"content-length":
             self._is_framed = True
             if int(text) > self.limits.body_bytes:
                 raise InvalidResponse("the body is too large")
-        elif key == "content-encoding" and key in self._headers:
-            text = f"{self._headers.pop(key)},{text}"
+        elif key == b"content-encoding" and key in self._headers:
+            text = b"%b,%b" % (self._headers.pop(key), text)
         self._headers.setdefault(key, text)  # of several, the first one counts
 
     def on_headers_complete(self) -> None:
@@ -339,16 +431,14 @@ class Connection(asyncio.Protocol):
             return False
         return self._answered <= acked <= self._answered + 1  # the opening of the connection counts as one
 
-    def _reset(self) -> None:
-        """For the next response."""
-        self._headers = {}
-        self._head_fed = self._header_count = self._seen = 0
-        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
-
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
 
 
 def _cause(error: httptools.HttpParserError) -> Exception:

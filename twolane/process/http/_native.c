@@ -1,4 +1,5 @@
-/* Quick readers of common input: the head of an HTTP/1.1 message, and a JSON object. Each accepts a strict subset of what
+/* Quick readers of common input: the head of an HTTP/1.1 message, the chunks of its
+ * body, and a JSON object. Each accepts a strict subset of what
  * the full reader accepts (llhttp, `json_body.read_json`), with the same result, and returns None for everything else,
  * which the full reader then accepts or refuses. So nothing here refuses input, and no error message is made here.
  *
@@ -99,7 +100,7 @@ static int read_escape(scanner *s)
 static byte plain[256]; /* the characters that need no look in a string */
 
 #define EACH(c) (0x0101010101010101u * (c))
-#define ZEROS(word) ((word) - EACH(1) & ~(word)) /* the high bit of each byte that is 0, if others are clear */
+#define ZEROS(word) (((word) - EACH(1)) & ~(word)) /* the high bit of each byte that is 0, if others are clear */
 
 /* Whether eight characters are all plain: not below 0x20, above 0x7F, a quote or a backslash. */
 static int are_plain(const byte *at)
@@ -107,7 +108,7 @@ static int are_plain(const byte *at)
     uint64_t word;
     memcpy(&word, at, sizeof word);
     uint64_t quotes = word ^ EACH('"'), escapes = word ^ EACH('\\');
-    return !((word | (word - EACH(0x20) & ~word) | ZEROS(quotes) | ZEROS(escapes)) & EACH(0x80));
+    return !((word | ((word - EACH(0x20)) & ~word) | ZEROS(quotes) | ZEROS(escapes)) & EACH(0x80));
 }
 
 static int read_string(scanner *s, int *has_escape)
@@ -342,11 +343,76 @@ static PyObject *read_head(PyObject *Py_UNUSED(module), PyObject *message)
     return Py_BuildValue("(y#Nn)", start, stop - start, headers, at - start);
 }
 
+/* The size of a chunk without extensions, and CR LF; -1 for anything else. */
+static Py_ssize_t read_size(const byte **at, const byte *end)
+{
+    Py_ssize_t size = 0;
+    const byte *start = *at;
+    while (*at < end && is_hex(**at) && *at - start < 7) {
+        byte c = *(*at)++;
+        size = size * 16 + (c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+    }
+    if (*at == start || end - *at < 2 || (*at)[0] != '\r' || (*at)[1] != '\n')
+        return -1;
+    *at += 2;
+    return size;
+}
+
+/* Where the data of the next whole chunk is; `at` moves behind it. Its size is 0 at the end of the body. */
+static int read_chunk(const byte **at, const byte *end, span *chunk)
+{
+    chunk->size = read_size(at, end);
+    chunk->start = *at;
+    if (chunk->size < 0 || end - *at < chunk->size + 2)
+        return 0;
+    *at += chunk->size + 2;
+    return (*at)[-2] == '\r' && (*at)[-1] == '\n';
+}
+
+/* Called twice: first `body` is NULL, and the size of all data together is found. */
+static Py_ssize_t join_chunks(const byte *at, const byte *end, char *body, int *is_end)
+{
+    Py_ssize_t size = 0;
+    span chunk;
+    *is_end = 0;
+    while (at < end) {
+        if (*is_end || !read_chunk(&at, end, &chunk))
+            return -1;
+        if (body)
+            memcpy(body + size, chunk.start, chunk.size);
+        size += chunk.size;
+        *is_end = chunk.size == 0;
+    }
+    return size;
+}
+
+static PyObject *read_chunks(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *data;
+    Py_ssize_t first;
+    int is_end;
+    if (!PyArg_ParseTuple(args, "Sn:read_chunks", &data, &first))
+        return NULL;
+    const byte *start = (const byte *)PyBytes_AS_STRING(data), *end = start + PyBytes_GET_SIZE(data);
+    if (first < 0 || first > end - start)
+        Py_RETURN_NONE;
+    Py_ssize_t size = join_chunks(start + first, end, NULL, &is_end);
+    if (size < 0)
+        Py_RETURN_NONE;
+    PyObject *body = PyBytes_FromStringAndSize(NULL, size);
+    if (!body)
+        return NULL;
+    join_chunks(start + first, end, PyBytes_AS_STRING(body), &is_end);
+    return Py_BuildValue("(NN)", body, PyBool_FromLong(is_end));
+}
+
 static PyMethodDef methods[] = {
     {"scan_object", scan_object, METH_VARARGS,
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
     {"read_head", read_head, METH_O,
      "read_head(message)\n--\n\nThe first line, the headers with names in lower case, and where the head ends."},
+    {"read_chunks", read_chunks, METH_VARARGS,
+     "read_chunks(data, first)\n--\n\nThe data of whole chunks from here to the end, and whether the body ends with them."},
     {NULL, NULL, 0, NULL},
 };
 

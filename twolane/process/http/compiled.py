@@ -26,3 +26,6 @@ def _reads_nothing(*_: object) -> None:
 scan_object = _native.scan_object if IS_BUILT else _reads_nothing
 # The head of an HTTP/1.1 message that begins here: lines that end with CR LF, of visible ASCII and blanks.
 read_head = _native.read_head if IS_BUILT else _reads_nothing
+# The data of whole chunks of a body from a place to the end of the bytes, without extensions and trailers; and whether
+# the body ends with them.
+read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing
