@@ -22,6 +22,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
 BODY: Final = "twolane.body"  # where an ASGI scope has the whole body, if that is small and arrived with the head
+CYCLE: Final = "twolane.cycle"  # where an ASGI scope has its `RequestCycle`, also only then
 WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch` while the application runs
 _BODILESS: Final = frozenset({204, 304})
 _log = logging.getLogger("twolane.http")
@@ -87,6 +88,7 @@ class RequestCycle:
         "is_disconnected",
         "is_last",
         "scope",
+        "task",
     )
 
     def __init__(self, wire: Wire, scope: Scope, holding: Holding, *, is_last: bool, expects_continue: bool) -> None:
@@ -95,11 +97,12 @@ class RequestCycle:
         self._expects_continue = expects_continue
         self._has_news = False  # for `receive`
         self._waiter: asyncio.Future[None] | None = None
-        self._body = bytearray()
+        self._body: bytes | bytearray = b""
         self._holding = scope[IN_SCOPE] = holding
         self._on_disconnect: Callable[[], None] | None = None
         self._received_bytes = 0
         self._is_running = False
+        self.task: asyncio.Task[None] | None = None  # that runs the application
         self.added_headers: Headers = ()  # of the response, whoever makes it
         self.body_is_complete = self.is_disconnected = False
         self.has_started = self.is_complete = False
@@ -128,10 +131,19 @@ class RequestCycle:
         if not self.is_complete and not self.is_disconnected:
             self._received_bytes += len(data)
             self._holding.reserve(self._received_bytes)
+            if not self._body:
+                self._body = bytearray()
             self._body += data
             self._has_news = True
             if self._waiter is not None:
                 self._wake()
+
+    def feed_all(self, body: bytes) -> None:
+        """The whole body, if nobody reads it yet. Raises BudgetExceededError if it does not fit into the budget."""
+        self._received_bytes = len(body)
+        self._holding.reserve(len(body))
+        self._body = body
+        self.body_is_complete = self._has_news = True
 
     def end_body(self) -> None:
         """The request's body is complete."""
@@ -161,10 +173,11 @@ class RequestCycle:
         else:
             self._wire.read_on()  # of a connection that is not read, nobody would see the end
 
-    async def run(self, app: ASGIApp) -> None:
-        """Run the application; whatever happens, the client gets one response or notices the failure."""
+    async def run(self, app: ASGIApp, tasks: set[asyncio.Task[None]]) -> None:
+        """Run the application; whatever happens, the client gets one response or notices the failure. The task of this
+        call is taken out of `tasks` at the end."""
         self._is_running = True
-        self.scope[WATCH] = self.watch
+        self.scope[WATCH], self.scope[CYCLE] = self.watch, self
         if self.body_is_complete and len(self._body) <= PIECE_BYTES:
             self.scope[BODY] = bytes(self._body)
         try:
@@ -179,9 +192,12 @@ class RequestCycle:
             _log.exception("the application failed")
             self._fail(FAILED)
         finally:
-            del self.scope[WATCH]  # a reference cycle: the garbage collector would stop all requests to find it
+            del self.scope[WATCH], self.scope[CYCLE]  # reference cycles, which the garbage collector would look for
             self._is_running = False
             self._release()
+            if self.task is not None:
+                tasks.discard(self.task)
+                self.task = None
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response, with its content-length, without an application. The request's body is discarded."""
@@ -202,7 +218,7 @@ class RequestCycle:
             self._has_news = False
         if self.is_disconnected or self.is_complete:
             return {"type": "http.disconnect"}
-        body, self._body = bytes(self._body), bytearray()
+        body, self._body = bytes(self._body), b""
         return {"type": "http.request", "body": body, "more_body": not self.body_is_complete}
 
     async def send(self, message: Message) -> None:
@@ -314,7 +330,7 @@ class RequestCycle:
 
     def _release(self) -> None:
         """Forget what the application did not read, and count nothing any longer unless it still runs."""
-        self._body = bytearray()
+        self._body = b""
         if not self._is_running:
             self._holding.release()
 
