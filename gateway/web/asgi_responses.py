@@ -74,6 +74,9 @@ async def send_bytes(send: Send, data: bytes, *, more: bool = True) -> None:
 
 
 async def _send_whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    respond: Callable[[int, Headers, bytes], bool] | None = getattr(send, "respond", None)
+    if respond is not None and respond(status, headers, body):  # see `error_boundary`
+        return
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

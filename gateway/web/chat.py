@@ -92,12 +92,11 @@ class GenerationApis:
         body: bytes = scope.get(BODY) or await read_body(receive)
         trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        parses_at_once = len(body) <= LARGE_BYTES and api.prepare is None
+        if len(body) <= LARGE_BYTES and api.prepare is None:
+            return api.read(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if api.prepare is not None:
             api = replace(api, parse=await api.prepare(body, state.get("key")))
         parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
-        if parses_at_once:
-            return parse()
         query = await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
         beyond = query.beyond_chat
         hold_more(max(0, len(query.body) - len(body)) + len(beyond.items_to_store or b""))

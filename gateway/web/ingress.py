@@ -27,7 +27,6 @@ RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
 _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 _BODY: Final = body_of(_ERROR)
-_ALL_HEADERS: Final = (*_HEADERS, (b"content-length", b"%d" % len(_BODY)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,11 +115,10 @@ class Ingress:
         cycle.is_last = cycle.is_last or _is_large(cycle)
         request_id, path = new_request_id(), cycle.scope["path"]
         if is_of_messages(path):
-            body = body_of(_ERROR, path, request_id)
-            headers = [*request_id_headers(request_id, path), *_HEADERS, (b"content-length", b"%d" % len(body))]
-            cycle.respond(_ERROR.status, headers, body)
+            headers = [*request_id_headers(request_id, path), *_HEADERS]
+            cycle.respond(_ERROR.status, headers, body_of(_ERROR, path, request_id))
         else:
-            cycle.respond(_ERROR.status, [(REQUEST_ID, request_id.encode()), *_ALL_HEADERS], _BODY)
+            cycle.respond(_ERROR.status, [(REQUEST_ID, request_id.encode()), *_HEADERS], _BODY)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

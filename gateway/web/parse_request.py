@@ -4,7 +4,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -116,12 +116,15 @@ def parse_chat(
     )
 
 
-def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def unique_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Request headers by name. Raises InvalidField if an `x-twolane-` header is repeated with different values.
 
     Picking one of the values could send a private request out of the cluster.
     """
-    found: dict[bytes, bytes] = {}
+    found = dict(headers)
+    if len(found) == len(headers):
+        return found
+    found = {}
     for name, value in headers:
         if name.startswith(b"x-twolane-") and found.get(name, value) != value:
             raise InvalidField(f"{_text(name)!r} is repeated with different values.", param=_text(name))

@@ -1,7 +1,7 @@
-/* Quick readers of common input: the head of an HTTP/1.1 message, the chunks of its
- * body, and a JSON object. Each accepts a strict subset of what
- * the full reader accepts (llhttp, `json_body.read_json`), with the same result, and returns None for everything else,
- * which the full reader then accepts or refuses. So nothing here refuses input, and no error message is made here.
+/* Quick readers of common input: the head of an HTTP/1.1 message, the chunks of its body, and a JSON object. Each accepts
+ * a strict subset of what the full reader accepts (llhttp, `json_body.read_json`), with the same result, and returns None
+ * for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
+ * is made here. Headers are written likewise.
  *
  * The module is optional: where it is not built, the full readers read everything. Tests compare the two on random input.
  * All loops are bounded by the size of the input, and the stack by MAX_DEPTH and MAX_KEYS.
@@ -343,6 +343,65 @@ static PyObject *read_head(PyObject *Py_UNUSED(module), PyObject *message)
     return Py_BuildValue("(y#Nn)", start, stop - start, headers, at - start);
 }
 
+/* Whether a header can be written as it is. The length and the connection are the writer's own. */
+static int is_writable(const span *name, const span *value)
+{
+    static const char *const own[] = {"content-length", "connection", "transfer-encoding"};
+    for (Py_ssize_t i = 0; i < name->size; i++)
+        if (token[name->start[i]] != name->start[i])
+            return 0;
+    for (Py_ssize_t i = 0; i < value->size; i++)
+        if (value->start[i] == '\r' || value->start[i] == '\n' || !value->start[i])
+            return 0;
+    for (int i = 0; i < 3; i++)
+        if (name->size == (Py_ssize_t)strlen(own[i]) && !memcmp(name->start, own[i], name->size))
+            return 0;
+    return name->size > 0;
+}
+
+static int read_pair(PyObject *pair, span *name, span *value)
+{
+    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)
+        return 0;
+    PyObject *first = PyTuple_GET_ITEM(pair, 0), *second = PyTuple_GET_ITEM(pair, 1);
+    if (!PyBytes_Check(first) || !PyBytes_Check(second))
+        return 0;
+    *name = (span){(const byte *)PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first)};
+    *value = (span){(const byte *)PyBytes_AS_STRING(second), PyBytes_GET_SIZE(second)};
+    return is_writable(name, value);
+}
+
+/* Called twice: first `lines` is NULL, and their size is found; -1 for headers that are not written here. */
+static Py_ssize_t write_lines(PyObject *headers, char *lines)
+{
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
+        span name, value;
+        if (!read_pair(PyList_GET_ITEM(headers, i), &name, &value))
+            return -1;
+        if (lines) {
+            char *at = lines + size;
+            memcpy(at, name.start, name.size);
+            memcpy(at + name.size, ": ", 2);
+            memcpy(at + name.size + 2, value.start, value.size);
+            memcpy(at + name.size + 2 + value.size, "\r\n", 2);
+        }
+        size += name.size + value.size + 4;
+    }
+    return size;
+}
+
+static PyObject *header_lines(PyObject *Py_UNUSED(module), PyObject *headers)
+{
+    Py_ssize_t size = PyList_Check(headers) ? write_lines(headers, NULL) : -1;
+    if (size < 0)
+        Py_RETURN_NONE;
+    PyObject *lines = PyBytes_FromStringAndSize(NULL, size);
+    if (lines)
+        write_lines(headers, PyBytes_AS_STRING(lines));
+    return lines;
+}
+
 /* The size of a chunk without extensions, and CR LF; -1 for anything else. */
 static Py_ssize_t read_size(const byte **at, const byte *end)
 {
@@ -411,6 +470,8 @@ static PyMethodDef methods[] = {
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
     {"read_head", read_head, METH_O,
      "read_head(message)\n--\n\nThe first line, the headers with names in lower case, and where the head ends."},
+    {"header_lines", header_lines, METH_O,
+     "header_lines(headers)\n--\n\nThe lines of these headers, with names in lower case."},
     {"read_chunks", read_chunks, METH_VARARGS,
      "read_chunks(data, first)\n--\n\nThe data of whole chunks from here to the end, and whether the body ends with them."},
     {NULL, NULL, 0, NULL},

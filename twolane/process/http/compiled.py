@@ -29,3 +29,5 @@ read_head = _native.read_head if IS_BUILT else _reads_nothing
 # The data of whole chunks of a body from a place to the end of the bytes, without extensions and trailers; and whether
 # the body ends with them.
 read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing
+# The lines of headers whose names are in lower case, without `content-length`, `connection` and `transfer-encoding`.
+header_lines = _native.header_lines if IS_BUILT else _reads_nothing

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from starlette.types import ASGIApp, Message, Scope
 
 from twolane.process.http.byte_budget import IN_SCOPE, Holding
+from twolane.process.http.compiled import header_lines
 from twolane.process.http.limits import DRAINED, FAILED, Refusal
 
 STATUS_LINES: Final = {
@@ -200,9 +201,22 @@ class RequestCycle:
                 self.task = None
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole response, with its content-length, without an application. The request's body is discarded."""
-        self._app_status, self._headers = status, headers
-        self._write(self._start(), body, is_end=True)
+        """Send a whole response, without further messages of an application. `headers` has no content-length. What was
+        not read of the request's body is discarded."""
+        if self.is_disconnected or not self._wire.is_open:
+            return
+        if self._app_status:
+            raise RuntimeError("a second response")
+        self._app_status = status
+        is_plain = not (self.is_last or self._expects_continue or status in _BODILESS) and self.scope["method"] != "HEAD"
+        lines = header_lines([*self._wire.default_headers, *headers, *self.added_headers]) if is_plain else None
+        if lines is None:
+            self._headers = (*headers, (b"content-length", b"%d" % len(body)))
+            self._write(self._start(), body, is_end=True)
+        else:
+            self.has_started, self._left = True, 0
+            line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            self._wire.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, lines, len(body), body))
         self._complete()
 
     async def receive(self) -> Message:
