@@ -174,6 +174,25 @@ class Attempt:
         await self.aclose()
         return []
 
+    async def relay(self, send: Callable[[list[Delta]], bool]) -> None:
+        """Send what arrives without waking the request's task for it, until `send` returns False or something else than
+        deltas arrives, which `more` returns or raises. Does nothing for a stream that is checked."""
+        push = getattr(self._deltas, "push", None)
+        if push is None or self._is_ended or self._validation.has_check:
+            return
+
+        def take(found: list[Delta]) -> bool:
+            self._limits.read_on()
+            for delta in found:
+                self._observe(delta)
+            return send(found)
+
+        try:
+            with self._limits:
+                await push(take)
+        except TimeoutError:
+            self._fail(self._time_out())
+
     def _pass(self, delta: Delta) -> None:
         """Check a delta of a stream before it is sent. Raises AttemptFailed."""
         if self._validation.keeps_text:

@@ -51,6 +51,10 @@ class ReadLimits:
             self._timer.cancel()
             self._timer = None
 
+    def read_on(self) -> None:
+        """The current read has brought something, and goes on."""
+        self._since_s = self._loop.time()
+
     def __enter__(self) -> None:
         self._since_s = now_s = self._loop.time()
         if now_s >= self._until_s:

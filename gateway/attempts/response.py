@@ -84,6 +84,17 @@ class GatewayResponse:
         self._is_complete = True
         return []
 
+    async def relay(self, send: Callable[[list[Delta]], bool]) -> None:
+        """Send deltas of a stream as they arrive, until `send` returns False; `more` has the others."""
+        if self._attempt is None or self._attempt.is_complete or self._recorder is not None:
+            return
+
+        def take(found: list[Delta]) -> bool:
+            sent = self._sent(found)
+            return send(sent) if sent else True
+
+        await self._attempt.relay(take)
+
     def sent(self) -> None:
         """All of it was sent."""
         self._is_complete = True

@@ -6,7 +6,7 @@ Handles HTTP: redirects, proxies and content codings. `answers.reader` reads the
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from yarl import URL
@@ -117,6 +117,7 @@ class HttpReply:
     _reader: AnswerReader | None = None  # of a body that is more than one document
     _is_over = False
     _trailer_until_s: float | None = None
+    _fault: Exception | None = None  # met by `push`
 
     def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
@@ -143,6 +144,8 @@ class HttpReply:
         """The next delta."""
         found = self._found
         while not found:
+            if self._fault is not None:
+                raise self._fault
             if self._is_over:
                 raise StopAsyncIteration
             reader = self._reader
@@ -183,6 +186,34 @@ class HttpReply:
             part = b"" if is_end else await self._part() or b""
         self._is_over = True
         return read_document(parts[0] if len(parts) == 1 else b"".join(parts), self._api)
+
+    async def push(self, take: Callable[[list[Delta]], bool]) -> None:
+        """See `ports.Deltas`."""
+        reader = self._reader
+        if reader is None or reader.keeps_all or self._found or self._parts is not None or self._has_answered(reader):
+            return
+        end = asyncio.get_running_loop().create_future()
+
+        def feed(part: bytes) -> bool:
+            try:
+                found = reader.feed(part) if part else []
+                if part and (not found or take(found)) and not self._has_answered(reader):
+                    return True
+            except Exception as fault:  # noqa: BLE001 - for whoever reads on
+                self._fault = fault
+            if not end.done():
+                end.set_result(None)
+            return False
+
+        try:
+            if self._response.push(feed):
+                await end
+        finally:
+            self._response.push(None)
+
+    def _has_answered(self, reader: AnswerReader) -> bool:
+        """Whether nothing but the end of the stream is expected."""
+        return reader.is_done or (self._is_single and reader.is_finished)
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""

@@ -174,6 +174,10 @@ async def _send_deltas(
     named: Callable[[GatewayError], GatewayError],
 ) -> None:
     """Send the answer. A failure in the middle is the end of the stream."""
+
+    def push(found: list[Delta]) -> bool:
+        return stream.push(_events(writer, found))
+
     error: GatewayError | None = answer.error
     if error is None:
         try:
@@ -181,6 +185,8 @@ async def _send_deltas(
             while found:
                 if events := _events(writer, found):
                     await stream.write(events)
+                if stream.takes_pushes:
+                    await answer.relay(push)
                 found = await answer.more()
         except AttemptFailed as fault:
             error = fault

@@ -100,6 +100,11 @@ class _Response:
         self._cycle.respond(status, headers, body)
         return True
 
+    @property
+    def push(self) -> Callable[[bytes], bool] | None:
+        """Sends a part of the body at once, and returns whether there is room for more; None: only messages can."""
+        return None if self._cycle is None else self._cycle.push
+
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
         is_stream = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in self._headers)

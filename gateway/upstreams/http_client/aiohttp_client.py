@@ -1,7 +1,7 @@
 """The HttpClient over aiohttp: for TLS, proxies and everything else."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import aiohttp
@@ -53,6 +53,10 @@ class AiohttpResponse:
     async def read(self) -> bytes:
         """See `HttpResponse`."""
         return await self._response.content.readany()
+
+    def push(self, sink: Callable[[bytes], bool] | None) -> bool:  # noqa: ARG002 - the interface's signature
+        """See `HttpResponse`."""
+        return False
 
     def close(self) -> None:
         """See `HttpResponse`."""

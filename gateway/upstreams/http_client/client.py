@@ -5,9 +5,11 @@ processed it.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from yarl import URL
+
+PUSHED_BYTES: Final = 1 << 14
 
 
 class CannotConnect(Exception):  # noqa: N818 - says what happened
@@ -50,6 +52,12 @@ class HttpResponse(Protocol):
 
     def read(self) -> Awaitable[bytes]:
         """What has arrived of the body since the last call, at least one byte; nothing at its end."""
+        ...
+
+    def push(self, sink: Callable[[bytes], bool] | None) -> bool:
+        """Call `sink` with what arrives, as soon as it does, in place of `read`, until it returns False, or until None
+        takes its place. It is called with nothing, once, when `read` must be called: at the end, after a failure, and
+        for a part of more than PUSHED_BYTES. Returns False if the client cannot do this."""
         ...
 
     def close(self) -> None:

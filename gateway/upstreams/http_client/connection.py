@@ -14,7 +14,7 @@ from typing import Final
 
 import httptools
 
-from gateway.upstreams.http_client.client import HungUp, InvalidResponse, ResponseTimeout
+from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse, ResponseTimeout
 from gateway.upstreams.http_client.limits import ClientLimits
 from twolane.process.http.compiled import read_chunks, read_head
 
@@ -37,7 +37,9 @@ class NotReceived(Exception):  # noqa: N818 - says what happened
 class PooledResponse:
     """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
 
-    __slots__ = ("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_size", "_waiter", "status")
+    __slots__ = (
+        *("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_sink", "_size", "_waiter", "status"),
+    )
 
     def __init__(self, connection: "Connection", status: int, headers: Headers, limit: int) -> None:
         self._connection: Connection | None = connection
@@ -46,6 +48,7 @@ class PooledResponse:
         self._size = 0  # of the parts
         self._limit = limit  # of the rest of the body
         self._waiter: asyncio.Future[bytes] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
         self._error: Exception | None = None
         self._is_over = False
 
@@ -77,6 +80,13 @@ class PooledResponse:
         self.wake()
         return waiter
 
+    def push(self, sink: "Callable[[bytes], bool] | None") -> bool:
+        """See `HttpResponse`."""
+        self._sink = sink
+        if sink is not None:
+            self.wake()
+        return True
+
     def close(self) -> None:
         """See `HttpResponse`."""
         if self._connection is not None:
@@ -97,6 +107,9 @@ class PooledResponse:
     def wake(self) -> None:
         """The parts of one read have been fed: hand them over. A reader that was cancelled has left them."""
         waiter = self._waiter
+        if self._sink is not None:
+            self._push(self._sink)
+            return
         if waiter is None or waiter.done():
             return
         if self._parts:
@@ -111,6 +124,17 @@ class PooledResponse:
             waiter.exception()  # it is no defect if nobody waits any longer
         elif self._is_over:
             waiter.set_result(b"")
+
+    def _push(self, sink: "Callable[[bytes], bool]") -> None:
+        if self._parts and self._size <= PUSHED_BYTES:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+            self._size = 0
+            if not sink(data):
+                self._sink = None
+        elif self._parts or self._is_over:
+            self._sink = None
+            sink(b"")
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more will arrive: the body is complete, or the connection has failed."""

@@ -32,6 +32,9 @@ class Body:
     def whole(self) -> bytes | None:
         return None
 
+    def push(self, _sink: object) -> bool:
+        return False
+
     async def read(self) -> bytes:
         return self._parts.pop(0) if self._parts else b""
 

@@ -219,6 +219,17 @@ class RequestCycle:
             self._wire.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, lines, len(body), body))
         self._complete()
 
+    def push(self, data: bytes) -> bool:
+        """Send a part of the body of a response that has started, without waiting. Returns whether the client has taken
+        enough of what was sent before; otherwise wait with the next message."""
+        if self.is_disconnected or not self._wire.is_open:
+            return False
+        if self._is_chunked:
+            self._wire.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._write(b"", data, is_end=False)
+        return self._wire.is_drained
+
     async def receive(self) -> Message:
         """See the ASGI specification."""
         if self._expects_continue and not self.has_started and not self.is_disconnected:
