@@ -90,10 +90,12 @@ class GatewayResponse:
             return
 
         def take(found: list[Delta]) -> bool:
+            if len(found) == 1:
+                return send(found) if found[0].pieces else True
             sent = self._sent(found)
             return send(sent) if sent else True
 
-        await self._attempt.relay(take)
+        await self._attempt.relay(send if self._context.query.include_usage else take)
 
     def sent(self) -> None:
         """All of it was sent."""

@@ -190,15 +190,18 @@ class HttpReply:
     async def push(self, take: Callable[[list[Delta]], bool]) -> None:
         """See `ports.Deltas`."""
         reader = self._reader
-        if reader is None or reader.keeps_all or self._found or self._parts is not None or self._has_answered(reader):
+        if reader is None or reader.keeps_all or self._found or self._parts is not None:
             return
-        end = asyncio.get_running_loop().create_future()
+        if reader.is_done or (self._is_single and reader.is_finished):  # only the end of the stream is expected
+            return
+        end, is_single = asyncio.get_running_loop().create_future(), self._is_single
 
         def feed(part: bytes) -> bool:
             try:
-                found = reader.feed(part) if part else []
-                if part and (not found or take(found)) and not self._has_answered(reader):
-                    return True
+                if part:
+                    found = reader.feed(part)
+                    if (not found or take(found)) and not (reader.is_done or (is_single and reader.is_finished)):
+                        return True
             except Exception as fault:  # noqa: BLE001 - for whoever reads on
                 self._fault = fault
             if not end.done():
@@ -210,10 +213,6 @@ class HttpReply:
                 await end
         finally:
             self._response.push(None)
-
-    def _has_answered(self, reader: AnswerReader) -> bool:
-        """Whether nothing but the end of the stream is expected."""
-        return reader.is_done or (self._is_single and reader.is_finished)
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""

@@ -176,7 +176,8 @@ async def _send_deltas(
     """Send the answer. A failure in the middle is the end of the stream."""
 
     def push(found: list[Delta]) -> bool:
-        return stream.push(_events(writer, found))
+        is_common = writer is None and len(found) == 1
+        return stream.push(b"data: %b\n\n" % found[0].data if is_common else _events(writer, found))
 
     error: GatewayError | None = answer.error
     if error is None:

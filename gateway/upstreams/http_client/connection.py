@@ -104,6 +104,16 @@ class PooledResponse:
         self._size += len(part)
         return self._connection is not None and self._size > self._connection.limits.buffered_bytes
 
+    def feed_sink(self, part: bytes) -> bool:
+        """Hand over a part of the body at once; False: that is not possible, `feed` it."""
+        sink = self._sink
+        if sink is None or self._parts or not 0 < len(part) <= min(PUSHED_BYTES, self._limit):
+            return False
+        self._limit -= len(part)
+        if not sink(part):
+            self._sink = None
+        return True
+
     def wake(self) -> None:
         """The parts of one read have been fed: hand them over. A reader that was cancelled has left them."""
         waiter = self._waiter
@@ -326,7 +336,8 @@ class Connection(asyncio.Protocol):
         """Read whole chunks; False: the parser reads them and what follows."""
         chunks, response = read_chunks(data, start), self._response
         if chunks is not None and response is not None:
-            self._take(response, *chunks)
+            if chunks[1] or not response.feed_sink(chunks[0]):
+                self._take(response, *chunks)
             return True
         self._is_common = False
         self._parser.feed_data(_CHUNKED_HEAD)  # to the place where the body begins, or goes on

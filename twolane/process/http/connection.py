@@ -380,6 +380,13 @@ class ClientConnection(asyncio.Protocol):
         """Queue bytes for the client."""
         self._transport.write(data)
 
+    def push(self, data: bytes) -> bool:
+        """The same, if bytes can still be sent; returns whether they can, and `is_drained`."""
+        if self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return self._writable is None
+
     @property
     def is_drained(self) -> bool:
         """Whether the client has taken enough of the queued bytes."""

@@ -45,6 +45,9 @@ class Wire(Protocol):
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
 
+    def push(self, data: bytes) -> bool:
+        """The same, if bytes can still be sent; returns whether they can, and `is_drained`."""
+
     @property
     def is_drained(self) -> bool:
         """Whether the client has taken enough of the queued bytes."""
@@ -222,11 +225,11 @@ class RequestCycle:
     def push(self, data: bytes) -> bool:
         """Send a part of the body of a response that has started, without waiting. Returns whether the client has taken
         enough of what was sent before; otherwise wait with the next message."""
-        if self.is_disconnected or not self._wire.is_open:
+        if self.is_disconnected:
             return False
         if self._is_chunked:
-            self._wire.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
+            return self._wire.push(b"%x\r\n%b\r\n" % (len(data), data))
+        if self._wire.is_open:
             self._write(b"", data, is_end=False)
         return self._wire.is_drained
 
