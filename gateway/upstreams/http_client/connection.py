@@ -142,7 +142,8 @@ class PooledResponse:
             self._size = 0
             if not sink(data):
                 self._sink = None
-        elif self._parts or self._is_over:
+                return
+        if self._parts or self._is_over:
             self._sink = None
             sink(b"")
 
