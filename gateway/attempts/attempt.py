@@ -18,18 +18,13 @@ from gateway.attempts.confidence import (
     needs_logprobs,
     reported_confidence,
 )
+from gateway.attempts.pushing import Send, push_deltas
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord, estimate_usage
 from gateway.enums import AttemptOutcome, Reason
-from gateway.errors import (
-    AttemptFailed,
-    LowConfidence,
-    Refused,
-    TargetRateLimited,
-    UpstreamError,
-)
+from gateway.errors import AttemptFailed, LowConfidence, Refused, TargetRateLimited, UpstreamError
 from gateway.parameters import ignored_by
 from gateway.ports import Deltas, Upstream, UpstreamResponse, World
 from gateway.types import Call, Delta, Usage
@@ -145,15 +140,17 @@ class Attempt:
         """Record that another attempt of this request was faster."""
         self._end(Reason.HEDGE)
 
-    async def more(self) -> list[Delta]:
+    async def more(self, send: Send | None = None) -> list[Delta]:
         """The deltas after the buffered ones, as many as have arrived; none at the end. Raises AttemptFailed, after the
-        deltas before the fault; fallback is no longer possible."""
+        deltas before the fault; fallback is no longer possible. `send`: see `push_deltas`."""
         if self.error is not None:
             raise self.error
         if self._is_ended or self._deltas is None:
             return []
         found: list[Delta] = []
         try:
+            if send is not None and not self._validation.has_check:
+                await push_deltas(self._deltas, self._limits, self._observe, send, time_out=self._time_out)
             delta = await self._next(self._deltas)
             if delta is not None:
                 for each in (delta, *self._arrived()):
@@ -173,25 +170,6 @@ class Attempt:
         self._end(AttemptOutcome.OK)
         await self.aclose()
         return []
-
-    async def relay(self, send: Callable[[list[Delta]], bool]) -> None:
-        """Send what arrives without waking the request's task for it, until `send` returns False or something else than
-        deltas arrives, which `more` returns or raises. Does nothing for a stream that is checked."""
-        push = getattr(self._deltas, "push", None)
-        if push is None or self._is_ended or self._validation.has_check:
-            return
-
-        def take(found: list[Delta]) -> bool:
-            self._limits.read_on()
-            for delta in found:
-                self._observe(delta)
-            return send(found)
-
-        try:
-            with self._limits:
-                await push(take)
-        except TimeoutError:
-            self._fail(self._time_out())
 
     def _pass(self, delta: Delta) -> None:
         """Check a delta of a stream before it is sent. Raises AttemptFailed."""

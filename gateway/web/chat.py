@@ -186,9 +186,7 @@ async def _send_deltas(
             while found:
                 if events := _events(writer, found):
                     await stream.write(events)
-                if stream.takes_pushes:
-                    await answer.relay(push)
-                found = await answer.more()
+                found = await answer.more(push if stream.takes_pushes else None)
         except AttemptFailed as fault:
             error = fault
     client.stop()

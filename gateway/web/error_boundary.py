@@ -73,9 +73,7 @@ class _Response:
 
     __slots__ = ("_cycle", "_headers", "_on_status", "_scope", "_send", "_state")
 
-    def __init__(
-        self, scope: Scope, send: Send, cycle: RequestCycle | None, on_status: Callable[[int], None]
-    ) -> None:
+    def __init__(self, scope: Scope, send: Send, cycle: RequestCycle | None, on_status: Callable[[int], None]) -> None:
         self._scope = scope
         self._send = send
         self._cycle = cycle

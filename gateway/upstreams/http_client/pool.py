@@ -10,8 +10,9 @@ import aiohappyeyeballs
 from yarl import URL
 
 from gateway.upstreams.http_client.client import CannotConnect, HungUp
-from gateway.upstreams.http_client.connection import Connection, NotReceived, PooledResponse
+from gateway.upstreams.http_client.connection import Connection, NotReceived
 from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.response import PooledResponse
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
 _PORT: Final = 80

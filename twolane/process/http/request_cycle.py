@@ -211,7 +211,9 @@ class RequestCycle:
         if self._app_status:
             raise RuntimeError("a second response")
         self._app_status = status
-        is_plain = not (self.is_last or self._expects_continue or status in _BODILESS) and self.scope["method"] != "HEAD"
+        is_plain = (
+            not (self.is_last or self._expects_continue or status in _BODILESS) and self.scope["method"] != "HEAD"
+        )
         lines = header_lines([*self._wire.default_headers, *headers, *self.added_headers]) if is_plain else None
         if lines is None:
             self._headers = (*headers, (b"content-length", b"%d" % len(body)))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from gateway.upstreams.http_client import connection as connections
 from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse
-from gateway.upstreams.http_client.connection import Connection, PooledResponse
+from gateway.upstreams.http_client.connection import Connection
 from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.response import PooledResponse
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
@@ -92,7 +93,21 @@ def play(*reads: bytes, ends: bool = False, resets: bool = False, is_bodiless: b
 
 COMMON = (SIZED, CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
 ODD = (
-    *(b"", b"\r", b"\n", b"\r\n", b" ", b"\0", b"\x80", b":", b"9", b"0", b"HTTP/1.0", b"204", b"\r\nConnection: close"),
+    *(
+        b"",
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\0",
+        b"\x80",
+        b":",
+        b"9",
+        b"0",
+        b"HTTP/1.0",
+        b"204",
+        b"\r\nConnection: close",
+    ),
     *(b"\r\nX-A: c", b"\r\nUpgrade: h2c", b"\r\nTransfer-Encoding: chunked", b"0\r\n\r\n", b"5\r\nhello\r\n", SIZED),
 )
 

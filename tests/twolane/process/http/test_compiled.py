@@ -23,8 +23,26 @@ VALUES = st.recursive(
 )
 # What is cut out of a text, or put into it.
 ODD = st.sampled_from(
-    [b"", b'"', b"\\", b"\\u0041", b"\\ud800", b"\xff", b"\xed\xa0\x80", b"\0", b"\x1f", b"{", b"}", b"[", b",", b":"]
-    + [b"0", b"-", b"1e9", b"1.", b"01", b"9" * 30, b" ", b"\t", b"\v", b"nul", b"true", b'"a":1', b'"a":1,', b"\xc3\xa9"]
+    [
+        *(
+            b"",
+            b'"',
+            b"\\",
+            b"\\u0041",
+            b"\\ud800",
+            b"\xff",
+            b"\xed\xa0\x80",
+            b"\0",
+            b"\x1f",
+            b"{",
+            b"}",
+            b"[",
+            b",",
+            b":",
+        ),
+        *(b"0", b"-", b"1e9", b"1.", b"01", b"9" * 30, b" ", b"\t", b"\v", b"nul", b"true", b'"a":1', b'"a":1,'),
+        b"\xc3\xa9",
+    ]
 )
 CHAT = {"model": "auto", "messages": [{"role": "user", "content": "Ünïcödé \n \u2603"}], "temperature": 0.7, "n": None}
 
@@ -42,7 +60,9 @@ EDITS = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 3), ODD), max
 
 @given(st.dictionaries(st.text(max_size=6), VALUES, max_size=6) | VALUES, EDITS, st.booleans())
 @example({"a": 1, "b": 2}, [(8, 3, b'"a"')], False)
-def test_an_object_that_is_scanned_is_read_alike(value: Any, edits: list[tuple[int, int, bytes]], is_ascii: bool) -> None:
+def test_an_object_that_is_scanned_is_read_alike(
+    value: Any, edits: list[tuple[int, int, bytes]], is_ascii: bool
+) -> None:
     body = edited(json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "replace"), edits)
     spans = scan_object(body, MAX_VALUES)
     if spans is not None:
@@ -76,7 +96,9 @@ def test_the_limit_of_depth_is_that_of_the_full_reader(depth: int) -> None:
     assert (scan_object(body, MAX_VALUES) is None) is (depth > 64)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"\\u0061":1}', b"[]", b"1", b"\xef\xbb\xbf{}"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"\\u0061":1}', b"[]", b"1", b"\xef\xbb\xbf{}"]
+)
 def test_what_is_cut_off_or_no_plain_object_is_left_to_the_full_reader(body: bytes) -> None:
     assert scan_object(body, MAX_VALUES) is None
 
@@ -106,7 +128,9 @@ class Seen:
 
 
 HEAD = b"GET /v1/x HTTP/1.1\r\nHost: a.b:1\r\nX-Y_z:  two words \r\nempty:\r\nAccept: */*\r\n\r\n"
-HEAD_ODD = st.sampled_from([b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"\x80", b"(", b'"', b"x", b"\r\n ", b"\r\nq: 1"])
+HEAD_ODD = st.sampled_from(
+    [b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"\x80", b"(", b'"', b"x", b"\r\n ", b"\r\nq: 1"]
+)
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), HEAD_ODD), max_size=3), st.binary(max_size=5))
@@ -115,7 +139,7 @@ def test_a_head_that_is_read_is_read_alike_by_the_parser(edits: list[tuple[int, 
     found = read_head(message + rest)
     if found is None or found[0] != HEAD.split(b"\r\n")[0]:  # lines of requests are looked up, not parsed
         return
-    line, headers, end = found
+    _, headers, end = found
     seen = Seen()
     parser = httptools.HttpRequestParser(seen)
     parser.feed_data((message + rest)[:end])
@@ -143,7 +167,9 @@ def test_no_more_headers_are_read_than_the_limit(count: int) -> None:
 
 
 CHUNKS = b"5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n"
-CHUNK_ODD = st.sampled_from([b"", b"0", b"5", b"ffffffffffffffff", b";x", b" ", b"\r", b"\n", b"\r\n", b"g", b"-1", b"0\r\n\r\n", b"1\r\nx\r\n"])
+CHUNK_ODD = st.sampled_from(
+    [b"", b"0", b"5", b"ffffffffffffffff", b";x", b" ", b"\r", b"\n", b"\r\n", b"g", b"-1", b"0\r\n\r\n", b"1\r\nx\r\n"]
+)
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), CHUNK_ODD), max_size=3), st.integers(0, 3))
