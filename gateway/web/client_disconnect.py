@@ -32,7 +32,8 @@ class CancelOnDisconnect:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> bool:
         """Suppress only the cancellation that this object caused."""
-        self.stop()
+        if self._is_watching:
+            self.stop()
         if self.has_disconnected and self._task.cancelling() and self._task.uncancel() == 0:
             return kind is asyncio.CancelledError
         return False

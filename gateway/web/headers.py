@@ -3,6 +3,7 @@
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import ceil
 from typing import Final
@@ -95,14 +96,16 @@ def new_request_id() -> str:
 def request_id_headers(request_id: str, path: str) -> ResponseHeaders:
     """The ID of a request, under the names that the clients of the API at this path read."""
     value = request_id.encode()
-    return [(REQUEST_ID, value)] + ([(MESSAGES_REQUEST_ID, value)] if path.startswith(MESSAGES_PATH) else [])
+    if path.startswith(MESSAGES_PATH):
+        return [(REQUEST_ID, value), (MESSAGES_REQUEST_ID, value)]
+    return [(REQUEST_ID, value)]
 
 
 def describe(decision: Decision) -> ResponseHeaders:
     """All headers known so far; empty ones are omitted."""
     classification = decision.classification
     headers = request_id_headers(decision.query_id, decision.api_path)
-    headers += [(TASK, _value(classification.task)), (CONFIDENCE, b"%.2f" % classification.confidence)]
+    headers += [(TASK, classification.task.encode()), (CONFIDENCE, b"%.2f" % classification.confidence)]
     if decision.route:
         headers.append((ROUTE, _value(decision.route)))
     if decision.target:
@@ -132,6 +135,7 @@ def _rare(decision: Decision) -> Iterator[tuple[bytes, str | None]]:
         yield ANSWERED_BY, _answered_by(decision)
 
 
+@lru_cache(maxsize=1024)
 def _value(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 

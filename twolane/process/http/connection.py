@@ -254,14 +254,13 @@ class ClientConnection(asyncio.Protocol):
         cycle = RequestCycle(self, self._scope_of(target, "1.1"), holding, is_last=False, expects_continue=False)
         cycle.added_headers = self._listener.added_headers(listed)
         self._open.append(cycle)
-        self._parsing = cycle
         try:
             cycle.feed_all(data[end:])
         except BudgetExceededError:
+            self._parsing = cycle
             self._refuse(limits.OUT_OF_BYTES, Broken.BYTE_BUDGET)
-            return True
-        self._parsing = None
-        self._start(cycle)
+        else:
+            self._start(cycle)
         return True
 
     def eof_received(self) -> bool:
@@ -408,7 +407,9 @@ class ClientConnection(asyncio.Protocol):
         """A response is complete: start the next request, or close."""
         self._used_s = self._loop.time()
         self._server_state.total_requests += 1
-        if cycle in self._open:
+        if self._open and self._open[0] is cycle:
+            self._open.popleft()
+        elif cycle in self._open:
             self._open.remove(cycle)
         if cycle.is_last or self._transport.is_closing():
             for dropped in self._open:
@@ -421,7 +422,8 @@ class ClientConnection(asyncio.Protocol):
             self._send_final(self._final, self._headers)
         else:
             self._body_since_s = self._used_s  # the rest of a body whose response was early has `linger_s`
-        self.read_on()
+        if self._is_read_paused:
+            self.read_on()
 
     def close_now(self) -> None:
         """Close without completing the response."""
