@@ -28,7 +28,7 @@ async def push_deltas(
         limits.read_on()
         for delta in found:
             observe(delta)
-        return send(found)
+        return send(found) if found else True  # nothing: a heartbeat
 
     try:
         with limits:

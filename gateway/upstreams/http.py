@@ -150,8 +150,13 @@ class HttpReply:
                 raise StopAsyncIteration
             reader = self._reader
             if reader is None:
-                part = await self._part()
-                if not self._stream and part and part.startswith(b"{"):
+                part = self._response.whole(MAX_PIECE_BYTES) if self._parts is None else None
+                if part and not self._stream and part[:1] == b"{":
+                    self._is_over = True
+                    keep_bytes(len(part))
+                    return read_document(part, self._api)
+                part = part or await self._part()
+                if part and not self._stream and part[:1] == b"{":
                     return await self._document(part)
                 reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
                 self._reader = reader
@@ -182,8 +187,7 @@ class HttpReply:
                 raise UpstreamError("The target's response is too large.", detail="answer too large")
             keep_bytes(len(part))
             parts.append(part)
-            is_end = self._parts is None and self._response.is_complete
-            part = b"" if is_end else await self._part() or b""
+            part = await self._part() or b""
         self._is_over = True
         return read_document(parts[0] if len(parts) == 1 else b"".join(parts), self._api)
 
@@ -200,7 +204,7 @@ class HttpReply:
             try:
                 if part:
                     found = reader.feed(part)
-                    if (not found or take(found)) and not (reader.is_done or (is_single and reader.is_finished)):
+                    if take(found) and not (reader.is_done or (is_single and reader.is_finished)):
                         return True
             except Exception as fault:  # noqa: BLE001 - for whoever reads on
                 self._fault = fault
@@ -232,7 +236,7 @@ class HttpReply:
         """The next part of the body without its content coding; None or nothing at its end."""
         if self._parts is None:
             try:
-                part = self._response.whole() or await self._response.read()
+                part = await self._response.read()
             except Exception as fault:  # what is not of the HTTP client is raised as it is
                 if (error := translated(fault)) is None:
                     raise

@@ -65,7 +65,10 @@ def _with_model(call: Call, capabilities: Capabilities | None, *, stream_options
         return None
     if call.wants_logprobs or call.choice is not None or call.validation_error is not None or query.output_format:
         return None
-    if not spans.keys() <= _kept_fields(capabilities) or not NESTED.isdisjoint(query.parameters.names):
+    known = _KEPT.get(id(capabilities))
+    if not spans.keys() <= (known[1] if known is not None else _kept_fields(capabilities)) or not NESTED.isdisjoint(
+        query.parameters.names
+    ):
         return None
     start, end = spans["model"]
     usage = _USAGE if query.stream and stream_options else b""
@@ -81,11 +84,8 @@ _KEPT: Final[dict[int, tuple[Capabilities | None, frozenset[str]]]] = {}
 
 
 def _kept_fields(capabilities: Capabilities | None) -> frozenset[str]:
-    """Fields of a request that a target with these capabilities is sent as they are. Cached by identity, as
-    `not_taken` is."""
-    known = _KEPT.get(id(capabilities))
-    if known is not None:
-        return known[1]
+    """Fields of a request that a target with these capabilities is sent as they are. Kept by identity, as those of
+    `not_taken` are."""
     if len(_KEPT) >= _MAX_CACHED:
         _KEPT.clear()
     unwanted = not_taken(capabilities) if capabilities is not None else {}

@@ -22,7 +22,14 @@ from gateway.types import Delta, Query
 from gateway.web import sse
 from gateway.web.apis.client_api import ClientApi, Writer
 from gateway.web.apis.table import APIS
-from gateway.web.asgi_responses import refuse_body, send_early_error, send_error, send_json
+from gateway.web.asgi_responses import (
+    JSON_TYPE,
+    refuse_body,
+    send_early_error,
+    send_error,
+    send_json,
+    send_now,
+)
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
@@ -88,7 +95,8 @@ class GenerationApis:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
-        check_encoding(headers)
+        if b"content-encoding" in headers:
+            check_encoding(headers)
         body: bytes = scope.get(BODY) or await read_body(receive)
         trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
@@ -104,7 +112,8 @@ class GenerationApis:
         return query
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
-        return describe(decision) + describe_quota(self._pipeline.quota(query))
+        quota = self._pipeline.quota(query)
+        return describe(decision) if quota is None else describe(decision) + describe_quota(quota)
 
     def _writer(self, api: ClientApi, query: Query, answer: GatewayResponse) -> Writer | None:
         """None for the pipeline's own form. Writers are told what a route made private or limited to locations."""
@@ -131,7 +140,8 @@ class GenerationApis:
             if writer is not None:
                 await writer.keep(delta.data, delta.original)
                 data = writer.whole(delta.data, delta.original)
-            await send_json(send, data, headers=headers)
+            if not send_now(send, [JSON_TYPE, *headers], data):
+                await send_json(send, data, headers=headers)
             answer.sent()
         finally:
             await answer.aclose()

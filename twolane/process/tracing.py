@@ -129,8 +129,8 @@ def _has_exporter(environment: Mapping[str, str]) -> bool:
 
 
 def _bound_of(sampler: "Sampler") -> int | None:
-    """New traces with a smaller number in the low bits of their id are sampled, by OpenTelemetry's usual sampler: to ask
-    it takes longer than everything else that a request that is not sampled costs. None for other samplers."""
+    """New traces with a smaller number in the low bits of their id are sampled, by OpenTelemetry's usual sampler, which
+    costs more than everything else that a request pays for not being sampled. None for other samplers."""
     from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
     root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler

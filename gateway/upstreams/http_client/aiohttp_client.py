@@ -46,7 +46,7 @@ class AiohttpResponse:
         """See `HttpResponse`."""
         return self._response.content.at_eof()
 
-    def whole(self) -> bytes | None:
+    def whole(self, most: int) -> bytes | None:  # noqa: ARG002 - the interface's signature
         """See `HttpResponse`."""
         return None
 

@@ -46,8 +46,9 @@ class HttpResponse(Protocol):
         """Whether the end of the body was read."""
         ...
 
-    def whole(self) -> bytes | None:
-        """The body, if all of it has arrived and none of it was read; None otherwise, also for an empty one."""
+    def whole(self, most: int) -> bytes | None:
+        """The body, if all of it has arrived, at most so many bytes, and none was read; otherwise None, as for an empty
+        one."""
         ...
 
     def read(self) -> Awaitable[bytes]:

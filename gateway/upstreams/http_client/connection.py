@@ -24,7 +24,6 @@ _OK: Final = b"HTTP/1.1 200 "
 _OK_STATUS: Final = 200
 _KEEP_ALIVE: Final = b"keep-alive"
 _UNCOMMON: Final = frozenset({b"upgrade", b"proxy-connection", b"trailer"})  # headers that the parser must see
-_LENGTH_DIGITS: Final = 9
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 _BYTES_ACKED_AT: Final = 120  # in Linux's struct tcp_info
 
@@ -192,25 +191,25 @@ class Connection(asyncio.Protocol):
             return False
         if not _UNCOMMON.isdisjoint(headers) or headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
             return False
-        length = headers.get(b"content-length")
-        if length is None:
-            chunks = read_chunks(data, end) if headers.get(b"transfer-encoding") == b"chunked" else None
-        else:
-            chunks = (data[end:], True) if self._is_whole(length, len(data) - end) else None
-        if chunks is None or (length is not None and b"transfer-encoding" in headers):
+        length, coding, size = headers.get(b"content-length"), headers.get(b"transfer-encoding"), len(data) - end
+        chunks = None
+        if length is not None:
+            if length != b"%d" % size or coding is not None or size > self.limits.body_bytes:
+                return False
+        elif coding != b"chunked" or (chunks := read_chunks(data, end)) is None:
             return False
         self._has_begun = self._is_common = self._is_framed = True
         if self._timer is not None:
             self._stop_timer()
         self._waiter, self._response = None, PooledResponse(self, _OK_STATUS, headers, self.limits.body_bytes)
         waiter.set_result(self._response)
-        self._take(self._response, *chunks)
+        if chunks is not None:
+            self._take(self._response, *chunks)
+        else:
+            self._response.complete(data[end:])
+            self._is_over = self._keeps = True
+            self._finish()
         return True
-
-    def _is_whole(self, length: bytes, arrived: int) -> bool:
-        """Whether a body of this content length has arrived, and nothing else."""
-        is_number = len(length) <= _LENGTH_DIGITS and length.isdigit()
-        return is_number and int(length) == arrived <= self.limits.body_bytes
 
     def _take_chunks(self, data: bytes, start: int) -> bool:
         """Read whole chunks; False: the parser reads them and what follows."""

@@ -59,9 +59,9 @@ class PooledResponse:
         """See `HttpResponse`."""
         return self._is_over and not self._parts and self._error is None
 
-    def whole(self) -> bytes | None:
+    def whole(self, most: int) -> bytes | None:
         """See `HttpResponse`."""
-        if self._is_over and self._error is None and len(self._parts) == 1:
+        if self._is_over and self._error is None and len(self._parts) == 1 and len(self._parts[0]) <= most:
             return self._parts.pop()
         return None
 
@@ -85,6 +85,12 @@ class PooledResponse:
         self.end(HungUp("the response was closed"))
 
     # What the connection calls
+
+    def complete(self, body: bytes) -> None:
+        """The body has arrived with the head, completely."""
+        if body:
+            self._parts.append(body)
+        self._is_over, self._connection = True, None
 
     def feed(self, part: bytes) -> bool:
         """A part of the body; returns whether too much is buffered. Raises InvalidResponse."""

@@ -29,7 +29,7 @@ class Body:
     def is_complete(self) -> bool:
         return not self._parts
 
-    def whole(self) -> bytes | None:
+    def whole(self, _most: int) -> bytes | None:
         return None
 
     def push(self, _sink: object) -> bool:
