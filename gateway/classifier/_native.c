@@ -376,10 +376,11 @@ static int lowered(const Text *text, int head, int tail, Py_UCS4 *out)
     if (!lower)
         return -1;
     Text found = text_of(lower);
-    size = found.size < TEXT_CHARS ? (int)found.size : TEXT_CHARS;
-    for (int at = 0; at < size; at++) {
+    size = 0;
+    for (Py_ssize_t at = 0; at < found.size && size < TEXT_CHARS; at++) {
         Py_UCS4 c = char_at(&found, at);
-        out[at] = c == 0x2019 ? '\'' : c;
+        if (c != 0x640 && (c < 0x64B || c > 0x652)) /* vowel signs of Arabic */
+            out[size++] = c == 0x2019 ? '\'' : c;
     }
     Py_DECREF(lower);
     return size;

@@ -33,6 +33,7 @@ from gateway.classifier.tokens import (
     Ids,
     Vocabulary,
     is_spaceless,
+    lowered,
     split,
 )
 
@@ -208,7 +209,7 @@ def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[s
         return split(shown.lower())
     if is_spaceless(shown):
         shown = _ends(text, (sizes[0] // 3, sizes[1] // 3))
-    return vocabulary.merged(split(shown.lower().replace("’", "'")))
+    return vocabulary.merged(split(lowered(shown)))
 
 
 def _shortened(tokens: list[str]) -> list[str]:
