@@ -37,12 +37,11 @@
 #define STRUCTURED_WORDS 8.0
 #define SHORT_TOKENS 40
 
-#define MIX 0x9E3779B1u
 #define NOT 0x2545F491u
 #define PAIR 0x85EBCA6Bu
 #define CLASS_PAIR 0x7FEB352Du
 #define CONCEPT_PAIR 0x27D4EB2Fu
-#define PLACE 0x165667B1u
+#define PLACE (0x165667B1u * 0x9E3779B1u)
 #define CONTEXTS 8
 #define LAST_PARAGRAPH 4
 #define MAX_PAST 1024 /* tokens of a follow-up's past */
@@ -766,7 +765,7 @@ static void add_rows(const Scorer *self, const uint32_t *rows, int16_t *to)
 
 static uint32_t hashed_row(const Scorer *self, uint32_t hash)
 {
-    return (uint32_t)self->names + ((hash * MIX) >> (32 - HASH_BITS));
+    return (uint32_t)self->names + (hash >> (32 - HASH_BITS));
 }
 
 /* The rows of every token; see `features`. A row that a token lacks is that of the hash 0. */
@@ -801,19 +800,19 @@ static void score_tokens(Request *request)
     }
 }
 
-/* The row of the first word of a unit, with the unit's place. */
+/* The row of the first word of a unit, if it has one, with the unit's place. */
 static const int8_t *lead_of(const Request *request, int unit)
 {
     const Scorer *self = request->self;
-    uint32_t row = (uint32_t)self->names;
+    uint32_t hash = 0;
     for (int at = request->firsts[unit]; at < request->firsts[unit] + request->sizes[unit]; at++) {
         if (!(flags_of(request, at) & LEADS))
             continue;
         uint32_t concept = self->classes[request->ids[at]];
-        row = hashed_row(self, (concept ? concept : request->hashes[at]) + (uint32_t)request->places[unit] * PLACE);
+        hash = concept ? concept : request->hashes[at];
         break;
     }
-    return self->table + (size_t)row * WIDTH;
+    return self->table + (size_t)hashed_row(self, hash + (uint32_t)request->places[unit] * PLACE) * WIDTH;
 }
 
 /* The row of a flag: those of units are followed by those of requests. */
@@ -871,7 +870,7 @@ static double trust_of(const Request *request, const double *shares)
     }
     if (total == 0.0)
         return MIN_TRUST;
-    double trust = known / (KNOWN_SHARE * total);
+    double trust = sqrt(known / (KNOWN_SHARE * total));
     return trust > 1.0 ? 1.0 : trust < MIN_TRUST ? MIN_TRUST : trust;
 }
 

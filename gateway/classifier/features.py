@@ -15,7 +15,6 @@ from itertools import compress
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gateway.classifier.tokens import (
     BREAKS,
@@ -26,6 +25,7 @@ from gateway.classifier.tokens import (
     GAP,
     HASH,
     LEAD,
+    MIX,
     NEAR,
     NEGATED,
     SIGN,
@@ -63,11 +63,14 @@ OPEN_WORDS: Final = frozenset(
 OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
 OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
 CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
+_BRACKETS: Final = frozenset("{[")
+_BRACKETS_END: Final = frozenset("}]")
+_LABEL_END: Final = frozenset(":>")
+_CODE_END: Final = frozenset(";({=,")
 _SHORT_CHARS: Final = 80
 _FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
 _FENCE: Final = "```"
 
-_MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
 _NOT: Final = np.uint32(0x2545F491)
 _PAIR: Final = np.uint32(0x85EBCA6B)
 _CLASS_PAIR: Final = np.uint32(0x7FEB352D)
@@ -83,6 +86,7 @@ _PAIRS: Final = np.array([[_PAIR], [_CLASS_PAIR]])  # of a token's hash, of what
 _ROLE_SALTS: Final = SALTS.reshape(_ROLES, _CONTEXTS).T.copy()
 _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
 _BY_LENGTH: Final = 48 + _LENGTHS.searchsorted(np.arange(64), "right")
+_POSITIONS: Final = np.arange(1024)
 _NO_PAST: Final = np.zeros(0, dtype=np.intp)
 
 
@@ -90,9 +94,10 @@ class Features(NamedTuple):
     """Rows of the model's table, in which the tokens' own rows are followed by the rows by hash, those of units, and
     those of requests.
 
-    `rows` [1 + HASHED, tokens] are those of every token, its own first. Unit n has the `sizes[n]` tokens from `firsts[n]`
-    on, and the rows `unit_rows[:, n]`: by hash of its first word, of its place, and of its length. `past` are those of a
-    follow-up's past, `request` those of the whole request. The last user message has `own_tokens` tokens."""
+    `rows` [1 + HASHED, tokens] are those of every token, its own first. Unit n has the `sizes[n]` tokens from
+    `firsts[n]` on, and the rows `unit_rows[:, n]`: by hash of its first word, of its place, and of its length. `past`
+    are those of a follow-up's past, `request` those of the whole request. The last user message has `own_tokens` tokens.
+    """
 
     rows: Ids
     firsts: Ids
@@ -147,27 +152,28 @@ def _hashed(records: Hashes, lasts: Ids, salts: Hashes) -> Hashes:
     that of the token before it, and with the one before it in its unit."""
     found = np.zeros((HASHED, lasts[-1] + 1), dtype=np.uint32)
     np.multiply(records[HASH], salts, out=found[0])
-    np.add(records[: NEAR + 1, :-1] * _PAIRS, records[: NEAR + 1, 1:], out=found[1:3, 1:])
+    pairs = records[: NEAR + 1, :-1] * _PAIRS
+    np.add(pairs, records[: NEAR + 1, 1:], out=found[1:3, 1:])
     named = records[CONCEPT].nonzero()[0]
     if named.size > 1:
         concepts, units = records[CONCEPT].take(named), lasts.searchsorted(named)
-        found[3, named[1:]] = (concepts[:-1] * _CONCEPT_PAIR + concepts[1:]) * (units[1:] == units[:-1])
-    found *= _MIX
+        pairs = concepts[:-1] * _CONCEPT_PAIR
+        pairs += concepts[1:]
+        pairs *= units[1:] == units[:-1]
+        found[3].put(named[1:], pairs)
     found >>= _SHIFT
     return found
 
 
 def _unit_rows(leads: Hashes, firsts: Ids, lasts: Ids, borders: tuple[int, int]) -> Ids:
-    """The rows of every unit: by hash of its first word by its concept, otherwise by itself, with the unit's place (0
-    if there is none); of its place among the units of its role; and of its length."""
+    """The rows of every unit: by hash of its first word, by the word's concept or otherwise itself, with the unit's
+    place; of its place among the units of its role; and of its length."""
     above = int(lasts.searchsorted(borders[0])) if borders[0] > 1 else 1
     before = int(lasts.searchsorted(borders[1])) - above if borders[1] > borders[0] + 1 else 1
     places, salts = _places(above, before, lasts.size - above - before)
-    found = np.zeros((3, lasts.size), dtype=np.intp)
-    words = leads.nonzero()[0]
-    if words.size:
-        at = words.take(words.searchsorted(firsts), mode="clip")
-        found[0] = ((leads.take(at) + salts) * _MIX >> _SHIFT) * ((at >= firsts) & (at <= lasts))
+    found = np.empty((3, lasts.size), dtype=np.intp)
+    words = np.minimum.reduceat(np.where(leads, _POSITIONS[: leads.size], leads.size - 1), firsts)  # the last is a gap
+    found[0] = leads.take(words) + salts >> _SHIFT
     found[1] = places
     found[2] = _BY_LENGTH.take(lasts - firsts + 1, mode="clip")
     found[1:] += HASHED_ROWS
@@ -181,14 +187,16 @@ def _places(*units: int) -> tuple[Ids, Hashes]:
     found = [
         role * 16 + min(at, 3) * 4 + min(count - 1 - at, 3) for role, count in enumerate(units) for at in range(count)
     ]
-    return np.array(found, dtype=np.intp), np.array(found, dtype=np.uint32) * _PLACE
+    return np.array(found, dtype=np.intp), np.array(found, dtype=np.uint32) * _PLACE * MIX
+
+
 def _past(vocabulary: Vocabulary, earlier: Ids, answered: list[int]) -> Ids:
     """The rows of the words of the earlier message and of the answer, by hash."""
     ids = np.concatenate([earlier, answered]).astype(np.intp)
     hashes = vocabulary.hashes.take(ids)
     hashes[: earlier.size] *= PAST_SALTS[0]
     hashes[earlier.size :] *= PAST_SALTS[1]
-    return (hashes * _MIX >> _SHIFT).astype(np.intp)
+    return (hashes >> _SHIFT).astype(np.intp)
 
 
 def _ends(text: str, sizes: tuple[int, int]) -> str:
@@ -248,46 +256,48 @@ def _context(asked: str, fences: int, answer: str, signs: Hashes, answered: list
 def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context: int, own_tokens: int) -> list[int]:
     """Structural properties of the request. A flag's number must never change: weights are trained with it."""
     system, earlier, answer = turns
+    size = len(user)
     start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
-    whole = start + end if len(user) > _FLAG_CHARS else user.strip()
-    is_asked = bool(system or answer) or len(user) < _SHORT_CHARS
+    whole = start + end if size > _FLAG_CHARS else user.strip()
+    first, last, early = start[:1], end[-1:], start[:200]
+    is_lines, is_closed = "\n" in whole, last in CLOSING
     present = (
         True,
-        bool(system),
-        end.endswith("?"),
+        system,
+        last == "?",
         fences == 1,
         fences > 1,
-        end.endswith("```"),
-        start.startswith("```"),
-        start.startswith(("{", "[")),
-        end.endswith(("}", "]")),
+        last == "`" and end.endswith(_FENCE),
+        first == "`" and start.startswith(_FENCE),
+        first in _BRACKETS,
+        last in _BRACKETS_END,
         not whole.isascii(),
-        "\n" in whole,
-        "\n\n" in whole,
-        len(user) < 40,
-        len(user) < 160,
-        len(user) > 600,
+        is_lines,
+        is_lines and "\n\n" in whole,
+        size < 40,
+        size < 160,
+        size > 600,
         not own_tokens,
-        end.endswith((":", ">")),
-        end.endswith((";", "(", "{", "=", ",")),
-        "\n  " in whole or "\n\t" in whole,
-        bool(earlier),
-        bool(answer),
+        last in _LABEL_END,
+        last in _CODE_END,
+        is_lines and ("\n  " in whole or "\n\t" in whole),
+        earlier,
+        answer,
         _FENCE in answer,
         "@@" in whole,
-        "<" in start[:200] and ">" in start[:200],
-        "|" in start[:200],
+        "<" in early and ">" in early,
+        "|" in early,
         whole[-1:].isalnum(),
         "<<<" in whole,
         "__" in whole,
         user[-1:].isspace(),
-        end[-1:] in OPEN_SIGNS,
+        last in OPEN_SIGNS,
         end[end.rfind(" ") + 1 :].lower() in OPEN_WORDS,
-        end[-1:] in OPEN_CHARS,
+        last in OPEN_CHARS,
         whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
-        end[-1:] in CLOSING,
-        not is_asked and end[-1:] not in CLOSING,
-        answer.startswith(("{", "[")),
+        is_closed,
+        not (is_closed or system or answer or size < _SHORT_CHARS),
+        answer and answer[0] in _BRACKETS,
         0 < len(answer) < 60,
         len(answer) > 300,
         answer.endswith("?"),

@@ -7,7 +7,7 @@ model card), and reduced if the units that decide consist of unknown words.
 """
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 from typing import Final
 
 import numpy as np
@@ -169,7 +169,7 @@ def _own_words(found: Features) -> int:
 
 def _trust(known: float, total: float) -> float:
     """The factor for the probabilities, by the share of known words in the units that count."""
-    return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
+    return max(_MIN_TRUST, min(1.0, sqrt(known / (_KNOWN_SHARE * total)))) if total else _MIN_TRUST
 
 
 def _strongest(found: Features, strengths: npt.NDArray[np.int32], unit: int) -> list[int]:

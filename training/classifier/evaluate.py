@@ -74,8 +74,7 @@ class LeftOut:
     @cached_property
     def is_right(self) -> Bools:
         """Whether it is the label or one of `also_ok`."""
-        pairs = zip(self.requests, self.best.tolist(), strict=True)
-        return np.array([_TASKS[at] in (each.line.task, *each.line.also_ok) for each, at in pairs])
+        return np.array(is_right(self.requests, self.best.tolist()))
 
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
@@ -88,6 +87,12 @@ class LeftOut:
         """Whether each request is right in one lane only, and whether the fast lane is right."""
         found = [{task in FAST for task in (each.line.task, *each.line.also_ok)} for each in self.requests]
         return np.array([len(each) == 1 for each in found]), np.array([True in each for each in found])
+
+
+def is_right(requests: Iterable[Request], tasks: Iterable[int]) -> list[bool]:
+    """Whether the number of a task is that of each request's label or of one of its `also_ok`."""
+    pairs = zip(requests, tasks, strict=True)
+    return [_TASKS[at] in (each.line.task, *each.line.also_ok) for each, at in pairs]
 
 
 def evaluate(found: LeftOut) -> dict[str, Any]:

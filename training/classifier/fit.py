@@ -240,8 +240,11 @@ def scores(model: Model, data: Dataset) -> Tensor:
     return torch.cat([model(data.examples[at : at + 256]) for at in starts])
 
 
-def temperature(found: Tensor, targets: Tensor) -> float:
-    """The temperature with the smallest loss, by search over a grid."""
+def temperature(found: Tensor, right: Tensor) -> float:
+    """The temperature by which the probability of the most probable task tells best whether that is `right`, by search
+    over a grid. Labels alone would give one that is too high: a task that is as defensible as the label is right, too.
+    """
     grid = np.geomspace(0.3, 5.0, 120)
-    losses = [float(F.cross_entropy(found / float(divisor), targets)) for divisor in grid]
+    tops = ((found / float(divisor)).softmax(1).amax(1) for divisor in grid)
+    losses = [float(F.binary_cross_entropy(top, right)) for top in tops]
     return float(grid[int(np.argmin(losses))])
