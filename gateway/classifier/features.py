@@ -96,7 +96,8 @@ class Features(NamedTuple):
 
     `rows` [1 + HASHED, tokens] are those of every token, its own first. Unit n has the `sizes[n]` tokens from
     `firsts[n]` on, and the rows `unit_rows[:, n]`: by hash of its first word, of its place, and of its length. `past`
-    are those of a follow-up's past, `request` those of the whole request. The last user message has `own_tokens` tokens.
+    are those of a follow-up's past, `request` those of the whole request. The last user message has `own_tokens`
+    tokens.
     """
 
     rows: Ids
