@@ -45,9 +45,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     train.add_argument(
         "--threshold",
         type=float,
-        default=0.8,
+        default=0.78,
         metavar="P",
-        help="probability of the fast tasks at which the policy's fast lane takes a request (default: 0.8)",
+        help="probability of the fast tasks at which the policy's fast lane takes a request (default: 0.78)",
     )
     options = parser.parse_args(argv)
     if options.prompts is None and not options.log:

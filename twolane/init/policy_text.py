@@ -59,7 +59,7 @@ def _routes(fast: Lane) -> Iterator[str]:
     yield "routes:"
     yield "  # Most of the answer is already known. If the fast lane fails or is too slow, the quality lane answers."
     yield "  - name: edits"
-    yield '    when: {task: [edit, autocomplete], confidence: ">= 0.80"}'
+    yield '    when: {task: [edit, autocomplete], confidence: ">= 0.78"}'
     yield "    use: fast"
     yield "    slo: {p95_ms: 2000}  # a slower fast lane is ejected until it recovers"
     if fast.engine == WORKER:
