@@ -147,8 +147,9 @@ def macro_f1(found: LeftOut, rows: Numbers) -> float:
 def lane_threshold(found: LeftOut) -> float:
     """The lowest probability of the fast tasks together at which the fast lane still has PRECISION; 1 if none.
 
-    Requests in the usual words count as often as in the fit (`PLAIN_WEIGHT`). In a language of one or two writers, a model without one of them lacks most of what the shipped one knows of it.
-    Such languages do not count here, unless there are no others.
+    Requests in the usual words count as often as in the fit (`PLAIN_WEIGHT`). In a language of one or two writers, a
+    model without one of them lacks most of what the shipped one knows of it. Such languages do not count here, unless
+    there are no others.
     """
     counted, is_fast = found.lanes
     known = known_languages(each.line for each in found.requests)
