@@ -21,11 +21,12 @@ from training.stages import Stage
 from training.tasks.decisions import QUESTIONS
 from training.train import Run
 
-STAGE: Final = Stage(parts=(), steps=640, peak_rate=3e-3, warmup_steps=30, held=0.4, unroll_from=1.0)
+STAGE: Final = Stage(parts=(), steps=2000, peak_rate=3e-3, warmup_steps=30, held=0.6, unroll_from=1.0)
 BATCHES: Final = 2  # of a step, each with questions of its own
 TEXTS: Final = 8  # of a batch
-SECOND_SHARE: Final = 0.15  # of batches that learn the second pass over their canvases
-FEW_UNTIL: Final = 0.2  # share of the run until which the number of questions grows
+SECOND_SHARE: Final = 0.1  # of batches that learn the second pass over their canvases
+READ_SHARE: Final = 0.4  # of batches that learn the JSON answers as well
+FEW_STEPS: Final = 150  # until the number of questions is that of the benchmark
 
 
 def main() -> None:
@@ -56,8 +57,9 @@ class DecisionRun(Run):
         for number in range(BATCHES):
             rng = random.Random(f"{self.seed}/{self.step}/{number}")
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
-            questions = question_count(rng, self.step / self.steps)
-            batch = decision_batch(rng, generator, self._info, rows=TEXTS, questions=questions)
+            questions = question_count(rng, self.step)
+            is_read = rng.random() < READ_SHARE
+            batch = decision_batch(rng, generator, self._info, rows=TEXTS, questions=questions, is_read=is_read)
             with torch.autocast("cpu", torch.bfloat16):
                 found = decision_losses(self.model, batch, is_second=rng.random() < SECOND_SHARE)
             ((found.canvas + found.left_to_right) / BATCHES).backward()
@@ -84,10 +86,10 @@ class DecisionRun(Run):
         save_file(changed, self.out / DECISION_WEIGHTS)
 
 
-def question_count(rng: random.Random, progress: float) -> int:
-    """Questions of a batch after this share of the run: at first few, which are easier to find again by their numbers;
-    in the end as many as the benchmark asks in half of the batches."""
-    most = min(QUESTIONS, 2 + int((QUESTIONS - 1) * progress / FEW_UNTIL))
+def question_count(rng: random.Random, step: int) -> int:
+    """Questions of a batch at this step: at first few, which are easier to find again by their numbers; later as many
+    as the benchmark asks in half of the batches."""
+    most = min(QUESTIONS, 1 + QUESTIONS * step // FEW_STEPS)
     return most if rng.random() < 0.5 else rng.randint(1, most)
 
 

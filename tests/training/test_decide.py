@@ -27,10 +27,9 @@ def info() -> ModelInfo:
     return load(CHECKPOINT, LoadOptions(threads=1)).info
 
 
-def batch(seed: int = 1, *, rows: int = 2, questions: int = QUESTIONS) -> DecisionBatch:
-    return decision_batch(
-        random.Random(seed), torch.Generator().manual_seed(seed), info(), rows=rows, questions=questions
-    )
+def batch(seed: int = 1, *, rows: int = 2, questions: int = QUESTIONS, is_read: bool = True) -> DecisionBatch:
+    generator = torch.Generator().manual_seed(seed)
+    return decision_batch(random.Random(seed), generator, info(), rows=rows, questions=questions, is_read=is_read)
 
 
 def test_every_question_is_decided_once_on_the_canvases_and_at_least_once_left_to_right() -> None:
@@ -93,11 +92,22 @@ def test_layers_with_a_window_see_the_last_tokens_only() -> None:
 
 
 def test_the_number_of_questions_grows_to_that_of_the_benchmark() -> None:
-    early = {question_count(random.Random(seed), 0.0) for seed in range(50)}
-    late = [question_count(random.Random(seed), 0.9) for seed in range(200)]
-    assert early == {1, 2}
+    counts = {step: [question_count(random.Random(seed), step) for seed in range(200)] for step in (0, 60, 150)}
+    late = counts[150]
+    assert set(counts[0]) == {1}
+    assert max(counts[60]) == 3
     assert max(late) == QUESTIONS
     assert late.count(QUESTIONS) > 80
+
+
+def test_a_batch_without_json_answers_learns_canvases_only() -> None:
+    net = build_model(7)
+    speed_up_training(net)
+    found = batch(5, is_read=False)
+    assert found.prefix.shape[1] + found.rest.shape[1] == found.context.max()
+    losses = decision_losses(net, found, is_second=False)
+    assert losses.left_to_right == 0.0
+    (losses.canvas + losses.left_to_right).backward()
 
 
 def test_free_positions_get_noise() -> None:

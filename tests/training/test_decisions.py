@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from training.tasks.decisions import QUESTIONS, canvases_of, decision, question_set
+from training.tasks.decisions import QUESTIONS, canvases_of, decision, practice_set, question_set
 from training.tasks.orders import order
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids
@@ -50,6 +50,14 @@ def test_all_types_and_several_answers_occur() -> None:
     assert {question.kind for question in samples[0].questions} == set(QuestionKind)
     for answers in zip(*(sample.right for sample in samples), strict=True):
         assert max(map(answers.count, set(answers))) < 0.9 * len(answers)
+
+
+def test_lists_of_every_length_are_practised() -> None:
+    asked = [each for seed in range(200) for each in practice_set(random.Random(seed), QUESTIONS)]
+    for beginning in ("Is the day ", "Does the item begin with "):
+        texts = [each.question.text for each in asked if each.question.text.startswith(beginning)]
+        lengths = {len(re.split(", | or ", text.removeprefix(beginning))) for text in texts}
+        assert lengths >= {1, 2, 3, 4, 5}
 
 
 def model() -> DiffusionModel:

@@ -59,9 +59,19 @@ class DecisionSample:
 
 def question_set(rng: random.Random, count: int = QUESTIONS) -> tuple[Asked, ...]:
     """`count` different questions that can be asked of any order."""
+    return _draw(rng, count, _TOPICS)
+
+
+def practice_set(rng: random.Random, count: int) -> tuple[Asked, ...]:
+    """`count` different questions to learn from: those of `question_set`, hard ones more often, and predicates that
+    list fewer values or more. A long list alone does not teach to compare with each of its values."""
+    return _draw(rng, count, _PRACTICE)
+
+
+def _draw(rng: random.Random, count: int, topics: Sequence[Callable[[random.Random], Asked]]) -> tuple[Asked, ...]:
     found: dict[str, Asked] = {}
     while len(found) < count:
-        asked = rng.choice(_TOPICS)(rng)
+        asked = rng.choice(topics)(rng)
         found[asked.question.text] = asked
     return tuple(found.values())
 
@@ -118,15 +128,26 @@ def _is_above(rng: random.Random) -> Asked:
     return _predicate(f"Is the quantity above {limit}?", lambda said: said.qty > limit)
 
 
-def _is_early(rng: random.Random) -> Asked:
-    days = rng.sample(DAYS, 4)
-    return _predicate(f"Is the day {', '.join(days[:3])} or {days[3]}?", lambda said: said.day in days)
+def _is_early(rng: random.Random, count: int = 4) -> Asked:
+    days = rng.sample(DAYS, count)
+    return _predicate(f"Is the day {_listed(days)}?", lambda said: said.day in days)
 
 
-def _starts(rng: random.Random) -> Asked:
-    letters = sorted(rng.sample(sorted({noun[0] for noun in NOUNS}), 5))
-    text = f"Does the item begin with {', '.join(letters[:4])} or {letters[4]}?"
-    return _predicate(text, lambda said: said.item.split()[-1][0] in letters)
+def _starts(rng: random.Random, count: int = 5) -> Asked:
+    letters = sorted(rng.sample(sorted({noun[0] for noun in NOUNS}), count))
+    return _predicate(f"Does the item begin with {_listed(letters)}?", lambda said: said.item.split()[-1][0] in letters)
+
+
+def _is_any_day(rng: random.Random) -> Asked:
+    return _is_early(rng, rng.randint(1, 5))
+
+
+def _starts_any(rng: random.Random) -> Asked:
+    return _starts(rng, rng.randint(1, 6))
+
+
+def _listed(values: Sequence[str]) -> str:
+    return " or ".join(part for part in (", ".join(values[:-1]), values[-1]) if part)
 
 
 def _which_day(_rng: random.Random) -> Asked:
@@ -162,4 +183,10 @@ _TOPICS: Final[tuple[Callable[[random.Random], Asked], ...]] = (
     *(_is_above, _is_early, _starts),
     *(_which_day, _which_letter, _has_day),
     *(_how_many, _how_detailed),
+)
+_PRACTICE: Final = (
+    *_TOPICS,
+    *(_is_above, _is_early, _is_any_day, _is_any_day),
+    *(_starts, _starts, _starts_any, _starts_any, _starts_any),
+    *(_which_letter, _how_many),
 )
