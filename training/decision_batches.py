@@ -13,7 +13,7 @@ import torch
 
 from diffusion_worker.constraints.inference.template import FREE, Template
 from diffusion_worker.types.model_info import ModelInfo
-from training.tasks.decisions import DecisionSample, canvases_of, decision, practice_set
+from training.tasks.decisions import Asked, DecisionSample, canvases_of, decision
 from training.tasks.sample import SampleSpec
 from training.vocabulary import EOS, PAD, VOCAB_SIZE, encode_prompt, encode_text
 from twolane.process.decisions.wording import prompt_of
@@ -40,11 +40,16 @@ class DecisionBatch:
 
 
 def decision_batch(
-    rng: random.Random, generator: torch.Generator, info: ModelInfo, *, rows: int, questions: int, is_read: bool = True
+    rng: random.Random,
+    generator: torch.Generator,
+    info: ModelInfo,
+    asked: Sequence[Asked],
+    *,
+    rows: int,
+    is_read: bool = True,
 ) -> DecisionBatch:
-    """A batch of `rows` texts of the training split with `questions` questions each, and with JSON answers to read left
-    to right if `is_read`."""
-    asked = practice_set(rng, questions)
+    """A batch of `rows` texts of the training split with these questions, and with JSON answers to read left to right
+    if `is_read`."""
     samples = [decision(rng, SampleSpec(invented=INVENTED_SHARE), asked) for _ in range(rows)]
     prompts = [
         encode_prompt(prompt_of(each.text, each.questions, [q.labels() for q in each.questions])) for each in samples

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from training.tasks.decisions import QUESTIONS, canvases_of, decision, practice_set, question_set
+from training.tasks.decisions import QUESTIONS, Asked, canvases_of, decision, practice_set, question_set
 from training.tasks.orders import order
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids
@@ -52,12 +53,24 @@ def test_all_types_and_several_answers_occur() -> None:
         assert max(map(answers.count, set(answers))) < 0.9 * len(answers)
 
 
+def lengths(draw: Callable[[random.Random, int], tuple[Asked, ...]], beginning: str) -> set[int]:
+    """The numbers of values that predicates list."""
+    asked = [each.question.text for seed in range(200) for each in draw(random.Random(seed), QUESTIONS)]
+    return {len(re.split(", | or ", text.removeprefix(beginning))) for text in asked if text.startswith(beginning)}
+
+
 def test_lists_of_every_length_are_practised() -> None:
-    asked = [each for seed in range(200) for each in practice_set(random.Random(seed), QUESTIONS)]
-    for beginning in ("Is the day ", "Does the item begin with "):
-        texts = [each.question.text for each in asked if each.question.text.startswith(beginning)]
-        lengths = {len(re.split(", | or ", text.removeprefix(beginning))) for text in texts}
-        assert lengths >= {1, 2, 3, 4, 5}
+    assert lengths(question_set, "Is the day ") == {4}
+    assert lengths(practice_set, "Is the day ") == {1, 2, 3, 4, 5}
+    assert lengths(practice_set, "Does the item begin with ") == {1, 2, 3, 4, 5, 6}
+
+
+def test_predicates_are_practised_more_often_than_asked() -> None:
+    def share(draw: Callable[[random.Random, int], tuple[Asked, ...]]) -> float:
+        kinds = [each.question.kind for seed in range(200) for each in draw(random.Random(seed), QUESTIONS)]
+        return kinds.count(QuestionKind.PREDICATE) / len(kinds)
+
+    assert share(practice_set) > share(question_set) + 0.15
 
 
 def model() -> DiffusionModel:

@@ -185,8 +185,7 @@ _TOPICS: Final[tuple[Callable[[random.Random], Asked], ...]] = (
     *(_how_many, _how_detailed),
 )
 _PRACTICE: Final = (
-    *_TOPICS,
-    *(_is_above, _is_early, _is_any_day, _is_any_day),
-    *(_starts, _starts, _starts_any, _starts_any, _starts_any),
-    *(_which_letter, _how_many),
+    *(*[_is_above] * 3, *[_is_early] * 3, *[_is_any_day] * 2, *[_starts] * 2, *[_starts_any] * 2),
+    *(_which_day, _which_letter, _which_letter, _has_day),
+    *(_how_many, _how_detailed),
 )
