@@ -1,7 +1,7 @@
 """Trains the weights for decisions of the embedded checkpoint: `python -m training.decide --out runs/decisions`.
 
-They start from the checkpoint's own weights and are written to a file of their own, so that nothing else that the
-checkpoint does can change. Resumes automatically, as `training.train` does.
+They start from the checkpoint's own weights, or from learned ones, for decisions (`--weights`), and are written to a file
+of their own, so that nothing else that the checkpoint does can change. Resumes automatically, as `training.train` does.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from training.stages import Stage
 from training.tasks.decisions import QUESTIONS, practice_set
 from training.train import Run
 
-STAGE: Final = Stage(parts=(), steps=450, peak_rate=2.5e-3, warmup_steps=30, held=0.5, unroll_from=1.0)
+FIRST: Final = Stage(parts=(), steps=640, peak_rate=3e-3, warmup_steps=30, held=0.4, unroll_from=1.0)
+LATER: Final = Stage(parts=(), steps=180, peak_rate=1e-3, warmup_steps=10, held=0.3, unroll_from=1.0)  # continued
 BATCHES: Final = 2  # of a step, each with questions of its own
 TEXTS: Final = 8  # of a batch
 SECOND_SHARE: Final = 0.1  # of batches that learn the second pass over their canvases
-READ_SHARE: Final = 0.3  # of batches that learn the JSON answers as well
+READ_SHARE: Final = 0.2  # of batches that learn the JSON answers as well
 FEW_STEPS: Final = 150  # until the number of questions is that of the benchmark, if nothing was learned before
 MANY_SHARE: Final = 0.8  # of batches with as many questions as that
 
@@ -52,14 +53,15 @@ class DecisionRun(Run):
     """State of a training run on decisions."""
 
     def __init__(self, *, seed: int, steps: int | None, out: Path, start: str, weights: Path | None = None) -> None:
-        super().__init__(STAGE, seed=seed, steps=steps, out=out, start=start)
+        super().__init__(LATER if weights else FIRST, seed=seed, steps=steps, out=out, start=start)
         self._info = load(start, LoadOptions(threads=1)).info
         self._before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         self._is_continued = weights is not None
         if weights is not None:
             learned = load_file(weights)
             unknown = self.model.load_state_dict(learned, strict=False).unexpected_keys
-            assert not unknown, f"{weights}: not weights of this model: {unknown}"
+            if unknown:
+                raise ValueError(f"{weights}: not weights of this model: {', '.join(unknown)}")
 
     def _add_gradients(self) -> dict[str, float]:
         reports: list[dict[str, float]] = []

@@ -53,18 +53,6 @@ def test_all_types_and_several_answers_occur() -> None:
         assert max(map(answers.count, set(answers))) < 0.9 * len(answers)
 
 
-def lengths(draw: Callable[[random.Random, int], tuple[Asked, ...]], beginning: str) -> set[int]:
-    """The numbers of values that predicates list."""
-    asked = [each.question.text for seed in range(200) for each in draw(random.Random(seed), QUESTIONS)]
-    return {len(re.split(", | or ", text.removeprefix(beginning))) for text in asked if text.startswith(beginning)}
-
-
-def test_lists_of_every_length_are_practised() -> None:
-    assert lengths(question_set, "Is the day ") == {4}
-    assert lengths(practice_set, "Is the day ") == {1, 2, 3, 4, 5}
-    assert lengths(practice_set, "Does the item begin with ") == {1, 2, 3, 4, 5, 6}
-
-
 def test_predicates_are_practised_more_often_than_asked() -> None:
     def share(draw: Callable[[random.Random, int], tuple[Asked, ...]]) -> float:
         kinds = [each.question.kind for seed in range(200) for each in draw(random.Random(seed), QUESTIONS)]

@@ -63,8 +63,7 @@ def question_set(rng: random.Random, count: int = QUESTIONS) -> tuple[Asked, ...
 
 
 def practice_set(rng: random.Random, count: int) -> tuple[Asked, ...]:
-    """`count` different questions to learn from: those of `question_set`, hard ones more often, and predicates that
-    list fewer values or more. A long list alone does not teach to compare with each of its values."""
+    """`count` different questions to learn from: those of `question_set`, predicates more often."""
     return _draw(rng, count, _PRACTICE)
 
 
@@ -128,26 +127,15 @@ def _is_above(rng: random.Random) -> Asked:
     return _predicate(f"Is the quantity above {limit}?", lambda said: said.qty > limit)
 
 
-def _is_early(rng: random.Random, count: int = 4) -> Asked:
-    days = rng.sample(DAYS, count)
-    return _predicate(f"Is the day {_listed(days)}?", lambda said: said.day in days)
+def _is_early(rng: random.Random) -> Asked:
+    days = rng.sample(DAYS, 4)
+    return _predicate(f"Is the day {', '.join(days[:3])} or {days[3]}?", lambda said: said.day in days)
 
 
-def _starts(rng: random.Random, count: int = 5) -> Asked:
-    letters = sorted(rng.sample(sorted({noun[0] for noun in NOUNS}), count))
-    return _predicate(f"Does the item begin with {_listed(letters)}?", lambda said: said.item.split()[-1][0] in letters)
-
-
-def _is_any_day(rng: random.Random) -> Asked:
-    return _is_early(rng, rng.randint(1, 5))
-
-
-def _starts_any(rng: random.Random) -> Asked:
-    return _starts(rng, rng.randint(1, 6))
-
-
-def _listed(values: Sequence[str]) -> str:
-    return " or ".join(part for part in (", ".join(values[:-1]), values[-1]) if part)
+def _starts(rng: random.Random) -> Asked:
+    letters = sorted(rng.sample(sorted({noun[0] for noun in NOUNS}), 5))
+    text = f"Does the item begin with {', '.join(letters[:4])} or {letters[4]}?"
+    return _predicate(text, lambda said: said.item.split()[-1][0] in letters)
 
 
 def _which_day(_rng: random.Random) -> Asked:
@@ -185,7 +173,7 @@ _TOPICS: Final[tuple[Callable[[random.Random], Asked], ...]] = (
     *(_how_many, _how_detailed),
 )
 _PRACTICE: Final = (
-    *(*[_is_above] * 3, *[_is_early] * 3, *[_is_any_day] * 2, *[_starts] * 2, *[_starts_any] * 2),
+    *(*[_is_above] * 4, *[_is_early] * 2, *[_starts] * 2),
     *(_which_day, _which_letter, _which_letter, _has_day),
     *(_how_many, _how_detailed),
 )
