@@ -1,7 +1,7 @@
 """Trains the weights for decisions of the embedded checkpoint: `python -m training.decide --out runs/decisions`.
 
-They start from the checkpoint's own weights, or from learned ones, for decisions (`--weights`), and are written to a file
-of their own, so that nothing else that the checkpoint does can change. Resumes automatically, as `training.train` does.
+They start from the checkpoint's own weights, or from learned ones (`--weights`), and are written to a file of their
+own, so that nothing else that the checkpoint does can change. Resumes automatically, as `training.train` does.
 """
 
 import argparse
