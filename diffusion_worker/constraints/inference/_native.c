@@ -134,6 +134,8 @@ typedef struct {
     const uint16_t *bits;       /* [chunks, CHUNK / 16] which slots hold a token */
     const int32_t *first_chunk; /* [classes - singles + 1] */
     const int32_t *in_place;    /* [chunks] the first token of a chunk of consecutive ids; -1: gathered */
+    Py_ssize_t gathered, others; /* the first so many chunks are gathered, from the tokens `other` in ascending order */
+    const int32_t *other, *other_slot; /* [others] */
     float sampling;             /* one over the temperature of sampling; 0: it is 1 */
 } Reduction;
 
@@ -224,23 +226,29 @@ INLINE void join_chunks(Chunks chunks, Py_ssize_t first, Py_ssize_t count, float
 #define DEFINE_READ_POSITION(name, attributes) \
 attributes static int name(const Reduction *r, const float *logits, float *gathered, Chunks chunks, Classes out) \
 { \
+    float padded[CHUNK] = {0}; \
     for (Py_ssize_t at = 0; at < r->singles; at++) { \
         out.peak[at] = out.mass[at] = logits[r->single[at]]; \
         out.entropy[at] = 0.0f; \
         if (r->sampling > 0.0f) \
             out.sampled[at] = out.peak[at] * r->sampling; \
     } \
-    for (Py_ssize_t chunk = 0; chunk < r->chunks; chunk++) { \
-        const float *values = gathered; \
-        const int32_t *slots = r->slots + chunk * CHUNK; \
+    Py_ssize_t other = 0; \
+    for (Py_ssize_t chunk = r->gathered; chunk < r->chunks; chunk++) { /* a token of others is read while it is near */ \
         int32_t first = r->in_place[chunk]; \
-        if (first >= 0 && first + CHUNK <= r->vocab) \
-            values = logits + first; \
-        else \
-            for (int at = 0; at < CHUNK; at++) \
-                gathered[at] = logits[slots[at] < 0 ? 0 : slots[at]]; \
+        for (; other < r->others && r->other[other] < first + CHUNK; other++) \
+            gathered[r->other_slot[other]] = logits[r->other[other]]; \
+        const float *values = logits + first; \
+        if (first + CHUNK > r->vocab) { \
+            memcpy(padded, values, (size_t)(r->vocab - first) * sizeof(float)); \
+            values = padded; \
+        } \
         read_chunk(values, r->bits + chunk * (CHUNK / 16), r->sampling, chunks, chunk); \
     } \
+    for (; other < r->others; other++) \
+        gathered[r->other_slot[other]] = logits[r->other[other]]; \
+    for (Py_ssize_t chunk = 0; chunk < r->gathered; chunk++) \
+        read_chunk(gathered + chunk * CHUNK, r->bits + chunk * (CHUNK / 16), r->sampling, chunks, chunk); \
     for (Py_ssize_t at = r->singles; at < r->classes; at++) { \
         Py_ssize_t first = r->first_chunk[at - r->singles]; \
         join_chunks(chunks, first, r->first_chunk[at - r->singles + 1] - first, r->sampling, out, at); \
@@ -285,19 +293,23 @@ static void free_layout(PyObject *capsule)
 
 static int read_layout(Layout *l, PyObject *const *objects, Py_ssize_t vocab)
 {
-    const void *parts[5];
-    for (int at = 0; at < 5; at++)
+    const void *parts[7];
+    for (int at = 0; at < 7; at++)
         if ((parts[at] = array(&l->arrays, objects[at], -1, 0)) == NULL)
             return -1;
     Reduction *r = &l->reduction;
     Py_ssize_t multiple = items(&l->arrays, 3) - 1;
     *r = (Reduction){.vocab = vocab, .singles = items(&l->arrays, 0), .chunks = items(&l->arrays, 4),
                      .classes = items(&l->arrays, 0) + multiple, .single = parts[0], .slots = parts[1],
-                     .bits = parts[2], .first_chunk = parts[3], .in_place = parts[4]};
+                     .bits = parts[2], .first_chunk = parts[3], .in_place = parts[4], .other = parts[5],
+                     .other_slot = parts[6], .others = items(&l->arrays, 5)};
+    while (r->gathered < r->chunks && r->in_place[r->gathered] < 0)
+        r->gathered++;
     int fits = vocab > 0 && items(&l->arrays, 1) == r->chunks * CHUNK &&
                l->arrays.held[2].len == r->chunks * (CHUNK / 8) && are_within(r->single, r->singles, 0, vocab) &&
-               are_within(r->slots, r->chunks * CHUNK, -1, vocab) && are_within(r->in_place, r->chunks, -1, vocab) &&
-               multiple >= 0 && are_offsets(r->first_chunk, multiple, r->chunks);
+               are_within(r->slots, r->chunks * CHUNK, -1, vocab) && are_within(r->in_place + r->gathered, r->chunks - r->gathered, 0, vocab) &&
+               items(&l->arrays, 6) == r->others && are_within(r->other, r->others, 0, vocab) &&
+               are_within(r->other_slot, r->others, 0, r->gathered * CHUNK) && multiple >= 0 && are_offsets(r->first_chunk, multiple, r->chunks);
     for (Py_ssize_t at = 0; at < multiple && fits; at++)
         fits = r->first_chunk[at] < r->first_chunk[at + 1];
     if (!fits)
@@ -305,13 +317,14 @@ static int read_layout(Layout *l, PyObject *const *objects, Py_ssize_t vocab)
     return fits ? 0 : -1;
 }
 
-/* layout(single, slots, bits, first_chunk, in_place, vocab): the checked arrays of a `ClassLayout`, for `reduce`. */
+/* layout(single, slots, bits, first_chunk, in_place, other, other_slot, vocab): the checked arrays of a `ClassLayout`, for `reduce`. */
 static PyObject *layout(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *objects[5];
+    PyObject *objects[7];
     Py_ssize_t vocab;
-    if (!PyArg_ParseTuple(args, "OOOOOn", &objects[0], &objects[1], &objects[2], &objects[3], &objects[4], &vocab))
+    if (!PyArg_ParseTuple(args, "OOOOOOOn", &objects[0], &objects[1], &objects[2], &objects[3], &objects[4], &objects[5],
+                          &objects[6], &vocab))
         return NULL;
     Layout *l = PyMem_Calloc(1, sizeof(Layout));
     if (l == NULL)
@@ -356,7 +369,7 @@ static PyObject *reduce(PyObject *self, PyObject *args)
         out[at] = array(&arrays, objects[at], positions * (at < 4 ? r.classes : r.chunks) * (Py_ssize_t)sizeof(float), 1);
         failed = out[at] == NULL;
     }
-    if (!failed && (scratch = PyMem_Malloc(((size_t)r.chunks * 2 + CHUNK) * sizeof(float))) == NULL) {
+    if (!failed && (scratch = PyMem_Calloc((size_t)r.chunks * 2 + (size_t)r.gathered * CHUNK, sizeof(float))) == NULL) {
         PyErr_NoMemory();
         failed = 1;
     }
@@ -364,7 +377,7 @@ static PyObject *reduce(PyObject *self, PyObject *args)
         ReadPosition read = position_reader();
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t position = 0; position < positions; position++) {
-            float *kept = out[5] + position * r.chunks, *other = scratch + CHUNK;
+            float *kept = out[5] + position * r.chunks, *other = scratch + r.gathered * CHUNK;
             Chunks chunks = {out[4] + position * r.chunks, sampling > 0.0f ? other : kept, other + r.chunks,
                              sampling > 0.0f ? kept : NULL};
             Classes classes = {out[0] + position * r.classes, out[1] + position * r.classes,
@@ -380,13 +393,13 @@ static PyObject *reduce(PyObject *self, PyObject *args)
 
 /* ---- inference over a canvas ---- */
 
-#define BASE 0x1p256
+#define BASE 0x1p192
 #define LOWEST (-1000000) /* the exponent of 0 */
 
 /* Values of texts span more than a double does: each is `value` times BASE to the power of `exponent`. */
 typedef struct {
-    double value;
-    int64_t exponent;
+    float value;
+    int32_t exponent;
 } Wide;
 
 typedef struct {
@@ -624,24 +637,24 @@ static Py_ssize_t best_path(const Row *r, int32_t *classes)
 /* ---- sums ---- */
 
 /* `value` times BASE to the power of `by` <= 0. */
-INLINE double scaled(double value, int64_t by)
+INLINE double scaled(double value, int32_t by)
 {
-    if (by < -4) /* the powers of a double end at -1074 */
+    if (by < -5) /* the powers of a double end at -1074 */
         return 0.0;
     for (; by < 0; by++)
-        value *= 0x1p-256;
+        value *= 0x1p-192;
     return value;
 }
 
-INLINE Wide normalised(double value, int64_t exponent)
+INLINE Wide normalised(double value, int32_t exponent)
 {
     if (value == 0.0)
-        return (Wide){0.0, LOWEST};
-    for (; value < 0x1p-128; value *= BASE)
+        return (Wide){0.0f, LOWEST};
+    for (; value < 0x1p-96; value *= BASE)
         exponent--;
-    for (; value > 0x1p128; value *= 0x1p-256)
+    for (; value >= 0x1p96; value *= 0x1p-192)
         exponent++;
-    return (Wide){value, exponent};
+    return (Wide){(float)value, exponent};
 }
 
 static void sum_of_nodes(const Row *r, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end, const Wide *after,
@@ -654,8 +667,8 @@ static void sum_of_nodes(const Row *r, Py_ssize_t position, Py_ssize_t begin, Py
             continue;
         int32_t at = p->first[node], stop = p->first[node + 1];
         Wide next = after[p->to[at]];
+        int32_t exponent = next.exponent;
         double sum = probability[p->set[at]] * next.value;
-        int64_t exponent = next.exponent;
         for (at++; at < stop; at++) {
             next = after[p->to[at]];
             double term = probability[p->set[at]] * next.value;
@@ -677,10 +690,10 @@ static void sum_completions(const Row *r)
     const Program *p = r->program;
     Wide *values = r->values, *last = values + r->positions * p->graph_nodes;
     for (Py_ssize_t node = 0; node < p->graph_nodes; node++)
-        last[node] = (Wide){0.0, LOWEST};
+        last[node] = (Wide){0.0f, LOWEST};
     for (Py_ssize_t state = 0; state < p->states; state++)
         if (p->distance[state] <= r->tokens_left - r->positions)
-            last[p->node_of[state]] = (Wide){1.0, 0};
+            last[p->node_of[state]] = (Wide){1.0f, 0};
     for (Py_ssize_t position = r->positions - 1; position >= 0; position--) {
         Wide *later = values + (position + 1) * p->graph_nodes;
         sum_of_nodes(r, position, p->graph_states, p->graph_nodes, later, later);
@@ -701,7 +714,7 @@ static Py_ssize_t sample_path(const Row *r, const double *uniforms, double *term
         const double *share = r->share + length * p->nodes;
         const double *probability = r->probability + length * (p->sets + 1);
         int32_t first = p->first_edge[state], stop = p->first_edge[state + 1], chosen = -1;
-        int64_t exponent = LOWEST;
+        int32_t exponent = LOWEST;
         for (int32_t edge = first; edge < stop; edge++)
             exponent = after[p->target_node[edge]].exponent > exponent ? after[p->target_node[edge]].exponent : exponent;
         double total = 0.0, rest, weight;
@@ -810,15 +823,15 @@ static void entropies(const Row *r, const float *within, Forward *f, double *out
             double mass = f->now[state];
             f->now[state] = 0.0;
             Wide from = before[p->node_of[state]];
-            if (mass <= NEGLIGIBLE || from.value == 0.0)
+            if (mass <= NEGLIGIBLE || from.value == 0.0f)
                 continue;
             mass /= from.value;
             for (int32_t edge = p->first_edge[state]; edge < p->first_edge[state + 1]; edge++) {
                 Wide next = after[p->target_node[edge]];
                 double flow = probability[p->label[edge]] * next.value * mass;
-                if (next.exponent > from.exponent) /* the set is less likely than that; once is enough */
-                    flow *= next.exponent - from.exponent == 1 ? BASE : pow(BASE, (double)(next.exponent - from.exponent));
-                else if (next.exponent < from.exponent)
+                for (int32_t by = from.exponent; by < next.exponent; by++) /* the set is the less likely */
+                    flow *= BASE;
+                if (next.exponent < from.exponent)
                     flow = scaled(flow, next.exponent - from.exponent);
                 if (flow <= 0.0)
                     continue;
@@ -870,6 +883,27 @@ static size_t lay_out(Row *r, Forward *f, int32_t **depth, double **terms, char 
     return at;
 }
 
+static size_t scratch_size(const Program *p, Py_ssize_t positions)
+{
+    Row row = {.program = p, .positions = positions};
+    Forward forward = {0};
+    int32_t *depth = NULL;
+    double *terms = NULL;
+    return lay_out(&row, &forward, &depth, &terms, NULL) + 64;
+}
+
+/* scratch_size(program, positions): the bytes of scratch that `infer` needs. */
+static PyObject *size_of_scratch(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *capsule;
+    Py_ssize_t positions;
+    if (!PyArg_ParseTuple(args, "On", &capsule, &positions))
+        return NULL;
+    const Program *p = PyCapsule_GetPointer(capsule, "program");
+    return p == NULL ? NULL : PyLong_FromSize_t(scratch_size(p, positions < 0 ? 0 : positions));
+}
+
 typedef struct {
     const float *peak, *mass, *within, *sampled; /* [positions, classes] */
     const double *uniforms;                      /* [positions] */
@@ -879,16 +913,13 @@ typedef struct {
 } Answer;
 
 /* Returns 0, or 1 where probabilities leave the range of a double, or -1 without memory. */
-static int infer_row(Row *r, Answer *a)
+static int infer_row(Row *r, Answer *a, char *scratch)
 {
     const Program *p = r->program;
     Forward f = {0};
     int32_t *depth = NULL;
     double *terms = NULL;
-    char *memory = malloc(lay_out(r, &f, &depth, &terms, NULL) + 64);
-    if (memory == NULL)
-        return -1;
-    lay_out(r, &f, &depth, &terms, memory + (64 - (uintptr_t)memory % 64) % 64);
+    lay_out(r, &f, &depth, &terms, scratch + (64 - (uintptr_t)scratch % 64) % 64);
     r->depth = depth;
     int failed = find_depths(p, r->state, (int32_t)r->positions + 1, depth), is_enough = 1;
     for (Py_ssize_t at = 0; at < r->positions && !failed; at++) {
@@ -911,20 +942,19 @@ static int infer_row(Row *r, Answer *a)
         a->drawn_length = is_enough ? sample_path(r, a->uniforms, terms, a->drawn, a->rests) : -1;
         is_enough &= a->drawn_length >= 0;
     }
-    free(memory);
     return failed ? -1 : !is_enough;
 }
 
 /* infer(program, state, tokens_left, peak, mass, entropy within classes, mass at the temperature of sampling or None,
- * uniforms, best, drawn, rests, entropy): fills int32 [positions] `best` and `drawn`, classes, and double [positions]
+ * uniforms, best, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and double [positions]
  * `rests` and `entropy`. Returns the lengths of both texts, or None where probabilities leave the range of a double. */
 static PyObject *infer(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *capsule, *in[5], *out[4];
+    PyObject *capsule, *in[5], *out[5];
     int state, tokens_left;
-    if (!PyArg_ParseTuple(args, "OiiOOOOOOOOO", &capsule, &state, &tokens_left, &in[0], &in[1], &in[2], &in[3], &in[4],
-                          &out[0], &out[1], &out[2], &out[3]))
+    if (!PyArg_ParseTuple(args, "OiiOOOOOOOOOO", &capsule, &state, &tokens_left, &in[0], &in[1], &in[2], &in[3], &in[4],
+                          &out[0], &out[1], &out[2], &out[3], &out[4]))
         return NULL;
     const Program *p = PyCapsule_GetPointer(capsule, "program");
     if (p == NULL)
@@ -937,6 +967,7 @@ static PyObject *infer(PyObject *self, PyObject *args)
     Py_ssize_t positions = a.uniforms == NULL ? 0 : arrays.held[0].len / (Py_ssize_t)sizeof(double);
     Py_ssize_t size = positions * p->classes * (Py_ssize_t)sizeof(float), words = positions * (Py_ssize_t)sizeof(int32_t);
     Py_ssize_t doubles = positions * (Py_ssize_t)sizeof(double);
+    char *scratch = NULL;
     int done = a.uniforms == NULL || (a.peak = array(&arrays, in[0], size, 0)) == NULL ||
                        (a.mass = array(&arrays, in[1], size, 0)) == NULL ||
                        (a.within = array(&arrays, in[2], size, 0)) == NULL ||
@@ -944,13 +975,18 @@ static PyObject *infer(PyObject *self, PyObject *args)
                        (a.best = array(&arrays, out[0], words, 1)) == NULL ||
                        (a.drawn = array(&arrays, out[1], words, 1)) == NULL ||
                        (a.rests = array(&arrays, out[2], doubles, 1)) == NULL ||
-                       (a.entropy = array(&arrays, out[3], doubles, 1)) == NULL
+                       (a.entropy = array(&arrays, out[3], doubles, 1)) == NULL ||
+                       (scratch = array(&arrays, out[4], -1, 1)) == NULL
                    ? -2
                    : 0;
+    if (!done && (size_t)arrays.held[arrays.count - 1].len < scratch_size(p, positions)) {
+        PyErr_SetString(PyExc_ValueError, "too little scratch");
+        done = -2;
+    }
     if (!done) {
         Row row = {.program = p, .positions = positions, .state = state, .tokens_left = tokens_left};
         Py_BEGIN_ALLOW_THREADS
-        done = infer_row(&row, &a);
+        done = infer_row(&row, &a, scratch);
         Py_END_ALLOW_THREADS
     }
     release(&arrays);
@@ -965,6 +1001,7 @@ static PyMethodDef methods[] = {
     {"infer", infer, METH_VARARGS, "The best path, the entropies of the marginals and a sample, as classes."},
     {"layout", layout, METH_VARARGS, "The checked arrays of a `ClassLayout`, for `reduce`."},
     {"program", program, METH_VARARGS, "The checked arrays of an automaton, for `infer`."},
+    {"scratch_size", size_of_scratch, METH_VARARGS, "The bytes of scratch that `infer` needs."},
     {"reduce", reduce, METH_VARARGS, "Scores of token equivalence classes from logits."},
     {NULL, NULL, 0, NULL},
 };

@@ -41,8 +41,12 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
         of_row = [None if each is None else each[:positions] for each in _arrays(scores)]
         best, drawn = np.empty((2, positions), np.int32)
         rests, entropy = np.empty((2, positions))
-        place = (_program_of(matcher.automaton), matcher.state, matcher.tokens_left)
-        lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], best, drawn, rests, entropy)
+        program = _program_of(matcher.automaton)
+        scratch = _take_scratch(NATIVE.scratch_size(program, positions))
+        place, out = (program, matcher.state, matcher.tokens_left), (best, drawn, rests, entropy)
+        lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
+        if len(_SCRATCH) < _KEPT_SCRATCH:
+            _SCRATCH.append(scratch)
         if lengths is not None:
             of_best, of_drawn = lengths
             return Inferred(best=best[:of_best], drawn=drawn[:of_drawn], rests=rests[:of_drawn], entropy=entropy)
@@ -71,6 +75,20 @@ def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> I
 
 def _arrays(scores: ClassScores) -> tuple[NDArray[np.float32] | None, ...]:
     return scores.peak, scores.mass, scores.entropy, scores.sampled
+
+
+# Memory that one row after another uses: new memory costs as much as what is computed in it.
+_SCRATCH: Final[list[NDArray[np.uint8]]] = []
+_KEPT_SCRATCH: Final = 2
+
+
+def _take_scratch(size: int) -> NDArray[np.uint8]:
+    """Scratch of at least `size` bytes; the next row may use it when it is handed back."""
+    try:
+        kept = _SCRATCH.pop()
+    except IndexError:  # every other one is in use
+        return np.empty(size, np.uint8)
+    return kept if len(kept) >= size else np.empty(size, np.uint8)
 
 
 _KEPT: Final[WeakKeyDictionary[TokenAutomaton, Any]] = WeakKeyDictionary()

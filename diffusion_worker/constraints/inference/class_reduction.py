@@ -52,7 +52,10 @@ class ClassLayout:
         # [classes - singles + 1] where the chunks of each class begin
         self.first_chunk: Ints = np.append(0, np.cumsum(counts)).astype(np.int32)
         bits = np.packbits(slots >= 0, axis=1, bitorder="little").view("<u2").astype(np.uint16)
-        arrays = (self.single, self.slots, bits, self.first_chunk, self.in_place)
+        others = slots[self.in_place < 0].ravel()  # read in ascending order, and written where their chunks are
+        other_slot = np.flatnonzero(others >= 0)
+        other_slot = other_slot[np.argsort(others[other_slot], kind="stable")].astype(np.int32)
+        arrays = (self.single, self.slots, bits, self.first_chunk, self.in_place, others[other_slot], other_slot)
         self.compiled: Any = None if NATIVE is None else NATIVE.layout(*map(np.ascontiguousarray, arrays), vocab)
 
     @property
