@@ -595,8 +595,8 @@ static void best_of_nodes(const Row *r, Py_ssize_t position, Py_ssize_t begin, P
     }
 }
 
-/* The class of each position of the best path; returns its length. */
-static Py_ssize_t best_path(const Row *r, int32_t *classes)
+/* The class of each position of the best path, and the state before it; returns its length. */
+static Py_ssize_t best_path(const Row *r, int32_t *classes, int32_t *states)
 {
     const Program *p = r->program;
     double *values = r->values, *last = values + r->positions * p->graph_nodes;
@@ -629,6 +629,7 @@ static Py_ssize_t best_path(const Row *r, int32_t *classes)
         while (2 * node < p->nodes)
             node = 2 * node + (best[2 * node + 1] > best[2 * node]);
         classes[length] = p->class_at[node];
+        states[length] = state;
         state = p->target[chosen];
     }
     return length;
@@ -907,7 +908,7 @@ static PyObject *size_of_scratch(PyObject *self, PyObject *args)
 typedef struct {
     const float *peak, *mass, *within, *sampled; /* [positions, classes] */
     const double *uniforms;                      /* [positions] */
-    int32_t *best, *drawn;                       /* [positions] classes */
+    int32_t *best, *drawn, *states;              /* [positions] classes; the states before those of the best path */
     double *rests, *entropy;                     /* [positions] */
     Py_ssize_t best_length, drawn_length;
 } Answer;
@@ -928,7 +929,7 @@ static int infer_row(Row *r, Answer *a, char *scratch)
         is_enough &= share_out(p, mass, r->share + at * p->nodes, r->probability + at * (p->sets + 1));
     }
     if (!failed && is_enough) {
-        a->best_length = best_path(r, a->best);
+        a->best_length = best_path(r, a->best, a->states);
         memset(f.now, 0, (size_t)p->states * sizeof(double));
         memset(f.then, 0, (size_t)p->states * sizeof(double));
         memset(f.of_set, 0, (size_t)(p->sets + 1) * sizeof(double));
@@ -946,15 +947,15 @@ static int infer_row(Row *r, Answer *a, char *scratch)
 }
 
 /* infer(program, state, tokens_left, peak, mass, entropy within classes, mass at the temperature of sampling or None,
- * uniforms, best, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and double [positions]
- * `rests` and `entropy`. Returns the lengths of both texts, or None where probabilities leave the range of a double. */
+ * uniforms, best, states, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and `states`,
+ * those before `best`, and double [positions] `rests` and `entropy`. Returns the lengths of both texts, or None where probabilities leave the range of a double. */
 static PyObject *infer(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *capsule, *in[5], *out[5];
+    PyObject *capsule, *in[5], *out[6];
     int state, tokens_left;
-    if (!PyArg_ParseTuple(args, "OiiOOOOOOOOOO", &capsule, &state, &tokens_left, &in[0], &in[1], &in[2], &in[3], &in[4],
-                          &out[0], &out[1], &out[2], &out[3], &out[4]))
+    if (!PyArg_ParseTuple(args, "OiiOOOOOOOOOOO", &capsule, &state, &tokens_left, &in[0], &in[1], &in[2], &in[3], &in[4],
+                          &out[0], &out[1], &out[2], &out[3], &out[4], &out[5]))
         return NULL;
     const Program *p = PyCapsule_GetPointer(capsule, "program");
     if (p == NULL)
@@ -973,10 +974,11 @@ static PyObject *infer(PyObject *self, PyObject *args)
                        (a.within = array(&arrays, in[2], size, 0)) == NULL ||
                        (in[3] != Py_None && (a.sampled = array(&arrays, in[3], size, 0)) == NULL) ||
                        (a.best = array(&arrays, out[0], words, 1)) == NULL ||
-                       (a.drawn = array(&arrays, out[1], words, 1)) == NULL ||
-                       (a.rests = array(&arrays, out[2], doubles, 1)) == NULL ||
-                       (a.entropy = array(&arrays, out[3], doubles, 1)) == NULL ||
-                       (scratch = array(&arrays, out[4], -1, 1)) == NULL
+                       (a.states = array(&arrays, out[1], words, 1)) == NULL ||
+                       (a.drawn = array(&arrays, out[2], words, 1)) == NULL ||
+                       (a.rests = array(&arrays, out[3], doubles, 1)) == NULL ||
+                       (a.entropy = array(&arrays, out[4], doubles, 1)) == NULL ||
+                       (scratch = array(&arrays, out[5], -1, 1)) == NULL
                    ? -2
                    : 0;
     if (!done && (size_t)arrays.held[arrays.count - 1].len < scratch_size(p, positions)) {

@@ -29,6 +29,7 @@ class Inferred:
     """Texts as the equivalence classes of their tokens, each without its padding."""
 
     best: Ints  # of the most likely text
+    states: Ints  # before each of its tokens
     drawn: Ints  # of the sample
     rests: Doubles  # for each of `drawn`, a uniform number that chooses the token within the class
     entropy: Doubles  # [remaining positions] of the marginals, in nats
@@ -39,17 +40,18 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     positions = matcher.remaining_positions(len(uniforms))
     if NATIVE is not None:
         of_row = [None if each is None else each[:positions] for each in _arrays(scores)]
-        best, drawn = np.empty((2, positions), np.int32)
+        best, states, drawn = np.empty((3, positions), np.int32)
         rests, entropy = np.empty((2, positions))
         program = _program_of(matcher.automaton)
         scratch = _take_scratch(NATIVE.scratch_size(program, positions))
-        place, out = (program, matcher.state, matcher.tokens_left), (best, drawn, rests, entropy)
+        place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
         lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
         if len(_SCRATCH) < _KEPT_SCRATCH:
             _SCRATCH.append(scratch)
         if lengths is not None:
             of_best, of_drawn = lengths
-            return Inferred(best=best[:of_best], drawn=drawn[:of_drawn], rests=rests[:of_drawn], entropy=entropy)
+            sample = {"drawn": drawn[:of_drawn], "rests": rests[:of_drawn]}
+            return Inferred(best=best[:of_best], states=states[:of_best], entropy=entropy, **sample)
     return infer_exactly(matcher, scores, uniforms)
 
 
@@ -67,6 +69,7 @@ def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> I
     drawn = sample_classes(matcher, masses, backward, uniforms)
     return Inferred(
         best=np.array(best.classes, np.int32),
+        states=np.array(best.states, np.int32),
         drawn=np.array(drawn.classes, np.int32),
         rests=np.array(drawn.rests),
         entropy=entropies,

@@ -71,7 +71,8 @@ def sample_path(
 def sample_classes(matcher: Matcher, masses: SetMasses, backward: Doubles, uniforms: Doubles) -> ClassPath:
     """The equivalence classes of the tokens that `sample_path` draws, and numbers that choose tokens within them."""
     automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
-    state, classes, rests = matcher.state, [], []
+    state = matcher.state
+    classes, states, rests = list[int](), list[int](), list[float]()
     for position in range(len(backward) - 1):
         if state == automaton.done:
             break
@@ -83,10 +84,11 @@ def sample_classes(matcher: Matcher, masses: SetMasses, backward: Doubles, unifo
         edge = first + chosen
         label = int(automaton.label[edge])
         index, rest = _choose_class(automaton.token_sets, masses.node_mass[:, position], label, rest)
+        states.append(state)
         classes.append(index)
         rests.append(rest)
         state = int(automaton.target[edge])
-    return ClassPath(classes=tuple(classes), rests=tuple(rests), state=state)
+    return ClassPath(classes=tuple(classes), states=tuple(states), rests=tuple(rests), state=state)
 
 
 def _choose_class(token_sets: TokenSets, mass: Floats, label: int, uniform: float) -> tuple[int, float]:

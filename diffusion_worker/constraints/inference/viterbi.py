@@ -28,6 +28,7 @@ class ClassPath:
     """A path as the equivalence class of each token before the padding, and the state after them."""
 
     classes: tuple[int, ...]
+    states: tuple[int, ...]  # before each token
     rests: tuple[float, ...] = ()  # of a sample: uniform numbers that choose the tokens within their classes
     state: int
 
@@ -48,7 +49,7 @@ def best_classes(matcher: Matcher, scores: SetScores) -> ClassPath:
     automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
     positions = matcher.remaining_positions(len(scores.best))
     values = backward_best(matcher, scores.best[:positions])
-    classes, state = [], matcher.state
+    classes, states, state = [], [], matcher.state
     for position in range(positions):
         if state == automaton.done:
             break
@@ -57,9 +58,10 @@ def best_classes(matcher: Matcher, scores: SetScores) -> ClassPath:
             scores.best[position, graph.label[first:stop]] + values[position + 1, graph.target_node[first:stop]]
         )
         edge = first + candidates.argmax()
+        states.append(state)
         classes.append(_most_likely_class(scores, automaton.token_sets, position, int(automaton.label[edge])))
         state = int(automaton.target[edge])
-    return ClassPath(classes=tuple(classes), state=state)
+    return ClassPath(classes=tuple(classes), states=tuple(states), state=state)
 
 
 def backward_best(matcher: Matcher, best: Doubles) -> Doubles:
