@@ -1,8 +1,9 @@
 """Scores of token equivalence classes in torch, on the device of the logits, and the tokens of chosen classes.
 
 The logits of a row stay where they are: they are read once, class by class, and the host gets a number or three per
-position and class (see `constraints.inference.class_reduction`). The host answers with one class per position, whose most
-likely token, or a sample, is found in a single chunk of the class. Pure functions of tensors, except for `on_device`.
+position and class (see `constraints.inference.class_reduction`). The host answers with one class per position, whose
+most likely token, or a sample, is found in a single chunk of the class. Pure functions of tensors, except for
+`on_device`.
 """
 
 from collections.abc import Callable
@@ -79,9 +80,9 @@ def _chunk_sums(raw: torch.Tensor, slots: torch.Tensor, scales: torch.Tensor, ca
 
 @fused("chunk_sums", eager=_sums_in_blocks)
 def chunk_sums(raw: torch.Tensor, slots: torch.Tensor, scales: torch.Tensor, cap: float) -> torch.Tensor:
-    """Of the chunks `slots` of logits as the head gives them [positions, vocab], [4, positions, chunks]: the largest, and
-    relative to it the sums of the weights e^x, of e^x x, and of e^(x s). `scales` are the annealing temperature, by
-    which logits are divided, and s."""
+    """Of the chunks `slots` of logits as the head gives them [positions, vocab], [4, positions, chunks]: the largest,
+    and relative to it the sums of the weights e^x, of e^x x, and of e^(x s). `scales` are the annealing temperature,
+    by which logits are divided, and s."""
     return _chunk_sums(raw, slots, scales, cap)
 
 
@@ -117,7 +118,7 @@ def class_scores_of(numbers: NDArray[np.float32], positions: int, layout: ClassL
     """Scores of all classes from the numbers that `class_numbers` packs."""
     singles = numbers[: positions * layout.singles].reshape(positions, layout.singles)
     others = numbers[singles.size :].reshape(-1, positions, layout.classes - layout.singles)
-    peak, mass, *rest = (np.concatenate([singles, each], axis=1) for each in others[:2])
+    peak, mass = (np.concatenate([singles, each], axis=1) for each in others[:2])
     entropy = np.concatenate([np.zeros_like(singles), others[2]], axis=1)
     sampled = None if sampling == 1.0 else np.concatenate([singles * np.float32(sampling), others[3]], axis=1)
     return ClassScores(peak=peak, mass=mass, entropy=entropy, sampled=sampled)

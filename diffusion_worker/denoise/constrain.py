@@ -3,8 +3,8 @@
 A mask per position admits tokens that conflict when two are accepted together. For constrained rows the Viterbi path
 therefore replaces the most likely tokens, an exact joint sample replaces the sampled ones, and the entropies of the
 marginals decide acceptance. The model's unconstrained probabilities still feed the next step: it was never trained on
-projected ones, and they did not help (docs/log.md). The host waits once for all such rows, then infers them side by side;
-a step without constrained rows does not wait.
+projected ones, and they did not help (docs/log.md). The host waits once for all such rows, then infers them side by
+side; a step without constrained rows does not wait.
 
 The logits are reduced where they are to scores of token equivalence classes: in torch on an accelerator
 (`class_scores`), in C on a CPU. The host chooses a class for each position, and the tokens of these classes are found
@@ -111,9 +111,8 @@ class _Found:
     forced: NDArray[np.bool_]
 
 
-_Row = Callable[
-    [NDArray[np.float32]], _Found
-]  # from uniform numbers [canvas]; called once the device has been waited for
+# From uniform numbers [canvas]; called once the device has been waited for.
+_Row = Callable[[NDArray[np.float32]], _Found]
 
 
 def _side_by_side(work: Sequence[Callable[[], _Found]]) -> Iterator[_Found]:
@@ -133,10 +132,13 @@ def _side_by_side(work: Sequence[Callable[[], _Found]]) -> Iterator[_Found]:
 
 def _queue(item: Denoise, row: int, logits: CanvasLogits) -> _Row:
     """Queue what a row needs of the device."""
-    is_on_host = logits.raw.device.type == "cpu"
-    if _needs_logits(item, row, logits) or (is_on_host and NATIVE is None):
+    if _needs_logits(item, row, logits) or (_is_on_host(logits) and NATIVE is None):
         return partial(_infer_exactly, item, _annealed(logits, row), logits.raw.device)
-    return partial(_infer_on_host, item, row, logits) if is_on_host else _queue_reduction(item, row, logits)
+    return partial(_infer_on_host, item, row, logits) if _is_on_host(logits) else _queue_reduction(item, row, logits)
+
+
+def _is_on_host(logits: CanvasLogits) -> bool:
+    return logits.raw.device.type == "cpu"
 
 
 def _needs_logits(item: Denoise, row: int, logits: CanvasLogits) -> bool:

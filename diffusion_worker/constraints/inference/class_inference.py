@@ -39,7 +39,8 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     """Infer from the scores of a canvas, and as many `uniforms` in [0, 1)."""
     positions = matcher.remaining_positions(len(uniforms))
     if NATIVE is not None:
-        of_row = [None if each is None else each[:positions] for each in _arrays(scores)]
+        arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
+        of_row = [None if each is None else each[:positions] for each in arrays]
         best, states, drawn = np.empty((3, positions), np.int32)
         rests, entropy = np.empty((2, positions))
         program = _program_of(matcher.automaton)
@@ -58,8 +59,7 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
 def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     """The same in log space, for probabilities of any size."""
     token_sets = matcher.automaton.token_sets
-    peak, mass, entropy, sampled = _arrays(scores)
-    assert peak is not None and mass is not None and entropy is not None
+    peak, mass, entropy, sampled = scores.peak, scores.mass, scores.entropy, scores.sampled
     masses = set_masses(token_sets, peak=peak, mass=mass, entropy=entropy)
     backward = backward_masses(matcher, masses)
     best, entropies = best_classes(matcher, masses.scores), marginal_entropy(matcher, masses, backward)
@@ -74,10 +74,6 @@ def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> I
         rests=np.array(drawn.rests),
         entropy=entropies,
     )
-
-
-def _arrays(scores: ClassScores) -> tuple[NDArray[np.float32] | None, ...]:
-    return scores.peak, scores.mass, scores.entropy, scores.sampled
 
 
 # Memory that one row after another uses: new memory costs as much as what is computed in it.

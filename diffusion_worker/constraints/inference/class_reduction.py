@@ -1,10 +1,10 @@
 """Reduction of logits to scores of token equivalence classes, wherever the logits are: all that inference over a canvas
 needs of them, about 1 MB instead of 4 bytes x positions x vocabulary.
 
-The tokens of a class are laid out in chunks. A reduction keeps the largest logit and the sum of weights of each chunk, so
-that the most likely token of a class, or a sample of it, is found by reading a single chunk. `reduce_logits` is the
-reduction on a CPU in C; `denoise.class_scores` is the one in torch. `equivalence_class_scores` and `token_set_scores`
-define what is computed.
+The tokens of a class are laid out in chunks. A reduction keeps the largest logit and the sum of weights of each chunk,
+so that the most likely token of a class, or a sample of it, is found by reading a single chunk. `LogitReducer` is the
+reduction on a CPU, in C; `denoise.class_scores` is the one in torch. `equivalence_class_scores` defines what is
+computed.
 """
 
 from dataclasses import dataclass
@@ -77,8 +77,8 @@ def class_layout_of(token_sets: TokenSets) -> ClassLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScores:
-    """Scores of equivalence classes [positions, classes], from logits. `sampled` is `mass` for the logits divided by the
-    temperature of sampling; None if that is 1."""
+    """Scores of equivalence classes [positions, classes], from logits. `sampled` is `mass` for the logits divided by
+    the temperature of sampling; None if that is 1."""
 
     peak: Floats  # the largest logit
     mass: Floats  # log-sum-exp of the logits

@@ -1,5 +1,5 @@
-"""The step of a constrained row in C (`_native.c`), where it was built: the same results as the Python code beside it. An
-installation without a C compiler has no such module and computes in Python.
+"""The step of a constrained row in C (`_native.c`), where it was built: the same results as the Python code beside it.
+An installation without a C compiler has no such module and computes in Python.
 """
 
 from types import ModuleType
