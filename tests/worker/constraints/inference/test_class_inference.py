@@ -8,17 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion_worker.constraints.automata.automaton import freeze
 from diffusion_worker.constraints.inference import class_inference
 from diffusion_worker.constraints.inference.class_inference import Inferred, infer, infer_exactly
 from diffusion_worker.constraints.inference.class_reduction import ClassLayout, ClassScores, LogitReducer
 from diffusion_worker.constraints.inference.equivalence_class_scores import EquivalenceClassScores
 from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
-from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.constraints.inference.matcher import Matcher, open_matcher
 from diffusion_worker.constraints.inference.native import NATIVE
 from diffusion_worker.constraints.inference.sample import sample_path
 from diffusion_worker.constraints.inference.token_set_scores import score_token_sets, weigh_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from tests.worker.constraints.by_enumeration import Case, cases
 from tests.worker.constraints.inference.test_equivalence_class_scores import token_sets_of
 from tests.worker.constraints.inference.test_viterbi import opened
@@ -110,9 +113,12 @@ def test_the_smallest_and_largest_numbers_draw_allowed_texts(case: Case, max_tok
 @needs_native
 def test_probabilities_beyond_a_double_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A set of mass e^-900 is the only way on: C declines, and the answer is that of numpy."""
-    case = _two_letters()
-    matcher = opened(case, 4)
-    scores = scores_of(matcher.automaton.token_sets, case.logits)
+    language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
+    automaton = compile_tokens(language, build_token_trie((b"", b"", b"a", b"b"), (1,), 0))
+    assert automaton is not None
+    matcher, logits = open_matcher(automaton, 4), np.zeros((3, 4), np.float32)
+    logits[:, 2] = -900.0
+    scores = scores_of(automaton.token_sets, logits)
     calls: list[Any] = []
     monkeypatch.setattr(class_inference, "infer_exactly", lambda *args: calls.append(args) or infer_exactly(*args))
     found = infer(matcher, scores, np.array([0.5, 0.5, 0.5]))
@@ -120,15 +126,6 @@ def test_probabilities_beyond_a_double_are_left_to_numpy(monkeypatch: pytest.Mon
     exact = infer_exactly(matcher, scores, np.array([0.5, 0.5, 0.5]))
     for field in fields(Inferred):
         assert getattr(found, field.name).tolist() == getattr(exact, field.name).tolist()
-
-
-def _two_letters() -> Case:
-    from diffusion_worker.constraints.automata.automaton import freeze
-
-    language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
-    logits = np.zeros((3, 5), np.float32)
-    logits[:, 3] = -900.0
-    return Case(language, (b"", b"", b"", b"a", b"b"), logits)
 
 
 @needs_native
