@@ -68,13 +68,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, help="maximum number of schemas")
     parser.add_argument("--only-large", action="store_true", help="only the section of 262,144 tokens")
+    parser.add_argument("--large-every", type=int, default=1, metavar="N", help="only every Nth schema in that section")
     parser.add_argument("--orders", type=int, default=60, help="number of requests to the embedded checkpoint")
     parser.add_argument("--maskbench", action="store_true", help="print MaskBench's table instead, for all engines")
     options = parser.parse_args()
     words = VOCABULARIES[options.vocabulary]()
     if options.maskbench:
         return _maskbench(options.file, words, options.limit)
-    wide = list(measure_large(options.file, large(), limit=options.limit))
+    wide = list(measure_large(options.file, large(), limit=options.limit, every=options.large_every))
     if options.only_large:
         return _report_large(wide, options)
     found = list(

@@ -235,7 +235,7 @@ class _ReducedRow:
         best, drawn = len(found.best), len(found.drawn)
         host = torch.from_numpy(np.concatenate([given, found.best, found.drawn, found.rests]))
         numbers = upload(host, device)
-        text, *classes = numbers.split([self._canvas, best, drawn, drawn])
+        text, *classes = torch.split(numbers, [self._canvas, best, drawn, drawn])
         surest, sampled = text.long(), text.long()
         free = slice(self._pinned, self._pinned + best)
         surest[free] = likeliest_members(layout, self._chunks, classes[0].long(), self._logits_at(best))

@@ -51,8 +51,13 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
             _SCRATCH.append(scratch)
         if lengths is not None:
             of_best, of_drawn = lengths
-            sample = {"drawn": drawn[:of_drawn], "rests": rests[:of_drawn]}
-            return Inferred(best=best[:of_best], states=states[:of_best], entropy=entropy, **sample)
+            return Inferred(
+                best=best[:of_best],
+                states=states[:of_best],
+                drawn=drawn[:of_drawn],
+                rests=rests[:of_drawn],
+                entropy=entropy,
+            )
     return infer_exactly(matcher, scores, uniforms)
 
 
