@@ -138,7 +138,7 @@ class Fleet:
         line = ("redis-server", "--port", str(self.redis_port), "--save", "", "--dir", str(self.folder))
         return Child(Command(name="redis", line=line, environment=dict(os.environ), log=self.folder / "redis.log"))
 
-    async def load(self, rate: float, seconds: float, seed: int, *, steps: int = 12) -> list[Sample]:
+    async def load(self, rate: float, seconds: float, seed: int, *, steps: int = 6) -> list[Sample]:
         """Send a load to both gateways; a request takes about 10 ms per step."""
         body = {"max_tokens": 96, "diffusion": {"steps": steps, "entropy_bound": 0.001}}
         prompts = [Prompt(body=body | {"messages": [{"role": "user", "content": f"Say {n}"}]}) for n in range(50)]
@@ -214,7 +214,7 @@ async def test_no_request_is_lost_when_the_autoscaler_scales(tmp_path: Path) -> 
     triggers = [one["metadata"] for one in yaml.safe_load(SCALED.read_text())["spec"]["triggers"]]
     async with fleet(tmp_path, 1, "--max-num-seqs", "1", "--max-waiting", "1000") as it, prometheus(it) as url:
         assert await wanted(url, triggers) == 1
-        load = asyncio.create_task(it.load(25, 2, seed=1, steps=24))
+        load = asyncio.create_task(it.load(25, 2, seed=1, steps=14))
         seen = [1]
         async with asyncio.timeout(1500):
             while not load.done() or len(it.workers) > 1:
