@@ -117,7 +117,8 @@ def class_numbers(
 def class_scores_of(numbers: NDArray[np.float32], positions: int, layout: ClassLayout, sampling: float) -> ClassScores:
     """Scores of all classes from the numbers that `class_numbers` packs."""
     singles = numbers[: positions * layout.singles].reshape(positions, layout.singles)
-    others = numbers[singles.size :].reshape(-1, positions, layout.classes - layout.singles)
+    kinds = 3 if sampling == 1.0 else 4
+    others = numbers[singles.size :].reshape(kinds, positions, layout.classes - layout.singles)
     peak, mass = (np.concatenate([singles, each], axis=1) for each in others[:2])
     entropy = np.concatenate([np.zeros_like(singles), others[2]], axis=1)
     sampled = None if sampling == 1.0 else np.concatenate([singles * np.float32(sampling), others[3]], axis=1)
