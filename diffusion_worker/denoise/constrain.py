@@ -78,8 +78,8 @@ def constrain(
     uniforms = draw()[index].float().cpu().numpy()  # waits for the logits, too
     began = time.perf_counter()
     found = []
-    for each in _side_by_side([partial(row, numbers) for row, numbers in zip(queued, uniforms, strict=True)]):
-        found.append(each)
+    for finish in _side_by_side([partial(row, numbers) for row, numbers in zip(queued, uniforms, strict=True)]):
+        found.append(finish())
         progress()
     seconds = time.perf_counter() - began
 
@@ -111,11 +111,13 @@ class _Found:
     forced: NDArray[np.bool_]
 
 
-# From uniform numbers [canvas]; called once the device has been waited for.
-_Row = Callable[[NDArray[np.float32]], _Found]
+# What is left for the thread of the device, whose current stream other threads do not share.
+_Finish = Callable[[], _Found]
+# From uniform numbers [canvas]; called once the device has been waited for, in any thread.
+_Row = Callable[[NDArray[np.float32]], _Finish]
 
 
-def _side_by_side(work: Sequence[Callable[[], _Found]]) -> Iterator[_Found]:
+def _side_by_side(work: Sequence[Callable[[], _Finish]]) -> Iterator[_Finish]:
     """Results in order, from as many threads as torch may use: most of the work does not hold the interpreter lock."""
     threads = min(len(work), torch.get_num_threads(), os.cpu_count() or 1)
     if threads == 1:
@@ -123,7 +125,7 @@ def _side_by_side(work: Sequence[Callable[[], _Found]]) -> Iterator[_Found]:
         return
 
     @torch.inference_mode()
-    def run(each: Callable[[], _Found]) -> _Found:
+    def run(each: Callable[[], _Finish]) -> _Finish:
         return each()
 
     with ThreadPoolExecutor(threads) as pool:
@@ -160,7 +162,7 @@ def _annealed(logits: CanvasLogits, row: int) -> torch.Tensor:
     return whole
 
 
-def _infer_on_host(item: Denoise, row: int, logits: CanvasLogits, uniforms: NDArray[np.float32]) -> _Found:
+def _infer_on_host(item: Denoise, row: int, logits: CanvasLogits, uniforms: NDArray[np.float32]) -> _Finish:
     """Logits that are in the host's memory: a few positions at a time pass through the processor's cache."""
     canvas, vocab = logits.raw.shape[1:]
     pinned, temperature = len(item.pinned_prefix), _sampling_temperature(item)
@@ -178,7 +180,8 @@ def _infer_on_host(item: Denoise, row: int, logits: CanvasLogits, uniforms: NDAr
         total=torch.from_numpy(reducer.chunk_total),
         sampling=1.0 / temperature,
     )
-    return _ReducedRow(item, row, logits, chunks).found(reducer.scores if is_finite else None, uniforms)
+    found = _ReducedRow(item, row, logits, chunks).infer(reducer.scores if is_finite else None, uniforms)()
+    return lambda: found
 
 
 def _queue_reduction(item: Denoise, row: int, logits: CanvasLogits) -> _Row:
@@ -192,12 +195,12 @@ def _queue_reduction(item: Denoise, row: int, logits: CanvasLogits) -> _Row:
     fetched = torch.empty(numbers.shape, dtype=torch.float32, pin_memory=device.type == "cuda")
     fetched.copy_(numbers, non_blocking=True)
 
-    def finish(uniforms: NDArray[np.float32]) -> _Found:
+    def infer_reduced(uniforms: NDArray[np.float32]) -> _Finish:
         scores = class_scores_of(fetched.numpy(), len(chunks.peak), layout, sampling)
         is_finite = np.isfinite(fetched.numpy()).all()
-        return _ReducedRow(item, row, logits, chunks).found(scores if is_finite else None, uniforms)
+        return _ReducedRow(item, row, logits, chunks).infer(scores if is_finite else None, uniforms)
 
-    return finish
+    return infer_reduced
 
 
 class _ReducedRow:
@@ -208,10 +211,12 @@ class _ReducedRow:
         self._item, self._row, self._logits, self._chunks = item, row, logits, chunks
         self._canvas, self._pinned = logits.raw.shape[1], len(item.pinned_prefix)
 
-    def found(self, scores: ClassScores | None, uniforms: NDArray[np.float32]) -> _Found:
-        """Infer; without scores, the logits are not finite, and the row fails after the step."""
-        matcher, pinned = self._item.matcher, self._pinned
-        assert matcher is not None
+    def infer(self, scores: ClassScores | None, uniforms: NDArray[np.float32]) -> _Finish:
+        """Infer classes; without scores, the logits are not finite, and the row fails after the step. What is returned
+        finds the tokens of the classes."""
+        given, pinned = self._item.matcher, self._pinned
+        assert given is not None
+        matcher: Matcher = given
         entropy, forced = np.zeros(self._canvas), np.zeros(self._canvas, np.bool_)
         forced[:pinned] = forced_tokens(matcher.automaton, matcher.state, np.array(self._item.pinned_prefix, np.int64))
         found = None
@@ -221,16 +226,15 @@ class _ReducedRow:
             found = infer(matcher, scores, np.minimum(uniforms[pinned:], _BELOW_ONE).astype(np.float64))
             entropy[pinned : pinned + len(found.entropy)] = found.entropy
             forced[pinned : pinned + len(found.best)] = forcing_states(matcher.automaton)[found.states]
-        surest, sampled = self._texts(matcher, found)
-        return _Found(surest=surest, sampled=sampled, entropy=entropy, forced=forced)
+        return lambda: _Found(entropy=entropy, forced=forced, **self._texts(matcher, found))
 
-    def _texts(self, matcher: Matcher, found: Inferred | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _texts(self, matcher: Matcher, found: Inferred | None) -> dict[str, torch.Tensor]:
         """The most likely text and the sample [canvas], on the device."""
         device, padding = self._logits.raw.device, matcher.automaton.padding_id if found else 0
         given = [*self._item.pinned_prefix, *[padding] * (self._canvas - self._pinned)]
         if found is None:
             text = upload(given, device)
-            return text, text.clone()
+            return {"surest": text, "sampled": text}
         layout = on_device(class_layout_of(matcher.automaton.token_sets), device)
         best, drawn = len(found.best), len(found.drawn)
         host = torch.from_numpy(np.concatenate([given, found.best, found.drawn, found.rests]))
@@ -243,7 +247,7 @@ class _ReducedRow:
         sampled[free] = sampled_members(
             layout, self._chunks, classes[1].long(), classes[2].double(), self._logits_at(drawn)
         )
-        return surest, sampled
+        return {"surest": surest, "sampled": sampled}
 
     def _logits_at(self, count: int) -> Callable[[torch.Tensor], torch.Tensor]:
         """Annealed logits of tokens [count, …] at the first free positions."""
@@ -255,11 +259,15 @@ def _sampling_temperature(item: Denoise) -> float:
     return 1.0 if item.temperature in (None, 0.0) else float(item.temperature)
 
 
-def _infer_exactly(item: Denoise, z: torch.Tensor, device: torch.device, uniforms: NDArray[np.float32]) -> _Found:
+def _infer_exactly(item: Denoise, z: torch.Tensor, device: torch.device, uniforms: NDArray[np.float32]) -> _Finish:
     """From the logits of the row on the host."""
     row = _ConstrainedRow(item, z.numpy(), uniforms)
-    surest, sampled = (upload(torch.from_numpy(each), device) for each in (row.surest, row.sampled))
-    return _Found(surest=surest, sampled=sampled, entropy=row.entropy, forced=row.forced)
+
+    def finish() -> _Found:
+        surest, sampled = (upload(torch.from_numpy(each), device) for each in (row.surest, row.sampled))
+        return _Found(surest=surest, sampled=sampled, entropy=row.entropy, forced=row.forced)
+
+    return finish
 
 
 class _ConstrainedRow:
