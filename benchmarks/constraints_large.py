@@ -130,21 +130,22 @@ class _Step:
 
 
 def _several(matcher: Matcher, noise: Noise) -> float:
-    """Rows that begin at different positions of the noise, on two threads; the shortest of interleaved runs."""
+    """Rows that begin at different positions of the noise, on two threads, in times of one row on one thread; from the
+    shortest of interleaved runs."""
     rows = torch.from_numpy(noise.all_of())
     shift = CANVAS // SEVERAL
     raw = rows.as_strided((SEVERAL, CANVAS, rows.shape[1]), (shift * rows.shape[1], rows.shape[1], 1))
     steps, threads = (_Step(matcher, raw[:1]), _Step(matcher, raw)), torch.get_num_threads()
-    torch.set_num_threads(2)
     try:
-        times = np.array([[_wall(step.run) for step in steps] for _ in range(REPEATS)])
+        times = np.array([[_wall(step.run, count) for count, step in enumerate(steps, 1)] for _ in range(REPEATS)])
     finally:
         torch.set_num_threads(threads)
     one, several = times.min(axis=0)
     return float(several / one)
 
 
-def _wall(work: Callable[[], None]) -> float:
+def _wall(work: Callable[[], None], threads: int) -> float:
+    torch.set_num_threads(threads)
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

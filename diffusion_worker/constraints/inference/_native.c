@@ -393,14 +393,22 @@ static PyObject *reduce(PyObject *self, PyObject *args)
 
 /* ---- inference over a canvas ---- */
 
-#define BASE 0x1p192
+#define BASE 0x1p248
+#define HALF_BASE 0x1p124 /* values are from one over it up to it: a float holds them */
 #define LOWEST (-1000000) /* the exponent of 0 */
 
-/* Values of texts span more than a double does: each is `value` times BASE to the power of `exponent`. */
+/* Of the completions of a node: the log probability of the best one, and the sum of all, which spans more than a double
+ * does: `value` times BASE to the power of `exponent`. */
 typedef struct {
+    double best;
     float value;
     int32_t exponent;
-} Wide;
+} Completions;
+
+/* Of a set at a position: the log probability of its most likely member, and the probability of all. */
+typedef struct {
+    double best, probability;
+} Score;
 
 typedef struct {
     Arrays arrays;
@@ -475,15 +483,14 @@ typedef struct {
     int32_t state, tokens_left;
     const int32_t *depth;  /* [graph nodes] fewest tokens from the state to a node, or positions + 1 */
     float *node_best;      /* [positions, nodes] */
-    double *best;          /* [positions, sets + 1] log probability of the most likely member of a set */
     double *share;         /* [positions, nodes] the probability of the tokens below a node */
-    double *probability;   /* [positions, sets + 1] of a set */
-    void *values;          /* [positions + 1, graph nodes] of Wide, or of double: of the completions */
+    Score *scores;         /* [positions, sets + 1] */
+    Completions *values;   /* [positions + 1, graph nodes] */
 } Row;
 
-/* Fills `share` and `probability` from log masses [classes] of one position. Returns whether each set has enough of
+/* Fills `share` and the probabilities from log masses [classes] of one position. Returns whether each set has enough of
  * it. */
-static int share_out(const Program *p, const float *mass, double *share, double *probability)
+static int share_out(const Program *p, const float *mass, double *share, Score *scores)
 {
     double total = 0.0, shift = -INFINITY;
     for (Py_ssize_t at = 0; at < p->classes; at++)
@@ -500,15 +507,15 @@ static int share_out(const Program *p, const float *mass, double *share, double 
         double sum = 0.0;
         for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
             sum += share[p->set_node[at]];
-        probability[set] = sum;
+        scores[set].probability = sum;
         is_enough &= sum > LEAST;
     }
-    probability[p->sets] = 1.0;
+    scores[p->sets].probability = 1.0;
     return is_enough;
 }
 
-/* Fills `node_best` and `best` from the largest logits and the log masses [classes] of one position. */
-static void take_best(const Program *p, const float *peak, const float *mass, float *node_best, double *best)
+/* Fills `node_best` and the best scores from the largest logits and the log masses [classes] of one position. */
+static void take_best(const Program *p, const float *peak, const float *mass, float *node_best, Score *scores)
 {
     double total = 0.0, shift = -INFINITY;
     for (Py_ssize_t at = 0; at < p->classes; at++)
@@ -528,9 +535,9 @@ static void take_best(const Program *p, const float *peak, const float *mass, fl
         float most = NONE;
         for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
             most = node_best[p->set_node[at]] > most ? node_best[p->set_node[at]] : most;
-        best[set] = most > FLOOR ? most : FLOOR;
+        scores[set].best = most > FLOOR ? most : FLOOR;
     }
-    best[p->sets] = 0.0;
+    scores[p->sets].best = 0.0;
 }
 
 /* The fewest tokens from the state to each node of the graph; transitions into epsilon states read none. */
@@ -570,54 +577,109 @@ static int find_depths(const Program *p, int32_t state, int32_t most, int32_t *d
     return 0;
 }
 
-/* ---- best paths ---- */
+/* ---- the backward recursion ---- */
 
-static void best_of_nodes(const Row *r, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end, const double *after,
-                          double *out)
+/* `value` times BASE to the power of `by` <= 0. */
+INLINE double scaled(double value, int32_t by)
+{
+    if (by < -4) /* the powers of a double end at -1074 */
+        return 0.0;
+    for (; by < 0; by++)
+        value *= 1.0 / BASE;
+    return value;
+}
+
+INLINE void keep_sum(Completions *out, double value, int32_t exponent)
+{
+    if (value == 0.0)
+        exponent = LOWEST;
+    else {
+        for (; value < 1.0 / HALF_BASE; value *= BASE)
+            exponent--;
+        for (; value >= HALF_BASE; value *= 1.0 / BASE)
+            exponent++;
+    }
+    out->value = (float)value;
+    out->exponent = exponent;
+}
+
+/* Fills `out` for the nodes from `begin` to `end`, from the completions `after` their targets; the best ones only once. */
+INLINE void recur(const Row *r, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end, const Completions *after,
+                  Completions *out, int with_best)
 {
     const Program *p = r->program;
-    const double *score = r->best + position * (p->sets + 1);
+    const Score *scores = r->scores + position * (p->sets + 1);
     for (Py_ssize_t node = begin; node < end; node++) {
         if (r->depth[node] > position)
             continue;
         int32_t at = p->first[node], stop = p->first[node + 1];
-        double best = after[p->to[at]] + score[p->set[at]], other = best;
-        for (at++; at + 1 < stop; at += 2) {
-            double one = after[p->to[at]] + score[p->set[at]], two = after[p->to[at + 1]] + score[p->set[at + 1]];
-            best = one > best ? one : best;
-            other = two > other ? two : other;
+        const Completions *next = &after[p->to[at]];
+        const Score *score = &scores[p->set[at]];
+        int32_t exponent = next->exponent;
+        double sum = score->probability * next->value, best = with_best ? score->best + next->best : 0.0;
+        for (at++; at < stop; at++) {
+            next = &after[p->to[at]];
+            score = &scores[p->set[at]];
+            double term = score->probability * next->value, other = score->best + next->best;
+            if (with_best)
+                best = other > best ? other : best;
+            if (next->exponent == exponent)
+                sum += term;
+            else if (next->exponent < exponent)
+                sum += scaled(term, next->exponent - exponent);
+            else {
+                sum = scaled(sum, exponent - next->exponent) + term;
+                exponent = next->exponent;
+            }
         }
-        if (at < stop) {
-            double one = after[p->to[at]] + score[p->set[at]];
-            best = one > best ? one : best;
-        }
-        out[node] = best > other ? best : other;
+        if (with_best)
+            out[node].best = best;
+        keep_sum(&out[node], sum, exponent);
     }
 }
+
+INLINE void recur_back(const Row *r, int with_best)
+{
+    const Program *p = r->program;
+    Completions *last = r->values + r->positions * p->graph_nodes;
+    for (Py_ssize_t node = 0; node < p->graph_nodes; node++)
+        last[node] = (Completions){-INFINITY, 0.0f, LOWEST};
+    for (Py_ssize_t state = 0; state < p->states; state++)
+        if (p->distance[state] <= r->tokens_left - r->positions)
+            last[p->node_of[state]] = (Completions){0.0, 1.0f, 0};
+    for (Py_ssize_t position = r->positions - 1; position >= 0; position--) {
+        Completions *later = r->values + (position + 1) * p->graph_nodes;
+        recur(r, position, p->graph_states, p->graph_nodes, later, later, with_best);
+        recur(r, position, 0, p->graph_states, later, later - p->graph_nodes, with_best);
+    }
+}
+
+static void find_completions(const Row *r)
+{
+    recur_back(r, 1);
+}
+
+static void sum_completions(const Row *r)
+{
+    recur_back(r, 0);
+}
+
+/* ---- texts ---- */
 
 /* The class of each position of the best path, and the state before it; returns its length. */
 static Py_ssize_t best_path(const Row *r, int32_t *classes, int32_t *states)
 {
     const Program *p = r->program;
-    double *values = r->values, *last = values + r->positions * p->graph_nodes;
-    for (Py_ssize_t node = 0; node < p->graph_nodes; node++)
-        last[node] = -INFINITY;
-    for (Py_ssize_t state = 0; state < p->states; state++)
-        last[p->node_of[state]] = p->distance[state] <= r->tokens_left - r->positions ? 0.0 : -INFINITY;
-    for (Py_ssize_t position = r->positions - 1; position >= 0; position--) {
-        double *later = values + (position + 1) * p->graph_nodes;
-        best_of_nodes(r, position, p->graph_states, p->graph_nodes, later, later);
-        best_of_nodes(r, position, 0, p->graph_states, later, later - p->graph_nodes);
-    }
     int32_t state = r->state, done = (int32_t)p->states - 1;
     Py_ssize_t length = 0;
     for (; length < r->positions && state != done; length++) {
-        const double *after = values + (length + 1) * p->graph_nodes, *score = r->best + length * (p->sets + 1);
+        const Completions *after = r->values + (length + 1) * p->graph_nodes;
+        const Score *score = r->scores + length * (p->sets + 1);
         const float *best = r->node_best + length * p->nodes;
         int32_t chosen = p->first_edge[state];
         double most = -INFINITY;
         for (int32_t edge = chosen; edge < p->first_edge[state + 1]; edge++) {
-            double value = score[p->label[edge]] + after[p->target_node[edge]];
+            double value = score[p->label[edge]].best + after[p->target_node[edge]].best;
             if (value > most) {
                 most = value;
                 chosen = edge;
@@ -635,73 +697,6 @@ static Py_ssize_t best_path(const Row *r, int32_t *classes, int32_t *states)
     return length;
 }
 
-/* ---- sums ---- */
-
-/* `value` times BASE to the power of `by` <= 0. */
-INLINE double scaled(double value, int32_t by)
-{
-    if (by < -5) /* the powers of a double end at -1074 */
-        return 0.0;
-    for (; by < 0; by++)
-        value *= 0x1p-192;
-    return value;
-}
-
-INLINE Wide normalised(double value, int32_t exponent)
-{
-    if (value == 0.0)
-        return (Wide){0.0f, LOWEST};
-    for (; value < 0x1p-96; value *= BASE)
-        exponent--;
-    for (; value >= 0x1p96; value *= 0x1p-192)
-        exponent++;
-    return (Wide){(float)value, exponent};
-}
-
-static void sum_of_nodes(const Row *r, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end, const Wide *after,
-                         Wide *out)
-{
-    const Program *p = r->program;
-    const double *probability = r->probability + position * (p->sets + 1);
-    for (Py_ssize_t node = begin; node < end; node++) {
-        if (r->depth[node] > position)
-            continue;
-        int32_t at = p->first[node], stop = p->first[node + 1];
-        Wide next = after[p->to[at]];
-        int32_t exponent = next.exponent;
-        double sum = probability[p->set[at]] * next.value;
-        for (at++; at < stop; at++) {
-            next = after[p->to[at]];
-            double term = probability[p->set[at]] * next.value;
-            if (next.exponent == exponent)
-                sum += term;
-            else if (next.exponent < exponent)
-                sum += scaled(term, next.exponent - exponent);
-            else {
-                sum = scaled(sum, exponent - next.exponent) + term;
-                exponent = next.exponent;
-            }
-        }
-        out[node] = normalised(sum, exponent);
-    }
-}
-
-static void sum_completions(const Row *r)
-{
-    const Program *p = r->program;
-    Wide *values = r->values, *last = values + r->positions * p->graph_nodes;
-    for (Py_ssize_t node = 0; node < p->graph_nodes; node++)
-        last[node] = (Wide){0.0f, LOWEST};
-    for (Py_ssize_t state = 0; state < p->states; state++)
-        if (p->distance[state] <= r->tokens_left - r->positions)
-            last[p->node_of[state]] = (Wide){1.0f, 0};
-    for (Py_ssize_t position = r->positions - 1; position >= 0; position--) {
-        Wide *later = values + (position + 1) * p->graph_nodes;
-        sum_of_nodes(r, position, p->graph_states, p->graph_nodes, later, later);
-        sum_of_nodes(r, position, 0, p->graph_states, later, later - p->graph_nodes);
-    }
-}
-
 #define BELOW_ONE (1.0 - 0x1p-53)
 
 /* The class of each position of a sample, and the rest of each uniform number; returns its length. See `sample.py`. */
@@ -711,17 +706,18 @@ static Py_ssize_t sample_path(const Row *r, const double *uniforms, double *term
     int32_t state = r->state, done = (int32_t)p->states - 1;
     Py_ssize_t length = 0;
     for (; length < r->positions && state != done; length++) {
-        const Wide *after = (const Wide *)r->values + (length + 1) * p->graph_nodes;
+        const Completions *after = r->values + (length + 1) * p->graph_nodes;
         const double *share = r->share + length * p->nodes;
-        const double *probability = r->probability + length * (p->sets + 1);
+        const Score *scores = r->scores + length * (p->sets + 1);
         int32_t first = p->first_edge[state], stop = p->first_edge[state + 1], chosen = -1;
         int32_t exponent = LOWEST;
         for (int32_t edge = first; edge < stop; edge++)
             exponent = after[p->target_node[edge]].exponent > exponent ? after[p->target_node[edge]].exponent : exponent;
         double total = 0.0, rest, weight;
         for (int32_t edge = first; edge < stop; edge++) {
-            Wide next = after[p->target_node[edge]];
-            total += terms[edge - first] = scaled(probability[p->label[edge]] * next.value, next.exponent - exponent);
+            Completions next = after[p->target_node[edge]];
+            weight = scores[p->label[edge]].probability * next.value;
+            total += terms[edge - first] = scaled(weight, next.exponent - exponent);
         }
         rest = uniforms[length] * total;
         for (int32_t edge = first; edge < stop; edge++) {
@@ -737,7 +733,7 @@ static Py_ssize_t sample_path(const Row *r, const double *uniforms, double *term
             return -1;
         rest = rest / terms[chosen - first] < BELOW_ONE ? rest / terms[chosen - first] : BELOW_ONE;
         int32_t set = p->label[chosen], node = -1;
-        rest *= probability[set];
+        rest *= scores[set].probability;
         for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++) {
             weight = share[p->set_node[at]];
             if (weight <= 0.0)
@@ -780,7 +776,7 @@ static double minus_xlogx(double x)
 }
 
 /* The entropy of a position from the probabilities `of_set`, which are used up. */
-static double entropy_of(const Program *p, const double *share, const double *probability, const float *within,
+static double entropy_of(const Program *p, const double *share, const Score *scores, const float *within,
                          Forward *f)
 {
     double entropy = minus_xlogx(f->of_set[p->sets]);
@@ -788,7 +784,7 @@ static double entropy_of(const Program *p, const double *share, const double *pr
     for (Py_ssize_t set = 0; set < p->sets; set++) {
         if (f->of_set[set] <= 0.0)
             continue;
-        double scale = f->of_set[set] / probability[set];
+        double scale = f->of_set[set] / scores[set].probability;
         for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
             f->of_node[p->set_node[at]] += scale * share[p->set_node[at]];
     }
@@ -816,20 +812,20 @@ static void entropies(const Row *r, const float *within, Forward *f, double *out
     f->active[0] = r->state;
     f->now[r->state] = 1.0;
     for (Py_ssize_t position = 0; position < r->positions; position++) {
-        const Wide *before = (const Wide *)r->values + position * p->graph_nodes, *after = before + p->graph_nodes;
-        const double *probability = r->probability + position * (p->sets + 1);
+        const Completions *before = r->values + position * p->graph_nodes, *after = before + p->graph_nodes;
+        const Score *scores = r->scores + position * (p->sets + 1);
         Py_ssize_t found = 0;
         for (Py_ssize_t at = 0; at < count; at++) {
             int32_t state = f->active[at];
             double mass = f->now[state];
             f->now[state] = 0.0;
-            Wide from = before[p->node_of[state]];
+            Completions from = before[p->node_of[state]];
             if (mass <= NEGLIGIBLE || from.value == 0.0f)
                 continue;
             mass /= from.value;
             for (int32_t edge = p->first_edge[state]; edge < p->first_edge[state + 1]; edge++) {
-                Wide next = after[p->target_node[edge]];
-                double flow = probability[p->label[edge]] * next.value * mass;
+                Completions next = after[p->target_node[edge]];
+                double flow = scores[p->label[edge]].probability * next.value * mass;
                 for (int32_t by = from.exponent; by < next.exponent; by++) /* the set is the less likely */
                     flow *= BASE;
                 if (next.exponent < from.exponent)
@@ -842,7 +838,7 @@ static void entropies(const Row *r, const float *within, Forward *f, double *out
                 f->then[p->target[edge]] += flow;
             }
         }
-        out[position] = entropy_of(p, r->share + position * p->nodes, probability, within + position * p->classes, f);
+        out[position] = entropy_of(p, r->share + position * p->nodes, scores, within + position * p->classes, f);
         double *mass = f->now;
         f->now = f->then;
         f->then = mass;
@@ -865,12 +861,9 @@ static size_t lay_out(Row *r, Forward *f, int32_t **depth, double **terms, char 
             (pointer) = (void *)(memory + at); \
         at += ((count) * sizeof(*(pointer)) + 63) / 64 * 64; \
     } while (0)
-    Wide *values = NULL;
-    PART(values, (positions + 1) * graph);
-    r->values = values;
-    PART(r->best, positions * sets);
+    PART(r->values, (positions + 1) * graph);
     PART(r->share, positions * nodes);
-    PART(r->probability, positions * sets);
+    PART(r->scores, positions * sets);
     PART(r->node_best, positions * nodes);
     PART(*depth, graph);
     PART(*terms, (size_t)p->edges + 1);
@@ -925,19 +918,19 @@ static int infer_row(Row *r, Answer *a, char *scratch)
     int failed = find_depths(p, r->state, (int32_t)r->positions + 1, depth), is_enough = 1;
     for (Py_ssize_t at = 0; at < r->positions && !failed; at++) {
         const float *mass = a->mass + at * p->classes;
-        take_best(p, a->peak + at * p->classes, mass, r->node_best + at * p->nodes, r->best + at * (p->sets + 1));
-        is_enough &= share_out(p, mass, r->share + at * p->nodes, r->probability + at * (p->sets + 1));
+        take_best(p, a->peak + at * p->classes, mass, r->node_best + at * p->nodes, r->scores + at * (p->sets + 1));
+        is_enough &= share_out(p, mass, r->share + at * p->nodes, r->scores + at * (p->sets + 1));
     }
     if (!failed && is_enough) {
+        find_completions(r);
         a->best_length = best_path(r, a->best, a->states);
         memset(f.now, 0, (size_t)p->states * sizeof(double));
         memset(f.then, 0, (size_t)p->states * sizeof(double));
         memset(f.of_set, 0, (size_t)(p->sets + 1) * sizeof(double));
-        sum_completions(r);
         entropies(r, a->within, &f, a->entropy);
         for (Py_ssize_t at = 0; at < r->positions && a->sampled != NULL; at++)
             is_enough &= share_out(p, a->sampled + at * p->classes, r->share + at * p->nodes,
-                                   r->probability + at * (p->sets + 1));
+                                   r->scores + at * (p->sets + 1));
         if (a->sampled != NULL && is_enough)
             sum_completions(r);
         a->drawn_length = is_enough ? sample_path(r, a->uniforms, terms, a->drawn, a->rests) : -1;
