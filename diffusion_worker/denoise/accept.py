@@ -1,4 +1,4 @@
-"""Entropy-bounded acceptance, the positions of a canvas that keep their token in this step, and re-noising of the others.
+"""Entropy-bounded acceptance: the positions that keep their token in this step; and re-noising of all others.
 
 Pure functions of tensors. Source: the EB-Sampler (Ben-Hamu et al. 2025, arXiv:2505.24857); the counterpart of
 `EntropyBoundSampler` in transformers' `generation_diffusion_gemma.py`.
