@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, WorkerError
+from diffusion_worker.models.decision_weights import DECISION_WEIGHTS
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.models.packed import Packed
@@ -148,6 +149,10 @@ def change(folder: Path, **changes: torch.Tensor | None) -> None:
             {f"{NAME}.weight_scale": torch.ones(64, 1).to(torch.float8_e4m3fn)},
             "scales of the shape [64, 1]",
         ),
+        ({f"{NAME}.weight_scale": torch.ones(0).to(torch.float8_e4m3fn)}, "scales of the shape [0]"),
+        ({f"{NAME}.weight_scale_2": torch.ones(3)}, "second scales of the shape [3]"),
+        ({f"{NAME}.weight": torch.zeros(16, dtype=torch.uint8)}, "neither a matrix nor a stack"),
+        ({f"{NAME}.weight": torch.zeros(0, 16, dtype=torch.uint8)}, "neither a matrix nor a stack"),
     ],
 )
 def test_weights_that_cannot_be_read_are_foreign_by_name(
@@ -155,6 +160,108 @@ def test_weights_that_cannot_be_read_are_foreign_by_name(
 ) -> None:
     change(pack(folder, "modelopt NVFP4"), **changes)
     assert message in refusal(folder, CheckpointForeign)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (torch.full((64, 1), 127, dtype=torch.uint8), "scales that are stored as torch.uint8"),  # exponents of MXFP8
+        (torch.ones(4, 4, 1), "scales of the shape [4, 4, 1]"),
+        (torch.ones(64, 0), "scales of the shape [64, 0]"),
+    ],
+)
+def test_scales_of_another_format_are_refused(folder: Path, scale: torch.Tensor, message: str) -> None:
+    change(pack(folder, "compressed-tensors FP8"), **{f"{NAME}.weight_scale": scale})
+    assert message in refusal(folder, CheckpointForeign)
+
+
+def test_the_numbers_of_experts_have_no_gap(folder: Path) -> None:
+    stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
+    experts = "model.decoder.layers.1.experts."
+    moved = {name.replace(f"{experts}3.", f"{experts}9."): each for name, each in stored.items()}
+    save_file(moved, folder / "model.safetensors", {"format": "pt"})
+    assert "layers.1.experts lacks down_proj of some experts" in refusal(folder, CheckpointForeign)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scales_may_be_in_a_file_before_that_of_their_values(folder: Path, layout: str) -> None:
+    """And files may have any names; those that the index does not name are not read."""
+    expected = logits(loaded(pack(folder, layout)))
+    stored = load_file(folder / "model.safetensors")
+    files = {name: "a.safetensors" if "scale" in name else "b.safetensors" for name in stored}
+    for file in ("a.safetensors", "b.safetensors"):
+        save_file({name: stored[name] for name in stored if files[name] == file}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    change(folder, **{f"{NAME}.weight_scale": torch.ones(3)})
+    (folder / "model.safetensors").rename(folder / "model-zz.safetensors")
+    assert torch.equal(logits(loaded(folder)), expected)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"quant_method": "fp8", "weight_block_size": [24, 20]},
+        {"quant_method": "compressed-tensors", "config_groups": {"all": {"weights": {"block_structure": [24, 20]}}}},
+    ],
+)
+def test_the_last_block_may_be_shorter_than_declared(folder: Path, saved: Path, declared: dict[str, Any]) -> None:
+    """As in the released checkpoint: 704 columns in blocks of 128."""
+
+    def packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        height, width = weight.shape[-2:]
+        whole = torch.nn.functional.pad(weight.float(), (0, -width % 20, 0, -height % 24))
+        values, scale = packing.fp8(whole, (24, 20))
+        return {name: values[..., :height, :width], f"{name}_scale_inv": scale}
+
+    packing.pack(folder, packed, **declared)
+    found = loaded(folder, quantised="unpack")._model.get_parameter(f"{NAME}.weight")
+    expected = loaded(saved)._model.get_parameter(f"{NAME}.weight")
+    torch.testing.assert_close(found, expected, rtol=2**-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["fine-grained FP8, experts in stacks", "modelopt NVFP4"])
+def test_what_the_encoder_shares_may_be_stored_twice(folder: Path, layout: str) -> None:
+    """Tools that pack module by module store it so. It takes memory once, unless it differs."""
+    once = loaded(pack(folder, layout))
+    stored = load_file(folder / "model.safetensors")
+    again = {
+        name.replace("model.decoder.layers", "model.encoder.language_model.layers"): each.clone()
+        for name, each in stored.items()
+        if name.startswith("model.decoder.layers")
+    }
+    change(folder, **again)
+    twice = loaded(folder)
+    assert torch.equal(logits(twice), logits(once))
+    assert twice.info.weight_bytes == once.info.weight_bytes
+    scale = next(name for name in again if name.startswith("model.encoder") and "down_proj" in name and "scale" in name)
+    change(folder, **{scale: torch.full_like(again[scale].float(), 3.0).to(again[scale].dtype)})
+    other = loaded(folder)
+    assert not torch.equal(logits(other), logits(once))
+    assert other.info.weight_bytes > once.info.weight_bytes
+
+
+@pytest.mark.parametrize("quantised", ["keep", "unpack"])
+def test_a_packed_head_is_used_although_it_could_be_shared(folder: Path, quantised: str) -> None:
+    plain = loaded(pack(folder, "modelopt NVFP4"), quantised=quantised)
+    table = load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
+    values, scale = packing.fp8(table, (64, table.shape[1]))
+    change(folder, **{"lm_head.weight": values, "lm_head.weight_scale": 2.0 * scale})
+    model = loaded(folder, quantised=quantised)
+    hidden = torch.ones(1, table.shape[1])
+    torch.testing.assert_close(model._model.lm_head(hidden), 2.0 * plain._model.lm_head(hidden), rtol=0.1, atol=0.05)
+    assert model.info.step.unpacked >= (table.numel() if quantised == "keep" else 0)
+
+
+def test_weights_for_decisions_share_packed_ones(folder: Path) -> None:
+    norm = "model.decoder.norm.weight"
+    plain = loaded(pack(folder, "modelopt NVFP4"))
+    save_file({norm: load_file(folder / "model.safetensors")[norm] * 2}, folder / DECISION_WEIGHTS)
+    model = loaded(folder)
+    own, others = ({id(each) for each in packed_matrices(of._model)} for of in (model, model.for_templates))
+    assert own == others
+    assert not torch.equal(logits(model.for_templates), logits(plain))
+    save_file({f"{NAME}.weight": torch.ones(64, 32)}, folder / DECISION_WEIGHTS)
+    assert "or a packed one" in refusal(folder, CheckpointBroken)
 
 
 def test_tensors_that_are_missing_misshapen_or_not_of_the_model_are_named(folder: Path) -> None:
