@@ -154,25 +154,18 @@ class _Loading:
     def __init__(self, tensors: _Tensors, model: Any, target: Target, block: tuple[int, int] | None) -> None:
         self._tensors, self._model, self._target, self._block = tensors, model, target, block
         tied: Mapping[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
+        again, equal = _stored_again(tensors, {_parent(name): _parent(source) for name, source in tied.items()})
+        # Values come before their scales, which may be in another file.
+        self._left = dict.fromkeys(sorted(name for name in tensors.names if again.get(name) not in equal))
+        own = set(again.values()) - equal
         self._sharing = defaultdict[str, list[str]](list)  # by parameter: those that share its weights
         for name, source in tied.items():
-            self._sharing[source].append(name)
-        # Values before their scales, which may be in another file, and shared weights before what is stored again.
-        names = sorted(tensors.names, key=lambda name: (name.startswith(tuple(_copies(tied))), name))
-        self._left = dict.fromkeys(name for name in names if not self._is_copy(name, _copies(tied)))
-        self._stored = frozenset(self._left)  # a weight that is stored itself is not taken from another
+            if _parent(name) not in own:
+                self._sharing[source].append(name)
         self._experts: defaultdict[str, dict[str, Packed]] = defaultdict(dict)  # by module: whole stacks
         self._single: defaultdict[tuple[str, str], dict[int, Packed]] = defaultdict(dict)  # experts stored one by one
         self.unexpected: list[str] = []
         self.mismatched: list[str] = []
-
-    def _is_copy(self, name: str, copies: Mapping[str, str]) -> bool:
-        """Whether a tensor is stored a second time, under the name of a module that shares the first one."""
-        for copy, original in copies.items():
-            first = original + name.removeprefix(copy)
-            if name.startswith(copy) and first in self._tensors.files:
-                return _is_equal(self._tensors.read(name), self._tensors.read(first))
-        return False
 
     def load(self) -> None:
         for name in list(self._left):
@@ -333,19 +326,29 @@ class _Loading:
         """Set a parameter, and those that share its weights."""
         for each in (name, *self._sharing[name]):
             path, _, leaf = each.rpartition(".")
-            if each == name or each not in self._stored:
-                self._model.get_submodule(path)._parameters[leaf] = parameter
+            self._model.get_submodule(path)._parameters[leaf] = parameter
 
 
-def _copies(tied: Mapping[str, str]) -> dict[str, str]:
-    """The beginnings by which the names of shared weights differ from those of the weights themselves."""
-    found = {}
-    for name, source in tied.items():
-        parts, others = name.split("."), source.split(".")
-        while min(len(parts), len(others)) > 1 and parts[-1] == others[-1]:
-            del parts[-1], others[-1]
-        found[".".join(parts) + "."] = ".".join(others) + "."
-    return found
+def _stored_again(tensors: _Tensors, sources: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
+    """The tensors of modules that share the weights of others, `sources`, by name; and those modules of them whose
+    tensors all equal those of their source. Others keep weights of their own."""
+    again: dict[str, str] = {}
+    for name in tensors.names:
+        module = _parent(name)
+        while module and module not in sources:  # one expert is below the module of all
+            module = _parent(module)
+        if module and not _IGNORED.fullmatch(name):
+            again[name] = module
+    differ = set[str]()
+    for name, module in again.items():
+        first = sources[module] + name.removeprefix(module)
+        if module not in differ and not (first in tensors.files and _is_equal(tensors.read(name), tensors.read(first))):
+            differ.add(module)
+    return again, set(again.values()) - differ
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _is_equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -16,7 +16,7 @@ from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointFore
 from diffusion_worker.models.decision_weights import DECISION_WEIGHTS
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.models.packed import Packed
+from diffusion_worker.models.packed import Packed, PackedLinear
 from diffusion_worker.models.packed_checkpoint import is_packed, packed_matrices
 from diffusion_worker.types.requests import GenerationRequest
 from tests.worker.models import packing
@@ -220,36 +220,62 @@ def test_the_last_block_may_be_shorter_than_declared(folder: Path, saved: Path, 
     torch.testing.assert_close(found, expected, rtol=2**-4, atol=1e-4)
 
 
+def encoder_again(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The layers of the decoder under the names of those of the encoder."""
+    decoder, encoder = "model.decoder.layers", "model.encoder.language_model.layers"
+    return {name.replace(decoder, encoder): each.clone() for name, each in stored.items() if name.startswith(decoder)}
+
+
+@pytest.mark.parametrize("quantised", ["keep", "unpack"])
 @pytest.mark.parametrize("layout", ["fine-grained FP8, experts in stacks", "modelopt NVFP4"])
-def test_what_the_encoder_shares_may_be_stored_twice(folder: Path, layout: str) -> None:
+def test_what_the_encoder_shares_may_be_stored_twice(folder: Path, layout: str, quantised: str) -> None:
     """Tools that pack module by module store it so. It takes memory once, unless it differs."""
-    once = loaded(pack(folder, layout))
-    stored = load_file(folder / "model.safetensors")
-    again = {
-        name.replace("model.decoder.layers", "model.encoder.language_model.layers"): each.clone()
-        for name, each in stored.items()
-        if name.startswith("model.decoder.layers")
-    }
+    once = loaded(pack(folder, layout), quantised=quantised)
+    again = encoder_again(load_file(folder / "model.safetensors"))
     change(folder, **again)
-    twice = loaded(folder)
+    twice = loaded(folder, quantised=quantised)
     assert torch.equal(logits(twice), logits(once))
     assert twice.info.weight_bytes == once.info.weight_bytes
-    scale = next(name for name in again if name.startswith("model.encoder") and "down_proj" in name and "scale" in name)
-    change(folder, **{scale: torch.full_like(again[scale].float(), 3.0).to(again[scale].dtype)})
-    other = loaded(folder)
-    assert not torch.equal(logits(other), logits(once))
-    assert other.info.weight_bytes > once.info.weight_bytes
+    for part in ("mlp.down_proj", "experts.down_proj", "experts.0.down_proj"):  # other experts are equal
+        scales = [name for name in again if f"{part}.weight_scale" in name or f"{part}_scale" in name]
+        change(folder, **{name: (again[name].float() * 2).to(again[name].dtype) for name in scales})
+        other = loaded(folder, quantised=quantised)
+        assert bool(scales) == (other.info.weight_bytes > once.info.weight_bytes)
+        assert bool(scales) != torch.equal(logits(other), logits(once))
+        change(folder, **again)
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_encoder_or_decoder_alone_may_be_packed(folder: Path, saved: Path, part: str) -> None:
+    plain = load_file(saved / "model.safetensors")
+    stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
+    if part == "encoder":
+        packed = {name: each for name, each in stored.items() if name not in plain or each.dtype != plain[name].dtype}
+        change(folder, **(dict.fromkeys(packed) | plain | encoder_again(packed)))
+    else:
+        change(folder, **encoder_again(plain))
+    layer = "layers.0.mlp.gate_proj"
+    model = loaded(folder)._model.model
+    modules = {
+        "decoder": model.decoder.get_submodule(layer),
+        "encoder": model.encoder.language_model.get_submodule(layer),
+    }
+    assert isinstance(modules.pop(part), PackedLinear)
+    assert torch.equal(modules.popitem()[1].weight, plain[f"{NAME}.weight"].float())
+    assert logits(loaded(folder)).isfinite().all()
 
 
 @pytest.mark.parametrize("quantised", ["keep", "unpack"])
 def test_a_packed_head_is_used_although_it_could_be_shared(folder: Path, quantised: str) -> None:
-    plain = loaded(pack(folder, "modelopt NVFP4"), quantised=quantised)
+    pack(folder, "modelopt NVFP4")
     table = load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
     values, scale = packing.fp8(table, (64, table.shape[1]))
     change(folder, **{"lm_head.weight": values, "lm_head.weight_scale": 2.0 * scale})
     model = loaded(folder, quantised=quantised)
     hidden = torch.ones(1, table.shape[1])
-    torch.testing.assert_close(model._model.lm_head(hidden), 2.0 * plain._model.lm_head(hidden), rtol=0.1, atol=0.05)
+    expected = torch.nn.functional.linear(hidden, values.float() * 2.0 * scale)
+    torch.testing.assert_close(model._model.lm_head(hidden), expected)
+    assert torch.equal(model._model.model.decoder.embed_tokens.weight, table.float())
     assert model.info.step.unpacked >= (table.numel() if quantised == "keep" else 0)
 
 
