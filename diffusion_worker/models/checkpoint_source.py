@@ -44,12 +44,13 @@ def locate(source: str, revision: str | None = None) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files with the weights: those of the index if there is one. Raises CheckpointBroken for a bad index."""
-    if not (folder / _INDEX).exists():
+    """The files with the weights, found as the library finds them: one, or those of the index. Raises CheckpointBroken
+    for a bad index."""
+    if (folder / _WEIGHTS).exists() or not (folder / _INDEX).exists():
         return [folder / _WEIGHTS]
     weight_map = read_json(folder / _INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointBroken(f"{folder / _INDEX}: weight_map is missing, or does not name files")
+    if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_file_name, weight_map.values())):
+        raise CheckpointBroken(f"{folder / _INDEX}: weight_map is missing, or does not name files of this folder")
     return [folder / name for name in sorted(set(weight_map.values()))]
 
 
@@ -59,11 +60,15 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointMissing(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointBroken(f"{file}: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointBroken(f"{file}: not a JSON object")
     return content
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and name not in ("", "..") and "/" not in name
 
 
 def _download_config(source: str, revision: str | None) -> None:

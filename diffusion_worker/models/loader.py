@@ -156,9 +156,20 @@ def _denoising_params(folder: Path, generation: Mapping[str, Any], canvas_length
         "t_max": generation.get("t_max"),
         "stability": generation.get("stability_threshold"),
         "confidence_threshold": generation.get("confidence_threshold"),
-        "canvas_length": canvas_length,
     }
+    params = _replaced(DenoisingParams(), folder / CONFIG, {"canvas_length": canvas_length})
+    return _replaced(params, folder / _GENERATION, known)
+
+
+def _replaced(params: DenoisingParams, file: Path, declared: Mapping[str, object]) -> DenoisingParams:
+    """With the values that a file declares. Raises CheckpointBroken, which names the file and the field."""
+    given: dict[str, Any] = {name: value for name, value in declared.items() if value is not None}
+    for name, value in given.items():
+        own = type(getattr(params, name))
+        if type(value) not in (int, own):
+            number = "an integer" if own is int else "a number"
+            raise CheckpointBroken(f"{file}: {name} must be {number}, not {value!r}")
     try:
-        return DenoisingParams(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
-    except (OutOfRange, TypeError) as error:
-        raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error
+        return dataclasses.replace(params, **given)
+    except OutOfRange as error:
+        raise CheckpointBroken(f"{file}: {error}") from error

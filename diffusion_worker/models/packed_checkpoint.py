@@ -17,7 +17,7 @@ activations are ignored: only weights are packed.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffusion_worker.errors import CheckpointForeign
+from diffusion_worker.errors import CheckpointBroken, CheckpointForeign
 from diffusion_worker.models.checkpoint_source import weight_files
 from diffusion_worker.models.packed import (
     FP4_GROUP,
@@ -79,8 +79,8 @@ def read_packed(
     folder: Path, config: Any, target: Target, *, block: tuple[int, int] | None
 ) -> tuple[Any, Mapping[str, Any]]:
     """The model of a folder and a library config, and the names of tensors that are missing or that nothing takes.
-    `block`: rows and columns that share a scale, if declared. Raises CheckpointForeign, or errors of the library for an
-    invalid config."""
+    `block`: rows and columns that share a scale, if declared. Raises CheckpointForeign, CheckpointBroken, or errors of
+    the library for an invalid config."""
     model = _skeleton(config, target.dtype)
     with _opened(folder) as tensors:
         found = _Loading(tensors, model, target, block)
@@ -181,6 +181,8 @@ class _Loading:
                     module._buffers[name] = buffer.to(self._target.device)
 
     def _take_packed(self, name: str) -> None:
+        if name.endswith(_OF_SCALE):  # its values would have been taken before
+            raise CheckpointBroken(f"{self._tensors.folder}: {name}: scales of weights that are missing or not packed")
         base = name.removesuffix(next(ending for ending in _OF_DATA if name.endswith(ending)))
         matrix = self._matrix(name, base)
         one, several = _EXPERT.fullmatch(base), _EXPERTS.fullmatch(base)
@@ -207,17 +209,21 @@ class _Loading:
         return self._shaped(name, data, scale, factor).to(self._target.device)
 
     def _part(self, base: str, endings: tuple[str, ...]) -> torch.Tensor | None:
-        for ending in endings:
-            if base + ending in self._left:
-                del self._left[base + ending]
-                return self._tensors.read(base + ending)
+        """Scales of a matrix, in some type of floats."""
+        for name in (base + ending for ending in endings):
+            if name in self._left:
+                del self._left[name]
+                found = self._tensors.read(name)
+                if not found.is_floating_point():
+                    raise CheckpointForeign(f"{self._tensors.folder}: {name} is stored as {found.dtype}, not as floats")
+                return found
         return None
 
     def _shaped(self, name: str, data: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor | None) -> Packed:
         """With scales [..., row blocks, column blocks]."""
         where = f"{self._tensors.folder}: {name} {list(data.shape)}"
-        if not scale.is_floating_point():
-            raise CheckpointForeign(f"{where} has scales that are stored as {scale.dtype}; they must be floats")
+        if not all(each.float().isfinite().all() for each in (scale, factor) if each is not None):
+            raise CheckpointBroken(f"{where} has scales that are not finite")
         if data.dim() not in (2, 3) or not data.numel():
             raise CheckpointForeign(f"{where} is packed, but neither a matrix nor a stack of matrices")
         given, (*leading, rows, columns) = list(scale.shape), data.shape
@@ -271,7 +277,10 @@ class _Loading:
                 self._experts[experts]["down"] = self._stack(experts, "down")
             elif part == "gate":
                 gate, up = self._single.pop((experts, "gate")), self._single.pop((experts, "up"), {})
-                self._single[experts, "gate_up"] = {each: joined(gate[each], up[each]) for each in gate if each in up}
+                if gate.keys() != up.keys():
+                    raise CheckpointBroken(f"{self._tensors.folder}: {experts} lacks gate_proj or up_proj of an expert")
+                self._refuse_mixed(experts, [*gate.values(), *up.values()])
+                self._single[experts, "gate_up"] = {each: joined(gate[each], up[each]) for each in gate}
                 self._experts[experts]["gate_up"] = self._stack(experts, "gate_up")
         for name, parts in self._experts.items():
             self._replace_experts(name, parts)
@@ -281,8 +290,14 @@ class _Loading:
     def _stack(self, experts: str, part: str) -> Packed:
         found = self._single.pop((experts, part))
         if sorted(found) != list(range(len(found))) or not found:
-            raise CheckpointForeign(f"{self._tensors.folder}: {experts} lacks {part}_proj of some experts")
+            raise CheckpointBroken(f"{self._tensors.folder}: {experts} lacks {part}_proj of some experts")
+        self._refuse_mixed(experts, found.values())
         return stacked([found[number] for number in range(len(found))])
+
+    def _refuse_mixed(self, experts: str, matrices: Iterable[Packed]) -> None:
+        """Matrices become one if they have one layout."""
+        if len({(each.data.dtype, each.data.shape, each.block, each.factor is None) for each in matrices}) > 1:
+            raise CheckpointForeign(f"{self._tensors.folder}: {experts} are not all packed in the same way")
 
     def _replace_experts(self, name: str, parts: dict[str, Packed]) -> None:
         own = self._module(name)

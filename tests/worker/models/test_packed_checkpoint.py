@@ -166,7 +166,7 @@ def test_weights_that_cannot_be_read_are_foreign_by_name(
 @pytest.mark.parametrize(
     ("scale", "message"),
     [
-        (torch.full((64, 1), 127, dtype=torch.uint8), "scales that are stored as torch.uint8"),  # exponents of MXFP8
+        (torch.full((64, 1), 127, dtype=torch.uint8), "is stored as torch.uint8, not as floats"),  # of MXFP8
         (torch.ones(4, 4, 1), "scales of the shape [4, 4, 1]"),
         (torch.ones(64, 0), "scales of the shape [64, 0]"),
     ],
@@ -176,12 +176,57 @@ def test_scales_of_another_format_are_refused(folder: Path, scale: torch.Tensor,
     assert message in refusal(folder, CheckpointForeign)
 
 
+@pytest.mark.parametrize(
+    ("layout", "part", "value"),
+    [
+        ("compressed-tensors FP8", "weight_scale", float("nan")),
+        ("modelopt FP8", "weight_scale", float("-inf")),
+        ("modelopt NVFP4", "weight_scale", float("nan")),
+        ("modelopt NVFP4", "weight_scale_2", float("inf")),
+        ("compressed-tensors NVFP4", "weight_global_scale", 0.0),
+    ],
+)
+def test_scales_that_are_not_finite_are_broken(folder: Path, layout: str, part: str, value: float) -> None:
+    name = f"{NAME}.{part}"
+    stored = load_file(pack(folder, layout) / "model.safetensors")[name]
+    change(folder, **{name: torch.full(stored.shape, value).to(stored.dtype)})
+    assert f"{NAME}.weight" in (said := refusal(folder, CheckpointBroken))
+    assert "has scales that are not finite" in said
+
+
+def test_scales_without_packed_weights_are_named(folder: Path) -> None:
+    name = f"{NAME}.weight"
+    change(pack(folder, "modelopt NVFP4"), **{name: torch.ones(64, 32)})
+    assert f"{name}_scale: scales of weights that are missing or not packed" in refusal(folder, CheckpointBroken)
+
+
+def test_second_scales_are_floats(folder: Path) -> None:
+    name = f"{NAME}.weight_scale_2"
+    change(pack(folder, "modelopt NVFP4"), **{name: torch.ones((), dtype=torch.int64)})
+    assert f"{name} is stored as torch.int64" in refusal(folder, CheckpointForeign)
+
+
 def test_the_numbers_of_experts_have_no_gap(folder: Path) -> None:
     stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
     experts = "model.decoder.layers.1.experts."
     moved = {name.replace(f"{experts}3.", f"{experts}9."): each for name, each in stored.items()}
     save_file(moved, folder / "model.safetensors", {"format": "pt"})
-    assert "layers.1.experts lacks down_proj of some experts" in refusal(folder, CheckpointForeign)
+    assert "layers.1.experts lacks down_proj of some experts" in refusal(folder, CheckpointBroken)
+
+
+def test_an_expert_that_lacks_a_part_is_refused(folder: Path) -> None:
+    stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
+    experts = "model.decoder.layers.1.experts"
+    up = {name: each for name, each in stored.items() if name.startswith(f"{experts}.3.up_proj.")}
+    change(folder, **{name.replace(".3.", ".4."): each.clone() for name, each in up.items()})
+    assert f"{experts} lacks gate_proj or up_proj of an expert" in refusal(folder, CheckpointBroken)
+
+
+@pytest.mark.parametrize("part", ["up_proj", "down_proj"])
+def test_experts_of_a_layer_are_packed_in_one_way(folder: Path, part: str) -> None:
+    name = f"model.decoder.layers.1.experts.3.{part}.weight"
+    change(pack(folder, "modelopt FP8"), **{f"{name}_scale_2": torch.ones(())})
+    assert "layers.1.experts are not all packed in the same way" in refusal(folder, CheckpointForeign)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -305,7 +350,7 @@ def test_tensors_that_are_missing_misshapen_or_not_of_the_model_are_named(folder
     parts = {name: None for name in stored if name.startswith(f"{experts}.3.up_proj.")}
     assert parts
     change(folder, **{"model.decoder.more.weight": None}, **parts)
-    assert f"{experts}.gate_up_proj" in refusal(folder, CheckpointBroken)
+    assert f"{experts} lacks gate_proj or up_proj" in refusal(folder, CheckpointBroken)
 
 
 def test_options_that_packed_weights_do_not_have_are_refused(folder: Path) -> None:
