@@ -104,8 +104,19 @@ def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
             raise CheckpointBroken(f"{folder}: {what} for this config.json: {', '.join(names[:3])}{more}")
 
 
+def _check_text(file: Path, text: Any) -> None:
+    """Check numbers of the text config that the library does not check."""
+    for name in ("max_position_embeddings", "sliding_window"):
+        if (tokens := getattr(text, name)) < 1:
+            raise CheckpointBroken(f"{file}: {name} must be at least 1, not {tokens}")
+    cap = text.final_logit_softcapping
+    if cap is not None and not (type(cap) in (int, float) and 0 < cap < math.inf):
+        raise CheckpointBroken(f"{file}: final_logit_softcapping must be a positive number or null, not {cap!r}")
+
+
 def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
     text = model.config.text_config
+    _check_text(folder / CONFIG, text)
     ends = generation.get("eos_token_id", text.eos_token_id)
     pad = generation.get("pad_token_id", text.pad_token_id)
     end_ids = tuple(ends) if isinstance(ends, list) else (ends,)

@@ -198,16 +198,20 @@ def _raise_device_failure(error: Exception, device: torch.device) -> None:
 def _translated(
     error: Exception, folder: Path, quantisation: Quantisation | None, options: LoadOptions
 ) -> BadSetting | CheckpointBroken | CheckpointForeign:
+    from huggingface_hub.errors import StrictDataclassError
+
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None  # says what is wrong with the field
+    said = first_line(cause or error)
     if is_out_of_memory(error):
         return BadSetting(f"--device {options.device}: out of memory while loading the weights: {first_line(error)}")
-    if quantisation is None and options.device_map is not None:
+    if quantisation is None and cause is None and options.device_map is not None:
         return BadSetting(f"--device-map: {first_line(error)}")
-    if quantisation is None:
-        return CheckpointBroken(f"{folder}: {first_line(error)}")
+    if quantisation is None or cause is not None:
+        return CheckpointBroken(f"{folder}: {said}")
     hint = "" if options.quantised == UNPACK else "; `--quantised unpack` may load it by dequantising"
     if isinstance(error, ImportError):
         hint = ""
-    return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {first_line(error)}{hint}")
+    return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {said}{hint}")
 
 
 def _check_supported(types: Iterable[str], setting: str) -> None:

@@ -203,6 +203,20 @@ def test_a_wrong_canvas_length_is_named(folder: Path, value: object) -> None:
     assert f"{folder / 'config.json'}: canvas_length must be" in refusal(folder, CheckpointBroken)
 
 
-def test_a_config_that_the_library_cannot_build_is_broken(folder: Path) -> None:
-    edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads="many"))
-    assert str(folder) in refusal(folder, CheckpointBroken)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_attention_heads", "many"),
+        ("max_position_embeddings", 0),
+        ("sliding_window", -1),
+        ("final_logit_softcapping", "x"),
+        ("final_logit_softcapping", 0),
+        ("final_logit_softcapping", float("nan")),
+    ],
+)
+def test_a_wrong_number_of_the_text_config_is_named(folder: Path, field: str, value: object) -> None:
+    edit(folder / "config.json", lambda c: c["text_config"].update({field: value}))
+    message = refusal(folder, CheckpointBroken)
+    assert message.startswith(str(folder))
+    assert field in message
+    assert repr(value) in message
