@@ -109,6 +109,9 @@ def _check_text(file: Path, text: Any) -> None:
     for name in ("max_position_embeddings", "sliding_window"):
         if (tokens := getattr(text, name)) < 1:
             raise CheckpointBroken(f"{file}: {name} must be at least 1, not {tokens}")
+    experts, top = text.num_experts, text.top_k_experts
+    if experts and not (type(top) is int and 1 <= top <= experts):
+        raise CheckpointBroken(f"{file}: top_k_experts must be between 1 and num_experts ({experts}), not {top!r}")
     cap = text.final_logit_softcapping
     if cap is not None and not (type(cap) in (int, float) and 0 < cap < math.inf):
         raise CheckpointBroken(f"{file}: final_logit_softcapping must be a positive number or null, not {cap!r}")

@@ -209,6 +209,7 @@ def test_a_wrong_canvas_length_is_named(folder: Path, value: object) -> None:
         ("num_attention_heads", "many"),
         ("max_position_embeddings", 0),
         ("sliding_window", -1),
+        ("top_k_experts", 2),
         ("final_logit_softcapping", "x"),
         ("final_logit_softcapping", 0),
         ("final_logit_softcapping", float("nan")),
