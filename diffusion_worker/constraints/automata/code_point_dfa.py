@@ -6,6 +6,7 @@ Built by the product construction and minimised. `json_strings` encodes them as 
 
 from collections.abc import Sequence
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import DEAD, Edge
@@ -52,17 +53,19 @@ def dfa_of_tree(tree: Tree) -> RangeDfa:
 @lru_cache(maxsize=256)
 def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
     """The finite language of these texts."""
-    prefixes: dict[str, int] = {"": 0}
     rows: list[list[Edge]] = [[]]
+    accepting = [False]
+    path, previous = [0], ""  # the states of the previous text
     for word in sorted(texts):
-        for end in range(1, len(word) + 1):
-            if word[:end] not in prefixes:
-                prefixes[word[:end]] = len(rows)
-                rows[prefixes[word[: end - 1]]].append((ord(word[end - 1]), ord(word[end - 1]), len(rows)))
-                rows.append([])
-    accepting = [False] * len(rows)
-    for word in texts:
-        accepting[prefixes[word]] = True
+        shared = len(commonprefix((previous, word)))
+        del path[shared + 1 :]
+        for char in word[shared:]:
+            rows[path[-1]].append((ord(char), ord(char), len(rows)))
+            path.append(len(rows))
+            rows.append([])
+            accepting.append(False)
+        accepting[path[-1]] = True
+        previous = word
     return minimise(rows, accepting, 0)
 
 

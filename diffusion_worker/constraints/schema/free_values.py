@@ -50,7 +50,7 @@ class Copy:
 @lru_cache(maxsize=512)
 def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     """The states of a container of any content; the first one reads its opening bracket. `depth`: the most
-    unconstrained containers around each other. Empty: there is none."""
+    unconstrained containers around each other, besides empty ones. No states: there is none."""
     graph = Graph(max_states=_MAX_STATES)
     following = graph.state((), accepting=True)
     builder = _Builder(graph, Layout(graph, white_space, copy.indents), depth, copy.line)
@@ -84,6 +84,9 @@ class _Builder:
             nesting = around + opening
             if len(nesting) <= self._depth and is_allowed(nesting):
                 yield ord(opening), ord(opening), self._container(nesting, following)
+            elif len(nesting) <= self._depth + 1 and is_allowed(nesting):
+                closing: Edge = (_CLOSES[opening], _CLOSES[opening], following)
+                yield ord(opening), ord(opening), self._graph.state(self._layout.inline([closing]))
 
     def _container(self, nesting: str, following: int) -> int:
         """The state after the opening bracket."""

@@ -10,6 +10,7 @@ selectors and private use). Lone surrogates are never accepted.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import commonprefix
 from typing import Final, Literal
 
 from diffusion_worker.constraints.automata.automaton import Edge
@@ -60,16 +61,17 @@ def string_body(graph: Graph, language: RangeDfa, following: int, *, style: Styl
 
 
 def name_trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
-    """The trie of printable ASCII names with a common prefix of length `at`, after the opening quote; each ends in its
-    closing quote and its own state."""
+    """The trie of distinct printable ASCII names with a common prefix of length `at`, after the opening quote; each
+    ends in its closing quote and its own state."""
+    shared = len(commonprefix([name for name, _ in names]))
     grouped: dict[str, list[tuple[str, int]]] = {}
     for name, after_name in names:
-        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
+        grouped.setdefault(name[shared : shared + 1], []).append((name, after_name))
     edges = [
-        (ord(char), ord(char), name_trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
+        (ord(char), ord(char), name_trie(graph, group, shared + 1)) if char else (QUOTE, QUOTE, group[0][1])
         for char, group in grouped.items()
     ]
-    return graph.state(edges)
+    return graph.word(names[0][0][at:shared].encode("ascii"), graph.state(edges))
 
 
 def utf8_text(graph: Graph, language: RangeDfa) -> int:
