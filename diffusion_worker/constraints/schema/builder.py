@@ -61,6 +61,7 @@ class Builder:
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
+        self._cuts = 0  # truncations that depend on the recursion around a value
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
     def build(self) -> None:
@@ -77,9 +78,9 @@ class Builder:
         key = (conj, continuation)
         if key in self._known:
             return self._known[key]
-        truncations = self.truncations
+        cuts = self._cuts
         state = self._built(conj, continuation)
-        if truncations == self.truncations:  # otherwise the state depends on the recursion around it
+        if cuts == self._cuts:
             self._known[key] = state
         return state
 
@@ -153,6 +154,7 @@ class Builder:
         names = [id(layer) for layer in layers]
         allowed = all(self._active[name] <= self.limits.recursion for name in names)
         self.truncations += not allowed
+        self._cuts += not allowed
         self.findings.is_cut |= not allowed
         self._active.update(names)
         yield allowed
@@ -206,7 +208,7 @@ class _Array:
 
     def _chain(self) -> int | None:
         """The state before the first item, built from the last item backwards. An unsatisfiable item ends the array."""
-        regular = max(self._items.prefix, self._low, 1)
+        regular = max(self._items.prefix, self._low - 1)  # items before those that may be repeated
         last = regular if self._high is None else self._high
         next_item = self._loop(regular) if self._high is None else None
         for index in range(last - 1, -1, -1):
