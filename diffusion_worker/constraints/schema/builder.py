@@ -18,7 +18,7 @@ from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.continuation import Continuation
 from diffusion_worker.constraints.schema.document import Conj
 from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers
-from diffusion_worker.constraints.schema.json_strings import QUOTE, name_trie, string, string_body
+from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, name_trie, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import Findings, MemberGroup, allowed_names, member_groups
@@ -33,7 +33,7 @@ from diffusion_worker.constraints.schema.shapes import (
     distinct,
     weakest,
 )
-from diffusion_worker.constraints.schema.size_limits import SizeLimits
+from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 from diffusion_worker.constraints.spec import WhiteSpace
 
@@ -57,7 +57,8 @@ class Builder:
         self.findings = Findings()
         self.start = -1
         self.truncations = 0
-        self.copies: Counter[Copy] = Counter()  # of unconstrained containers
+        self.copies: Counter[tuple[Copy, int]] = Counter()  # of unconstrained containers, by nesting depth
+        self.style: Style = "raw" if limits.dense else "plain"  # of strings with restrictions
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
@@ -134,8 +135,9 @@ class Builder:
             line=ONE_LINE if is_inline else continuation.depth - len(continuation.around),
             indents=() if is_inline else INDENTS[: self.limits.indents],
         )
-        self.copies[copy] += 1
-        depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
+        self.copies[copy, continuation.depth] += 1
+        least = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
+        depth = min(max(self.limits.reach - continuation.depth, least), MAX_FREE_DEPTH)
         if block := containers(copy, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
@@ -175,7 +177,9 @@ class Builder:
         if not found.rows.rows:
             return None
         is_free = text == Text() and not continuation.is_undeclared and not continuation.around
-        return string(self.graph, found.rows, continuation.following, style="free" if is_free else "plain")
+        self.findings.is_cut |= self.limits.dense
+        style: Style = "free" if is_free and not self.limits.dense else self.style
+        return string(self.graph, found.rows, continuation.following, style=style)
 
 
 class _Array:
@@ -398,5 +402,6 @@ class _Object:
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
+                following = self._layout.sign(COLON, value)
+                starts.append(string_body(self._graph, group.names, following, style=self._builder.style))
         return self._graph.state(self._graph.merged([], *starts))

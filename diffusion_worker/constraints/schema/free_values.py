@@ -66,11 +66,17 @@ def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     )
 
 
-def deepest(copies: Mapping[Copy, int], states: int, white_space: WhiteSpace) -> int:
-    """The largest depth at which all copies together take at most so many states."""
-    for depth in range(MAX_FREE_DEPTH, 0, -1):
-        if sum(count * len(containers(copy, depth, white_space)) for copy, count in copies.items()) <= states:
-            return depth
+def furthest(copies: Mapping[tuple[Copy, int], int], states: int, white_space: WhiteSpace) -> int:
+    """The largest nesting in total, or 0, that containers may reach while all copies together take at most so many
+    states. The keys tell how deeply a copy itself is nested."""
+    deepest = max((level for _, level in copies), default=0)
+    for reach in range(deepest + MAX_FREE_DEPTH, 0, -1):
+        sizes = (
+            count * len(containers(copy, min(max(reach - level, 0), MAX_FREE_DEPTH), white_space))
+            for (copy, level), count in copies.items()
+        )
+        if sum(sizes) <= states:
+            return reach
     return 0
 
 
