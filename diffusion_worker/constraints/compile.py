@@ -27,6 +27,8 @@ from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, T
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 _ATTEMPTS: Final = 2  # to make unconstrained values deeper
+_MIN_REDUNDANCY: Final = 1.5  # less is not worth another attempt
+_MAX_REDUNDANCY: Final = 2.0
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
 COMPILER_VERSION: Final = 6  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
@@ -111,29 +113,47 @@ class _Search:
 
     def __init__(self, tiers: Sequence[SizeLimits], white_space: WhiteSpace) -> None:
         self._tiers, self._white_space = tiers, white_space
+        self._generous = sum(not limits.dense for limits in tiers)
         self.pointer = ""
 
     def find(self, combiner: Combiner) -> tuple[int, Builder] | None:
         """The tier and its build."""
-        generous = [tier for tier, limits in enumerate(self._tiers) if not limits.dense]
-        for tier in generous:
+        for tier in range(self._generous):
             if (built := self._build(tier, combiner)) is not None:
                 return tier, built
-        found = None
-        for tier in reversed(range(len(generous), len(self._tiers))):
-            if (built := self._build(tier, combiner)) is None:
+        found = self._grown(combiner, None, 1.0)
+        if found is not None and (factor := _redundancy(found[1])) > 1.0:
+            return self._grown(combiner, found, factor)
+        return found
+
+    def _grown(
+        self, combiner: Combiner, found: tuple[int, Builder] | None, factor: float
+    ) -> tuple[int, Builder] | None:
+        """The most that fits of the dense tiers above the one that has been found."""
+        above = len(self._tiers) if found is None else found[0]
+        for tier in reversed(range(self._generous, above)):
+            if (built := self._build(tier, combiner, factor)) is None:
                 break
             found = tier, built
         return found
 
-    def _build(self, tier: int, combiner: Combiner) -> Builder | None:
-        builder = Builder(self._tiers[tier], combiner, self._white_space)
+    def _build(self, tier: int, combiner: Combiner, factor: float = 1.0) -> Builder | None:
+        limits = self._tiers[tier]
+        builder = Builder(replace(limits, states=int(factor * limits.states)), combiner, self._white_space)
         try:
             builder.build()
         except TooLarge:
             self.pointer = builder.pointer
             return None
         return builder
+
+
+def _redundancy(builder: Builder) -> float:
+    """How many times as many states a schema like this may take under construction: alternatives that overlap leave
+    states which minimisation removes."""
+    automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
+    share = len(builder.graph.rows) / automaton.states if automaton is not None else 1.0
+    return min(share, _MAX_REDUNDANCY) if share > _MIN_REDUNDANCY else 1.0
 
 
 def _deepened(builder: Builder) -> Builder:

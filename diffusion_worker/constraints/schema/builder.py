@@ -137,7 +137,7 @@ class Builder:
         )
         self.copies[copy, continuation.depth] += 1
         least = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
-        depth = min(max(self.limits.reach - continuation.depth, least), MAX_FREE_DEPTH)
+        depth = max(least, min(self.limits.reach - continuation.depth, MAX_FREE_DEPTH))
         if block := containers(copy, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
@@ -402,6 +402,6 @@ class _Object:
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                following = self._layout.sign(COLON, value)
-                starts.append(string_body(self._graph, group.names, following, style=self._builder.style))
+                after_name = self._layout.sign(COLON, value)
+                starts.append(string_body(self._graph, group.names, after_name, style=self._builder.style))
         return self._graph.state(self._graph.merged([], *starts))

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compilation, compile_schema
-from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, deepest, is_allowed
+from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, furthest, is_allowed
 from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema
@@ -65,14 +65,22 @@ def test_many_open_objects_share_the_states_for_depth() -> None:
     assert compiled.stats.truncated
 
 
-def test_the_depth_is_the_largest_that_the_states_allow() -> None:
+@pytest.mark.parametrize("level", [1, 4])
+def test_values_reach_as_far_as_the_states_allow(level: int) -> None:
     copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
-    copies = {copy: 3}
     sizes = [3 * len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
     assert sizes == sorted(set(sizes))
     for depth, size in enumerate(sizes):
-        assert deepest(copies, size, WhiteSpace.BOUNDED) == depth
-        assert deepest(copies, size - 1, WhiteSpace.BOUNDED) == max(depth - 1, 0)
+        assert furthest({(copy, level): 3}, size, WhiteSpace.BOUNDED) == level + depth
+    assert furthest({(copy, level): 3}, sizes[0] - 1, WhiteSpace.BOUNDED) == 0
+
+
+def test_values_nested_less_deeply_themselves_may_be_deeper() -> None:
+    copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
+    sizes = [len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
+    both = {(copy, 1): 1, (copy, 3): 10}
+    assert furthest(both, sizes[3] + 10 * sizes[1], WhiteSpace.BOUNDED) == 4
+    assert furthest(both, sizes[3] + 10 * sizes[1] - 1, WhiteSpace.BOUNDED) == 3
 
 
 @pytest.mark.parametrize("white_space", list(WhiteSpace))
