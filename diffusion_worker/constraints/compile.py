@@ -30,6 +30,7 @@ _ATTEMPTS: Final = 2  # to make unconstrained values deeper
 _MIN_REDUNDANCY: Final = 1.5  # less is not worth another attempt
 _MAX_REDUNDANCY: Final = 2.0
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
+_Found = tuple[int, Builder]  # a tier, and what was built within its limits
 COMPILER_VERSION: Final = 6  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
@@ -116,7 +117,7 @@ class _Search:
         self._generous = sum(not limits.dense for limits in tiers)
         self.pointer = ""
 
-    def find(self, combiner: Combiner) -> tuple[int, Builder] | None:
+    def find(self, combiner: Combiner) -> _Found | None:
         """The tier and its build."""
         for tier in range(self._generous):
             if (built := self._build(tier, combiner)) is not None:

@@ -6,7 +6,6 @@ Built by the product construction and minimised. `json_strings` encodes them as 
 
 from collections.abc import Sequence
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import DEAD, Edge
@@ -50,6 +49,12 @@ def dfa_of_tree(tree: Tree) -> RangeDfa:
     return _without_boundaries(Seq((Repeat(Chars(((BEGIN, BEGIN),)), 0, 1), tree, Repeat(Chars(((END, END),)), 0, 1))))
 
 
+def shared_length(left: str, right: str) -> int:
+    """The length of the longest prefix that both texts have."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
 @lru_cache(maxsize=256)
 def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
     """The finite language of these texts."""
@@ -57,7 +62,7 @@ def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
     accepting = [False]
     path, previous = [0], ""  # the states of the previous text
     for word in sorted(texts):
-        shared = len(commonprefix((previous, word)))
+        shared = shared_length(previous, word)
         del path[shared + 1 :]
         for char in word[shared:]:
             rows[path[-1]].append((ord(char), ord(char), len(rows)))

@@ -10,10 +10,10 @@ selectors and private use). Lone surrogates are never accepted.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Final, Literal
 
 from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.code_point_dfa import shared_length
 from diffusion_worker.constraints.automata.graph import Graph, coalesce
 from diffusion_worker.constraints.automata.minimise import RangeDfa
 from diffusion_worker.constraints.automata.ranges import Ranges, contains, digit_ranges, intersect
@@ -63,7 +63,7 @@ def string_body(graph: Graph, language: RangeDfa, following: int, *, style: Styl
 def name_trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
     """The trie of distinct printable ASCII names with a common prefix of length `at`, after the opening quote; each
     ends in its closing quote and its own state."""
-    shared = len(commonprefix([name for name, _ in names]))
+    shared = shared_length(min(names)[0], max(names)[0])
     grouped: dict[str, list[tuple[str, int]]] = {}
     for name, after_name in names:
         grouped.setdefault(name[shared : shared + 1], []).append((name, after_name))
