@@ -138,3 +138,17 @@ def test_each_reason_is_reported(schema: Json, value: Json) -> None:
 def test_a_schema_that_is_kept_entirely_reports_nothing() -> None:
     closed = {**OPEN, "additionalProperties": False, "required": ["a"]}
     assert not compile_schema({"type": "array", "items": closed}).stats.truncated
+
+
+@given(st.integers(0, 3))
+def test_an_empty_container_needs_no_depth(depth: int) -> None:
+    """It is admitted where no other container may nest any deeper."""
+    limits = replace(SIZE_TIERS[0], undeclared_depth=depth, free_states=0)
+    compiled = compile_schema(OPEN, tiers=(limits,))
+    value: Json = {}
+    for _ in range(depth):
+        value = {"n": value}
+    assert accepts(compiled, {"extra": value})
+    assert not accepts(compiled, {"extra": {"n": value}})
+    assert accepts(compiled, {"extra": nested("{" * depth)})
+    assert not accepts(compiled, {"extra": nested("{" * (depth + 1))})
