@@ -34,11 +34,11 @@ class SizeLimits:
 MAX_FREE_DEPTH: Final = 5  # of unconstrained values and undeclared members, where the states suffice
 _DENSE: Final = SizeLimits(
     states=60_000,
-    free_states=14_000,
+    free_states=17_000,
     free_depth=0,
     recursion=0,
     depth=8,
-    length=0,
+    length=1,
     wide=1000,
     items=2,
     members=1,
@@ -46,9 +46,10 @@ _DENSE: Final = SizeLimits(
     dense=True,
 )
 SIZE_TIERS: Final = (
-    SizeLimits(states=24_000, free_states=20_000, recursion=3, depth=24, length=64, items=32, members=16, indents=2),
-    SizeLimits(states=45_000, free_states=20_000, recursion=2, depth=16, length=16, items=8, members=4, indents=2),
-    SizeLimits(states=60_000, free_states=14_000, recursion=1, depth=12, length=8, items=4, members=2, indents=1),
+    SizeLimits(states=12_000, free_states=17_000, recursion=7, depth=24, length=64, items=32, members=16, indents=2),
+    SizeLimits(states=24_000, free_states=17_000, recursion=3, depth=24, length=64, items=32, members=16, indents=2),
+    SizeLimits(states=40_000, free_states=17_000, recursion=2, depth=16, length=16, items=8, members=4, indents=2),
+    SizeLimits(states=60_000, free_states=17_000, recursion=1, depth=12, length=8, items=4, members=2, indents=1),
     replace(_DENSE, recursion=1, depth=12),
     *(replace(_DENSE, depth=depth) for depth in (8, 6, 5, 4)),
     *(replace(_DENSE, depth=depth, undeclared_depth=-1) for depth in (4, 3)),
