@@ -122,20 +122,20 @@ class _Search:
         for tier in range(self._generous):
             if (built := self._build(tier, combiner)) is not None:
                 return tier, built
-        found = self._grown(combiner, None, 1.0)
+        found = self._densest(combiner, None, 1.0)
         if found is not None and (factor := _redundancy(found[1])) > 1.0:
-            return self._grown(combiner, found, factor)
+            return self._densest(combiner, found, factor)
         return found
 
-    def _grown(
-        self, combiner: Combiner, found: tuple[int, Builder] | None, factor: float
-    ) -> tuple[int, Builder] | None:
-        """The most that fits of the dense tiers above the one that has been found."""
-        above = len(self._tiers) if found is None else found[0]
-        for tier in reversed(range(self._generous, above)):
+    def _densest(self, combiner: Combiner, found: _Found | None, factor: float) -> _Found | None:
+        """The first sufficient one of the dense tiers before the one that has been found, by bisection."""
+        low, high = self._generous, len(self._tiers) if found is None else found[0]
+        while low < high:
+            tier = (low + high) // 2
             if (built := self._build(tier, combiner, factor)) is None:
-                break
-            found = tier, built
+                low = tier + 1
+            else:
+                found, high = (tier, built), tier
         return found
 
     def _build(self, tier: int, combiner: Combiner, factor: float = 1.0) -> Builder | None:
@@ -160,8 +160,10 @@ def _redundancy(builder: Builder) -> float:
 def _deepened(builder: Builder) -> Builder:
     """The same build with unconstrained values as deep as the states suffice."""
     limits = builder.limits
-    reach = furthest(builder.copies, limits.free_states, builder.white_space)
-    for reached in range(reach, max(reach - _ATTEMPTS, 0), -1):
+    reach = furthest(builder.copies, limits.free_states, builder.white_space) if builder.copies else 0
+    outermost = min((level for _, level in builder.copies), default=0)
+    least = outermost + max(limits.free_depth, limits.undeclared_depth)
+    for reached in range(reach, max(reach - _ATTEMPTS, least), -1):
         deep = replace(
             limits,
             states=limits.states + 2 * limits.free_states,  # alternatives may be copies of each other

@@ -6,7 +6,7 @@ and on the values of undeclared members, make the language smaller (it stays sou
 are left to validation.
 
 The last tiers are dense: one line, and strings as they are inside unconstrained values. They differ in depth only, and
-each admits all that the next one does, so they are tried from the last one up: the small attempts cost little."""
+each admits all that the next one does, so the first sufficient one is found by bisection."""
 
 from dataclasses import dataclass, replace
 from typing import Final

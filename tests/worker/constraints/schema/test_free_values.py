@@ -1,6 +1,7 @@
 """Values that a schema leaves unconstrained: their depth, their form, and the report of what is missing."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compilation, compile_schema
 from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, furthest, is_allowed
-from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS
+from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS, SizeLimits
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema
 from tests.worker.constraints.reference import accepts_in_some_order
@@ -97,10 +98,10 @@ def test_undeclared_and_deep_values_are_written_on_one_line(white_space: WhiteSp
     )
 
 
-def check_report(schema: Json, value: Json) -> None:
+def check_report(schema: Json, value: Json, tiers: Sequence[SizeLimits] = SIZE_TIERS) -> None:
     """A valid value that is rejected in every order of its members is reported."""
     try:
-        compiled = compile_schema(schema)
+        compiled = compile_schema(schema, tiers=tiers)
     except UnsupportedSchema:
         assume(False)
         return
@@ -111,6 +112,22 @@ def check_report(schema: Json, value: Json) -> None:
 @given(SCHEMAS, VALUES)
 def test_what_is_missing_is_reported(schema: Json, value: Json) -> None:
     check_report(schema, value)
+
+
+@given(SCHEMAS, VALUES, st.sampled_from([limits for limits in SIZE_TIERS if limits.dense]))
+def test_what_is_missing_in_a_dense_tier_is_reported(schema: Json, value: Json, limits: SizeLimits) -> None:
+    check_report(schema, value, (limits,))
+
+
+@given(SCHEMAS, VALUES, st.sampled_from([limits for limits in SIZE_TIERS if limits.dense]))
+def test_a_dense_tier_accepts_valid_values_only(schema: Json, value: Json, limits: SizeLimits) -> None:
+    try:
+        compiled = compile_schema(schema, tiers=(limits,))
+    except UnsupportedSchema:
+        assume(False)
+        return
+    if not compiled.needs_check and accepts_in_some_order(compiled.automaton, value):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value)
 
 
 @pytest.mark.parametrize(
