@@ -7,8 +7,9 @@ PROVIDERS := .venv/.providers
 # Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
 # Several processes run the tests, one file at a time (tests/processes.py): on two cores, two have work while others wait for
-# a timeout or for another process. tests/conftest.py starts the longest files first.
-PYTEST_SHARED := $(BIN)/python -m pytest --processes 4
+# a timeout or for another process. With four, an eighth of the processor time was idle; each takes up to 0.7 GB.
+# tests/conftest.py starts the longest files first.
+PYTEST_SHARED := $(BIN)/python -m pytest --processes 5
 
 .PHONY: help setup redis prometheus chromium kubectl podman ray clients providers check format test test-quick \
   test-clients test-deploy test-images secrets chaos demo docs console console-tools console-picture clean

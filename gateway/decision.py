@@ -12,7 +12,7 @@ from gateway.beyond_chat import CHAT_PATH
 from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.policy_types import Price
 from gateway.types import CHARS_PER_TOKEN, Classification, Usage
-from twolane.process.records import record
+from twolane.process.records import mutable_record
 from twolane.process.trace_context import Trace
 
 # A complete response was received, valid or not: its latency counts.
@@ -26,14 +26,17 @@ _LATE = ANSWERED | ABANDONED  # if it exceeded the objective
 _CHANGE = 2  # attempts at least
 
 
-@record
+@mutable_record
 class AttemptRecord:
-    """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made."""
+    """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made.
+
+    The attempt fills it until it has ended; others change nothing.
+    """
 
     target: str
     started_ms: float
-    ended_ms: float
-    outcome: Reason | AttemptOutcome
+    ended_ms: float = 0.0
+    outcome: Reason | AttemptOutcome = AttemptOutcome.OK
     first_byte_ms: float | None = None
     stream: bool = False
     first_token_ms: float | None = None  # of a stream: when its first token came
@@ -57,13 +60,14 @@ class AttemptRecord:
     @property
     def slo_outcome(self) -> SloOutcome | None:
         """Whether the attempt met its lane's objective; None if it does not count. Failures count as well."""
-        if self.budget_ms is None or self.skipped or self.outcome in _NO_FAULT:
+        outcome = self.outcome
+        if self.budget_ms is None or self.skipped or outcome in _NO_FAULT:
             return None
-        if self.ended_ms - self.started_ms > self.budget_ms and self.outcome in _LATE:
+        if outcome in _LATE and self.ended_ms - self.started_ms > self.budget_ms:
             return SloOutcome.LATE
-        if self.outcome in ANSWERED:
+        if outcome in ANSWERED:
             return SloOutcome.MET
-        return None if self.outcome in ABANDONED else SloOutcome.FAILED
+        return None if outcome in ABANDONED else SloOutcome.FAILED
 
     @property
     def is_fault(self) -> bool:
@@ -77,7 +81,7 @@ class AttemptRecord:
         return self.ended_ms - self.started_ms
 
 
-@dataclass(slots=True, kw_only=True)
+@mutable_record
 class Decision:
     """Everything that was decided about one request, and why; rendered as headers, metrics and a log line.
 

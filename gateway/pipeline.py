@@ -8,18 +8,18 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
+from math import inf
 from typing import Protocol
 
 from gateway.attempts.admission import Admission
 from gateway.attempts.attempt import Attempt
-from gateway.attempts.attempt_params import AttemptParams
 from gateway.attempts.hedging import open_hedged
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
 from gateway.attempts.token_count import TokenCount, count_tokens
 from gateway.attempts.waiting import Queued, wait_for_slot
-from gateway.decision import Decision
+from gateway.decision import AttemptRecord, Decision
 from gateway.enums import Outcome, Reason
 from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, OutOfBytes, RateLimitExceeded
 from gateway.policy_types import Quota
@@ -29,7 +29,6 @@ from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import no_plan, plan_request
 from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
-from gateway.validation.json_schema import COMPILED
 
 
 class Policies(Protocol):
@@ -76,13 +75,16 @@ class Pipeline:
         context, error = self._route(query, self._world.sample())
         if on_start is not None:
             on_start(context)
-        error = error or self._check_rate_limit(context)
+        if error is None and self._policies.current.limits:
+            error = self._check_rate_limit(context)
         if error is not None:
             return self._error_response(context, error)
         if self.on_plan is not None:
             self.on_plan(query, context.plan)
         try:
-            attempt = await self._try_candidates(context)
+            attempt = await self._try_in_order(context, context.plan.candidates)
+            if attempt is None and context.skipped:
+                attempt = await self._try_skipped(context)
             buffered = await attempt.commit() if attempt is not None else context.commit_surest(self._world.now_s())
         except OutOfBytes:
             attempt, buffered = None, context.commit_surest(self._world.now_s())
@@ -97,7 +99,8 @@ class Pipeline:
 
     def quota(self, query: Query) -> Quota | None:
         """What is left of the limits of the request's API key; None if it has none."""
-        limit = self._policies.current.limit_of(query.principal)
+        policy = self._policies.current
+        limit = policy.limit_of(query.principal) if policy.limits else None
         return None if limit is None else self._state.quota(query.principal, limit, self._world.now_s())
 
     def stop(self) -> None:
@@ -158,19 +161,8 @@ class Pipeline:
 
     # Attempts: candidates in order, with retries and hedging
 
-    async def _try_candidates(self, context: RequestContext) -> Attempt | None:
-        """The first attempt whose response may be served; None if every candidate failed or was skipped.
-
-        If all did, those that were skipped for their latency are tried, then those that were full.
-        """
-        attempt = await self._try_in_order(context, context.plan.candidates)
-        if attempt is None and context.skipped:
-            slow = last_resorts(context.skipped)
-            context.forgive_slowness(slow)
-            attempt = await self._try_in_order(context, slow) or await self._try_when_free(context)
-        return attempt
-
     async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
+        """The first attempt whose response may be served; None if every candidate failed or was skipped."""
         remaining = deque(candidates)
         tries: dict[str, int] = {}
         while remaining:
@@ -180,7 +172,10 @@ class Pipeline:
             if attempt is None:
                 continue
             tries[name] = tries.get(name, 0) + 1
-            winner = await self._open(context, attempt, remaining)
+            if candidate.hedge is None or not remaining:
+                winner = await attempt.open()
+            else:
+                winner = await self._open_hedged(context, attempt, remaining)
             if winner is not None:
                 return winner
             self._learn(attempt)
@@ -189,10 +184,19 @@ class Pipeline:
         return None
 
     def _learn(self, attempt: Attempt) -> None:
-        """Remember a context length that a target named in its error."""
+        """Remember a context length that a target named in its error. Raises OutOfBytes: a shortage of the gateway's
+        own moves no request to another target."""
         error = attempt.error
+        if isinstance(error, OutOfBytes):
+            raise error
         if isinstance(error, ContextLengthExceeded) and error.limit is not None:
             self._admission.context_limits.learn(attempt.candidate.target, error.limit, self._world.now_s())
+
+    async def _try_skipped(self, context: RequestContext) -> Attempt | None:
+        """Try the candidates that were skipped for their latency, then those that were full."""
+        slow = last_resorts(context.skipped)
+        context.forgive_slowness(slow)
+        return await self._try_in_order(context, slow) or await self._try_when_free(context)
 
     async def _try_when_free(self, context: RequestContext) -> Attempt | None:
         """Wait for a slot of the full candidates and try the one that grants it; if that fails, wait for the others."""
@@ -221,9 +225,11 @@ class Pipeline:
                 tried.add(waiter.granted.target.name)
                 began_s = now_s
                 attempt = self._start_attempt(context, waiter.granted, (), queued=Queued(waiter, queued_ms))
-            winner = None if attempt is None else await self._open(context, attempt, deque())
-            if winner is not None:
-                return winner
+            if attempt is not None:
+                winner = await attempt.open()
+                if winner is not None:
+                    return winner
+                self._learn(attempt)
         return None
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
@@ -237,19 +243,13 @@ class Pipeline:
         retry = candidate.target.retry if error.reason is Reason.UPSTREAM_ERROR else None
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
-    async def _open(self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]) -> Attempt | None:
-        """Open an attempt, hedged if the route enables it; returns the attempt that succeeded, or None."""
-        hedge = attempt.candidate.hedge
-        if hedge is None or not remaining:
-            winner = attempt if await attempt.open() else None
-        else:
-            after_s = self._state.hedge_after_ms(attempt.candidate, self._world.now_s()) / 1000
-            winner = await open_hedged(
-                attempt, after_s=after_s, second=lambda: self._start_hedge(context, attempt.candidate, remaining)
-            )
-        if winner is None and isinstance(attempt.error, OutOfBytes):
-            raise attempt.error  # a shortage of the gateway's own moves no request to another target
-        return winner
+    async def _open_hedged(
+        self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]
+    ) -> Attempt | None:
+        """Open an attempt, and one at the next candidate if it is slow; the one that succeeded, or None."""
+        slow = attempt.candidate
+        after_s = self._state.hedge_after_ms(slow, self._world.now_s()) / 1000
+        return await open_hedged(attempt, after_s=after_s, second=lambda: self._start_hedge(context, slow, remaining))
 
     def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: deque[Candidate]) -> Attempt | None:
         """An attempt at the next candidate on another server than the slow one's, if the hedging budget allows it."""
@@ -276,26 +276,34 @@ class Pipeline:
         chosen = candidate
         if candidate.per_endpoint:
             candidate = self._admission.at_endpoint(candidate, context.query, avoid=context.failed)
-        waiter, queued_ms = (queued.waiter, queued.waited_ms) if queued else (None, None)
-        permit = self._admission.acquire(context, candidate, later, again=again, waiter=waiter)
+        target, waiter = candidate.target, None if queued is None else queued.waiter
+        queued_ms = None if queued is None else queued.waited_ms
+        upstream = self._upstreams(target)
+        permit = self._admission.acquire(context, candidate, later, status=upstream.status, again=again, waiter=waiter)
         now_s = self._world.now_s()
         if isinstance(permit, Verdict):
             context.skipped.append((chosen, permit))
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
             return None
-        is_last = not later and not (context.skipped and last_resorts(context.skipped))
-        limit_ms, total_ms = context.limits_ms(now_s, is_last=is_last)
-        params = AttemptParams(
-            candidate=candidate,
-            permit=permit,
-            upstream=self._upstreams(candidate.target),
-            limit_ms=limit_ms,
-            total_ms=total_ms,
-            is_last=not later,
+        slo, at_ms = candidate.slo, (now_s - context.query.received_s) * 1000
+        record = AttemptRecord(
+            target=target.policy_name,
+            url=target.address,
+            location=target.location,
+            started_ms=at_ms,
+            stream=context.query.stream,
+            budget_ms=slo.p95_ms if slo is not None and slo.p95_ms < inf else None,
+            probe=permit.probe,
             hedge=hedge,
             queued_ms=queued_ms,
+            span_id=0 if context.query.trace is None else context.next_span_id(),
         )
-        return Attempt(context, params, clock=self._world, schemas=COMPILED)
+        attempt = Attempt(context, candidate, permit, upstream, record, self._world)
+        is_last = attempt.is_last = not later
+        if context.skipped and last_resorts(context.skipped):
+            is_last = False
+        attempt.limit_ms, attempt.total_ms = context.limits_ms(at_ms, is_last=is_last)
+        return attempt
 
     # The end of a request
 

@@ -125,6 +125,11 @@ class StateStore(Protocol):
         attempt."""
         ...
 
+    def acquire_calm(self, candidate: Candidate, now_s: float) -> Permit | None:
+        """A permit, if nothing that this store knows speaks against the candidate, whatever the other candidates are;
+        None if `health` and `acquire` must decide. Most requests need no more."""
+        ...
+
     def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
         """Wait for a slot of any of the candidates' targets, in queues that are fair between API keys. `wake` is called
         when a slot is granted, or when the waiter had to leave the last queue."""

@@ -15,11 +15,12 @@ from gateway.reliability.admission import (
     check_predicted_wait,
     check_shared_failure,
     has_healthy_fallback,
+    is_ready_for,
     needs_fallback,
 )
 from gateway.reliability.last_resort import worth_waiting
 from gateway.reliability.load_balancing import pick_endpoint
-from gateway.types import Candidate, Health, Query, Target, Verdict
+from gateway.types import Candidate, Health, Query, Status, Target, Verdict
 
 
 class Admission:
@@ -37,13 +38,21 @@ class Admission:
         candidate: Candidate,
         later: Collection[Candidate],
         *,
+        status: Status,
         again: bool = False,
         waiter: Waiter | None = None,
     ) -> Permit | Verdict:
         """A permit to call a candidate, or the reason for the refusal. Whether one of the `later` candidates could take
         over matters only where the lane is near its objective."""
         now_s = self._world.now_s()
-        health = self._state.health(candidate, self._upstreams(candidate.target).status, now_s)
+        left_ms = None if context.plan.deadline_ms is None else context.left_ms(now_s)
+        is_first = waiter is None and not (again or context.failed or context.needed_tokens)
+        if is_first and is_ready_for(candidate, context.query, status, left_ms=left_ms):
+            permit = self._state.acquire_calm(candidate, now_s)
+            if permit is not None:
+                self._world.sample()  # as below: what is random later in a request depends on no lane
+                return permit
+        health = self._state.health(candidate, status, now_s)
         verdict = self.check(context, candidate, health, now_s)
         if verdict.reason is not None:
             return verdict

@@ -1,8 +1,11 @@
 """What the deltas of an answer contain: bytes of content, nothing, a refusal, a blank choice. Pure."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.types import Delta
+
+_CONTENT_FILTER: Final = "content_filter"
 
 
 def bytes_of_content(delta: Delta) -> int:
@@ -29,13 +32,13 @@ def is_empty(delta: Delta) -> bool:
 
 def is_refusal(deltas: Sequence[Delta]) -> bool:
     """Whether every choice is a refusal, by the model or by a content filter."""
-    found, declined = set[int](), set[int]()
+    found: set[int] = set()
+    declined: set[int] = set()
     for delta in deltas:
         for piece in delta.pieces:
-            found.add(piece.index)
-            if piece.refusal or piece.finish_reason == "content_filter":
-                declined.add(piece.index)
-    return bool(declined) and declined == found
+            is_declined = piece.refusal or piece.finish_reason == _CONTENT_FILTER
+            (declined if is_declined else found).add(piece.index)
+    return bool(declined) and found <= declined
 
 
 def has_blank_choice(deltas: Sequence[Delta]) -> bool:

@@ -3,18 +3,22 @@
 from dataclasses import replace
 from typing import Final
 
+from gateway.decision import AttemptRecord
+from gateway.enums import Reason
 from gateway.errors import (
     AttemptFailed,
     DeadlineExceeded,
     NotResident,
     Overloaded,
+    TargetRateLimited,
     UpstreamAuth,
     UpstreamError,
 )
 from gateway.policy_types import Price
-from gateway.types import Usage
+from gateway.types import Plan, Usage
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
+_MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
 
 def priced(usage: Usage | None, price: Price | None) -> Usage | None:
@@ -24,9 +28,16 @@ def priced(usage: Usage | None, price: Price | None) -> Usage | None:
     return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
 
 
-def retry_after_s(error: AttemptFailed) -> float | None:
-    """When the target may be called again. Whoever refuses a request for what it asks refuses no other one."""
-    return error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None
+def describe_error(record: AttemptRecord, error: AttemptFailed, waited_ms: float, plan: Plan) -> None:
+    """Add to the record of an attempt why it failed, `waited_ms` after it began. It is a hang if the target sent
+    nothing for as long as the policy lets it: the client's own, shorter deadline, and what earlier attempts left of the
+    route's, prove nothing."""
+    record.detail = error.log_detail
+    # Whoever refuses a request for what it asks refuses no other one.
+    record.retry_after_s = error.retry_after_s if isinstance(error, _CONCERNS_TARGET) else None
+    record.is_quota = isinstance(error, TargetRateLimited)
+    is_silent = record.first_byte_ms is None and waited_ms >= _MOST * plan.silence_limit_ms
+    record.is_hang = record.outcome is Reason.DEADLINE and is_silent
 
 
 def paused_too_long(idle_s: float) -> UpstreamError:

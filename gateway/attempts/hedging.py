@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.attempts.attempt import Attempt
+from twolane.process.http.byte_budget import hold_apart
 
 _TIMER_S: Final = 0.001  # how coarse timers are
+Running = dict[asyncio.Task[Attempt | None], Attempt]
 
 
 async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], Attempt | None]) -> Attempt | None:
@@ -17,7 +19,7 @@ async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], At
 
     The other attempt is cancelled before this returns; if this call is cancelled, both are.
     """
-    running = {asyncio.create_task(first.open()): first}
+    running: Running = {asyncio.create_task(_open(first)): first}
     winner: Attempt | None = None
     try:
         left_s = after_s
@@ -27,19 +29,24 @@ async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], At
         if not any(task.done() for task in running):
             hedge = second()
             if hedge is not None:
-                running[asyncio.create_task(hedge.open())] = hedge
+                running[asyncio.create_task(_open(hedge))] = hedge
         while running and winner is None:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in [task for task in running if task in done]:
                 if winner is None:  # if both complete at the same moment, the first attempt wins
-                    attempt = running.pop(task)
-                    winner = attempt if task.result() else None
+                    del running[task]
+                    winner = task.result()
         return winner
     finally:
         await _cancel(running, lost=winner is not None)
 
 
-async def _cancel(running: dict[asyncio.Task[bool], Attempt], *, lost: bool) -> None:
+async def _open(attempt: Attempt) -> Attempt | None:
+    hold_apart()
+    return await attempt.open()
+
+
+async def _cancel(running: Running, *, lost: bool) -> None:
     """Cancel attempts, including those that are complete and those whose task has not started."""
     for task, attempt in running.items():
         if lost:

@@ -43,13 +43,10 @@ class RequestContext:
     surest: UnsureAnswer | None = None  # kept if the route serves it
     limit: Limit | None = None  # of its API key, whose quota is to be released at the end
     needed_tokens = 0  # at least, as far as targets that found the request too long reported
-    _error: AttemptFailed | None = None
-    _ignored: tuple[str, ...] = ()
-    _address: str | None = None
-    _location: str | None = None
-    _committed_start_ms = 0.0
+    decisions: DecisionAnswers | None = None
+    last_error: AttemptFailed | None = None  # of the attempt that ended last
     _calls = 0
-    _is_streaming = False  # the committed attempt has not ended yet
+    _streaming: AttemptRecord | None = None  # the committed attempt, until it ends
 
     def __init__(
         self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
@@ -58,12 +55,12 @@ class RequestContext:
         self.plan = plan
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
-        asked = query.beyond_chat.decision
-        self.decisions = None if asked is None else DecisionAnswers(asked)
+        if query.beyond_chat.decision is not None:
+            self.decisions = DecisionAnswers(query.beyond_chat.decision)
         self.classification = classification
         self._attempts: list[AttemptRecord] = []
         self._failures: list[Failure] = []
-        self._timings_ms = {"classify": self.at_ms(now_s)}
+        self._timings_ms = {"classify": (now_s - query.received_s) * 1000}
         self._decision = Decision(
             time_s=wall_s,
             query_id=query.request_id,
@@ -92,10 +89,10 @@ class RequestContext:
         """The time left for a stream as a whole."""
         return self.plan.total_ms - self.at_ms(now_s)
 
-    def limits_ms(self, now_s: float, *, is_last: bool) -> tuple[float, float]:
-        """How long an attempt may take until its response is ready, so that time is left for later candidates; and the
-        time left for a stream as a whole."""
-        plan, at_ms = self.plan, self.at_ms(now_s)
+    def limits_ms(self, at_ms: float, *, is_last: bool) -> tuple[float, float]:
+        """How long an attempt that starts now may take until its response is ready, so that time is left for later
+        candidates; and the time left for a stream as a whole."""
+        plan = self.plan
         limit_ms = total_ms = plan.total_ms - at_ms
         if plan.deadline_ms is not None:
             limit_ms = min(limit_ms, plan.deadline_ms - at_ms)
@@ -104,7 +101,7 @@ class RequestContext:
     @property
     def validation_error(self) -> str | None:
         """The validation error of the last response, if the policy sends it to the next target."""
-        checks, error = self.plan.checks, self._error
+        checks, error = self.plan.checks, self.last_error
         is_sent = checks is not None and checks.send_error_to_fallback and isinstance(error, InvalidOutput)
         return error.detail if is_sent and error is not None else None
 
@@ -144,29 +141,27 @@ class RequestContext:
 
     def end_attempt(self, candidate: Candidate, attempt: AttemptRecord, error: AttemptFailed | None = None) -> None:
         """Record the end of an attempt. After `commit`, only the committed attempt can end."""
-        self._error = error
+        self.last_error = error
         if error is not None:
             left_ms = None if self.plan.deadline_ms is None else self.plan.deadline_ms - attempt.ended_ms
             self._failures.append(Failure(target=attempt.target, error=error, left_ms=left_ms))
-        if isinstance(error, ContextLengthExceeded):
-            self.needed_tokens = max(self.needed_tokens, error.needed or (error.limit or 0) + 1)
-        self._is_streaming = False
-        self._append(candidate, attempt)
+            if isinstance(error, ContextLengthExceeded):
+                self.needed_tokens = max(self.needed_tokens, error.needed or (error.limit or 0) + 1)
+        self._streaming = None
+        if attempt.outcome is AttemptOutcome.OK:
+            self._attempts.append(attempt)
+        else:
+            self._append(candidate, attempt)
 
-    def commit(
-        self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float, *, ignored: tuple[str, ...]
-    ) -> None:
-        """The point of no return: this candidate's response is served. `ignored` are parameters that it did not get."""
-        decision, at_ms = self._decision, self.at_ms(now_s)
-        decision.target = candidate.target.policy_name
+    def commit(self, attempt: AttemptRecord, usage: Usage | None, now_s: float) -> None:
+        """The point of no return: the response of this attempt, which has not ended yet, is served."""
+        decision, timings_ms, at_ms = self._decision, self._timings_ms, (now_s - self.query.received_s) * 1000
+        decision.target = attempt.target
         decision.usage = usage
         decision.first_byte_ms = at_ms
-        self._ignored = ignored
-        self._address, self._location = candidate.target.address, candidate.target.location
-        self._committed_start_ms = started_ms
-        self._is_streaming = True
-        self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
-        self._timings_ms["upstream"] = at_ms - started_ms
+        self._streaming = attempt
+        timings_ms["queue"] = attempt.started_ms - timings_ms["classify"]
+        timings_ms["upstream"] = at_ms - attempt.started_ms
 
     def keep_surest(self, answer: UnsureAnswer) -> None:
         """Keep an answer below the minimum if it is surer than the one that is kept."""
@@ -194,7 +189,7 @@ class RequestContext:
 
     def mark_unsure(self, confidence: float | None) -> None:
         """The committed attempt ended below the minimum confidence, and is served as the surest answer."""
-        self._decision.low_confidence, self._is_streaming = confidence, False
+        self._decision.low_confidence, self._streaming = confidence, None
 
     def record_validation(self, check: SchemaCheck | None, took_ms: float) -> None:
         """Record the validation result of the served response; None if it was not validated, or not yet."""
@@ -210,8 +205,10 @@ class RequestContext:
     def decision(self, now_s: float) -> Decision:
         """The decision as of now: one record, which later calls change. A stream in progress counts as a successful
         attempt, and its decision is a record of its own."""
-        decision, total_ms = self._decision, self.at_ms(now_s)
-        attempts = [*self._attempts, self._in_progress(total_ms)] if self._is_streaming else self._attempts
+        decision, streaming, attempts = self._decision, self._streaming, self._attempts
+        total_ms = (now_s - self.query.received_s) * 1000
+        if streaming is not None:
+            attempts = [*attempts, replace(streaming, ended_ms=total_ms)]
         if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
             attempts = sorted(attempts, key=_started_ms)
         own_ms, until_ms, cost = total_ms, 0.0, 0.0  # without waiting, and without the time of any attempt in progress
@@ -230,7 +227,7 @@ class RequestContext:
             decision.error_source = error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None
         if self.decisions is not None:
             decision.answered_by = self.decisions.answered_by
-        return replace(decision, timings_ms=dict(self._timings_ms)) if self._is_streaming else decision
+        return decision if streaming is None else replace(decision, timings_ms=dict(self._timings_ms))
 
     def _failed_status(self) -> int | None:
         """A stream that breaks off has sent its status."""
@@ -243,18 +240,6 @@ class RequestContext:
     def final_error(self) -> GatewayError:
         """The error of a request that no candidate served."""
         return final_error(self._failures, private=self.plan.private, locations=self.plan.locations)
-
-    def _in_progress(self, now_ms: float) -> AttemptRecord:
-        assert self._decision.target is not None
-        return AttemptRecord(
-            target=self._decision.target,
-            url=self._address,
-            location=self._location,
-            started_ms=self._committed_start_ms,
-            ended_ms=now_ms,
-            outcome=AttemptOutcome.OK,
-            ignored=self._ignored,
-        )
 
     def _append(self, candidate: Candidate, attempt: AttemptRecord) -> None:
         self._attempts.append(attempt)

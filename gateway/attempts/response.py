@@ -96,7 +96,7 @@ class GatewayResponse:
         if not self._is_complete:
             self._context.outcome = Outcome.CLIENT_GONE
         try:
-            if self._attempt is not None:
+            if self._attempt is not None and not self._attempt.is_closed:
                 await self._attempt.aclose()
         finally:
             self._finish(self._context)

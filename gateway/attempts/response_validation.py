@@ -33,7 +33,6 @@ class ResponseValidation:
         self._check = self._new_check(query)
         self._progress: ResponseCheck | None = None  # of a stream that becomes a whole response
         self._is_watched = False
-        self.has_check = self._check is not None  # otherwise nothing of the response is checked
         # Whether what is fed stays in memory until the end.
         self.keeps_text = self._check is not None and (query.output_format is not None or bool(query.tools))
 
@@ -99,13 +98,16 @@ class ResponseValidation:
 
     def _new_check(self, query: Query) -> ResponseCheck | None:
         checks = self._checks
-        if checks is None:
-            return None
-        if query.output_format is None and not query.tools and checks.runaway is not RunawayScope.ALL:
+        if checks is None or not is_checked(query, checks):
             return None
         early = query.stream and not checks.repair
         check = ResponseCheck(query, self._schemas, early=early, runaway=checks.runaway)
         return check if check.has_something_to_check else None
+
+
+def is_checked(query: Query, checks: Checks) -> bool:
+    """Whether anything of the response is checked."""
+    return query.output_format is not None or bool(query.tools) or checks.runaway is RunawayScope.ALL
 
 
 def _raise_if(error: ValidationError | None) -> None:

@@ -27,12 +27,7 @@ class Policies:
         self._path = path
         self._environment = environment
         self._resolver = resolver or Resolver()
-        self._current = load(path, environment, self._resolver)
-
-    @property
-    def current(self) -> Policy:
-        """The policy for new requests; a running request keeps the one it started with."""
-        return self._current
+        self.current = load(path, environment, self._resolver)  # a running request keeps the one it started with
 
     @property
     def path(self) -> Path:
@@ -54,8 +49,8 @@ class Policies:
 
     def swap(self, prepared: Policy) -> bool:
         """Activate a prepared policy for new requests. Returns whether its content differs from the current one."""
-        changed = prepared.content_hash != self._current.content_hash
-        self._current = prepared
+        changed = prepared.content_hash != self.current.content_hash
+        self.current = prepared
         return changed
 
 

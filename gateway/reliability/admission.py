@@ -9,12 +9,13 @@ from typing import Final
 
 from gateway.enums import BreakerState, Capability, Reason, Residency
 from gateway.parameters import lacking
-from gateway.types import Candidate, Capabilities, Health, Query, Verdict
+from gateway.types import Candidate, Capabilities, Health, Query, Status, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
 _NOT_READY: Final = frozenset(
     {Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.FAILED, Residency.DRAINING}
 )
+_READY: Final = frozenset({Residency.READY, Residency.UNKNOWN})
 
 ADMITTED: Final = Verdict()
 # Names of fields are the client's: they must not fill errors and logs.
@@ -71,6 +72,15 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
         if left_ms <= wait_ms:
             return Verdict(reason=Reason.DEADLINE, detail=f"{left_ms:.0f} ms left, predicted wait {wait_ms:.0f} ms")
     return ADMITTED
+
+
+def is_ready_for(candidate: Candidate, query: Query, status: Status, *, left_ms: float | None) -> bool:
+    """Whether `admit` finds nothing against a candidate that may be called and predicts no wait; False where it has to
+    be asked."""
+    if status.predicted_wait_ms is not None or status.residency not in _READY or (left_ms is not None and left_ms <= 0):
+        return False
+    capabilities = candidate.target.capabilities or status.capabilities
+    return capabilities is None or not (query.beyond_chat.inputs or lacking(candidate.target, capabilities, query))
 
 
 def check_embeddings(capabilities: Capabilities, query: Query) -> Verdict:

@@ -49,36 +49,42 @@ class FairQueue(Generic[Item]):
         """Remove and return the oldest item of the next key. The queue must not be empty."""
         key, items = next(iter(self._by_key.items()))
         item = next(iter(items))
-        self.remove(key, item)
-        if key in self._by_key:
+        self._take(key, items, item)
+        if items:
             self._by_key.move_to_end(key)
         return item
 
     def remove(self, key: str, item: Item) -> None:
         """Remove an item, if it is in the queue."""
         items = self._by_key.get(key)
-        if items is None or item not in items:
-            return
+        if items is not None and item in items:
+            self._take(key, items, item)
+
+    def _take(self, key: str, items: dict[Item, None], item: Item) -> None:
+        count = len(items)
         del items[item]
         self.size -= 1
-        self._count(key, len(items) + 1, len(items))
-        if not items:
+        of_count = self._by_count[count]
+        del of_count[key]
+        if not of_count:
+            del self._by_count[count]
+            if self._most == count:
+                self._most = count - 1  # the key itself has the most now, maybe beside others
+        if items:
+            self._by_count[count - 1][key] = None
+        else:
             del self._by_key[key]
 
     def _add(self, key: str, item: Item) -> None:
         items = self._by_key.setdefault(key, {})
+        count = len(items)
         items[item] = None
         self.size += 1
-        self._count(key, len(items) - 1, len(items))
-
-    def _count(self, key: str, before: int, now: int) -> None:
-        """A key has one item more, or one less."""
-        if before:
-            del self._by_count[before][key]
-            if not self._by_count[before]:
-                del self._by_count[before]
-                if self._most == before:
-                    self._most = now  # the key itself has the most now, maybe beside others
-        if now:
-            self._by_count[now][key] = None
-            self._most = max(self._most, now)
+        if count:
+            of_count = self._by_count[count]
+            del of_count[key]
+            if not of_count:
+                del self._by_count[count]
+        self._by_count[count + 1][key] = None
+        if self._most <= count:
+            self._most = count + 1

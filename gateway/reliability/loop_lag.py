@@ -41,8 +41,10 @@ class LoopLag:
 
     def stalled_s(self, since_s: float, now_s: float) -> float:
         """The most that stalls can have delayed an attempt that ran from `since_s` until now."""
-        running_s = min(self._late_s(now_s), now_s - since_s)
-        found = [running_s] if running_s > 0 else []
+        late_s = 0.0 if self._due_s is None else now_s - self._due_s
+        if late_s <= 0.0 and (not self._stalls or self._stalls[-1][1] <= since_s):
+            return 0.0
+        found = [min(late_s, now_s - since_s)] if late_s > 0.0 else []
         for begin_s, end_s in reversed(self._stalls):
             if end_s <= since_s:
                 break

@@ -41,7 +41,7 @@ class Guard:
         self.slo = slo
         self._window = Window(slo.window_s)
         self._state = LaneState.SERVING
-        self._admission = Admission(epoch=0)
+        self.admission = Admission(epoch=0)  # to a calm lane
         self._epoch = 0
         self._ejection_s = slo.base_ejection_s
         self._since_s = float("-inf")
@@ -60,6 +60,13 @@ class Guard:
         """The lane's state after the last call."""
         return self._state
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether the lane serves everything, and has had too few late answers to be ejected, whoever could take over.
+        Answers that have expired since the last call may count."""
+        over = self._window.over if self._peers is None else self._window.over + self._peers.over
+        return over < _LEAST_CRITICAL and self._state is LaneState.SERVING
+
     def acquire(self, now_s: float, *, sample: float, healthy_fallback: bool) -> Admission | None:
         """Permission for one request; None to skip the lane because of `p95_breach`.
 
@@ -68,16 +75,20 @@ class Guard:
         if healthy_fallback and self._state is not LaneState.EJECTED and self._is_breached(now_s):
             self._eject(now_s)
         if self._state is LaneState.SERVING:
-            return self._admission
+            return self.admission
         self._recover(now_s)
         if not healthy_fallback or sample < self._share() or now_s >= self._last_probe_s + self.slo.probe_every_s:
             self._last_probe_s = now_s
-            return self._admission
+            return self.admission
         return None
 
     def finished(self, now_s: float, admission: Admission, latency_ms: float) -> None:
         """A complete response arrived after `latency_ms`, valid or not. Failures are the breaker's concern."""
-        if admission.epoch == self._epoch:
+        if admission.epoch != self._epoch:
+            return
+        if self._state is LaneState.SERVING:
+            self._window.add(now_s, latency_ms, over=latency_ms > self.slo.p95_ms)
+        else:
             self._count(now_s, latency_ms)
 
     def abandoned(self, now_s: float, admission: Admission, elapsed_ms: float) -> None:
@@ -87,10 +98,7 @@ class Guard:
 
     def within_budget(self, now_s: float) -> bool:
         """Whether the lane may serve as a fallback. Unknown counts as yes."""
-        if self._state is not LaneState.SERVING:
-            return False
-        is_far = self._peers is None and self._window.over < _LEAST_CRITICAL
-        return is_far or not self._is_breached(now_s)
+        return self.is_calm or (self._state is LaneState.SERVING and not self._is_breached(now_s))
 
     def p95_ms(self, now_s: float) -> float | None:
         """The p95 of the window in ms, for display; None with fewer than twenty answers.
@@ -143,7 +151,7 @@ class Guard:
     def _is_breached(self, now_s: float) -> bool:
         if self._state is LaneState.PROBING:
             return self._ramp_counts.over > 1
-        if self._peers is None and self._window.over < _LEAST_CRITICAL:
+        if self.is_calm:
             return False
         counts = self.counts(now_s)
         return counts.total >= MIN_ANSWERS and counts.over >= critical(counts.total)
@@ -222,7 +230,7 @@ class Guard:
     def _enter(self, state: LaneState, now_s: float) -> None:
         self._state = state
         self._since_s = now_s
-        self._admission = Admission(epoch=self._epoch, probe=state is not LaneState.SERVING)
+        self.admission = Admission(epoch=self._epoch, probe=state is not LaneState.SERVING)
 
 
 def critical(total: int) -> int:

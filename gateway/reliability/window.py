@@ -19,6 +19,7 @@ SLICES: Final = 12
 # bucket is within e of everything in it (DDSketch, Masson, Rim and Lee 2019).
 _ERROR: Final = 0.02
 _GROWTH: Final = log((1 + _ERROR) / (1 - _ERROR))
+_AT_ONCE: Final = 128  # latencies that are sorted into buckets together
 _LEAST_MS: Final = 1e-3
 _MOST_MS: Final = 1e9
 
@@ -59,11 +60,13 @@ class Window:
             index = self._advance(now_s)
         tally = self._slices.get(index) or self._tally_at(index)
         tally.total += 1
-        tally.over += over
         self._total += 1
-        self.over += over
-        bucket = bucket_of(latency_ms)
-        tally.latencies[bucket] = tally.latencies.get(bucket, 0) + 1
+        if over:
+            tally.over += 1
+            self.over += 1
+        tally.recent.append(latency_ms)
+        if len(tally.recent) >= _AT_ONCE:
+            tally.sort_in()
 
     def counts(self, now_s: float) -> Counts:
         """The counts in the window."""
@@ -78,7 +81,7 @@ class Window:
         self._advance(now_s)
         merged: dict[int, int] = {}
         for tally in self._slices.values():
-            for bucket, count in tally.latencies.items():
+            for bucket, count in tally.sort_in().items():
                 merged[bucket] = merged.get(bucket, 0) + count
         return quantile(merged, share)
 
@@ -86,7 +89,7 @@ class Window:
         """The window's content, oldest first, for another replica to `merge`."""
         self._advance(now_s)
         return tuple(
-            Slice(index=index, counts=Counts(total=tally.total, over=tally.over), latencies=dict(tally.latencies))
+            Slice(index=index, counts=Counts(total=tally.total, over=tally.over), latencies=dict(tally.sort_in()))
             for index, tally in sorted(self._slices.items())
         )
 
@@ -150,12 +153,23 @@ class Window:
 
 
 class _Tally:
-    __slots__ = ("latencies", "over", "total")
+    __slots__ = ("latencies", "over", "recent", "total")
 
     def __init__(self) -> None:
         self.total = 0
         self.over = 0
-        self.latencies: dict[int, int] = {}
+        self.latencies: dict[int, int] = {}  # answers by bucket, without
+        self.recent: list[float] = []  # those that are not sorted in yet
+
+    def sort_in(self) -> dict[int, int]:
+        """The answers by bucket. Only whoever looks at them needs the buckets."""
+        latencies = self.latencies
+        for latency_ms in self.recent:
+            is_inside = _LEAST_MS <= latency_ms <= _MOST_MS
+            bucket = ceil(log(latency_ms) / _GROWTH) if is_inside else bucket_of(latency_ms)
+            latencies[bucket] = latencies.get(bucket, 0) + 1
+        self.recent.clear()
+        return latencies
 
 
 def bucket_of(latency_ms: float) -> int:

@@ -74,8 +74,6 @@ class Rule:
 
     def pick(self, sample: float) -> TrafficSplit:
         """The split for a random sample, uniform in [0, 1)."""
-        if len(self.splits) == 1:
-            return self.splits[0]
         return next((split for split in self.splits if sample < split.until), self.splits[-1])
 
 

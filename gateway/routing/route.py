@@ -21,7 +21,7 @@ def plan_request(policy: Policy, query: Query, classification: Classification, *
     if query.allowed_models is not None and query.model not in query.allowed_models:
         raise PermissionDenied(f"This API key may not use model {query.model!r}.", param="model")
     rule = _rule_for(policy, query, classification, wall_s)
-    split = rule.pick(sample)
+    split = rule.splits[0] if len(rule.splits) == 1 else rule.pick(sample)
     plan = split.private if query.private else split.open
     if query.locations:
         plan = _limited(plan, query)
@@ -29,7 +29,7 @@ def plan_request(policy: Policy, query: Query, classification: Classification, *
         raise PermissionDenied(f"This API key may not use route {plan.route!r}.", param="model")
     if not plan.candidates:
         raise _no_target(policy, query, rule, split)
-    return _with_deadline(plan, query)
+    return plan if query.deadline_ms is None else _with_deadline(plan, query.deadline_ms)
 
 
 def no_plan(policy: Policy, query: Query) -> Plan:
@@ -74,10 +74,10 @@ def _rule_for(policy: Policy, query: Query, classification: Classification, wall
     raise AssertionError("a policy has at least one route")
 
 
-def _with_deadline(plan: Plan, query: Query) -> Plan:
+def _with_deadline(plan: Plan, request_ms: float) -> Plan:
     """The plan with the shorter deadline. A shorter deadline of the request scales the attempt limit down with it."""
-    request_ms, route_ms = query.deadline_ms, plan.deadline_ms
-    if request_ms is None or (route_ms is not None and route_ms <= request_ms):
+    route_ms = plan.deadline_ms
+    if route_ms is not None and route_ms <= request_ms:
         return plan
     patience_ms = plan.silence_limit_ms
     attempt_ms = plan.attempt_ms

@@ -148,6 +148,23 @@ class MemoryStore:
             lane.earn_budget()
         return MemoryPermit(self, lane, admissions, probe=is_probe or next_breaker.trial_at_s is not None)
 
+    def acquire_calm(self, candidate: Candidate, now_s: float) -> "MemoryPermit | None":
+        """See `ports.StateStore`."""
+        lane = self._lanes.get(id(candidate)) or self._bind(candidate)
+        name, limit, admissions = lane.name, candidate.target.max_in_flight, []
+        if limit is not None and self._slots.is_full(name, limit):
+            return None
+        if self._breakers.get(name, CLOSED).state is not BreakerState.CLOSED or self._holds.left(name, now_s)[0]:
+            return None
+        for guard in lane.guards:
+            if not guard.is_calm:
+                return None
+            admissions.append(guard.admission)
+        self._in_flight[name] = self._in_flight.get(name, 0) + 1
+        if lane.retries is not None or lane.hedges is not None:
+            lane.earn_budget()
+        return MemoryPermit(self, lane, admissions, probe=False)
+
     def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
         """See `ports.StateStore`."""
         return self._slots.wait(candidates, key, wake)
@@ -212,6 +229,7 @@ class MemoryStore:
         objectives = () if slo is None else _objectives_of(candidate.lane, slo)
         lane = self._lanes[id(candidate)] = _Lane(
             candidate=candidate,
+            name=target.name,
             objectives=objectives,
             guards=tuple(self._guard(objective) for objective in objectives),
             retries=None if target.retry is None else self._retries[target.policy_name],
@@ -239,11 +257,18 @@ class MemoryPermit:
 
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""
-        lane = self._lane
-        self._store.record_end(lane.candidate, attempt, now_s)
+        store, lane = self._store, self._lane
+        if attempt.outcome is AttemptOutcome.OK and store._breakers.get(lane.name, CLOSED) is CLOSED:
+            store._slots.give_back(lane.name)
+        else:
+            store.record_end(lane.candidate, attempt, now_s)
         for guard, objective, admission in zip(lane.guards, lane.objectives, self._admissions, strict=True):
-            report = _report_first_token if objective.of_first_token else _report_duration
-            report(guard, admission, attempt, now_s)
+            if objective.of_first_token:
+                _report_first_token(guard, admission, attempt, now_s)
+            elif attempt.outcome in ANSWERED:
+                guard.finished(now_s, admission, attempt.ended_ms - attempt.started_ms)
+            elif attempt.outcome in ABANDONED:
+                guard.abandoned(now_s, admission, attempt.elapsed_ms)
 
 
 class _Objective(NamedTuple):
@@ -260,6 +285,7 @@ class _Lane(NamedTuple):
     the candidate, whose identity therefore stays its own."""
 
     candidate: Candidate
+    name: str  # of the target
     objectives: tuple[_Objective, ...]
     guards: tuple[Guard, ...]  # one for each objective
     retries: RetryBudget | None
@@ -286,13 +312,6 @@ def _objectives_of(lane: tuple[str, str], slo: Slo) -> tuple[_Objective, ...]:
         (lane[0], f"{lane[1]} (first token)"), first, "p95 of the first token", of_first_token=True
     )
     return tuple(objective for objective in (whole, first_token) if objective.slo.p95_ms < inf)
-
-
-def _report_duration(guard: Guard, admission: Admission, attempt: AttemptRecord, now_s: float) -> None:
-    if attempt.outcome in ANSWERED:
-        guard.finished(now_s, admission, attempt.ended_ms - attempt.started_ms)
-    elif attempt.outcome in ABANDONED:
-        guard.abandoned(now_s, admission, attempt.elapsed_ms)
 
 
 def _report_first_token(guard: Guard, admission: Admission, attempt: AttemptRecord, now_s: float) -> None:

@@ -100,7 +100,7 @@ class AttemptMetrics:
 
     def observe(self, route: str, attempt: AttemptRecord, operation: str, exemplar: Exemplar) -> None:
         """Count one attempt, or a target that was skipped."""
-        target, outcome, elapsed_s = attempt.target, attempt.outcome, attempt.elapsed_ms / 1000
+        target, outcome, elapsed_s = attempt.target, attempt.outcome, (attempt.ended_ms - attempt.started_ms) / 1000
         if attempt.queued_ms is not None:
             result = "expired" if attempt.skipped else "served"
             self._cells.values_of(self._queue_wait, target, result).observe(attempt.queued_ms / 1000, exemplar)
@@ -113,7 +113,7 @@ class AttemptMetrics:
         cells.attempts.value += 1
         status = self._statuses.get((target, attempt.status))
         (status or self._status(target, attempt.status)).value += 1
-        cells.seconds.observe(elapsed_s, exemplar)
+        cells.seconds.add(elapsed_s if exemplar is None else (elapsed_s, exemplar))
         if attempt.stream and attempt.first_byte_ms is not None and cells.first_chunk is not None:
             cells.first_chunk.observe((attempt.first_byte_ms - attempt.started_ms) / 1000, exemplar)
         if attempt.budget_ms is not None:
@@ -139,7 +139,8 @@ class AttemptMetrics:
             cells.slo = found
         cells.slo[result].value += 1
         if result in _IN_TIME:
-            cells.lane.observe(attempt.elapsed_ms / 1000, exemplar)
+            elapsed_s = (attempt.ended_ms - attempt.started_ms) / 1000
+            cells.lane.add(elapsed_s if exemplar is None else (elapsed_s, exemplar))
 
     def _skip(self, route: str, target: str, reason: str) -> None:
         cell = self._skipped.get((route, target, reason))

@@ -35,36 +35,37 @@ class CounterCell:
 
 
 class HistogramCell:
-    """A histogram with its labels."""
+    """A histogram with its labels. `add` takes a value, or one with its exemplar."""
 
-    __slots__ = ("_bounds", "_child", "_counts", "_family", "_labels", "_sum")
+    __slots__ = ("_child", "_family", "_labels", "_values", "add")
 
     def __init__(self, family: Histogram, labels: tuple[str, ...] = ()) -> None:
         self._family, self._labels = family, labels
         self._child: Histogram | None = None
-        self._bounds: Final = family._upper_bounds
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
+        self._values: list[float | tuple[float, dict[str, str]]] = []
+        self.add: Final = self._values.append  # without a call of Python for each value
 
     def observe(self, value: float, exemplar: Mapping[str, str] | None) -> None:
-        """Count a value. Exemplars are rare, and kept by prometheus_client."""
-        if exemplar is not None:
-            self._show().observe(value, dict(exemplar))
-            return
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        """Count a value."""
+        self.add(value if exemplar is None else (value, dict(exemplar)))
 
     def flush(self) -> None:
-        """Add what was observed since the last call to prometheus_client's values."""
-        if not any(self._counts):
+        """Add the values since the last call to prometheus_client's, which keeps exemplars itself."""
+        if not self._values:
             return
-        child = self._show()
-        child._sum.inc(self._sum)
-        for bucket, count in zip(child._buckets, self._counts, strict=True):
+        child, total, bounds = self._show(), 0.0, self._family._upper_bounds
+        counts = [0] * len(bounds)
+        for value in self._values:
+            if isinstance(value, tuple):
+                child.observe(*value)
+            else:
+                counts[bisect_left(bounds, value)] += 1
+                total += value
+        self._values.clear()
+        child._sum.inc(total)
+        for bucket, count in zip(child._buckets, counts, strict=True):
             if count:
                 bucket.inc(count)
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
 
     def _show(self) -> Histogram:
         if self._child is None:

@@ -3,11 +3,22 @@
 `prompt_event` is the one exception: a line of its own, which is written only where the operator keeps prompts.
 """
 
+from collections.abc import Hashable
 from datetime import UTC, datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
+
+import orjson
 
 from gateway.decision import AttemptRecord, Decision
 from gateway.types import Query
+
+_MOST: Final = 1024  # kinds of decisions that are remembered
+_shared: Final = attrgetter(
+    *("policy", "principal", "route", "private", "locations", "stream", "api_path", "schema", "target"),
+    *("outcome", "status", "error_source"),
+)
+_shared_of_attempt: Final = attrgetter("target", "url", "location", "outcome", "detail", "status", "hedge")
 
 
 def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any]:
@@ -42,6 +53,71 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         **({} if replica is None else {"gateway": replica}),
         **{name: round(value, 4) for name, value in rare.items() if value is not None},
     }
+
+
+class DecisionLines:
+    """Decisions as lines of the log. What many of them have in common is put together once."""
+
+    def __init__(self, replica: str | None) -> None:
+        self._replica = replica
+        self._known: dict[tuple[Hashable, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._second = -1
+        self._time = ""
+
+    def line(self, decision: Decision) -> bytes:
+        """One line; empty if the decision cannot be encoded."""
+        return line_of(self._document(decision))
+
+    def _document(self, decision: Decision) -> dict[str, Any]:
+        usage, trace = decision.usage, decision.trace
+        if len(decision.attempts) != 1 or trace is not None or decision.low_confidence is not None:
+            return document_of(decision, self._replica)
+        [attempt] = decision.attempts
+        if attempt.queued_ms is not None or attempt.ignored or (usage is not None and usage.load is not None):
+            return document_of(decision, self._replica)
+        key = (*_shared(decision), *_shared_of_attempt(attempt), decision.classification.task)
+        known = self._known.get(key)
+        if known is None:
+            known = self._remember(key, decision)
+        document, shown = known[0].copy(), known[1].copy()
+        shown["started_ms"], shown["ended_ms"] = _ms(attempt.started_ms), _ms(attempt.ended_ms)
+        shown["first_byte_ms"] = None if attempt.first_byte_ms is None else _ms(attempt.first_byte_ms)
+        document["attempts"] = [shown]
+        document["time"] = self._time_of(decision.time_s)
+        document["id"] = decision.query_id
+        document["confidence"] = round(decision.classification.confidence, 4)
+        document["evidence"] = decision.classification.evidence
+        if usage is not None:
+            document["input_tokens"], document["output_tokens"] = usage.input_tokens, usage.output_tokens
+        else:
+            document["input_tokens"] = document["output_tokens"] = None
+        document["total_ms"], document["cost"] = _ms(decision.total_ms), decision.cost
+        return document
+
+    def _remember(self, key: tuple[Hashable, ...], decision: Decision) -> tuple[dict[str, Any], dict[str, Any]]:
+        if len(self._known) >= _MOST:  # clients choose schemas, and errors have details
+            self._known.clear()
+        document = document_of(decision, self._replica)
+        found = self._known[key] = document, document["attempts"][0]
+        return found
+
+    def _time_of(self, time_s: float) -> str:
+        """The text of the second is made once."""
+        second = int(time_s)
+        micros = round((time_s - second) * 1e6)
+        if micros >= 1_000_000 or second < 0:
+            return _time(time_s)
+        if second != self._second:
+            self._second, self._time = second, _time(second)[:-4]
+        return f"{self._time}{micros // 1000:03d}Z"
+
+
+def line_of(document: dict[str, Any]) -> bytes:
+    """A line of the log; empty for what cannot be encoded: that drops one line instead of ending the log."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    except (orjson.JSONEncodeError, OverflowError, ValueError):
+        return b""
 
 
 def prompt_event(query: Query) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 import contextlib
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Final
 
 from gateway.decision import Decision, Mirrored
 from gateway.ports import Observer
+from gateway.telemetry.packed_decision import pack, unpack
 
+_AT_ONCE: Final = 16  # decisions that are packed together
 _log = logging.getLogger("gateway")
 
 
@@ -17,26 +20,33 @@ class RecentDecisions:
 
     def __init__(self, capacity: int, replica: str | None = None) -> None:
         self.capacity, self.replica = capacity, replica
-        self._known: OrderedDict[str, Decision] = OrderedDict()
+        self._new: list[Decision] = []
+        self._packed: deque[bytes | Decision] = deque(maxlen=capacity)
         self.count = 0  # of all decisions so far
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
         self.count += 1
-        self._known[decision.query_id] = decision
-        if len(self._known) > self.capacity:
-            self._known.popitem(last=False)
+        self._new.append(decision)
+        if len(self._new) >= _AT_ONCE:
+            self._packed.extend([pack(each) or each for each in self._new])
+            self._new.clear()
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not kept."""
 
     def latest(self, limit: int) -> list[Decision]:
         """The newest decisions, at most `limit`, newest first."""
-        return list(islice(reversed(self._known.values()), limit))
+        return list(islice(self._newest_first(), min(limit, self.capacity)))
 
     def get(self, query_id: str) -> Decision | None:
         """The decision with this id, if it is still kept."""
-        return self._known.get(query_id)
+        return next((each for each in islice(self._newest_first(), self.capacity) if each.query_id == query_id), None)
+
+    def _newest_first(self) -> Iterator[Decision]:
+        yield from reversed(self._new)
+        for each in reversed(self._packed):
+            yield unpack(each) if isinstance(each, bytes) else each
 
 
 class Observers:

@@ -39,6 +39,7 @@ RATE_S = 10.0  # the window of rates
 PERCENTILE = "twolane_lane_p95_seconds"
 UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
+LANES = {"fast", "careful", "quality"}
 TENANTS = ("shop", "wiki", "batch")  # API keys: each is the key of its name
 BATCH = 12  # requests at once of the tenant that has a limit of four per minute
 # The fault of the fast lane's answers, by the second at which it starts.
@@ -223,10 +224,12 @@ async def _change_policy(stage: Stage) -> None:
 
 
 async def _until_data(stage: Stage, proxy: FaultProxy, samples: list[Sample], begin_s: float) -> dict[str, str]:
-    """Send more requests, some of them to a failing lane, until each query of a panel has data from `begin_s` on and
-    the percentile of a lane is exported; returns the pages of metrics. On a slow machine the scenario alone may be too
-    short: a percentile needs twenty answers within its window, and a rate needs an increase between two scrapes."""
+    """Send more requests, some of them to a failing lane, until each query of a panel has data from `begin_s` on,
+    the percentile of a lane is exported and each lane has answered; returns the pages of metrics. On a slow machine
+    the scenario alone may be too short: a percentile needs twenty answers within its window, and a rate needs an
+    increase between two scrapes."""
     bodies = [_body(SLOPPY, task, **SHORT) for task in ("summarize", "summarize", "edit", "reasoning", "chat")]
+    bodies.append(_body(ANNA, "structured", **AS_ORDER))
     calls = [Call(due_s=0.0, prompt=Prompt(body=body)) for body in bodies]
     async with asyncio.timeout(UP_WITHIN_S):
         for fault in itertools.cycle((Fault(), Fault(mode=Mode.CORRUPT, share=0.6))):
@@ -237,9 +240,14 @@ async def _until_data(stage: Stage, proxy: FaultProxy, samples: list[Sample], be
             proxy.fault = Fault()
             parts = ("admin", "worker")
             pages = {part: await asyncio.to_thread(_read, f"{stage.url(part)}/metrics") for part in parts}
-            if f"{PERCENTILE}{{" in pages["admin"] and await asyncio.to_thread(_all_have_data, stage, begin_s):
+            is_ready = f"{PERCENTILE}{{" in pages["admin"] and _have_answered(samples) >= LANES
+            if is_ready and await asyncio.to_thread(_all_have_data, stage, begin_s):
                 return pages
     raise AssertionError("unreachable")
+
+
+def _have_answered(samples: list[Sample]) -> set[str | None]:
+    return {sample.headers.get("target") for sample in samples}
 
 
 def _window(begin_s: float) -> Window:

@@ -91,7 +91,7 @@ class Fleet:
         """The values of a query's result."""
         url = f"http://127.0.0.1:{self._port}/api/v1/query?{urllib.parse.urlencode({'query': text})}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=120) as answer:
                 return [float(one["value"][1]) for one in json.load(answer)["data"]["result"]]
         except OSError:
             return [math.nan]  # not up yet

@@ -13,7 +13,7 @@ from deploy.grafana.boards import BOARDS
 from deploy.grafana.drawing import COLOURS, STATE_COLOURS, WIDTH, layout
 from deploy.grafana.panels import Board, Kind
 from tests.deploy.known import ROOT, metrics
-from tests.deploy.night import SECONDS, TENANTS, Night, play
+from tests.deploy.night import LANES, TENANTS, Night, play
 from twolane.bench.load import OK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -33,9 +33,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
 def test_the_night_was_as_bad_as_it_should_be(night: Night) -> None:
     """Otherwise the other tests would check nothing."""
     outcomes = Counter(sample.outcome for sample in night.samples)
-    assert outcomes[OK] > 2 * SECONDS
+    assert outcomes[OK] > 50
     assert outcomes.total() > outcomes[OK]
-    assert {sample.headers.get("target") for sample in night.samples} >= {"fast", "careful", "quality"}
+    assert {sample.headers.get("target") for sample in night.samples} >= LANES
 
 
 def test_every_query_of_every_panel_has_numbers(night: Night) -> None:

@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -80,11 +79,11 @@ class Fleet:
         await self._announce()
         await worker.stop(grace_s=DRAIN_S + 5)
 
-    async def die(self, address: str, loading: asyncio.Task[Any]) -> None:
-        """Kill a worker that holds a request, if the load lasts; its address stays in the name for a while. On a slow
-        machine requests pile up: wait until the retry budget surely covers those that the worker holds."""
+    async def die(self, address: str) -> None:
+        """Kill a worker that holds a request; its address stays in the name for a while. On a slow machine requests
+        pile up: wait until the retry budget surely covers those that the worker holds."""
         async with asyncio.timeout(600):
-            while (held := await self._load_of(address)) > COVERED or (held == 0 and not loading.done()):  # noqa: ASYNC110
+            while not 0 < await self._load_of(address) <= COVERED:  # noqa: ASYNC110 - state of another process
                 await asyncio.sleep(0.02)
         worker = self.workers.pop(address)
         await worker.kill()
@@ -138,17 +137,26 @@ class Fleet:
         line = ("redis-server", "--port", str(self.redis_port), "--save", "", "--dir", str(self.folder))
         return Child(Command(name="redis", line=line, environment=dict(os.environ), log=self.folder / "redis.log"))
 
-    async def load(self, rate: float, seconds: float, seed: int, *, steps: int = 12) -> list[Sample]:
-        """Send a load to both gateways; a request takes about 10 ms per step."""
+    async def load(
+        self, rate: float, seconds: float, seed: int, *, steps: int = 6, samples: list[Sample] | None = None
+    ) -> list[Sample]:
+        """Send a load to both gateways; a request takes about 10 ms per step. Returns `samples` with the new ones."""
         body = {"max_tokens": 96, "diffusion": {"steps": steps, "entropy_bound": 0.001}}
         prompts = [Prompt(body=body | {"messages": [{"role": "user", "content": f"Say {n}"}]}) for n in range(50)]
-        samples: list[Sample] = []
+        samples = [] if samples is None else samples
         async with asyncio.TaskGroup() as group:
             for number, port in enumerate(self.gateways):
                 options = LoadOptions(url=f"http://127.0.0.1:{port}", stream=number == 1, timeout_s=620.0)
                 calls = schedule(poisson(rate / 2, seconds, seed + number), prompts, seed)
                 group.create_task(run(calls, options, on_result=samples.append))
         return samples
+
+    async def load_until(self, ended: asyncio.Event, rate: float, samples: list[Sample]) -> None:
+        """Send a load in parts of a few seconds until `ended` is set: requests do not pile up on a slow machine."""
+        seed = 0
+        while not ended.is_set():
+            seed += 1
+            await self.load(rate, 4, seed, samples=samples)
 
     def _write(self) -> None:
         """Write the files in place, because the file is mounted, not its name."""
@@ -191,15 +199,18 @@ async def fleet(folder: Path, workers: int, *line: str) -> AsyncIterator[Fleet]:
 async def test_no_request_is_lost_when_workers_start_drain_and_die(tmp_path: Path) -> None:
     """Only a stream of which text has left cannot be asked for again when its worker dies."""
     async with fleet(tmp_path, 2) as it:
-        loading = asyncio.create_task(it.load(6, 24, seed=1))
-        await asyncio.sleep(3)
+        samples: list[Sample] = []
+        ended = asyncio.Event()
+        loading = asyncio.create_task(it.load_until(ended, 6, samples))
+        await more(samples, 15)
         await it.join()
-        await asyncio.sleep(4)
+        await more(samples, 25)
         await it.leave(next(iter(it.workers)))
-        await asyncio.sleep(2)
-        await it.die(next(iter(it.workers)), loading)
-        samples = await loading
-        assert len(samples) > 100
+        await more(samples, 10)
+        await it.die(next(iter(it.workers)))
+        await more(samples, 10)
+        ended.set()
+        await loading
         failed = [sample for sample in samples if sample.outcome != OK]
         assert [sample for sample in failed if sample.first_s is None] == []
         assert len(failed) <= COVERED
@@ -214,7 +225,7 @@ async def test_no_request_is_lost_when_the_autoscaler_scales(tmp_path: Path) -> 
     triggers = [one["metadata"] for one in yaml.safe_load(SCALED.read_text())["spec"]["triggers"]]
     async with fleet(tmp_path, 1, "--max-num-seqs", "1", "--max-waiting", "1000") as it, prometheus(it) as url:
         assert await wanted(url, triggers) == 1
-        load = asyncio.create_task(it.load(25, 2, seed=1, steps=24))
+        load = asyncio.create_task(it.load(25, 2, seed=1, steps=14))
         seen = [1]
         async with asyncio.timeout(1500):
             while not load.done() or len(it.workers) > 1:
@@ -227,6 +238,14 @@ async def test_no_request_is_lost_when_the_autoscaler_scales(tmp_path: Path) -> 
         assert max(seen) > 1, "the load was to be too much for one"
         assert [one for one in load.result() if one.outcome != OK] == []
         assert len(it.workers) == 1
+
+
+async def more(samples: list[Sample], count: int) -> None:
+    """Wait until `count` more requests have ended."""
+    expected = len(samples) + count
+    async with asyncio.timeout(600):
+        while len(samples) < expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 async def wanted(url: str, triggers: list[dict[str, str]]) -> int:

@@ -1,9 +1,6 @@
-"""The bundled checkpoint, which was not trained on tools, makes valid tool calls in a separate worker process."""
+"""The bundled checkpoint, which was not trained on tools, makes valid tool calls."""
 
-import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,9 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
+
+from diffusion_worker.models.loader import LoadOptions, load
+from tests.worker.serving import listening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -43,21 +43,11 @@ ASKED: Any = [{"role": "user", "content": "Extract the order as JSON: hi, i need
 @pytest.fixture(scope="module")
 async def client(anyio_backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
     """One worker for all tests, which do not affect each other."""
-    line = [sys.executable, "-m", "diffusion_worker", "--checkpoint", "checkpoints/twolane-tiny", "--port", "0"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
-    process = await asyncio.create_subprocess_exec(
-        *line, "--threads", "1", stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=clean
-    )
-    try:
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[2]
-        assert b"is ready" in await process.stdout.readline()
-        direct = openai.DefaultAsyncHttpx2Client(trust_env=False)
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=direct) as it:
+    model: Any = load(ROOT / "checkpoints" / "twolane-tiny", LoadOptions(threads=1))
+    async with listening(model) as worker:
+        url, direct = f"{worker.client.base_url}/v1", openai.DefaultAsyncHttpx2Client(trust_env=False)
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=direct) as it:
             yield it
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def names(calls: Any) -> list[str]:

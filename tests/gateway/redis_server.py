@@ -46,7 +46,7 @@ class RedisServer:
     def say(self, command: bytes) -> bytes:
         """Send one command without arguments; returns nothing if there is no response."""
         try:
-            with socket.create_connection(self.address, timeout=30) as connection:
+            with socket.create_connection(self.address, timeout=120) as connection:
                 connection.sendall(command + b"\r\n")
                 return connection.recv(1024)
         except OSError:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,15 +230,13 @@ async def until(read: Any, word: str) -> str:
 
 
 async def until_closing(url: str) -> None:
-    """Wait until a gateway has received its first signal: then no connection begins, which otherwise needs no process
-    but the kernel."""
+    """Wait until a gateway has received its first signal: then no connection begins, which otherwise the kernel does
+    within the call, however busy the machine is."""
     address = URL(url)
     async with asyncio.timeout(120):
         while True:
             try:
-                async with asyncio.timeout(0.5):
-                    _, writer = await asyncio.open_connection(address.host, address.port)
-            except (TimeoutError, OSError):
+                socket.create_connection((address.host, address.port), timeout=0.5).close()
+            except OSError:
                 return
-            writer.close()
             await asyncio.sleep(0.01)

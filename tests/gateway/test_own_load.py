@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.app import SystemWorld
-from gateway.policy_types import Hedge, Slo
+from gateway.policy_types import Checks, Hedge, Slo
 from gateway.reliability.loop_lag import LoopLag
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.upstreams.scripted import says
@@ -116,14 +116,14 @@ async def test_a_real_loop_that_is_blocked_is_not_the_targets_fault_either(stage
 
 @pytest.mark.anyio
 async def test_the_validation_of_an_answer_is_the_gateways_time(stage: Any, monkeypatch: Any) -> None:
-    scene = stage(fast=says("{}", before_s=0.1))
+    scene = stage(fast=says("{}", before_s=0.1), route={"checks": Checks()})
 
     def validate(self: Any, buffered: Any) -> Any:
         scene.clock.time_s += 5
         return buffered
 
     monkeypatch.setattr("gateway.attempts.response_validation.ResponseValidation.finish", validate)
-    await scene.send()
+    await scene.send(response_format={"type": "json_object"})
     assert scene.decision.attempts[0].elapsed_ms == pytest.approx(100)
     assert scene.decision.overhead_ms == pytest.approx(5000)
 

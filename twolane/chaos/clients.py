@@ -2,6 +2,7 @@
 responses."""
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +12,28 @@ from typing import Any, Final
 import jsonschema
 
 from twolane.bench.load import OK, LoadOptions, Sample, open_session, send
-from twolane.bench.plan import Call, Prompt, poisson
+from twolane.bench.plan import Call, Prompt
 from twolane.demo.prompts import AS_ORDER, ORDER_SCHEMA, SHORT
 
 MAX_ATTEMPTS: Final = 3  # the official client retries twice
 PAUSE_S: Final = 0.5
-TIMEOUT_S: Final = 30.0  # above every deadline of the policy
 WRONG_RESPONSE: Final = "wrong_response"
 _NAMES: Final = ("anna", "ben", "carla", "dora", "emil")
 _ITEMS: Final = ("red lamp", "white clock", "blue chair", "green box")
 _SUBJECTS: Final = ("Fixed brokn token in api", "adding missing test for cli", "Updated the docs of cache")
 _VALIDATOR: Final = jsonschema.Draft202012Validator(ORDER_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """The load: URLs of the gateways, mean requests per second, most requests at once (further ones wait, as in a pool
+    of connections), the time limit of one attempt in seconds, and the seed."""
+
+    urls: Sequence[str]
+    rate: float
+    in_flight: int
+    timeout_s: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +55,19 @@ class RequestResult:
         return self.outcome == OK
 
 
-async def run_clients(
-    urls: Sequence[str], rate: float, seconds: float, seed: int, on_result: Callable[[RequestResult], None]
-) -> None:
-    """Send `rate` requests per second, and return when all have completed."""
-    rng = random.Random(seed)  # noqa: S311 - a load, not a secret
-    calls = [Call(due_s=due_s, prompt=_prompt(rng)) for due_s in poisson(rate, seconds, seed)]
+async def run_clients(options: ClientOptions, ended: asyncio.Event, on_result: Callable[[RequestResult], None]) -> None:
+    """Send requests until `ended` is set, and return when all have completed."""
+    rng = random.Random(options.seed)  # noqa: S311 - a load, not a secret
     loop = asyncio.get_running_loop()
-    begin_s = loop.time()
-    options = LoadOptions(url=urls[0], timeout_s=TIMEOUT_S)
-    async with open_session(options) as session, asyncio.TaskGroup() as group:
+    begin_s, limit = loop.time(), asyncio.Semaphore(options.in_flight)
+    load = LoadOptions(url=options.urls[0], timeout_s=options.timeout_s)
+    async with open_session(load) as session, asyncio.TaskGroup() as group:
 
-        async def one(number: int, call: Call) -> None:
-            of_this = replace(options, stream=number % 2 == 0)
-            trace = f"{rng.getrandbits(128) | 1:032x}"
+        async def one(number: int, call: Call, trace: str) -> None:
+            of_this = replace(load, stream=number % 2 == 0)
             first, attempt = OK, 0
             for attempt in range(1, MAX_ATTEMPTS + 1):
-                url = urls[(number + attempt) % len(urls)]
+                url = options.urls[(number + attempt) % len(options.urls)]
                 headers = {"traceparent": f"00-{trace}-{attempt:016x}-00"}
                 sample = await send(session, call, replace(of_this, url=url), begin_s=begin_s, headers=headers)
                 sample = replace(sample, outcome=checked_outcome(sample))
@@ -67,11 +75,16 @@ async def run_clients(
                 if sample.outcome == OK:
                     break
                 await asyncio.sleep(PAUSE_S * attempt)
+            limit.release()
             on_result(_result(trace, sample, attempt, first))
 
-        for number, call in enumerate(calls):
-            await asyncio.sleep(begin_s + call.due_s - loop.time())
-            group.create_task(one(number, call))
+        for number in itertools.count():
+            await asyncio.sleep(rng.expovariate(options.rate))
+            await limit.acquire()
+            if ended.is_set():
+                return
+            call = Call(due_s=loop.time() - begin_s, prompt=_prompt(rng))
+            group.create_task(one(number, call, f"{rng.getrandbits(128) | 1:032x}"))
 
 
 def checked_outcome(sample: Sample) -> str:

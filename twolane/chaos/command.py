@@ -12,19 +12,18 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from twolane.bench.command import positive, share
-from twolane.chaos.clients import RequestResult, run_clients
+from twolane.chaos.clients import ClientOptions, RequestResult, run_clients
 from twolane.chaos.environment import ChaosConfig, ChaosEnvironment
-from twolane.chaos.plan import GATEWAYS, FaultInjection, schedule_faults
+from twolane.chaos.plan import FAULT_FREE_S, GATEWAYS, FaultInjection, schedule_faults
 from twolane.chaos.report import Report, report, show
 from twolane.process import bundled
 from twolane.process.children import ProcessError
@@ -34,6 +33,7 @@ from twolane.process.flags import OneLineParser, WrongUseError, whole_number
 GOOD: Final = 0
 WORK_FAILED: Final = 1
 SHORTEST_S: Final = 20.0
+TIMEOUT_MARGIN_S: Final = 10.0  # of clients, above the deadlines of the policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Options:
 
     seconds: float
     rate: float
+    max_in_flight: int
     every_s: float
     seed: int
     success: float
@@ -95,52 +96,71 @@ async def run(options: Options, logs: Path, console: Console) -> Report:
     async with ChaosEnvironment(config) as environment:
         before = environment.memory_bytes()
         results: list[RequestResult] = []
-        async with _progress(console, options.seconds, results):
-            urls = environment.gateway_urls
-            load = run_clients(urls, options.rate, options.seconds, options.seed, results.append)
-            injected = await _inject_all(environment, scheduled, load)
+        ended = asyncio.Event()
+        clients = ClientOptions(
+            urls=environment.gateway_urls,
+            rate=options.rate,
+            in_flight=options.max_in_flight,
+            timeout_s=environment.limits.deadline_s + TIMEOUT_MARGIN_S,
+            seed=options.seed,
+        )
+        try:
+            async with _progress(console, options.seconds, results), asyncio.TaskGroup() as group:
+                group.create_task(run_clients(clients, ended, results.append))
+                injected, delay_s = await inject_all(environment, scheduled, options.seconds)
+                ended.set()
+        except* ProcessError as errors:
+            raise errors.exceptions[0] from None
         after = environment.memory_bytes()
         decision_logs = [environment.decision_log(gateway) for gateway in GATEWAYS]
-    return report(results, injected, decision_logs, memory=(before, after))  # logs are complete once gateways ended
+    memory = (before, after)  # logs are complete once the gateways have ended
+    return report(results, injected, decision_logs, memory=memory, delay_s=delay_s)
 
 
-async def _inject_all(
-    environment: ChaosEnvironment, scheduled: Sequence[FaultInjection], load: Coroutine[Any, Any, None]
-) -> list[FaultInjection]:
-    """Run load and faults concurrently, and return the faults with their actual times.
+class Parts(Protocol):
+    """What faults are injected into."""
 
-    Raises ProcessError for the first part that does not recover.
+    async def inject(self, injection: FaultInjection) -> None:
+        """Start a fault."""
+
+    async def recover(self, injection: FaultInjection) -> None:
+        """End a fault, and wait until the part serves again."""
+
+
+async def inject_all(
+    parts: Parts, scheduled: Sequence[FaultInjection], seconds: float
+) -> tuple[list[FaultInjection], float]:
+    """Inject the faults and return after `seconds`: the faults with their actual times, and the delay in seconds.
+
+    The schedule waits for parts that have not recovered when planned, so that a slow machine takes longer, but never
+    has more faults at once than planned. Raises an ExceptionGroup of ProcessError if a part does not recover.
     """
-    begin_s = asyncio.get_running_loop().time()
-    locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(load)
-            tasks = [
-                group.create_task(_inject(environment, one, begin_s, locks[_lock_name(one.part)])) for one in scheduled
-            ]
-    except* ProcessError as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-async def _inject(
-    environment: ChaosEnvironment, injection: FaultInjection, begin_s: float, lock: asyncio.Lock
-) -> FaultInjection:
-    """Inject one fault at its time, or later if its part has not recovered from the previous one."""
     loop = asyncio.get_running_loop()
-    await asyncio.sleep(begin_s + injection.at_s - loop.time())
-    async with lock:
-        at_s = loop.time() - begin_s
-        await environment.inject(injection)
-        await asyncio.sleep(injection.seconds)
-        await environment.recover(injection)
+    begin_s, delay_s = loop.time(), 0.0
+    tasks: list[asyncio.Task[FaultInjection]] = []
+
+    async def reach(at_s: float, unfinished: Sequence[asyncio.Task[FaultInjection]]) -> float:
+        await asyncio.sleep(begin_s + at_s + delay_s - loop.time())
+        await asyncio.gather(*unfinished)
+        return loop.time() - begin_s - at_s
+
+    async with asyncio.TaskGroup() as group:
+        for one in scheduled:
+            due = [task for task, earlier in zip(tasks, scheduled, strict=False) if earlier.serves_s <= one.at_s]
+            delay_s = await reach(one.at_s, due)
+            tasks.append(group.create_task(_inject(parts, one, begin_s)))
+        delay_s = await reach(seconds - FAULT_FREE_S, tasks)
+        delay_s = await reach(seconds, ())
+    return [task.result() for task in tasks], delay_s
+
+
+async def _inject(parts: Parts, injection: FaultInjection, begin_s: float) -> FaultInjection:
+    loop = asyncio.get_running_loop()
+    at_s = loop.time() - begin_s
+    await parts.inject(injection)
+    await asyncio.sleep(injection.seconds)
+    await parts.recover(injection)
     return replace(injection, at_s=at_s, seconds=loop.time() - begin_s - at_s)
-
-
-def _lock_name(part: str) -> str:
-    """Both gateways share a lock, because clients have no third one."""
-    return "gateway" if part in GATEWAYS else part
 
 
 @contextlib.asynccontextmanager
@@ -184,10 +204,17 @@ def parse(argv: Sequence[str]) -> Options:
         type=_duration,
         default=600.0,
         metavar="N",
-        help="duration, at least 20 seconds (default: %(default)g)",
+        help="duration, at least 20 seconds; longer if parts recover later than planned (default: %(default)g)",
     )
     parser.add_argument(
         "--rate", type=positive, default=5.0, metavar="N", help="requests per second (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--max-in-flight",
+        type=whole_number(1),
+        default=64,
+        metavar="N",
+        help="requests at once; further ones are sent later (default: %(default)s)",
     )
     parser.add_argument(
         "--every",

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gateway.errors import PolicyError
+from gateway.policy_files.load import load
+from gateway.policy_types import DEFAULT_TOTAL_MS
 from twolane.chaos.plan import GATEWAYS, STORE, WORKERS, FaultInjection, FaultKind
 from twolane.fault_proxy.control import Fault
 from twolane.fault_proxy.proxy import FaultProxy
@@ -18,7 +21,8 @@ from twolane.process.children import Child, Command, twolane_command
 from twolane.process.flags import WrongUseError, free_port
 
 HOST: Final = "127.0.0.1"
-DRAIN_S: Final = "25"  # longer than the deadlines of policies/chaos.yaml
+HEALTH_CHECKS_PER_ATTEMPT: Final = 4
+DRAIN_MARGIN_S: Final = 5.0  # above the deadlines of the policy
 START_TIMEOUT_S: Final = 900.0
 LAST_WORKER: Final = "worker-3"  # never affected by a fault
 
@@ -39,6 +43,8 @@ class ChaosEnvironment:
         self._config = config
         self._ports = {part: free_port() for part in (*WORKERS, LAST_WORKER, *GATEWAYS, STORE, "quality")}
         self._proxies = {worker: FaultProxy(self._url(worker)) for worker in WORKERS}
+        self.limits = read_limits(config.policy)
+        self._drain_s = self.limits.deadline_s + DRAIN_MARGIN_S
         self._children: dict[str, Child] = {}
         self._parts = contextlib.AsyncExitStack()
 
@@ -92,7 +98,7 @@ class ChaosEnvironment:
             case FaultKind.KILL:
                 await child.start()
             case FaultKind.TERMINATE:
-                await child.stop(grace_s=float(DRAIN_S) + 10.0)
+                await child.stop(grace_s=self._drain_s + 10.0)
                 await child.start()
             case FaultKind.PAUSE:
                 _signal(child, signal.SIGCONT)
@@ -116,7 +122,7 @@ class ChaosEnvironment:
 
     def _worker_command(self, worker: str) -> Command:
         line = ("--checkpoint", str(self._config.checkpoint), "--port", str(self._ports[worker]), "--threads", "1")
-        return self._command(worker, "worker", (*line, "--drain-s", DRAIN_S))
+        return self._command(worker, "worker", (*line, "--drain-s", f"{self._drain_s:g}"))
 
     def _gateway_command(self, gateway: str) -> Command:
         environment = {
@@ -128,7 +134,8 @@ class ChaosEnvironment:
             "TWOLANE_PORT": str(self._ports[gateway]),
             "TWOLANE_ADMIN_PORT": "0",
             "TWOLANE_REDIS_URL": f"redis://{HOST}:{self._ports[STORE]}/0",
-            "TWOLANE_DRAIN_S": DRAIN_S,
+            "TWOLANE_HEALTH_TIMEOUT_S": f"{self.limits.attempt_s / HEALTH_CHECKS_PER_ATTEMPT:g}",
+            "TWOLANE_DRAIN_S": f"{self._drain_s:g}",
             "TWOLANE_DECISION_LOG": str(self.decision_log(gateway)),
         }
         return self._command(gateway, "serve", (), environment)
@@ -140,6 +147,25 @@ class ChaosEnvironment:
         return Command(
             name=name, line=command.line, environment=command.environment, log=self._config.logs / f"{name}.log"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimits:
+    """The longest deadline and the longest attempt of a policy's routes, in seconds."""
+
+    deadline_s: float
+    attempt_s: float
+
+
+def read_limits(policy: Path) -> TimeLimits:
+    """Return the time limits of a policy. Raises WrongUseError for a policy that is not valid."""
+    try:
+        routes = [rule.route for rule in load(policy, os.environ).rules]
+    except PolicyError as error:
+        raise WrongUseError(str(error)) from None
+    deadlines = [route.deadline_ms or DEFAULT_TOTAL_MS for route in routes]
+    attempts = [route.attempt_ms or deadline for route, deadline in zip(routes, deadlines, strict=True)]
+    return TimeLimits(deadline_s=max(deadlines) / 1e3, attempt_s=max(attempts) / 1e3)
 
 
 def redis_command(logs: Path, port: int) -> Command:

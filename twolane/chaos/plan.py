@@ -13,6 +13,7 @@ from twolane.fault_proxy.control import Fault, Mode
 GATEWAYS: Final = ("gateway-1", "gateway-2")
 WORKERS: Final = ("worker-1", "worker-2")
 STORE: Final = "redis"
+RESTART_S: Final = 8.0  # planned, until a restarted worker or gateway serves
 FAULT_FREE_S: Final = 5.0  # at the beginning and at the end
 
 
@@ -42,6 +43,11 @@ class FaultInjection:
     def ends_s(self) -> float:
         """When the part recovers."""
         return self.at_s + self.seconds
+
+    @property
+    def serves_s(self) -> float:
+        """When the part serves again, on a machine that starts it in RESTART_S."""
+        return self.ends_s + RESTART_S
 
     def __str__(self) -> str:
         return f"{self.part}: {self.fault.mode if self.kind is FaultKind.PROXY else self.kind}"
@@ -94,9 +100,6 @@ def schedule_faults(seconds: float, every_s: float, seed: int) -> tuple[FaultInj
 def _postponed(one: FaultInjection, planned: list[FaultInjection]) -> FaultInjection:
     """Return the fault, later if its part (or any gateway, for a gateway) is still affected by an earlier fault."""
     busy = GATEWAYS if one.part in GATEWAYS else (one.part,)
-    free_s = max((other.ends_s + _RESTART_S for other in planned if other.part in busy), default=0.0)
+    free_s = max((other.serves_s for other in planned if other.part in busy), default=0.0)
     at_s = max(one.at_s, free_s)
     return FaultInjection(at_s=at_s, seconds=one.seconds, part=one.part, kind=one.kind, fault=one.fault)
-
-
-_RESTART_S: Final = 8.0  # until a restarted worker or gateway serves

@@ -38,6 +38,7 @@ class Report:
     log_lines: int
     partial_log_lines: int
     memory_mib: Mapping[str, tuple[int, int]]  # resident, before and after
+    delay_s: float  # for which the schedule waited until parts had recovered
 
     @property
     def success(self) -> float:
@@ -55,6 +56,7 @@ def report(
     logs: Iterable[Path],
     *,
     memory: tuple[Mapping[str, int], Mapping[str, int]],
+    delay_s: float = 0.0,
 ) -> Report:
     """Build the report. A killed gateway may leave a partial last line in its log, which is counted."""
     lines, partial = _read(logs)
@@ -82,6 +84,7 @@ def report(
         log_lines=len(lines),
         partial_log_lines=partial,
         memory_mib={name: (held // MEBIBYTE, memory[1].get(name, 0) // MEBIBYTE) for name, held in memory[0].items()},
+        delay_s=delay_s,
     )
 
 
@@ -93,6 +96,7 @@ def show(found: Report, console: Console) -> None:
     for description, begin_s, end_s, failed in found.faults:
         faults.add_row(description, f"{begin_s:.0f}", f"{end_s:.0f}", str(failed) if failed else "")
     console.print(faults)
+    console.print(f"The schedule waited {found.delay_s:.0f} s in total for parts to recover.")
     latency = Table(title="Latency in milliseconds, including retries", title_justify="left")
     for name in ("", "responses", *(f"p{share:g}" for share in found.without_faults.percentiles_ms), "max"):
         latency.add_column(name, justify="right")

@@ -7,7 +7,14 @@ import pytest
 
 from gateway.enums import SHARED_REASONS, BreakerState, Capability, Reason, Residency
 from gateway.policy_types import Slo
-from gateway.reliability.admission import admit, check_predicted_wait, check_shared_failure, has_healthy_fallback
+from gateway.reliability.admission import (
+    admit,
+    check_predicted_wait,
+    check_shared_failure,
+    has_healthy_fallback,
+    is_ready_for,
+    needs_fallback,
+)
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Candidate, Capabilities, Health, Query, RequestParameters, Status, Target
 
@@ -160,3 +167,24 @@ def test_the_engine_of_a_released_diffusion_model_takes_no_schema_seed_or_temper
     words = ENGINES["vllm_diffusion"].supported
     assert not words & {Capability.JSON_SCHEMA, Capability.SEED, Capability.TEMPERATURE}
     assert Capability.CHAT in words
+
+
+@pytest.mark.parametrize("residency", Residency)
+@pytest.mark.parametrize("wait_ms", [None, 5.0])
+@pytest.mark.parametrize("left_ms", [None, 0.0, 3.0, 10.0])
+@pytest.mark.parametrize("needs", [frozenset({Capability.CHAT}), NEEDS_SCHEMA])
+def test_what_is_ready_is_admitted_and_needs_no_fallback(
+    candidate: Callable[..., Candidate],
+    query: MakeQuery,
+    residency: Residency,
+    wait_ms: float | None,
+    left_ms: float | None,
+    needs: frozenset[Capability],
+) -> None:
+    one = replace(candidate(capabilities=CHAT_ONLY), slo=Slo(p95_ms=100))
+    asked, known = query(needs=needs), health(residency=residency, predicted_wait_ms=wait_ms)
+    if is_ready_for(one, asked, known.status, left_ms=left_ms):
+        assert admit(one, asked, known, left_ms=left_ms).admitted
+        assert not needs_fallback(one, known)
+    elif residency in (Residency.READY, Residency.UNKNOWN) and wait_ms is None:
+        assert not admit(one, asked, known, left_ms=left_ms).admitted

@@ -5,6 +5,8 @@ from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Reason
@@ -49,6 +51,41 @@ def play(store: MemoryStore, outcome: Any, *, times: int = 1, took_ms: float = 1
 
 def health(store: MemoryStore, now_s: float = 1.0) -> Any:
     return store.health(lane(), Status(), now_s)
+
+
+ENDS = [AttemptOutcome.OK, AttemptOutcome.CANCELLED, Reason.UPSTREAM_ERROR, Reason.OVERLOADED]
+STEPS = st.lists(
+    st.tuples(st.sampled_from(ENDS), st.sampled_from([10.0, 200.0]), st.sampled_from([0.01, 0.5, 3.0]), st.booleans()),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_a_calm_lane_admits_what_the_full_checks_admit_and_counts_it_alike(steps: list[Any]) -> None:
+    """One store asks the short question first, the other never does."""
+    asked, other, now_s = MemoryStore(), MemoryStore(), 1.0
+    candidate = lane(kind=Kind.OPENAI, max_in_flight=3, retry=Retry())
+    held: list[tuple[Any, Any]] = []
+    for outcome, took_ms, pause_s, ends in steps:
+        now_s += pause_s
+        expected = other.acquire(candidate, now_s, sample=0.5, healthy_fallback=True)
+        found = asked.acquire_calm(candidate, now_s)
+        if found is None:
+            found = asked.acquire(candidate, now_s, sample=0.5, healthy_fallback=True)
+        assert isinstance(found, Verdict) == isinstance(expected, Verdict)
+        if not isinstance(found, Verdict) and not isinstance(expected, Verdict):
+            assert found.probe == expected.probe
+            held.append((found, expected))
+        if ends and held:
+            record = attempt(outcome, took_ms)
+            record.retry_after_s = 1.0 if outcome is Reason.OVERLOADED else None
+            for permit in held.pop(0):
+                permit.release(record, now_s)
+        health = asked.health(candidate, Status(), now_s)
+        assert health == other.health(candidate, Status(), now_s)
+        if health.retry_after_s > 0:
+            assert asked.acquire_calm(candidate, now_s) is None
+    assert asked.snapshot(now_s) == other.snapshot(now_s)
 
 
 @pytest.mark.parametrize("outcome", [Reason.UPSTREAM_ERROR])

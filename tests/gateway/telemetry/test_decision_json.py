@@ -4,8 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.telemetry.decision_json import document_of
+from gateway.decision import AttemptRecord
+from gateway.enums import AttemptOutcome, Reason
+from gateway.telemetry.decision_json import DecisionLines, document_of, line_of
 from gateway.types import Usage
 
 
@@ -86,3 +90,38 @@ def test_a_hedge_is_marked_as_one(decision: Any) -> None:
 def test_the_load_that_moved_thresholds_is_written_only_where_it_did(decision: Any) -> None:
     assert "load" not in document_of(decision())
     assert document_of(decision(usage=Usage(output_tokens=3, load=0.51239)))["load"] == 0.5124
+
+
+PLAIN = st.builds(
+    AttemptRecord,
+    target=st.sampled_from(["fast", "quality"]),
+    started_ms=st.floats(0, 1e6),
+    ended_ms=st.floats(0, 1e6),
+    first_byte_ms=st.none() | st.floats(0, 1e6),
+    outcome=st.sampled_from([AttemptOutcome.OK, Reason.DEADLINE]),
+    status=st.sampled_from([None, 200, 500]),
+    url=st.sampled_from([None, "a:80"]),
+    detail=st.sampled_from(["", "HTTP 500"]),
+    queued_ms=st.sampled_from([None, 3.0]),
+    ignored=st.sampled_from([(), ("seed",)]),
+)
+CHANGES = st.fixed_dictionaries(
+    {
+        "attempts": st.lists(PLAIN, min_size=1, max_size=2).map(tuple),
+        "query_id": st.text(max_size=8),
+        "time_s": st.floats(0, 4e9),
+        "usage": st.sampled_from([None, Usage(input_tokens=3, output_tokens=4, cost=0.5), Usage(load=0.5)]),
+        "target": st.sampled_from([None, "fast"]),
+        "stream": st.booleans(),
+        "cost": st.floats(0, 100),
+        "low_confidence": st.sampled_from([None, 0.25]),
+    }
+)
+
+
+@given(rows=st.lists(CHANGES, max_size=8))
+def test_lines_are_the_documents_whatever_earlier_ones_had_in_common(decision: Any, rows: list[dict[str, Any]]) -> None:
+    lines = DecisionLines("gateway-7")
+    for changes in rows:
+        made = decision(**changes)
+        assert lines.line(made) == line_of(document_of(made, "gateway-7"))

@@ -1,7 +1,9 @@
 """A chaos run counts failed and duplicate requests, and no request is lost."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,15 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.virtual import run_virtual
 from twolane.bench.load import OK, Sample
 from twolane.bench.plan import Call, Prompt
 from twolane.chaos import command
 from twolane.chaos.clients import WRONG_RESPONSE, RequestResult, checked_outcome
-from twolane.chaos.plan import FaultInjection, FaultKind
+from twolane.chaos.command import inject_all
+from twolane.chaos.environment import TimeLimits, read_limits
+from twolane.chaos.plan import FaultInjection, FaultKind, schedule_faults
 from twolane.chaos.report import report
 from twolane.demo.prompts import AS_ORDER
+from twolane.process import bundled
+from twolane.process.flags import WrongUseError
 
 ROOT = Path(__file__).parents[3]
+POLICY = bundled.policy(bundled.CHAOS_POLICY)
 RESULT = RequestResult(
     trace="a", due_s=1.0, latency_s=0.5, outcome=OK, attempts=1, first_outcome=OK, fallback=None, target="fast"
 )
@@ -71,17 +79,58 @@ def test_wrong_use_is_reported_in_one_line(line: list[str], capsys: pytest.Captu
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_limits_follow_the_policy_and_a_wrong_policy_is_wrong_use(tmp_path: Path) -> None:
+    assert read_limits(POLICY) == TimeLimits(deadline_s=20.0, attempt_s=4.0)
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("version: 1\ntargets: {}\n")
+    with pytest.raises(WrongUseError, match="at least one target"):
+        read_limits(wrong)
+
+
+class SlowParts:
+    """Parts that take `late_s` to serve again; records the faults that are not over when another starts."""
+
+    def __init__(self, late_s: float) -> None:
+        self.late_s, self.affected = late_s, list[FaultInjection]()
+        self.together: set[tuple[FaultInjection, FaultInjection]] = set()
+
+    async def inject(self, injection: FaultInjection) -> None:
+        self.together |= {(earlier, injection) for earlier in self.affected}
+        self.affected.append(injection)
+
+    async def recover(self, injection: FaultInjection) -> None:
+        await asyncio.sleep(self.late_s)
+        self.affected.remove(injection)
+
+
+@pytest.mark.parametrize("late_s", [0.0, 45.0])
+def test_a_part_that_recovers_late_delays_the_schedule_and_never_adds_to_the_faults_at_once(late_s: float) -> None:
+    planned, parts = schedule_faults(120.0, 4.0, 1), SlowParts(late_s)
+    faults, delay_s = run_virtual(inject_all(parts, planned, 120.0))
+    assert [(one.part, one.kind) for one in faults] == [(one.part, one.kind) for one in planned]
+    assert all(earlier.serves_s > later.at_s for earlier, later in parts.together), "these overlap as planned"
+    assert not parts.affected
+    assert (delay_s > late_s) if late_s else (delay_s == pytest.approx(0.0))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_minute_of_chaos_loses_no_request(tmp_path: Path) -> None:
-    file = tmp_path / "chaos.json"
-    line = [sys.executable, "-m", "twolane", "chaos", "--seconds", "60", "--rate", "4", "--every", "4", "--json", file]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=1700, check=False)
+    file, policy = tmp_path / "chaos.json", tmp_path / "policy.yaml"
+    policy.write_text(patient(POLICY.read_text()))
+    line = [sys.executable, "-m", "twolane", "chaos", "--seconds", "60", "--rate", "4", "--max-in-flight", "8"]
+    line += ["--every", "4", "--policy", str(policy), "--json", str(file)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=3500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
-    assert found["requests"] > 180
-    assert len(found["faults"]) >= 5
+    assert found["requests"] > 60
+    assert len(found["faults"]) == len(schedule_faults(60.0, 4.0, 1)) >= 5
     assert found["unlogged"] < 10, "successful requests must appear in the decision logs"
+
+
+def patient(policy: str) -> str:
+    """The policy with five times the time for attempts and requests: an attempt on a loaded machine takes seconds."""
+    return re.sub(r"(attempt_ms|deadline_ms): (\d+)", lambda found: f"{found[1]}: {5 * int(found[2])}", policy)
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_contexts_of_both_are_kept_apart_in_one_batch(tmp_path: Path) -> None:
     depend on their neighbours."""
     model = loaded(folder_with(tmp_path, other_weights()))
     holes = decisions(model)
-    chat = replace(holes[0], template=None, denoising=model.info.denoising)
+    chat = replace(holes[0], template=None, denoising=replace(model.info.denoising, steps=6))
     mixed = [chat, *holes, chat]
     alone = [answered(model, [each], is_exact=True)[0] for each in (chat, *holes)]
     together = answered(model, mixed, max_num_seqs=2, is_exact=True)

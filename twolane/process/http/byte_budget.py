@@ -125,39 +125,30 @@ HOLDING: Final[ContextVar["Holding | HoldingPart | None"]] = ContextVar("HOLDING
 
 
 class HoldingPart:
-    """What a part of the current request holds, such as one attempt: within `with`, `hold_more` counts here as well.
-    `release` it if the request goes on without it."""
+    """What one of several tasks of a request holds of it."""
 
-    __slots__ = ("_is_released", "_outer", "_size", "_whole")
+    __slots__ = ("_whole", "size")
 
-    def __init__(self) -> None:
-        self._whole = HOLDING.get()
-        self._size = 0
-        self._is_released = False
-
-    def __enter__(self) -> None:
-        self._outer = HOLDING.set(self)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        HOLDING.reset(self._outer)
+    def __init__(self, whole: "Holding | HoldingPart") -> None:
+        self._whole = whole
+        self.size = 0
 
     def add_if_fits(self, size: int) -> None:
         """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
-        if self._whole is not None and not self._is_released:
-            self._whole.add_if_fits(size)
-            self._size += size
+        self._whole.add_if_fits(size)
+        self.size += size
 
     def add(self, size: int) -> None:
         """Hold so many bytes more, or fewer, whether they fit or not."""
-        if self._whole is not None and not self._is_released:
-            self._size += size
-            self._whole.add(size)
+        self._whole.add(size)
+        self.size += size
 
-    def release(self) -> None:
-        """Hold nothing any longer; further calls do nothing."""
-        if self._whole is not None and not self._is_released:
-            self._is_released = True
-            self._whole.add(-self._size)
+
+def hold_apart() -> None:
+    """Count what the current task, one of several of a request, holds from now on as a part of its own."""
+    whole = HOLDING.get()
+    if whole is not None:
+        HOLDING.set(HoldingPart(whole))
 
 
 def hold_more(size: int) -> None:

@@ -76,9 +76,9 @@ def play(*reads: bytes, ends: bool = False, resets: bool = False, is_bodiless: b
             if ends or resets or wire.is_closed:
                 made.connection_lost(ConnectionResetError() if resets else None)
             try:
-                response = await asyncio.wait_for(head, 1)
+                response = await asyncio.wait_for(head, 120)
                 found.status, found.headers = response.status, response.headers
-                while part := await asyncio.wait_for(response.read(), 1):
+                while part := await asyncio.wait_for(response.read(), 120):
                     found.body += part
                 found.is_complete = response.is_complete
             except (HungUp, InvalidResponse) as error:

@@ -171,7 +171,7 @@ async def test_a_server_that_stops_before_it_has_read_the_request_is_not_waited_
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        async with pooled() as client, asyncio.timeout(20):
+        async with pooled() as client, asyncio.timeout(120):
             asked = asyncio.create_task(client.post(url, bytes(20_000_000), {}))
             accepted, _ = await loop.sock_accept(listener)
             with accepted:
@@ -319,7 +319,7 @@ async def test_a_cancellation_that_meets_the_answer_does_not_cut_the_next_reques
             original(connection, data)
 
     monkeypatch.setattr(Connection, "data_received", received)
-    async with raw_server(says(OK)) as server, pooled() as client, asyncio.timeout(20):
+    async with raw_server(says(OK)) as server, pooled() as client, asyncio.timeout(120):
         asked.append(asyncio.create_task(ask(client, server.url)))
         with pytest.raises(asyncio.CancelledError):
             await asked[0]

@@ -90,7 +90,7 @@ class GatewayProcess:
         line = [sys.executable, "-m", "twolane", "serve", "--policy", str(self.policy), "--port", str(self.port)]
         line += ["--admin-port", str(self.admin_port), "--drain-s", "1", "--heartbeat-s", "0"]
         self.process = subprocess.Popen(line, cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/health").close()
@@ -101,7 +101,7 @@ class GatewayProcess:
     def stop(self) -> None:
         assert self.process is not None
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(300)
 
     def send(self, content: str = "hi", key: str = "", **more: Any) -> None:
         """One request on the public port."""
