@@ -49,6 +49,7 @@ TEXTS: Final = 40  # with the same questions
 WARM_TEXTS: Final = 3  # the second one shows which beginning prompts share, and the third one finds it cached
 PREFIX_SLOTS: Final = 32  # of both ways
 BINS: Final = 15
+JUDGED_DRAW: Final = 2  # of the shipped weights, and of no others
 MIN_RATIO, MIN_ABOVE_MAJORITY, MAX_BELOW_JSON, MAX_ECE = 5.0, 0.20, 0.01, 0.05
 Shares = tuple[float, ...]
 
@@ -107,8 +108,8 @@ def main() -> int:
     parser.add_argument(
         "--draw",
         type=int,
-        default=1,
-        help="texts and questions (default: 1; 0 chose the length of the shipped training)",
+        default=JUDGED_DRAW,
+        help=f"texts and questions (default: {JUDGED_DRAW}; earlier ones judged earlier weights)",
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
@@ -120,7 +121,7 @@ def main() -> int:
     return int(options.check and bool(found.missed))
 
 
-def measure(model: DiffusionModel, texts: int, draw: int = 1) -> Figures:
+def measure(model: DiffusionModel, texts: int, draw: int = JUDGED_DRAW) -> Figures:
     """Ask the questions about `texts` held-out texts in both ways. Each `draw` has texts and questions of its own."""
     of = f"/{draw}" if draw else ""
     samples = [_sample(number, f"decisions/{number}{of}", of) for number in range(texts)]

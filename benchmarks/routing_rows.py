@@ -23,7 +23,7 @@ from training.classifier.lines import Line, read_lines
 from training.classifier.materials import HELD_OUT, Materials
 
 _REQUESTS: Final = Path(__file__).with_name("routing_requests")
-_AGES: Final = ("first", "second", "third")
+_AGES: Final = ("first", "second", "third", "fourth")
 TEST_SETS: Final = tuple(_REQUESTS / name for name in _AGES if (_REQUESTS / name).is_dir())  # the newest is the last
 _SEED: Final = 20261130
 _REQUEST_FIELDS: Final = ("messages", "tools", "response_format", "suffix", "prediction")

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -161,7 +161,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         console = await stack.enter_async_context(open_console(seen))
         protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
-        applications = _Applications(public, admin, console)
+        applications = _Applications(public, admin, console, generation.routes)
         yield _protected(applications, protection, ingress=ingress, on_end=pipeline.stop, **parts)
 
 
@@ -314,6 +314,7 @@ class _Applications:
     public: ASGIApp
     admin: ASGIApp
     console: OpenConsole | None  # on the admin port
+    generation: Mapping[str, ASGIApp]  # also in `public`
 
 
 def _protected(
@@ -326,14 +327,14 @@ def _protected(
 ) -> Gateway:
     """The applications behind their protection. `on_end` is called before the requests in progress are ended,
     `on_status` for every response of the public port."""
-    running = RunningRequests()
+    running, direct = RunningRequests(), protection.direct(apps.generation)
 
     def end_drain() -> None:
         on_end()
         running.end()
 
     return Gateway(
-        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running, on_status)),
+        public=protection.preflight(ErrorBoundary(protection.public(apps.public), running, on_status, direct)),
         admin=ErrorBoundary(protection.admin(apps.admin, apps.console.app if apps.console else None), running),
         protection=protection,
         begin_drain=apps.console.end if apps.console else _nothing,

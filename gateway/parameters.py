@@ -148,7 +148,7 @@ HANDLED: Final = FORMAT_FIELDS | frozenset(
 
 
 _NOTHING: Final[tuple[Any, ...]] = (None, [], {})  # as the value of any parameter asks for nothing
-_NO_PARAMETERS: Final = RequestParameters()
+NO_PARAMETERS: Final = RequestParameters()
 
 
 def read_parameters(
@@ -173,7 +173,7 @@ def read_parameters(
             else:
                 needs.append(parameter.capability)
     if not names and not unknown and not media:
-        return _NO_PARAMETERS, frozenset()
+        return NO_PARAMETERS, frozenset()
     parameters = RequestParameters(
         names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown), media=media
     )

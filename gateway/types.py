@@ -208,6 +208,7 @@ class Query:
     prefix_text: str = ""  # the beginning of the prompt
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
     beyond_chat: BeyondChat = A_CHAT
+    spans: Mapping[str, tuple[int, int]] | None = None  # where the fields of a chat's `body` are, if that is known
 
 
 @record

@@ -13,7 +13,7 @@ import torch
 
 from diffusion_worker.constraints.inference.template import FREE, Template
 from diffusion_worker.types.model_info import ModelInfo
-from training.tasks.decisions import DecisionSample, canvases_of, decision, question_set
+from training.tasks.decisions import Asked, DecisionSample, canvases_of, decision
 from training.tasks.sample import SampleSpec
 from training.vocabulary import EOS, PAD, VOCAB_SIZE, encode_prompt, encode_text
 from twolane.process.decisions.wording import prompt_of
@@ -29,7 +29,7 @@ class DecisionBatch:
 
     prefix: torch.Tensor  # [1, tokens] that all prompts begin with
     rest: torch.Tensor  # [rows, tokens] of prompt and JSON answer, right-padded
-    answer_weight: torch.Tensor  # [rows, tokens] loss weights of `rest`: 0 outside the answers
+    answer_weight: torch.Tensor  # [rows, tokens] loss weights of `rest`: 0 outside the answers; all 0 without them
     row: torch.Tensor  # [canvases] of the text of each canvas
     context: torch.Tensor  # [canvases] tokens of its prompt
     clean: torch.Tensor  # [canvases, canvas] the right labels
@@ -40,16 +40,22 @@ class DecisionBatch:
 
 
 def decision_batch(
-    rng: random.Random, generator: torch.Generator, info: ModelInfo, *, rows: int, questions: int
+    rng: random.Random,
+    generator: torch.Generator,
+    info: ModelInfo,
+    asked: Sequence[Asked],
+    *,
+    rows: int,
+    is_read: bool = True,
 ) -> DecisionBatch:
-    """A batch of `rows` texts of the training split with `questions` questions each."""
-    asked = question_set(rng, questions)
+    """A batch of `rows` texts of the training split with these questions, and with JSON answers to read left to right
+    if `is_read`."""
     samples = [decision(rng, SampleSpec(invented=INVENTED_SHARE), asked) for _ in range(rows)]
     prompts = [
         encode_prompt(prompt_of(each.text, each.questions, [q.labels() for q in each.questions])) for each in samples
     ]
     shared = _shared(prompts)
-    answers = [_answer(sample) for sample in samples]
+    answers = [_answer(sample) if is_read else ([], []) for sample in samples]
     length = max(len(prompt) + len(ids) for prompt, (ids, _) in zip(prompts, answers, strict=True)) - shared
     rest, weight = torch.full((rows, length), PAD), torch.zeros(rows, length)
     for row, (prompt, (ids, weights)) in enumerate(zip(prompts, answers, strict=True)):

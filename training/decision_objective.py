@@ -61,7 +61,10 @@ def decision_losses(model: Any, batch: DecisionBatch, *, is_second: bool) -> Dec
 
 
 def _weighted(logits: torch.Tensor, right: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """(weighted mean cross-entropy, share of the positions of weight 1 whose likeliest token is right)."""
+    """(weighted mean cross-entropy, share of the positions of weight 1 whose likeliest token is right); zeros if no
+    position has a weight."""
+    if not weight.any():
+        return torch.zeros(()), 0.0
     chosen = weight > 0.0
     seen, ids, each = logits[chosen], right[chosen], weight[chosen]
     loss = (nnf.cross_entropy(seen, ids, reduction="none") * each).sum() / each.sum()

@@ -12,6 +12,7 @@ from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, 
 from gateway.attempts.attempt_end import describe_error, paused_too_long, priced, time_limit_passed, too_large
 from gateway.attempts.confidence import as_requested, check_confidence, minimum_of, needs_logprobs, reported_confidence
 from gateway.attempts.progress import Progress
+from gateway.attempts.pushing import Send, push_deltas
 from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation, is_checked
@@ -152,15 +153,17 @@ class Attempt(Progress):
         """Record that another attempt of this request was faster."""
         self._end(Reason.HEDGE)
 
-    async def more(self) -> list[Delta]:
+    async def more(self, send: Send | None = None) -> list[Delta]:
         """The deltas after the buffered ones, as many as have arrived; none at the end. Raises AttemptFailed, after the
-        deltas before the fault; fallback is no longer possible."""
+        deltas before the fault; fallback is no longer possible. `send`: see `push_deltas`."""
         if self.error is not None:
             raise self.error
         if self._is_ended or self._deltas is None:
             return []
         found: list[Delta] = []
         try:
+            if send is not None and self._validation is None:
+                await push_deltas(self._deltas, self._limits, self._observe, send, time_out=self._time_out)
             delta = await self._next(self._deltas)
             if delta is not None:
                 for each in (delta, *self._arrived()):

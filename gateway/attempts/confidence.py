@@ -6,6 +6,7 @@ from typing import Final
 from gateway.attempts.answer_content import has_blank_choice
 from gateway.enums import Kind, TargetApi
 from gateway.errors import LowConfidence
+from gateway.routing.gates import reports_confidence
 from gateway.types import Candidate, Delta, Query, Usage
 from gateway.upstreams.logprobs import confidence_of, without_logprobs
 
@@ -15,8 +16,9 @@ _UNGATED: Final = frozenset({TargetApi.EMBEDDINGS, TargetApi.DECISIONS})
 def minimum_of(candidate: Candidate, query: Query) -> float | None:
     """The minimum confidence of the answer to a query; None without a gate. Embeddings have no confidence, each answer
     of a decision has its own, and who asks for the probabilities of a prompt wants low ones, too."""
-    is_gated = query.beyond_chat.api not in _UNGATED and not query.beyond_chat.scores_prompts
-    return candidate.min_confidence if is_gated else None
+    if candidate.min_confidence is None or query.beyond_chat.api in _UNGATED or query.beyond_chat.scores_prompts:
+        return None
+    return candidate.min_confidence if reports_confidence(candidate.target) else None
 
 
 def needs_logprobs(candidate: Candidate, query: Query) -> bool:

@@ -118,9 +118,16 @@ def _is_answer(answer: Mapping[str, Any], question: Question) -> bool:
     if not all(isinstance(each, dict) and _is_share(each.get("probability")) for each in listed):
         return False
     if kind == QuestionKind.SCORE:
-        return _is_number(answer.get("score"))
-    chosen = answer.get("choice")
-    return any(type(chosen) is type(option.value) and chosen == option.value for option in question.options)
+        return _is_number(answer.get("score")) and all(_is_level(each, question) for each in listed)
+    return all(_is_value(each, question) for each in (answer.get("choice"), *(each.get("value") for each in listed)))
+
+
+def _is_value(value: Any, question: Question) -> bool:
+    return any(type(value) is type(option.value) and value == option.value for option in question.options)
+
+
+def _is_level(given: Mapping[str, Any], question: Question) -> bool:
+    return _is_number(given.get("value")) and any(given.get("label") == option.value for option in question.options)
 
 
 def _is_share(value: Any) -> bool:

@@ -79,6 +79,10 @@ class ReadLimits:
         if self in self._watch.reads:
             self.look(self._watch.next_s)
 
+    def read_on(self) -> None:
+        """The current read has brought something, and goes on."""
+        self._since_s = self._watch.loop.time()
+
     def __enter__(self) -> None:
         watch = self._watch
         self._since_s = now_s = watch.loop.time()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from gateway.attempts.attempt import Attempt
+from gateway.attempts.pushing import Send
 from gateway.attempts.request_context import RequestContext
 from gateway.decision import Decision
 from gateway.enums import Outcome
@@ -70,11 +71,13 @@ class GatewayResponse:
         is_whole = self._recorder is None and not self._context.query.stream
         return self._buffered if is_whole else self._sent(self._buffered)
 
-    async def more(self) -> list[Delta]:
-        """The deltas of a stream that follow, as many as have arrived; none at the end. Raises AttemptFailed."""
+    async def more(self, send: Send | None = None) -> list[Delta]:
+        """The deltas of a stream that follow, as many as have arrived; none at the end. Raises AttemptFailed. `send`
+        may be called with some before; see `push_deltas`."""
         if self._attempt is not None and not self._attempt.is_complete:
+            pushed = None if send is None or self._recorder is not None else self._pushing(send)
             try:
-                while found := await self._attempt.more():
+                while found := await self._attempt.more(pushed):
                     if sent := self._sent(found):
                         return sent
             except AttemptFailed as error:
@@ -102,6 +105,17 @@ class GatewayResponse:
             self._finish(self._context)
         if self._recorder is not None and self._context.outcome is Outcome.OK:
             self._recorder.done()
+
+    def _pushing(self, send: Send) -> Send:
+        """Sends what `_sent` returns."""
+
+        def take(found: list[Delta]) -> bool:
+            if len(found) == 1:
+                return send(found) if found[0].pieces else True
+            sent = self._sent(found)
+            return send(sent) if sent else True
+
+        return send if self._context.query.include_usage else take
 
     def _sent(self, deltas: list[Delta]) -> list[Delta]:
         """The gateway always requests usage at the end of a stream; clients receive it only if they requested it."""

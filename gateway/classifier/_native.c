@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VERSION 5
+#define VERSION 6
 #define HASHED 4
 #define HASH_BITS 18
 #define UNIT_FLAGS 64
@@ -19,8 +19,9 @@
 #define SET_CHARS 64
 #define TASKS 10
 #define COLUMNS (TASKS + 1)
-#define WIDTH 16 /* of a row here, padded so that compilers add it in vector registers */
-#define FLAG_WEIGHT 0.5f
+#define KNOWN COLUMNS /* column: whether a token is a known word; the next: whether it counts */
+#define WIDTH 16 /* of a row, padded so that compilers add it in vector registers */
+#define FLAG_WEIGHT 0.5
 
 #define READ_CHARS 2048
 #define TEXT_CHARS 2048   /* bound of one text after shortening and lower case, which lengthens some letters */
@@ -36,13 +37,11 @@
 #define STRUCTURED_WORDS 8.0
 #define SHORT_TOKENS 40
 
-#define MIX 0x9E3779B1u
 #define NOT 0x2545F491u
 #define PAIR 0x85EBCA6Bu
 #define CLASS_PAIR 0x7FEB352Du
 #define CONCEPT_PAIR 0x27D4EB2Fu
-#define CLASS 3u
-#define PLACE 0x165667B1u
+#define PLACE (0x165667B1u * 0x9E3779B1u)
 #define CONTEXTS 8
 #define LAST_PARAGRAPH 4
 #define MAX_PAST 1024 /* tokens of a follow-up's past */
@@ -79,15 +78,12 @@ typedef struct {
     int names, breaks, first_sign, first_word, structured;
     int special[SPECIAL];
     uint32_t salts[3 * CONTEXTS];
-    float scales[COLUMNS];
+    double scales[WIDTH];
     double sharpness;
     Py_UCS4 open_signs[SET_CHARS], open_chars[SET_CHARS], closing[SET_CHARS]; /* end with 0 */
     uint32_t *hashes, *classes; /* by name */
     uint8_t *flags;             /* by name */
-    float *known;               /* [names, 2] */
-    int8_t *table;              /* [names + hashed rows, WIDTH] */
-    float *unit_flags;          /* [UNIT_FLAGS, COLUMNS] */
-    float *request_flags;       /* [REQUEST_FLAGS, TASKS] */
+    int8_t *table;              /* [names + hashed rows + UNIT_FLAGS + REQUEST_FLAGS, WIDTH] */
 } Scorer;
 
 /* -- Characters: the classes of the regular expression in tokens.py -- */
@@ -111,7 +107,9 @@ static int is_letter(Py_UCS4 c)
 {
     if (c < 0x80)
         return c >= 'a' && c <= 'z';
-    return (c >= 0xAA && c <= 0xB5) || (c >= 0xDF && c <= 0xF6) || (c >= 0xF8 && c <= 0x24F) || (c >= 0x250 && c <= 0xDFF)
+    if (c == 0x60C || c == 0x61B || c == 0x61F || c == 0x6D4 || c == 0x964 || c == 0x965) /* punctuation */
+        return 0;
+    return c == 0xAA || c == 0xB5 || c == 0xBA || (c >= 0xDF && c <= 0xF6) || (c >= 0xF8 && c <= 0xDFF)
         || (c >= 0xE80 && c <= 0xEFF) || (c >= 0x10A0 && c <= 0x1FFF);
 }
 
@@ -132,7 +130,8 @@ static int is_stop(Py_UCS4 c)
 
 static int is_wide_stop(Py_UCS4 c)
 {
-    return c == 0x3002 || c == 0xFF01 || c == 0xFF1F || c == 0xFF1B || c == 0xFF1A;
+    return c == 0x3002 || c == 0xFF01 || c == 0xFF1F || c == 0xFF1B || c == 0xFF1A || c == 0x964 || c == 0x965 || c == 0x6D4
+        || c == 0x61F || c == 0x61B;
 }
 
 static int is_space(Py_UCS4 c)
@@ -256,15 +255,15 @@ static int stem_or_shape(const Scorer *self, const Py_UCS4 *chars, int size)
 
 static int unknown_id(const Scorer *self, const Py_UCS4 *chars, int size)
 {
-    int is_alpha = size > 0, quotes = 0, underscores = 0, lines = 0;
+    int digits = 0, quotes = 0, underscores = 0, lines = 0;
     Py_UCS4 first = chars[0];
     for (int at = 0; at < size; at++) {
-        is_alpha = is_alpha && Py_UNICODE_ISALPHA(chars[at]);
+        digits += Py_UNICODE_ISDECIMAL(chars[at]);
         quotes += chars[at] == '\'';
         underscores += chars[at] == '_';
         lines += chars[at] == '\n';
     }
-    if (is_alpha)
+    if (Py_UNICODE_ISALPHA(first) && !digits && !quotes && !underscores)
         return stem_or_shape(self, chars, size);
     if (first == '\n')
         return self->special[lines > 1 ? PARAGRAPH_ID : LINE_ID];
@@ -357,27 +356,30 @@ static int shown_ends(const Text *text, Py_ssize_t head, Py_ssize_t tail, Py_UCS
 /* Both ends of a text in lower case, in `out` [TEXT_CHARS]. Returns the size, or -1 after an exception. */
 static int lowered(const Text *text, int head, int tail, Py_UCS4 *out)
 {
-    int size = shown_ends(text, head, tail, out), bytes = 0;
-    for (int at = 0; at < size; at++)
+    int size = shown_ends(text, head, tail, out), bytes = 0, spaceless = 0;
+    for (int at = 0; at < size; at++) {
         bytes += out[at] < 0x80 ? 1 : out[at] < 0x800 ? 2 : out[at] < 0x10000 ? 3 : 4;
+        spaceless |= is_spaceless(out[at]);
+    }
     if (bytes == size) {
         for (int at = 0; at < size; at++)
             if (out[at] >= 'A' && out[at] <= 'Z')
                 out[at] += 'a' - 'A';
         return size;
     }
-    if (bytes > 2 * size)
-        size = shown_ends(text, head / 2, tail / 2, out);
+    if (spaceless && bytes > 2 * size)
+        size = shown_ends(text, head / 3, tail / 3, out);
     PyObject *given = PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, out, size);
     PyObject *lower = given ? PyObject_CallMethod(given, "lower", NULL) : NULL;
     Py_XDECREF(given);
     if (!lower)
         return -1;
     Text found = text_of(lower);
-    size = found.size < TEXT_CHARS ? (int)found.size : TEXT_CHARS;
-    for (int at = 0; at < size; at++) {
+    size = 0;
+    for (Py_ssize_t at = 0; at < found.size && size < TEXT_CHARS; at++) {
         Py_UCS4 c = char_at(&found, at);
-        out[at] = c == 0x2019 ? '\'' : c;
+        if (c != 0x640 && (c < 0x64B || c > 0x652)) /* vowel signs of Arabic */
+            out[size++] = c == 0x2019 ? '\'' : c;
     }
     Py_DECREF(lower);
     return size;
@@ -763,7 +765,7 @@ static void add_rows(const Scorer *self, const uint32_t *rows, int16_t *to)
 
 static uint32_t hashed_row(const Scorer *self, uint32_t hash)
 {
-    return (uint32_t)self->names + ((hash * MIX) >> (32 - HASH_BITS));
+    return (uint32_t)self->names + (hash >> (32 - HASH_BITS));
 }
 
 /* The rows of every token; see `features`. A row that a token lacks is that of the hash 0. */
@@ -790,7 +792,7 @@ static void score_tokens(Request *request)
             (uint32_t)ids[at],
             hashed_row(self, hashes[at] * self->salts[role * CONTEXTS + request->context]),
             hashed_row(self, at ? hashes[at - 1] * PAIR + hashes[at] : 0),
-            hashed_row(self, at ? near_before * CLASS_PAIR + near * CLASS : 0),
+            hashed_row(self, at ? near_before * CLASS_PAIR + near : 0),
             hashed_row(self, pair),
         };
         add_rows(self, rows, request->each[at]);
@@ -798,19 +800,25 @@ static void score_tokens(Request *request)
     }
 }
 
-/* The row of the first word of a unit, with the unit's place. */
+/* The row of the first word of a unit, if it has one, with the unit's place. */
 static const int8_t *lead_of(const Request *request, int unit)
 {
     const Scorer *self = request->self;
-    uint32_t row = (uint32_t)self->names;
+    uint32_t hash = 0;
     for (int at = request->firsts[unit]; at < request->firsts[unit] + request->sizes[unit]; at++) {
         if (!(flags_of(request, at) & LEADS))
             continue;
         uint32_t concept = self->classes[request->ids[at]];
-        row = hashed_row(self, (concept ? concept : request->hashes[at]) + (uint32_t)request->places[unit] * PLACE);
+        hash = concept ? concept : request->hashes[at];
         break;
     }
-    return self->table + (size_t)row * WIDTH;
+    return self->table + (size_t)hashed_row(self, hash + (uint32_t)request->places[unit] * PLACE) * WIDTH;
+}
+
+/* The row of a flag: those of units are followed by those of requests. */
+static const int8_t *flag_row(const Scorer *self, int flag)
+{
+    return self->table + ((size_t)self->names + ((size_t)1 << HASH_BITS) + (size_t)flag) * WIDTH;
 }
 
 static void score_units(Request *request)
@@ -825,14 +833,13 @@ static void score_units(Request *request)
                 sums[column] += request->each[at][column];
         while (length < 7 && size >= lengths[length])
             length++;
-        double share = (float)(1.0 / sqrt((double)(size < 511 ? size : 511)));
-        const float *place = self->unit_flags + (size_t)request->places[unit] * COLUMNS;
-        const float *by_length = self->unit_flags + (size_t)(48 + length) * COLUMNS;
-        const int8_t *lead = lead_of(request, unit);
-        for (int column = 0; column < COLUMNS; column++)
-            request->scores[unit][column]
-                = sums[column] * (double)self->scales[column] * share + place[column] + by_length[column]
-                + lead[column] * (self->scales[column] * FLAG_WEIGHT);
+        double share = 1.0 / sqrt((double)(size < 511 ? size : 511));
+        const int8_t *lead = lead_of(request, unit), *place = flag_row(self, request->places[unit]);
+        const int8_t *by_length = flag_row(self, 48 + length);
+        for (int column = 0; column < COLUMNS; column++) {
+            int flags = lead[column] + place[column] + by_length[column];
+            request->scores[unit][column] = self->scales[column] * (sums[column] * share + flags * FLAG_WEIGHT);
+        }
     }
 }
 
@@ -855,15 +862,15 @@ static double trust_of(const Request *request, const double *shares)
     for (int unit = 0; unit < request->units; unit++) {
         double words[2] = {0.0, 0.0};
         for (int at = request->firsts[unit]; at < request->firsts[unit] + request->sizes[unit]; at++) {
-            words[0] += request->self->known[2 * request->ids[at]];
-            words[1] += request->self->known[2 * request->ids[at] + 1];
+            words[0] += request->each[at][KNOWN];
+            words[1] += request->each[at][KNOWN + 1];
         }
         known += shares[unit] * words[0];
         total += shares[unit] * words[1];
     }
     if (total == 0.0)
         return MIN_TRUST;
-    double trust = known / (KNOWN_SHARE * total);
+    double trust = sqrt(known / (KNOWN_SHARE * total));
     return trust > 1.0 ? 1.0 : trust < MIN_TRUST ? MIN_TRUST : trust;
 }
 
@@ -895,9 +902,9 @@ static void add_past(const Request *request, double *scores)
         for (int column = 0; column < WIDTH; column++)
             sums[column] += row[column];
     }
-    double share = (float)(1.0 / sqrt((double)(size < 511 ? size : 511)));
+    double share = 1.0 / sqrt((double)(size < 511 ? size : 511));
     for (int task = 0; task < TASKS; task++)
-        scores[task] += sums[task] * (double)(self->scales[task] * FLAG_WEIGHT) * share;
+        scores[task] += sums[task] * self->scales[task] * FLAG_WEIGHT * share;
 }
 
 static void probabilities_of(const Request *request, const double *shares, double *odds)
@@ -905,13 +912,13 @@ static void probabilities_of(const Request *request, const double *shares, doubl
     const Scorer *self = request->self;
     double top = -INFINITY, sum = 0.0;
     for (int task = 0; task < TASKS; task++) {
-        float flags = 0.0f;
+        int flags = 0;
         double score = 0.0;
         for (int unit = 0; unit < request->units; unit++)
             score += shares[unit] * request->scores[unit][task];
         for (int at = 0; at < request->request_count; at++)
-            flags += self->request_flags[(size_t)request->request[at] * TASKS + (size_t)task];
-        odds[task] = score + flags;
+            flags += flag_row(self, UNIT_FLAGS + request->request[at])[task];
+        odds[task] = score + flags * self->scales[task] * FLAG_WEIGHT;
     }
     add_past(request, odds);
     for (int task = 0; task < TASKS; task++)
@@ -1073,8 +1080,7 @@ static void free_words(Words *words)
 
 static void scorer_dealloc(Scorer *self)
 {
-    void *owned[] = {self->hashes, self->classes, self->flags, self->known, self->table, self->unit_flags,
-        self->request_flags, self->request};
+    void *owned[] = {self->hashes, self->classes, self->flags, self->table, self->request};
     for (size_t at = 0; at < sizeof owned / sizeof *owned; at++)
         PyMem_Free(owned[at]);
     free_words(&self->vocabulary);
@@ -1097,18 +1103,6 @@ static void *copied(PyObject *parts, const char *name, size_t bytes)
     if (!copy)
         return PyErr_NoMemory();
     return memcpy(copy, PyBytes_AS_STRING(given), bytes);
-}
-
-/* The table, with padded rows. */
-static int8_t *copied_rows(PyObject *parts, size_t rows)
-{
-    int8_t *given = copied(parts, "table", rows * COLUMNS), *padded = given ? PyMem_Calloc(rows, WIDTH) : NULL;
-    for (size_t row = 0; padded && row < rows; row++)
-        memcpy(padded + row * WIDTH, given + row * COLUMNS, COLUMNS);
-    if (given && !padded)
-        PyErr_NoMemory();
-    PyMem_Free(given);
-    return padded;
 }
 
 static int copy_into(PyObject *parts, const char *name, void *to, size_t bytes)
@@ -1137,12 +1131,9 @@ static int copy_arrays(Scorer *self, PyObject *parts)
         PyErr_NoMemory();
         return -1;
     }
-    size_t names = (size_t)self->names, rows = names + ((size_t)1 << HASH_BITS);
+    size_t names = (size_t)self->names, rows = names + ((size_t)1 << HASH_BITS) + UNIT_FLAGS + REQUEST_FLAGS;
     return (self->hashes = copied(parts, "hashes", names * 4)) && (self->classes = copied(parts, "classes", names * 4))
-            && (self->flags = copied(parts, "flags", names)) && (self->known = copied(parts, "known", names * 8))
-            && (self->table = copied_rows(parts, rows))
-            && (self->unit_flags = copied(parts, "unit_flags", (size_t)UNIT_FLAGS * COLUMNS * 4))
-            && (self->request_flags = copied(parts, "request_flags", (size_t)REQUEST_FLAGS * TASKS * 4))
+            && (self->flags = copied(parts, "flags", names)) && (self->table = copied(parts, "table", rows * WIDTH))
         ? 0
         : -1;
 }

@@ -55,10 +55,7 @@ def scorer(parts: "Parts") -> Score:
             "hashes": vocabulary.hashes.tobytes(),
             "classes": vocabulary.classes.tobytes(),
             "flags": _flags(vocabulary).tobytes(),
-            "known": parts.known.tobytes(),
-            "table": parts.table[: len(vocabulary.names) + features.HASHED_ROWS].tobytes(),
-            "unit_flags": parts.unit_flags.tobytes(),
-            "request_flags": parts.request_flags.tobytes(),
+            "table": parts.table.tobytes(),
         },
     )
     return score

@@ -10,19 +10,34 @@ the user's message before it and the assistant's answer, have rows of their own,
 such an answer.
 """
 
-from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import compress
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from gateway.classifier.tokens import BREAKS, CUT, FIRST_SIGN, FIRST_WORD, GAP, NEGATED, Ids, Vocabulary, split
+from gateway.classifier.tokens import (
+    BREAKS,
+    CONCEPT,
+    CUT,
+    FIRST_SIGN,
+    FIRST_WORD,
+    GAP,
+    HASH,
+    LEAD,
+    MIX,
+    NEAR,
+    NEGATED,
+    SIGN,
+    Hashes,
+    Ids,
+    Vocabulary,
+    is_spaceless,
+    lowered,
+    split,
+)
 
-Hashes = npt.NDArray[np.uint32]
-
-VERSION: Final = 5  # of the features; weights are valid only for the version they were trained with
+VERSION: Final = 6  # of the features; weights are valid only for the version they were trained with
 HASH_BITS: Final = 18
 HASHED_ROWS: Final = 1 << HASH_BITS
 UNIT_FLAGS: Final = 64
@@ -48,40 +63,48 @@ OPEN_WORDS: Final = frozenset(
 OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
 OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
 CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
+_BRACKETS: Final = frozenset("{[")
+_BRACKETS_END: Final = frozenset("}]")
+_LABEL_END: Final = frozenset(":>")
+_CODE_END: Final = frozenset(";({=,")
 _SHORT_CHARS: Final = 80
 _FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
 _FENCE: Final = "```"
 
-_MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
 _NOT: Final = np.uint32(0x2545F491)
 _PAIR: Final = np.uint32(0x85EBCA6B)
 _CLASS_PAIR: Final = np.uint32(0x7FEB352D)
 _CONCEPT_PAIR: Final = np.uint32(0x27D4EB2F)
 _PLACE: Final = np.uint32(0x165667B1)
 _SHIFT: Final = np.uint32(32 - HASH_BITS)
-_CLASS: Final = np.uint32(3)
 HASHED: Final = 4  # rows of a token by hash
 _ROLES: Final = 3
 _CONTEXTS: Final = 8  # what stands beside the words
 SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
 PAST_SALTS: Final = np.array([0x9E3779B9, 0xC2B2AE35], dtype=np.uint32)  # of the earlier message, of the answer
+_PAIRS: Final = np.array([[_PAIR], [_CLASS_PAIR]])  # of a token's hash, of what it is in a sequence of concepts
+_ROLE_SALTS: Final = SALTS.reshape(_ROLES, _CONTEXTS).T.copy()
 _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
-_NO_PAST: Final = np.zeros(0, dtype=np.uint32)
+_BY_LENGTH: Final = 48 + _LENGTHS.searchsorted(np.arange(64), "right")
+_POSITIONS: Final = np.arange(1024)
+_NO_PAST: Final = np.zeros(0, dtype=np.intp)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
-    """`ids` [tokens] are the tokens' own rows, `hashed` [HASHED, tokens] the rows by hash; unit n has the `sizes[n]`
-    tokens from `firsts[n]` on, the rows `flags[:, n]`, and by hash the row `leads[n]` of its first word. `request` are
-    rows of the whole request. The last user message has `own_tokens` tokens."""
+class Features(NamedTuple):
+    """Rows of the model's table, in which the tokens' own rows are followed by the rows by hash, those of units, and
+    those of requests.
 
-    ids: Ids
-    hashed: Hashes
+    `rows` [1 + HASHED, tokens] are those of every token, its own first. Unit n has the `sizes[n]` tokens from
+    `firsts[n]` on, and the rows `unit_rows[:, n]`: by hash of its first word, of its place, and of its length. `past`
+    are those of a follow-up's past, `request` those of the whole request. The last user message has `own_tokens`
+    tokens.
+    """
+
+    rows: Ids
     firsts: Ids
     sizes: Ids
-    flags: Ids
-    leads: Hashes
-    past: Hashes
+    unit_rows: Ids
+    past: Ids
     request: list[int]
     own_tokens: int
 
@@ -95,80 +118,86 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
     above = _tokens(vocabulary, system, SYSTEM_ENDS) if system else []
     before = _tokens(vocabulary, earlier, EARLIER_ENDS) if earlier else []
     ids = np.array(vocabulary.ids([*above, GAP, *before, GAP, *own, GAP]), dtype=np.intp)
-    hashes = vocabulary.hashes.take(ids)
-    denied = vocabulary.negated(ids)
-    if denied:
+    first_hashed, borders = len(vocabulary.names), (len(above) + 1, len(above) + len(before) + 2)
+    records = vocabulary.records.take(ids, axis=1)
+    if denied := vocabulary.negated(ids):
         ids[denied] = NEGATED
-        hashes[denied] *= _NOT
+        hashes = records[HASH, denied] * _NOT
+        records[:, denied] = 0
+        records[: NEAR + 1, denied] = hashes
     lasts = (ids < len(BREAKS)).nonzero()[0]
-    sizes = lasts.copy()
-    sizes[1:] -= lasts[:-1]
-    sizes[0] += 1
-    borders = (len(above) + 1, len(above) + len(before) + 2, ids.size)
-    context = _context(asked, fences, answer, ids[borders[1] :], answered)
-    hashed = np.zeros((HASHED, ids.size), dtype=np.uint32)
-    start = 0
-    for role, stop in enumerate(borders):
-        np.multiply(hashes[start:stop], SALTS[role * _CONTEXTS + context], out=hashed[0, start:stop])
-        start = stop
-    _hash_neighbours(hashed, hashes)
-    _hash_concepts(hashed, ids, hashes, vocabulary.classes.take(ids), lasts)
-    hashed *= _MIX
-    hashed >>= _SHIFT
-    flags = _unit_flags(sizes, lasts, borders)
+    firsts = np.empty_like(lasts)
+    firsts[0] = 0
+    np.add(lasts[:-1], 1, out=firsts[1:])
+    context = _context(asked, fences, answer, records[SIGN, borders[1] :], answered)
+    rows = np.empty((1 + HASHED, ids.size), dtype=np.intp)
+    rows[0] = ids
+    salts = _ROLE_SALTS[context].repeat((borders[0], borders[1] - borders[0], ids.size - borders[1]))
+    np.add(_hashed(records, lasts, salts), first_hashed, out=rows[1:])
+    past = _past(vocabulary, ids[borders[0] : borders[1] - 1], answered) + first_hashed if answered else _NO_PAST
+    flags = _request_flags(user, fences, (system, earlier, answer), context, len(own))
+    first_flag = first_hashed + HASHED_ROWS + UNIT_FLAGS
     return Features(
-        ids=ids,
-        hashed=hashed,
-        firsts=lasts + 1 - sizes,
-        sizes=sizes,
-        flags=flags,
-        leads=_leads(vocabulary, ids, hashes, lasts, flags[0]),
-        past=_past(vocabulary, ids[borders[0] : borders[1] - 1], answered) if answered else _NO_PAST,
-        request=_request_flags(user, fences, (system, earlier, answer), context, len(own)),
+        rows=rows,
+        firsts=firsts,
+        sizes=lasts - firsts + 1,
+        unit_rows=_unit_rows(records[LEAD], firsts, lasts, borders) + first_hashed,
+        past=past,
+        request=[first_flag + flag for flag in flags],
         own_tokens=len(own),
     )
 
 
-def _hash_neighbours(hashed: Hashes, hashes: Hashes) -> None:
-    """Every token with the one before it."""
-    hashed[1, 1:] = hashes[:-1] * _PAIR + hashes[1:]
-
-
-def _hash_concepts(hashed: Hashes, ids: Ids, hashes: Hashes, classes: Hashes, lasts: Ids) -> None:
-    """Every token's concept with that of the token before it, and with the one before it in its unit."""
-    near = np.where(ids < FIRST_WORD, hashes, classes)
-    hashed[2, 1:] = near[:-1] * _CLASS_PAIR + near[1:] * _CLASS
-    named = classes.nonzero()[0]
-    if named.size < 2:
-        return
-    concepts, units = classes[named], lasts.searchsorted(named)
-    hashed[3, named[1:]] = (concepts[:-1] * _CONCEPT_PAIR + concepts[1:]) * (units[1:] == units[:-1])
-
-
-def _leads(vocabulary: Vocabulary, ids: Ids, hashes: Hashes, lasts: Ids, places: Ids) -> Hashes:
-    """The first word of every unit by its concept, otherwise by itself, with the unit's place; 0 if there is none."""
-    found = np.zeros(lasts.size, dtype=np.uint32)
-    words = vocabulary.leads.take(ids).nonzero()[0]
-    if not words.size:
-        return found
-    units = lasts.searchsorted(words)
-    is_first = np.empty(words.size, dtype=np.bool_)
-    is_first[0] = True
-    np.not_equal(units[1:], units[:-1], out=is_first[1:])
-    words, units = words[is_first], units[is_first]
-    concepts = vocabulary.classes.take(ids[words])
-    named = np.where(concepts, concepts, hashes[words])
-    found[units] = (named + places[units].astype(np.uint32) * _PLACE) * _MIX >> _SHIFT
+def _hashed(records: Hashes, lasts: Ids, salts: Hashes) -> Hashes:
+    """The rows of every token by hash: with what stands beside the request; with the token before it; its concept with
+    that of the token before it, and with the one before it in its unit."""
+    found = np.zeros((HASHED, lasts[-1] + 1), dtype=np.uint32)
+    np.multiply(records[HASH], salts, out=found[0])
+    pairs = records[: NEAR + 1, :-1] * _PAIRS
+    np.add(pairs, records[: NEAR + 1, 1:], out=found[1:3, 1:])
+    named = records[CONCEPT].nonzero()[0]
+    if named.size > 1:
+        concepts, units = records[CONCEPT].take(named), lasts.searchsorted(named)
+        pairs = concepts[:-1] * _CONCEPT_PAIR
+        pairs += concepts[1:]
+        pairs *= units[1:] == units[:-1]
+        found[3].put(named[1:], pairs)
+    found >>= _SHIFT
     return found
 
 
-def _past(vocabulary: Vocabulary, earlier: Ids, answered: list[int]) -> Hashes:
-    """The rows of the words of the earlier message and of the answer."""
+def _unit_rows(leads: Hashes, firsts: Ids, lasts: Ids, borders: tuple[int, int]) -> Ids:
+    """The rows of every unit: by hash of its first word, by the word's concept or otherwise itself, with the unit's
+    place; of its place among the units of its role; and of its length."""
+    above = int(lasts.searchsorted(borders[0])) if borders[0] > 1 else 1
+    before = int(lasts.searchsorted(borders[1])) - above if borders[1] > borders[0] + 1 else 1
+    places, salts = _places(above, before, lasts.size - above - before)
+    found = np.empty((3, lasts.size), dtype=np.intp)
+    words = np.minimum.reduceat(np.where(leads, _POSITIONS[: leads.size], leads.size - 1), firsts)  # the last is a gap
+    found[0] = leads.take(words) + salts >> _SHIFT
+    found[1] = places
+    found[2] = _BY_LENGTH.take(lasts - firsts + 1, mode="clip")
+    found[1:] += HASHED_ROWS
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _places(*units: int) -> tuple[Ids, Hashes]:
+    """How near every unit is to the beginning and the end of its message, given the numbers of units by role; and what
+    this adds to the hash of its first word."""
+    found = [
+        role * 16 + min(at, 3) * 4 + min(count - 1 - at, 3) for role, count in enumerate(units) for at in range(count)
+    ]
+    return np.array(found, dtype=np.intp), np.array(found, dtype=np.uint32) * _PLACE * MIX
+
+
+def _past(vocabulary: Vocabulary, earlier: Ids, answered: list[int]) -> Ids:
+    """The rows of the words of the earlier message and of the answer, by hash."""
     ids = np.concatenate([earlier, answered]).astype(np.intp)
     hashes = vocabulary.hashes.take(ids)
     hashes[: earlier.size] *= PAST_SALTS[0]
     hashes[earlier.size :] *= PAST_SALTS[1]
-    return hashes * _MIX >> _SHIFT
+    return (hashes >> _SHIFT).astype(np.intp)
 
 
 def _ends(text: str, sizes: tuple[int, int]) -> str:
@@ -187,9 +216,9 @@ def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[s
     shown = _ends(text, sizes)
     if shown.isascii():
         return split(shown.lower())
-    if len(shown.encode("utf-8", "surrogatepass")) > 2 * len(shown):  # mostly a script with a token for each character
-        shown = _ends(text, (sizes[0] // 2, sizes[1] // 2))
-    return vocabulary.merged(split(shown.lower().replace("’", "'")))
+    if is_spaceless(shown):
+        shown = _ends(text, (sizes[0] // 3, sizes[1] // 3))
+    return vocabulary.merged(split(lowered(shown)))
 
 
 def _shortened(tokens: list[str]) -> list[str]:
@@ -208,87 +237,68 @@ def _without_fences(user: str) -> tuple[str, int]:
     return f"\n{CUT}\n".join(parts[::2]), len(parts) // 2
 
 
-def _context(asked: str, fences: int, answer: str, ids: Ids, answered: list[int]) -> int:
+def _context(asked: str, fences: int, answer: str, signs: Hashes, answered: list[int]) -> int:
     """What stands beside the user's words: nothing, a fenced block, something like code or data, prose, or an answer:
     a question, code or data, or prose."""
     if fences:
         return 1
-    if ids.size > 20:
-        numbers = np.sort(ids)
-        signs = int(numbers.searchsorted(FIRST_WORD) - numbers.searchsorted(FIRST_SIGN))
-        if signs * 4 > ids.size:
-            return 2
+    if signs.size > 20 and np.count_nonzero(signs) * 4 > signs.size:
+        return 2
     if len(asked) > 360:
         return 3
     if answer:
         if answer.endswith("?"):
             return 7
-        signs = sum(FIRST_SIGN <= number < FIRST_WORD for number in answered)
-        return 6 if signs * 5 > len(answered) or _FENCE in answer else 4
+        count = sum(FIRST_SIGN <= number < FIRST_WORD for number in answered)
+        return 6 if count * 5 > len(answered) or _FENCE in answer else 4
     return 5 if "\n" in asked else 0
-
-
-def _unit_flags(sizes: Ids, lasts: Ids, borders: tuple[int, int, int]) -> Ids:
-    """Rows of the properties of every unit: its place among those of its role, and its length."""
-    ends = lasts.searchsorted(borders).tolist()
-    flags = np.empty((2, sizes.size), dtype=np.intp)
-    start = 0
-    for role, end in enumerate(ends):
-        flags[0, start:end] = _places(role, end - start)
-        start = end
-    flags[1] = 48 + _LENGTHS.searchsorted(sizes, "right")
-    return flags
-
-
-@cache
-def _places(role: int, units: int) -> Ids:
-    """By unit of a message, how near it is to the message's beginning and end. A message has few hundred units."""
-    return np.array([role * 16 + min(at, 3) * 4 + min(units - 1 - at, 3) for at in range(units)], dtype=np.intp)
 
 
 def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context: int, own_tokens: int) -> list[int]:
     """Structural properties of the request. A flag's number must never change: weights are trained with it."""
     system, earlier, answer = turns
+    size = len(user)
     start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
-    whole = start + end if len(user) > _FLAG_CHARS else user.strip()
-    is_asked = bool(system or answer) or len(user) < _SHORT_CHARS
+    whole = start + end if size > _FLAG_CHARS else user.strip()
+    first, last, early = start[:1], end[-1:], start[:200]
+    is_lines, is_closed = "\n" in whole, last in CLOSING
     present = (
         True,
-        bool(system),
-        end.endswith("?"),
+        system,
+        last == "?",
         fences == 1,
         fences > 1,
-        end.endswith("```"),
-        start.startswith("```"),
-        start.startswith(("{", "[")),
-        end.endswith(("}", "]")),
+        last == "`" and end.endswith(_FENCE),
+        first == "`" and start.startswith(_FENCE),
+        first in _BRACKETS,
+        last in _BRACKETS_END,
         not whole.isascii(),
-        "\n" in whole,
-        "\n\n" in whole,
-        len(user) < 40,
-        len(user) < 160,
-        len(user) > 600,
+        is_lines,
+        is_lines and "\n\n" in whole,
+        size < 40,
+        size < 160,
+        size > 600,
         not own_tokens,
-        end.endswith((":", ">")),
-        end.endswith((";", "(", "{", "=", ",")),
-        "\n  " in whole or "\n\t" in whole,
-        bool(earlier),
-        bool(answer),
+        last in _LABEL_END,
+        last in _CODE_END,
+        is_lines and ("\n  " in whole or "\n\t" in whole),
+        earlier,
+        answer,
         _FENCE in answer,
         "@@" in whole,
-        "<" in start[:200] and ">" in start[:200],
-        "|" in start[:200],
+        "<" in early and ">" in early,
+        "|" in early,
         whole[-1:].isalnum(),
         "<<<" in whole,
         "__" in whole,
         user[-1:].isspace(),
-        end[-1:] in OPEN_SIGNS,
+        last in OPEN_SIGNS,
         end[end.rfind(" ") + 1 :].lower() in OPEN_WORDS,
-        end[-1:] in OPEN_CHARS,
+        last in OPEN_CHARS,
         whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
-        end[-1:] in CLOSING,
-        not is_asked and end[-1:] not in CLOSING,
-        answer.startswith(("{", "[")),
+        is_closed,
+        not (is_closed or system or answer or size < _SHORT_CHARS),
+        answer and answer[0] in _BRACKETS,
         0 < len(answer) < 60,
         len(answer) > 300,
         answer.endswith("?"),

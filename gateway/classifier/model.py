@@ -7,14 +7,14 @@ model card), and reduced if the units that decide consist of unknown words.
 """
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from gateway.classifier.compiled import IS_BUILT, Score, Scored, scorer
-from gateway.classifier.features import HASHED, HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
+from gateway.classifier.features import HASHED_ROWS, REQUEST_FLAGS, UNIT_FLAGS, Features, features
 from gateway.classifier.tokens import FIRST_NUMBER, FIRST_WORD, NEGATED, STEM, Vocabulary
 from gateway.enums import Task
 from gateway.types import Classification, Query
@@ -26,7 +26,11 @@ _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
 _STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
-_SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512)))).astype(np.float32)[:, None]  # by tokens of a unit
+_SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512))))[:, None]  # by tokens of a unit
+WIDTH: Final = 16  # of a row of the table, for which numpy and compilers have faster code
+_GATE: Final = len(Task)  # the column that scores whether a unit is what is asked
+_KNOWN: Final = slice(_GATE + 1, _GATE + 3)
+_SUM: Final = np.add.reduce
 _SHORT_TOKENS: Final = 40  # of a text that may have so few words; longer ones are not counted
 FLAG_WEIGHT: Final = 0.5
 
@@ -58,35 +62,32 @@ def scales_of(weights: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A model as it is computed with. `known` [tokens, 2]: whether a token is a known word, and whether it counts.
+    """A model as it is computed with. `table` [rows, WIDTH] has the weights in steps of the scales, then, of tokens,
+    whether it is a known word and whether it counts; `scales` [WIDTH] are those of the weights, otherwise 0.
 
     Integers of 8 bits: rows are read at random, and a smaller table stays in the processor's cache.
     """
 
     vocabulary: Vocabulary
     table: npt.NDArray[np.int8]
-    scales: Floats
-    unit_flags: Floats
-    request_flags: Floats
-    known: Floats
+    scales: npt.NDArray[np.float64]
     structured: int
     sharpness: float
 
 
 def parts_of(model: TaskModel) -> Parts:
     """Prepare a model."""
-    names = model.vocabulary.names
-    scales = scales_of(model.weights)
-    flags = model.weights[len(names) + HASHED_ROWS :] * np.float32(FLAG_WEIGHT)
-    is_word = [at >= FIRST_WORD and not name.endswith(STEM) for at, name in enumerate(names)]
-    counts = [name[0].isalpha() or name.startswith("<") for name in names]
+    names, columns = model.vocabulary.names, model.weights.shape[1]
+    scales = np.zeros(WIDTH)
+    scales[:columns] = scales_of(model.weights)
+    table = np.zeros((model.weights.shape[0], WIDTH), dtype=np.int8)
+    table[:, :columns] = np.rint(model.weights / scales_of(model.weights))
+    table[: len(names), columns] = [at >= FIRST_WORD and not name.endswith(STEM) for at, name in enumerate(names)]
+    table[: len(names), columns + 1] = [name[0].isalpha() or name.startswith("<") for name in names]
     return Parts(
         vocabulary=model.vocabulary,
-        table=np.rint(model.weights / scales).astype(np.int8),
+        table=table,
         scales=scales,
-        unit_flags=flags[:UNIT_FLAGS],
-        request_flags=flags[UNIT_FLAGS:, :-1].copy(),
-        known=np.array([is_word, counts], dtype=np.float32).T.copy(),
         structured=model.tasks.index(Task.STRUCTURED),
         sharpness=1.0 / model.temperature,
     )
@@ -125,34 +126,32 @@ class PythonScore:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._first_hashed = len(parts.vocabulary.names)
-        self._lead_scales = parts.scales * np.float32(FLAG_WEIGHT)
+        self._lesser_scales = parts.scales * FLAG_WEIGHT
 
     def __call__(self, system: str, user: str, earlier: str, answer: str) -> Scored | None:
         """Compute the features and the scores."""
-        parts = self._parts
-        found = features(parts.vocabulary, system=system, user=user, earlier=earlier, answer=answer)
+        found = features(self._parts.vocabulary, system=system, user=user, earlier=earlier, answer=answer)
         if not found.own_tokens:
             return None
-        each, units = self._scores(found)
-        gates = units[:, -1]
-        shares = np.exp(gates - gates.max())
-        shares /= shares.sum()
-        scores = (shares @ units)[:-1] + parts.request_flags.take(found.request, axis=0).sum(axis=0)
+        table = self._parts.table
+        each = _SUM(table.take(found.rows, axis=0), 0, np.int32)
+        sums = np.add.reduceat(each, found.firsts)
+        units = sums * self._parts.scales
+        units *= _SHARES.take(found.sizes, axis=0, mode="clip")
+        units += _SUM(table.take(found.unit_rows, axis=0), 0, np.int32) * self._lesser_scales
+        gates = units[:, _GATE]
+        shares = np.exp(gates - np.maximum.reduce(gates))
+        shares /= _SUM(shares)
+        scores = shares @ units + _SUM(table.take(found.request, axis=0), 0, np.int32) * self._lesser_scales
         if found.past.size:
-            past = parts.table.take(found.past + np.uint32(self._first_hashed), axis=0).sum(axis=0, dtype=np.int32)
-            scores += (past * self._lead_scales)[:-1] * _SHARES[min(found.past.size, len(_SHARES) - 1)]
-        probabilities = self._probabilities(scores.tolist(), self._trust(found, shares))
+            past = _SUM(table.take(found.past, axis=0), 0, np.int32) * self._lesser_scales
+            scores += past * _SHARES[min(found.past.size, len(_SHARES) - 1)]
+        probabilities = self._probabilities(scores[:_GATE].tolist(), _trust(*(shares @ sums)[_KNOWN].tolist()))
         if found.own_tokens < _SHORT_TOKENS and not (answer or system):
-            probabilities[parts.structured] *= min(1.0, self._own_words(found) / _STRUCTURED_WORDS)
+            probabilities[self._parts.structured] *= min(1.0, _own_words(found) / _STRUCTURED_WORDS)
         best = probabilities.index(max(probabilities))
-        strongest = self._strongest(found, each, int((shares * units[:, best]).argmax()), best)
-        return best, tuple(probabilities), strongest
-
-    def _own_words(self, found: Features) -> int:
-        """The number of words of the last user message: signs, numbers and breaks do not count."""
-        own = found.ids[-1 - found.own_tokens :]
-        return int(np.count_nonzero((own >= FIRST_WORD) | ((own >= NEGATED) & (own < FIRST_NUMBER))))
+        unit = int((shares * units[:, best]).argmax())
+        return best, tuple(probabilities), _strongest(found, each[:, best], unit)
 
     def _probabilities(self, scores: list[float], trust: float) -> list[float]:
         """A softmax; for ten numbers, Python is faster than numpy."""
@@ -161,31 +160,22 @@ class PythonScore:
         share = trust / sum(odds)
         return [each * share for each in odds]
 
-    def _scores(self, found: Features) -> tuple[npt.NDArray[np.int32], Floats]:
-        """The scores of all tokens [tokens, tasks + 1], in steps of the scales, and of units [units, tasks + 1]."""
-        parts = self._parts
-        rows = np.empty((HASHED + 1, found.ids.size), dtype=np.intp)
-        rows[0] = found.ids
-        np.add(found.hashed, self._first_hashed, out=rows[1:])
-        each = parts.table.take(rows, axis=0).sum(axis=0, dtype=np.int32)
-        units = np.add.reduceat(each, found.firsts) * parts.scales
-        units *= _SHARES.take(found.sizes, axis=0, mode="clip")
-        units += parts.unit_flags.take(found.flags[0], axis=0)
-        units += parts.unit_flags.take(found.flags[1], axis=0)
-        units += parts.table.take(found.leads + np.uint32(self._first_hashed), axis=0) * self._lead_scales
-        return each, units
 
-    def _trust(self, found: Features, shares: Floats) -> float:
-        """The factor for the probabilities, by the share of known words in the units that count."""
-        words = np.add.reduceat(self._parts.known.take(found.ids, axis=0), found.firsts)
-        known, total = (shares @ words).tolist()
-        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * total))) if total else _MIN_TRUST
+def _own_words(found: Features) -> int:
+    """The number of words of the last user message: signs, numbers and breaks do not count."""
+    own = found.rows[0, -1 - found.own_tokens :]
+    return int(np.count_nonzero((own >= FIRST_WORD) | ((own >= NEGATED) & (own < FIRST_NUMBER))))
 
-    def _strongest(self, found: Features, each: npt.NDArray[np.int32], unit: int, best: int) -> list[int]:
-        """The words with the highest score for the task in the unit that says most for it, the strongest first."""
-        first = int(found.firsts[unit])
-        span = slice(first, first + int(found.sizes[unit]))
-        strength = each[span, best].tolist()
-        numbers = found.ids[span].tolist()
-        order = sorted(range(len(numbers)), key=strength.__getitem__, reverse=True)[:_MAX_CONSIDERED]
-        return [numbers[at] for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD]
+
+def _trust(known: float, total: float) -> float:
+    """The factor for the probabilities, by the share of known words in the units that count."""
+    return max(_MIN_TRUST, min(1.0, sqrt(known / (_KNOWN_SHARE * total)))) if total else _MIN_TRUST
+
+
+def _strongest(found: Features, strengths: npt.NDArray[np.int32], unit: int) -> list[int]:
+    """The words with the highest score for the task in the unit that says most for it, the strongest first."""
+    first = int(found.firsts[unit])
+    span = slice(first, first + int(found.sizes[unit]))
+    strength, numbers = strengths[span].tolist(), found.rows[0, span].tolist()
+    order = sorted(range(len(numbers)), key=strength.__getitem__, reverse=True)[:_MAX_CONSIDERED]
+    return [numbers[at] for at in order if strength[at] > 0 and numbers[at] >= FIRST_WORD]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.intp]
+Hashes = npt.NDArray[np.uint32]
 
 CUT: Final = "\x01"  # stands for a fenced block
 GAP: Final = "\x00"  # ends a message
@@ -39,9 +40,10 @@ _BEFORE: Final = frozenset(
         "don't dont not never no without avoid nor neither instead doesn't needn't mustn't shouldn't"  # English
         " no sin nunca não sem nunca non senza mai ne pas sans jamais"  # Spanish, Portuguese, Italian, French
         " kein keine keinen ohne geen zonder nie bez не без ikke uten utan"  # German, Dutch, Slavic, Scandinavian
+        " لا ليس بدون دون बिना"  # Arabic, Hindi
     ).split()
 )
-DENIES_BEFORE: Final = frozenset(("nicht", "niet", "inte"))
+DENIES_BEFORE: Final = frozenset(("nicht", "niet", "inte", "मत", "नहीं"))
 CANCELLED_BY: Final = frozenset(("forget", "hesitate", "only", "just", "fail", "merely", "simply"))
 
 # Words before the verb of an instruction: greetings, politeness, and modal verbs with their pronouns.
@@ -51,26 +53,66 @@ _OPENERS: Final = frozenset(
         " me to bitte kannst du könntest können sie puedes podrías por favor peux tu pouvez vous pourriez pourrais s'il"
         " te plaît stp svp você pode poderia puoi potresti per favore proszę czy możesz kun je kunt u"
         " пожалуйста можешь можете мне нужно hãy xin lütfen tolong"
+        " कृपया क्या आप मुझे ज़रा من فضلك هل يمكنك ممكن أرجو رجاء لو سمحت"
     ).split()
 )
 
+_STOPS: Final = "。！？；：।॥۔؟؛"  # of scripts that have signs of their own
 _SPACELESS: Final = "\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
-# Letters of scripts with spaces, listed because a negated class would be slower; they are in lower case.
-_LETTERS: Final = "a-zª-µßà-öø-ɏ\u0250-\u0dff\u0e80-\u0eff\u10a0-\u1fff"
+# Letters and combining marks of scripts with spaces, listed because a negated class would be slower; in lower case.
+# Between them are the Arabic comma, semicolon, question mark and full stop, and the Devanagari full stops.
+_LETTERS: Final = (
+    "a-zªµºßà-öø-ɏ\u0250-\u060b\u060d-\u061a\u061c-\u061e\u0620-\u06d3\u06d5-\u0963\u0966-\u0dff"
+    "\u0e80-\u0eff\u10a0-\u1fff"
+)
 # The group leaves out the spaces behind a token: at each of them, all alternatives would be tried.
 _TOKEN: Final = re.compile(
-    rf"([{_LETTERS}][{_LETTERS}0-9_']*|[{_SPACELESS}]|\d+|[.!?;:]+(?=\s|\Z)|[。！？；：]|\n\s*|[{_QUOTES}\x00\x01]"
-    rf"|[^\w\s.!?;:。！？；：{_QUOTES}\x00\x01]|\w) *"
+    rf"([{_LETTERS}][{_LETTERS}0-9_']*|[{_SPACELESS}]|\d+|[.!?;:]+(?=\s|\Z)|[{_STOPS}]|\n\s*|[{_QUOTES}\x00\x01]"
+    rf"|[^\w\s.!?;:{_STOPS}{_QUOTES}\x00\x01]|\w) *"
 )
+# The same in a text of ASCII characters, in less time.
+_ASCII_TOKEN: Final = re.compile(r"([a-z][a-z0-9_']*|[^\s.!?;:a-z0-9]|[0-9]+|[.!?;:]+(?!\S)|\n\s*) *")
 _REMEMBERED: Final = 8192  # tokens that are no entries, at most, whose numbers are remembered
 _SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
+MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
+_ARABIC_MARKS: Final = re.compile("[\u0640\u064b-\u0652]")
 _CHAR: Final = re.compile(rf"[{_SPACELESS}]")
-_NORMAL: Final = {"。": ".", "！": "!", "？": "?", "；": ";", "：": ":"} | dict.fromkeys(_QUOTES, '"')
+_NO_WORD: Final = re.compile(r"[\d_']").search  # what a token has that is a name or a number rather than a word
+_NORMAL: Final = dict(zip(_STOPS, ".!?;:...?;", strict=True)) | {"،": ","} | dict.fromkeys(_QUOTES, '"')
 
 
 def split(text: str) -> list[str]:
-    """The tokens of a text in lower case."""
-    return _TOKEN.findall(text)
+    """The tokens of a text that is `lowered`."""
+    return (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)
+
+
+def lowered(text: str) -> str:
+    """The text in lower case, with plain apostrophes and without the vowel signs of Arabic, which most writers omit."""
+    return text.lower() if text.isascii() else _ARABIC_MARKS.sub("", text.lower().replace("’", "'"))
+
+
+def is_spaceless(text: str) -> bool:
+    """Whether a text is mostly in a script with a token for each character."""
+    return len(text.encode("utf-8", "surrogatepass")) > 2 * len(text) and _CHAR.search(text) is not None
+
+
+class _Numbers(dict[str, int]):
+    """The numbers of all tokens: of a vocabulary's, and of others that have occurred."""
+
+    def __init__(self, vocabulary: "Vocabulary") -> None:
+        super().__init__(vocabulary.numbers_by_token)
+        self._unknown, self._most = vocabulary.unknown, len(self) + _REMEMBERED
+
+    def __missing__(self, token: str) -> int:
+        found = self._unknown(token)
+        if len(self) < self._most:
+            self[token] = found
+        return found
+
+
+# Rows of `Vocabulary.records`: a token's hash; what it is in a sequence of concepts; its concept, or 0; what it is as
+# the first word of a unit, its concept or hash, or 0; whether it is a sign.
+HASH, NEAR, CONCEPT, LEAD, SIGN = range(5)
 
 
 class Vocabulary:
@@ -84,30 +126,26 @@ class Vocabulary:
             self.numbers_by_token[char] = self.numbers_by_token[meaning]
         self.names = names
         self.numbers = tuple(classes) or (0,) * len(self.words)
-        self.classes = np.zeros(len(names), dtype=np.uint32)
-        self.classes[FIRST_WORD:] = np.array(self.numbers, dtype=np.uint32) * _SPREAD
         self.pairs = frozenset(word for word in words if len(word) == 2 and _CHAR.match(word) and _CHAR.match(word[1]))
-        denied = {*_BEFORE, *DENIES_BEFORE, "than"}
+        self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32) * MIX
+        self.classes = np.zeros(len(names), dtype=np.uint32)
+        self.classes[FIRST_WORD:] = np.array(self.numbers, dtype=np.uint32) * _SPREAD * MIX
         self.leads = np.array([at >= FIRST_WORD and name not in _OPENERS for at, name in enumerate(names)])
+        denied = {*_BEFORE, *DENIES_BEFORE, "than"}
         self.denies = np.array([name in denied for name in names], dtype=np.bool_)
-        self._remembered: dict[str, int] = {}
-        self.hashes = np.array([zlib.crc32(name.encode()) | 1 for name in names], dtype=np.uint32)
+        self.records = self._records()
+        self._found = _Numbers(self)
+
+    def _records(self) -> Hashes:
+        places = np.arange(len(self.names))
+        near = np.where(places < FIRST_WORD, self.hashes, self.classes)
+        leads = np.where(self.classes, self.classes, self.hashes) * self.leads
+        is_sign = (places >= FIRST_SIGN) & (places < FIRST_WORD)
+        return np.array([self.hashes, near, self.classes, leads, is_sign], dtype=np.uint32)
 
     def ids(self, tokens: Sequence[str]) -> list[int]:
         """The number of each token."""
-        found = list(map(self.numbers_by_token.get, tokens))
-        if None not in found:
-            return found  # type: ignore[return-value]
-        unknown = self._remembered_unknown
-        return [unknown(token) if each is None else each for each, token in zip(found, tokens, strict=True)]
-
-    def _remembered_unknown(self, token: str) -> int:
-        found = self._remembered.get(token)
-        if found is None:
-            found = self.unknown(token)
-            if len(self._remembered) < _REMEMBERED:
-                self._remembered[token] = found
-        return found
+        return list(map(self._found.__getitem__, tokens))
 
     def merged(self, tokens: list[str]) -> list[str]:
         """The tokens; two characters that are a word of the vocabulary are one."""
@@ -125,30 +163,29 @@ class Vocabulary:
     def unknown(self, token: str) -> int:
         """The number of a token that is no entry itself."""
         ids = self.numbers_by_token
-        if token.isalpha():
-            for size in STEM_SIZES:
-                if len(token) > size and (found := ids.get(token[:size] + STEM)) is not None:
-                    return found
-            return ids["<unknown>" if token.isascii() else "<foreign>"]
         first = token[0]
+        if first.isalpha():
+            if not _NO_WORD(token):
+                for size in STEM_SIZES:
+                    if len(token) > size and (found := ids.get(token[:size] + STEM)) is not None:
+                        return found
+                return ids["<unknown>" if token.isascii() else "<foreign>"]
+            if "'" in token and "_" not in token:
+                return self.unknown(token.replace("'", ""))
+            return ids["<name_like>"]
         if first == "\n":
             return ids["\n\n" if token.count("\n") > 1 else "\n"]
         if first.isdigit():
             return ids[f"<{'0' * min(4, len(token))}>"]
-        if first in ".!?;:":
-            return ids[first]
-        if not first.isalpha():
-            return ids["<sign>"]
-        if "'" in token and "_" not in token:
-            return self.unknown(token.replace("'", ""))
-        return ids["<name_like>"]
+        return ids[first if first in ".!?;:" else "<sign>"]
 
     def negated(self, ids: Ids) -> list[int]:
         """The positions of negated words."""
-        denies = self.denies[ids].nonzero()[0]
-        return sorted({each for at in denies.tolist() for each in self._scope(ids, at)}) if denies.size else []
+        denies = self.denies.take(ids).nonzero()[0].tolist()
+        numbers = ids.tolist() if denies else []
+        return sorted({each for at in denies for each in self._scope(numbers, at)})
 
-    def _scope(self, ids: Ids, at: int) -> list[int]:
+    def _scope(self, ids: list[int], at: int) -> list[int]:
         """The positions that the word at `at` negates, within its unit; none if the next word cancels it."""
         name, found = self.names[ids[at]], []
         if name in DENIES_BEFORE and at and ids[at - 1] >= FIRST_WORD:
@@ -157,11 +194,11 @@ class Vocabulary:
                     break
                 found.append(each)
             return found
-        if at + 1 < ids.size and self.names[ids[at + 1]] in CANCELLED_BY:
+        if at + 1 < len(ids) and self.names[ids[at + 1]] in CANCELLED_BY:
             return []
         if name == "than" and (not at or self.names[ids[at - 1]] != "rather"):
             return []
-        for each in range(at + 1, min(ids.size, at + 1 + _REACH)):
+        for each in range(at + 1, min(len(ids), at + 1 + _REACH)):
             if ids[each] < FIRST_WORD:
                 break
             found.append(each)
@@ -180,11 +217,15 @@ def counted_words(counts: Mapping[str, int], *, least: int) -> list[str]:
     """Words and stems that occur at least `least` times."""
     stems: dict[str, int] = {}
     for word, count in counts.items():
-        if word.isalpha():
+        if _is_word(word):
             for size in STEM_SIZES:
                 if len(word) > size:
                     stems[word[:size] + STEM] = stems.get(word[:size] + STEM, 0) + count
     fixed = set(FIXED) | set(_NORMAL)
-    words = [word for word, count in counts.items() if count >= least and word not in fixed and not word[0].isdigit()]
-    words = [word for word in words if word.replace("'", "").isalpha()]
+    words = [word for word, count in counts.items() if count >= least and word not in fixed]
+    words = [word for word in words if _is_word(word.replace("'", ""))]
     return sorted(words) + sorted(stem for stem, count in stems.items() if count >= least)
+
+
+def _is_word(token: str) -> bool:
+    return token[:1].isalpha() and not _NO_WORD(token)

@@ -38,7 +38,8 @@ def read_model(path: Path = FILE) -> TaskModel:
                 raise BadWeights(f"{path}: made for version {version} of the features, expected version {VERSION}")
             table, scales, temperature = file["table"], file["scales"], float(file["temperature"])
             tasks = tuple(Task(str(name)) for name in file["tasks"])
-            vocabulary = Vocabulary([str(word) for word in file["words"]], file["classes"].tolist())
+            words = file["words"].tobytes().decode()
+            vocabulary = Vocabulary(words.split("\n") if words else [], file["classes"].tolist())
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise BadWeights(f"{path}: cannot be read as classifier weights: {error}") from error
     expected = (table_rows(vocabulary), len(tasks) + 1)
@@ -65,6 +66,6 @@ def write_model(model: TaskModel, path: Path) -> None:
         table=np.rint(model.weights / scales).astype(np.int8),
         scales=scales,
         temperature=np.array(model.temperature),
-        words=np.array(model.vocabulary.words),
+        words=np.frombuffer("\n".join(model.vocabulary.words).encode(), dtype=np.uint8),
         classes=np.array(model.vocabulary.numbers, dtype=np.uint8),
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gateway.enums import OnLowConfidence
 from gateway.policy_files.section import Section, suggestion
-from gateway.routing.gates import Gate, reports_confidence
+from gateway.routing.gates import Gate, is_gateable, reports_confidence
 from gateway.routing.policy import Policy
 
 
@@ -31,7 +31,7 @@ def read_gate(entry: Section, names: Sequence[str]) -> Gate | None:
 
 
 def gate_problems(policy: Policy) -> Iterator[str]:
-    """One line for each target of a route whose gate has no effect, because its confidence is never known."""
+    """One line for each target of a route whose gate has no effect on texts: their confidence is never known."""
     for rule in policy.rules:
         route = rule.route
         if route.gate is None:
@@ -40,7 +40,8 @@ def gate_problems(policy: Policy) -> Iterator[str]:
         for name in dict.fromkeys((*firsts, *route.fall_back)):
             target = policy.targets[name]
             if route.gate.minimum_at(target, is_first=name in firsts) is not None and not reports_confidence(target):
+                but = " except on decisions" if is_gateable(target) else ""
                 yield (
                     f"route {route.name!r} has no gate at target {name!r}: it reports neither a confidence nor"
-                    " log-probabilities, so `min_confidence` has no effect there"
+                    f" log-probabilities, so `min_confidence` has no effect there{but}"
                 )

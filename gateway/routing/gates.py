@@ -1,9 +1,12 @@
 """The confidence gate of a route: which of its targets it holds for, and with which minimum."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.enums import Capability, Kind, OnLowConfidence
 from gateway.types import Target
+
+_OURS: Final = frozenset({Kind.WORKER, Kind.SCRIPTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +26,15 @@ class Gate:
 
 
 def reports_confidence(target: Target) -> bool:
-    """Whether the confidence of a target's answers can be known: our worker reports it, and for other servers it is
+    """Whether the confidence of a target's texts can be known: our worker reports it, and for other servers it is
     computed from the log-probabilities of the tokens, if they support them."""
-    if target.kind in (Kind.WORKER, Kind.SCRIPTED):
-        return True
-    return target.capabilities is not None and Capability.LOGPROBS in target.capabilities.supported
+    return target.kind in _OURS or _supports(target, Capability.LOGPROBS)
+
+
+def is_gateable(target: Target) -> bool:
+    """Whether any confidence of a target can be known: that of its texts, or of its answers to decisions."""
+    return reports_confidence(target) or _supports(target, Capability.DECISIONS)
+
+
+def _supports(target: Target, capability: Capability) -> bool:
+    return target.capabilities is not None and capability in target.capabilities.supported

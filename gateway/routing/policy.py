@@ -12,7 +12,7 @@ from typing import Final
 from gateway.enums import Kind, OnLowConfidence
 from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
-from gateway.routing.gates import Gate, reports_confidence
+from gateway.routing.gates import Gate, is_gateable
 from gateway.routing.model_patterns import ModelPattern, split_patterns
 from gateway.types import Candidate, Plan, Shadow, Target
 from twolane.process.locations import IN_CLUSTER
@@ -254,7 +254,7 @@ def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, 
 
 def _min_confidence(gate: Gate | None, target: Target, *, is_first: bool) -> float | None:
     """The minimum confidence of a candidate; None also where its confidence is never known."""
-    return gate.minimum_at(target, is_first=is_first) if gate is not None and reports_confidence(target) else None
+    return gate.minimum_at(target, is_first=is_first) if gate is not None and is_gateable(target) else None
 
 
 def _with_endpoints(candidate: Candidate) -> Candidate:

@@ -6,7 +6,7 @@ Handles HTTP: redirects, proxies and content codings. `answers.reader` reads the
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from yarl import URL
@@ -24,7 +24,7 @@ from gateway.upstreams.answers.content_encoding import (
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader, read_document
 from gateway.upstreams.errors import TRANSLATED, from_response, translated
-from gateway.upstreams.http_client.client import HttpClient, HttpResponse
+from gateway.upstreams.http_client.client import Destination, HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
@@ -34,6 +34,11 @@ _LINGER_S: Final = 0.2
 # After a complete answer, a stream only brings its usage and `[DONE]`.
 _TRAILER_S: Final = 5.0
 _ERROR_BODY_S: Final = 5.0
+_FIXED: Final = {"content-type": "application/json", "accept-encoding": "identity"}
+# Headers that calls have, in place of a target's own.
+_PER_CALL: Final = frozenset(
+    "x-request-id traceparent tracestate authorization x-twolane-deadline-ms x-twolane-min-confidence".split()
+)
 
 
 class ErrorAnswer(NamedTuple):
@@ -54,33 +59,54 @@ class ChatEndpoint:
     def __init__(self, target: Target, client: HttpClient, proxy: Proxy | None = None) -> None:
         self._client = client
         self._urls = {api: URL(target.url_of(api), encoded=True) for api in TargetApi}
-        self._headers = dict(target.headers)
+        fixed = {**dict(target.headers), **_FIXED}
+        self._replaced = {name: value for name, value in fixed.items() if name in _PER_CALL}
+        self._headers = {name: value for name, value in fixed.items() if name not in _PER_CALL}
         self._problem = proxy.problem if proxy else None
         self._proxy = URL(proxy.url) if proxy and not proxy.problem else None
+        self._destinations: dict[TargetApi, Destination] = {}
 
     async def post(
         self, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi = TargetApi.CHAT
     ) -> "HttpReply | ErrorAnswer":
-        """Returns when the headers of the response have arrived. Raises AttemptFailed.
+        """Returns when the headers of the response have arrived. `headers` are those of this call, of `_PER_CALL`.
+        Raises AttemptFailed."""
+        try:
+            destination = self._destinations.get(api) or self._destination(api)
+            response = await destination.post(body, {**self._replaced, **headers} if self._replaced else headers)
+            if 200 <= response.status < 300:
+                return HttpReply(response, query, api)
+            return await self._redirected(response, body, headers, query, api)
+        except Exception as fault:  # what is not of the HTTP client is raised as it is
+            if (error := translated(fault)) is None:
+                raise
+            raise error from fault
 
-        Follows redirects that keep method and body (307, 308) on the same host. The credentials are sent again only to
-        the same origin, or where http becomes https. Another host never receives the request.
-        """
+    def _destination(self, api: TargetApi) -> Destination:
         if self._problem is not None:
             raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
-        url, sent = self._urls[api], {**self._headers, **headers}
-        with TRANSLATED:
-            for _ in range(_MAX_REDIRECTS):
-                response = await self._client.post(url, body, sent, proxy=self._proxy)
-                if 200 <= response.status < 300:
-                    return HttpReply(response, query, api)
-                next_url = _redirect(response, url)
-                if next_url is None:
-                    return await _error_answer(response)
-                response.close()
-                if not _keeps_credentials(url, next_url):
-                    sent = {name: value for name, value in headers.items() if name != "authorization"}
-                url = next_url
+        self._destinations[api] = found = self._client.at(self._urls[api], self._headers, proxy=self._proxy)
+        return found
+
+    async def _redirected(
+        self, response: HttpResponse, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi
+    ) -> "HttpReply | ErrorAnswer":
+        """Follow redirects that keep method and body (307, 308) on the same host. The credentials are sent again only
+        to the same origin, or where http becomes https. Another host never receives the request."""
+        url, sent = self._urls[api], {**self._headers, **self._replaced, **headers}
+        for left in reversed(range(_MAX_REDIRECTS)):
+            if 200 <= response.status < 300:
+                return HttpReply(response, query, api)
+            next_url = _redirect(response, url)
+            if next_url is None:
+                return await _error_answer(response)
+            response.close()
+            if not left:
+                break
+            if not _keeps_credentials(url, next_url):
+                sent = {name: value for name, value in {**_FIXED, **headers}.items() if name != "authorization"}
+            url = next_url
+            response = await self._client.post(url, body, sent, proxy=self._proxy)
         raise TargetMisconfigured("The target redirects too often.", detail=f"more than {_MAX_REDIRECTS - 1} redirects")
 
 
@@ -88,18 +114,24 @@ class HttpReply:
     """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends. It is its own
     iterator of deltas, because asynchronous generators cost the event loop more than their work here."""
 
+    _reader: AnswerReader | None = None  # of a body that is more than one document
+    _is_over = False
+    _trailer_until_s: float | None = None
+    _fault: Exception | None = None  # met by `push`
+
     def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
         self._stream = query.stream
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self._api = api
-        self._reader: AnswerReader | None = None  # of a body that is more than one document
         # Of a body that is not read as it is.
         self._parts: AsyncGenerator[bytes, None] | None = _decoded(response) if response.content_encoding else None
-        self._is_over = False
         self._found: deque[Delta] = deque()  # deltas to return
-        self._trailer_until_s: float | None = None
-        self.headers = response.headers
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Those of the response."""
+        return self._response.headers
 
     def deltas(self) -> "HttpReply":
         """See `ports.UpstreamResponse`. A stream is complete with `[DONE]`, or if it ends after its finish reasons."""
@@ -112,12 +144,19 @@ class HttpReply:
         """The next delta."""
         found = self._found
         while not found:
+            if self._fault is not None:
+                raise self._fault
             if self._is_over:
                 raise StopAsyncIteration
             reader = self._reader
             if reader is None:
-                part = await self._part()
-                if part and not self._stream and part.startswith(b"{"):
+                part = self._response.whole(MAX_PIECE_BYTES) if self._parts is None else None
+                if part and not self._stream and part[:1] == b"{":
+                    self._is_over = True
+                    keep_bytes(len(part))
+                    return read_document(part, self._api)
+                part = part or await self._part()
+                if part and not self._stream and part[:1] == b"{":
                     return await self._document(part)
                 reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
                 self._reader = reader
@@ -151,6 +190,33 @@ class HttpReply:
             part = await self._part() or b""
         self._is_over = True
         return read_document(parts[0] if len(parts) == 1 else b"".join(parts), self._api)
+
+    async def push(self, take: Callable[[list[Delta]], bool]) -> None:
+        """See `ports.Deltas`."""
+        reader = self._reader
+        if reader is None or reader.keeps_all or self._found or self._parts is not None:
+            return
+        if reader.is_done or (self._is_single and reader.is_finished):  # only the end of the stream is expected
+            return
+        end, is_single = asyncio.get_running_loop().create_future(), self._is_single
+
+        def feed(part: bytes) -> bool:
+            try:
+                if part:
+                    found = reader.feed(part)
+                    if take(found) and not (reader.is_done or (is_single and reader.is_finished)):
+                        return True
+            except Exception as fault:  # noqa: BLE001 - for whoever reads on
+                self._fault = fault
+            if not end.done():
+                end.set_result(None)
+            return False
+
+        try:
+            if self._response.push(feed):
+                await end
+        finally:
+            self._response.push(None)
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""

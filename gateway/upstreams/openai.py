@@ -78,12 +78,8 @@ def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
 
 
 def headers_for(call: Call, *, key: str = "") -> dict[str, str]:
-    """Headers sent to every target. Headers of the client are not forwarded."""
-    headers = {
-        "content-type": "application/json",
-        "accept-encoding": "identity",
-        "x-request-id": call.query.request_id,
-    }
+    """Headers of one call, beside those of all calls. Headers of the client are not forwarded."""
+    headers = {"x-request-id": call.query.request_id}
     trace = call.query.trace
     if trace is not None:
         headers["traceparent"] = trace.header(call.span_id)

@@ -68,8 +68,8 @@ class _Usage(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw()
-    error: msgspec.Raw = msgspec.Raw()
+    usage: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
 
 
 _decoder = msgspec.json.Decoder(_Completion)
@@ -96,6 +96,23 @@ def read_delta(data: bytes, *, is_chunk: bool = False) -> Delta:
 def read_event(data: bytes, state: ChunkState) -> Delta | None:
     """One event of a stream; None if it adds nothing to the response, such as a ping. Raises AttemptFailed."""
     return _read(data, state, is_chunk=True)
+
+
+def _text_chunk(data: bytes, chunk: _Completion) -> Delta | None:
+    """The delta of the most common chunk: text of one choice, and nothing else. None for any other."""
+    if chunk.choices is None or len(chunk.choices) != 1 or chunk.error is not _ABSENT:
+        return None
+    if chunk.usage is not _ABSENT and bytes(chunk.usage) != b"null":
+        return None
+    choice = chunk.choices[0]
+    body, index = choice.delta, choice.index
+    if body is None or index is None or index < 0 or choice.finish_reason or not body.content or body.refusal:
+        return None
+    if body.tool_calls is not None or not (
+        body.function_call is body.reasoning is body.reasoning_content is body.audio is _ABSENT
+    ):
+        return None
+    return Delta(data=data, pieces=(Piece(index=index, text=body.content, is_answer=True),))
 
 
 def error_of(data: bytes) -> AttemptFailed:
@@ -151,6 +168,8 @@ def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | N
         completion: _Completion | None = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
+    if state is not None and completion is not None and (common := _text_chunk(data, completion)) is not None:
+        return common
     if completion is None or completion.choices is None or _is_unusual(completion.choices, is_event=state is not None):
         rewritten = _rewritten(data, state)
         if rewritten is None:

@@ -2,16 +2,22 @@
 the target does not take, and keeps everything else byte for byte."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
 
+from gateway.beyond_chat import A_CHAT
 from gateway.enums import Decoding, Kind
 from gateway.parameters import (
     CACHE_CONTROL,
+    FORMAT_FIELDS,
+    HANDLED,
     NAME,
     NESTED,
+    NESTS,
+    PARAMETERS,
     Parameter,
     is_left_to_server,
     is_without_effect,
@@ -26,6 +32,9 @@ from gateway.upstreams.messages_options import write_options
 from gateway.upstreams.output_format import FIELDS, write_format
 from gateway.upstreams.text_prompts import write_prompt
 
+_WRITTEN: Final = frozenset({"stream_options", "metadata", "diffusion", *FORMAT_FIELDS, *NESTS})  # by `fields_for`
+_USAGE: Final = b',"stream_options":{"include_usage":true}'
+_MAX_CACHED: Final = 256
 _EMPTY_STARTS: Final = (b"null", b"[", b"{")
 _MAX_EMPTY_BYTES: Final = 256  # a longer value is not empty
 _MAX_SEED: Final = 2**63 - 1  # servers take 64-bit integers
@@ -39,10 +48,50 @@ Fields = dict[str, Raw]
 def body_for(call: Call, capabilities: Capabilities | None, *, stream_options: bool = True) -> bytes:
     """The body to send. With unknown `capabilities` (None) only ignored parameters are left out. `stream_options`: the
     target takes them."""
+    if (common := _with_model(call, capabilities, stream_options=stream_options)) is not None:
+        return common
     fields = fields_for(call, capabilities)
     if not stream_options:
         fields.pop("stream_options", None)
     return _encode(fields)
+
+
+def _with_model(call: Call, capabilities: Capabilities | None, *, stream_options: bool) -> bytes | None:
+    """The client's body with another model, and the option that asks a stream for its usage: if the client wrote no
+    field that would change for this target, and nothing else is to be added. Otherwise None."""
+    query, target = call.query, call.target
+    spans = query.spans
+    if spans is None or query.beyond_chat is not A_CHAT or target.kind is not Kind.OPENAI or call.ignored:
+        return None
+    if call.wants_logprobs or call.choice is not None or call.validation_error is not None or query.output_format:
+        return None
+    known = _KEPT.get(id(capabilities))
+    if not spans.keys() <= (known[1] if known is not None else _kept_fields(capabilities)) or not NESTED.isdisjoint(
+        query.parameters.names
+    ):
+        return None
+    start, end = spans["model"]
+    usage = _USAGE if query.stream and stream_options else b""
+    return b"%b%b%b%b" % (query.body[:start], _model(target.model), usage, query.body[end:])
+
+
+@lru_cache(maxsize=1024)
+def _model(name: str) -> bytes:
+    return _encode(name)
+
+
+_KEPT: Final[dict[int, tuple[Capabilities | None, frozenset[str]]]] = {}
+
+
+def _kept_fields(capabilities: Capabilities | None) -> frozenset[str]:
+    """Fields of a request that a target with these capabilities is sent as they are. Kept by identity, as those of
+    `not_taken` are."""
+    if len(_KEPT) >= _MAX_CACHED:
+        _KEPT.clear()
+    unwanted = not_taken(capabilities) if capabilities is not None else {}
+    kept = (HANDLED | PARAMETERS.keys()) - unwanted.keys() - _WRITTEN
+    _KEPT[id(capabilities)] = capabilities, kept  # which keeps the id from being reused
+    return kept
 
 
 def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """ASGI messages of responses: JSON, errors and event streams; health checks."""
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +14,7 @@ from twolane.process.http.limits import OUT_OF_BYTES
 from twolane.process.http_body import BodyTooLargeError
 
 Headers = Iterable[tuple[bytes, bytes]]
+JSON_TYPE: Final = (b"content-type", JSON)
 
 
 def health_check(facts: Callable[[], dict[str, str]]) -> ASGIApp:
@@ -30,7 +32,7 @@ def health_check(facts: Callable[[], dict[str, str]]) -> ASGIApp:
 
 async def send_json(send: Send, body: bytes, *, status: int = 200, headers: Headers = ()) -> None:
     """A complete JSON response."""
-    await _send_whole(send, status, [(b"content-type", JSON), *headers], body)
+    await _send_whole(send, status, [JSON_TYPE, *headers], body)
 
 
 async def send_error(send: Send, error: GatewayError, headers: Headers = (), *, path: str = "") -> None:
@@ -73,7 +75,15 @@ async def send_bytes(send: Send, data: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
+def send_now(send: Send, headers: list[tuple[bytes, bytes]], body: bytes, *, status: int = 200) -> bool:
+    """Send a whole response without waiting; False: this is not possible. `headers` has no content-length."""
+    respond: Callable[[int, Headers, bytes], bool] | None = getattr(send, "respond", None)  # see `error_boundary`
+    return respond is not None and respond(status, headers, body)
+
+
 async def _send_whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    if send_now(send, headers, body, status=status):
+        return
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

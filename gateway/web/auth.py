@@ -6,19 +6,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import PermissionDenied, Unauthorized
 from gateway.web.asgi_responses import send_early_error
-from twolane.process.api_keys import INVALID_KEY, Keys, KeyScope, key_of
+from twolane.process.api_keys import INVALID_KEY, Key, Keys, KeyScope, key_of
 
 OPEN_PATHS = frozenset({"/live", "/health"})
 DECISIONS = "/admin/decisions/"
+_FOUND = "twolane.key"  # where a scope has the API key, or None, once it was looked up
 
 
 def fairness_key(scope: Scope, keys: Keys | None) -> str:
     """Whose share of the gateway a request uses: its API key's, or its client address's if no keys are required. All
     requests with an unknown key have one share together."""
     if keys is not None:
-        key = keys.find(key_of(scope["headers"]))
+        key = scope[_FOUND] = keys.find(key_of(scope["headers"]))
         return key.name if key else ""
     return str(scope["client"][0]) if scope.get("client") else ""
+
+
+def key_for(scope: Scope, keys: Keys) -> Key | None:
+    """The API key of a request, which is looked up once; None: it has no valid one."""
+    return scope[_FOUND] if _FOUND in scope else keys.find(key_of(scope["headers"]))
 
 
 def send_scope(_path: str) -> KeyScope:
@@ -56,7 +62,7 @@ class Authenticate:
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        key = self._keys().find(key_of(scope["headers"]))
+        key = key_for(scope, self._keys())
         if key is None:
             await send_early_error(send, Unauthorized(INVALID_KEY), path=scope["path"])
             return

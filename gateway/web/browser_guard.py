@@ -29,18 +29,26 @@ class BrowserGuard:
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
-        self._seen = dict[bytes, bool]()  # few different values arrive; bounded below
+        self._check = BrowserCheck(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request, or respond with 403 or 415."""
-        problem = self._problem(scope) if scope["type"] == "http" else None
+        problem = self._check.problem(scope) if scope["type"] == "http" else None
         if problem is None:
             await self._app(scope, receive, send)
         else:
             await send_early_error(send, problem, path=scope["path"])
 
-    def _problem(self, scope: Scope) -> GatewayError | None:
+
+class BrowserCheck:
+    """What is wrong with a request; see the module and `BrowserGuard`."""
+
+    def __init__(self, hosts: Iterable[str] = ()) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._seen = dict[bytes, bool]()  # few different values arrive; bounded below
+
+    def problem(self, scope: Scope) -> GatewayError | None:
+        """Why the request is refused; None: it is not."""
         host, types, is_browser = b"", list[bytes](), False
         for name, value in scope["headers"]:
             if name == b"host":

@@ -22,7 +22,14 @@ from gateway.types import Delta, Query
 from gateway.web import sse
 from gateway.web.apis.client_api import ClientApi, Writer
 from gateway.web.apis.table import APIS
-from gateway.web.asgi_responses import refuse_body, send_early_error, send_error, send_json
+from gateway.web.asgi_responses import (
+    JSON_TYPE,
+    refuse_body,
+    send_early_error,
+    send_error,
+    send_json,
+    send_now,
+)
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
@@ -88,16 +95,16 @@ class GenerationApis:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
-        check_encoding(headers)
+        if b"content-encoding" in headers:
+            check_encoding(headers)
         body: bytes = scope.get(BODY) or await read_body(receive)
         trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        parses_at_once = len(body) <= LARGE_BYTES and api.prepare is None
+        if len(body) <= LARGE_BYTES and api.prepare is None:
+            return api.read(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if api.prepare is not None:
             api = replace(api, parse=await api.prepare(body, state.get("key")))
         parse = partial(api.read, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
-        if parses_at_once:
-            return parse()
         query = await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
         beyond = query.beyond_chat
         hold_more(max(0, len(query.body) - len(body)) + len(beyond.items_to_store or b""))
@@ -105,7 +112,8 @@ class GenerationApis:
         return query
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
-        return describe(decision) + describe_quota(self._pipeline.quota(query))
+        quota = self._pipeline.quota(query)
+        return describe(decision) if quota is None else describe(decision) + describe_quota(quota)
 
     def _writer(self, api: ClientApi, query: Query, answer: GatewayResponse) -> Writer | None:
         """None for the pipeline's own form. Writers are told what a route made private or limited to locations."""
@@ -132,7 +140,8 @@ class GenerationApis:
             if writer is not None:
                 await writer.keep(delta.data, delta.original)
                 data = writer.whole(delta.data, delta.original)
-            await send_json(send, data, headers=headers)
+            if not send_now(send, [JSON_TYPE, *headers], data):
+                await send_json(send, data, headers=headers)
             answer.sent()
         finally:
             await answer.aclose()
@@ -175,6 +184,11 @@ async def _send_deltas(
     named: Callable[[GatewayError], GatewayError],
 ) -> None:
     """Send the answer. A failure in the middle is the end of the stream."""
+
+    def push(found: list[Delta]) -> bool:
+        is_common = writer is None and len(found) == 1
+        return stream.push(b"data: %b\n\n" % found[0].data if is_common else _events(writer, found))
+
     error: GatewayError | None = answer.error
     if error is None:
         try:
@@ -182,7 +196,7 @@ async def _send_deltas(
             while found:
                 if events := _events(writer, found):
                     await stream.write(events)
-                found = await answer.more()
+                found = await answer.more(push if stream.takes_pushes else None)
         except AttemptFailed as fault:
             error = fault
     client.stop()

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import Draining, GatewayError
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_early_error
-from twolane.process.http.request_cycle import Headers
+from twolane.process.http.request_cycle import CYCLE, PIECE_BYTES, Headers, RequestCycle
 from twolane.process.running_requests import RunningRequests
 
 _log = logging.getLogger("gateway")
@@ -21,10 +21,16 @@ class ErrorBoundary:
     """Every request ends with exactly one response. `running` ends those that outlast the drain period."""
 
     def __init__(
-        self, app: ASGIApp, running: RunningRequests, on_status: Callable[[int], None] = lambda _status: None
+        self,
+        app: ASGIApp,
+        running: RunningRequests,
+        on_status: Callable[[int], None] = lambda _status: None,
+        direct: Callable[[Scope], ASGIApp | None] = lambda _scope: None,
     ) -> None:
-        """`on_status` receives the HTTP status of every response."""
+        """`on_status` receives the HTTP status of every response. `direct` finds the application of a request to which
+        the layers of `app` add nothing; None: it passes through them."""
         self._app = app
+        self._direct = direct
         self._running = running
         self._on_status = on_status
 
@@ -33,21 +39,29 @@ class ErrorBoundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        response = _Response(scope, send, self._on_status)
+        cycle: RequestCycle | None = scope.get(CYCLE)
+        task = (cycle.task if cycle is not None else None) or asyncio.current_task()
+        assert task is not None
+        response = _Response(scope, send, cycle, self._on_status)
         if self._running.has_ended:
             await response.fail(_draining())
             return
+        tasks = self._running.tasks
+        tasks.add(task)
         try:
-            with self._running:
-                await self._app(scope, receive, response)
+            await (self._direct(scope) or self._app)(scope, receive, response)
         except asyncio.CancelledError:
+            tasks.discard(task)
             if not self._running.is_over():
                 raise
             await response.fail(_draining())
         except Exception:  # any unexpected error must still end in exactly one response
             _log.exception("request failed")
+            tasks.discard(task)  # the error is sent, whatever ends meanwhile
             if not await response.fail(GatewayError("Internal error of the gateway; see its log.")):
                 raise
+        finally:
+            tasks.discard(task)
 
 
 def _draining() -> Draining:
@@ -57,11 +71,12 @@ def _draining() -> Draining:
 class _Response:
     """An ASGI send that knows what was sent."""
 
-    __slots__ = ("_headers", "_on_status", "_scope", "_send", "_state")
+    __slots__ = ("_cycle", "_headers", "_on_status", "_scope", "_send", "_state")
 
-    def __init__(self, scope: Scope, send: Send, on_status: Callable[[int], None]) -> None:
+    def __init__(self, scope: Scope, send: Send, cycle: RequestCycle | None, on_status: Callable[[int], None]) -> None:
         self._scope = scope
         self._send = send
+        self._cycle = cycle
         self._on_status = on_status
         self._state = ""
         self._headers: Headers = ()
@@ -73,6 +88,20 @@ class _Response:
         elif not message.get("more_body", False):
             self._state = "complete"
         await self._send(message)
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Send a whole response at once, if it is small and the connection takes such."""
+        if self._cycle is None or len(body) > PIECE_BYTES:
+            return False
+        self._state = "complete"
+        self._on_status(status)
+        self._cycle.respond(status, headers, body)
+        return True
+
+    @property
+    def push(self) -> Callable[[bytes], bool] | None:
+        """Sends a part of the body at once, and returns whether there is room for more; None: only messages can."""
+        return None if self._cycle is None else self._cycle.push
 
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""

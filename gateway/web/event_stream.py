@@ -28,6 +28,7 @@ class EventStream:
         self, send: Send, headers: Callable[[], ResponseHeaders], *, heartbeat_s: float, path: str = ""
     ) -> None:
         self._send = send
+        self._push: Callable[[bytes], bool] | None = getattr(send, "push", None)  # see `error_boundary`
         self._headers = headers
         self._heartbeat_s = heartbeat_s
         self._path = path
@@ -60,6 +61,17 @@ class EventStream:
         finally:
             self._sent_s = self._loop.time()
             self._is_writing = False
+
+    @property
+    def takes_pushes(self) -> bool:
+        """Whether `push` may be called: the head was sent, over a connection that takes bytes without waiting."""
+        return self._has_events and self._push is not None
+
+    def push(self, data: bytes) -> bool:
+        """Send events at once. Returns whether there is room for more: otherwise `write` waits for it."""
+        assert self._push is not None
+        self._sent_s = self._loop.time()
+        return self._push(data) if data else True
 
     async def end(self, last: bytes, error: GatewayError | None = None) -> None:
         """Send the `last` events, or an error as a response of its own if no head was sent.

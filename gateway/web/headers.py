@@ -3,6 +3,7 @@
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from math import ceil
 from typing import Final
@@ -95,30 +96,48 @@ def new_request_id() -> str:
 def request_id_headers(request_id: str, path: str) -> ResponseHeaders:
     """The ID of a request, under the names that the clients of the API at this path read."""
     value = request_id.encode()
-    return [(REQUEST_ID, value)] + ([(MESSAGES_REQUEST_ID, value)] if path.startswith(MESSAGES_PATH) else [])
+    if path.startswith(MESSAGES_PATH):
+        return [(REQUEST_ID, value), (MESSAGES_REQUEST_ID, value)]
+    return [(REQUEST_ID, value)]
 
 
 def describe(decision: Decision) -> ResponseHeaders:
     """All headers known so far; empty ones are omitted."""
     classification = decision.classification
-    pairs = (
-        (TASK, classification.task),
-        (CONFIDENCE, f"{classification.confidence:.2f}"),
-        (ROUTE, decision.route),
-        (TARGET, decision.target),
-        (ATTEMPTS, ",".join([f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts])),
-        (FALLBACK, decision.fallback),
-        (LOW_CONFIDENCE, None if decision.low_confidence is None else f"{decision.low_confidence:.3f}"),
-        (IGNORED, ",".join(ignored) if (ignored := decision.ignored) else None),
-        (ANSWERED_BY, _answered_by(decision) if decision.answered_by else None),
-        (POLICY, decision.policy),
-        (SCHEMA, decision.schema_check),
-        (SERVER_TIMING, _timing(decision)),
-        (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
-    )
     headers = request_id_headers(decision.query_id, decision.api_path)
-    headers += [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+    headers += [(TASK, classification.task.encode()), (CONFIDENCE, b"%.2f" % classification.confidence)]
+    if decision.route:
+        headers.append((ROUTE, _value(decision.route)))
+    if decision.target:
+        headers.append((TARGET, _value(decision.target)))
+    if attempts := decision.attempts:
+        text = ",".join([f"{attempt.target}={attempt.outcome}" for attempt in attempts])
+        headers.append((ATTEMPTS, _value(text)))
+        if len(attempts) > 1 or attempts[0].ignored or decision.low_confidence is not None or decision.answered_by:
+            headers += [(name, _value(value)) for name, value in _rare(decision) if value]
+    headers.append((POLICY, _value(decision.policy)))
+    if decision.schema_check:
+        headers.append((SCHEMA, _value(decision.schema_check)))
+    headers.append((SERVER_TIMING, _timing(decision)))
+    trace = decision.trace
+    if trace is not None and trace.is_recorded:
+        headers.append((TRACE, trace.header().encode()))
     return headers
+
+
+def _rare(decision: Decision) -> Iterator[tuple[bytes, str | None]]:
+    """What most answers have not."""
+    yield FALLBACK, decision.fallback
+    if decision.low_confidence is not None:
+        yield LOW_CONFIDENCE, f"{decision.low_confidence:.3f}"
+    yield IGNORED, ",".join(decision.ignored)
+    if decision.answered_by:
+        yield ANSWERED_BY, _answered_by(decision)
+
+
+@lru_cache(maxsize=1024)
+def _value(text: str) -> bytes:
+    return text.encode("latin-1", "replace")
 
 
 def describe_quota(quota: Quota | None) -> ResponseHeaders:
@@ -153,8 +172,8 @@ def _ranges(indices: Sequence[int]) -> Iterator[str]:
         yield str(low) if low == high else f"{low}-{high}"
 
 
-def _timing(decision: Decision) -> str:
+def _timing(decision: Decision) -> bytes:
     text = ""
     for name, duration_ms in decision.timings_ms.items():
         text += f"{name};dur={duration_ms:.1f}, "
-    return f"{text}total;dur={decision.total_ms:.1f}"
+    return f"{text}total;dur={decision.total_ms:.1f}".encode()

@@ -27,7 +27,6 @@ RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
 _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 _BODY: Final = body_of(_ERROR)
-_ALL_HEADERS: Final = (*_HEADERS, (b"content-length", b"%d" % len(_BODY)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,10 +71,11 @@ class Ingress:
         if cycle.scope["method"] != "POST" or cycle.scope["path"] not in self.paths:
             connection.start(cycle)
             return
-        arrival = _Arrival(connection, cycle, self._clock())
+        at_s = self._clock()
         if not self._queue.size and self._started < STARTS_PER_TURN:
-            self._decide(arrival)
+            self._decide(connection, cycle, at_s)
         else:
+            arrival = _Arrival(connection, cycle, at_s)
             key = self._key_of(cycle.scope)
             # Several keys share the whole queue: the first few of them would take all of a short one.
             room = self._shedder.room(arrival.at_s) if self._queue.has_only(key) else None
@@ -83,7 +83,7 @@ class Ingress:
             if evicted is not None:
                 if room is not None:
                     self._shedder.refuse(arrival.at_s)
-                self._refuse(evicted)
+                self._refuse(evicted.connection, evicted.cycle)
         self._watch.wake()
         self._schedule()
 
@@ -95,32 +95,30 @@ class Ingress:
             arrival = self._queue.pop()
             if arrival.connection.is_open and not arrival.cycle.is_disconnected:
                 arrival.cycle.scope["state"]["received_s"] = arrival.at_s
-                self._decide(arrival)
+                self._decide(arrival.connection, arrival.cycle, arrival.at_s)
         if self._queue.size or self._started:
             self._schedule()
 
-    def _decide(self, arrival: _Arrival) -> None:
+    def _decide(self, connection: ClientConnection, cycle: RequestCycle, at_s: float) -> None:
         now_s = self._clock()
-        if self._shedder.admits(now_s - arrival.at_s + self._watch.lag.sustained_s, now_s):
+        if self._shedder.admits(now_s - at_s + self._watch.lag.sustained_s, now_s):
             self._started += 1
-            arrival.connection.start(arrival.cycle)
+            connection.start(cycle)
         else:
-            self._refuse(arrival)
+            self._refuse(connection, cycle)
 
-    def _refuse(self, arrival: _Arrival) -> None:
+    def _refuse(self, connection: ClientConnection, cycle: RequestCycle) -> None:
         """The rest of a small body is discarded; behind a large one the connection is closed."""
-        cycle = arrival.cycle
-        if cycle.is_disconnected or not arrival.connection.is_open:
+        if cycle.is_disconnected or not connection.is_open:
             return
         self._on_shed()
         cycle.is_last = cycle.is_last or _is_large(cycle)
         request_id, path = new_request_id(), cycle.scope["path"]
         if is_of_messages(path):
-            body = body_of(_ERROR, path, request_id)
-            headers = [*request_id_headers(request_id, path), *_HEADERS, (b"content-length", b"%d" % len(body))]
-            cycle.respond(_ERROR.status, headers, body)
+            headers = [*request_id_headers(request_id, path), *_HEADERS]
+            cycle.respond(_ERROR.status, headers, body_of(_ERROR, path, request_id))
         else:
-            cycle.respond(_ERROR.status, [(REQUEST_ID, request_id.encode()), *_ALL_HEADERS], _BODY)
+            cycle.respond(_ERROR.status, [(REQUEST_ID, request_id.encode()), *_HEADERS], _BODY)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:

@@ -15,7 +15,7 @@ from gateway.web.request_schema import ChatRequest, CustomTool, Function, is_pre
 _NO_CALL: Final = frozenset({"none"})
 _ANY_CALL: Final = frozenset({"required", "any"})
 _TYPES: Final = frozenset({"function", "custom"})
-_ANY: Final = ToolChoice()
+ANY_CALL: Final = ToolChoice()
 _NAMED: Final = ("function", "custom", "tool")
 
 
@@ -30,7 +30,7 @@ def tool_choice_of(request: ChatRequest, tools: tuple[Tool, ...]) -> ToolChoice:
     """The rules for calls. A value that is not known restricts nothing: the target decides. Raises InvalidField for
     a tool that is not offered."""
     if not tools:
-        return _ANY
+        return ANY_CALL
     parallel = request.parallel_tool_calls is not False
     given, param = request.tool_choice, "tool_choice"
     if given is None and request.functions:

@@ -4,7 +4,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from gateway.beyond_chat import A_CHAT, BeyondChat
 from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
-from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, NESTS, read_parameters
+from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, HANDLED, NAME, NESTS, NO_PARAMETERS, read_parameters
 from gateway.policy_types import LocationLimit
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
@@ -20,10 +20,11 @@ from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.routing.edit_tags import tagged_code
 from gateway.types import OutputFormat, Query
 from gateway.web.headers import new_request_id
-from gateway.web.offered_tools import tool_choice_of, tools_of
+from gateway.web.offered_tools import ANY_CALL, tool_choice_of, tools_of
 from gateway.web.output_format import output_format_of
 from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
 from twolane.process.api_keys import Key
+from twolane.process.http.compiled import Spans, scan_object
 from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
 from twolane.process.locations import locations_of
 from twolane.process.trace_context import Trace
@@ -44,6 +45,14 @@ _FOLLOW_UP: Final = 3  # messages that a conversation with a follow-up has at le
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
 _MEDIA: Final = ("image", "audio", "video", "file")
 _NO_MEDIA: Final[frozenset[str]] = frozenset()
+_NO_TASK: Final = (None, "")
+_TASK: Final = b"x-twolane-task"
+_DEADLINE: Final = b"x-twolane-deadline-ms"
+_TYPED: Final = HANDLED - FORMAT_FIELDS  # fields that only CHAT reads
+_NO_NEEDS: Final[frozenset[Capability]] = frozenset()
+_CHAT: Final = frozenset({Capability.CHAT})
+_STREAM: Final = frozenset({Capability.CHAT, Capability.STREAM})
+_value: Final = msgspec.json.decode
 
 
 def parse_chat(
@@ -55,21 +64,26 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
-    request, document, body = decode(body, CHAT)
+    request, document, body, spans = _read(body)
     output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
     tools = tools_of(request) if request.tools or request.functions else ()
-    task, task_from = _task(request, headers)
+    task, task_from = _task(request, headers) if request.metadata or _TASK in headers else _NO_TASK
     read = _Conversation(request.messages)
     images = bool(read.parts) and "image_url" in [part.type for part in read.parts]
     media = _media(read.parts) if read.parts else _NO_MEDIA
-    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(read, request.tools), media)
+    nested = _nested_parameters(read, request.tools)
+    if document or nested or media:
+        parameters, needs = read_parameters(_without_forms(document), nested, media)
+    else:
+        parameters, needs = NO_PARAMETERS, _NO_NEEDS
     code = tagged_code(read.user_text)
     return Query(
         request_id=new_request_id(),
         model=request.model,
         body=body,
+        spans=spans,
         received_s=now_s,
-        system_text=_ends("\n".join(read.system_texts)),
+        system_text=_ends("\n".join(read.system_texts)) if read.system_texts else "",
         last_user_text=_ends(read.user_text),
         earlier_text=_ends(read.earlier_text, EARLIER_CHARS),
         answer_text=_ends(read.answer_text, EARLIER_CHARS),
@@ -77,17 +91,17 @@ def parse_chat(
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         private=_private(request, headers) or (key is not None and key.private_only),
-        locations=_locations(request, headers, key) if request.metadata or key or _LOCATIONS in headers else (),
+        locations=_locations(request, headers, key),
         task_hint=task,
         task_hint_from=task_from,
-        deadline_ms=_deadline_ms(request, headers),
+        deadline_ms=_deadline_ms(request, headers) if request.diffusion or _DEADLINE in headers else None,
         principal=key.name if key else None,
         allowed_models=key.models if key else None,
         allowed_routes=key.routes if key else None,
         trace=trace,
         output_format=output_format,
         tools=tools,
-        tool_choice=tool_choice_of(request, tools),
+        tool_choice=tool_choice_of(request, tools) if tools else ANY_CALL,
         has_tools=bool(request.tools or request.functions),
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
@@ -102,12 +116,15 @@ def parse_chat(
     )
 
 
-def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def unique_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Request headers by name. Raises InvalidField if an `x-twolane-` header is repeated with different values.
 
     Picking one of the values could send a private request out of the cluster.
     """
-    found: dict[bytes, bytes] = {}
+    found = dict(headers)
+    if len(found) == len(headers):
+        return found
+    found = {}
     for name, value in headers:
         if name.startswith(b"x-twolane-") and found.get(name, value) != value:
             raise InvalidField(f"{_text(name)!r} is repeated with different values.", param=_text(name))
@@ -136,11 +153,15 @@ def decode(
         raise (InvalidField(str(fault), param=fault.key) if fault.key else MalformedBody(str(fault))) from None
     except msgspec.ValidationError as fault:
         raise invalid_field(str(fault)) from None
+    _check_spelling(document)
+    return request, document, body
+
+
+def _check_spelling(document: dict[str, Any]) -> None:
+    """Whoever ignores case would read the metadata as private."""
     for key in document:
         if len(key) == _METADATA_CHARS and key != _METADATA and key.lower() == _METADATA:
-            # whoever ignores case would read it as private
             raise InvalidField(f"{key!r} must be written {_METADATA!r}.", param=key)
-    return request, document, body
 
 
 class _Conversation:
@@ -184,6 +205,22 @@ def last_user_text(request: ChatRequest) -> str:
     return _Conversation(request.messages).user_text
 
 
+def _read(body: bytes) -> tuple[ChatRequest, dict[str, Any], bytes, Spans | None]:
+    """The request; its fields, or only those that `HANDLED` does not contain or that ask for a format; its text; and
+    where the fields are, if that is known. Raises as `decode` does."""
+    spans = scan_object(body, MAX_VALUES)
+    if spans is None:
+        return *decode(body, CHAT), None
+    try:
+        request = CHAT.decode(body)
+    except msgspec.ValidationError as fault:
+        raise invalid_field(str(fault)) from None
+    document = {name: _value(body[start:end]) for name, (start, end) in spans.items() if name not in _TYPED}
+    if document:
+        _check_spelling(document)
+    return request, document, body, spans
+
+
 def _ends(text: str, chars: int = SEARCHED_CHARS) -> str:
     """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
     return text if len(text) <= 2 * chars else text[:chars] + text[-chars:]
@@ -223,6 +260,8 @@ def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
 def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> list[str]:
     """The parameters that are present within messages and tools."""
     found = [NAME] if read.is_named else []
+    if not (read.parts or tools or read.is_marked):
+        return found
     marked: list[ToolEntry | Part] = [*(tools or ()), *read.parts]
     if read.is_marked or (marked and any(each.cache_control is not ABSENT for each in marked)):
         found.append(CACHE_CONTROL)
@@ -231,6 +270,8 @@ def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> li
 
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
     """The capabilities that fields other than parameters need; see `read_parameters`."""
+    if not (request.tools or images or output_format or request.suffix is not None):
+        return _STREAM if request.stream else _CHAT
     found = [Capability.CHAT]
     if request.stream:
         found.append(Capability.STREAM)
@@ -289,6 +330,8 @@ def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
 def _locations(request: ChatRequest, headers: dict[bytes, bytes], key: Key | None) -> tuple[LocationLimit, ...]:
     """What limits the request to locations: header, metadata and key. Each can only narrow."""
     of_key = key.locations if key is not None else None
+    if not request.metadata and of_key is None and _LOCATIONS not in headers:
+        return ()
     given: dict[str, Any] = {}
     if _LOCATIONS in headers:
         given[_LOCATIONS.decode()] = headers[_LOCATIONS].decode("latin-1")

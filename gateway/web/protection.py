@@ -1,6 +1,6 @@
 """What every request passes before a route sees it: browsers, API keys, and the size of its body."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,17 +8,17 @@ from starlette.types import ASGIApp, Scope, Send
 
 from gateway.settings import Settings
 from gateway.web.asgi_responses import refuse_body
-from gateway.web.auth import Authenticate, admin_scope
-from gateway.web.browser_guard import BrowserGuard
+from gateway.web.auth import Authenticate, admin_scope, key_for
+from gateway.web.browser_guard import BrowserCheck, BrowserGuard
 from gateway.web.console.guard import ROOT, BelowPath
 from gateway.web.cors import Origins, Preflight
 from gateway.web.headers import GATEWAY
-from twolane.process.api_keys import Keys
+from twolane.process.api_keys import Keys, KeyScope
 from twolane.process.http.bounded_bodies import BoundedBodies
-from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
+from twolane.process.http.byte_budget import HOLDING, IN_SCOPE, BudgetExceededError, ByteBudget, Holding
 from twolane.process.http.connection import ClientConnection, Listener
 from twolane.process.http.limits import Broken, limits_of
-from twolane.process.http.request_cycle import Headers, RequestCycle
+from twolane.process.http.request_cycle import BODY, Headers, RequestCycle
 from twolane.process.http_body import BodyTooLargeError
 from twolane.process.keys_file import KeysFile
 
@@ -35,6 +35,31 @@ class Protection:
     def public(self, app: ASGIApp) -> ASGIApp:
         """The application of the public port, without what `preflight` adds outside of everything else."""
         return self._guarded(Authenticate(self._bounded(app), self._keys()))
+
+    def direct(self, apps: Mapping[str, ASGIApp]) -> Callable[[Scope], ASGIApp | None]:
+        """Finds the application at one of the paths of `apps` for a request whose whole body has arrived and that all
+        layers of `public` would pass on: they are skipped. None: they decide."""
+        keys, browsers = self.keys, BrowserCheck(self.settings.allowed_hosts)
+        largest = self.settings.max_body_bytes
+
+        def find(scope: Scope) -> ASGIApp | None:
+            app = apps.get(scope["path"])
+            if app is None or BODY not in scope or scope[IN_SCOPE].size > largest:
+                return None
+            holding: Holding = scope[IN_SCOPE]
+            if keys is None:
+                if browsers.problem(scope) is not None:
+                    return None
+            else:
+                key = key_for(scope, keys.current)
+                if key is None or KeyScope.SEND not in key.scopes:
+                    return None
+                scope["state"]["key"] = key
+                holding.assign(key.name)
+            HOLDING.set(holding)
+            return app
+
+        return find
 
     def preflight(self, app: ASGIApp) -> ASGIApp:
         """The application of the public port, which also answers preflight requests of browsers."""

@@ -133,7 +133,7 @@ def test_every_threshold_of_the_test_sets_is_for_a_figure_that_they_measure() ->
 def test_check_requires_the_thresholds_of_the_newest_test_set_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "read_test_set", lambda _: [])
     judged = {name: is_judged for name, _, _, is_judged in routing._measured(None)}
-    assert judged == {"test set first": False, "test set second": False, "test set third": True}
+    assert judged == {f"test set {name}": name == "fourth" for name in ("first", "second", "third", "fourth")}
 
 
 @pytest.mark.parametrize("folder", TEST_SETS, ids=lambda folder: folder.name)

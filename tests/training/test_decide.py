@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffusion_worker.constraints.inference.template import FREE
+from diffusion_worker.models.decision_weights import DECISION_WEIGHTS
 from diffusion_worker.models.interface import FULL, SLIDING
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.model_info import ModelInfo
-from training.decide import DecisionRun, question_count
+from training.decide import FEW_STEPS, DecisionRun, question_count
 from training.decision_batches import UNDECIDING_WEIGHT, DecisionBatch, decision_batch
 from training.decision_objective import _canvas_masks, _causal, decision_losses
 from training.model import build_model, speed_up_training
-from training.tasks.decisions import QUESTIONS
+from training.tasks.decisions import QUESTIONS, question_set
 from training.vocabulary import EOS, PAD
 
 CHECKPOINT = "checkpoints/twolane-tiny"
@@ -27,10 +29,10 @@ def info() -> ModelInfo:
     return load(CHECKPOINT, LoadOptions(threads=1)).info
 
 
-def batch(seed: int = 1, *, rows: int = 2, questions: int = QUESTIONS) -> DecisionBatch:
-    return decision_batch(
-        random.Random(seed), torch.Generator().manual_seed(seed), info(), rows=rows, questions=questions
-    )
+def batch(seed: int = 1, *, rows: int = 2, questions: int = QUESTIONS, is_read: bool = True) -> DecisionBatch:
+    generator = torch.Generator().manual_seed(seed)
+    rng = random.Random(seed)
+    return decision_batch(rng, generator, info(), question_set(rng, questions), rows=rows, is_read=is_read)
 
 
 def test_every_question_is_decided_once_on_the_canvases_and_at_least_once_left_to_right() -> None:
@@ -93,17 +95,36 @@ def test_layers_with_a_window_see_the_last_tokens_only() -> None:
 
 
 def test_the_number_of_questions_grows_to_that_of_the_benchmark() -> None:
-    early = {question_count(random.Random(seed), 0.0) for seed in range(50)}
-    late = [question_count(random.Random(seed), 0.9) for seed in range(200)]
-    assert early == {1, 2}
+    counts = {step: [question_count(random.Random(seed), step) for seed in range(200)] for step in (0, 60, FEW_STEPS)}
+    late = counts[FEW_STEPS]
+    assert set(counts[0]) == {1}
+    assert max(counts[60]) == 3
     assert max(late) == QUESTIONS
-    assert late.count(QUESTIONS) > 80
+    assert late.count(QUESTIONS) > 140
+
+
+def test_a_batch_without_json_answers_learns_canvases_only() -> None:
+    net = build_model(7)
+    speed_up_training(net)
+    found = batch(5, is_read=False)
+    assert found.prefix.shape[1] + found.rest.shape[1] == found.context.max()
+    losses = decision_losses(net, found, is_second=False)
+    assert losses.left_to_right == 0.0
+    (losses.canvas + losses.left_to_right).backward()
 
 
 def test_free_positions_get_noise() -> None:
     found = batch(4)
     assert (found.first != FREE).all()
     assert (found.first != found.clean).float().mean() > 0.2
+
+
+def test_learned_weights_are_continued_and_written_as_they_were_read(tmp_path: Path) -> None:
+    shipped = Path(CHECKPOINT) / DECISION_WEIGHTS
+    DecisionRun(seed=1, steps=1, out=tmp_path, start=CHECKPOINT, weights=shipped)._export()
+    learned, written = load_file(shipped), load_file(tmp_path / DECISION_WEIGHTS)
+    assert learned.keys() == written.keys()
+    assert all(torch.equal(learned[name], written[name]) for name in learned)
 
 
 @pytest.mark.slow

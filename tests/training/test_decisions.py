@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.inference.template import FREE
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from training.tasks.decisions import QUESTIONS, canvases_of, decision, question_set
+from training.tasks.decisions import QUESTIONS, Asked, canvases_of, decision, practice_set, question_set
 from training.tasks.orders import order
 from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids
@@ -50,6 +51,14 @@ def test_all_types_and_several_answers_occur() -> None:
     assert {question.kind for question in samples[0].questions} == set(QuestionKind)
     for answers in zip(*(sample.right for sample in samples), strict=True):
         assert max(map(answers.count, set(answers))) < 0.9 * len(answers)
+
+
+def test_predicates_are_practised_more_often_than_asked() -> None:
+    def share(draw: Callable[[random.Random, int], tuple[Asked, ...]]) -> float:
+        kinds = [each.question.kind for seed in range(200) for each in draw(random.Random(seed), QUESTIONS)]
+        return kinds.count(QuestionKind.PREDICATE) / len(kinds)
+
+    assert share(practice_set) > share(question_set) + 0.15
 
 
 def model() -> DiffusionModel:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.classifier.tokens import FIRST_WORD, STEM, Vocabulary, counted_words, split
+from gateway.classifier.tokens import FIRST_WORD, STEM, Vocabulary, counted_words, lowered, split
 
 FILE: Final = Path(__file__).with_name("concepts.txt")
 LEAST: Final = 3  # texts that contain a word before it is in the vocabulary
@@ -26,7 +26,7 @@ def read_concepts(path: Path = FILE) -> dict[str, tuple[str, ...]]:
 
 def vocabulary_of(texts: Iterable[str], concepts: Concepts) -> Vocabulary:
     """The words and stems of the texts, and the words of all concepts."""
-    counts = Counter(word for text in texts for word in set(split(text.lower())))
+    counts = Counter(word for text in texts for word in set(split(lowered(text))))
     named = {word.removesuffix(STEM) for words in concepts.values() for word in words}
     for word in named:
         if len(split(word)) == 1:

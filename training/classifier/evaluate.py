@@ -18,8 +18,8 @@ from gateway.routing.classify import STAGES
 from gateway.types import Classification, Query
 from training.calibration import calibration_error
 from training.classifier.compose import Request
-from training.classifier.fit import FAST
-from training.classifier.lines import Line, kinds_of_writers
+from training.classifier.fit import FAST, PLAIN_WEIGHT
+from training.classifier.lines import Line, kinds_of_writers, plain_writers
 
 PRECISION: Final = 0.95  # of the fast lane, at which its threshold is fitted
 LEAST_WRITERS: Final = 3  # of a language, for the threshold to be fitted on it
@@ -74,8 +74,7 @@ class LeftOut:
     @cached_property
     def is_right(self) -> Bools:
         """Whether it is the label or one of `also_ok`."""
-        pairs = zip(self.requests, self.best.tolist(), strict=True)
-        return np.array([_TASKS[at] in (each.line.task, *each.line.also_ok) for each, at in pairs])
+        return np.array(is_right(self.requests, self.best.tolist()))
 
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
@@ -88,6 +87,12 @@ class LeftOut:
         """Whether each request is right in one lane only, and whether the fast lane is right."""
         found = [{task in FAST for task in (each.line.task, *each.line.also_ok)} for each in self.requests]
         return np.array([len(each) == 1 for each in found]), np.array([True in each for each in found])
+
+
+def is_right(requests: Iterable[Request], tasks: Iterable[int]) -> list[bool]:
+    """Whether the number of a task is that of each request's label or of one of its `also_ok`."""
+    pairs = zip(requests, tasks, strict=True)
+    return [_TASKS[at] in (each.line.task, *each.line.also_ok) for each, at in pairs]
 
 
 def evaluate(found: LeftOut) -> dict[str, Any]:
@@ -142,15 +147,17 @@ def macro_f1(found: LeftOut, rows: Numbers) -> float:
 def lane_threshold(found: LeftOut) -> float:
     """The lowest probability of the fast tasks together at which the fast lane still has PRECISION; 1 if none.
 
-    In a language of one or two writers, a model without one of them lacks most of what the shipped one knows of it.
-    Such languages do not count here, unless there are no others.
+    Requests in the usual words count as often as in the fit (`PLAIN_WEIGHT`). In a language of one or two writers, a
+    model without one of them lacks most of what the shipped one knows of it. Such languages do not count here, unless
+    there are no others.
     """
     counted, is_fast = found.lanes
     known = known_languages(each.line for each in found.requests)
     counted = counted & np.array([each.line.lang in known for each in found.requests])
-    mass, fast = found.mass[counted], is_fast[counted]
+    plain = np.array([each.line.writer in plain_writers() for each in found.requests])
+    mass, fast, weights = found.mass[counted], is_fast[counted], np.where(plain, PLAIN_WEIGHT, 1.0)[counted]
     order = np.argsort(-mass, kind="stable")
-    precision = np.cumsum(fast[order]) / np.arange(1, order.size + 1)
+    precision = np.cumsum((weights * fast)[order]) / np.cumsum(weights[order])
     enough = np.flatnonzero(precision >= PRECISION)
     return float(mass[order][enough[-1]]) if enough.size else 1.0
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gateway.classifier.features import HASHED, HASHED_ROWS, UNIT_FLAGS, Features, features
+from gateway.classifier.features import HASHED, Features, features
 from gateway.classifier.model import FLAG_WEIGHT, table_rows
 from gateway.classifier.tokens import Ids, Vocabulary
 from gateway.enums import Task
@@ -106,7 +106,6 @@ class Table:
             earlier=request.earlier,
             answer=request.answer,
         )
-        first = len(self.vocabulary.names)
         counts = found.sizes
         chains, sizes = self._chained(found, rng)
         own = np.repeat(np.repeat(np.arange(counts.size), counts), sizes)
@@ -116,9 +115,8 @@ class Table:
         rows = np.concatenate(
             [
                 self._flat_rows[chains],
-                (found.hashed + first).ravel(),
-                (found.flags + first + HASHED_ROWS).ravel(),
-                found.leads + first,
+                found.rows[1:].ravel(),
+                found.unit_rows.ravel(),
             ]
         )
         shares = 1.0 / np.sqrt(counts)
@@ -136,15 +134,13 @@ class Table:
             rows=rows[order].astype(np.int32),
             weights=weights[order].astype(np.float32),
             sizes=np.bincount(units, minlength=counts.size),
-            flags=np.concatenate(
-                [np.array(found.request) + first + HASHED_ROWS + UNIT_FLAGS, found.past.astype(np.int32) + first]
-            ).astype(np.int32),
+            flags=np.concatenate([found.request, found.past]).astype(np.int32),
             flag_weights=np.concatenate(whole).astype(np.float32),
         )
 
     def _chained(self, found: Features, rng: np.random.Generator | None) -> tuple[Ids, Ids]:
         """Where the chains of all tokens stand in the flat arrays, and how long each is."""
-        chosen = found.ids
+        chosen = found.rows[0]
         if rng is not None:
             chosen = chosen + len(self.vocabulary.names) * (rng.random(chosen.size) < UNKNOWN_SHARE)
         counts = self._counts[chosen]
@@ -244,8 +240,11 @@ def scores(model: Model, data: Dataset) -> Tensor:
     return torch.cat([model(data.examples[at : at + 256]) for at in starts])
 
 
-def temperature(found: Tensor, targets: Tensor) -> float:
-    """The temperature with the smallest loss, by search over a grid."""
+def temperature(found: Tensor, right: Tensor) -> float:
+    """The temperature by which the probability of the most probable task tells best whether that is `right`, by search
+    over a grid. Labels alone would give one that is too high: a task that is as defensible as the label is right, too.
+    """
     grid = np.geomspace(0.3, 5.0, 120)
-    losses = [float(F.cross_entropy(found / float(divisor), targets)) for divisor in grid]
+    tops = ((found / float(divisor)).softmax(1).amax(1) for divisor in grid)
+    losses = [float(F.binary_cross_entropy(top, right)) for top in tops]
     return float(grid[int(np.argmin(losses))])

@@ -16,7 +16,7 @@ from gateway.enums import Task
 from training.classifier.compose import Request, compose, pasted_texts
 from training.classifier.concepts import read_concepts, vocabulary_of
 from training.classifier.demands import DEMANDS, with_demands
-from training.classifier.evaluate import LeftOut, shipped_probabilities
+from training.classifier.evaluate import LeftOut, is_right, shipped_probabilities
 from training.classifier.fit import Dataset, Model, Table, fit, scores, temperature
 from training.classifier.lines import Line, kinds_of_writers
 from training.classifier.materials import HELD_OUT, TRAINING, Materials
@@ -72,8 +72,7 @@ def cross_validate(
         found.append(scores(model, table.dataset(composed)))
         models.append((table.vocabulary, table.folded(model.table.weight.detach().numpy()), composed))
     every = torch.cat(found)
-    labels = torch.tensor([_TASKS.index(each.line.task) for each in requests])
-    divisor = temperature(every, labels)
+    divisor = temperature(every, torch.tensor(is_right(requests, every.argmax(1).tolist()), dtype=torch.float32))
     shipped = [shipped_probabilities(_model(words, table, divisor), own) for words, table, own in models]
     return LeftOut(requests=requests, found=every, divisor=divisor, shipped=np.concatenate(shipped))
 

@@ -59,9 +59,18 @@ class DecisionSample:
 
 def question_set(rng: random.Random, count: int = QUESTIONS) -> tuple[Asked, ...]:
     """`count` different questions that can be asked of any order."""
+    return _draw(rng, count, _TOPICS)
+
+
+def practice_set(rng: random.Random, count: int) -> tuple[Asked, ...]:
+    """`count` different questions to learn from: those of `question_set`, predicates more often."""
+    return _draw(rng, count, _PRACTICE)
+
+
+def _draw(rng: random.Random, count: int, topics: Sequence[Callable[[random.Random], Asked]]) -> tuple[Asked, ...]:
     found: dict[str, Asked] = {}
     while len(found) < count:
-        asked = rng.choice(_TOPICS)(rng)
+        asked = rng.choice(topics)(rng)
         found[asked.question.text] = asked
     return tuple(found.values())
 
@@ -161,5 +170,10 @@ def _how_detailed(_rng: random.Random) -> Asked:
 _TOPICS: Final[tuple[Callable[[random.Random], Asked], ...]] = (
     *(_is_above, _is_early, _starts),
     *(_which_day, _which_letter, _has_day),
+    *(_how_many, _how_detailed),
+)
+_PRACTICE: Final = (
+    *(*[_is_above] * 4, *[_is_early] * 2, *[_starts] * 2),
+    *(_which_day, _which_letter, _which_letter, _has_day),
     *(_how_many, _how_detailed),
 )

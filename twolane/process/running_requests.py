@@ -14,23 +14,23 @@ class RunningRequests:
 
     def __init__(self) -> None:
         self.has_ended = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()  # whoever knows its task may add it, and discard it at the end
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self.tasks.add(task)
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.discard(task)
+        self.tasks.discard(task)
 
     def end(self) -> None:
         """The drain period is over. Repeating it has no effect: it would cancel responses that are being written."""
         if not self.has_ended:
             self.has_ended = True
-            for task in self._tasks:
+            for task in self.tasks:
                 task.cancel()
 
     def is_over(self) -> bool:

@@ -6,8 +6,9 @@ sent to the servers that the request calls. Independent of samplers and exporter
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from twolane.process.records import record
 
 SAMPLED: Final = 1
 _PARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -15,7 +16,7 @@ _STATE: Final = re.compile(rb"[\x20-\x7e]{1,512}")
 _SPANS: Final = (1 << 64) - 1  # all 64-bit numbers except 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Trace:
     """`span_id` is the request's own span if it `is_recorded`, otherwise its caller's: a process that records nothing
     does not appear in the trace, and the servers it calls are children of its caller."""

@@ -23,6 +23,9 @@ _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DOCUMENT: Final = (b"{", b"[")
 _DONE: Final = b"[DONE]"
+_COMMON_START: Final = b"data: {"
+_COMMON_END: Final = b"}\n\n"
+_COMMON_LINES: Final = 2  # as many line feeds
 # What parsers raise, for example for a number of more digits than Python converts.
 _FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -60,9 +63,12 @@ class AnswerReader:
     def feed(self, data: bytes) -> list[Delta]:
         """The deltas that end in `data`. Raises AttemptFailed."""
         try:
-            if self._events is not None:
-                return self._read(self._events, data)
-            return self._begin(data)
+            if self._events is None:
+                return self._begin(data)
+            is_event = data[:7] == _COMMON_START and data[-3:] == _COMMON_END and data.count(b"\n") == _COMMON_LINES
+            if is_event and self._merger is None and not self.is_finished and self._events.is_between:
+                return self._read_one(data[6:-2])
+            return self._read(self._events, data)
         except _FAULTS as fault:
             raise _unreadable(fault) from fault
 
@@ -112,6 +118,16 @@ class AnswerReader:
             raise UpstreamError("The target's response is too large.", detail="too much without content")
         return deltas
 
+    def _read_one(self, event: bytes) -> list[Delta]:
+        """What `_read` returns for one event in its most common form, alone in a read."""
+        delta = self._read_event(event, self._state)
+        if delta is None:
+            self._idle_size += len(event)
+            return []
+        self._idle_size = 0
+        self._observe(delta)
+        return [delta]
+
     def _deltas(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []
         for event in events:
@@ -139,6 +155,9 @@ class AnswerReader:
         return Delta(data=b"", pieces=delta.pieces)
 
     def _observe(self, delta: Delta) -> None:
+        pieces = delta.pieces
+        if len(pieces) == 1 and pieces[0].index in self._open and not (pieces[0].finish_reason or pieces[0].tool_calls):
+            return
         for piece in delta.pieces:
             if piece.finish_reason is not None:
                 self._finished.add(piece.index)

@@ -33,6 +33,11 @@ class EventReader:
         self._ends_line = False  # the last part ends with a line
         self._skips_lf = False  # the last byte was CR, so an LF that follows belongs to it
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not self._parts and not self._skips_lf
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`, in order. Raises EventTooLarge."""
         if self._skips_lf and data:

@@ -1,7 +1,7 @@
 """The HttpClient over aiohttp: for TLS, proxies and everything else."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import aiohttp
@@ -46,9 +46,17 @@ class AiohttpResponse:
         """See `HttpResponse`."""
         return self._response.content.at_eof()
 
+    def whole(self, most: int) -> bytes | None:  # noqa: ARG002 - the interface's signature
+        """See `HttpResponse`."""
+        return None
+
     async def read(self) -> bytes:
         """See `HttpResponse`."""
         return await self._response.content.readany()
+
+    def push(self, sink: Callable[[bytes], bool] | None) -> bool:  # noqa: ARG002 - the interface's signature
+        """See `HttpResponse`."""
+        return False
 
     def close(self) -> None:
         """See `HttpResponse`."""
@@ -58,11 +66,28 @@ class AiohttpResponse:
             self._response.close()
 
 
+class AiohttpDestination:
+    """A Destination."""
+
+    __slots__ = ("_client", "_headers", "_proxy", "_url")
+
+    def __init__(self, client: "AiohttpClient", url: URL, headers: Mapping[str, str], proxy: URL | None) -> None:
+        self._client, self._url, self._headers, self._proxy = client, url, headers, proxy
+
+    async def post(self, body: bytes, headers: Mapping[str, str]) -> AiohttpResponse:
+        """See `Destination`."""
+        return await self._client.post(self._url, body, {**self._headers, **headers}, proxy=self._proxy)
+
+
 class AiohttpClient:
     """An HttpClient. Closes its session."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+
+    def at(self, url: URL, headers: Mapping[str, str], *, proxy: URL | None = None) -> AiohttpDestination:
+        """See `HttpClient`."""
+        return AiohttpDestination(self, url, headers, proxy)
 
     async def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None

@@ -5,9 +5,11 @@ processed it.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from yarl import URL
+
+PUSHED_BYTES: Final = 1 << 14
 
 
 class CannotConnect(Exception):  # noqa: N818 - says what happened
@@ -44,8 +46,19 @@ class HttpResponse(Protocol):
         """Whether the end of the body was read."""
         ...
 
+    def whole(self, most: int) -> bytes | None:
+        """The body, if all of it has arrived, at most so many bytes, and none was read; otherwise None, as for an empty
+        one."""
+        ...
+
     def read(self) -> Awaitable[bytes]:
         """What has arrived of the body since the last call, at least one byte; nothing at its end."""
+        ...
+
+    def push(self, sink: Callable[[bytes], bool] | None) -> bool:
+        """Call `sink` with what arrives, as soon as it does, in place of `read`, until it returns False, or until None
+        takes its place. It is called with nothing, once, when `read` must be called: at the end, after a failure, and
+        for a part of more than PUSHED_BYTES. Returns False if the client cannot do this."""
         ...
 
     def close(self) -> None:
@@ -53,8 +66,20 @@ class HttpResponse(Protocol):
         ...
 
 
+class Destination(Protocol):
+    """Where requests are sent, with the headers that all of them have."""
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Coroutine[Any, Any, HttpResponse]:
+        """See `HttpClient`. `headers` are those of this request, with other names."""
+        ...
+
+
 class HttpClient(Protocol):
     """Sends requests over connections that it keeps open."""
+
+    def at(self, url: URL, headers: Mapping[str, str], *, proxy: URL | None = None) -> Destination:
+        """Requests to this URL that all have these headers. Raises nothing: calls do."""
+        ...
 
     def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
@@ -76,12 +101,18 @@ class ClientByScheme:
         self._make_other = make_other
         self._other: HttpClient | None = None
 
+    def at(self, url: URL, headers: Mapping[str, str], *, proxy: URL | None = None) -> Destination:
+        """See `HttpClient`."""
+        return self._client_of(url, proxy).at(url, headers, proxy=proxy)
+
     def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
     ) -> Coroutine[Any, Any, HttpResponse]:
         """See `HttpClient`."""
-        client = self._plain if url.scheme == "http" and proxy is None else self.other()
-        return client.post(url, body, headers, proxy=proxy)
+        return self._client_of(url, proxy).post(url, body, headers, proxy=proxy)
+
+    def _client_of(self, url: URL, proxy: URL | None) -> HttpClient:
+        return self._plain if url.scheme == "http" and proxy is None else self.other()
 
     def other(self) -> HttpClient:
         """The client for everything else."""

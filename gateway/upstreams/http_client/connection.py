@@ -16,86 +16,20 @@ import httptools
 
 from gateway.upstreams.http_client.client import HungUp, InvalidResponse, ResponseTimeout
 from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.response import Headers, PooledResponse
+from twolane.process.http.compiled import read_chunks, read_head
 
 _BODILESS: Final = frozenset({204, 304})
+_OK: Final = b"HTTP/1.1 200 "
+_OK_STATUS: Final = 200
+_KEEP_ALIVE: Final = b"keep-alive"
+_UNCOMMON: Final = frozenset({b"upgrade", b"proxy-connection", b"trailer"})  # headers that the parser must see
+_CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 _BYTES_ACKED_AT: Final = 120  # in Linux's struct tcp_info
 
 
 class NotReceived(Exception):  # noqa: N818 - says what happened
     """The server had closed the connection before it received any byte of the request."""
-
-
-class PooledResponse:
-    """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
-
-    __slots__ = ("_connection", "_error", "_is_over", "_limit", "_parts", "_size", "_waiter", "headers", "status")
-
-    def __init__(self, connection: "Connection", status: int, headers: dict[str, str], limit: int) -> None:
-        self._connection: Connection | None = connection
-        self.status, self.headers = status, headers
-        self._parts: list[bytes] = []
-        self._size = 0  # of the parts
-        self._limit = limit  # of the rest of the body
-        self._waiter: asyncio.Future[bytes] | None = None
-        self._error: Exception | None = None
-        self._is_over = False
-
-    @property
-    def content_encoding(self) -> str:
-        """See `HttpResponse`."""
-        return self.headers.get("content-encoding", "")
-
-    @property
-    def is_complete(self) -> bool:
-        """See `HttpResponse`."""
-        return self._is_over and not self._parts and self._error is None
-
-    def read(self) -> "asyncio.Future[bytes]":
-        """See `HttpResponse`. Raises HungUp or InvalidResponse, after what arrived before."""
-        self._waiter = waiter = asyncio.get_running_loop().create_future()
-        self.wake()
-        return waiter
-
-    def close(self) -> None:
-        """See `HttpResponse`."""
-        if self._connection is not None:
-            self._connection.abort()
-        self.end(HungUp("the response was closed"))
-
-    # What the connection calls
-
-    def feed(self, part: bytes) -> bool:
-        """A part of the body; returns whether too much is buffered. Raises InvalidResponse."""
-        self._limit -= len(part)
-        if self._limit < 0:
-            raise InvalidResponse("the body is too large")
-        self._parts.append(part)
-        self._size += len(part)
-        return self._connection is not None and self._size > self._connection.limits.buffered_bytes
-
-    def wake(self) -> None:
-        """The parts of one read have been fed: hand them over. A reader that was cancelled has left them."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            return
-        if self._parts:
-            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts.clear()
-            self._size = 0
-            waiter.set_result(data)
-            if self._connection is not None:
-                self._connection.resume_reading()
-        elif self._error is not None:
-            waiter.set_exception(self._error)
-            waiter.exception()  # it is no defect if nobody waits any longer
-        elif self._is_over:
-            waiter.set_result(b"")
-
-    def end(self, error: Exception | None = None) -> None:
-        """Nothing more will arrive: the body is complete, or the connection has failed."""
-        if not self._is_over:
-            self._is_over, self._error, self._connection = True, error, None
-            self.wake()
 
 
 class Connection(asyncio.Protocol):
@@ -110,6 +44,7 @@ class Connection(asyncio.Protocol):
         "_header_count",
         "_headers",
         "_is_bodiless",
+        "_is_common",
         "_is_framed",
         "_is_interim",
         "_is_over",
@@ -152,10 +87,12 @@ class Connection(asyncio.Protocol):
         self._response: PooledResponse | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answered = self._sent = 0  # bytes of earlier requests, and of the current one
-        self._headers: dict[str, str] = {}
-        self._is_reused = self._has_eof = self._is_paused = self._is_over = self._keeps = False
+        self._headers: Headers = {}
+        self._is_common = False  # chunks of the current response are read without the parser
+        self._is_reused = self._has_eof = self._is_paused = self._keeps = False
         self.idle_since_s = 0.0
-        self._reset()
+        self._head_fed = self._header_count = self._seen = 0
+        self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
     @property
     def is_usable(self) -> bool:
@@ -167,7 +104,8 @@ class Connection(asyncio.Protocol):
         """Send a request. The result is set when the head of its response has arrived: HungUp, InvalidResponse,
         ResponseTimeout, or NotReceived, after which the request can be sent again. `is_bodiless`: the response to this
         method has no body, whatever its headers say (HEAD)."""
-        self._reset()
+        self._head_fed = self._header_count = self._seen = 0
+        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_common = False
         self._is_bodiless = is_bodiless
         self._waiter = waiter = self._loop.create_future()
         if self.limits.head_s is not None:
@@ -197,8 +135,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the server."""
-        if self._waiter is None and self._response is None:  # idle
-            self.abort()
+        if self._response is None:
+            if self._waiter is None:  # idle
+                self.abort()
+                return
+            if not self._has_begun and self._take_common(data):
+                return
+        elif self._is_common and self._take_chunks(data, 0):
             return
         self._has_begun = True
         self._seen += len(data)
@@ -234,6 +177,69 @@ class Connection(asyncio.Protocol):
             self.fail(HungUp("in the response" if self._has_begun else "before the response"))
         self._on_lost(self)
 
+    # Common responses
+
+    def _take_common(self, data: bytes) -> bool:
+        """Read the head of a response in the form that servers commonly send, with the beginning of its body, or all
+        of it. False: the parser must read it."""
+        waiter, found = self._waiter, read_head(data)
+        if found is None or waiter is None or waiter.done() or self._is_bodiless:
+            return False
+        line, listed, end = found
+        headers = dict(listed)
+        if line[:13] != _OK or len(headers) != len(listed) or end > self.limits.head_bytes:
+            return False
+        if not _UNCOMMON.isdisjoint(headers) or headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
+            return False
+        length, coding, size = headers.get(b"content-length"), headers.get(b"transfer-encoding"), len(data) - end
+        chunks = None
+        if length is not None:
+            if length != b"%d" % size or coding is not None or size > self.limits.body_bytes:
+                return False
+        elif coding != b"chunked" or (chunks := read_chunks(data, end)) is None:
+            return False
+        self._has_begun = self._is_common = self._is_framed = True
+        if self._timer is not None:
+            self._stop_timer()
+        self._waiter, self._response = None, PooledResponse(self, _OK_STATUS, headers, self.limits.body_bytes)
+        waiter.set_result(self._response)
+        if chunks is not None:
+            self._take(self._response, *chunks)
+        else:
+            self._response.complete(data[end:])
+            self._is_over = self._keeps = True
+            self._finish()
+        return True
+
+    def _take_chunks(self, data: bytes, start: int) -> bool:
+        """Read whole chunks; False: the parser reads them and what follows."""
+        chunks, response = read_chunks(data, start), self._response
+        if chunks is not None and response is not None:
+            if chunks[1] or not response.feed_sink(chunks[0]):
+                self._take(response, *chunks)
+            return True
+        self._is_common = False
+        self._parser.feed_data(_CHUNKED_HEAD)  # to the place where the body begins, or goes on
+        self._is_framed = True
+        return False
+
+    def _take(self, response: PooledResponse, part: bytes, is_end: bool) -> None:
+        """A part of the body of a common response, and whether it is the last one."""
+        if part:
+            try:
+                is_full = response.feed(part)
+            except InvalidResponse as error:
+                self.fail(error)
+                return
+            if is_full and not self._is_paused and not is_end:
+                self._is_paused = True
+                self._transport.pause_reading()
+        if is_end:
+            self._is_over = self._keeps = True
+            self._finish()
+        else:
+            response.wake()
+
     # The parser
 
     def on_message_begin(self) -> None:
@@ -250,17 +256,17 @@ class Connection(asyncio.Protocol):
             raise InvalidResponse("the headers are too large")
         if self._response is not None:
             return
-        key, text = name.decode("latin-1").lower(), value.decode("utf-8", "surrogateescape").strip()
-        if key == "transfer-encoding":
+        key, text = name.lower(), value.strip()
+        if key == b"transfer-encoding":
             self._is_framed = True
-            if text.lower() != "chunked" or key in self._headers:
+            if text.lower() != b"chunked" or key in self._headers:
                 raise InvalidResponse("a transfer coding other than chunked")
-        elif key == "content-length":
+        elif key == b"content-length":
             self._is_framed = True
             if int(text) > self.limits.body_bytes:
                 raise InvalidResponse("the body is too large")
-        elif key == "content-encoding" and key in self._headers:
-            text = f"{self._headers.pop(key)},{text}"
+        elif key == b"content-encoding" and key in self._headers:
+            text = b"%b,%b" % (self._headers.pop(key), text)
         self._headers.setdefault(key, text)  # of several, the first one counts
 
     def on_headers_complete(self) -> None:
@@ -338,12 +344,6 @@ class Connection(asyncio.Protocol):
         except (OSError, AttributeError, struct.error):
             return False
         return self._answered <= acked <= self._answered + 1  # the opening of the connection counts as one
-
-    def _reset(self) -> None:
-        """For the next response."""
-        self._headers = {}
-        self._head_fed = self._header_count = self._seen = 0
-        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -10,15 +10,28 @@ import aiohappyeyeballs
 from yarl import URL
 
 from gateway.upstreams.http_client.client import CannotConnect, HungUp
-from gateway.upstreams.http_client.connection import Connection, NotReceived, PooledResponse
+from gateway.upstreams.http_client.connection import Connection, NotReceived
 from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.response import PooledResponse
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
 _PORT: Final = 80
-_MAX_ADDRESSES: Final = 4096  # that are kept; policies have far fewer
+_START_LINES: Final = 2  # the request line and the host
 
 Origin = tuple[str, int]
-_Address = tuple[Origin, str]  # where to connect, and how requests begin
+
+
+class PooledDestination:
+    """A Destination. What all requests have is encoded once."""
+
+    __slots__ = ("_client", "_origin", "_start")
+
+    def __init__(self, client: "PooledClient", origin: Origin, start: bytes) -> None:
+        self._client, self._origin, self._start = client, origin, start
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Coroutine[Any, Any, PooledResponse]:
+        """See `PooledClient.post`."""
+        return self._client.exchange(self._origin, _encoded(self._start, headers, body))
 
 
 class PooledClient:
@@ -31,28 +44,32 @@ class PooledClient:
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self._addresses: dict[tuple[str, URL], _Address] = {}
+
+    def at(self, url: URL, headers: Mapping[str, str], *, proxy: URL | None = None) -> PooledDestination:
+        """See `HttpClient`. Raises ValueError as `post` does."""
+        _check(url, proxy)
+        origin, start = _address_of("POST", url)
+        return PooledDestination(self, origin, start + _lines(headers))
 
     def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
     ) -> Coroutine[Any, Any, PooledResponse]:
         """See `HttpClient`. Raises CannotConnect, TimeoutError (of the connection), HungUp, InvalidResponse or
         ResponseTimeout; ValueError for headers that cannot be sent."""
-        if url.scheme != "http" or proxy is not None:
-            raise ValueError("only http:// URLs without a proxy")
+        _check(url, proxy)
         return self.request("POST", url, headers, body)
 
     async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> PooledResponse:
-        """The same for any method. A request that met a connection which the server had closed is sent once more, on a
-        new one, if the server received nothing of it."""
-        known = self._addresses.get((method, url))
-        if known is None:
-            known = self._address_of(method, url)
-        origin, start = known
-        request = _encoded(start, headers, body)
+        """The same for any method."""
+        origin, start = _address_of(method, url)
+        return await self.exchange(origin, _encoded(start, headers, body), is_bodiless=method == "HEAD")
+
+    async def exchange(self, origin: Origin, request: bytes, *, is_bodiless: bool = False) -> PooledResponse:
+        """Send an encoded request. One that met a connection which the server had closed is sent once more, on a new
+        one, if the server received nothing of it."""
         connection = self._take(origin) or await self._connect(origin)
         while True:
-            head = connection.send(request, is_bodiless=method == "HEAD")
+            head = connection.send(request, is_bodiless=is_bodiless)
             try:
                 return await head
             except NotReceived:  # only of a connection that was used before
@@ -73,18 +90,6 @@ class PooledClient:
             connection.fail(HungUp("the client was closed"))
         while self._open:  # noqa: ASYNC110 - the loop closes them in its next iterations
             await asyncio.sleep(0)
-
-    def _address_of(self, method: str, url: URL) -> "_Address":
-        if len(self._addresses) >= _MAX_ADDRESSES:
-            self._addresses.clear()
-        host = url.raw_host or ""
-        named = f"[{host}]" if ":" in host else host
-        at = named if url.port in (None, _PORT) else f"{named}:{url.port}"
-        start = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {at}\r\n"
-        if len(start.splitlines()) != 2 or "\0" in start:
-            raise ValueError("the URL contains a line break")
-        found = self._addresses[method, url] = (host, url.port or _PORT), start
-        return found
 
     def _take(self, origin: Origin) -> Connection | None:
         """The connection that was used last; None if there is none that can be used."""
@@ -163,8 +168,28 @@ class PooledClient:
             self._timer = loop.call_at(next_s + self._limits.idle_s, self._expire)
 
 
-def _encoded(start: str, headers: Mapping[str, str], body: bytes) -> bytes:
+def _check(url: URL, proxy: URL | None) -> None:
+    if url.scheme != "http" or proxy is not None:
+        raise ValueError("only http:// URLs without a proxy")
+
+
+def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
+    """Where to connect, and how requests begin."""
+    host = url.raw_host or ""
+    named = f"[{host}]" if ":" in host else host
+    at = named if url.port in (None, _PORT) else f"{named}:{url.port}"
+    start = f"{method} {url.raw_path_qs} HTTP/1.1\r\nHost: {at}\r\n"
+    if len(start.splitlines()) != _START_LINES or "\0" in start:
+        raise ValueError("the URL contains a line break")
+    return (host, url.port or _PORT), start.encode()
+
+
+def _encoded(start: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
+    return b"%b%bContent-Length: %d\r\n\r\n%b" % (start, _lines(headers), len(body), body)
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise ValueError("a header contains a line break")
-    return f"{start}{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return lines.encode()

@@ -7,10 +7,10 @@ import pytest
 
 from gateway.attempts.confidence import check_confidence, minimum_of, needs_logprobs
 from gateway.beyond_chat import BeyondChat, Prompt
-from gateway.enums import Kind, TargetApi
+from gateway.enums import Capability, Kind, TargetApi
 from gateway.errors import LowConfidence
 from gateway.routing.engine_profiles import ENGINES
-from gateway.types import Call, Candidate, Query, Target
+from gateway.types import Call, Candidate, Capabilities, Query, Target
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import body_for
 
@@ -24,10 +24,15 @@ def gated(target: Target) -> Candidate:
 
 @pytest.mark.parametrize("api", [TargetApi.EMBEDDINGS, TargetApi.DECISIONS])
 def test_embeddings_and_decisions_have_no_gate_as_a_whole(query: MakeQuery, target: MakeTarget, api: TargetApi) -> None:
-    candidate = gated(target(kind=Kind.OPENAI))
+    candidate = gated(target(kind=Kind.OPENAI, capabilities=ENGINES["vllm"]))
     other = query(beyond_chat=BeyondChat(api=api))
     assert (minimum_of(candidate, other), needs_logprobs(candidate, other)) == (None, False)
     assert (minimum_of(candidate, query()), needs_logprobs(candidate, query())) == (0.8, True)
+
+
+def test_a_target_with_decisions_alone_has_no_gate_for_its_texts(query: MakeQuery, target: MakeTarget) -> None:
+    server = target(kind=Kind.OPENAI, capabilities=Capabilities(supported=frozenset({Capability.DECISIONS})))
+    assert minimum_of(gated(server), query()) is None
 
 
 @pytest.mark.parametrize("kind", [Kind.WORKER, Kind.SCRIPTED])

@@ -73,3 +73,38 @@ def test_a_score_is_a_number(target: MakeTarget, score: Any) -> None:
     response = read_decision(orjson.dumps({"answers": [given]}))
     with pytest.raises(InvalidOutput):
         answers.accept((0,), response, Candidate(route="r", target=target()), usage=None, is_last=True)
+
+
+def entries(**changes: Any) -> dict[str, Any]:
+    """A choice whose second entry has these members changed."""
+    listed = [{"value": "a", "probability": 0.9}, {"value": True, "probability": 0.1} | changes]
+    return {"type": "choice", "name": None, "choice": "a", "confidence": 0.9, "probabilities": listed}
+
+
+@pytest.mark.parametrize("changes", [{"value": "b"}, {"value": "true"}, {"value": None}, {"probability": None}])
+def test_probabilities_are_those_of_the_values_of_the_choice(target: MakeTarget, changes: dict[str, Any]) -> None:
+    choices = [{"value": "a"}, {"value": True}]
+    questions = [{"type": "choice", "instructions": "Which?", "choices": choices}]
+    answers = DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
+    candidate = Candidate(route="r", target=target())
+    broken, whole = (read_decision(orjson.dumps({"answers": [each]})) for each in (entries(**changes), entries()))
+    with pytest.raises(InvalidOutput):
+        answers.accept((0,), broken, candidate, usage=None, is_last=True)
+    merged = answers.accept((0,), whole, candidate, usage=None, is_last=True)
+    assert orjson.loads(merged.data)["answers"] == [entries()]
+
+
+@pytest.mark.parametrize("level", [{"label": "mid", "value": 1}, {"label": "low", "value": "0"}, {"value": 0}])
+def test_probabilities_are_those_of_the_levels_of_the_score(target: MakeTarget, level: dict[str, Any]) -> None:
+    questions = [{"type": "score", "instructions": "How?", "levels": LEVELS}]
+    answers = DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
+    listed = [{**level, "probability": 1.0}]
+    given = {"type": "score", "name": None, "score": 1.0, "confidence": 1.0, "probabilities": listed}
+    with pytest.raises(InvalidOutput):
+        answers.accept(
+            (0,),
+            read_decision(orjson.dumps({"answers": [given]})),
+            Candidate(route="r", target=target()),
+            usage=None,
+            is_last=True,
+        )

@@ -18,6 +18,7 @@ ALPHABETS = (
     "abc def '_ 09.!?;:\n\n \t`\"“”«»{}()[]<>|@_=+-,…→",
     "漢字翻译かなカナ한국어。！？；：",
     "éèñßÜİıſẞǅΣσς ’ж ü",
+    "ابتثل لا ،؛؟۔ \u0651\u064b٣ हिन्दी को मत नहीं है।॥ «ºª²",
     "\x00\x01\u0300\u0660²½\ud800\u2028\x1c🦊",
     " \n`",
     "don't not nicht than rather only for to ",
@@ -69,7 +70,7 @@ def test_parts_of_another_shape_are_refused() -> None:
 
     parts = parts_of(read_model())
     with pytest.raises(ValueError, match="expected"):
-        scorer(type(parts)(**{name: getattr(parts, name) for name in parts.__slots__} | {"known": parts.known[:-1]}))
+        scorer(type(parts)(**{name: getattr(parts, name) for name in parts.__slots__} | {"table": parts.table[:-1]}))
 
 
 @pytest.mark.parametrize("given", [(), ("a",), ("a", "b", "c", 4), (b"a", "b", "c", "d")])

@@ -40,7 +40,7 @@ def test_probabilities_are_those_of_a_softmax_over_the_weighted_units(query: Mak
     seen = features(model().vocabulary, system="", user="translate please")
     assert found is not None
     # Three units: those of the empty system prompt and turn before have a break each, and count as much as the third.
-    score = 2.0 / math.sqrt(seen.ids.size - 2) / seen.firsts.size
+    score = 2.0 / math.sqrt(seen.rows.shape[1] - 2) / seen.firsts.size
     expected = math.exp(score) / (math.exp(score) + len(TASKS) - 1)
     assert found.confidence == pytest.approx(expected, rel=1e-5)
     # "structured" is less certain in a text of two words.
@@ -83,8 +83,8 @@ def test_mostly_unknown_words_reduce_the_probabilities(query: MakeQuery) -> None
     found = [stage(query(last_user_text="translate" + " qzx" * unknown)) for unknown in (0, 2, 5, 19)]
     confidences = [each.confidence for each in found if each]
     assert confidences[:2] == [pytest.approx(1.0), pytest.approx(1.0)]
-    assert confidences[2] == pytest.approx(1 / 6 / 0.3, rel=1e-3)
-    assert confidences[3] == pytest.approx(1 / 20 / 0.3, rel=1e-3)
+    assert confidences[2] == pytest.approx(math.sqrt(1 / 6 / 0.3), rel=1e-3)
+    assert confidences[3] == pytest.approx(math.sqrt(1 / 20 / 0.3), rel=1e-3)
 
 
 @pytest.mark.parametrize(("words", "factor"), [(1, 1 / 8), (4, 0.5), (8, 1.0), (40, 1.0)])

@@ -50,3 +50,7 @@ def test_a_target_whose_confidence_is_never_known_is_named(policy_with: PolicyWi
     assert served["vllm_diffusion"] == []
     assert len(served["sglang_diffusion"]) == 1
     assert "route 'edits' has no gate at target 'fast'" in served["sglang_diffusion"][0]
+    decides = list(
+        gate_problems(policy_with(worker, worker.replace("worker", "openai\n    capabilities: [decisions]")))
+    )
+    assert decides[0].endswith("`min_confidence` has no effect there except on decisions")

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from gateway.enums import Kind, Task
+from gateway.enums import Capability, Kind, Task
 from gateway.policy_types import READ_ALONG, Slo
 from gateway.routing.conditions import When
 from gateway.routing.gates import Gate
 from gateway.routing.policy import DIRECT, Policy, Route, compile_policy
-from gateway.types import Classification, Query, Target
+from gateway.types import Capabilities, Classification, Query, Target
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]
@@ -48,6 +48,13 @@ def test_a_gate_by_target_holds_for_exactly_those(target: MakeTarget) -> None:
     gate = Gate(at_targets=(("careful", 0.7),))
     route = Route(name="r", when=When(), use="quality", fall_back=("fast", "careful"), gate=gate)
     assert [lane.min_confidence for lane in compiled(target, route).lanes] == [None, None, 0.7]
+
+
+def test_a_gate_holds_for_every_target_that_answers_decisions_with_probabilities(target: MakeTarget) -> None:
+    server = target("server", kind=Kind.OPENAI, capabilities=Capabilities(supported=frozenset({Capability.DECISIONS})))
+    route = Route(name="r", when=When(), use="server", gate=Gate(minimum=0.8))
+    policy = compile_policy(content_hash="0123456789abcdef", targets={"server": server}, target_slos={}, routes=[route])
+    assert [lane.min_confidence for lane in policy.lanes] == [0.8]
 
 
 def test_the_private_plan_has_only_targets_in_the_cluster(target: MakeTarget) -> None:

@@ -21,10 +21,19 @@ class Body:
     status = 200
     content_encoding = ""
     headers: Mapping[str, str] = {}
-    is_complete = True
 
     def __init__(self, body: bytes) -> None:
         self._parts = [body[at : at + 100] for at in range(0, len(body), 100)]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._parts
+
+    def whole(self, _most: int) -> bytes | None:
+        return None
+
+    def push(self, _sink: object) -> bool:
+        return False
 
     async def read(self) -> bytes:
         return self._parts.pop(0) if self._parts else b""

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.trace_context import Trace
@@ -55,6 +56,15 @@ def test_a_parent_decides_for_its_children_and_a_ratio_for_roots() -> None:
     assert sampling.begin(CALLER).is_recorded
     assert not sampling.begin(replace(CALLER, flags=0)).is_recorded
     assert 150 < sum(sampling.begin(None).is_recorded for _ in range(1000)) < 350
+
+
+@pytest.mark.parametrize("sampler", [TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.75))])
+def test_a_root_is_sampled_if_the_sampler_would_sample_its_id(sampler: Sampler) -> None:
+    for root in (tracer(sampler).begin(None) for _ in range(100)):
+        asked = sampler.should_sample(Context(), root.trace_id, "request")
+        assert root.is_recorded is (asked.decision is Decision.RECORD_AND_SAMPLE)
+        assert root.header()[-2:] == ("01" if root.is_recorded else "00")
+        assert root.span_id
 
 
 def test_roots_are_told_apart() -> None:

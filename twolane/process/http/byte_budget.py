@@ -87,10 +87,8 @@ class Holding:
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
-        more = size - self.size
-        if more > 0 and not self._is_released:
-            self._budget.reserve(more, self._owner)
-            self.size = size
+        if size > self.size:
+            self.add_if_fits(size - self.size)
 
     def add_if_fits(self, size: int) -> None:
         """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""

@@ -28,6 +28,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
@@ -38,6 +39,7 @@ from uvicorn.server import ServerState
 
 from twolane.process.http import limits
 from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
+from twolane.process.http.compiled import read_head
 from twolane.process.http.limits import Broken, HttpLimits, Refusal, filled
 from twolane.process.http.request_cycle import CONTINUE, STATUS_LINES, Headers, RequestCycle
 
@@ -51,12 +53,28 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 _CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"expect"})
 _UPGRADES: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
+_UNCOMMON: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection", b"trailer"})
+_KEEP_ALIVE: Final = b"keep-alive"
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+_MAX_TARGETS: Final = 64  # that are kept
+_MAX_TARGET_BYTES: Final = 64
 _IDLE, _HEAD, _BODY = range(3)  # what is expected next: a request, the rest of a head, the rest of a body
 _log = logging.getLogger("twolane.http")
 
 
 class _Refused(Exception):  # noqa: N818 - says what happened; never leaves this module
     """Ends the parser's run over the received bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The target of a request, with its method."""
+
+    url: bytes  # as sent
+    method: str
+    path: str
+    raw_path: bytes
+    query_string: bytes
 
 
 class Listener:
@@ -78,6 +96,7 @@ class Listener:
         the connection's own included, by the headers of its request."""
         self.limits, self.on_broken, self.arrive = limits or HttpLimits(), on_broken, arrive
         self.budget, self.added_headers = budget or ByteBudget(sys.maxsize), added_headers
+        self.targets: dict[bytes, Target] = {}  # of plain paths, by the line of the request
         self._connections: set[ClientConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -199,7 +218,8 @@ class ClientConnection(asyncio.Protocol):
         """Bytes from the client."""
         self._used_s = self._loop.time()
         if len(data) <= PIECE_BYTES:
-            self._take(data)
+            if self._phase != _IDLE or not self._take_common(data):
+                self._take(data)
             return
         view = memoryview(data)  # in pieces, so that the size of a head behind another request is known well enough
         for at in range(0, len(data), PIECE_BYTES):
@@ -216,6 +236,32 @@ class ClientConnection(asyncio.Protocol):
             self._body_fed += len(data)
         self._parse(data)
         self._check_sizes()
+
+    def _take_common(self, data: bytes) -> bool:
+        """Read a whole request in the form that clients commonly send. False: the parser must read it."""
+        found = None if self._open or self._is_deaf or self._is_draining else read_head(data)
+        if found is None:
+            return False
+        line, listed, end = found
+        target, headers, length = self._listener.targets.get(line), dict(listed), len(data) - end
+        if target is None or b"host" not in headers or len(headers) != len(listed) or end > self._limits.head_bytes:
+            return False
+        if headers.get(b"content-length") != b"%d" % length or not _UNCOMMON.isdisjoint(headers):
+            return False
+        if headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE or len(listed) > self._limits.headers:
+            return False
+        self._url, self._headers, holding = target.url, listed, self._listener.budget.hold()
+        cycle = RequestCycle(self, self._scope_of(target, "1.1"), holding, is_last=False, expects_continue=False)
+        cycle.added_headers = self._listener.added_headers(listed)
+        self._open.append(cycle)
+        try:
+            cycle.feed_all(data[end:])
+        except BudgetExceededError:
+            self._parsing = cycle
+            self._refuse(limits.OUT_OF_BYTES, Broken.BYTE_BUDGET)
+        else:
+            self._start(cycle)
+        return True
 
     def eof_received(self) -> bool:
         """The client has shut down its sending half, or left. Keep the connection if a complete request is open."""
@@ -333,6 +379,13 @@ class ClientConnection(asyncio.Protocol):
         """Queue bytes for the client."""
         self._transport.write(data)
 
+    def push(self, data: bytes) -> bool:
+        """The same, if bytes can still be sent; returns whether they can, and `is_drained`."""
+        if self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return self._writable is None
+
     @property
     def is_drained(self) -> bool:
         """Whether the client has taken enough of the queued bytes."""
@@ -354,7 +407,9 @@ class ClientConnection(asyncio.Protocol):
         """A response is complete: start the next request, or close."""
         self._used_s = self._loop.time()
         self._server_state.total_requests += 1
-        if cycle in self._open:
+        if self._open and self._open[0] is cycle:
+            self._open.popleft()
+        elif cycle in self._open:
             self._open.remove(cycle)
         if cycle.is_last or self._transport.is_closing():
             for dropped in self._open:
@@ -367,7 +422,8 @@ class ClientConnection(asyncio.Protocol):
             self._send_final(self._final, self._headers)
         else:
             self._body_since_s = self._used_s  # the rest of a body whose response was early has `linger_s`
-        self.read_on()
+        if self._is_read_paused:
+            self.read_on()
 
     def close_now(self) -> None:
         """Close without completing the response."""
@@ -509,18 +565,32 @@ class ClientConnection(asyncio.Protocol):
             host = b"[%b]" % url.host if b":" in url.host else url.host
             authority = host if url.port is None else b"%b:%d" % (host, url.port)
             self._headers = [(n, authority if n == b"host" else v) for n, v in self._headers]
+        method = self._parser.get_method()
+        target = Target(
+            url=self._url,
+            method=method.decode("ascii"),
+            path=unquote(text) if "%" in text else text,
+            raw_path=path,
+            query_string=url.query or b"",
+        )
+        targets = self._listener.targets
+        if len(targets) < _MAX_TARGETS and path == self._url and len(path) <= _MAX_TARGET_BYTES:
+            targets[b"%b %b HTTP/1.1" % (method, path)] = target
+        return self._scope_of(target, version)
+
+    def _scope_of(self, target: Target, version: str) -> dict[str, Any]:
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": version,
             "server": self._server,
             "client": self._client,
             "scheme": "http",
             "root_path": "",
-            "method": self._parser.get_method().decode("ascii"),
-            "path": unquote(text) if "%" in text else text,
-            "raw_path": path,
-            "query_string": url.query or b"",
+            "method": target.method,
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query_string,
             "headers": self._headers,
             "state": self._app_state.copy(),
         }
@@ -535,9 +605,9 @@ class ClientConnection(asyncio.Protocol):
 
     def start(self, cycle: RequestCycle) -> None:
         """Run the application for this request, in an empty context: the caller may belong to another request."""
-        task = self._loop.create_task(cycle.run(self._app), context=Context())
-        self._server_state.tasks.add(task)
-        task.add_done_callback(self._server_state.tasks.discard)
+        tasks = self._server_state.tasks
+        cycle.task = task = self._loop.create_task(cycle.run(self._app, tasks), context=Context())
+        tasks.add(task)  # which takes itself out: a callback of the task would cost as much as a second task
 
     def _drop(self, cycle: RequestCycle) -> None:
         """This request, and those behind it, get no response of the application."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from starlette.types import ASGIApp, Message, Scope
 
 from twolane.process.http.byte_budget import IN_SCOPE, Holding
+from twolane.process.http.compiled import header_lines
 from twolane.process.http.limits import DRAINED, FAILED, Refusal
 
 STATUS_LINES: Final = {
@@ -22,6 +23,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
 BODY: Final = "twolane.body"  # where an ASGI scope has the whole body, if that is small and arrived with the head
+CYCLE: Final = "twolane.cycle"  # where an ASGI scope has its `RequestCycle`, also only then
 WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch` while the application runs
 _BODILESS: Final = frozenset({204, 304})
 _log = logging.getLogger("twolane.http")
@@ -42,6 +44,9 @@ class Wire(Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
+
+    def push(self, data: bytes) -> bool:
+        """The same, if bytes can still be sent; returns whether they can, and `is_drained`."""
 
     @property
     def is_drained(self) -> bool:
@@ -87,6 +92,7 @@ class RequestCycle:
         "is_disconnected",
         "is_last",
         "scope",
+        "task",
     )
 
     def __init__(self, wire: Wire, scope: Scope, holding: Holding, *, is_last: bool, expects_continue: bool) -> None:
@@ -95,11 +101,12 @@ class RequestCycle:
         self._expects_continue = expects_continue
         self._has_news = False  # for `receive`
         self._waiter: asyncio.Future[None] | None = None
-        self._body = bytearray()
+        self._body: bytes | bytearray = b""
         self._holding = scope[IN_SCOPE] = holding
         self._on_disconnect: Callable[[], None] | None = None
         self._received_bytes = 0
         self._is_running = False
+        self.task: asyncio.Task[None] | None = None  # that runs the application
         self.added_headers: Headers = ()  # of the response, whoever makes it
         self.body_is_complete = self.is_disconnected = False
         self.has_started = self.is_complete = False
@@ -128,10 +135,19 @@ class RequestCycle:
         if not self.is_complete and not self.is_disconnected:
             self._received_bytes += len(data)
             self._holding.reserve(self._received_bytes)
+            if not self._body:
+                self._body = bytearray()
             self._body += data
             self._has_news = True
             if self._waiter is not None:
                 self._wake()
+
+    def feed_all(self, body: bytes) -> None:
+        """The whole body, if nobody reads it yet. Raises BudgetExceededError if it does not fit into the budget."""
+        self._received_bytes = len(body)
+        self._holding.reserve(len(body))
+        self._body = body
+        self.body_is_complete = self._has_news = True
 
     def end_body(self) -> None:
         """The request's body is complete."""
@@ -161,10 +177,11 @@ class RequestCycle:
         else:
             self._wire.read_on()  # of a connection that is not read, nobody would see the end
 
-    async def run(self, app: ASGIApp) -> None:
-        """Run the application; whatever happens, the client gets one response or notices the failure."""
+    async def run(self, app: ASGIApp, tasks: set[asyncio.Task[None]]) -> None:
+        """Run the application; whatever happens, the client gets one response or notices the failure. The task of this
+        call is taken out of `tasks` at the end."""
         self._is_running = True
-        self.scope[WATCH] = self.watch
+        self.scope[WATCH], self.scope[CYCLE] = self.watch, self
         if self.body_is_complete and len(self._body) <= PIECE_BYTES:
             self.scope[BODY] = bytes(self._body)
         try:
@@ -179,15 +196,44 @@ class RequestCycle:
             _log.exception("the application failed")
             self._fail(FAILED)
         finally:
-            del self.scope[WATCH]  # a reference cycle: the garbage collector would stop all requests to find it
+            del self.scope[WATCH], self.scope[CYCLE]  # reference cycles, which the garbage collector would look for
             self._is_running = False
             self._release()
+            if self.task is not None:
+                tasks.discard(self.task)
+                self.task = None
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole response, with its content-length, without an application. The request's body is discarded."""
-        self._app_status, self._headers = status, headers
-        self._write(self._start(), body, is_end=True)
+        """Send a whole response, without further messages of an application. `headers` has no content-length. What was
+        not read of the request's body is discarded."""
+        if self.is_disconnected or not self._wire.is_open:
+            return
+        if self._app_status:
+            raise RuntimeError("a second response")
+        self._app_status = status
+        is_plain = (
+            not (self.is_last or self._expects_continue or status in _BODILESS) and self.scope["method"] != "HEAD"
+        )
+        lines = header_lines([*self._wire.default_headers, *headers, *self.added_headers]) if is_plain else None
+        if lines is None:
+            self._headers = (*headers, (b"content-length", b"%d" % len(body)))
+            self._write(self._start(), body, is_end=True)
+        else:
+            self.has_started, self._left = True, 0
+            line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+            self._wire.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, lines, len(body), body))
         self._complete()
+
+    def push(self, data: bytes) -> bool:
+        """Send a part of the body of a response that has started, without waiting. Returns whether the client has taken
+        enough of what was sent before; otherwise wait with the next message."""
+        if self.is_disconnected:
+            return False
+        if self._is_chunked:
+            return self._wire.push(b"%x\r\n%b\r\n" % (len(data), data))
+        if self._wire.is_open:
+            self._write(b"", data, is_end=False)
+        return self._wire.is_drained
 
     async def receive(self) -> Message:
         """See the ASGI specification."""
@@ -202,7 +248,7 @@ class RequestCycle:
             self._has_news = False
         if self.is_disconnected or self.is_complete:
             return {"type": "http.disconnect"}
-        body, self._body = bytes(self._body), bytearray()
+        body, self._body = bytes(self._body), b""
         return {"type": "http.request", "body": body, "more_body": not self.body_is_complete}
 
     async def send(self, message: Message) -> None:
@@ -314,7 +360,7 @@ class RequestCycle:
 
     def _release(self) -> None:
         """Forget what the application did not read, and count nothing any longer unless it still runs."""
-        self._body = bytearray()
+        self._body = b""
         if not self._is_running:
             self._holding.release()
 

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.upstreams.http_client.client import HungUp, InvalidResponse
+from gateway.upstreams.http_client import connection as connections
+from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse
 from gateway.upstreams.http_client.connection import Connection
 from gateway.upstreams.http_client.limits import ClientLimits
+from gateway.upstreams.http_client.response import PooledResponse
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
@@ -53,10 +55,10 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def connection() -> Iterator[tuple[Connection, Wire, list[Connection]]]:
+def connection(limits: ClientLimits = LIMITS) -> Iterator[tuple[Connection, Wire, list[Connection]]]:
     idle: list[Connection] = []
     with socket.socket() as real:
-        made, wire = Connection(("h", 80), LIMITS, idle.append, lambda _: None), Wire(real)
+        made, wire = Connection(("h", 80), limits, idle.append, lambda _: None), Wire(real)
         made.connection_made(wire)  # type: ignore[arg-type]
         yield made, wire, idle
 
@@ -87,6 +89,127 @@ def play(*reads: bytes, ends: bool = False, resets: bool = False, is_bodiless: b
         return found
 
     return asyncio.run(run())
+
+
+COMMON = (SIZED, CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
+ODD = (
+    *(
+        b"",
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b" ",
+        b"\0",
+        b"\x80",
+        b":",
+        b"9",
+        b"0",
+        b"HTTP/1.0",
+        b"204",
+        b"\r\nConnection: close",
+    ),
+    *(b"\r\nX-A: c", b"\r\nUpgrade: h2c", b"\r\nTransfer-Encoding: chunked", b"0\r\n\r\n", b"5\r\nhello\r\n", SIZED),
+)
+
+
+@pytest.mark.parametrize("common", COMMON)
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), st.sampled_from(ODD)), max_size=2),
+    cuts=st.lists(st.integers(0, 200), max_size=2),
+)
+def test_what_the_quick_readers_take_the_parser_takes_alike(
+    common: bytes, edits: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
+    for at, size, put in edits:
+        common = common[: at % len(common)] + put + common[at % len(common) + size :]
+    at_all = [0, *sorted(min(cut, len(common)) for cut in cuts), len(common)]
+    reads = [common[start:end] for start, end in itertools.pairwise(at_all) if start < end]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections, "read_head", lambda _: None)
+        by_parser = play(*reads, ends=True)
+    found = play(*reads, ends=True)
+    assert (type(found.error), found.status, found.body) == (type(by_parser.error), by_parser.status, by_parser.body)
+    assert (found.headers, found.is_complete) == (by_parser.headers, by_parser.is_complete)
+    assert found.is_reusable is by_parser.is_reusable
+
+
+class Sink:
+    """Takes parts until one is the last."""
+
+    def __init__(self, last: bytes = b"never") -> None:
+        self.parts: list[bytes] = []
+        self._last = last
+
+    def __call__(self, part: bytes) -> bool:
+        self.parts.append(part)
+        return part != self._last
+
+
+def test_parts_are_pushed_until_the_sink_has_enough_and_the_others_are_read() -> None:
+    sink = Sink(last=b"two")
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        assert response.push(sink)
+        assert sink.parts == [b"one"]  # which had arrived before
+        made.data_received(b"3\r\ntwo\r\n")
+        made.data_received(b"5\r\nthree\r\n0\r\n\r\n")
+        return await response.read() + await response.read()
+
+    assert pushing(CHUNKED + b"3\r\none\r\n", run) == b"three"
+    assert sink.parts == [b"one", b"two"]
+
+
+def test_a_sink_hears_of_the_end_once() -> None:
+    sink = Sink()
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        response.push(sink)
+        made.data_received(b"3\r\ntwo\r\n0\r\n\r\n")
+        return await response.read()
+
+    assert pushing(CHUNKED, run) == b""
+    assert sink.parts == [b"two", b""]
+
+
+def test_a_sink_hears_of_a_failure_which_is_then_raised() -> None:
+    sink = Sink()
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        response.push(sink)
+        made.connection_lost(ConnectionResetError())
+        with pytest.raises(HungUp):
+            await response.read()
+        return b""
+
+    pushing(CHUNKED, run)
+    assert sink.parts == [b""]
+
+
+def test_a_part_that_the_parser_reads_is_pushed_too_and_a_large_one_is_not() -> None:
+    sink, large = Sink(), b"x" * (PUSHED_BYTES + 1)
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        response.push(sink)
+        made.data_received(b"3;a=b\r\none\r\n")
+        made.data_received(b"%x\r\n%b\r\n" % (len(large), large))
+        return await response.read()
+
+    assert pushing(CHUNKED, run, ClientLimits()) == large
+    assert sink.parts == [b"one", b""]
+
+
+def pushing(
+    head: bytes, run: Callable[[Connection, PooledResponse], Awaitable[bytes]], limits: ClientLimits | None = None
+) -> bytes:
+    """What `run` returns with a response of which this has arrived."""
+
+    async def started() -> bytes:
+        with connection(limits or LIMITS) as (made, _, _):
+            waiting = made.send(b"POST / HTTP/1.1\r\n\r\n")
+            made.data_received(head)
+            return await asyncio.wait_for(run(made, await waiting), 10)
+
+    return asyncio.run(started())
 
 
 WHOLE = (

@@ -1,0 +1,155 @@
+"""A response of the pooled client: what its connection has read, for a reader that asks for it or is called with it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse
+from gateway.upstreams.http_client.limits import ClientLimits
+
+Headers = dict[bytes, bytes]  # names in lower case
+
+
+class Source(Protocol):
+    """The connection of a response."""
+
+    @property
+    def limits(self) -> ClientLimits: ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+    def resume_reading(self) -> None:
+        """What was buffered has been taken."""
+        ...
+
+
+class PooledResponse:
+    """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
+
+    __slots__ = (
+        *("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_sink", "_size", "_waiter", "status"),
+    )
+
+    def __init__(self, connection: Source, status: int, headers: Headers, limit: int) -> None:
+        self._connection: Source | None = connection
+        self.status, self._headers = status, headers
+        self._parts: list[bytes] = []
+        self._size = 0  # of the parts
+        self._limit = limit  # of the rest of the body
+        self._waiter: asyncio.Future[bytes] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        self._error: Exception | None = None
+        self._is_over = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """See `HttpResponse`."""
+        return {name.decode("latin-1"): _text(value) for name, value in self._headers.items()}
+
+    @property
+    def content_encoding(self) -> str:
+        """See `HttpResponse`."""
+        given = self._headers.get(b"content-encoding")
+        return _text(given) if given else ""
+
+    @property
+    def is_complete(self) -> bool:
+        """See `HttpResponse`."""
+        return self._is_over and not self._parts and self._error is None
+
+    def whole(self, most: int) -> bytes | None:
+        """See `HttpResponse`."""
+        if self._is_over and self._error is None and len(self._parts) == 1 and len(self._parts[0]) <= most:
+            return self._parts.pop()
+        return None
+
+    def read(self) -> asyncio.Future[bytes]:
+        """See `HttpResponse`. Raises HungUp or InvalidResponse, after what arrived before."""
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self.wake()
+        return waiter
+
+    def push(self, sink: Callable[[bytes], bool] | None) -> bool:
+        """See `HttpResponse`."""
+        self._sink = sink
+        if sink is not None:
+            self.wake()
+        return True
+
+    def close(self) -> None:
+        """See `HttpResponse`."""
+        if self._connection is not None:
+            self._connection.abort()
+        self.end(HungUp("the response was closed"))
+
+    # What the connection calls
+
+    def complete(self, body: bytes) -> None:
+        """The body has arrived with the head, completely."""
+        if body:
+            self._parts.append(body)
+        self._is_over, self._connection = True, None
+
+    def feed(self, part: bytes) -> bool:
+        """A part of the body; returns whether too much is buffered. Raises InvalidResponse."""
+        self._limit -= len(part)
+        if self._limit < 0:
+            raise InvalidResponse("the body is too large")
+        self._parts.append(part)
+        self._size += len(part)
+        return self._connection is not None and self._size > self._connection.limits.buffered_bytes
+
+    def feed_sink(self, part: bytes) -> bool:
+        """Hand over a part of the body at once; False: that is not possible, `feed` it."""
+        sink = self._sink
+        if sink is None or self._parts or not 0 < len(part) <= min(PUSHED_BYTES, self._limit):
+            return False
+        self._limit -= len(part)
+        if not sink(part):
+            self._sink = None
+        return True
+
+    def wake(self) -> None:
+        """The parts of one read have been fed: hand them over. A reader that was cancelled has left them."""
+        waiter = self._waiter
+        if self._sink is not None:
+            self._push(self._sink)
+            return
+        if waiter is None or waiter.done():
+            return
+        if self._parts:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+            self._size = 0
+            waiter.set_result(data)
+            if self._connection is not None:
+                self._connection.resume_reading()
+        elif self._error is not None:
+            waiter.set_exception(self._error)
+            waiter.exception()  # it is no defect if nobody waits any longer
+        elif self._is_over:
+            waiter.set_result(b"")
+
+    def _push(self, sink: Callable[[bytes], bool]) -> None:
+        if self._parts and self._size <= PUSHED_BYTES:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts.clear()
+            self._size = 0
+            if not sink(data):
+                self._sink = None
+                return
+        if self._parts or self._is_over:
+            self._sink = None
+            sink(b"")
+
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more will arrive: the body is complete, or the connection has failed."""
+        if not self._is_over:
+            self._is_over, self._error, self._connection = True, error, None
+            self.wake()
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")

@@ -1,0 +1,211 @@
+"""The quick readers accept only what the full readers accept, with the same result."""
+
+import contextlib
+import json
+import re
+from typing import Any
+
+import httptools
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from twolane.process.http import compiled
+from twolane.process.http.compiled import header_lines, read_chunks, read_head, scan_object
+from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
+
+pytestmark = pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+)
+# What is cut out of a text, or put into it.
+ODD = st.sampled_from(
+    [
+        *(
+            b"",
+            b'"',
+            b"\\",
+            b"\\u0041",
+            b"\\ud800",
+            b"\xff",
+            b"\xed\xa0\x80",
+            b"\0",
+            b"\x1f",
+            b"{",
+            b"}",
+            b"[",
+            b",",
+            b":",
+        ),
+        *(b"0", b"-", b"1e9", b"1.", b"01", b"9" * 30, b" ", b"\t", b"\v", b"nul", b"true", b'"a":1', b'"a":1,'),
+        b"\xc3\xa9",
+    ]
+)
+CHAT = {"model": "auto", "messages": [{"role": "user", "content": "Ünïcödé \n \u2603"}], "temperature": 0.7, "n": None}
+
+
+def edited(text: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """The text with something else in some places."""
+    for at, cut, put in edits:
+        place = at % (len(text) + 1)
+        text = text[:place] + put + text[place + cut :]
+    return text
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 3), ODD), max_size=3)
+
+
+@given(st.dictionaries(st.text(max_size=6), VALUES, max_size=6) | VALUES, EDITS, st.booleans())
+@example({"a": 1, "b": 2}, [(8, 3, b'"a"')], False)
+def test_an_object_that_is_scanned_is_read_alike(
+    value: Any, edits: list[tuple[int, int, bytes]], is_ascii: bool
+) -> None:
+    body = edited(json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "replace"), edits)
+    spans = scan_object(body, MAX_VALUES)
+    if spans is not None:
+        text, document = read_json(body)
+        assert text == body
+        found = {name: msgspec.json.decode(body[start:end]) for name, (start, end) in spans.items()}
+        assert found == document
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_the_limit_of_values_is_that_of_the_full_reader(entries: int, limit: int) -> None:
+    body = json.dumps({"a": [1] * entries}).encode()
+    with contextlib.suppress(JsonBodyError):
+        read_json(body, max_values=limit)
+        return
+    assert scan_object(body, limit) is None
+
+
+@pytest.mark.parametrize("is_ascii", [False, True])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_common_chats_are_scanned(is_ascii: bool, indent: int | None) -> None:
+    body = json.dumps(CHAT, ensure_ascii=is_ascii, indent=indent).encode()
+    spans = scan_object(body, MAX_VALUES)
+    assert spans is not None
+    assert {name: json.loads(body[start:end]) for name, (start, end) in spans.items()} == CHAT
+
+
+@pytest.mark.parametrize("depth", [63, 64, 65, 10_000])
+def test_the_limit_of_depth_is_that_of_the_full_reader(depth: int) -> None:
+    body = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    assert (scan_object(body, MAX_VALUES) is None) is (depth > 64)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"\\u0061":1}', b"[]", b"1", b"\xef\xbb\xbf{}"]
+)
+def test_what_is_cut_off_or_no_plain_object_is_left_to_the_full_reader(body: bytes) -> None:
+    assert scan_object(body, MAX_VALUES) is None
+
+
+class Seen:
+    """What the parser found."""
+
+    def __init__(self) -> None:
+        self.url, self.body = b"", b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_begun = self.is_complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        self.is_begun = True
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
+
+
+HEAD = b"GET /v1/x HTTP/1.1\r\nHost: a.b:1\r\nX-Y_z:  two words \r\nempty:\r\nAccept: */*\r\n\r\n"
+HEAD_ODD = st.sampled_from(
+    [b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"\x80", b"(", b'"', b"x", b"\r\n ", b"\r\nq: 1"]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), HEAD_ODD), max_size=3), st.binary(max_size=5))
+def test_a_head_that_is_read_is_read_alike_by_the_parser(edits: list[tuple[int, int, bytes]], rest: bytes) -> None:
+    message = edited(HEAD, edits)
+    found = read_head(message + rest)
+    if found is None or found[0] != HEAD.split(b"\r\n")[0]:  # lines of requests are looked up, not parsed
+        return
+    _, headers, end = found
+    seen = Seen()
+    parser = httptools.HttpRequestParser(seen)
+    parser.feed_data((message + rest)[:end])
+    assert seen.is_begun
+    assert seen.headers == headers
+    assert seen.url == b"/v1/x"
+    assert end <= len(message + rest)
+
+
+def test_the_common_head_is_read() -> None:
+    line, headers, end = read_head(HEAD + b"body") or pytest.fail("it is not read")
+    assert (line, end) == (b"GET /v1/x HTTP/1.1", len(HEAD))
+    assert headers == [(b"host", b"a.b:1"), (b"x-y_z", b"two words"), (b"empty", b""), (b"accept", b"*/*")]
+
+
+@pytest.mark.parametrize("size", range(len(HEAD)))
+def test_a_head_that_is_cut_off_is_not_read(size: int) -> None:
+    assert read_head(HEAD[:size]) is None
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_no_more_headers_are_read_than_the_limit(count: int) -> None:
+    found = read_head(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * count + b"\r\n")
+    assert (found is None) is (count > 100)
+
+
+CHUNKS = b"5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n"
+CHUNK_ODD = st.sampled_from(
+    [b"", b"0", b"5", b"ffffffffffffffff", b";x", b" ", b"\r", b"\n", b"\r\n", b"g", b"-1", b"0\r\n\r\n", b"1\r\nx\r\n"]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), CHUNK_ODD), max_size=3), st.integers(0, 3))
+def test_chunks_that_are_read_are_read_alike_by_the_parser(edits: list[tuple[int, int, bytes]], first: int) -> None:
+    data = edited(CHUNKS, edits)
+    found = read_chunks(b"x" * first + data, first)
+    if found is None:
+        return
+    seen = Seen()
+    parser = httptools.HttpResponseParser(seen)
+    parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + data)
+    assert (seen.body, seen.is_complete) == found
+
+
+def test_common_chunks_are_read_and_others_left_to_the_parser() -> None:
+    assert read_chunks(CHUNKS, 0) == (b"hello0123456789", True)
+    assert read_chunks(CHUNKS[:-5], 0) == (b"hello0123456789", False)
+    assert [read_chunks(CHUNKS[:cut], 0) for cut in (1, 4, 9, len(CHUNKS) - 1)] == [None] * 4
+
+
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+
+
+@given(st.lists(st.tuples(st.binary(max_size=4) | st.just(b"x-a"), st.binary(max_size=4)), max_size=4))
+def test_header_lines_have_no_more_lines_than_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    lines = header_lines(headers)
+    is_writable = all(TOKEN.fullmatch(name) and not re.search(rb"[\r\n\0]", value) for name, value in headers)
+    assert (lines is not None) is is_writable
+    assert lines is None or lines == b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+@pytest.mark.parametrize("name", [b"content-length", b"connection", b"transfer-encoding"])
+def test_headers_that_frame_a_message_are_left_to_the_writer(name: bytes) -> None:
+    assert header_lines([(b"a", b"b"), (name, b"1")]) is None
+
+
+@pytest.mark.parametrize("headers", [[("a", "b")], [(b"a",)], [[b"a", b"b"]], ((b"a", b"b"),), None])
+def test_what_is_no_list_of_headers_is_left_to_the_writer(headers: Any) -> None:
+    assert header_lines(headers) is None

@@ -1,0 +1,499 @@
+/* Quick readers of common input: the head of an HTTP/1.1 message, the chunks of its body, and a JSON object. Each accepts
+ * a strict subset of what the full reader accepts (llhttp, `json_body.read_json`), with the same result, and returns None
+ * for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
+ * is made here. Headers are written likewise.
+ *
+ * The module is optional: where it is not built, the full readers read everything. Tests compare the two on random input.
+ * All loops are bounded by the size of the input, and the stack by MAX_DEPTH and MAX_KEYS.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#define VERSION 1
+#define MAX_DEPTH 64
+#define MAX_KEYS 256 /* of all objects that are open at a time: each new key is compared with those of its own object */
+#define MAX_MEMBERS 64
+#define MAX_NUMBER 17 /* characters: no integer beyond 64 bits, no float out of range */
+#define MAX_HEADERS 100
+
+typedef unsigned char byte;
+
+typedef struct {
+    const byte *start;
+    Py_ssize_t size;
+} span;
+
+/* JSON (RFC 8259) */
+
+typedef struct {
+    const byte *text, *at, *end;
+    Py_ssize_t values, max_values; /* counted as `json_body.shape_of` does: one, and one for each bracket and comma */
+    int depth;
+    int keys; /* that are in use */
+    int first_key[MAX_DEPTH + 1];
+    span key[MAX_KEYS];
+    PyObject *members; /* of the outermost object */
+} scanner;
+
+static int skip_space(scanner *s)
+{
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
+        s->at++;
+    return s->at < s->end;
+}
+
+/* One character of more than one byte, in UTF-8's shortest form and without surrogates. */
+static int read_multibyte(scanner *s)
+{
+    byte lead = *s->at;
+    Py_ssize_t left = s->end - s->at;
+    int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
+    byte low = 0x80, high = 0xBF;
+    if (lead < 0xC2 || lead > 0xF4 || left <= more)
+        return 0;
+    if (lead == 0xE0)
+        low = 0xA0;
+    else if (lead == 0xED)
+        high = 0x9F;
+    else if (lead == 0xF0)
+        low = 0x90;
+    else if (lead == 0xF4)
+        high = 0x8F;
+    if (s->at[1] < low || s->at[1] > high)
+        return 0;
+    for (int i = 2; i <= more; i++)
+        if ((s->at[i] & 0xC0) != 0x80)
+            return 0;
+    s->at += more + 1;
+    return 1;
+}
+
+static int is_hex(byte c)
+{
+    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'f');
+}
+
+/* Behind a backslash. Surrogates are left to the full reader, which decides about lone ones. */
+static int read_escape(scanner *s)
+{
+    if (s->end - s->at < 2)
+        return 0;
+    byte c = s->at[1];
+    if (c != 'u') {
+        s->at += 2;
+        return c == '"' || c == '\\' || c == '/' || c == 'b' || c == 'f' || c == 'n' || c == 'r' || c == 't';
+    }
+    if (s->end - s->at < 6)
+        return 0;
+    for (int i = 2; i < 6; i++)
+        if (!is_hex(s->at[i]))
+            return 0;
+    if ((s->at[2] | 0x20) == 'd' && s->at[3] >= '8')
+        return 0;
+    s->at += 6;
+    return 1;
+}
+
+static byte plain[256]; /* the characters that need no look in a string */
+
+#define EACH(c) (0x0101010101010101u * (c))
+#define ZEROS(word) (((word) - EACH(1)) & ~(word)) /* the high bit of each byte that is 0, if others are clear */
+
+/* Whether eight characters are all plain: not below 0x20, above 0x7F, a quote or a backslash. */
+static int are_plain(const byte *at)
+{
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    uint64_t quotes = word ^ EACH('"'), escapes = word ^ EACH('\\');
+    return !((word | ((word - EACH(0x20)) & ~word) | ZEROS(quotes) | ZEROS(escapes)) & EACH(0x80));
+}
+
+static int read_string(scanner *s, int *has_escape)
+{
+    s->at++;
+    while (s->at < s->end) {
+        while (s->end - s->at >= 8 && are_plain(s->at))
+            s->at += 8;
+        if (s->at == s->end)
+            return 0;
+        byte c = *s->at;
+        if (plain[c]) {
+            s->at++;
+        } else if (c == '"') {
+            s->at++;
+            return 1;
+        } else if (c == '\\') {
+            *has_escape = 1;
+            if (!read_escape(s))
+                return 0;
+        } else if (c < 0x80 || !read_multibyte(s)) {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static int read_digits(scanner *s)
+{
+    const byte *start = s->at;
+    while (s->at < s->end && *s->at >= '0' && *s->at <= '9')
+        s->at++;
+    return s->at > start;
+}
+
+/* Numbers with an exponent, and long ones, are left to the full reader. */
+static int read_number(scanner *s)
+{
+    const byte *start = s->at;
+    if (*s->at == '-')
+        s->at++;
+    const byte *digits = s->at;
+    if (!read_digits(s) || (*digits == '0' && s->at - digits > 1))
+        return 0;
+    if (s->at < s->end && *s->at == '.') {
+        s->at++;
+        if (!read_digits(s))
+            return 0;
+    }
+    return s->at - start <= MAX_NUMBER && !(s->at < s->end && (*s->at | 0x20) == 'e');
+}
+
+static int read_word(scanner *s, const char *word, Py_ssize_t size)
+{
+    if (s->end - s->at < size || memcmp(s->at, word, size))
+        return 0;
+    s->at += size;
+    return 1;
+}
+
+static int read_value(scanner *s);
+
+static int note_key(scanner *s, span found)
+{
+    int first = s->first_key[s->depth];
+    if (s->keys == MAX_KEYS || s->keys - first == MAX_MEMBERS)
+        return 0;
+    for (int i = first; i < s->keys; i++)
+        if (s->key[i].size == found.size && !memcmp(s->key[i].start, found.start, found.size))
+            return 0;
+    s->key[s->keys++] = found;
+    return 1;
+}
+
+static int note_member(scanner *s, span key, const byte *start)
+{
+    PyObject *name = PyUnicode_DecodeUTF8((const char *)key.start, key.size, NULL);
+    PyObject *place = name ? Py_BuildValue("(nn)", start - s->text, s->at - s->text) : NULL;
+    int failed = place ? PyDict_SetItem(s->members, name, place) : -1;
+    Py_XDECREF(name);
+    Py_XDECREF(place);
+    return failed == 0;
+}
+
+static int read_member(scanner *s)
+{
+    span key = {s->at + 1, 0};
+    int has_escape = 0;
+    if (*s->at != '"' || !read_string(s, &has_escape) || has_escape)
+        return 0;
+    key.size = s->at - 1 - key.start;
+    if (!note_key(s, key) || !skip_space(s) || *s->at++ != ':' || !skip_space(s))
+        return 0;
+    const byte *start = s->at;
+    return read_value(s) && (s->depth > 1 || note_member(s, key, start));
+}
+
+/* The members of an object, or the values of an array, behind the bracket. */
+static int read_entries(scanner *s, byte close, int (*read_entry)(scanner *))
+{
+    s->at++;
+    if (s->depth == MAX_DEPTH || ++s->values > s->max_values || !skip_space(s))
+        return 0;
+    s->first_key[++s->depth] = s->keys;
+    if (*s->at != close) {
+        for (;;) {
+            if (!read_entry(s) || !skip_space(s))
+                return 0;
+            if (*s->at == close)
+                break;
+            if (*s->at++ != ',' || ++s->values > s->max_values || !skip_space(s))
+                return 0;
+        }
+    }
+    s->at++;
+    s->keys = s->first_key[s->depth--];
+    return 1;
+}
+
+static int read_value(scanner *s)
+{
+    int ignored = 0;
+    switch (*s->at) {
+    case '"':
+        return read_string(s, &ignored);
+    case '{':
+        return read_entries(s, '}', read_member);
+    case '[':
+        return read_entries(s, ']', read_value);
+    case 't':
+        return read_word(s, "true", 4);
+    case 'f':
+        return read_word(s, "false", 5);
+    case 'n':
+        return read_word(s, "null", 4);
+    default:
+        return read_number(s);
+    }
+}
+
+static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer body;
+    Py_ssize_t max_values;
+    if (!PyArg_ParseTuple(args, "y*n:scan_object", &body, &max_values))
+        return NULL;
+    scanner s;
+    s.text = s.at = body.buf;
+    s.end = s.text + body.len;
+    s.depth = s.keys = 0;
+    s.values = 1;
+    s.max_values = max_values;
+    s.members = PyDict_New();
+    int is_read = s.members && skip_space(&s) && *s.at == '{' && read_value(&s) && !skip_space(&s);
+    PyBuffer_Release(&body);
+    if (!is_read)
+        Py_CLEAR(s.members);
+    if (PyErr_Occurred())
+        return NULL;
+    return s.members ? s.members : Py_NewRef(Py_None);
+}
+
+/* HTTP/1.1 (RFC 9112) */
+
+static byte token[256]; /* the lower case of what names of headers consist of; 0 for other characters */
+
+/* One line that ends with CR LF, and the beginning of the next one; NULL if there is none. */
+static const byte *line_end(const byte *at, const byte *end)
+{
+    const byte *found = memchr(at, '\n', end - at);
+    return found && found > at && found[-1] == '\r' ? found - 1 : NULL;
+}
+
+/* Visible ASCII and blanks. */
+static int is_text(const byte *at, const byte *end)
+{
+    for (; at < end; at++)
+        if (*at < 0x20 || *at > 0x7E)
+            return 0;
+    return 1;
+}
+
+static PyObject *read_header(const byte *at, const byte *end)
+{
+    const byte *colon = memchr(at, ':', end - at);
+    byte name[64];
+    if (!colon || colon == at || colon - at > (Py_ssize_t)sizeof name)
+        return NULL;
+    for (const byte *c = at; c < colon; c++)
+        if (!(name[c - at] = token[*c]))
+            return NULL;
+    const byte *value = colon + 1;
+    while (value < end && *value == ' ')
+        value++;
+    while (end > value && end[-1] == ' ')
+        end--;
+    if (!is_text(value, end))
+        return NULL;
+    return Py_BuildValue("(y#y#)", name, colon - at, value, end - value);
+}
+
+static PyObject *read_headers(const byte **at, const byte *end)
+{
+    PyObject *headers = PyList_New(0);
+    while (headers) {
+        const byte *stop = line_end(*at, end);
+        if (stop == *at) {
+            *at += 2;
+            return headers;
+        }
+        PyObject *header = stop && PyList_GET_SIZE(headers) < MAX_HEADERS ? read_header(*at, stop) : NULL;
+        if (!header || PyList_Append(headers, header))
+            Py_CLEAR(headers);
+        else
+            *at = stop + 2;
+        Py_XDECREF(header);
+    }
+    return NULL;
+}
+
+static PyObject *read_head(PyObject *Py_UNUSED(module), PyObject *message)
+{
+    if (!PyBytes_Check(message)) {
+        PyErr_SetString(PyExc_TypeError, "read_head() takes bytes");
+        return NULL;
+    }
+    const byte *start = (const byte *)PyBytes_AS_STRING(message), *end = start + PyBytes_GET_SIZE(message);
+    const byte *stop = line_end(start, end), *at = stop ? stop + 2 : NULL;
+    PyObject *headers = stop && is_text(start, stop) ? read_headers(&at, end) : NULL;
+    if (!headers)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    return Py_BuildValue("(y#Nn)", start, stop - start, headers, at - start);
+}
+
+/* Whether a header can be written as it is. The length and the connection are the writer's own. */
+static int is_writable(const span *name, const span *value)
+{
+    static const char *const own[] = {"content-length", "connection", "transfer-encoding"};
+    for (Py_ssize_t i = 0; i < name->size; i++)
+        if (token[name->start[i]] != name->start[i])
+            return 0;
+    for (Py_ssize_t i = 0; i < value->size; i++)
+        if (value->start[i] == '\r' || value->start[i] == '\n' || !value->start[i])
+            return 0;
+    for (int i = 0; i < 3; i++)
+        if (name->size == (Py_ssize_t)strlen(own[i]) && !memcmp(name->start, own[i], name->size))
+            return 0;
+    return name->size > 0;
+}
+
+static int read_pair(PyObject *pair, span *name, span *value)
+{
+    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)
+        return 0;
+    PyObject *first = PyTuple_GET_ITEM(pair, 0), *second = PyTuple_GET_ITEM(pair, 1);
+    if (!PyBytes_Check(first) || !PyBytes_Check(second))
+        return 0;
+    *name = (span){(const byte *)PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first)};
+    *value = (span){(const byte *)PyBytes_AS_STRING(second), PyBytes_GET_SIZE(second)};
+    return is_writable(name, value);
+}
+
+/* Called twice: first `lines` is NULL, and their size is found; -1 for headers that are not written here. */
+static Py_ssize_t write_lines(PyObject *headers, char *lines)
+{
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
+        span name, value;
+        if (!read_pair(PyList_GET_ITEM(headers, i), &name, &value))
+            return -1;
+        if (lines) {
+            char *at = lines + size;
+            memcpy(at, name.start, name.size);
+            memcpy(at + name.size, ": ", 2);
+            memcpy(at + name.size + 2, value.start, value.size);
+            memcpy(at + name.size + 2 + value.size, "\r\n", 2);
+        }
+        size += name.size + value.size + 4;
+    }
+    return size;
+}
+
+static PyObject *header_lines(PyObject *Py_UNUSED(module), PyObject *headers)
+{
+    Py_ssize_t size = PyList_Check(headers) ? write_lines(headers, NULL) : -1;
+    if (size < 0)
+        Py_RETURN_NONE;
+    PyObject *lines = PyBytes_FromStringAndSize(NULL, size);
+    if (lines)
+        write_lines(headers, PyBytes_AS_STRING(lines));
+    return lines;
+}
+
+/* The size of a chunk without extensions, and CR LF; -1 for anything else. */
+static Py_ssize_t read_size(const byte **at, const byte *end)
+{
+    Py_ssize_t size = 0;
+    const byte *start = *at;
+    while (*at < end && is_hex(**at) && *at - start < 7) {
+        byte c = *(*at)++;
+        size = size * 16 + (c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
+    }
+    if (*at == start || end - *at < 2 || (*at)[0] != '\r' || (*at)[1] != '\n')
+        return -1;
+    *at += 2;
+    return size;
+}
+
+/* Where the data of the next whole chunk is; `at` moves behind it. Its size is 0 at the end of the body. */
+static int read_chunk(const byte **at, const byte *end, span *chunk)
+{
+    chunk->size = read_size(at, end);
+    chunk->start = *at;
+    if (chunk->size < 0 || end - *at < chunk->size + 2)
+        return 0;
+    *at += chunk->size + 2;
+    return (*at)[-2] == '\r' && (*at)[-1] == '\n';
+}
+
+/* Called twice: first `body` is NULL, and the size of all data together is found. */
+static Py_ssize_t join_chunks(const byte *at, const byte *end, char *body, int *is_end)
+{
+    Py_ssize_t size = 0;
+    span chunk;
+    *is_end = 0;
+    while (at < end) {
+        if (*is_end || !read_chunk(&at, end, &chunk))
+            return -1;
+        if (body)
+            memcpy(body + size, chunk.start, chunk.size);
+        size += chunk.size;
+        *is_end = chunk.size == 0;
+    }
+    return size;
+}
+
+static PyObject *read_chunks(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *data;
+    Py_ssize_t first;
+    int is_end;
+    if (!PyArg_ParseTuple(args, "Sn:read_chunks", &data, &first))
+        return NULL;
+    const byte *start = (const byte *)PyBytes_AS_STRING(data), *end = start + PyBytes_GET_SIZE(data);
+    if (first < 0 || first > end - start)
+        Py_RETURN_NONE;
+    Py_ssize_t size = join_chunks(start + first, end, NULL, &is_end);
+    if (size < 0)
+        Py_RETURN_NONE;
+    PyObject *body = PyBytes_FromStringAndSize(NULL, size);
+    if (!body)
+        return NULL;
+    join_chunks(start + first, end, PyBytes_AS_STRING(body), &is_end);
+    return Py_BuildValue("(NN)", body, PyBool_FromLong(is_end));
+}
+
+static PyMethodDef methods[] = {
+    {"scan_object", scan_object, METH_VARARGS,
+     "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
+    {"read_head", read_head, METH_O,
+     "read_head(message)\n--\n\nThe first line, the headers with names in lower case, and where the head ends."},
+    {"header_lines", header_lines, METH_O,
+     "header_lines(headers)\n--\n\nThe lines of these headers, with names in lower case."},
+    {"read_chunks", read_chunks, METH_VARARGS,
+     "read_chunks(data, first)\n--\n\nThe data of whole chunks from here to the end, and whether the body ends with them."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "Quick readers of common input; see `compiled.py`.",
+    .m_size = -1,
+    .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    for (int c = 0; c < 256; c++)
+        plain[c] = c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+    for (int c = 0x21; c < 0x7F; c++)
+        if (!strchr("\"(),/:;<=>?@[\\]{}", c))
+            token[c] = (byte)(c >= 'A' && c <= 'Z' ? c + 32 : c);
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddIntConstant(module, "VERSION", VERSION))
+        Py_CLEAR(module);
+    return module;
+}
