@@ -33,14 +33,11 @@ from diffusion_worker.constraints.schema.shapes import (
     distinct,
     weakest,
 )
-from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SizeLimits
+from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 from diffusion_worker.constraints.spec import WhiteSpace
 
-_OPEN_BRACKET: Final = 0x5B
-_CLOSE_BRACKET: Final = 0x5D
-_OPEN_BRACE: Final = 0x7B
-_CLOSE_BRACE: Final = 0x7D
+_OPEN_BRACKET, _CLOSE_BRACKET, _OPEN_BRACE, _CLOSE_BRACE = b"[]{}"
 _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 
@@ -136,8 +133,7 @@ class Builder:
             indents=() if is_inline else INDENTS[: self.limits.indents],
         )
         self.copies[copy, continuation.depth] += 1
-        least = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
-        depth = max(least, min(self.limits.reach - continuation.depth, MAX_FREE_DEPTH))
+        depth = self.limits.free_depth_at(continuation.depth, is_undeclared=continuation.is_undeclared)
         if block := containers(copy, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
@@ -170,16 +166,14 @@ class Builder:
     def _string(self, text: Text, continuation: Continuation) -> int | None:
         found = language(text, self.limits.length)
         self.findings.unchecked |= found.unchecked
-        self.findings.is_cut |= found.is_cut
+        self.findings.is_cut |= found.is_cut or self.limits.dense
         self._wide += found.wide if found.wide > MIN_WIDE else 0
         if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
         if not found.rows.rows:
             return None
-        is_free = text == Text() and not continuation.is_undeclared and not continuation.around
-        self.findings.is_cut |= self.limits.dense
-        style: Style = "free" if is_free and not self.limits.dense else self.style
-        return string(self.graph, found.rows, continuation.following, style=style)
+        is_free = text == Text() and not (continuation.is_undeclared or continuation.around or self.limits.dense)
+        return string(self.graph, found.rows, continuation.following, style="free" if is_free else self.style)
 
 
 class _Array:
@@ -379,8 +373,7 @@ class _Object:
             if ahead == count:
                 self._extra[count] = self._loop(count)
             else:
-                after = self._undeclared_after(ahead, self._undeclared(ahead))
-                self._extra[count] = self._group_names(after)
+                self._extra[count] = self._group_names(self._undeclared_after(ahead, self._undeclared(ahead)))
         return self._extra[count]
 
     def _undeclared_after(self, count: int, keys: int | None) -> int:

@@ -30,6 +30,11 @@ class SizeLimits:
     indents: int  # widths of indentation per level that bounded white space offers, of (2, 4)
     dense: bool = False  # strings without `\uXXXX` and without characters beyond U+3FFFF
 
+    def free_depth_at(self, level: int, *, is_undeclared: bool) -> int:
+        """The nesting inside an unconstrained value that is nested so deeply itself."""
+        least = self.undeclared_depth if is_undeclared else self.free_depth
+        return max(least, min(self.reach - level, MAX_FREE_DEPTH))
+
 
 MAX_FREE_DEPTH: Final = 5  # of unconstrained values and undeclared members, where the states suffice
 _DENSE: Final = SizeLimits(
