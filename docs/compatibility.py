@@ -38,7 +38,13 @@ _MEANINGS: Final = {
 }
 _MODEL: Final = "m"
 # What a query keeps of a parameter beside what it makes the gateway do.
-_NO_DEED: Final[Mapping[str, Any]] = {"request_id": "", "body": b"", "parameters": None, "has_prediction": False}
+_NO_DEED: Final[Mapping[str, Any]] = {
+    "request_id": "",
+    "body": b"",
+    "parameters": None,
+    "has_prediction": False,
+    "spans": None,
+}
 _NO_DEED_BEYOND: Final[Mapping[str, Any]] = {"response_body": None, "repeated": {}, "ignored": frozenset()}
 
 
