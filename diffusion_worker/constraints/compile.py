@@ -17,7 +17,7 @@ from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tr
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
-from diffusion_worker.constraints.schema.free_values import deepest
+from diffusion_worker.constraints.schema.free_values import furthest
 from diffusion_worker.constraints.schema.json_strings import utf8_text
 from diffusion_worker.constraints.schema.keywords import keyword_at
 from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
@@ -26,8 +26,12 @@ from diffusion_worker.constraints.spec import Constraint, WhiteSpace, template_p
 from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, ToolCallRules, compile_tool_calls
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
+_ATTEMPTS: Final = 2  # to make unconstrained values deeper
+_MIN_REDUNDANCY: Final = 1.5  # less is not worth another attempt
+_MAX_REDUNDANCY: Final = 2.0
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
-COMPILER_VERSION: Final = 5  # part of every cache key; raise it whenever the compiler may produce a different automaton
+_Found = tuple[int, Builder]  # a tier, and what was built within its limits
+COMPILER_VERSION: Final = 6  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,37 +91,83 @@ def compile_schema(
     """Compile a schema to its documents in normal form, on the first tier whose state budget is sufficient."""
     document, validator = Document(schema), SchemaValidator(schema)
     strict, lenient = Combiner(document, validator), Combiner(document, validator, lenient=True)
-    pointer = ""
+    search = _Search(tiers, white_space)
     for combiner in (strict, lenient):
         if combiner is lenient and not strict.has_exclusions:
             break  # the same once more
-        for tier, limits in enumerate(tiers):
-            builder = Builder(limits, combiner, white_space)
-            try:
-                builder.build()
-            except TooLarge:
-                pointer = builder.pointer
-                continue
-            builder = _deepened(builder)
-            automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
-            if automaton is not None:
-                findings = builder.findings
-                return _compilation(automaton, findings.unchecked, tier=tier, truncated=findings.is_cut)
-            if not builder.truncations:
-                raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
+        found = search.find(combiner)
+        if found is None:
+            continue
+        tier, builder = found[0], _deepened(found[1])
+        automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
+        if automaton is not None:
+            findings = builder.findings
+            return _compilation(automaton, findings.unchecked, tier=tier, truncated=findings.is_cut)
+        if not builder.truncations:
+            raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
+    pointer = search.pointer
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
+
+
+class _Search:
+    """The search for the first tier whose state budget is sufficient. `pointer`: where a build became too large."""
+
+    def __init__(self, tiers: Sequence[SizeLimits], white_space: WhiteSpace) -> None:
+        self._tiers, self._white_space = tiers, white_space
+        self._generous = sum(not limits.dense for limits in tiers)
+        self.pointer = ""
+
+    def find(self, combiner: Combiner) -> _Found | None:
+        """The tier and its build."""
+        for tier in range(self._generous):
+            if (built := self._build(tier, combiner)) is not None:
+                return tier, built
+        found = self._densest(combiner, None, 1.0)
+        if found is not None and (factor := _redundancy(found[1])) > 1.0:
+            return self._densest(combiner, found, factor)
+        return found
+
+    def _densest(self, combiner: Combiner, found: _Found | None, factor: float) -> _Found | None:
+        """The first sufficient one of the dense tiers before the one that has been found, by bisection."""
+        low, high = self._generous, len(self._tiers) if found is None else found[0]
+        while low < high:
+            tier = (low + high) // 2
+            if (built := self._build(tier, combiner, factor)) is None:
+                low = tier + 1
+            else:
+                found, high = (tier, built), tier
+        return found
+
+    def _build(self, tier: int, combiner: Combiner, factor: float = 1.0) -> Builder | None:
+        limits = self._tiers[tier]
+        builder = Builder(replace(limits, states=int(factor * limits.states)), combiner, self._white_space)
+        try:
+            builder.build()
+        except TooLarge:
+            self.pointer = builder.pointer
+            return None
+        return builder
+
+
+def _redundancy(builder: Builder) -> float:
+    """How many times as many states a schema like this may take under construction: alternatives that overlap leave
+    states which minimisation removes."""
+    automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
+    share = len(builder.graph.rows) / automaton.states if automaton is not None else 1.0
+    return min(share, _MAX_REDUNDANCY) if share > _MIN_REDUNDANCY else 1.0
 
 
 def _deepened(builder: Builder) -> Builder:
     """The same build with unconstrained values as deep as the states suffice."""
     limits = builder.limits
-    depth = deepest(builder.copies, limits.free_states, builder.white_space) if builder.copies else 0
-    for deeper in range(depth, max(limits.free_depth, limits.undeclared_depth), -1):
+    reach = furthest(builder.copies, limits.free_states, builder.white_space) if builder.copies else 0
+    outermost = min((level for _, level in builder.copies), default=0)
+    least = outermost + max(limits.free_depth, limits.undeclared_depth)
+    for reached in range(reach, max(reach - _ATTEMPTS, least), -1):
         deep = replace(
             limits,
             states=limits.states + 2 * limits.free_states,  # alternatives may be copies of each other
-            free_depth=deeper,
-            undeclared_depth=deeper if limits.undeclared_depth >= 0 else -1,
+            reach=reached,
         )
         again = Builder(deep, builder.combiner, builder.white_space)
         try:

@@ -34,6 +34,10 @@ def test_missed_budgets_are_named() -> None:
     assert failures(splits) == ["easy: 90.0% compile", "p95 9000 ms"]
     slow = summed([Row(split="Large", ms=9000.0, states=5)] * 3 + [Row(split="Large", ms=1.0, refused="$ref")] * 2)
     assert failures({"Large": slow, "all": slow}) == ["Large: 60.0% compile"]
+    silent = summed(
+        [Row(split="Large", ms=1.0, truncated=truncated, instances=(1, 9, 0, 0)) for truncated in (True, False)]
+    )
+    assert failures({"Large": silent, "all": silent}) == ["8 of 9 rejected and not reported"]
     strict = summed([Row(split="easy", ms=1.0, states=5, instances=(9, 10, 0, 0))])
     assert failures({"easy": strict, "all": strict}) == ["9 of 10 valid instances accepted"]
     unsound = Row(split="easy", ms=10.0, states=5, instances=(0, 0, 1, 1))

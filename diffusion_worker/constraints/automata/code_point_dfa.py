@@ -49,20 +49,28 @@ def dfa_of_tree(tree: Tree) -> RangeDfa:
     return _without_boundaries(Seq((Repeat(Chars(((BEGIN, BEGIN),)), 0, 1), tree, Repeat(Chars(((END, END),)), 0, 1))))
 
 
+def shared_length(left: str, right: str) -> int:
+    """The length of the longest prefix that both texts have."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
 @lru_cache(maxsize=256)
 def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
     """The finite language of these texts."""
-    prefixes: dict[str, int] = {"": 0}
     rows: list[list[Edge]] = [[]]
+    accepting = [False]
+    path, previous = [0], ""  # the states of the previous text
     for word in sorted(texts):
-        for end in range(1, len(word) + 1):
-            if word[:end] not in prefixes:
-                prefixes[word[:end]] = len(rows)
-                rows[prefixes[word[: end - 1]]].append((ord(word[end - 1]), ord(word[end - 1]), len(rows)))
-                rows.append([])
-    accepting = [False] * len(rows)
-    for word in texts:
-        accepting[prefixes[word]] = True
+        shared = shared_length(previous, word)
+        del path[shared + 1 :]
+        for char in word[shared:]:
+            rows[path[-1]].append((ord(char), ord(char), len(rows)))
+            path.append(len(rows))
+            rows.append([])
+            accepting.append(False)
+        accepting[path[-1]] = True
+        previous = word
     return minimise(rows, accepting, 0)
 
 

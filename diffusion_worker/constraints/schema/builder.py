@@ -18,7 +18,7 @@ from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.continuation import Continuation
 from diffusion_worker.constraints.schema.document import Conj
 from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers
-from diffusion_worker.constraints.schema.json_strings import QUOTE, name_trie, string, string_body
+from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, name_trie, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import Findings, MemberGroup, allowed_names, member_groups
@@ -37,10 +37,7 @@ from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 from diffusion_worker.constraints.spec import WhiteSpace
 
-_OPEN_BRACKET: Final = 0x5B
-_CLOSE_BRACKET: Final = 0x5D
-_OPEN_BRACE: Final = 0x7B
-_CLOSE_BRACE: Final = 0x7D
+_OPEN_BRACKET, _CLOSE_BRACKET, _OPEN_BRACE, _CLOSE_BRACE = b"[]{}"
 _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 
@@ -57,10 +54,12 @@ class Builder:
         self.findings = Findings()
         self.start = -1
         self.truncations = 0
-        self.copies: Counter[Copy] = Counter()  # of unconstrained containers
+        self.copies: Counter[tuple[Copy, int]] = Counter()  # of unconstrained containers, by nesting depth
+        self.style: Style = "raw" if limits.dense else "plain"  # of strings with restrictions
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
+        self._cuts = 0  # truncations that depend on the recursion around a value
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
     def build(self) -> None:
@@ -77,9 +76,9 @@ class Builder:
         key = (conj, continuation)
         if key in self._known:
             return self._known[key]
-        truncations = self.truncations
+        cuts = self._cuts
         state = self._built(conj, continuation)
-        if truncations == self.truncations:  # otherwise the state depends on the recursion around it
+        if cuts == self._cuts:
             self._known[key] = state
         return state
 
@@ -133,8 +132,8 @@ class Builder:
             line=ONE_LINE if is_inline else continuation.depth - len(continuation.around),
             indents=() if is_inline else INDENTS[: self.limits.indents],
         )
-        self.copies[copy] += 1
-        depth = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
+        self.copies[copy, continuation.depth] += 1
+        depth = self.limits.free_depth_at(continuation.depth, is_undeclared=continuation.is_undeclared)
         if block := containers(copy, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
@@ -153,6 +152,7 @@ class Builder:
         names = [id(layer) for layer in layers]
         allowed = all(self._active[name] <= self.limits.recursion for name in names)
         self.truncations += not allowed
+        self._cuts += not allowed
         self.findings.is_cut |= not allowed
         self._active.update(names)
         yield allowed
@@ -166,14 +166,14 @@ class Builder:
     def _string(self, text: Text, continuation: Continuation) -> int | None:
         found = language(text, self.limits.length)
         self.findings.unchecked |= found.unchecked
-        self.findings.is_cut |= found.is_cut
+        self.findings.is_cut |= found.is_cut or self.limits.dense
         self._wide += found.wide if found.wide > MIN_WIDE else 0
         if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
         if not found.rows.rows:
             return None
-        is_free = text == Text() and not continuation.is_undeclared and not continuation.around
-        return string(self.graph, found.rows, continuation.following, style="free" if is_free else "plain")
+        is_free = text == Text() and not (continuation.is_undeclared or continuation.around or self.limits.dense)
+        return string(self.graph, found.rows, continuation.following, style="free" if is_free else self.style)
 
 
 class _Array:
@@ -206,7 +206,7 @@ class _Array:
 
     def _chain(self) -> int | None:
         """The state before the first item, built from the last item backwards. An unsatisfiable item ends the array."""
-        regular = max(self._items.prefix, self._low, 1)
+        regular = max(self._items.prefix, self._low - 1)  # items before those that may be repeated
         last = regular if self._high is None else self._high
         next_item = self._loop(regular) if self._high is None else None
         for index in range(last - 1, -1, -1):
@@ -373,8 +373,7 @@ class _Object:
             if ahead == count:
                 self._extra[count] = self._loop(count)
             else:
-                after = self._undeclared_after(ahead, self._undeclared(ahead))
-                self._extra[count] = self._group_names(after)
+                self._extra[count] = self._group_names(self._undeclared_after(ahead, self._undeclared(ahead)))
         return self._extra[count]
 
     def _undeclared_after(self, count: int, keys: int | None) -> int:
@@ -396,5 +395,6 @@ class _Object:
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
+                after_name = self._layout.sign(COLON, value)
+                starts.append(string_body(self._graph, group.names, after_name, style=self._builder.style))
         return self._graph.state(self._graph.merged([], *starts))

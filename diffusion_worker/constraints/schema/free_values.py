@@ -50,7 +50,7 @@ class Copy:
 @lru_cache(maxsize=512)
 def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     """The states of a container of any content; the first one reads its opening bracket. `depth`: the most
-    unconstrained containers around each other. Empty: there is none."""
+    unconstrained containers around each other, besides empty ones. No states: there is none."""
     graph = Graph(max_states=_MAX_STATES)
     following = graph.state((), accepting=True)
     builder = _Builder(graph, Layout(graph, white_space, copy.indents), depth, copy.line)
@@ -66,11 +66,17 @@ def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     )
 
 
-def deepest(copies: Mapping[Copy, int], states: int, white_space: WhiteSpace) -> int:
-    """The largest depth at which all copies together take at most so many states."""
-    for depth in range(MAX_FREE_DEPTH, 0, -1):
-        if sum(count * len(containers(copy, depth, white_space)) for copy, count in copies.items()) <= states:
-            return depth
+def furthest(copies: Mapping[tuple[Copy, int], int], states: int, white_space: WhiteSpace) -> int:
+    """The largest nesting in total, or 0, that containers may reach while all copies together take at most so many
+    states. The keys tell how deeply a copy itself is nested."""
+    deepest = max((level for _, level in copies), default=0)
+    for reach in range(deepest + MAX_FREE_DEPTH, 0, -1):
+        sizes = (
+            count * len(containers(copy, min(max(reach - level, 0), MAX_FREE_DEPTH), white_space))
+            for (copy, level), count in copies.items()
+        )
+        if sum(sizes) <= states:
+            return reach
     return 0
 
 
@@ -84,6 +90,9 @@ class _Builder:
             nesting = around + opening
             if len(nesting) <= self._depth and is_allowed(nesting):
                 yield ord(opening), ord(opening), self._container(nesting, following)
+            elif len(nesting) <= self._depth + 1 and is_allowed(nesting):
+                closing: Edge = (_CLOSES[opening], _CLOSES[opening], following)
+                yield ord(opening), ord(opening), self._graph.state(self._layout.inline([closing]))
 
     def _container(self, nesting: str, following: int) -> int:
         """The state after the opening bracket."""

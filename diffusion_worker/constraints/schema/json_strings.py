@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.code_point_dfa import shared_length
 from diffusion_worker.constraints.automata.graph import Graph, coalesce
 from diffusion_worker.constraints.automata.minimise import RangeDfa
 from diffusion_worker.constraints.automata.ranges import Ranges, contains, digit_ranges, intersect
@@ -60,16 +61,17 @@ def string_body(graph: Graph, language: RangeDfa, following: int, *, style: Styl
 
 
 def name_trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
-    """The trie of printable ASCII names with a common prefix of length `at`, after the opening quote; each ends in its
-    closing quote and its own state."""
+    """The trie of distinct printable ASCII names with a common prefix of length `at`, after the opening quote; each
+    ends in its closing quote and its own state."""
+    shared = shared_length(min(names)[0], max(names)[0])
     grouped: dict[str, list[tuple[str, int]]] = {}
     for name, after_name in names:
-        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
+        grouped.setdefault(name[shared : shared + 1], []).append((name, after_name))
     edges = [
-        (ord(char), ord(char), name_trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
+        (ord(char), ord(char), name_trie(graph, group, shared + 1)) if char else (QUOTE, QUOTE, group[0][1])
         for char, group in grouped.items()
     ]
-    return graph.state(edges)
+    return graph.word(names[0][0][at:shared].encode("ascii"), graph.state(edges))
 
 
 def utf8_text(graph: Graph, language: RangeDfa) -> int:

@@ -3,13 +3,12 @@
 """
 
 import sys
-from dataclasses import astuple, fields
 from itertools import groupby
 from typing import Final
 
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.keywords import KEYWORDS
-from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS, SizeLimits
+from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS
 
 _HEAD: Final = """# JSON Schema support
 
@@ -49,11 +48,13 @@ _LIMITS_HEAD: Final = f"""
 ## Size limits
 A compilation takes the first tier whose state budget is sufficient. Limits on depth and on undeclared members make the
 language smaller; lengths and counts above their limits are checked after generation. A schema that exceeds the last
-tier is refused.
+tier is refused. The dense tiers, for large schemas, write a document on one line, and its strings like those inside
+unconstrained values. Where alternatives overlap, they take up to twice the states while they are built.
 
-Unconstrained values and undeclared members are then made deeper, all alike, as far as the tier's states for depth
-suffice: up to depth {MAX_FREE_DEPTH}, such as an object in an array in an object in an array in an
-object. Below depth 3, arrays directly inside arrays are left out.
+Unconstrained values and undeclared members are then made deeper, as far as the tier's states for depth suffice: all
+reach the same total depth, and none is deeper itself than {MAX_FREE_DEPTH}, such as an object in an array in an object
+in an array in an object. So members close to the root may be the deepest. Below depth 3, arrays directly inside arrays
+are left out.
 
 `stats.truncated` reports that a validator may accept values which are rejected in every order of their members: values
 nested too deeply, also unconstrained ones; strings of a `format`, which others take for an annotation; strings on which
@@ -73,6 +74,7 @@ _LIMIT_COLUMNS: Final = {
     "items": "items",
     "members": "members",
     "indents": "widths of indentation",
+    "dense": "dense",
 }
 
 
@@ -93,10 +95,16 @@ def _formats() -> str:
 
 
 def _limits() -> str:
-    names = [_LIMIT_COLUMNS[entry.name] for entry in fields(SizeLimits)]
-    rows = [["tier", *names], ["---"] * (len(names) + 1)]
-    rows += [[str(tier), *map(str, astuple(limits))] for tier, limits in enumerate(SIZE_TIERS)]
+    rows = [["tier", *_LIMIT_COLUMNS.values()], ["---"] * (len(_LIMIT_COLUMNS) + 1)]
+    rows += [
+        [str(tier), *(_cell(getattr(limits, name)) for name in _LIMIT_COLUMNS)]
+        for tier, limits in enumerate(SIZE_TIERS)
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(value: int | bool) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import jsonschema
 import jsonschema_specifications
 from jsonschema.validators import validator_for
 
-from diffusion_worker.constraints.schema.document import Node, Schema
+from diffusion_worker.constraints.schema.document import Node, Schema, canonical
 from diffusion_worker.constraints.spec import Constraint, template_parts
 from diffusion_worker.errors import InvalidRequest
 
@@ -96,11 +96,15 @@ class SchemaValidator:
                 f"not a valid schema: {error.message[:200]} (at `#{pointer}`)", param="response_format"
             ) from None
         self._validator = kind(schema, registry=jsonschema_specifications.REGISTRY)
+        self._satisfied: dict[tuple[Node, str], bool] = {}  # a literal is met again in every attempt to build
 
     def is_satisfied(self, node: Node, value: Any) -> bool:
         """Whether a value satisfies one position of the schema."""
-        valid = bool(self._validator.evolve(schema=node.schema).is_valid(value))
-        return valid != bool(node.negative)
+        key = (node, canonical(value))
+        if key not in self._satisfied:
+            valid = bool(self._validator.evolve(schema=node.schema).is_valid(value))
+            self._satisfied[key] = valid != bool(node.negative)
+        return self._satisfied[key]
 
     def violation(self, value: Any) -> str | None:
         """The first violation of a value, in one line; None: valid."""

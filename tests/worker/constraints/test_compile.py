@@ -2,14 +2,18 @@
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from diffusion_worker.constraints.automata.automaton import DEAD
 from diffusion_worker.constraints.compile import compile_constraint, compile_schema
-from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS
-from diffusion_worker.constraints.schema.validation import make_validator
+from diffusion_worker.constraints.schema.builder import Builder
+from diffusion_worker.constraints.schema.combine import Combiner
+from diffusion_worker.constraints.schema.document import Document
+from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
+from diffusion_worker.constraints.schema.validation import SchemaValidator, make_validator
 from diffusion_worker.constraints.spec import Constraint, Kind, WhiteSpace
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from tests.worker.constraints.reference import random_member
@@ -251,6 +255,62 @@ def test_a_large_schema_takes_a_stricter_tier() -> None:
     compiled = compile_schema({"type": "object", "properties": free})
     assert compiled.stats.tier > 0
     assert compiled.automaton.accepts(b'{"m0": {"a": "b"}, "m39": {}}')
+
+
+DENSE = [tier for tier, limits in enumerate(SIZE_TIERS) if limits.dense]
+
+
+def tall(levels: int) -> dict[str, Any]:
+    """Objects in objects, two members each, and undeclared ones."""
+    if levels == 0:
+        return {"type": "string"}
+    return {"type": "object", "properties": {name: tall(levels - 1) for name in ("one", "two")}}
+
+
+@pytest.mark.parametrize("states", [60, 600, 4000])
+def test_the_first_sufficient_dense_tier_is_found(states: int) -> None:
+    """Each of them admits what the next one does, so one after the other finds the same tier."""
+    tiers = [replace(SIZE_TIERS[tier], states=states, free_states=0) for tier in DENSE]
+
+    def tier_of(chosen: list[SizeLimits]) -> int | None:
+        try:
+            return compile_schema(tall(6), tiers=chosen).stats.tier
+        except UnsupportedSchema:
+            return None
+
+    sufficient = [tier for tier, limits in enumerate(tiers) if tier_of([limits]) is not None]
+    assert tier_of(tiers) == min(sufficient, default=None)
+
+
+def test_a_larger_schema_is_cut_in_depth_and_not_in_breadth() -> None:
+    """It keeps undeclared members, and the values of the upper levels."""
+    compiled = compile_schema(tall(6), tiers=[replace(SIZE_TIERS[tier], states=3000) for tier in DENSE])
+    assert compiled.stats.truncated
+    assert compiled.automaton.accepts(b'{"one": {"two": {"one": {"two": {}}}}, "other": 1, "others": {}}')
+    assert not compiled.automaton.accepts(b'{"one": {"two": {"one": {"two": {"one": {"two": "a"}}}}}}')
+
+
+def test_nested_arrays_do_not_double_the_states() -> None:
+    """The first item has no states of its own."""
+
+    def under_construction(levels: int) -> int:
+        schema: Any = {"type": "integer"}
+        for _ in range(levels):
+            schema = {"type": "array", "items": schema}
+        combiner = Combiner(Document(schema), SchemaValidator(schema))
+        builder = Builder(SIZE_TIERS[0], combiner)
+        builder.build()
+        return len(builder.graph.rows)
+
+    assert under_construction(12) < 4 * under_construction(6)
+
+
+def test_small_recursive_schemas_are_unrolled_further_than_large_ones() -> None:
+    tree = {"type": "object", "properties": {"child": {"$ref": "#"}}, "additionalProperties": False}
+    wide = tree | {"properties": {f"child{index}": {"$ref": "#"} for index in range(9)}}
+    deep = '{"child%s": ' * 6 + "{}" + "}" * 6
+    assert compile_schema(tree).automaton.accepts(deep.replace("%s", "").encode())
+    assert not compile_schema(wide).automaton.accepts(deep.replace("%s", "0").encode())
 
 
 def test_compilation_is_deterministic() -> None:

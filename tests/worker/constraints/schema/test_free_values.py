@@ -1,6 +1,7 @@
 """Values that a schema leaves unconstrained: their depth, their form, and the report of what is missing."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compilation, compile_schema
-from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, deepest, is_allowed
-from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS
+from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, furthest, is_allowed
+from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS, SizeLimits
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema
 from tests.worker.constraints.reference import accepts_in_some_order
@@ -65,14 +66,22 @@ def test_many_open_objects_share_the_states_for_depth() -> None:
     assert compiled.stats.truncated
 
 
-def test_the_depth_is_the_largest_that_the_states_allow() -> None:
+@pytest.mark.parametrize("level", [1, 4])
+def test_values_reach_as_far_as_the_states_allow(level: int) -> None:
     copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
-    copies = {copy: 3}
     sizes = [3 * len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
     assert sizes == sorted(set(sizes))
     for depth, size in enumerate(sizes):
-        assert deepest(copies, size, WhiteSpace.BOUNDED) == depth
-        assert deepest(copies, size - 1, WhiteSpace.BOUNDED) == max(depth - 1, 0)
+        assert furthest({(copy, level): 3}, size, WhiteSpace.BOUNDED) == level + depth
+    assert furthest({(copy, level): 3}, sizes[0] - 1, WhiteSpace.BOUNDED) == 0
+
+
+def test_values_nested_less_deeply_themselves_may_be_deeper() -> None:
+    copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
+    sizes = [len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
+    both = {(copy, 1): 1, (copy, 3): 10}
+    assert furthest(both, sizes[3] + 10 * sizes[1], WhiteSpace.BOUNDED) == 4
+    assert furthest(both, sizes[3] + 10 * sizes[1] - 1, WhiteSpace.BOUNDED) == 3
 
 
 @pytest.mark.parametrize("white_space", list(WhiteSpace))
@@ -89,10 +98,10 @@ def test_undeclared_and_deep_values_are_written_on_one_line(white_space: WhiteSp
     )
 
 
-def check_report(schema: Json, value: Json) -> None:
+def check_report(schema: Json, value: Json, tiers: Sequence[SizeLimits] = SIZE_TIERS) -> None:
     """A valid value that is rejected in every order of its members is reported."""
     try:
-        compiled = compile_schema(schema)
+        compiled = compile_schema(schema, tiers=tiers)
     except UnsupportedSchema:
         assume(False)
         return
@@ -103,6 +112,22 @@ def check_report(schema: Json, value: Json) -> None:
 @given(SCHEMAS, VALUES)
 def test_what_is_missing_is_reported(schema: Json, value: Json) -> None:
     check_report(schema, value)
+
+
+@given(SCHEMAS, VALUES, st.sampled_from([limits for limits in SIZE_TIERS if limits.dense]))
+def test_what_is_missing_in_a_dense_tier_is_reported(schema: Json, value: Json, limits: SizeLimits) -> None:
+    check_report(schema, value, (limits,))
+
+
+@given(SCHEMAS, VALUES, st.sampled_from([limits for limits in SIZE_TIERS if limits.dense]))
+def test_a_dense_tier_accepts_valid_values_only(schema: Json, value: Json, limits: SizeLimits) -> None:
+    try:
+        compiled = compile_schema(schema, tiers=(limits,))
+    except UnsupportedSchema:
+        assume(False)
+        return
+    if not compiled.needs_check and accepts_in_some_order(compiled.automaton, value):
+        assert jsonschema.Draft202012Validator(schema).is_valid(value)
 
 
 @pytest.mark.parametrize(
@@ -130,3 +155,17 @@ def test_each_reason_is_reported(schema: Json, value: Json) -> None:
 def test_a_schema_that_is_kept_entirely_reports_nothing() -> None:
     closed = {**OPEN, "additionalProperties": False, "required": ["a"]}
     assert not compile_schema({"type": "array", "items": closed}).stats.truncated
+
+
+@given(st.integers(0, 3))
+def test_an_empty_container_needs_no_depth(depth: int) -> None:
+    """It is admitted where no other container may nest any deeper."""
+    limits = replace(SIZE_TIERS[0], undeclared_depth=depth, free_states=0)
+    compiled = compile_schema(OPEN, tiers=(limits,))
+    value: Json = {}
+    for _ in range(depth):
+        value = {"n": value}
+    assert accepts(compiled, {"extra": value})
+    assert not accepts(compiled, {"extra": {"n": value}})
+    assert accepts(compiled, {"extra": nested("{" * depth)})
+    assert not accepts(compiled, {"extra": nested("{" * (depth + 1))})

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freeze
 from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT, dfa_of_pattern, with_length
 from diffusion_worker.constraints.automata.graph import Graph
-from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
-from diffusion_worker.constraints.schema.json_strings import Style, string
+from diffusion_worker.constraints.automata.minimise import RangeDfa, minimal_automaton, minimise
+from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.schema.json_strings import Style, name_trie, string
 
+PRINTABLE = st.sampled_from("ab z~")
 TORTURE = [
     "",
     'a"b',
@@ -98,3 +100,21 @@ def test_a_restricted_string_means_the_same_in_every_encoding() -> None:
     assert not strings.accepts('"é"'.encode())
     assert not strings.accepts(b'"\\u00e9"')
     assert not strings.accepts(b'"\\u00E9"')
+
+
+@given(st.lists(st.text(PRINTABLE, max_size=6), min_size=1, max_size=8, unique=True), st.text(PRINTABLE, max_size=7))
+def test_a_trie_reads_its_names_only(names: list[str], other: str) -> None:
+    graph = Graph(max_states=10_000)
+    end = graph.state((), accepting=True)
+    start = name_trie(graph, [(name, end) for name in names], 0)
+    automaton = minimal_automaton(graph.rows, graph.accepting, start)
+    assert automaton is not None
+    for name in {*names, other}:
+        assert automaton.accepts(f'{name}"'.encode()) == (name in names)
+
+
+@pytest.mark.parametrize("names", [["x" * 5000], ["x" * 5000, "x" * 4999 + "y"]])
+def test_a_long_name_takes_no_recursion(names: list[str]) -> None:
+    properties = {name: {"type": "null"} for name in names}
+    compiled = compile_schema({"type": "object", "properties": properties, "additionalProperties": False})
+    assert compiled.automaton.accepts(json.dumps(dict.fromkeys(names)).encode())
