@@ -59,6 +59,10 @@ class Noise:
         first = int(self._random.integers(self.canvas))
         return self._rows[first : first + self.canvas] * np.float32(scale)
 
+    def all_of(self) -> Floats:
+        """[2 * canvas, vocab] all logits, unscaled."""
+        return self._rows
+
     def uniforms(self) -> NDArray[np.float64]:
         """[canvas] uniform numbers in [0, 1)."""
         return self._random.random(self.canvas)
@@ -67,14 +71,14 @@ class Noise:
 def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
     """Cost of the first step of an answer without a binding token limit."""
     matcher = open_matcher(automaton, 1_000_000)
-    softmax = _thread_ms(lambda: _softmax(logits))[0]
-    best = _thread_ms(lambda: best_path(matcher, score_token_sets(automaton.token_sets, logits)))[0]
-    label_logprobs, masses = _thread_ms(lambda: weigh_token_sets(automaton.token_sets, logits))
-    again, _ = _thread_ms(lambda: best_path(matcher, masses.scores))
-    back, backward = _thread_ms(lambda: backward_masses(matcher, masses))
-    forth, _ = _thread_ms(lambda: marginals(matcher, masses, backward))
+    softmax = thread_ms(lambda: softmax(logits))[0]
+    best = thread_ms(lambda: best_path(matcher, score_token_sets(automaton.token_sets, logits)))[0]
+    label_logprobs, masses = thread_ms(lambda: weigh_token_sets(automaton.token_sets, logits))
+    again, _ = thread_ms(lambda: best_path(matcher, masses.scores))
+    back, backward = thread_ms(lambda: backward_masses(matcher, masses))
+    forth, _ = thread_ms(lambda: marginals(matcher, masses, backward))
     numbers = np.random.default_rng(0).random(len(logits))
-    sample, _ = _thread_ms(lambda: sample_path(matcher, masses, backward, numbers))
+    sample, _ = thread_ms(lambda: sample_path(matcher, masses, backward, numbers))
     return StepMs(softmax=softmax, best=best, marginals=label_logprobs + again + back + forth, sample=sample)
 
 
@@ -109,14 +113,14 @@ def _sampled(matcher: Matcher, logits: Floats, noise: Noise) -> CanvasPath:
     return sample_path(matcher, masses, backward_masses(matcher, masses), noise.uniforms())
 
 
-def _softmax(logits: Floats) -> Floats:
+def softmax(logits: Floats) -> Floats:
     """The softmax, which a step computes in any case."""
     shares: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
 
-def _thread_ms(work: Callable[[], Answer]) -> tuple[float, Answer]:
+def thread_ms(work: Callable[[], Answer]) -> tuple[float, Answer]:
     """The shortest duration of several runs, and the result."""
     best = float("inf")
     for _ in range(REPEATS):

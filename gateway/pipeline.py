@@ -8,7 +8,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
-from math import inf
 from typing import Protocol
 
 from gateway.attempts.admission import Admission
@@ -19,7 +18,7 @@ from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
 from gateway.attempts.token_count import TokenCount, count_tokens
 from gateway.attempts.waiting import Queued, wait_for_slot
-from gateway.decision import AttemptRecord, Decision
+from gateway.decision import Decision
 from gateway.enums import Outcome, Reason
 from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, OutOfBytes, RateLimitExceeded
 from gateway.policy_types import Quota
@@ -276,33 +275,20 @@ class Pipeline:
         chosen = candidate
         if candidate.per_endpoint:
             candidate = self._admission.at_endpoint(candidate, context.query, avoid=context.failed)
-        target, waiter = candidate.target, None if queued is None else queued.waiter
-        queued_ms = None if queued is None else queued.waited_ms
-        upstream = self._upstreams(target)
+        waiter, queued_ms = (None, None) if queued is None else queued
+        upstream = self._upstreams(candidate.target)
         permit = self._admission.acquire(context, candidate, later, status=upstream.status, again=again, waiter=waiter)
         now_s = self._world.now_s()
         if isinstance(permit, Verdict):
             context.skipped.append((chosen, permit))
             context.skip(candidate, permit, now_s, queued_ms=queued_ms)
             return None
-        slo, at_ms = candidate.slo, (now_s - context.query.received_s) * 1000
-        record = AttemptRecord(
-            target=target.policy_name,
-            url=target.address,
-            location=target.location,
-            started_ms=at_ms,
-            stream=context.query.stream,
-            budget_ms=slo.p95_ms if slo is not None and slo.p95_ms < inf else None,
-            probe=permit.probe,
-            hedge=hedge,
-            queued_ms=queued_ms,
-            span_id=0 if context.query.trace is None else context.next_span_id(),
-        )
-        attempt = Attempt(context, candidate, permit, upstream, record, self._world)
+        attempt = Attempt(context, candidate, permit, upstream, self._world, now_s)
+        attempt.record.hedge, attempt.record.queued_ms = hedge, queued_ms
         is_last = attempt.is_last = not later
         if context.skipped and last_resorts(context.skipped):
             is_last = False
-        attempt.limit_ms, attempt.total_ms = context.limits_ms(at_ms, is_last=is_last)
+        attempt.limit_ms, attempt.total_ms = context.limits_ms(attempt.record.started_ms, is_last=is_last)
         return attempt
 
     # The end of a request

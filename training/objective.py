@@ -14,9 +14,8 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from diffusion_worker.denoise.accept import accept
+from diffusion_worker.denoise.accept import accept, renoise
 from diffusion_worker.denoise.anchor import kept
-from diffusion_worker.denoise.renoise import renoise
 from training.batches import Batch
 from training.vocabulary import VOCAB_SIZE
 

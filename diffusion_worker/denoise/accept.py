@@ -1,6 +1,6 @@
-"""Entropy-bounded acceptance: the positions of a canvas that keep their token in this step.
+"""Entropy-bounded acceptance: the positions that keep their token in this step; and re-noising of all others.
 
-Pure function of tensors. Source: the EB-Sampler (Ben-Hamu et al. 2025, arXiv:2505.24857); the counterpart of
+Pure functions of tensors. Source: the EB-Sampler (Ben-Hamu et al. 2025, arXiv:2505.24857); the counterpart of
 `EntropyBoundSampler` in transformers' `generation_diffusion_gemma.py`.
 """
 
@@ -17,3 +17,11 @@ def accept(entropy: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
     ascending, order = entropy.sort(-1)
     within = ascending.cumsum(-1) - ascending <= bound[:, None]
     return torch.zeros_like(within).scatter(-1, order, within)
+
+
+def renoise(
+    tokens: torch.Tensor, accepted: torch.Tensor, noise: torch.Tensor, *, surest: torch.Tensor, kept: torch.Tensor
+) -> torch.Tensor:
+    """Next canvas [rows, canvas]. Positions neither accepted nor kept take uniform noise from the whole vocabulary,
+    even if an earlier step accepted them: the model is trained to tell noise from text and to correct it."""
+    return torch.where(accepted, tokens, torch.where(kept, surest, noise))

@@ -64,6 +64,11 @@ class CanvasLogits:
         pins = None if self.pins is None else self.pins[row, positions]
         return pin_logits(self.adjusted(row, positions), pins) / self.temperature[row]
 
+    def annealed_tokens(self, row: int, first: int, tokens: torch.Tensor) -> torch.Tensor:
+        """Annealed logits of tokens [positions, …] at positions from `first` on, before penalties and pins."""
+        raw = self.raw[row, first : first + len(tokens)].gather(1, tokens)
+        return capped(raw, self.cap) / self.temperature[row]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Large:

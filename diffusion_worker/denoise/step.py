@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from diffusion_worker.constraints.inference.template import Probabilities
-from diffusion_worker.denoise.accept import accept
+from diffusion_worker.denoise.accept import accept, renoise
 from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
@@ -22,7 +22,6 @@ from diffusion_worker.denoise.fill import fill
 from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.penalties import CanvasText, adjustments
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pinned_places, pins_of
-from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import CanvasLogits, Sampling, annealed_temperature, sample, score
 from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
 from diffusion_worker.models.fused import fused

@@ -27,6 +27,8 @@ from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import COMPILED
 from twolane.process.http.byte_budget import HOLDING, Holding, HoldingPart
 
+_OK: Final = AttemptOutcome.OK  # finding a member in its class takes 0.2 µs
+
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 MAX_BUFFERED_DELTAS: Final = 1 << 18
 _MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
@@ -36,10 +38,9 @@ _DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 class Attempt(Progress):
     """One call. However it ends, its permit is released exactly once and its connection is returned or closed.
 
-    It fills its `record`, which names the candidate and when the attempt began. Set before `open`: `limit_ms` is the
-    time within which the response must be ready to be served, as a whole or the beginning of a stream that is passed on
-    as it comes; `total_ms` is the time left for such a stream as a whole; `is_last` says that no candidate is left, so
-    a refusal is served.
+    It fills its `record`. Set before `open`: `limit_ms` is the time within which the response must be ready to be
+    served, as a whole or the beginning of a stream that is passed on as it comes; `total_ms` is the time left for such
+    a stream as a whole; `is_last` says that no candidate is left, so a refusal is served.
     """
 
     limit_ms = total_ms = inf
@@ -67,18 +68,27 @@ class Attempt(Progress):
         candidate: Candidate,
         permit: Permit,
         upstream: Upstream,
-        record: AttemptRecord,
         clock: World,
+        now_s: float,
     ) -> None:
-        self.candidate, self.record = candidate, record
-        self._context, self._permit, self._upstream, self._clock = context, permit, upstream, clock
-        self._started_s = context.query.received_s + record.started_ms / 1000
+        query, checks, target, slo = context.query, context.plan.checks, candidate.target, candidate.slo
+        self.record = record = AttemptRecord(
+            target=target.policy_name,
+            url=target.address,
+            location=target.location,
+            started_ms=(now_s - query.received_s) * 1000,
+            stream=query.stream,
+            budget_ms=slo.p95_ms if slo is not None and slo.p95_ms < inf else None,
+            probe=permit.probe,
+            span_id=0 if query.trace is None else context.next_span_id(),
+        )
+        self.candidate, self._context, self._permit, self._upstream = candidate, context, permit, upstream
+        self._clock, self._started_s = clock, now_s
         self._buffered: list[Delta] = []
-        query, checks = context.query, context.plan.checks
         if candidate.min_confidence is not None:
             self._minimum = minimum_of(candidate, query)
-        if candidate.target.ignore or query.beyond_chat.ignored:
-            record.ignored = ignored_by(candidate.target, query)
+        if target.ignore or query.beyond_chat.ignored:
+            record.ignored = ignored_by(target, query)
         if checks is not None and is_checked(query, checks):
             self._validation = ResponseValidation(query, checks, COMPILED, clock.now_s)
         if query.stream and self._minimum is None:  # targets report their confidence at the end of a response
@@ -124,7 +134,7 @@ class Attempt(Progress):
         self._context.commit(self.record, self._usage, now_s)
         self._kept_chars = self._output_chars
         if self.is_complete:
-            self._end(AttemptOutcome.OK)
+            self._end(_OK)
             await self.aclose()
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._started_s + self.total_ms / 1000 - now_s)
@@ -351,7 +361,7 @@ class Attempt(Progress):
             return
         self._is_ended = True
         now_s, record, price = self._clock.now_s(), self.record, self.candidate.target.price
-        if outcome is AttemptOutcome.OK and not self._has_finish_reason:
+        if outcome is _OK and not self._has_finish_reason:
             outcome = AttemptOutcome.INCOMPLETE
         record.outcome = outcome
         record.ended_ms = self._arrived_ms(now_s) if self._received_ms is None else self._received_ms

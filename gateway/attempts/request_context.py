@@ -6,7 +6,7 @@ It fills one Decision from the request's arrival to its end. It makes no decisio
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.attempts.decisions import DecisionAnswers
 from gateway.attempts.error_source import error_source
@@ -16,6 +16,9 @@ from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, Schem
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
+
+_OK: Final = Outcome.OK  # finding a member in its class takes 0.2 µs
+_ATTEMPT_OK: Final = AttemptOutcome.OK
 
 
 class UnsureAnswer(Protocol):
@@ -148,7 +151,7 @@ class RequestContext:
             if isinstance(error, ContextLengthExceeded):
                 self.needed_tokens = max(self.needed_tokens, error.needed or (error.limit or 0) + 1)
         self._streaming = None
-        if attempt.outcome is AttemptOutcome.OK:
+        if attempt.outcome is _ATTEMPT_OK:
             self._attempts.append(attempt)
         else:
             self._append(candidate, attempt)
@@ -222,7 +225,7 @@ class RequestContext:
         decision.attempts = tuple(attempts)
         decision.total_ms, decision.overhead_ms, decision.cost = total_ms, max(0.0, own_ms), cost
         decision.outcome, decision.status = self.outcome, 200
-        if self.outcome is not Outcome.OK:
+        if self.outcome is not _OK:
             decision.status = self._failed_status()
             decision.error_source = error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None
         if self.decisions is not None:

@@ -75,7 +75,7 @@ _ASCII_TOKEN: Final = re.compile(r"([a-z][a-z0-9_']*|[^\s.!?;:a-z0-9]|[0-9]+|[.!
 _REMEMBERED: Final = 8192  # tokens that are no entries, at most, whose numbers are remembered
 _SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
 MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
-_ARABIC_MARKS: Final = re.compile("[\u0640\u064b-\u0652]")
+_VOWEL_SIGNS: Final = re.compile("[\u0640\u064b-\u0652]")
 _CHAR: Final = re.compile(rf"[{_SPACELESS}]")
 _NO_WORD: Final = re.compile(r"[\d_']").search  # what a token has that is a name or a number rather than a word
 _NORMAL: Final = dict(zip(_STOPS, ".!?;:...?;", strict=True)) | {"،": ","} | dict.fromkeys(_QUOTES, '"')
@@ -88,7 +88,7 @@ def split(text: str) -> list[str]:
 
 def lowered(text: str) -> str:
     """The text in lower case, with plain apostrophes and without the vowel signs of Arabic, which most writers omit."""
-    return text.lower() if text.isascii() else _ARABIC_MARKS.sub("", text.lower().replace("’", "'"))
+    return text.lower() if text.isascii() else _VOWEL_SIGNS.sub("", text.lower().replace("’", "'"))
 
 
 def is_spaceless(text: str) -> bool:

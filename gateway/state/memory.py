@@ -24,6 +24,9 @@ from gateway.reliability.slo_guard import Admission, Guard
 from gateway.reliability.waiting_queue import Slots
 from gateway.types import Candidate, Health, Status, Verdict
 
+_OK: Final = AttemptOutcome.OK  # finding a member in its class takes 0.2 µs
+_BREAKER_CLOSED: Final = BreakerState.CLOSED
+
 # The server responded, if only to reject the request.
 _PROOF_OF_LIFE = ANSWERED | {
     *(Reason.REFUSED, Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.UPSTREAM_AUTH),
@@ -154,7 +157,7 @@ class MemoryStore:
         name, limit, admissions = lane.name, candidate.target.max_in_flight, []
         if limit is not None and self._slots.is_full(name, limit):
             return None
-        if self._breakers.get(name, CLOSED).state is not BreakerState.CLOSED or self._holds.left(name, now_s)[0]:
+        if self._breakers.get(name, CLOSED).state is not _BREAKER_CLOSED or self._holds.left(name, now_s)[0]:
             return None
         for guard in lane.guards:
             if not guard.is_calm:
@@ -258,7 +261,7 @@ class MemoryPermit:
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""
         store, lane = self._store, self._lane
-        if attempt.outcome is AttemptOutcome.OK and store._breakers.get(lane.name, CLOSED) is CLOSED:
+        if attempt.outcome is _OK and store._breakers.get(lane.name, CLOSED) is CLOSED:
             store._slots.give_back(lane.name)
         else:
             store.record_end(lane.candidate, attempt, now_s)

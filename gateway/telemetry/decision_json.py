@@ -80,8 +80,8 @@ class DecisionLines:
         if known is None:
             known = self._remember(key, decision)
         document, shown = known[0].copy(), known[1].copy()
-        shown["started_ms"], shown["ended_ms"] = _ms(attempt.started_ms), _ms(attempt.ended_ms)
-        shown["first_byte_ms"] = None if attempt.first_byte_ms is None else _ms(attempt.first_byte_ms)
+        shown["started_ms"], shown["ended_ms"] = round(attempt.started_ms, 2), round(attempt.ended_ms, 2)
+        shown["first_byte_ms"] = None if attempt.first_byte_ms is None else round(attempt.first_byte_ms, 2)
         document["attempts"] = [shown]
         document["time"] = self._time_of(decision.time_s)
         document["id"] = decision.query_id
@@ -91,7 +91,7 @@ class DecisionLines:
             document["input_tokens"], document["output_tokens"] = usage.input_tokens, usage.output_tokens
         else:
             document["input_tokens"] = document["output_tokens"] = None
-        document["total_ms"], document["cost"] = _ms(decision.total_ms), decision.cost
+        document["total_ms"], document["cost"] = round(decision.total_ms, 2), decision.cost
         return document
 
     def _remember(self, key: tuple[Hashable, ...], decision: Decision) -> tuple[dict[str, Any], dict[str, Any]]:

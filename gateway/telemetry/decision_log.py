@@ -17,7 +17,7 @@ from gateway.telemetry.log_rotation import RotatingFile
 from twolane.process.errors import ConfigurationError
 
 MAX_WAITING: Final = 10_000
-_AT_ONCE: Final = 16  # decisions that are rendered together
+_AT_ONCE: Final = 32  # decisions that are rendered together
 _EVERY_S: Final = 0.1  # waking the thread for every line would cost more than writing it
 
 

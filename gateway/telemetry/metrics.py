@@ -26,9 +26,12 @@ from gateway.telemetry.key_metrics import KeyMetrics
 from gateway.telemetry.multiprocess import MultiprocessMetrics
 from gateway.telemetry.semantic_conventions import operation_of
 
+_CLIENT_GONE: Final = Outcome.CLIENT_GONE  # finding a member in its class takes 0.2 µs
+_INVALID: Final = Reason.INVALID_OUTPUT
+
 _OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
 # Counting one decision between two requests takes almost three times as long as in a loop over several.
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 32
 _MOST_COUNTED: Final = 512  # decisions whose latencies are kept until they are flushed
 _OPEN_METRICS: Final = "application/openmetrics-text"
 _RequestKey = tuple[str, str, str | None, Outcome, int | None, ErrorSource | None]
@@ -112,7 +115,7 @@ class Metrics:
         cells = self._known.get(key) or self._find(key)
         cells.requests.value += 1
         total_s, overhead_s = decision.total_ms / 1000, decision.overhead_ms / 1000
-        if cells.seconds is not None and (outcome is not Outcome.CLIENT_GONE or first_byte_ms is None):
+        if cells.seconds is not None and (outcome is not _CLIENT_GONE or first_byte_ms is None):
             cells.seconds.add(total_s if exemplar is None else (total_s, exemplar))
         if first_byte_ms is not None:
             cells.first_byte.add(first_byte_ms / 1000 if exemplar is None else (first_byte_ms / 1000, exemplar))
@@ -121,7 +124,7 @@ class Metrics:
         route, operation = decision.route or names.NONE, operation_of(decision.api_path)
         for attempt in decision.attempts:
             self._attempts.observe(route, attempt, operation, exemplar)
-            if attempt.outcome is Reason.INVALID_OUTPUT and not attempt.skipped:
+            if attempt.outcome is _INVALID and not attempt.skipped:
                 self._invalid(route, attempt)
         for left, taken, reason in decision.changes if len(decision.attempts) > 1 else ():
             if reason is not Reason.HEDGE:  # counted as a hedge

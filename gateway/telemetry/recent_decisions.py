@@ -11,7 +11,7 @@ from gateway.decision import Decision, Mirrored
 from gateway.ports import Observer
 from gateway.telemetry.packed_decision import pack, unpack
 
-_AT_ONCE: Final = 16  # decisions that are packed together
+_AT_ONCE: Final = 32  # decisions that are packed together
 _log = logging.getLogger("gateway")
 
 

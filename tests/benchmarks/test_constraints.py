@@ -11,10 +11,13 @@ import pytest
 from benchmarks import constraints
 from benchmarks.constraints import figures_of, refused_figures, task_figures
 from benchmarks.constraints_embedded import Embedded
+from benchmarks.constraints_large import LargeRow, large_figures
 from benchmarks.constraints_rows import AnswerChecker, Refusal, Row
 from benchmarks.constraints_steps import StepMs
 from benchmarks.constraints_tables import splits_table
 from benchmarks.constraints_tasks import FREE, KEPT, Method
+from benchmarks.vocabularies import Words, paired
+from diffusion_worker.constraints.inference.native import NATIVE
 
 
 def row(**changes: object) -> Row:
@@ -87,6 +90,25 @@ def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
     assert all(constraints.BARS[name] == 0.5 for name in figures)
 
 
+@pytest.mark.skipif(NATIVE is None, reason="diffusion_worker.constraints.inference._native is not built")
+def test_rows_over_a_large_vocabulary_are_held_against_their_softmax() -> None:
+    """The host's part in ms, the row on a CPU in softmaxes; some schemas are measured with several rows."""
+    times = {"softmax": 100.0, "host": 8.0, "host_with_temperature": 12.0, "row": 90.0}
+    rows = [LargeRow(id="a", states=5, edges=9, several=several, **times) for several in (None, 2.0)]
+    figures = large_figures(rows)
+    assert figures["262k: host, p50, ms"] == 8.0
+    assert figures["262k: row on a CPU, p95, x softmax"] == pytest.approx(0.9)
+    assert figures["262k: four rows on two cores, p50, x one"] == 2.0
+    assert {name for name in constraints.BARS if name.startswith("262k")} < set(figures)
+
+
+def test_a_vocabulary_is_enlarged_by_pairs_of_its_tokens() -> None:
+    words = paired(Words(tokens=(b"", b"a", b"b"), end_id=0, padding_id=0), 6)
+    assert words.tokens[:3] == (b"", b"a", b"b")
+    assert len(set(words.tokens)) == 6
+    assert set(words.tokens[3:]) < {b"aa", b"ab", b"ba", b"bb"}
+
+
 def test_an_invalid_answer_is_forgiven_only_where_a_final_check_follows() -> None:
     """The reference is jsonschema."""
     strict, checked = (
@@ -124,6 +146,7 @@ def test_it_runs_and_its_exit_code_tells(
     quick = ["--vocabulary", "shipped", "--seeds", "1", "--orders", "2"]
     monkeypatch.setattr(sys, "argv", ["constraints", str(file), "--check", "--json", str(report), *quick])
     monkeypatch.setattr(constraints, "BARS", {"invalid answers": 0.0})
+    monkeypatch.setattr(constraints, "large", constraints.shipped)
     for name in ("measure", "methods"):
         monkeypatch.setattr(constraints, name, once(getattr(constraints, name)))
     assert constraints.main() == 0
@@ -132,5 +155,6 @@ def test_it_runs_and_its_exit_code_tells(
     told = json.loads(report.read_text())
     assert [entry["id"] for entry in told["rows"]] == ["0"]
     assert [(entry["id"], entry["keyword"]) for entry in told["refused"]] == [("1", "type")]
+    assert [entry["id"] for entry in told["large"]] == ["0"]
     assert [len(method["verdicts"]) for method in told["orders"]] == [2] * len(told["orders"])
     assert "canvas, within the schema" in capsys.readouterr().out

@@ -38,6 +38,7 @@ def _struct(cls: type[_Record], *, frozen: bool) -> type[_Record]:
         module=cls.__module__,
         kw_only=True,
         frozen=frozen,
+        array_like=True,  # when it is packed
     )
     return cast("type[_Record]", made)
 

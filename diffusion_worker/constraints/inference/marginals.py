@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import Floats
 from diffusion_worker.constraints.inference.matcher import Matcher
-from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses, levels
+from diffusion_worker.constraints.inference.token_set_scores import SetMasses, TokenSetMasses, levels
 from diffusion_worker.constraints.inference.viterbi import backward_pass
 from diffusion_worker.constraints.tokens.distance import spans
 from diffusion_worker.constraints.tokens.segmented_reduce import Segments
@@ -69,7 +69,7 @@ class Marginals:
         return held
 
 
-def backward_masses(matcher: Matcher, masses: TokenSetMasses) -> Doubles:
+def backward_masses(matcher: Matcher, masses: SetMasses) -> Doubles:
     """[positions + 1, nodes] the log mass of all completions from each node that close in time; see
     `viterbi.backward_best`. Row 0 at the matcher's node is the log probability that the model satisfies the constraint
     when it samples every position independently.
@@ -81,6 +81,15 @@ def backward_masses(matcher: Matcher, masses: TokenSetMasses) -> Doubles:
 
 def marginals(matcher: Matcher, masses: TokenSetMasses, backward: Doubles) -> Marginals:
     """Marginals of a canvas; `backward` is the result of `backward_masses`."""
+    return Marginals(masses=masses, **_marginals(matcher, masses, backward))
+
+
+def marginal_entropy(matcher: Matcher, masses: SetMasses, backward: Doubles) -> Doubles:
+    """[positions] entropies of the marginals, without the logits."""
+    return _marginals(matcher, masses, backward)["entropy"]
+
+
+def _marginals(matcher: Matcher, masses: SetMasses, backward: Doubles) -> dict[str, Doubles]:
     positions, token_sets = len(backward) - 1, matcher.automaton.token_sets
     set_probability = _set_posterior(matcher, masses.mass[:positions], backward)
     class_probability = _class_posterior(token_sets, masses, set_probability[:, :-1])
@@ -90,9 +99,7 @@ def marginals(matcher: Matcher, masses: TokenSetMasses, backward: Doubles) -> Ma
         - _xlogx(class_probability).sum(axis=1)
         - _xlogx(padding)
     )
-    return Marginals(
-        masses=masses, class_probability=class_probability, padding=padding, entropy=np.maximum(entropy, 0.0)
-    )
+    return {"class_probability": class_probability, "padding": padding, "entropy": np.maximum(entropy, 0.0)}
 
 
 def _set_posterior(matcher: Matcher, mass: Doubles, backward: Doubles) -> Doubles:
@@ -138,7 +145,7 @@ def _reachable_flows(graph: TransitionGraph, forward: Doubles, mass: Doubles, ba
     return np.concatenate(labels), np.concatenate(flows), [len(label) for label in labels[1:]]
 
 
-def _class_posterior(token_sets: TokenSets, masses: TokenSetMasses, set_probability: Doubles) -> Doubles:
+def _class_posterior(token_sets: TokenSets, masses: SetMasses, set_probability: Doubles) -> Doubles:
     """[positions, classes] the probability of each equivalence class: that of its sets times its share of them,
     propagated down the tree."""
     positions = len(set_probability)

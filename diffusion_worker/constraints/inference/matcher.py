@@ -5,6 +5,8 @@ Invariant: a text that can close within the remaining tokens can still do so aft
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,18 +95,31 @@ def allowed_tokens(matcher: Matcher) -> Flags:
 def forced_tokens(automaton: TokenAutomaton, state: int, tokens: NDArray[np.integer]) -> Flags:
     """[tokens] where the constraint allowed a single token on the path of `tokens` from `state`. The model had no
     choice there, so these tokens do not count towards its confidence."""
-    flags = np.zeros(len(tokens), np.bool_)
+    states = np.empty(len(tokens), np.intp)
     for position, token in enumerate(tokens.tolist()):
-        flags[position] = _is_forced(automaton, state)
+        states[position] = state
         state = automaton.after(state, token)
-    return flags
+    return forcing_states(automaton)[states]
+
+
+_KEPT: Final[WeakKeyDictionary[TokenAutomaton, Flags]] = WeakKeyDictionary()
+
+
+def forcing_states(automaton: TokenAutomaton) -> Flags:
+    """[states] which allow a single token; computed on the first call."""
+    if automaton not in _KEPT:
+        flags = np.zeros(automaton.states, np.bool_)
+        for state in np.flatnonzero(np.diff(automaton.first_edge) == 1).tolist():
+            flags[state] = _is_forced(automaton, state)
+        _KEPT[automaton] = flags
+    return _KEPT[automaton]
 
 
 def _is_forced(automaton: TokenAutomaton, state: int) -> bool:
-    first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
-    if stop - first != 1 or state == automaton.done:
+    """Of a state with one edge."""
+    if state == automaton.done:
         return False
-    classes = classes_of(automaton.token_sets, int(automaton.label[first]))
+    classes = classes_of(automaton.token_sets, int(automaton.label[automaton.first_edge[state]]))
     return len(classes) == 1 and len(automaton.token_sets.tokens_of(int(classes[0]))) == 1
 
 

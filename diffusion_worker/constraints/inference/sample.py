@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import CHUNK, Floats
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, classes_of
-from diffusion_worker.constraints.inference.token_set_scores import FLOOR, TokenSetMasses, TokenSetScores
-from diffusion_worker.constraints.inference.viterbi import write_path
+from diffusion_worker.constraints.inference.token_set_scores import FLOOR, SetMasses, TokenSetMasses, TokenSetScores
+from diffusion_worker.constraints.inference.viterbi import ClassPath, write_path
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
 from diffusion_worker.constraints.tokens.transition_graph import TransitionGraph, transition_graph_of
 
@@ -60,27 +60,59 @@ def sample_path(
 ) -> CanvasPath:
     """Draw one text. `backward` is the result of `backward_masses`; `uniforms` [canvas] are in [0, 1). `truncate`
     limits the tokens at each position, given the text before it."""
+    if truncate is not None:
+        return _truncated_path(matcher, masses, backward, uniforms, truncate)
+    path = sample_classes(matcher, masses, backward, uniforms)
+    members = _Members(matcher.automaton.token_sets, masses)
+    tokens = [members.choose(at, *each) for at, each in enumerate(zip(path.classes, path.rests, strict=True))]
+    return write_path(matcher, masses.scores, tokens, path.state)
+
+
+def sample_classes(matcher: Matcher, masses: SetMasses, backward: Doubles, uniforms: Doubles) -> ClassPath:
+    """The equivalence classes of the tokens that `sample_path` draws, and numbers that choose tokens within them."""
     automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
-    members = _Members(automaton.token_sets, masses)
-    state, tokens = matcher.state, []
+    state = matcher.state
+    classes, states, rests = list[int](), list[int](), list[float]()
     for position in range(len(backward) - 1):
         if state == automaton.done:
             break
-        if truncate is not None:
-            of_class = _completions(automaton, graph, state, backward[position + 1])
-            total = _total(automaton, graph, state, (masses.mass[position], backward[position + 1]))
-            token = _truncated(truncate, _Weights(automaton.token_sets, masses.scores, position, of_class), total)
-            tokens.append(token(uniforms[position]))
-            state = automaton.after(state, tokens[-1])
-            continue
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
         log_weights = (
             masses.mass[position, graph.label[first:stop]] + backward[position + 1, graph.target_node[first:stop]]
         )
         chosen, rest = _choose(log_weights, uniforms[position])
         edge = first + chosen
-        tokens.append(members.choose(position, int(automaton.label[edge]), rest))
+        label = int(automaton.label[edge])
+        index, rest = _choose_class(automaton.token_sets, masses.node_mass[:, position], label, rest)
+        states.append(state)
+        classes.append(index)
+        rests.append(rest)
         state = int(automaton.target[edge])
+    return ClassPath(classes=tuple(classes), states=tuple(states), rests=tuple(rests), state=state)
+
+
+def _choose_class(token_sets: TokenSets, mass: Floats, label: int, uniform: float) -> tuple[int, float]:
+    """An equivalence class of a set, drawn by the log masses [nodes], and the remainder of the random number."""
+    node, rest = _pick(token_sets.nodes_of(label), mass, uniform)
+    while 2 * node < token_sets.nodes:
+        second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
+        node = 2 * node + second
+    return int(token_sets.class_at[node]), rest
+
+
+def _truncated_path(
+    matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uniforms: Doubles, truncate: Truncate
+) -> CanvasPath:
+    automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
+    state, tokens = matcher.state, list[int]()
+    for position in range(len(backward) - 1):
+        if state == automaton.done:
+            break
+        of_class = _completions(automaton, graph, state, backward[position + 1])
+        total = _total(automaton, graph, state, (masses.mass[position], backward[position + 1]))
+        token = _truncated(truncate, _Weights(automaton.token_sets, masses.scores, position, of_class), total)
+        tokens.append(token(uniforms[position]))
+        state = automaton.after(state, tokens[-1])
     return write_path(matcher, masses.scores, tokens, state)
 
 
@@ -146,24 +178,18 @@ def _truncated(truncate: Truncate, weights: _Weights, total: float) -> Callable[
 
 
 class _Members:
-    """Draws a member of a token set: first a node, then its equivalence class, then the token."""
+    """Draws a token of an equivalence class."""
 
     def __init__(self, token_sets: TokenSets, masses: TokenSetMasses) -> None:
         self._token_sets = token_sets
         self._masses = masses
         self._large = token_sets.classes - 1 if masses.large_chunks.shape[1] else -1
 
-    def choose(self, position: int, label: int, uniform: float) -> int:
-        """A token of the set at the position."""
-        mass, logits = self._masses.node_mass[:, position], self._masses.scores.logits[position]
-        node, rest = _pick(self._token_sets.nodes_of(label), mass, uniform)
-        while 2 * node < self._token_sets.nodes:
-            second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
-            node = 2 * node + second
-        index = int(self._token_sets.class_at[node])
+    def choose(self, position: int, index: int, uniform: float) -> int:
+        """A token of the class at the position."""
         if index == self._large:
-            return self._choose_of_largest(position, rest)
-        return _pick(self._token_sets.tokens_of(index), logits, rest)[0]
+            return self._choose_of_largest(position, uniform)
+        return _pick(self._token_sets.tokens_of(index), self._masses.scores.logits[position], uniform)[0]
 
     def _choose_of_largest(self, position: int, uniform: float) -> int:
         """A token of the largest equivalence class: first a chunk of consecutive ids, then the token."""

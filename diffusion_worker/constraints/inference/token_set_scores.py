@@ -28,25 +28,38 @@ FLOOR: Final = -1e4
 _AT_ONCE: Final = 128  # positions per block, so that members stay in the processor's cache
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSetScores:
+@dataclass(frozen=True, kw_only=True)
+class SetScores:
     """The log probability (nats) of the most likely member of every set. The last set is *any token, unscored*: 0."""
 
-    logits: Floats  # [positions, vocab] unchanged
-    normaliser: Floats  # [positions] log-sum-exp of the logits
     best: Doubles  # [positions, sets + 1]
     node_best: Floats  # [nodes, positions]
-    top_token: NDArray[np.int64]  # [positions] the most likely token, allowed or not
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSetMasses:
+@dataclass(frozen=True, kw_only=True)
+class SetMasses:
     """The log mass (nats) of every set, and the scores. The last set is *any token, unscored*: 0."""
 
-    scores: TokenSetScores
+    scores: SetScores
     mass: Doubles  # [positions, sets + 1]
     node_mass: Floats  # [nodes, positions]
     class_entropy: Floats  # [positions, classes] entropy (nats) within each class
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSetScores(SetScores):
+    """The same with the logits that they are of."""
+
+    logits: Floats  # [positions, vocab] unchanged
+    normaliser: Floats  # [positions] log-sum-exp of the logits
+    top_token: NDArray[np.int64]  # [positions] the most likely token, allowed or not
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSetMasses(SetMasses):
+    """The same with the logits that they are of."""
+
+    scores: TokenSetScores
     large_chunks: Floats  # [positions, chunks] see `EquivalenceClassScores`
 
 
@@ -65,16 +78,25 @@ def weigh_token_sets(token_sets: TokenSets, logits: Floats) -> TokenSetMasses:
     """Scores and masses of logits: what sampling and marginals need. See `score_token_sets`."""
     classes = EquivalenceClassScores(token_sets, logits)
     classes.read_masses()
-    node_mass = _tree(token_sets, classes.peak + classes.logsum, classes.normaliser)
-    for parents, children in levels(token_sets):
-        node_mass[parents] = _log_added(node_mass[children][::2], node_mass[children][1::2])
+    node_mass, mass = _masses(token_sets, classes.peak + classes.logsum, classes.normaliser)
     return TokenSetMasses(
         scores=_scores(token_sets, classes),
-        mass=_of_sets(token_sets, node_mass, _log_sums),
+        mass=mass,
         node_mass=node_mass,
         class_entropy=classes.entropy,
         large_chunks=classes.large_chunks,
     )
+
+
+def set_masses(token_sets: TokenSets, *, peak: Floats, mass: Floats, entropy: Floats) -> SetMasses:
+    """Scores and masses from those of equivalence classes [positions, classes]: the largest logit, the log-sum-exp of
+    the logits and the entropy within each class."""
+    top = mass.max(axis=1)
+    normaliser = top + np.log(np.exp(mass - top[:, None]).sum(axis=1))
+    node_mass, of_sets = _masses(token_sets, mass, normaliser)
+    node_best, best = _maxima_of(token_sets, peak, normaliser)
+    scores = SetScores(best=best, node_best=node_best)
+    return SetMasses(scores=scores, mass=of_sets, node_mass=node_mass, class_entropy=entropy)
 
 
 def levels(token_sets: TokenSets) -> Iterator[tuple[slice, slice]]:
@@ -86,16 +108,30 @@ def levels(token_sets: TokenSets) -> Iterator[tuple[slice, slice]]:
 
 
 def _scores(token_sets: TokenSets, classes: EquivalenceClassScores) -> TokenSetScores:
-    node_best = _tree(token_sets, classes.peak, classes.normaliser)
-    for parents, children in levels(token_sets):
-        np.maximum(node_best[children][::2], node_best[children][1::2], out=node_best[parents])
+    node_best, best = _maxima_of(token_sets, classes.peak, classes.normaliser)
     return TokenSetScores(
         logits=classes.logits,
         normaliser=classes.normaliser,
-        best=_of_sets(token_sets, node_best, _maxima),
+        best=best,
         node_best=node_best,
         top_token=classes.top_token,
     )
+
+
+def _maxima_of(token_sets: TokenSets, peak: Floats, normaliser: Floats) -> tuple[Floats, Doubles]:
+    """[nodes, positions] and [positions, sets + 1] from [positions, classes]."""
+    node_best = _tree(token_sets, peak, normaliser)
+    for parents, children in levels(token_sets):
+        np.maximum(node_best[children][::2], node_best[children][1::2], out=node_best[parents])
+    return node_best, _of_sets(token_sets, node_best, _maxima)
+
+
+def _masses(token_sets: TokenSets, mass: Floats, normaliser: Floats) -> tuple[Floats, Doubles]:
+    """The same of log masses."""
+    node_mass = _tree(token_sets, mass, normaliser)
+    for parents, children in levels(token_sets):
+        node_mass[parents] = _log_added(node_mass[children][::2], node_mass[children][1::2])
+    return node_mass, _of_sets(token_sets, node_mass, _log_sums)
 
 
 def _tree(token_sets: TokenSets, classes: Floats, normaliser: Floats) -> Floats:

@@ -6,7 +6,7 @@ completion. For diffusion models: DINGO (Suresh et al. 2025, arXiv 2505.23061).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,13 +14,23 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.native import NATIVE
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
-from diffusion_worker.constraints.inference.token_set_scores import TokenSetScores
+from diffusion_worker.constraints.inference.token_set_scores import SetScores, TokenSetScores
 from diffusion_worker.constraints.tokens.segmented_reduce import Segments
-from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
 from diffusion_worker.constraints.tokens.transition_graph import Transitions, transition_graph_of
 
 Doubles = NDArray[np.float64]
 Join = Callable[[Doubles, Doubles], object]  # (values of transitions in their layout, output: values of nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassPath:
+    """A path as the equivalence class of each token before the padding, and the state after them."""
+
+    classes: tuple[int, ...]
+    states: tuple[int, ...]  # before each token
+    rests: tuple[float, ...] = ()  # of a sample: uniform numbers that choose the tokens within their classes
+    state: int
 
 
 def best_path(matcher: Matcher, scores: TokenSetScores) -> CanvasPath:
@@ -29,10 +39,17 @@ def best_path(matcher: Matcher, scores: TokenSetScores) -> CanvasPath:
     `scores` cover the whole canvas. A path always exists by the matcher's invariant. Ties go to the first edge and
     equivalence class.
     """
+    path = best_classes(matcher, scores)
+    tokens = [_most_likely(scores, matcher.automaton, *each) for each in enumerate(path.classes)]
+    return write_path(matcher, scores, tokens, path.state)
+
+
+def best_classes(matcher: Matcher, scores: SetScores) -> ClassPath:
+    """The equivalence classes of the tokens of the most likely path."""
     automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
     positions = matcher.remaining_positions(len(scores.best))
     values = backward_best(matcher, scores.best[:positions])
-    labels, state = [], matcher.state
+    classes, states, state = [], [], matcher.state
     for position in range(positions):
         if state == automaton.done:
             break
@@ -41,10 +58,10 @@ def best_path(matcher: Matcher, scores: TokenSetScores) -> CanvasPath:
             scores.best[position, graph.label[first:stop]] + values[position + 1, graph.target_node[first:stop]]
         )
         edge = first + candidates.argmax()
-        labels.append(int(automaton.label[edge]))
+        states.append(state)
+        classes.append(_most_likely_class(scores, automaton.token_sets, position, int(automaton.label[edge])))
         state = int(automaton.target[edge])
-    tokens = [_most_likely(scores, automaton, position, label) for position, label in enumerate(labels)]
-    return write_path(matcher, scores, tokens, state)
+    return ClassPath(classes=tuple(classes), states=tuple(states), state=state)
 
 
 def backward_best(matcher: Matcher, best: Doubles) -> Doubles:
@@ -113,17 +130,21 @@ def write_path(matcher: Matcher, scores: TokenSetScores, tokens: Sequence[int], 
     )
 
 
-def _most_likely(scores: TokenSetScores, automaton: TokenAutomaton, position: int, label: int) -> int:
-    """The most likely token of a set at a position."""
-    token_sets = automaton.token_sets
+def _most_likely_class(scores: SetScores, token_sets: TokenSets, position: int, label: int) -> int:
+    """The equivalence class of the most likely token of a set at a position."""
     best = scores.node_best[:, position]
     node = _argmax(best, token_sets.nodes_of(label))
     while 2 * node < token_sets.nodes:
         node = 2 * node + int(best[2 * node + 1] > best[2 * node])
-    top_token = int(scores.top_token[position])
-    if token_sets.leaf_of[token_sets.class_of[top_token]] == node:
+    return int(token_sets.class_at[node])
+
+
+def _most_likely(scores: TokenSetScores, automaton: TokenAutomaton, position: int, index: int) -> int:
+    """The most likely token of an equivalence class at a position."""
+    token_sets, top_token = automaton.token_sets, int(scores.top_token[position])
+    if token_sets.class_of[top_token] == index:
         return top_token
-    return _argmax(scores.logits[position], token_sets.tokens_of(int(token_sets.class_at[node])))
+    return _argmax(scores.logits[position], token_sets.tokens_of(index))
 
 
 def _argmax(values: NDArray[np.float32], candidates: NDArray[np.int32]) -> int:

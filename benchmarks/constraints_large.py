@@ -1,0 +1,167 @@
+"""Measures what a constrained row costs at the vocabulary of the released checkpoint: 262,144 tokens, 256 positions.
+
+On an accelerator the logits are reduced there, and the host infers from scores of classes: `host`. On a CPU a row also
+reads its logits: `row` is all that `denoise.constrain` does for a row with a temperature of its own, and is compared
+with a softmax of the same logits in numpy. Times are CPU times of the running thread; only `several` is from wall
+times, of four rows on two threads.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from benchmarks.constraints_steps import Noise, softmax, thread_ms
+from benchmarks.constraints_tables import percentile
+from benchmarks.vocabularies import Words
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.inference.class_inference import infer
+from diffusion_worker.constraints.inference.class_reduction import LogitReducer, class_layout_of
+from diffusion_worker.constraints.inference.matcher import Matcher, open_matcher
+from diffusion_worker.constraints.inference.native import NATIVE
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
+from diffusion_worker.denoise.constrain import constrain
+from diffusion_worker.denoise.score import CanvasLogits, Large, Scores
+from diffusion_worker.errors import InvalidRequest
+from diffusion_worker.types.requests import DenoisingParams
+from diffusion_worker.types.step_batch import Denoise
+
+CANVAS: Final = 256
+ANNEALING, TEMPERATURE = 0.8, 0.7
+SEVERAL: Final = 4  # rows in a step
+EVERY: Final = 8  # schemas per measurement of several rows, which is wall time
+REPEATS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargeRow:
+    """One schema; ms."""
+
+    id: str
+    states: int
+    edges: int
+    softmax: float
+    host: float  # best path, marginals and sample from scores of classes
+    host_with_temperature: float  # the same, sampled at a temperature of its own
+    row: float  # everything on a CPU, at a temperature of its own
+    several: float | None  # wall time of SEVERAL rows relative to one
+
+
+def measure_large(file: Path, words: Words, *, limit: int | None, every: int = 1) -> Iterator[LargeRow]:
+    """Measure the schemas of a file that compile, or every so many of them, on one thread."""
+    vocabulary = words.read()
+    noise = Noise(canvas=CANVAS, vocab=vocabulary.size, seed=0)
+    for number, line in enumerate(file.read_text().splitlines()[:limit:every]):
+        document = json.loads(line)
+        try:
+            compiled = compile_constraint(Constraint(kind="json_schema", value=document["schema"]))
+        except InvalidRequest:
+            continue
+        automaton = compile_tokens(compiled.automaton, vocabulary)
+        assert automaton is not None, f"{document['id']}: no token sequence spells an answer"
+        yield _measured(document["id"], open_matcher(automaton, 1_000_000), noise, is_several=number % EVERY == 0)
+
+
+@torch.inference_mode()
+def _measured(name: str, matcher: Matcher, noise: Noise, *, is_several: bool) -> LargeRow:
+    logits, uniforms = noise.canvas_of(3.0), noise.uniforms()
+    plain, warm = (_reduced(matcher, logits, temperature) for temperature in (1.0, TEMPERATURE))
+    infer(matcher, plain.scores, uniforms)  # what is built once per constraint
+    step = _Step(matcher, torch.from_numpy(logits)[None])
+    step.run()
+    return LargeRow(
+        id=name,
+        states=matcher.automaton.states,
+        edges=matcher.automaton.edges,
+        softmax=thread_ms(lambda: softmax(logits))[0],
+        host=thread_ms(lambda: infer(matcher, plain.scores, uniforms))[0],
+        host_with_temperature=thread_ms(lambda: infer(matcher, warm.scores, uniforms))[0],
+        row=thread_ms(step.run)[0],
+        several=_several(matcher, noise) if is_several else None,
+    )
+
+
+def _reduced(matcher: Matcher, logits: np.ndarray, temperature: float) -> LogitReducer:
+    reducer = LogitReducer(class_layout_of(matcher.automaton.token_sets), len(logits), temperature)
+    assert reducer.read(0, logits), "logits are finite"
+    return reducer
+
+
+class _Step:
+    """The constraints of a step over logits [rows, canvas, vocab]. The rest of the step's scores is not used."""
+
+    def __init__(self, matcher: Matcher, raw: torch.Tensor) -> None:
+        rows = len(raw)
+        zeros = torch.zeros(raw.shape[:2])
+        ids = torch.zeros(raw.shape[:2], dtype=torch.long)
+        logits = CanvasLogits(raw=raw, cap=0.0, temperature=torch.full((rows,), ANNEALING))
+        self._scores = Scores(
+            logits=logits,
+            kept=Large(top=zeros, total=zeros, sampled=ids),
+            **dict.fromkeys(("normaliser", "entropy", "likeliest", "logprob"), zeros),
+            surest=ids,
+        )
+        self._ids, self._uniforms = ids, torch.rand(raw.shape[:2], generator=torch.Generator().manual_seed(0))
+        denoising = DenoisingParams(canvas_length=CANVAS)
+        self._items = [
+            Denoise(
+                sequence=row,
+                slot=row,
+                at=0,
+                block=0,
+                step=1,
+                opens=False,
+                seed=row,
+                denoising=denoising,
+                temperature=TEMPERATURE,
+                matcher=matcher,
+            )
+            for row in range(rows)
+        ]
+
+    def run(self) -> None:
+        constrain(self._items, self._scores, self._ids, lambda: self._uniforms)
+
+
+def _several(matcher: Matcher, noise: Noise) -> float:
+    """Rows that begin at different positions of the noise, on two threads, in times of one row on one thread; from the
+    shortest of interleaved runs."""
+    rows = torch.from_numpy(noise.all_of())
+    shift = CANVAS // SEVERAL
+    raw = rows.as_strided((SEVERAL, CANVAS, rows.shape[1]), (shift * rows.shape[1], rows.shape[1], 1))
+    steps, threads = (_Step(matcher, raw[:1]), _Step(matcher, raw)), torch.get_num_threads()
+    try:
+        times = np.array([[_wall(step.run, count) for count, step in enumerate(steps, 1)] for _ in range(REPEATS)])
+    finally:
+        torch.set_num_threads(threads)
+    one, several = times.min(axis=0)
+    return float(several / one)
+
+
+def _wall(work: Callable[[], None], threads: int) -> float:
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def large_figures(rows: Sequence[LargeRow]) -> dict[str, float]:
+    """Figures over all schemas; none where nothing was compiled, because numpy's are others."""
+    if NATIVE is None:
+        return {}
+    measured = {
+        "262k: host, {}, ms": [row.host for row in rows],
+        "262k: host with a temperature, {}, ms": [row.host_with_temperature for row in rows],
+        "262k: row on a CPU, {}, x softmax": [row.row / row.softmax for row in rows],
+    }
+    figures = {
+        name.format(f"p{share}"): percentile(values, share) for name, values in measured.items() for share in (50, 95)
+    }
+    several = [row.several for row in rows if row.several is not None]
+    return figures | {"262k: four rows on two cores, p50, x one": percentile(several, 50)}

@@ -1,0 +1,114 @@
+"""Inference over a canvas from scores of equivalence classes: the best path, the entropies of the marginals and a joint
+sample, as classes. In C where that is built (`_native.c`), else by `viterbi`, `marginals` and `sample`, which define
+what is computed.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_worker.constraints.inference.class_reduction import ClassScores
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginal_entropy
+from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.constraints.inference.native import NATIVE
+from diffusion_worker.constraints.inference.sample import sample_classes
+from diffusion_worker.constraints.inference.token_set_scores import set_masses
+from diffusion_worker.constraints.inference.viterbi import best_classes
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inferred:
+    """Texts as the equivalence classes of their tokens, each without its padding."""
+
+    best: Ints  # of the most likely text
+    states: Ints  # before each of its tokens
+    drawn: Ints  # of the sample
+    rests: Doubles  # for each of `drawn`, a uniform number that chooses the token within the class
+    entropy: Doubles  # [remaining positions] of the marginals, in nats
+
+
+def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
+    """Infer from the scores of a canvas, and as many `uniforms` in [0, 1)."""
+    positions = matcher.remaining_positions(len(uniforms))
+    if NATIVE is not None:
+        arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
+        of_row = [None if each is None else each[:positions] for each in arrays]
+        best, states, drawn = np.empty((3, positions), np.int32)
+        rests, entropy = np.empty((2, positions))
+        program = _program_of(matcher.automaton)
+        scratch = _take_scratch(NATIVE.scratch_size(program, positions))
+        place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
+        lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
+        if len(_SCRATCH) < _KEPT_SCRATCH and len(scratch) <= _LARGEST_KEPT:
+            _SCRATCH.append(scratch)
+        if lengths is not None:
+            of_best, of_drawn = lengths
+            return Inferred(
+                best=best[:of_best],
+                states=states[:of_best],
+                drawn=drawn[:of_drawn],
+                rests=rests[:of_drawn],
+                entropy=entropy,
+            )
+    return infer_exactly(matcher, scores, uniforms)
+
+
+def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
+    """The same in log space, for probabilities of any size."""
+    token_sets = matcher.automaton.token_sets
+    peak, mass, entropy, sampled = scores.peak, scores.mass, scores.entropy, scores.sampled
+    masses = set_masses(token_sets, peak=peak, mass=mass, entropy=entropy)
+    backward = backward_masses(matcher, masses)
+    best, entropies = best_classes(matcher, masses.scores), marginal_entropy(matcher, masses, backward)
+    if sampled is not None:
+        masses = set_masses(token_sets, peak=peak, mass=sampled, entropy=entropy)
+        backward = backward_masses(matcher, masses)
+    drawn = sample_classes(matcher, masses, backward, uniforms)
+    return Inferred(
+        best=np.array(best.classes, np.int32),
+        states=np.array(best.states, np.int32),
+        drawn=np.array(drawn.classes, np.int32),
+        rests=np.array(drawn.rests),
+        entropy=entropies,
+    )
+
+
+# Memory that one row after another uses: new memory costs as much as what is computed in it.
+_SCRATCH: Final[list[NDArray[np.uint8]]] = []
+_KEPT_SCRATCH: Final = 2
+_LARGEST_KEPT: Final = 96 << 20  # bytes: of 20,000 states
+
+
+def _take_scratch(size: int) -> NDArray[np.uint8]:
+    """Scratch of at least `size` bytes; the next row may use it when it is handed back."""
+    try:
+        kept = _SCRATCH.pop()
+    except IndexError:  # every other one is in use
+        return np.empty(size, np.uint8)
+    return kept if len(kept) >= size else np.empty(size, np.uint8)
+
+
+_KEPT: Final[WeakKeyDictionary[TokenAutomaton, Any]] = WeakKeyDictionary()
+
+
+def _program_of(automaton: TokenAutomaton) -> Any:
+    """The arrays of an automaton as `_native.c` reads them, checked on the first call."""
+    program = _KEPT.get(automaton)
+    if program is None:
+        assert NATIVE is not None
+        graph, token_sets = transition_graph_of(automaton), automaton.token_sets
+        arrays = (
+            *(token_sets.leaf_of, token_sets.class_at, token_sets.set_start, token_sets.set_node),
+            *(automaton.first_edge, automaton.label, automaton.target, automaton.distance),
+            *(graph.node_of, graph.target_node, *graph.compiled[:3]),
+        )
+        program = _KEPT[automaton] = NATIVE.program(*(np.ascontiguousarray(each, np.int32) for each in arrays))
+    return program
