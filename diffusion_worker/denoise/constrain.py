@@ -189,6 +189,10 @@ def _queue_reduction(item: Denoise, row: int, logits: CanvasLogits) -> _Row:
     assert item.matcher is not None
     pinned, sampling = len(item.pinned_prefix), 1.0 / _sampling_temperature(item)
     layout, device = class_layout_of(item.matcher.automaton.token_sets), logits.raw.device
+    if pinned == logits.raw.shape[1]:
+        nothing = logits.raw.new_empty(0, 0)
+        chunks = Chunks(peak=nothing, total=nothing, sampling=sampling)
+        return partial(_ReducedRow(item, row, logits, chunks).infer, None)
     numbers, chunks = class_numbers(
         logits.raw[row, pinned:], on_device(layout, device), logits.temperature[row], sampling, logits.cap
     )
@@ -212,8 +216,8 @@ class _ReducedRow:
         self._canvas, self._pinned = logits.raw.shape[1], len(item.pinned_prefix)
 
     def infer(self, scores: ClassScores | None, uniforms: NDArray[np.float32]) -> _Finish:
-        """Infer classes; without scores, the logits are not finite, and the row fails after the step. What is returned
-        finds the tokens of the classes."""
+        """Infer classes; without scores, all positions are pinned, or the logits are not finite and the row fails after
+        the step. What is returned finds the tokens of the classes."""
         given, pinned = self._item.matcher, self._pinned
         assert given is not None
         matcher: Matcher = given

@@ -85,10 +85,12 @@ def test_a_row_is_the_same_however_its_logits_are_read(
     """The same best path, sample, entropies and forced tokens for the same uniform numbers, with and without pinned
     tokens, near the deadline, and with rows beside it that have no constraint."""
     prefix = tuple(TOKENS.index(bytes([byte])) for byte in b'{"n')
+    whole = tuple(TOKENS.index(bytes([byte])) for byte in b'{"name": "'.ljust(CANVAS, b"x"))
     items = [
         item(matcher, temperature=temperature),
         item(None),
         item(matcher, temperature=temperature, pinned_prefix=prefix),
+        item(matcher, temperature=temperature, pinned_prefix=whole),
         item(matcher, temperature=temperature, pinned_prefix=prefix[:1], near_deadline=True),
         item(replace(matcher, tokens_left=CANVAS + 14), temperature=temperature),
     ]
