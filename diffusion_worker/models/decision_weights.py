@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffusion_worker.errors import CheckpointBroken
+from diffusion_worker.models.packed_checkpoint import packed_matrices
 
 DECISION_WEIGHTS = "decision_weights.safetensors"
 
@@ -35,13 +36,13 @@ def with_weights(model: Any, tensors: Mapping[str, torch.Tensor], folder: Path) 
     own = dict(model.named_parameters(remove_duplicate=False))  # tied weights have several names
     for name, tensor in tensors.items():
         if name not in own:
-            raise CheckpointBroken(f"{folder / DECISION_WEIGHTS}: {name}: not a weight of this model")
+            raise CheckpointBroken(f"{folder / DECISION_WEIGHTS}: {name}: not a weight of this model, or a packed one")
         if own[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
             raise CheckpointBroken(f"{folder / DECISION_WEIGHTS}: {name}: wrong shape: {shapes}")
     replaced = {id(own[name]) for name in tensors}
-    kept = (*own.values(), *model.buffers())
-    shared = {id(tensor): tensor for tensor in kept if id(tensor) not in replaced}
+    kept = (*own.values(), *model.buffers(), *packed_matrices(model))
+    shared = {id(each): each for each in kept if id(each) not in replaced}
     found = copy.deepcopy(model, shared)
     with torch.no_grad():
         for name, weight in found.named_parameters(remove_duplicate=False):

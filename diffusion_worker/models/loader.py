@@ -1,7 +1,7 @@
 """Loads a checkpoint from a folder. Errors name the file at fault."""
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
-from diffusion_worker.models.checkpoint_source import CONFIG
+from diffusion_worker.models.checkpoint_source import CONFIG, read_json, weight_files
 from diffusion_worker.models.confidence import read_confidence, read_prompt_head
 from diffusion_worker.models.decision_weights import read_decision_weights, with_weights
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
@@ -24,7 +24,6 @@ from twolane.process.errors import first_line
 __all__ = ["ARCHITECTURE", "LoadOptions", "load", "read_config"]
 
 ARCHITECTURE = "diffusion_gemma"
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
 
 
@@ -36,7 +35,7 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
         torch.set_num_threads(options.threads)
     folder = Path(folder)
     config = read_config(folder / CONFIG)
-    generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
+    generation = read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
     denoising = _denoising_params(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model, found = place(folder, config, options)
@@ -72,7 +71,7 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
 def read_config(file: Path) -> dict[str, Any]:
     """Read a config.json of the supported architecture. Raises CheckpointMissing, CheckpointForeign or
     CheckpointBroken."""
-    config = _read_json(file)
+    config = read_json(file)
     if config.get("model_type") != ARCHITECTURE:
         raise CheckpointForeign(
             f"{file}: unsupported model_type {config.get('model_type')!r} (expected {ARCHITECTURE!r})"
@@ -80,28 +79,9 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointMissing(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointBroken(f"{file}: {first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointBroken(f"{file}: not a JSON object")
-    return content
-
-
 def _check_weights(folder: Path) -> None:
     """Open every weight file to check that it is complete."""
-    if (folder / _INDEX).exists():
-        weight_map = _read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointBroken(f"{folder / _INDEX}: weight_map is missing")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-    else:
-        files = [folder / _WEIGHTS]
-    for file in files:
+    for file in weight_files(folder):
         if not file.is_file():
             raise CheckpointMissing(f"{file}: no such file")
         try:
@@ -124,8 +104,22 @@ def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
             raise CheckpointBroken(f"{folder}: {what} for this config.json: {', '.join(names[:3])}{more}")
 
 
+def _check_text(file: Path, text: Any) -> None:
+    """Check numbers of the text config that the library does not check."""
+    for name in ("max_position_embeddings", "sliding_window"):
+        if (tokens := getattr(text, name)) < 1:
+            raise CheckpointBroken(f"{file}: {name} must be at least 1, not {tokens}")
+    experts, top = text.num_experts, text.top_k_experts
+    if experts and not (type(top) is int and 1 <= top <= experts):
+        raise CheckpointBroken(f"{file}: top_k_experts must be between 1 and num_experts ({experts}), not {top!r}")
+    cap = text.final_logit_softcapping
+    if cap is not None and not (type(cap) in (int, float) and 0 < cap < math.inf):
+        raise CheckpointBroken(f"{file}: final_logit_softcapping must be a positive number or null, not {cap!r}")
+
+
 def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
     text = model.config.text_config
+    _check_text(folder / CONFIG, text)
     ends = generation.get("eos_token_id", text.eos_token_id)
     pad = generation.get("pad_token_id", text.pad_token_id)
     end_ids = tuple(ends) if isinstance(ends, list) else (ends,)
@@ -156,9 +150,10 @@ def _quantised_info(
     is_unpacked_later = quantised.method == "compressed-tensors" and not packed_bytes
     later = parameters * model.dtype.itemsize
     step = step_shape(model.config.text_config, stays_packed=bool(packed_bytes))
+    largest = max((math.prod(each.shape) for each in packed_matrices(model)), default=0)  # may be that of the head
     return dataclasses.replace(
         info,
-        step=step,
+        step=dataclasses.replace(step, unpacked=max(step.unpacked, largest)),
         parameters=parameters,
         weight_bytes=max(info.weight_bytes, later) if is_unpacked_later else info.weight_bytes + packed_bytes,
         quantised=quantised.method,
@@ -175,9 +170,20 @@ def _denoising_params(folder: Path, generation: Mapping[str, Any], canvas_length
         "t_max": generation.get("t_max"),
         "stability": generation.get("stability_threshold"),
         "confidence_threshold": generation.get("confidence_threshold"),
-        "canvas_length": canvas_length,
     }
+    params = _replaced(DenoisingParams(), folder / CONFIG, {"canvas_length": canvas_length})
+    return _replaced(params, folder / _GENERATION, known)
+
+
+def _replaced(params: DenoisingParams, file: Path, declared: Mapping[str, object]) -> DenoisingParams:
+    """With the values that a file declares. Raises CheckpointBroken, which names the file and the field."""
+    given: dict[str, Any] = {name: value for name, value in declared.items() if value is not None}
+    for name, value in given.items():
+        own = type(getattr(params, name))
+        if type(value) not in (int, own):
+            number = "an integer" if own is int else "a number"
+            raise CheckpointBroken(f"{file}: {name} must be {number}, not {value!r}")
     try:
-        return DenoisingParams(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
-    except (OutOfRange, TypeError) as error:
-        raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error
+        return dataclasses.replace(params, **given)
+    except OutOfRange as error:
+        raise CheckpointBroken(f"{file}: {error}") from error

@@ -17,7 +17,7 @@ activations are ignored: only weights are packed.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffusion_worker.errors import CheckpointForeign
+from diffusion_worker.errors import CheckpointBroken, CheckpointForeign
+from diffusion_worker.models.checkpoint_source import weight_files
 from diffusion_worker.models.packed import (
     FP4_GROUP,
     PACKED_EXPERTS,
@@ -65,14 +66,24 @@ def is_packed(folder: Path, method: str | None) -> bool:
     return not kinds.isdisjoint(_PACKED_TYPES)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What weights become in memory. `unpack`: packed ones become matrices of `dtype`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    unpack: bool
+
+
 def read_packed(
-    folder: Path, config: Any, *, device: torch.device, dtype: torch.dtype, unpack: bool
+    folder: Path, config: Any, target: Target, *, block: tuple[int, int] | None
 ) -> tuple[Any, Mapping[str, Any]]:
     """The model of a folder and a library config, and the names of tensors that are missing or that nothing takes.
-    `unpack`: as matrices of `dtype`. Raises CheckpointForeign, or errors of the library for an invalid config."""
-    model = _skeleton(config, dtype)
+    `block`: rows and columns that share a scale, if declared. Raises CheckpointForeign, CheckpointBroken, or errors of
+    the library for an invalid config."""
+    model = _skeleton(config, target.dtype)
     with _opened(folder) as tensors:
-        found = _Loading(tensors, model, device, dtype, unpack=unpack)
+        found = _Loading(tensors, model, target, block)
         found.load()
     missing = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
     return model, {"missing_keys": missing, "unexpected_keys": found.unexpected, "mismatched_keys": found.mismatched}
@@ -131,7 +142,7 @@ class _Tensors:
 def _opened(folder: Path) -> Iterator[_Tensors]:
     with ExitStack() as stack:
         files: dict[str, Any] = {}
-        for path in sorted(folder.glob("model*.safetensors")):
+        for path in weight_files(folder):
             opened = stack.enter_context(safe_open(path, framework="pt"))
             files |= dict.fromkeys(opened.keys(), opened)
         yield _Tensors(folder, files)
@@ -140,12 +151,17 @@ def _opened(folder: Path) -> Iterator[_Tensors]:
 class _Loading:
     """Moves the tensors of a checkpoint into a model, matrix by matrix."""
 
-    def __init__(self, tensors: _Tensors, model: Any, device: torch.device, dtype: torch.dtype, *, unpack: bool):
-        self._tensors, self._model, self._device, self._dtype, self._unpack = tensors, model, device, dtype, unpack
-        self._left = dict.fromkeys(tensors.names)
+    def __init__(self, tensors: _Tensors, model: Any, target: Target, block: tuple[int, int] | None) -> None:
+        self._tensors, self._model, self._target, self._block = tensors, model, target, block
+        tied: Mapping[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
+        again, equal = _stored_again(tensors, {_parent(name): _parent(source) for name, source in tied.items()})
+        # Values come before their scales, which may be in another file.
+        self._left = dict.fromkeys(sorted(name for name in tensors.names if again.get(name) not in equal))
+        own = set(again.values()) - equal
         self._sharing = defaultdict[str, list[str]](list)  # by parameter: those that share its weights
-        for name, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
-            self._sharing[source].append(name)
+        for name, source in tied.items():
+            if _parent(name) not in own:
+                self._sharing[source].append(name)
         self._experts: defaultdict[str, dict[str, Packed]] = defaultdict(dict)  # by module: whole stacks
         self._single: defaultdict[tuple[str, str], dict[int, Packed]] = defaultdict(dict)  # experts stored one by one
         self.unexpected: list[str] = []
@@ -162,9 +178,11 @@ class _Loading:
         for module in self._model.modules():
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[name] = buffer.to(self._device)
+                    module._buffers[name] = buffer.to(self._target.device)
 
     def _take_packed(self, name: str) -> None:
+        if name.endswith(_OF_SCALE):  # its values would have been taken before
+            raise CheckpointBroken(f"{self._tensors.folder}: {name}: scales of weights that are missing or not packed")
         base = name.removesuffix(next(ending for ending in _OF_DATA if name.endswith(ending)))
         matrix = self._matrix(name, base)
         one, several = _EXPERT.fullmatch(base), _EXPERTS.fullmatch(base)
@@ -188,60 +206,64 @@ class _Loading:
             raise CheckpointForeign(
                 f"{self._tensors.folder}: {name} is not stored as NVFP4 is, with two levels of scales"
             )
-        return self._shaped(name, data, scale, factor).to(self._device)
+        return self._shaped(name, data, scale, factor).to(self._target.device)
 
     def _part(self, base: str, endings: tuple[str, ...]) -> torch.Tensor | None:
-        for ending in endings:
-            if base + ending in self._left:
-                del self._left[base + ending]
-                return self._tensors.read(base + ending)
+        """Scales of a matrix, in some type of floats."""
+        for name in (base + ending for ending in endings):
+            if name in self._left:
+                del self._left[name]
+                found = self._tensors.read(name)
+                if not found.is_floating_point():
+                    raise CheckpointForeign(f"{self._tensors.folder}: {name} is stored as {found.dtype}, not as floats")
+                return found
         return None
 
     def _shaped(self, name: str, data: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor | None) -> Packed:
         """With scales [..., row blocks, column blocks]."""
-        *leading, rows, columns = data.shape
+        where = f"{self._tensors.folder}: {name} {list(data.shape)}"
+        if not all(each.float().isfinite().all() for each in (scale, factor) if each is not None):
+            raise CheckpointBroken(f"{where} has scales that are not finite")
+        if data.dim() not in (2, 3) or not data.numel():
+            raise CheckpointForeign(f"{where} is packed, but neither a matrix nor a stack of matrices")
+        given, (*leading, rows, columns) = list(scale.shape), data.shape
         columns *= 2 if data.dtype == torch.uint8 else 1
         if scale.numel() == 1:
             scale = scale.reshape((1,) * data.dim()).expand(*leading, 1, 1)
-        elif scale.dim() != data.dim():
+        elif scale.dim() == data.dim() - 1 and (scale.dim() == 1 or len(scale) == len(data)):
             scale = scale.reshape(*leading, -1, 1)
-        if factor is not None:
-            factor = factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1))
-        block = self._block(rows, columns, scale)
+        block = self._block_of(rows, columns, scale) if list(scale.shape[:-2]) == leading else None
         if block is None or (data.dtype == torch.uint8 and block != (1, FP4_GROUP)):
-            raise CheckpointForeign(
-                f"{self._tensors.folder}: {name} {list(data.shape)} cannot have scales of the shape {list(scale.shape)}"
-            )
+            raise CheckpointForeign(f"{where} cannot have scales of the shape {given}")
+        if factor is not None:
+            if factor.numel() not in (1, len(data)):
+                raise CheckpointForeign(f"{where} cannot have second scales of the shape {list(factor.shape)}")
+            factor = factor.to(torch.float32).reshape(-1, *(1,) * (data.dim() - 1))
         return Packed(data, scale.contiguous(), factor, block)
 
-    def _block(self, rows: int, columns: int, scale: torch.Tensor) -> tuple[int, int] | None:
-        """Rows and columns of a scale; None if the shapes do not fit."""
-        declared = self._declared_block()
+    def _block_of(self, rows: int, columns: int, scale: torch.Tensor) -> tuple[int, int] | None:
+        """Rows and columns of a scale; None if the shapes do not fit. The last block may be shorter than declared."""
         sides = []
-        for size, blocks, side in zip((rows, columns), scale.shape[-2:], declared, strict=True):
-            if size % blocks == 0:
-                sides.append(size // blocks)
-            elif side and -(-size // side) == blocks:
+        for size, blocks, side in zip((rows, columns), scale.shape[-2:], self._block or (0, 0), strict=True):
+            if side and -(-size // side) == blocks:
                 sides.append(side)
+            elif blocks and size % blocks == 0:
+                sides.append(size // blocks)
             else:
                 return None
         return sides[0], sides[1]
-
-    def _declared_block(self) -> tuple[int | None, int | None]:
-        declared = getattr(self._model.config, "quantization_config", None) or {}
-        block = declared.get("weight_block_size") if isinstance(declared, dict) else None
-        return (int(block[0]), int(block[1])) if isinstance(block, list) and len(block) == 2 else (None, None)
 
     def _place_linear(self, base: str, matrix: Packed) -> bool:
         """Replace a linear layer, and the encoder's that shares its weights; false if there is none."""
         weight = f"{base}.weight"
         layer = self._module(base)
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear | PackedLinear):
             return False
-        if tuple(layer.weight.shape) != matrix.shape:
+        own = layer.matrix.shape if isinstance(layer, PackedLinear) else tuple(layer.weight.shape)
+        if own != matrix.shape:
             self.mismatched.append(weight)
-        elif self._unpack:
-            self._set(weight, nn.Parameter(matrix.unpacked(self._dtype), requires_grad=False))
+        elif self._target.unpack:
+            self._set(weight, nn.Parameter(matrix.unpacked(self._target.dtype), requires_grad=False))
         else:
             packed = PackedLinear(matrix)
             for name in (weight, *self._sharing[weight]):
@@ -254,17 +276,28 @@ class _Loading:
             if part == "down":
                 self._experts[experts]["down"] = self._stack(experts, "down")
             elif part == "gate":
-                gate, up = self._single[experts, "gate"], self._single[experts, "up"]
-                self._single[experts, "gate_up"] = {each: joined(gate[each], up[each]) for each in gate if each in up}
+                gate, up = self._single.pop((experts, "gate")), self._single.pop((experts, "up"), {})
+                if gate.keys() != up.keys():
+                    raise CheckpointBroken(f"{self._tensors.folder}: {experts} lacks gate_proj or up_proj of an expert")
+                self._refuse_mixed(experts, [*gate.values(), *up.values()])
+                self._single[experts, "gate_up"] = {each: joined(gate[each], up[each]) for each in gate}
                 self._experts[experts]["gate_up"] = self._stack(experts, "gate_up")
         for name, parts in self._experts.items():
             self._replace_experts(name, parts)
-        if self._experts and not self._unpack:
+        if self._experts and not self._target.unpack:
             self._model.set_experts_implementation(PACKED_EXPERTS)
 
     def _stack(self, experts: str, part: str) -> Packed:
         found = self._single.pop((experts, part))
-        return stacked([found[number] for number in sorted(found)])
+        if sorted(found) != list(range(len(found))) or not found:
+            raise CheckpointBroken(f"{self._tensors.folder}: {experts} lacks {part}_proj of some experts")
+        self._refuse_mixed(experts, found.values())
+        return stacked([found[number] for number in range(len(found))])
+
+    def _refuse_mixed(self, experts: str, matrices: Iterable[Packed]) -> None:
+        """Matrices become one if they have one layout."""
+        if len({(each.data.dtype, each.data.shape, each.block, each.factor is None) for each in matrices}) > 1:
+            raise CheckpointForeign(f"{self._tensors.folder}: {experts} are not all packed in the same way")
 
     def _replace_experts(self, name: str, parts: dict[str, Packed]) -> None:
         own = self._module(name)
@@ -273,9 +306,10 @@ class _Loading:
             if parameter is None or part not in parts or parts[part].shape != tuple(parameter.shape):
                 self.mismatched.append(f"{name}.{part}_proj")
                 return
-        if self._unpack:
-            for part, matrix in parts.items():
-                self._set(f"{name}.{part}_proj", nn.Parameter(matrix.unpacked(self._dtype), requires_grad=False))
+        if self._target.unpack:
+            for part in list(parts):  # one by one: memory is that of the unpacked ones and one packed
+                matrix = parts.pop(part).unpacked(self._target.dtype)
+                self._set(f"{name}.{part}_proj", nn.Parameter(matrix, requires_grad=False))
             return
         for module in (name, *(each.rpartition(".")[0] for each in self._sharing[f"{name}.down_proj"])):
             pack_experts(self._model.get_submodule(module), parts["gate_up"], parts["down"])
@@ -288,7 +322,7 @@ class _Loading:
             self.unexpected.append(name)
             return
         value = self._tensors.read(name)
-        value = value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
+        value = value.to(self._target.device, self._target.dtype if value.is_floating_point() else value.dtype)
         if own.shape != value.shape:
             self.mismatched.append(name)
         elif isinstance(own, nn.Parameter):
@@ -308,3 +342,32 @@ class _Loading:
         for each in (name, *self._sharing[name]):
             path, _, leaf = each.rpartition(".")
             self._model.get_submodule(path)._parameters[leaf] = parameter
+
+
+def _stored_again(tensors: _Tensors, sources: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
+    """The tensors of modules that share the weights of others, `sources`, by name; and those modules of them whose
+    tensors all equal those of their source. Others keep weights of their own."""
+    again: dict[str, str] = {}
+    for name in tensors.names:
+        module = _parent(name)
+        while module and module not in sources:  # one expert is below the module of all
+            module = _parent(module)
+        if module and not _IGNORED.fullmatch(name):
+            again[name] = module
+    differ = set[str]()
+    for name, module in again.items():
+        first = sources[module] + name.removeprefix(module)
+        if module not in differ and not (first in tensors.files and _is_equal(tensors.read(name), tensors.read(first))):
+            differ.add(module)
+    return again, set(again.values()) - differ
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Of the same type, shape and bytes: not all types can be compared."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

@@ -14,7 +14,7 @@ import torch
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, DeviceFailed
 from diffusion_worker.models.device_errors import device_problem, is_fatal, is_out_of_memory
 from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
-from diffusion_worker.models.packed_checkpoint import is_packed, read_packed
+from diffusion_worker.models.packed_checkpoint import Target, is_packed, read_packed
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from twolane.process.errors import first_line
 
@@ -60,7 +60,7 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     _check_experts(options)
     try:
         if is_packed(folder, None if quantisation is None else quantisation.method):
-            return _place_packed(folder, config, options, device)
+            return _place_packed(folder, config, options, device, quantisation)
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
         _raise_device_failure(error, device)
         raise _translated(error, folder, quantisation, options) from error
@@ -83,7 +83,11 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
 
 
 def _place_packed(
-    folder: Path, config: Mapping[str, Any], options: LoadOptions, device: torch.device
+    folder: Path,
+    config: Mapping[str, Any],
+    options: LoadOptions,
+    device: torch.device,
+    quantisation: Quantisation | None,
 ) -> tuple[Any, Mapping[str, Any]]:
     if options.experts != AUTO:
         raise BadSetting(f"--experts {options.experts}: packed weights have an implementation of their own")
@@ -92,7 +96,9 @@ def _place_packed(
     plain = plain_config(config)
     dtype = plain.dtype or plain.text_config.dtype if options.dtype == AUTO else options.dtype
     dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype or "bfloat16"))
-    model, found = read_packed(folder, plain, device=device, dtype=dtype, unpack=options.quantised == UNPACK)
+    block = None if quantisation is None else quantisation.block
+    target = Target(device=device, dtype=dtype, unpack=options.quantised == UNPACK)
+    model, found = read_packed(folder, plain, target, block=block)
     return model, found
 
 
@@ -192,16 +198,20 @@ def _raise_device_failure(error: Exception, device: torch.device) -> None:
 def _translated(
     error: Exception, folder: Path, quantisation: Quantisation | None, options: LoadOptions
 ) -> BadSetting | CheckpointBroken | CheckpointForeign:
+    from huggingface_hub.errors import StrictDataclassError
+
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None  # says what is wrong with the field
+    said = first_line(cause or error)
     if is_out_of_memory(error):
         return BadSetting(f"--device {options.device}: out of memory while loading the weights: {first_line(error)}")
-    if quantisation is None and options.device_map is not None:
+    if quantisation is None and cause is None and options.device_map is not None:
         return BadSetting(f"--device-map: {first_line(error)}")
-    if quantisation is None:
-        return CheckpointBroken(f"{folder}: {first_line(error)}")
+    if quantisation is None or cause is not None:
+        return CheckpointBroken(f"{folder}: {said}")
     hint = "" if options.quantised == UNPACK else "; `--quantised unpack` may load it by dequantising"
     if isinstance(error, ImportError):
         hint = ""
-    return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {first_line(error)}{hint}")
+    return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {said}{hint}")
 
 
 def _check_supported(types: Iterable[str], setting: str) -> None:

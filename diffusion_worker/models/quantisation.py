@@ -24,6 +24,7 @@ class Quantisation:
     bits: float | None
     left_out: tuple[str, ...] = ()  # module names, parts of names, or `re:` and a pattern
     stays_packed: bool = False  # in memory, see `packed`
+    block: tuple[int, int] | None = None  # rows and columns that share a scale, if declared
 
     def covers(self, name: str) -> bool:
         """Whether the named weight is quantised: a matrix of a linear layer or of the experts that is not excluded."""
@@ -44,7 +45,13 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
     own, group = _bits(quantisation, kind), _group(quantisation) or _GROUPS.get(kind)
     scale = _SCALE_BITS.get(kind, 16) / group if group else 0.0
     bits = None if own is None else own + scale
-    return Quantisation(method=method, bits=bits, left_out=left_out, stays_packed=_stays_packed(quantisation, kind))
+    return Quantisation(
+        method=method,
+        bits=bits,
+        left_out=left_out,
+        stays_packed=_stays_packed(quantisation, kind),
+        block=_block(quantisation),
+    )
 
 
 def _kind(quantisation: Mapping[str, Any], method: str) -> str:
@@ -68,11 +75,20 @@ def _bits(quantisation: Mapping[str, Any], kind: str) -> int | None:
 
 
 def _group(quantisation: Mapping[str, Any]) -> int | None:
-    block = quantisation.get("weight_block_size")
-    if isinstance(block, list) and len(block) == 2 and all(isinstance(side, int) for side in block):
-        return int(block[0] * block[1])
+    if block := _block(quantisation):
+        return block[0] * block[1]
     known = [*(weights.get("group_size") for weights in _weight_groups(quantisation)), quantisation.get("group_size")]
     return next((int(size) for size in known if isinstance(size, int) and size > 0), None)
+
+
+def _block(quantisation: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Fine-grained FP8 declares it for all weights, compressed-tensors for a group of them."""
+    declared = [quantisation.get("weight_block_size")]
+    declared += [weights.get("block_structure") for weights in _weight_groups(quantisation)]
+    for block in declared:
+        if isinstance(block, list) and len(block) == 2 and all(isinstance(side, int) and side > 0 for side in block):
+            return block[0], block[1]
+    return None
 
 
 def _weight_groups(quantisation: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

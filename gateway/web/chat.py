@@ -184,10 +184,10 @@ async def _send_deltas(
     named: Callable[[GatewayError], GatewayError],
 ) -> None:
     """Send the answer. A failure in the middle is the end of the stream."""
+    pushes = writer is None  # another form may not fit into the memory, which is no fault of the target
 
     def push(found: list[Delta]) -> bool:
-        is_common = writer is None and len(found) == 1
-        return stream.push(b"data: %b\n\n" % found[0].data if is_common else _events(writer, found))
+        return stream.push(b"data: %b\n\n" % found[0].data if len(found) == 1 else _events(None, found))
 
     error: GatewayError | None = answer.error
     if error is None:
@@ -196,7 +196,7 @@ async def _send_deltas(
             while found:
                 if events := _events(writer, found):
                     await stream.write(events)
-                found = await answer.more(push if stream.takes_pushes else None)
+                found = await answer.more(push if pushes and stream.takes_pushes else None)
         except AttemptFailed as fault:
             error = fault
     client.stop()

@@ -55,7 +55,7 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
             first = await anext(lines)
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: worker\r\ncontent-length: 100\r\n\r\nhalf".encode())
-            while len(worker.serving_state.running._tasks) < 4:  # noqa: ASYNC110 - all of them have arrived
+            while len(worker.serving_state.running.tasks) < 4:  # noqa: ASYNC110 - all of them have arrived
                 await asyncio.sleep(0.01)
             for number in signals:
                 os.kill(os.getpid(), number)

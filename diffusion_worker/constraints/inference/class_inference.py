@@ -47,7 +47,7 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
         scratch = _take_scratch(NATIVE.scratch_size(program, positions))
         place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
         lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
-        if len(_SCRATCH) < _KEPT_SCRATCH and len(scratch) <= _LARGEST_KEPT:
+        if sum(map(len, _SCRATCH)) + len(scratch) <= _KEPT_SCRATCH:
             _SCRATCH.append(scratch)
         if lengths is not None:
             of_best, of_drawn = lengths
@@ -83,8 +83,7 @@ def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> I
 
 # Memory that one row after another uses: new memory costs as much as what is computed in it.
 _SCRATCH: Final[list[NDArray[np.uint8]]] = []
-_KEPT_SCRATCH: Final = 2
-_LARGEST_KEPT: Final = 96 << 20  # bytes: of 20,000 states
+_KEPT_SCRATCH: Final = 192 << 20  # bytes: of a row takes 4 KiB a state over a canvas of 256
 
 
 def _take_scratch(size: int) -> NDArray[np.uint8]:

@@ -66,7 +66,7 @@ class AnswerReader:
             if self._events is None:
                 return self._begin(data)
             is_event = data[:7] == _COMMON_START and data[-3:] == _COMMON_END and data.count(b"\n") == _COMMON_LINES
-            if is_event and self._merger is None and not self.is_finished and self._events.is_between:
+            if is_event and self._merger is None and not self.is_finished and not self._events.has_begun:
                 return self._read_one(data[6:-2])
             return self._read(self._events, data)
         except _FAULTS as fault:

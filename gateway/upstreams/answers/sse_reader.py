@@ -34,9 +34,9 @@ class EventReader:
         self._skips_lf = False  # the last byte was CR, so an LF that follows belongs to it
 
     @property
-    def is_between(self) -> bool:
-        """Whether the next byte begins an event."""
-        return not self._parts and not self._skips_lf
+    def has_begun(self) -> bool:
+        """Whether the next byte belongs to an event, or to a line end, that has begun."""
+        return bool(self._parts or self._skips_lf)
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`, in order. Raises EventTooLarge."""

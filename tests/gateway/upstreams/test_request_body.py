@@ -1,5 +1,7 @@
 """Rewriting the client's body for one target."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,6 +11,7 @@ from gateway.enums import Capability, Kind
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Capabilities, Query, Target
 from gateway.upstreams.request_body import body_for
+from gateway.web.parse_request import parse_chat
 
 
 def sent(
@@ -141,3 +144,30 @@ NOTE = "An earlier answer to this was rejected: type at #/n. Answer again so tha
 def test_the_rejection_reason_is_appended_to_the_last_user_message(messages: Any, told: Any) -> None:
     assert sent(Kind.OPENAI, {"messages": messages}, rejected="type at #/n")["messages"] == told
     assert sent(Kind.OPENAI, {"messages": messages})["messages"] == messages
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, None])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": False}},
+        {"temperature": 0.5, "max_tokens": 9, "user": "u"},
+        {"seed": 1, "logit_bias": {"1": 2}, "verbosity": "low", "unheard_of": [1]},
+        {"metadata": {"task": "edit", "theirs": 1}},
+        {"diffusion": {"steps": 3}, "store": True},
+        {"response_format": {"type": "json_object"}},
+        {"messages": [{"role": "user", "content": "é", "name": "n"}]},
+        {"extra_body": {"guided_regex": "a"}},
+    ],
+)
+def test_a_body_whose_fields_are_found_is_sent_as_one_that_is_decoded(engine: str | None, more: dict[str, Any]) -> None:
+    capabilities = ENGINES[engine] if engine else None
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "model": "auto", **more}, indent=1).encode()
+    query = parse_chat(body, {}, now_s=0, key=None)
+    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model='a "b"', capabilities=capabilities)
+    both = (query, replace(query, spans=None))
+    found, decoded = (orjson.loads(body_for(Call(target=target, query=each), capabilities)) for each in both)
+    assert found == decoded
+    assert found["model"] == 'a "b"'

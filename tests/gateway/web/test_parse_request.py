@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedM
 from gateway.policy_types import allowed_by
 from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.types import Query
+from gateway.web import parse_request
 from gateway.web.output_format import MAX_SCHEMA_BYTES
 from gateway.web.parse_request import check_encoding, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
@@ -430,3 +432,21 @@ def test_a_follow_up_is_parsed_with_the_turn_before_it() -> None:
 @pytest.mark.parametrize("messages", [[USER], [USER, USER], [{"role": "assistant", "content": "x"}, USER]])
 def test_a_first_message_has_no_turn_before_it(messages: list[dict[str, Any]]) -> None:
     assert parse(messages=messages).earlier_text == ""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"stream": True, "temperature": 0.5, "metadata": {"task": "edit", "private": "yes"}},
+        {"response_format": format_of(SCHEMA), "user": "u", "unheard_of": 1},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required", "suffix": "s"},
+        {"extra_body": {"guided_regex": "a+"}, "diffusion": {"deadline_ms": 5}},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}], "name": "n"}]},
+    ],
+)
+def test_a_body_is_understood_alike_whether_its_fields_are_found_or_it_is_read_in_full(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    found = parse(**more)
+    monkeypatch.setattr(parse_request, "scan_object", lambda *_: None)
+    assert replace(found, request_id="", spans=None) == replace(parse(**more), request_id="")

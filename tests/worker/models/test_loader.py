@@ -110,6 +110,20 @@ def test_weights_in_several_files_are_found_by_their_index(folder: Path) -> None
     assert "b.safetensors: no such file" in refusal(folder, CheckpointMissing)
 
 
+@pytest.mark.parametrize("files", [None, [], {}, {"a": 3}, {"a": ""}, {"a": "../model.safetensors"}, {"a": "a\x00"}])
+def test_an_index_names_files_of_its_folder(folder: Path, files: object) -> None:
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    message = refusal(folder, CheckpointBroken)
+    assert f"{folder / 'model.safetensors.index.json'}: weight_map is missing, or does not name files" in message
+
+
+def test_an_index_beside_a_single_file_is_not_read(folder: Path) -> None:
+    """As in the library: it is left over from files that were merged."""
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    load(str(folder))
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
@@ -117,7 +131,7 @@ def test_a_missing_file_is_named(folder: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
-@pytest.mark.parametrize("text", ['{"model_type": ', "[]", "\udcff"])
+@pytest.mark.parametrize("text", ['{"model_type": ', "[]", "\udcff", "[" * 100_000])
 def test_a_config_that_is_no_json_object_is_broken(folder: Path, file: str, text: str) -> None:
     (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
     assert str(folder / file) in refusal(folder, CheckpointBroken)
@@ -167,7 +181,9 @@ def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
     [
         ({"max_denoising_steps": 0}, "steps"),
         ({"t_min": 2.0}, "t_max"),
-        ({"t_min": "low"}, "generation_config.json"),
+        ({"t_min": "low"}, "t_min must be a number, not 'low'"),
+        ({"max_denoising_steps": True}, "steps must be an integer, not True"),
+        ({"stability_threshold": 1.5}, "stability must be an integer, not 1.5"),
         ({"eos_token_id": 61}, "eos_token_id"),
         ({"eos_token_id": None}, "eos_token_id"),
         ({"pad_token_id": -1}, "pad_token_id"),
@@ -177,9 +193,31 @@ def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
 def test_a_wrong_number_in_the_generation_config_is_named(folder: Path, change: dict[str, Any], field: str) -> None:
     edit(folder / "generation_config.json", lambda c: c.update(change))
     message = refusal(folder, CheckpointBroken)
+    assert f"{folder / 'generation_config.json'}: " in message
     assert field in message
 
 
-def test_a_config_that_the_library_cannot_build_is_broken(folder: Path) -> None:
-    edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads="many"))
-    assert str(folder) in refusal(folder, CheckpointBroken)
+@pytest.mark.parametrize("value", [0, "long", 12.5])
+def test_a_wrong_canvas_length_is_named(folder: Path, value: object) -> None:
+    edit(folder / "config.json", lambda c: c.update(canvas_length=value))
+    assert f"{folder / 'config.json'}: canvas_length must be" in refusal(folder, CheckpointBroken)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_attention_heads", "many"),
+        ("max_position_embeddings", 0),
+        ("sliding_window", -1),
+        ("top_k_experts", 2),
+        ("final_logit_softcapping", "x"),
+        ("final_logit_softcapping", 0),
+        ("final_logit_softcapping", float("nan")),
+    ],
+)
+def test_a_wrong_number_of_the_text_config_is_named(folder: Path, field: str, value: object) -> None:
+    edit(folder / "config.json", lambda c: c["text_config"].update({field: value}))
+    message = refusal(folder, CheckpointBroken)
+    assert message.startswith(str(folder))
+    assert field in message
+    assert repr(value) in message

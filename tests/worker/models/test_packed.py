@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from diffusion_worker.models.packed import FP4_GROUP, Packed, PackedLinear, joined, stacked
-from diffusion_worker.models.packed_checkpoint import _Loading, _opened
+from diffusion_worker.models.packed_checkpoint import Target, _Loading, _opened
 from tests.worker.models.packing import fp4, fp8
 
 FILES = sorted((Path(__file__).parent / "packed").glob("*.safetensors"))
@@ -43,7 +43,8 @@ def test_a_matrix_packed_by_a_library_has_the_values_that_the_library_gives_it(f
     (tmp_path / "model.safetensors").write_bytes(file.read_bytes())
     model, expected = OneLayer(), load_file(file)["expected"]
     with _opened(tmp_path) as tensors:
-        loading = _Loading(tensors, model, torch.device("cpu"), torch.float32, unpack=False)
+        target = Target(device=torch.device("cpu"), dtype=torch.float32, unpack=False)
+        loading = _Loading(tensors, model, target, None)
         loading.load()
     assert (loading.unexpected, loading.mismatched) == (["expected"], [])
     assert isinstance(model.layer, PackedLinear)

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, WorkerError
+from diffusion_worker.models.decision_weights import DECISION_WEIGHTS
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.models.packed import Packed
+from diffusion_worker.models.packed import Packed, PackedLinear
 from diffusion_worker.models.packed_checkpoint import is_packed, packed_matrices
 from diffusion_worker.types.requests import GenerationRequest
 from tests.worker.models import packing
@@ -149,6 +150,10 @@ def change(folder: Path, **changes: torch.Tensor | None) -> None:
             {f"{NAME}.weight_scale": torch.ones(64, 1).to(torch.float8_e4m3fn)},
             "scales of the shape [64, 1]",
         ),
+        ({f"{NAME}.weight_scale": torch.ones(0).to(torch.float8_e4m3fn)}, "scales of the shape [0]"),
+        ({f"{NAME}.weight_scale_2": torch.ones(3)}, "second scales of the shape [3]"),
+        ({f"{NAME}.weight": torch.zeros(16, dtype=torch.uint8)}, "neither a matrix nor a stack"),
+        ({f"{NAME}.weight": torch.zeros(0, 16, dtype=torch.uint8)}, "neither a matrix nor a stack"),
     ],
 )
 def test_weights_that_cannot_be_read_are_foreign_by_name(
@@ -156,6 +161,179 @@ def test_weights_that_cannot_be_read_are_foreign_by_name(
 ) -> None:
     change(pack(folder, "modelopt NVFP4"), **changes)
     assert message in refusal(folder, CheckpointForeign)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (torch.full((64, 1), 127, dtype=torch.uint8), "is stored as torch.uint8, not as floats"),  # of MXFP8
+        (torch.ones(4, 4, 1), "scales of the shape [4, 4, 1]"),
+        (torch.ones(64, 0), "scales of the shape [64, 0]"),
+    ],
+)
+def test_scales_of_another_format_are_refused(folder: Path, scale: torch.Tensor, message: str) -> None:
+    change(pack(folder, "compressed-tensors FP8"), **{f"{NAME}.weight_scale": scale})
+    assert message in refusal(folder, CheckpointForeign)
+
+
+@pytest.mark.parametrize(
+    ("layout", "part", "value"),
+    [
+        ("compressed-tensors FP8", "weight_scale", float("nan")),
+        ("modelopt FP8", "weight_scale", float("-inf")),
+        ("modelopt NVFP4", "weight_scale", float("nan")),
+        ("modelopt NVFP4", "weight_scale_2", float("inf")),
+        ("compressed-tensors NVFP4", "weight_global_scale", 0.0),
+    ],
+)
+def test_scales_that_are_not_finite_are_broken(folder: Path, layout: str, part: str, value: float) -> None:
+    name = f"{NAME}.{part}"
+    stored = load_file(pack(folder, layout) / "model.safetensors")[name]
+    change(folder, **{name: torch.full(stored.shape, value).to(stored.dtype)})
+    assert f"{NAME}.weight" in (said := refusal(folder, CheckpointBroken))
+    assert "has scales that are not finite" in said
+
+
+def test_scales_without_packed_weights_are_named(folder: Path) -> None:
+    name = f"{NAME}.weight"
+    change(pack(folder, "modelopt NVFP4"), **{name: torch.ones(64, 32)})
+    assert f"{name}_scale: scales of weights that are missing or not packed" in refusal(folder, CheckpointBroken)
+
+
+def test_second_scales_are_floats(folder: Path) -> None:
+    name = f"{NAME}.weight_scale_2"
+    change(pack(folder, "modelopt NVFP4"), **{name: torch.ones((), dtype=torch.int64)})
+    assert f"{name} is stored as torch.int64" in refusal(folder, CheckpointForeign)
+
+
+def test_the_numbers_of_experts_have_no_gap(folder: Path) -> None:
+    stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
+    experts = "model.decoder.layers.1.experts."
+    moved = {name.replace(f"{experts}3.", f"{experts}9."): each for name, each in stored.items()}
+    save_file(moved, folder / "model.safetensors", {"format": "pt"})
+    assert "layers.1.experts lacks down_proj of some experts" in refusal(folder, CheckpointBroken)
+
+
+def test_an_expert_that_lacks_a_part_is_refused(folder: Path) -> None:
+    stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
+    experts = "model.decoder.layers.1.experts"
+    up = {name: each for name, each in stored.items() if name.startswith(f"{experts}.3.up_proj.")}
+    change(folder, **{name.replace(".3.", ".4."): each.clone() for name, each in up.items()})
+    assert f"{experts} lacks gate_proj or up_proj of an expert" in refusal(folder, CheckpointBroken)
+
+
+@pytest.mark.parametrize("part", ["up_proj", "down_proj"])
+def test_experts_of_a_layer_are_packed_in_one_way(folder: Path, part: str) -> None:
+    name = f"model.decoder.layers.1.experts.3.{part}.weight"
+    change(pack(folder, "modelopt FP8"), **{f"{name}_scale_2": torch.ones(())})
+    assert "layers.1.experts are not all packed in the same way" in refusal(folder, CheckpointForeign)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scales_may_be_in_a_file_before_that_of_their_values(folder: Path, layout: str) -> None:
+    """And files may have any names; those that the index does not name are not read."""
+    expected = logits(loaded(pack(folder, layout)))
+    stored = load_file(folder / "model.safetensors")
+    files = {name: "a.safetensors" if "scale" in name else "b.safetensors" for name in stored}
+    for file in ("a.safetensors", "b.safetensors"):
+        save_file({name: stored[name] for name in stored if files[name] == file}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    change(folder, **{f"{NAME}.weight_scale": torch.ones(3)})
+    (folder / "model.safetensors").rename(folder / "model-zz.safetensors")
+    assert torch.equal(logits(loaded(folder)), expected)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"quant_method": "fp8", "weight_block_size": [24, 20]},
+        {"quant_method": "compressed-tensors", "config_groups": {"all": {"weights": {"block_structure": [24, 20]}}}},
+    ],
+)
+def test_the_last_block_may_be_shorter_than_declared(folder: Path, saved: Path, declared: dict[str, Any]) -> None:
+    """As in the released checkpoint: 704 columns in blocks of 128."""
+
+    def packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        height, width = weight.shape[-2:]
+        whole = torch.nn.functional.pad(weight.float(), (0, -width % 20, 0, -height % 24))
+        values, scale = packing.fp8(whole, (24, 20))
+        return {name: values[..., :height, :width], f"{name}_scale_inv": scale}
+
+    packing.pack(folder, packed, **declared)
+    found = loaded(folder, quantised="unpack")._model.get_parameter(f"{NAME}.weight")
+    expected = loaded(saved)._model.get_parameter(f"{NAME}.weight")
+    torch.testing.assert_close(found, expected, rtol=2**-4, atol=1e-4)
+
+
+def encoder_again(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The layers of the decoder under the names of those of the encoder."""
+    decoder, encoder = "model.decoder.layers", "model.encoder.language_model.layers"
+    return {name.replace(decoder, encoder): each.clone() for name, each in stored.items() if name.startswith(decoder)}
+
+
+@pytest.mark.parametrize("quantised", ["keep", "unpack"])
+@pytest.mark.parametrize("layout", ["fine-grained FP8, experts in stacks", "modelopt NVFP4"])
+def test_what_the_encoder_shares_may_be_stored_twice(folder: Path, layout: str, quantised: str) -> None:
+    """Tools that pack module by module store it so. It takes memory once, unless it differs."""
+    once = loaded(pack(folder, layout), quantised=quantised)
+    again = encoder_again(load_file(folder / "model.safetensors"))
+    change(folder, **again)
+    twice = loaded(folder, quantised=quantised)
+    assert torch.equal(logits(twice), logits(once))
+    assert twice.info.weight_bytes == once.info.weight_bytes
+    for part in ("mlp.down_proj", "experts.down_proj", "experts.0.down_proj"):  # other experts are equal
+        scales = [name for name in again if f"{part}.weight_scale" in name or f"{part}_scale" in name]
+        change(folder, **{name: (again[name].float() * 2).to(again[name].dtype) for name in scales})
+        other = loaded(folder, quantised=quantised)
+        assert bool(scales) == (other.info.weight_bytes > once.info.weight_bytes)
+        assert bool(scales) != torch.equal(logits(other), logits(once))
+        change(folder, **again)
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_encoder_or_decoder_alone_may_be_packed(folder: Path, saved: Path, part: str) -> None:
+    plain = load_file(saved / "model.safetensors")
+    stored = load_file(pack(folder, "modelopt NVFP4") / "model.safetensors")
+    if part == "encoder":
+        packed = {name: each for name, each in stored.items() if name not in plain or each.dtype != plain[name].dtype}
+        change(folder, **(dict.fromkeys(packed) | plain | encoder_again(packed)))
+    else:
+        change(folder, **encoder_again(plain))
+    layer = "layers.0.mlp.gate_proj"
+    model = loaded(folder)._model.model
+    modules = {
+        "decoder": model.decoder.get_submodule(layer),
+        "encoder": model.encoder.language_model.get_submodule(layer),
+    }
+    assert isinstance(modules.pop(part), PackedLinear)
+    assert torch.equal(modules.popitem()[1].weight, plain[f"{NAME}.weight"].float())
+    assert logits(loaded(folder)).isfinite().all()
+
+
+@pytest.mark.parametrize("quantised", ["keep", "unpack"])
+def test_a_packed_head_is_used_although_it_could_be_shared(folder: Path, quantised: str) -> None:
+    pack(folder, "modelopt NVFP4")
+    table = load_file(folder / "model.safetensors")["model.decoder.embed_tokens.weight"]
+    values, scale = packing.fp8(table, (64, table.shape[1]))
+    change(folder, **{"lm_head.weight": values, "lm_head.weight_scale": 2.0 * scale})
+    model = loaded(folder, quantised=quantised)
+    hidden = torch.ones(1, table.shape[1])
+    expected = torch.nn.functional.linear(hidden, values.float() * 2.0 * scale)
+    torch.testing.assert_close(model._model.lm_head(hidden), expected)
+    assert torch.equal(model._model.model.decoder.embed_tokens.weight, table.float())
+    assert model.info.step.unpacked >= (table.numel() if quantised == "keep" else 0)
+
+
+def test_weights_for_decisions_share_packed_ones(folder: Path) -> None:
+    norm = "model.decoder.norm.weight"
+    plain = loaded(pack(folder, "modelopt NVFP4"))
+    save_file({norm: load_file(folder / "model.safetensors")[norm] * 2}, folder / DECISION_WEIGHTS)
+    model = loaded(folder)
+    own, others = ({id(each) for each in packed_matrices(of._model)} for of in (model, model.for_templates))
+    assert own == others
+    assert not torch.equal(logits(model.for_templates), logits(plain))
+    save_file({f"{NAME}.weight": torch.ones(64, 32)}, folder / DECISION_WEIGHTS)
+    assert "or a packed one" in refusal(folder, CheckpointBroken)
 
 
 def test_tensors_that_are_missing_misshapen_or_not_of_the_model_are_named(folder: Path) -> None:
@@ -172,7 +350,7 @@ def test_tensors_that_are_missing_misshapen_or_not_of_the_model_are_named(folder
     parts = {name: None for name in stored if name.startswith(f"{experts}.3.up_proj.")}
     assert parts
     change(folder, **{"model.decoder.more.weight": None}, **parts)
-    assert f"{experts}.gate_up_proj" in refusal(folder, CheckpointBroken)
+    assert f"{experts} lacks gate_proj or up_proj" in refusal(folder, CheckpointBroken)
 
 
 def test_options_that_packed_weights_do_not_have_are_refused(folder: Path) -> None:
