@@ -209,7 +209,9 @@ def test_events_that_bring_nothing_end_a_stream_also_if_each_arrives_alone(monke
         deque(map(reader.feed, [b'data: {"a":1}\n\n'] * (1 << 10)), maxlen=0)
 
 
-@given(st.integers(0, 100), st.integers(0, 2), st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b":", b"}", b"\xff", b"\0"]))
+@given(
+    st.integers(0, 99), st.integers(0, 2), st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b":", b"}", b"\xff", b"\0"])
+)
 @example(15, 0, b"\r")
 @example(22, 0, b"\r\r")
 def test_an_event_that_arrives_alone_is_read_as_one_that_arrives_in_parts(at: int, cut: int, put: bytes) -> None:
