@@ -66,6 +66,7 @@ class AnswerReader:
             if self._events is None:
                 return self._begin(data)
             is_event = data[:7] == _COMMON_START and data[-3:] == _COMMON_END and data.count(b"\n") == _COMMON_LINES
+            is_event = is_event and b"\r" not in data  # which ends a line as well
             if is_event and self._merger is None and not self.is_finished and not self._events.has_begun:
                 return self._read_one(data[6:-2])
             return self._read(self._events, data)
@@ -113,20 +114,27 @@ class AnswerReader:
 
     def _read(self, events: EventReader, data: bytes) -> list[Delta]:
         deltas = self._deltas(events.feed(data))
-        self._idle_size = 0 if deltas else self._idle_size + len(data)
-        if self._idle_size > MAX_EVENT_BYTES:
-            raise UpstreamError("The target's response is too large.", detail="too much without content")
+        if deltas:
+            self._idle_size = 0
+        else:
+            self._count_idle(len(data))
         return deltas
 
     def _read_one(self, event: bytes) -> list[Delta]:
         """What `_read` returns for one event in its most common form, alone in a read."""
         delta = self._read_event(event, self._state)
         if delta is None:
-            self._idle_size += len(event)
+            self._count_idle(len(event))
             return []
         self._idle_size = 0
         self._observe(delta)
         return [delta]
+
+    def _count_idle(self, size: int) -> None:
+        """A read brought nothing. Raises UpstreamError for too many of them."""
+        self._idle_size += size
+        if self._idle_size > MAX_EVENT_BYTES:
+            raise UpstreamError("The target's response is too large.", detail="too much without content")
 
     def _deltas(self, events: list[Event]) -> list[Delta]:
         deltas: list[Delta] = []

@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VERSION 1
+#define VERSION 2
 #define MAX_DEPTH 64
 #define MAX_KEYS 256 /* of all objects that are open at a time: each new key is compared with those of its own object */
 #define MAX_MEMBERS 64
@@ -348,7 +348,7 @@ static int is_writable(const span *name, const span *value)
 {
     static const char *const own[] = {"content-length", "connection", "transfer-encoding"};
     for (Py_ssize_t i = 0; i < name->size; i++)
-        if (token[name->start[i]] != name->start[i])
+        if (!token[name->start[i]] || token[name->start[i]] != name->start[i])
             return 0;
     for (Py_ssize_t i = 0; i < value->size; i++)
         if (value->start[i] == '\r' || value->start[i] == '\n' || !value->start[i])

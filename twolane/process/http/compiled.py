@@ -5,7 +5,7 @@ such module, and reads everything with the full readers.
 
 from typing import Final
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 try:
     from twolane.process.http import _native

@@ -574,7 +574,9 @@ class ClientConnection(asyncio.Protocol):
             query_string=url.query or b"",
         )
         targets = self._listener.targets
-        if len(targets) < _MAX_TARGETS and path == self._url and len(path) <= _MAX_TARGET_BYTES:
+        if path == self._url and len(path) <= _MAX_TARGET_BYTES:
+            if len(targets) >= _MAX_TARGETS:  # whoever asks for many paths must not keep out the common ones
+                targets.clear()
             targets[b"%b %b HTTP/1.1" % (method, path)] = target
         return self._scope_of(target, version)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import AttemptFailed, UpstreamError
@@ -199,6 +199,34 @@ def test_a_stream_that_brings_nothing_is_ended(filler: bytes, stream: bool, monk
     parts = (part for _ in range(2 * (1 << 16) // len(part)))
     with pytest.raises(UpstreamError, match="too large"):
         deque(map(reader.feed, parts), maxlen=0)
+
+
+def test_events_that_bring_nothing_end_a_stream_also_if_each_arrives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_EVENT_BYTES", 1 << 12)
+    reader = AnswerReader(stream=True, max_bytes=1 << 30)
+    reader.feed(events(choice(delta={"content": "a"})))
+    with pytest.raises(UpstreamError, match="too large"):
+        deque(map(reader.feed, [b'data: {"a":1}\n\n'] * (1 << 10)), maxlen=0)
+
+
+@given(
+    st.integers(0, 99), st.integers(0, 2), st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b":", b"}", b"\xff", b"\0"])
+)
+@example(15, 0, b"\r")
+@example(22, 0, b"\r\r")
+def test_an_event_that_arrives_alone_is_read_as_one_that_arrives_in_parts(at: int, cut: int, put: bytes) -> None:
+    event = events(choice(delta={"content": "b"}))
+    event = event[:at] + put + event[at + cut :]
+
+    def found(*parts: bytes) -> list[Delta] | str:
+        reader = AnswerReader(stream=True, max_bytes=1 << 20)
+        reader.feed(events(choice(delta={"content": "a"})))
+        try:
+            return [delta for part in parts for delta in reader.feed(part)]
+        except AttemptFailed as error:
+            return repr(error)
+
+    assert found(event) == found(event[:3], event[3:])
 
 
 def test_heartbeats_between_events_do_not_add_up() -> None:

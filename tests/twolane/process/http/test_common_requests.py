@@ -70,8 +70,9 @@ class Wire(asyncio.Transport):
     abort = close
 
 
-def play(data: bytes, budget: ByteBudget | None = None) -> tuple[bytes, bool, list[str]]:
-    """What a connection that has served one request sends for these bytes, whether it closes, and what it refused."""
+def play(data: bytes, budget: ByteBudget | None = None, *, earlier: int = 0) -> tuple[bytes, bool, list[str]]:
+    """What a connection that has served one request sends for these bytes, whether it closes, and what it refused.
+    `earlier`: requests for as many other paths before."""
 
     async def run() -> tuple[bytes, bool, list[str]]:
         config, state, loop = uvicorn.Config(echoes, lifespan="off"), ServerState(), asyncio.get_running_loop()
@@ -82,7 +83,8 @@ def play(data: bytes, budget: ByteBudget | None = None) -> tuple[bytes, bool, li
         with socket.socket() as real:
             wire = Wire(real)
             made.connection_made(wire)
-            for each in (REQUEST.replace(b"hello", b"first"), data):
+            others = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(earlier)]
+            for each in (*others, REQUEST.replace(b"hello", b"first"), data):
                 wire.sent = b""
                 made.data_received(each)
                 while state.tasks:
@@ -114,6 +116,9 @@ def test_the_parser_sees_no_common_request(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(connection.ClientConnection, "_take", lambda it, data: (parsed.append(data), take(it, data))[1])
     assert b'"body": "hello"' in play(REQUEST)[0]
     assert parsed == [REQUEST.replace(b"hello", b"first")]
+    parsed.clear()
+    play(REQUEST, earlier=100)  # paths that somebody tries do not displace this one
+    assert REQUEST not in parsed
 
 
 def test_a_body_that_does_not_fit_into_the_budget_is_refused() -> None:
