@@ -71,7 +71,7 @@ class Noise:
 def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
     """Cost of the first step of an answer without a binding token limit."""
     matcher = open_matcher(automaton, 1_000_000)
-    softmax = thread_ms(lambda: softmax(logits))[0]
+    softmax_ms = thread_ms(lambda: softmax(logits))[0]
     best = thread_ms(lambda: best_path(matcher, score_token_sets(automaton.token_sets, logits)))[0]
     label_logprobs, masses = thread_ms(lambda: weigh_token_sets(automaton.token_sets, logits))
     again, _ = thread_ms(lambda: best_path(matcher, masses.scores))
@@ -79,7 +79,7 @@ def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
     forth, _ = thread_ms(lambda: marginals(matcher, masses, backward))
     numbers = np.random.default_rng(0).random(len(logits))
     sample, _ = thread_ms(lambda: sample_path(matcher, masses, backward, numbers))
-    return StepMs(softmax=softmax, best=best, marginals=label_logprobs + again + back + forth, sample=sample)
+    return StepMs(softmax=softmax_ms, best=best, marginals=label_logprobs + again + back + forth, sample=sample)
 
 
 def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, is_sampled: bool) -> list[int]:

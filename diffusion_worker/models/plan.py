@@ -1,5 +1,6 @@
 """Measures a model from its config.json alone, with the library's classes on the meta device."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def measure(source: str | Path) -> ModelSize:
     broken = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
     try:
         return _measure(content)
-    except (*broken, OutOfRange, StrictDataclassError) as error:
+    except (*broken, OutOfRange, StrictDataclassError, re.error) as error:
         raise CheckpointBroken(f"{file}: {first_line(error)}") from error
 
 

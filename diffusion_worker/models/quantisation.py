@@ -40,7 +40,7 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
     if not isinstance(quantisation, dict):
         return None
     method = str(quantisation.get("quant_method") or "unnamed")
-    left_out = tuple(str(name) for key in _OUT for name in quantisation.get(key) or ())
+    left_out = tuple(name for key in _OUT for name in _names(quantisation.get(key)))
     kind = _kind(quantisation, method)
     own, group = _bits(quantisation, kind), _group(quantisation) or _GROUPS.get(kind)
     scale = _SCALE_BITS.get(kind, 16) / group if group else 0.0
@@ -52,6 +52,12 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
         stays_packed=_stays_packed(quantisation, kind),
         block=_block(quantisation),
     )
+
+
+def _names(declared: object) -> tuple[str, ...]:
+    if isinstance(declared, str):
+        return (declared,)
+    return tuple(map(str, declared)) if isinstance(declared, list) else ()
 
 
 def _kind(quantisation: Mapping[str, Any], method: str) -> str:

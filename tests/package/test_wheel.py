@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 import venv
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("gateway", "diffusion_worker", "twolane", "training", "policies", "checkpoints")
 BUILD_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 OWN = ("gateway", "diffusion_worker", "twolane", "training")
+C_SOURCES = sorted(str(path.relative_to(ROOT)) for package in OWN for path in (ROOT / package).rglob("*.c"))
 
 pytestmark = pytest.mark.slow
 
@@ -112,8 +115,15 @@ def test_the_wheel_carries_what_the_classifier_is_trained_on_and_the_c_modules(w
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*") if path.suffix in (".jsonl", ".txt")}
     assert wanted <= names
     if shutil.which("cc"):
-        for package in ("gateway/classifier", "diffusion_worker/constraints/automata"):
-            assert any(name.startswith(f"{package}/_native.") and name.endswith(".so") for name in names)
+        modules = [source.removesuffix(".c") for source in C_SOURCES]
+        assert [module for module in modules if not any(fnmatch(name, f"{module}.*.so") for name in names)] == []
+
+
+def test_every_c_source_is_a_module_of_the_build_and_optional() -> None:
+    """A module that is not optional fails an installation without a compiler."""
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    found = {module["name"].replace(".", "/") + ".c": module["sources"] for module in configured if module["optional"]}
+    assert found == {source: [source] for source in C_SOURCES}
 
 
 def test_every_package_comes_from_the_wheel(installed: Installed) -> None:

@@ -74,13 +74,13 @@ static int are_within(const int32_t *values, Py_ssize_t count, Py_ssize_t low, P
     return 1;
 }
 
-/* Whether `first` [count + 1] rises from 0 to `end`. */
+/* Whether `first` [count + 1] rises from 0 to `end`: none of `count` parts is empty. */
 static int are_offsets(const int32_t *first, Py_ssize_t count, Py_ssize_t end)
 {
     if (count < 0 || first[0] != 0 || first[count] != end)
         return 0;
     for (Py_ssize_t at = 0; at < count; at++)
-        if (first[at] > first[at + 1])
+        if (first[at] >= first[at + 1])
             return 0;
     return 1;
 }
@@ -310,8 +310,6 @@ static int read_layout(Layout *l, PyObject *const *objects, Py_ssize_t vocab)
                are_within(r->slots, r->chunks * CHUNK, -1, vocab) && are_within(r->in_place + r->gathered, r->chunks - r->gathered, 0, vocab) &&
                items(&l->arrays, 6) == r->others && are_within(r->other, r->others, 0, vocab) &&
                are_within(r->other_slot, r->others, 0, r->gathered * CHUNK) && multiple >= 0 && are_offsets(r->first_chunk, multiple, r->chunks);
-    for (Py_ssize_t at = 0; at < multiple && fits; at++)
-        fits = r->first_chunk[at] < r->first_chunk[at + 1];
     if (!fits)
         PyErr_SetString(PyExc_ValueError, "arrays that do not fit each other");
     return fits ? 0 : -1;
@@ -448,6 +446,7 @@ static int read_program(Program *p, PyObject *const *objects)
                are_within(p->class_at, p->nodes, -1, p->classes) &&
                are_offsets(p->set_start, p->sets, items(a, 3)) && are_within(p->set_node, items(a, 3), 1, p->nodes) &&
                are_offsets(p->first_edge, p->states, p->edges) && are_within(p->label, p->edges, 0, p->sets + 1) &&
+               are_within(p->label, p->first_edge[p->states - 1], 0, p->sets) && /* only `done` reads any token */
                are_within(p->target, p->edges, 0, p->states) && are_within(p->node_of, p->states, 0, p->states) &&
                are_within(p->target_node, p->edges, 0, p->states) &&
                are_offsets(p->first, p->graph_nodes, items(a, 11)) &&

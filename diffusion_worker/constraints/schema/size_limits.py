@@ -57,5 +57,5 @@ SIZE_TIERS: Final = (
     SizeLimits(states=60_000, free_states=17_000, recursion=1, depth=12, length=8, items=4, members=2, indents=1),
     replace(_DENSE, recursion=1, depth=12),
     *(replace(_DENSE, depth=depth) for depth in (8, 6, 5, 4)),
-    *(replace(_DENSE, depth=depth, undeclared_depth=-1) for depth in (4, 3)),
+    *(replace(_DENSE, depth=depth, free_states=0, undeclared_depth=-1) for depth in (4, 3)),
 )

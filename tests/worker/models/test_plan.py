@@ -82,6 +82,7 @@ def set_text(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (set_text("hidden_size", "wide"), CheckpointBroken, "hidden_size"),
         (set_text("hidden_size", -8), CheckpointBroken, "config.json"),
         (set_text("num_experts", 0), CheckpointBroken, "num_experts 0"),
+        (lambda config: config.update(quantization_config={"ignore": ["re:("]}), CheckpointBroken, "subpattern"),
         (set_text("num_experts", None), CheckpointBroken, "num_experts None"),
         (set_text("layer_types", ["full_attention"]), CheckpointBroken, "config.json"),
     ],

@@ -47,6 +47,17 @@ def test_plain_weights_have_none(config: dict[str, Any]) -> None:
     assert quantisation_of(config) is None
 
 
+@pytest.mark.parametrize(
+    ("declared", "found"),
+    [("lm_head", ("lm_head",)), (["lm_head", "re:.*router"], ("lm_head", "re:.*router")), (5, ()), (None, ())],
+)
+def test_excluded_modules_are_one_name_or_a_list(declared: object, found: tuple[str, ...]) -> None:
+    """Anything else excludes none."""
+    quantisation = quantisation_of({"quantization_config": {"quant_method": "fp8", "ignore": declared}})
+    assert quantisation is not None
+    assert quantisation.left_out == found
+
+
 def test_it_may_be_said_of_the_text_alone() -> None:
     """Some tools write it there."""
     assert quantisation_of({"text_config": {"quantization_config": {"quant_method": "fp8"}}}) is not None

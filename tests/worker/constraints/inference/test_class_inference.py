@@ -1,6 +1,6 @@
 """Inference from scores of equivalence classes equals that from the logits: in C and in numpy."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -181,3 +181,28 @@ def test_every_token_has_one_slot(sizes: tuple[int, int]) -> None:
         slots = layout.slots[first:stop].ravel()
         assert slots[slots >= 0].tolist() == token_sets.tokens_of(index).tolist()
     assert len(layout.single) + (layout.slots >= 0).sum() == len(token_sets.order)
+
+
+@needs_native
+@pytest.mark.parametrize("damage", ["a set without tokens", "a state without edges", "any token"])
+def test_an_automaton_that_inference_would_read_out_of_bounds_is_refused(damage: str) -> None:
+    """As a damaged file in a cache of automata may hold it."""
+    language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
+    automaton = compile_tokens(language, build_token_trie((b"", b"", b"a", b"b"), (1,), 0))
+    assert automaton is not None
+    token_sets, label = automaton.token_sets, automaton.label.copy()
+    if damage == "a set without tokens":
+        token_sets = replace(token_sets, set_start=_with_second(token_sets.set_start, 0))
+    elif damage == "a state without edges":
+        automaton = replace(automaton, first_edge=_with_second(automaton.first_edge, 0))
+    else:
+        label[automaton.start] = token_sets.sets
+    damaged = replace(automaton, token_sets=token_sets, label=label)
+    with pytest.raises(ValueError, match="do not fit each other"):
+        class_inference._program_of(damaged)
+
+
+def _with_second(offsets: np.ndarray, value: int) -> np.ndarray:
+    changed = offsets.copy()
+    changed[1] = value
+    return changed
