@@ -66,7 +66,10 @@ class DecisionLines:
 
     def line(self, decision: Decision) -> bytes:
         """One line; empty if the decision cannot be encoded."""
-        return line_of(self._document(decision))
+        try:
+            return line_of(self._document(decision))
+        except (OverflowError, ValueError):  # of a time that is no date
+            return b""
 
     def _document(self, decision: Decision) -> dict[str, Any]:
         usage, trace = decision.usage, decision.trace

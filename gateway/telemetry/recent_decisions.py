@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from gateway.decision import Decision, Mirrored
@@ -22,6 +22,7 @@ class RecentDecisions:
         self.capacity, self.replica = capacity, replica
         self._new: list[Decision] = []
         self._packed: deque[bytes | Decision] = deque(maxlen=capacity)
+        self._ids: deque[str] = deque(maxlen=capacity)  # of the packed ones: unpacking all to find one takes too long
         self.count = 0  # of all decisions so far
 
     def decided(self, decision: Decision) -> None:
@@ -30,6 +31,7 @@ class RecentDecisions:
         self._new.append(decision)
         if len(self._new) >= _AT_ONCE:
             self._packed.extend([pack(each) or each for each in self._new])
+            self._ids.extend([each.query_id for each in self._new])
             self._new.clear()
 
     def mirrored(self, mirrored: Mirrored) -> None:
@@ -37,16 +39,20 @@ class RecentDecisions:
 
     def latest(self, limit: int) -> list[Decision]:
         """The newest decisions, at most `limit`, newest first."""
-        return list(islice(self._newest_first(), min(limit, self.capacity)))
+        return [_unpacked(each) for each in islice(self._newest_first(), limit)]
 
     def get(self, query_id: str) -> Decision | None:
         """The decision with this id, if it is still kept."""
-        return next((each for each in islice(self._newest_first(), self.capacity) if each.query_id == query_id), None)
+        ids = chain((each.query_id for each in reversed(self._new)), reversed(self._ids))
+        found = (each for known, each in zip(ids, self._newest_first(), strict=False) if known == query_id)
+        return next(map(_unpacked, found), None)
 
-    def _newest_first(self) -> Iterator[Decision]:
-        yield from reversed(self._new)
-        for each in reversed(self._packed):
-            yield unpack(each) if isinstance(each, bytes) else each
+    def _newest_first(self) -> Iterator[bytes | Decision]:
+        return islice(chain(reversed(self._new), reversed(self._packed)), self.capacity)
+
+
+def _unpacked(kept: bytes | Decision) -> Decision:
+    return unpack(kept) if isinstance(kept, bytes) else kept
 
 
 class Observers:

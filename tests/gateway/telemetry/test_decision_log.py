@@ -71,6 +71,17 @@ def test_a_decision_that_cannot_be_encoded_drops_only_its_line(decision: Any, tm
     assert sum(lost) == 1
 
 
+def test_a_decision_without_a_line_does_not_end_the_log(decision: Any, tmp_path: Path) -> None:
+    lost: list[int] = []
+    log = DecisionLog(tmp_path / "log", lost.append)
+    log.decided(decision(query_id="req_1"))
+    log.decided(decision(time_s=float("inf")))
+    log.decided(decision(query_id="req_2"))
+    log.close()
+    assert [orjson.loads(line)["id"] for line in (tmp_path / "log").read_bytes().splitlines()] == ["req_1", "req_2"]
+    assert sum(lost) == 1
+
+
 def test_a_full_log_is_rotated_without_losing_lines(decision: Any, tmp_path: Path) -> None:
     for number in range(3):
         log = DecisionLog(tmp_path / "log", max_bytes=1, keep=5)

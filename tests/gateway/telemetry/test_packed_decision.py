@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import ErrorSource, Outcome, SchemaCheck, Task
+from gateway.telemetry import recent_decisions
 from gateway.telemetry.packed_decision import pack, unpack
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Classification, Usage
@@ -69,6 +70,18 @@ def test_as_many_decisions_are_kept_as_the_capacity_says_whether_packed_or_not(d
         assert recent.latest(1000) == made[max(0, count - 20) : count][::-1]
         assert recent.get(f"req_{count - 21}") is None
         assert recent.get(f"req_{max(0, count - 20)}") == made[max(0, count - 20)]
+
+
+def test_a_decision_is_found_without_unpacking_the_others(decision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recent = RecentDecisions(640)
+    for number in range(640):
+        recent.decided(decision(query_id=f"req_{number:03d}", target="t"))
+    unpacked: list[bytes] = []
+    monkeypatch.setattr(recent_decisions, "unpack", lambda packed: (unpacked.append(packed), unpack(packed))[1])
+    assert recent.get("req_064") == decision(query_id="req_064", target="t")
+    assert len(unpacked) == 1
+    assert recent.get("ok") is recent.get("t") is recent.get("req_06") is None
+    assert len(unpacked) == 1
 
 
 def _classified(number: int) -> Classification:

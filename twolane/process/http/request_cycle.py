@@ -231,8 +231,9 @@ class RequestCycle:
             return False
         if self._is_chunked:
             return self._wire.push(b"%x\r\n%b\r\n" % (len(data), data))
-        if self._wire.is_open:
-            self._write(b"", data, is_end=False)
+        if not self._wire.is_open:
+            return False
+        self._write(b"", data, is_end=False)
         return self._wire.is_drained
 
     async def receive(self) -> Message:

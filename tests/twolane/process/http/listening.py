@@ -26,6 +26,30 @@ OK = b"200"
 PATIENT = HttpLimits(head_s=60, body_s=60, keep_alive_s=600, write_s=60, linger_s=60)
 
 
+class Wire(asyncio.Transport):
+    """Records what is sent."""
+
+    def __init__(self, real: socket.socket) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2), "socket": real})
+        self.sent = b""
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def write_eof(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+    abort = close
+
+
 async def reads_first(scope: Any, receive: Any, send: Any) -> None:
     """Responds after the request's body."""
     while (message := await receive()).get("more_body"):

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import socket
-from typing import Any
 
 import pytest
 import uvicorn
@@ -11,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from tests.twolane.process.http.listening import echoes
+from tests.twolane.process.http.listening import Wire, echoes
 from twolane.process.http import compiled, connection
 from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.http.connection import Listener
@@ -44,30 +43,6 @@ ODD = st.sampled_from(
         *(b"\r\nUpgrade: h2c\r\nConnection: Upgrade", b"\r\nContent-Length: 5", b"?q=1", REQUEST),
     ]
 )
-
-
-class Wire(asyncio.Transport):
-    """Records what is sent."""
-
-    def __init__(self, real: socket.socket) -> None:
-        super().__init__({"sockname": ("127.0.0.1", 1), "peername": ("127.0.0.1", 2), "socket": real})
-        self.sent = b""
-        self.is_closed = False
-
-    def write(self, data: Any) -> None:
-        self.sent += data
-
-    def is_closing(self) -> bool:
-        return self.is_closed
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def write_eof(self) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-
-    abort = close
 
 
 def play(data: bytes, budget: ByteBudget | None = None, *, earlier: int = 0) -> tuple[bytes, bool, list[str]]:
