@@ -30,6 +30,7 @@ _ATTEMPTS: Final = 2  # to make unconstrained values deeper
 _MIN_REDUNDANCY: Final = 1.5  # less is not worth another attempt
 _MAX_REDUNDANCY: Final = 2.0
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
+MAX_TREE_STATES: Final = 150_000  # under construction, for a regular expression, choice or template
 _Found = tuple[int, Builder]  # a tier, and what was built within its limits
 COMPILER_VERSION: Final = 6  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
@@ -222,7 +223,7 @@ def _compile_function(
 
 
 def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compilation:
-    graph = Graph(max_states=SIZE_TIERS[-1].states)
+    graph = Graph(max_states=MAX_TREE_STATES)
     try:
         language = dfa_of_tree(tree())
         start = utf8_text(graph, language) if language.rows else None
