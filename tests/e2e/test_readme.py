@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.web.apis.table import APIS
 from tests.e2e.readme import README, ROOT, block
 
 
@@ -24,6 +25,10 @@ def test_every_named_command_and_file_exists() -> None:
         assert f"  {command} " in help_text, command
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_every_endpoint_is_listed() -> None:
+    assert [path for path in (*APIS, "/v1/models", "/v1/feedback") if f"`{path}`" not in README] == []
 
 
 @pytest.mark.slow
