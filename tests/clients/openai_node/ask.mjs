@@ -5,8 +5,36 @@ import OpenAI from "openai";
 const given = JSON.parse(readFileSync(0, "utf8"));
 const client = new OpenAI({ baseURL: given.url, apiKey: "k", maxRetries: 0, timeout: 60_000 });
 
+const others = {
+  responses: async (fields) => {
+    const made = await client.responses.create(fields);
+    return [made.status, made.output_text];
+  },
+  "responses stream": async (fields) => {
+    const stream = client.responses.stream(fields);
+    let text = "";
+    for await (const event of stream) {
+      if (event.type === "response.output_text.delta") text += event.delta;
+    }
+    const made = await stream.finalResponse();
+    return [made.status, made.output_text, text];
+  },
+  decisions: async (fields) => (await client.decisions.create(fields)).answers,
+  embeddings: async (fields) => (await client.embeddings.create(fields)).data.map((each) => each.embedding),
+  "fill in": async (fields) => {
+    const { choices } = await client.post("/fim/completions", { body: fields });
+    return [choices[0].text, choices[0].message.content];
+  },
+  models: async () => {
+    const names = [];
+    for await (const model of client.models.list()) names.push(model.id);
+    return names;
+  },
+};
+
 for (const asked of given.cases) {
-  console.log(JSON.stringify(await answer(asked)));
+  const seen = asked.api ? await others[asked.api](asked.fields) : await answer(asked);
+  console.log(JSON.stringify(seen));
 }
 
 async function answer({ model, stream, text, fields }) {

@@ -2,7 +2,7 @@
 
 stdin: {"url": ..., "cases": [{"model": ..., "stream": ..., "text": ...}]}; a case with `fields` in place of `text` is a
 text completion with these fields. stdout: one JSON line for each, in order: {"text", "calls": [[name, arguments]],
-"finished", "error"}.
+"finished", "error"}. A case with `api` and `fields` is a call of one of `OTHERS`; its line is what the call returns.
 """
 
 import json
@@ -17,7 +17,55 @@ def main() -> None:
     given = json.load(sys.stdin)
     client = OpenAI(base_url=given["url"], api_key="k", max_retries=0, timeout=60)
     for case in given["cases"]:
-        print(json.dumps(answer(client, case)), flush=True)
+        seen = OTHERS[case["api"]](client, case["fields"]) if "api" in case else answer(client, case)
+        print(json.dumps(seen), flush=True)
+
+
+def respond(client: OpenAI, fields: dict[str, Any]) -> Any:
+    """A whole response."""
+    made = client.responses.create(**fields)
+    return [made.status, made.output_text]
+
+
+def accumulate(client: OpenAI, fields: dict[str, Any]) -> Any:
+    """A response that the client's own accumulator builds from its events, and the text of the events."""
+    with client.responses.stream(**fields) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        made = stream.get_final_response()
+    return [made.status, made.output_text, text]
+
+
+def decide(client: OpenAI, fields: dict[str, Any]) -> Any:
+    """The answers to a decision's questions."""
+    made = client.decisions.create(**fields)
+    return [each.model_dump(mode="json") for each in made.answers]
+
+
+def embed(client: OpenAI, fields: dict[str, Any]) -> Any:
+    """The vectors."""
+    return [each.embedding for each in client.embeddings.create(**fields).data]
+
+
+def fill_in(client: OpenAI, fields: dict[str, Any]) -> Any:
+    """The client has no method for it."""
+    made: Any = client.post("/fim/completions", body=fields, cast_to=object)
+    choice = made["choices"][0]
+    return [choice["text"], choice["message"]["content"]]
+
+
+def models(client: OpenAI, fields: dict[str, Any]) -> Any:
+    """The names of all models."""
+    return [each.id for each in client.models.list(**fields)]
+
+
+OTHERS = {
+    "responses": respond,
+    "responses stream": accumulate,
+    "decisions": decide,
+    "embeddings": embed,
+    "fill in": fill_in,
+    "models": models,
+}
 
 
 def answer(client: OpenAI, case: dict[str, Any]) -> dict[str, Any]:
