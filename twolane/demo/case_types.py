@@ -4,7 +4,7 @@ Pure data and rules; no client, no processes, no output.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -133,14 +133,18 @@ def not_empty() -> Rule:
     return Rule(description="not empty", check=lambda got: None if got.strip() else "response is empty")
 
 
-def answers_all(names: Sequence[str]) -> Rule:
-    """The response is a JSON object with an answer for each of these questions."""
+def answers_all(expected: Mapping[str, Any]) -> Rule:
+    """The response is a JSON object with an answer for each of these questions: the one given, or any if it is None."""
 
     def check(got: str) -> str | None:
         try:
-            return None if list(json.loads(got)) == list(names) else f"response does not answer {', '.join(names)}"
+            answers = json.loads(got)
         except ValueError:
             return "response is not JSON"
+        if list(answers) != list(expected):
+            return f"response does not answer {', '.join(expected)}"
+        wrong = [name for name, value in expected.items() if value not in (None, answers[name])]
+        return f"the answer is not {expected[wrong[0]]!r} to {wrong[0]}" if wrong else None
 
     return Rule(description="an answer for each question", check=check)
 

@@ -20,8 +20,10 @@ from twolane.demo.case_types import (
 )
 from twolane.demo.fault_cases import CORRUPTED, KILLED, SLOW
 from twolane.demo.prompts import (
+    ADD,
     ANNA,
     ANNAS_ORDER,
+    APPLIED,
     APPLY,
     AS_ORDER,
     CORRECTED,
@@ -197,12 +199,12 @@ PRIVACY: Final = Group(
 
 EDITORS: Final = Group(
     title="Editors and decisions",
-    description="The small model knows neither gaps nor patches. Of a decision, only doubtful questions change lane.",
+    description="The small model knows neither gaps nor patches. Of a decision, only doubtful questions change target.",
     cases=(
         Case(
             title="fill in the middle: a prompt and a suffix",
-            prompt="def add(a, b):\n    return ",
-            body={**GREEDY, "max_tokens": 12, "suffix": "\n\nprint(add(1, 2))"},
+            prompt=ADD,
+            body={**GREEDY, "max_tokens": 16, "suffix": "\n"},
             api=Api.COMPLETION,
             needs_smollm2=True,
             expect=Expectation(
@@ -211,7 +213,7 @@ EDITORS: Final = Group(
                 target="quality",
                 attempts="fast=low_confidence,quality=ok",
                 fallback="low_confidence",
-                answer=not_empty(),
+                answer=contains("a + b"),
             ),
         ),
         Case(
@@ -225,11 +227,11 @@ EDITORS: Final = Group(
                 target="quality",
                 attempts="careful=low_confidence,quality=ok",
                 fallback="low_confidence",
-                answer=not_empty(),
+                answer=contains(APPLIED),
             ),
         ),
         Case(
-            title="a decision: one question is sure enough, one is not",
+            title="a decision: the doubtful question is asked again of the same worker, verified left to right",
             prompt=CORRECTED,
             body={"questions": QUESTIONS},
             api=Api.DECISION,
@@ -240,7 +242,7 @@ EDITORS: Final = Group(
                 attempts="fast=low_confidence,careful=ok",
                 fallback="low_confidence",
                 answered_by="fast=0; careful=1",
-                answer=answers_all(("day", "angry")),
+                answer=answers_all({"day": "monday", "angry": None}),
             ),
         ),
     ),

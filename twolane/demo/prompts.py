@@ -30,11 +30,13 @@ PRIVATE: Final = {"x-twolane-private": "true"}
 ANNA: Final = "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"
 ANNAS_ORDER: Final = {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
 SLOPPY: Final = "Clean up this commit subject: Fixed brokn token in api"
+ADD: Final = "def add(a, b):\n    # Return the sum of a and b.\n    return "
 APPLY: Final = """\
-<instruction>Say hello in French.</instruction>
-<code>def greet(name):
-    return "Hello " + name</code>
-<update>    return "Bonjour " + name</update>"""
+<instruction>Write the code again with the update.</instruction>
+<code>port = 80
+host = a</code>
+<update>port = 81</update>"""
+APPLIED: Final = "port = 81\nhost = a"
 DAYS: Final = "monday tuesday wednesday thursday friday saturday sunday today tomorrow none".split()
 CORRECTED: Final = "please send 8 no wait 3 red lamp to anna on monday"
 QUESTIONS: Final = (

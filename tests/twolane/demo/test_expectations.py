@@ -7,6 +7,7 @@ import pytest
 from twolane.demo.case_types import (
     Case,
     Expectation,
+    answers_all,
     contains,
     equals,
     equals_json,
@@ -102,6 +103,9 @@ def test_absent_headers_are_described_as_absent() -> None:
         (matches_schema({"type": "object"}), "{}", "no JSON"),
         (contains("Paris"), "it is paris.", "it is Rome."),
         (not_empty(), "x", " \n"),
+        (answers_all({"a": "x", "b": None}), '{"a": "x", "b": 0.5}', '{"a": "y", "b": 0.5}'),
+        (answers_all({"a": "x", "b": None}), '{"a": "x", "b": null}', '{"a": "x"}'),
+        (answers_all({"a": None}), '{"a": 1}', "no JSON"),
         (error_code("no_route"), "no_route", "invalid_output"),
     ],
 )
