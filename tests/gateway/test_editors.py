@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.serving import RealGateway, completion, fake_server, start_stream, until_known
+from tests.gateway.test_responses import USAGE, Model, call
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +134,64 @@ async def test_minuet_reads_text_of_completions_and_message_content_of_fill_ins(
     assert told["choices"][0]["text"] == "a + b"
     _, _, told = await stack.ask(FILL_IN, prompt=BEFORE, suffix=AFTER, stream=False, **optional)
     assert told["choices"][0]["message"]["content"] == told["choices"][0]["text"] == "a + b"
+
+
+async def test_minuet_streams_with_its_defaults_and_adds_up_each_chunk_s_text(stack: Stack) -> None:
+    """It streams unless told otherwise, and asks for no usage."""
+    optional = {"max_tokens": 56, "top_p": 0.9, "stop": ["\n\n"]}
+    chunks = await stack.chunks(COMPLETIONS, prompt=BEFORE, suffix=AFTER, **optional)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "a + b"
+    chunks = await stack.chunks(FILL_IN, prompt=BEFORE, suffix=AFTER, **optional)
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == "a + b"
+
+
+ROO_TOOL = {
+    "name": "read_file",
+    "description": "Read a file of the project.",
+    "strict": True,
+    "parameters": {
+        "type": "object",
+        "properties": {"path": {"type": "string"}, "line": {"type": ["integer", "null"]}},
+        "required": ["path", "line"],
+        "additionalProperties": False,
+    },
+}
+ROO_CALL = {"name": "read_file", "arguments": '{"path": "greet.py", "line": null}'}
+
+
+async def test_roo_streams_a_chat_with_tools_and_reads_the_call_and_the_usage(stack: Stack) -> None:
+    """Strict tools, the user's text in parts, and the result of an earlier call."""
+    model = Model()
+    model.messages = [{"content": "I read it.", "tool_calls": [call(*ROO_CALL.values(), "call_2")]}]
+    stack.quality.answer = model.answer
+    earlier = {"id": "call_1", "type": "function", "function": ROO_CALL}
+    parts = [{"type": "text", "text": text} for text in ("<task>Say the name.</task>", "<environment_details/>")]
+    body = {
+        "temperature": 0,
+        "messages": [
+            {"role": "system", "content": "You are a software engineer."},
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": "", "tool_calls": [earlier]},
+            {"role": "tool", "tool_call_id": "call_1", "content": CODE},
+        ],
+        "stream_options": {"include_usage": True},
+        "tools": [{"type": "function", "function": ROO_TOOL}],
+        "parallel_tool_calls": True,
+    }
+    chunks = await stack.chunks(CHAT, **body)
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == "I read it."
+    calls = [each for delta in deltas for each in delta.get("tool_calls", ())]
+    assert (calls[0]["id"], calls[0]["function"]["name"], {each["index"] for each in calls}) == (
+        "call_2",
+        "read_file",
+        {0},
+    )
+    assert "".join(each["function"]["arguments"] for each in calls) == ROO_CALL["arguments"]
+    assert [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]][-1] == "tool_calls"
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]["prompt_tokens"]) == ([], USAGE["prompt_tokens"])
+    (sent,) = stack.quality.bodies
+    assert {name: sent[name] for name in body} == body
 
 
 async def test_kilo_streams_a_fill_in_and_counts_its_tokens(stack: Stack) -> None:
