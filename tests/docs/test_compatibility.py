@@ -10,11 +10,13 @@ from openai.types import completion_create_params, decision_create_params, embed
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
+from diffusion_worker.types.requests import DecodingMode
+from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.compatibility import CALLS, GATEWAY, IGNORED, LEFT_OUT, NONE, PASSED, REFUSED, RESPONSES, SKIPPED, cells_of
 from docs.compatibility_requests import SURFACES, Surface
 from gateway.beyond_chat import MESSAGES_PATH
 from gateway.web.apis.table import APIS
-from tests.gateway.serving import completion, fake_server, real_gateway, start_stream
+from tests.gateway.serving import completion, fake_server, real_gateway, start_stream, until_known
 
 BY_PATH = {surface.path: surface for surface in SURFACES}
 SDK = {
@@ -25,6 +27,8 @@ SDK = {
     "/v1/embeddings": embedding_create_params.EmbeddingCreateParams,
 }
 ENGINES = ("vllm_diffusion", "sglang_diffusion", "vllm", "sglang", "llama_cpp", "openai")
+READY = {"state": "ready", "predicted_wait_ms": 0}
+WORKER = {"data": [{"id": "m", "twolane": {"capabilities": dict(capabilities_of(DecodingMode.DIFFUSION))}}]}
 
 
 def test_every_api_is_on_the_page() -> None:
@@ -40,6 +44,7 @@ def test_every_parameter_of_openai_s_client_is_on_the_page(path: str) -> None:
 def policy(url: str) -> str:
     common = {"kind": "openai", "url": url, "model": "m", "location": "external"}
     targets: dict[str, Any] = {name: {**common, "engine": name} for name in ENGINES}
+    targets["worker"] = {**common, "kind": "worker"}
     targets["openai_responses"] = {**common, "engine": "openai", "responses": True}
     return orjson.dumps({"version": 1, "targets": targets, "routes": [{"name": "default", "use": "openai"}]}).decode()
 
@@ -65,10 +70,14 @@ async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamRespon
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.title)
 async def test_a_running_gateway_does_what_the_page_says(surface: Surface, tmp_path: Path) -> None:
     wrong = []
-    async with fake_server(answer) as target, real_gateway(tmp_path, policy(target.url)) as gateway:
+    async with (
+        fake_server(answer, health=READY, models=WORKER) as target,
+        real_gateway(tmp_path, policy(target.url)) as gateway,
+    ):
+        await until_known(gateway, "worker")
         for name, cells in cells_of(surface).items():
             parameter = surface.parameters[name]
-            for kind in (each for each in cells if each in (*ENGINES, RESPONSES)):
+            for kind in (each for each in cells if each != "litellm"):
                 target.bodies.clear()
                 model = "openai_responses" if kind == RESPONSES else kind
                 body = {"model": model, **surface.request, **parameter.beside, name: parameter.value}
