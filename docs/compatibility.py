@@ -153,6 +153,7 @@ what it gets ([policies](../policies.md#reference-targets))."""
 _NOTES: Final = """\
 `store` of a response is *gateway* where the gateway has a store, and so is `previous_response_id`
 ([responses](../apis.md#responses)). `metadata` is read by the policy: its `task` and `private` are hints for the
-gateway and never sent. Fields that a table does not list are treated as [parameters](parameters.md) of chat
-completions, except by decisions, which refuse them by name.
+gateway and never sent. `kind: litellm` leaves out hints, such as `user` and `verbosity`, that litellm does not know
+the model to take. Fields that a table does not list are treated as [parameters](parameters.md) of chat completions,
+except by decisions, which refuse them by name.
 """
