@@ -39,7 +39,8 @@ def test_routes_of_the_fast_lane_leave_time_for_the_quality_lane_and_go_by_its_p
     rules = [rule for rule in parse(render(fast(engine), QUALITY), {}).rules if rule.route.use == "fast"]
     plans = [rule.open for rule in rules]
     assert all(plan.attempt_ms and plan.deadline_ms and plan.attempt_ms <= plan.deadline_ms / 3 for plan in plans)
-    assert set(rules[0].route.when.confidence_of or ()) == {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
+    fast_tasks = {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
+    assert set(rules[0].route.when.confidence_of or ()) == fast_tasks
 
 
 def test_requests_with_a_schema_go_to_the_fast_lane_only_if_its_engine_takes_schemas() -> None:
