@@ -30,7 +30,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     Capability.DECISIONS: "questions",
     Capability.IMAGES: "messages",
 }
-_DECISION_FIELDS: Final[Mapping[str, str]] = {name: "questions" for name in (*_FIELDS, Capability.JSON_SCHEMA)}
+_DECISION_FIELDS: Final[Mapping[str, str]] = dict.fromkeys((*_FIELDS, Capability.JSON_SCHEMA), "questions")
 
 
 def _field_of(name: str, query: Query) -> str:

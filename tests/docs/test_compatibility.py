@@ -10,9 +10,25 @@ from openai.types import completion_create_params, decision_create_params, embed
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
-from docs.compatibility import CALLS, GATEWAY, IGNORED, LEFT_OUT, NONE, PASSED, REFUSED, RESPONSES, SKIPPED, cells_of
+from docs.compatibility import (
+    CALLS,
+    GATEWAY,
+    IGNORED,
+    LEFT_OUT,
+    NONE,
+    PASSED,
+    REFUSED,
+    RESPONSES,
+    SKIPPED,
+    cells_of,
+    targets_of,
+)
 from docs.compatibility_requests import SURFACES, Surface
 from gateway.beyond_chat import MESSAGES_PATH
+from gateway.errors import InvalidField
+from gateway.parameters import PARAMETERS
+from gateway.types import Call, Query
+from gateway.upstreams.request_body import body_for
 from gateway.web.apis.table import APIS
 from tests.gateway.serving import completion, fake_server, real_gateway, start_stream
 
@@ -35,6 +51,35 @@ def test_every_api_is_on_the_page() -> None:
 def test_every_parameter_of_openai_s_client_is_on_the_page(path: str) -> None:
     known = {"model", *BY_PATH[path].request, *BY_PATH[path].parameters}
     assert SDK[path].__annotations__.keys() - known == set()
+
+
+def test_decisions_refuse_every_field_that_the_page_does_not_list() -> None:
+    surface = BY_PATH["/v1/decisions"]
+    everywhere = {name for each in SURFACES for name in each.parameters} | PARAMETERS.keys() | {"invented"}
+    unlisted = everywhere - surface.parameters.keys() - surface.request.keys()
+    assert {"temperature", "max_tokens", "tools"} <= unlisted
+    for name in unlisted:
+        with pytest.raises(InvalidField) as caught:
+            read(surface, **{name: None})
+        assert caught.value.param == name
+
+
+def test_decisions_take_every_field_that_the_page_lists() -> None:
+    surface = BY_PATH["/v1/decisions"]
+    values = {name: each.value for name, each in surface.parameters.items()} | {"stream": False}
+    assert not read(surface, **values).stream
+
+
+def test_the_confidence_that_a_question_needs_is_not_sent() -> None:
+    question = {"type": "predicate", "instructions": "Is it?", "min_confidence": 0.9}
+    query = read(BY_PATH["/v1/decisions"], questions=[question])
+    for name, (target, capabilities) in targets_of().items():
+        assert b"min_confidence" not in body_for(Call(target=target, query=query), capabilities), name
+
+
+def read(surface: Surface, **fields: Any) -> Query:
+    body = orjson.dumps({"model": "auto", **surface.request, **fields})
+    return APIS[surface.path].read(body, {}, now_s=0.0, key=None)
 
 
 def policy(url: str) -> str:
