@@ -70,8 +70,8 @@ class DecisionAnswers:
         return Delta(data=exact_json.dumps(document), pieces=pieces, usage=usage)
 
     def _is_settled(self, index: int, answer: Mapping[str, Any], candidate: Candidate) -> bool:
-        """Whether an answer is sure enough, which a refusal never is. It is kept unless the known one says more: a doubtful answer does not
-        replace a surer one, and a refusal, with a confidence of 0, replaces none."""
+        """Whether an answer is sure enough, which a refusal never is. It is kept unless the known one says more: a
+        doubtful answer does not replace a surer one, and a refusal, with a confidence of 0, replaces none."""
         own, known, confidence = self._questions[index].min_confidence, self._answers[index], confidence_of(answer)
         least = candidate.min_confidence if own is None else own
         is_sure = answer["type"] != REFUSAL and (least is None or confidence >= least)
