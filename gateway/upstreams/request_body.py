@@ -111,7 +111,7 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     if query.beyond_chat.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
         fields.setdefault("prediction", _raw({"type": "content", "content": query.beyond_chat.source}))
     _leave_out(fields, call, capabilities)
-    if query.beyond_chat.path == RESPONSES_PATH and _takes_store(target, capabilities):
+    if query.beyond_chat.path == RESPONSES_PATH and _takes_store(target):
         fields["store"] = _raw(False)  # whatever the default there: the gateway answers for what it keeps itself
     if call.wants_logprobs:
         fields["logprobs"] = _raw(True)
@@ -159,9 +159,9 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
             _REMOVE[name](fields)
 
 
-def _takes_store(target: Target, capabilities: Capabilities | None) -> bool:
-    is_known = target.kind is Kind.OPENAI and capabilities is not None and "store" in capabilities.fields
-    return is_known and "store" not in target.ignore
+def _takes_store(target: Target) -> bool:
+    """Known of OpenAI's API only: other servers may refuse a field that the client did not send."""
+    return target.kind is Kind.OPENAI and target.engine == "openai" and "store" not in target.ignore
 
 
 def _is_without_effect(name: str, value: Raw) -> bool:

@@ -1,11 +1,13 @@
 """GET /v1/models: `auto`, the policy's aliases, and every target with its capabilities and limits."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.enums import Capability, Grade
 from gateway.errors import ModelNotFound
-from gateway.routing.policy import AUTO, Policy
+from gateway.routing.conditions import When
+from gateway.routing.policy import AUTO, Policy, Rule
 from gateway.types import Capabilities, Status, Target
 
 StatusOf = Callable[[Target], Status]
@@ -64,15 +66,15 @@ def _routed(name: str, policy: Policy, status_of: StatusOf) -> dict[str, Any]:
     counts."""
     known = (_capabilities(target, status_of) for target in policy.targets.values())
     lengths = [each.context_length for each in known if each is not None and each.context_length is not None]
-    extension = {"routed": True, "capabilities": _routed_capabilities(policy, status_of)}
+    extension = {"routed": True, "capabilities": _routed_capabilities(name, policy, status_of)}
     return _entry(name, "twolane", max(lengths, default=None), extension)
 
 
-def _routed_capabilities(policy: Policy, status_of: StatusOf) -> Published | None:
-    """What every route has. A request is not sent to targets that lack what it needs, so one target of a route is
-    enough. None if nothing is known of any target."""
+def _routed_capabilities(name: str, policy: Policy, status_of: StatusOf) -> Published | None:
+    """What every route has that the name can take. A request is not sent to targets that lack what it needs, so one
+    target of a route is enough. None if nothing is known of any target."""
     routes = []
-    for rule in policy.rules:
+    for rule in _rules_for(name, policy):
         targets = [candidate.target for split in rule.splits for candidate in split.open.candidates]
         known = [each for target in targets if (each := _capabilities(target, status_of)) is not None]
         if known:
@@ -80,6 +82,16 @@ def _routed_capabilities(policy: Policy, status_of: StatusOf) -> Published | Non
     if not routes:
         return None
     return {name: value for name, value in _weakest(routes).items() if all(name in route for route in routes)}
+
+
+def _rules_for(name: str, policy: Policy) -> Iterator[Rule]:
+    """Up to the first one that every request for this model takes."""
+    for rule in policy.rules:
+        when = rule.route.when
+        if when.allows_model(name):
+            yield rule
+            if replace(when, models=None, model_patterns=()) == When():
+                return
 
 
 def _weakest(found: Iterable[Published]) -> Published:

@@ -32,7 +32,7 @@ def sent(
 def test_a_response_that_becomes_a_chat_is_not_stored_at_the_target(engine: str, asked: bool | None) -> None:
     body = orjson.dumps({"model": "auto", "input": "Hi", "store": asked})
     query = APIS[RESPONSES_PATH].read(body, {}, now_s=0.0, key=None)
-    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model="theirs", location="external")
+    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model="m", location="external", engine=engine)
 
     def chat(target: Target) -> dict[str, Any]:
         return dict(orjson.loads(body_for(Call(target=target, query=query), ENGINES[engine])))

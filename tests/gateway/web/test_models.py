@@ -49,7 +49,9 @@ targets:
   a: {kind: worker, url: "http://a", model: diffusion, location: in_cluster}
   b: {kind: worker, url: "http://b", model: diffusion, location: in_cluster}
   c: {kind: worker, url: "http://c", model: diffusion, location: in_cluster}
+aliases: ["small-*"]
 routes:
+  - {name: small, when: {model: "small-*"}, use: a}
   - {name: edits, when: {task: edit}, use: a, fall_back: [b]}
   - {name: default, use: b, fall_back: [c]}
 """
@@ -65,8 +67,10 @@ def test_a_name_that_takes_a_route_can_do_what_some_target_of_every_route_can() 
         supported, grade = CAN[target.name]
         return Status(capabilities=Capabilities(supported=frozenset(supported), json_schema=grade))
 
-    found = model_of(parse(ROUTES, {}), status_of, "auto")["twolane"]["capabilities"]
-    assert found == {"seed": True, "top_k": True, "json_schema": "best_effort"}
+    policy = parse(ROUTES, {})
+    found = {name: model_of(policy, status_of, name)["twolane"]["capabilities"] for name in ("auto", "small-x")}
+    assert found["auto"] == {"seed": True, "top_k": True, "json_schema": "best_effort"}
+    assert found["small-x"] == {"seed": True, "stop": True, "json_schema": "best_effort"}
 
 
 def test_capabilities_of_a_route_are_unknown_before_its_targets_were_asked() -> None:
