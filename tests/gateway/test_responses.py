@@ -140,8 +140,8 @@ async def test_a_response_has_the_text_the_usage_and_what_the_request_asked_for(
         "top_p": 0.9,
         "user": "u",
         "prompt_cache_key": "k",
-        "prompt_cache_key": "k",
         "store": False,
+    }
 
 
 async def test_a_structured_response_is_parsed_into_a_model_and_checked(stack: Stack) -> None:
