@@ -223,7 +223,10 @@ class Pipeline:
                     return None
                 tried.add(waiter.granted.target.name)
                 began_s = now_s
-                attempt = self._start_attempt(context, waiter.granted, (), queued=Queued(waiter, queued_ms))
+                name = waiter.granted.target.policy_name
+                has_others = any(each.target.policy_name != name for each in candidates)
+                queued = Queued(waiter, queued_ms, has_others)
+                attempt = self._start_attempt(context, waiter.granted, (), queued=queued)
             if attempt is not None:
                 winner = await attempt.open()
                 if winner is not None:
@@ -275,7 +278,7 @@ class Pipeline:
         chosen = candidate
         if candidate.per_endpoint:
             candidate = self._admission.at_endpoint(candidate, context.query, avoid=context.failed)
-        waiter, queued_ms = (None, None) if queued is None else queued
+        waiter, queued_ms, has_others = (None, None, False) if queued is None else queued
         upstream = self._upstreams(candidate.target)
         permit = self._admission.acquire(context, candidate, later, status=upstream.status, again=again, waiter=waiter)
         now_s = self._world.now_s()
@@ -286,7 +289,7 @@ class Pipeline:
         attempt = Attempt(context, candidate, permit, upstream, self._world, now_s)
         attempt.record.hedge, attempt.record.queued_ms = hedge, queued_ms
         is_last = attempt.is_last = not later
-        if context.skipped and last_resorts(context.skipped):
+        if has_others or (context.skipped and last_resorts(context.skipped)):
             is_last = False
         attempt.limit_ms, attempt.total_ms = context.limits_ms(attempt.record.started_ms, is_last=is_last)
         return attempt

@@ -60,5 +60,6 @@ def weakest_of(known: Iterable[float], logprobs: Iterable[float]) -> tuple[float
 
 
 def surprise(weakest: Iterable[float]) -> float:
-    """The mean surprise of the WEAKEST least likely tokens; of an empty text 0."""
+    """The mean surprise of the WEAKEST least likely tokens; of an empty text 0. Missing tokens count as certain: the
+    shipped weights were fitted to this measurement, and it can only grow with the answer."""
     return -math.fsum(weakest) / WEAKEST

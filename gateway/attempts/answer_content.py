@@ -41,11 +41,15 @@ def is_refusal(deltas: Sequence[Delta]) -> bool:
     return bool(declined) and found <= declined
 
 
-def has_blank_choice(deltas: Sequence[Delta]) -> bool:
-    """Whether a choice has neither visible text nor any other content."""
+def has_blank_choice(deltas: Sequence[Delta], *, may_be_empty: bool = False) -> bool:
+    """Whether a choice has neither visible text nor any other content. With `may_be_empty`, only one of white space is
+    blank."""
     filled: dict[int, bool] = {}
+    spaced: set[int] = set()
     for delta in deltas:
         for piece in delta.pieces:
             has_content = bool(piece.text.strip() or piece.refusal or piece.tool_calls or piece.other_bytes)
             filled[piece.index] = filled.get(piece.index, False) or has_content
-    return not all(filled.values())
+            if piece.text:
+                spaced.add(piece.index)
+    return any(not is_filled and (index in spaced or not may_be_empty) for index, is_filled in filled.items())

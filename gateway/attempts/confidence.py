@@ -37,7 +37,7 @@ def reported_confidence(
 
 def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[Delta], query: Query) -> None:
     """Raises LowConfidence if the confidence is missing or below the minimum, or if a choice is blank. A text between
-    two others (`suffix`) may be empty."""
+    two others (`suffix`) may be empty, but not white space alone: only an empty gap has a confidence of its own."""
     if confidence is None:
         raise LowConfidence(
             "The route requires a minimum confidence, but the target reported none.", detail="no confidence given"
@@ -45,7 +45,7 @@ def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[
     if confidence < minimum:
         detail = f"confidence {confidence:.3f} < {minimum:g}"
         raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
-    if not query.has_suffix and has_blank_choice(deltas):
+    if has_blank_choice(deltas, may_be_empty=query.has_suffix):
         raise LowConfidence("The target's answer is blank.", detail="blank answer")
 
 

@@ -9,10 +9,11 @@ from gateway.types import Candidate
 
 
 class Queued(NamedTuple):
-    """A waiter that holds a slot, and how long it has waited."""
+    """A waiter that holds a slot, how long it has waited, and whether other targets are left to wait for."""
 
     waiter: Waiter
     waited_ms: float
+    has_others: bool
 
 
 async def wait_for_slot(

@@ -1,11 +1,11 @@
-"""Reads the confidence gate of a route, and names targets whose confidence cannot be known."""
+"""Reads the confidence gate of a route, and names targets that have none or whose confidence cannot be known."""
 
 from collections.abc import Iterator, Sequence
 
 from gateway.enums import OnLowConfidence
 from gateway.policy_files.section import Section, suggestion
-from gateway.routing.gates import Gate, is_gateable, reports_confidence
-from gateway.routing.policy import Policy
+from gateway.routing.gates import Gate, is_diffusion, is_gateable, reports_confidence
+from gateway.routing.policy import Policy, Route
 
 
 def read_gate(entry: Section, names: Sequence[str]) -> Gate | None:
@@ -31,12 +31,16 @@ def read_gate(entry: Section, names: Sequence[str]) -> Gate | None:
 
 
 def gate_problems(policy: Policy) -> Iterator[str]:
-    """One line for each target of a route whose gate has no effect on texts: their confidence is never known."""
+    """One line for each target whose answers are served whatever their confidence: a diffusion engine that a route
+    without a gate tries first, or a target where the gate has no effect on texts because their confidence is never
+    known."""
     for rule in policy.rules:
         route = rule.route
+        firsts = _firsts(route)
         if route.gate is None:
+            for name in filter(lambda name: is_diffusion(policy.targets[name]), firsts):
+                yield f"route {route.name!r} has no `min_confidence`: doubtful answers of target {name!r} are served"
             continue
-        firsts = tuple(name for name, _ in route.shares) or (route.use,)
         for name in dict.fromkeys((*firsts, *route.fall_back)):
             target = policy.targets[name]
             if route.gate.minimum_at(target, is_first=name in firsts) is not None and not reports_confidence(target):
@@ -45,3 +49,8 @@ def gate_problems(policy: Policy) -> Iterator[str]:
                     f"route {route.name!r} has no gate at target {name!r}: it reports neither a confidence nor"
                     f" log-probabilities, so `min_confidence` has no effect there{but}"
                 )
+
+
+def _firsts(route: Route) -> tuple[str, ...]:
+    """The targets that requests are sent to first: one, or those of a traffic split."""
+    return tuple(name for name, _ in route.shares) or (route.use,)

@@ -75,6 +75,7 @@ DEFAULT_IGNORE: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "sglang_diffusion": frozenset({"temperature", "top_p", "top_k", "min_p"}),
     }
 )
+DIFFUSION: Final = frozenset(DEFAULT_IGNORE)  # engines that serve diffusion models
 _PENALTIES: Final = frozenset({Capability.PRESENCE_PENALTY, Capability.FREQUENCY_PENALTY})
 # Some servers with OpenAI's API take them; OpenAI's own refuses them by name.
 _NOT_OPENAIS: Final = frozenset({Capability.TOP_K, Capability.MIN_P, Capability.REPETITION_PENALTY})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.enums import Capability, Kind, OnLowConfidence
+from gateway.routing.engine_profiles import DIFFUSION
 from gateway.types import Target
 
 _OURS: Final = frozenset({Kind.WORKER, Kind.SCRIPTED})
@@ -29,6 +30,11 @@ def reports_confidence(target: Target) -> bool:
     """Whether the confidence of a target's texts can be known: our worker reports it, and for other servers it is
     computed from the log-probabilities of the tokens, if they support them."""
     return target.kind in _OURS or _supports(target, Capability.LOGPROBS)
+
+
+def is_diffusion(target: Target) -> bool:
+    """Whether a target is known to serve a diffusion model: our worker, or an engine that serves nothing else."""
+    return target.kind is Kind.WORKER or target.engine in DIFFUSION
 
 
 def is_gateable(target: Target) -> bool:

@@ -1,12 +1,11 @@
 """The confidence of an answer of a server that reports log-probabilities of its tokens, and their removal.
 
 The confidence is the geometric mean probability of the eight least likely tokens: a mean over all tokens hardly falls
-when a few of many are wrong. Fewer tokens count as if the others were certain.
+when a few of many are wrong. Of fewer tokens it is the mean of all.
 """
 
 import heapq
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
@@ -43,22 +42,27 @@ _decode: Final = msgspec.json.Decoder(_Completion).decode
 
 
 def confidence_of(deltas: Iterable[Delta]) -> float | None:
-    """The lowest confidence of the choices, from 0 to 1; None if no log-probabilities were reported."""
-    weakest: defaultdict[int, list[float]] = defaultdict(list)
+    """The lowest confidence of the choices, from 0 to 1; None if a choice has no log-probability of any token."""
+    weakest: dict[int, list[float]] = {}
     for delta in deltas:
+        for piece in delta.pieces:
+            weakest.setdefault(piece.index, [])
         try:
             choices = _decode(delta.data).choices or []
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # not OpenAI's types: reports none
             continue
         for position, choice in enumerate(choices):
-            if choice.logprobs is not None and choice.logprobs.content is not None:
-                index = position if choice.index is None else choice.index
-                logprobs = [token.logprob for token in choice.logprobs.content if token.logprob is not None]
-                if logprobs or not choice.logprobs.content:  # tokens without any say nothing
-                    weakest[index] = heapq.nsmallest(WEAKEST, (*weakest[index], *logprobs))
-    if not weakest:
+            index = position if choice.index is None else choice.index
+            weakest[index] = heapq.nsmallest(WEAKEST, (*weakest.get(index, ()), *_reported(choice)))
+    if not weakest or not all(weakest.values()):
         return None
-    return min(math.exp(min(0.0, math.fsum(lowest)) / WEAKEST) for lowest in weakest.values())
+    return min(math.exp(min(0.0, math.fsum(lowest)) / len(lowest)) for lowest in weakest.values())
+
+
+def _reported(choice: _Choice) -> list[float]:
+    """The log-probabilities of the tokens that have one."""
+    content = None if choice.logprobs is None else choice.logprobs.content
+    return [token.logprob for token in content or () if token.logprob is not None]
 
 
 def without_logprobs(deltas: Iterable[Delta]) -> list[Delta]:

@@ -1,10 +1,11 @@
 """The confidence gate: which answers pass it, whoever gives them, and what is served where none does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.enums import Kind, OnLowConfidence, Outcome
+from gateway.enums import Capability, Kind, OnLowConfidence, Outcome
 from gateway.routing.engine_profiles import ENGINES
 from gateway.routing.gates import Gate
 from gateway.telemetry.decision_json import document_of
@@ -39,6 +40,13 @@ async def test_a_gap_between_two_texts_is_empty_if_the_target_is_sure(
     scene = stage(fast=says("", confidence=confidence), quality=says("hi"), route=GATED)
     await scene.send(suffix="the end")
     assert scene.attempts["fast"] == outcome
+
+
+async def test_a_gap_is_never_white_space_alone(stage: Any) -> None:
+    """Only an empty text says that nothing is missing; how sure a target is of a space says nothing about that."""
+    scene = stage(fast=says(" \n", confidence=0.99), quality=says("hi"), route=GATED)
+    await scene.send(suffix="the end")
+    assert scene.decision.attempts[0].detail == "blank answer"
 
 
 async def test_the_gate_holds_for_a_worker_that_is_a_fallback(stage: Any) -> None:
@@ -122,6 +130,19 @@ async def test_a_server_that_sends_none_of_its_log_probabilities_does_not_pass(s
     scene = stage(vllm=says("hi"), quality=says("oh"), route=GATED, **VLLM)
     await scene.send()
     assert scene.decision.attempts[0].detail == "no confidence given"
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "outcome"), [((), "low_confidence"), ((-0.01,), "ok"), ((-2.0,), "low_confidence")]
+)
+async def test_an_empty_gap_of_another_server_passes_only_if_its_end_is_sure(
+    stage: Any, logprobs: tuple[float, ...], outcome: str
+) -> None:
+    known = ENGINES["vllm_diffusion"]
+    target = {"kind": Kind.OPENAI, "capabilities": replace(known, supported=known.supported | {Capability.SUFFIX})}
+    scene = stage(vllm=with_logprobs("", *logprobs), quality=says("oh"), route=GATED, vllm_target=target)
+    await scene.send(suffix="the end")
+    assert scene.attempts["vllm"] == outcome
 
 
 async def test_a_server_without_log_probabilities_has_no_gate(stage: Any) -> None:

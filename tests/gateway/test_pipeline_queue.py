@@ -197,6 +197,23 @@ def test_a_target_that_fails_after_the_wait_leaves_the_others_to_be_waited_for(p
     assert [f"{each.target}={each.outcome}" for each in last.attempts][-2:] == ["fast=upstream_error", "quality=ok"]
 
 
+@pytest.mark.parametrize(("others_are_full", "outcomes"), [(True, ["deadline", "ok"]), (False, ["ok"])])
+def test_an_attempt_after_the_wait_leaves_time_for_the_other_targets(
+    play: Any, others_are_full: bool, outcomes: list[str]
+) -> None:
+    """The attempt limit holds as long as another target is left, and not for the last one."""
+
+    async def story(scene: Any) -> Any:
+        await asyncio.gather(*(scene.send() for _ in range(3 if others_are_full else 2)))
+        return scene.listener.decisions[-1]
+
+    given: dict[str, Any] = {"fast": [says("hi", before_s=0.1), says("late", before_s=20)], "fast_target": FULL}
+    if others_are_full:
+        given |= {"quality": says("hi", before_s=0.5), "quality_target": FULL}
+    last = play(story, **given, route={"deadline_ms": 60_000, "attempt_ms": 5_000})
+    assert [each.outcome for each in last.attempts if not each.skipped] == outcomes
+
+
 def test_any_endpoint_of_a_full_pool_will_do(play: Any) -> None:
     async def story(scene: Any) -> Any:
         names = ("fast/1", "fast/2")

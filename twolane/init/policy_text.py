@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.enums import Capability
-from gateway.routing.engine_profiles import ENGINES
+from gateway.routing.engine_profiles import DIFFUSION, ENGINES
 
 WORKER: Final = "worker"  # not a profile: a worker reports its capabilities and its confidence
 _IN_CLUSTER_SUFFIXES: Final = (".local", ".internal", ".svc")
@@ -59,11 +59,14 @@ def _routes(fast: Lane) -> Iterator[str]:
     yield "routes:"
     yield "  # Most of the answer is already known. If the fast lane fails or is too slow, the quality lane answers."
     yield "  - name: edits"
-    yield '    when: {task: [edit, autocomplete], confidence: ">= 0.78"}'
+    yield '    when: {task: [edit, autocomplete], confidence: ">= 0.78",'
+    yield "           confidence_of: [edit, autocomplete, structured, extraction]}  # that any of these is right"
     yield "    use: fast"
     yield "    slo: {p95_ms: 2000}  # a slower fast lane is ejected until it recovers"
-    if fast.engine == WORKER:
+    if _has_gate(fast):
         yield "    min_confidence: 0.8  # less confident answers go to the quality lane"
+    yield "    deadline_ms: 60000"
+    yield "    attempt_ms: 20000  # leaves time for the quality lane"
     yield "    fall_back: [quality]"
     if fast.engine == WORKER or Capability.JSON_SCHEMA in ENGINES[fast.engine].supported:
         yield "  # Requests with a JSON Schema: the complete answer is validated before its first byte is sent."
@@ -71,11 +74,18 @@ def _routes(fast: Lane) -> Iterator[str]:
         yield "    when: {schema: true}"
         yield "    use: fast"
         yield "    validate: {schema: request, buffer: full}"
-        if fast.engine == WORKER:
+        if _has_gate(fast):
             yield "    min_confidence: 0.8"
+        yield "    deadline_ms: 60000"
+        yield "    attempt_ms: 20000"
         yield "    fall_back: [quality]"
     yield "  - name: default  # everything else"
     yield "    use: quality"
+
+
+def _has_gate(fast: Lane) -> bool:
+    """Whether the confidence of a diffusion model is known: reported, or computed from log-probabilities."""
+    return fast.engine == WORKER or (fast.engine in DIFFUSION and Capability.LOGPROBS in ENGINES[fast.engine].supported)
 
 
 def _quoted(text: str) -> str:

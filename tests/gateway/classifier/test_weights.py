@@ -13,11 +13,15 @@ from gateway.classifier.model import table_rows
 from gateway.classifier.weights import FILE, MAX_BYTES, open_classifier, read_model, write_model
 from gateway.enums import Task
 from gateway.errors import BadWeights, CannotStart
+from gateway.policy_files.load import load
 from gateway.types import Query
 from tests.measured import cpu_s
 
-FAST = frozenset({Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION})
-FAST_THRESHOLD = 0.8  # for the fast lane, by the shipped policies: of the probability of all its tasks
+LANE = load(Path(__file__).parents[3] / "policies" / "default.yaml", {}).rules[0].route.when
+assert LANE.confidence_of
+assert LANE.confidence
+FAST = LANE.confidence_of
+FAST_THRESHOLD = LANE.confidence.number  # for the fast lane, of the probability of all its tasks
 CLASSIFY = open_classifier()
 
 

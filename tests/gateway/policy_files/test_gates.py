@@ -7,6 +7,7 @@ import pytest
 from gateway.enums import OnLowConfidence
 from gateway.errors import PolicyError
 from gateway.policy_files.gates import gate_problems
+from gateway.policy_files.load import parse
 from gateway.routing.gates import Gate
 from gateway.routing.policy import Policy
 
@@ -38,6 +39,26 @@ def test_the_surest_answer_is_served_only_if_the_route_says_so(policy_with: Poli
 )
 def test_a_gate_that_could_not_work_is_refused(refused: Refused, new: str, cause: str) -> None:
     assert f"routes[0].{cause}" in str(refused(MINIMUM, new))
+
+
+@pytest.mark.parametrize(
+    ("target", "is_named"),
+    [
+        ("kind: worker", True),
+        ("kind: openai, engine: vllm_diffusion", True),
+        ("kind: openai, engine: sglang_diffusion", True),
+        ("kind: openai, engine: vllm", False),
+    ],
+)
+@pytest.mark.parametrize("first", ["use: fast", "use: {fast: 90, other: 10}"])
+def test_a_route_without_a_gate_that_tries_a_diffusion_engine_first_is_named(
+    first: str, target: str, is_named: bool
+) -> None:
+    other = "kind: openai, engine: vllm, url: 'http://b', model: m, location: external"
+    targets = f"{{fast: {{{target}, url: 'http://a', model: m, location: external}}, other: {{{other}}}}}"
+    policy = parse(f"version: 1\ntargets: {targets}\nroutes: [{{name: all, {first}}}]\n", {})
+    named = ["route 'all' has no `min_confidence`: doubtful answers of target 'fast' are served"]
+    assert list(gate_problems(policy)) == (named if is_named else [])
 
 
 def test_a_target_whose_confidence_is_never_known_is_named(policy_with: PolicyWith) -> None:

@@ -7,33 +7,36 @@ from typing import Any
 import pytest
 
 from gateway.classifier.weights import open_classifier
-from gateway.enums import Kind
+from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.load import load
+from gateway.routing.gates import is_diffusion
 from gateway.routing.route import plan_request
 from gateway.web.parse_request import parse_chat
 
 POLICIES = Path(__file__).parents[3] / "policies"
 CLUSTER = POLICIES.parent / "deploy" / "kubernetes"
 CLASSIFY = open_classifier()
-
-
-@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml", "chaos.yaml"])
-def test_every_shipped_route_that_uses_the_fast_lane_requires_confidence(name: str) -> None:
-    """A worker's answer in the right form may still be one that the model does not know; also that of a fallback."""
-    lanes = [lane for rule in load(POLICIES / name, {}).rules for lane in rule.open.candidates]
-    workers = [lane for lane in lanes if lane.target.kind is Kind.WORKER]
-    assert workers
-    assert [lane.lane for lane in workers if (lane.min_confidence or 0) < 0.8] == []
-
-
-@pytest.mark.parametrize(
+VARIABLES = {"QUALITY_URL": "http://a", "VLLM_URL": "http://b", "QUALITY_MODEL": "m"}
+SHIPPED = pytest.mark.parametrize(
     "policy",
     [*POLICIES.glob("*.yaml"), *CLUSTER.rglob("policy.yaml")],
     ids=lambda policy: f"{policy.parent.name}-{policy.stem}",
 )
+
+
+@SHIPPED
+def test_every_shipped_route_that_uses_the_fast_lane_requires_confidence(policy: Path) -> None:
+    """An answer in the right form may still be one that the model does not know; also that of a fallback."""
+    found = load(policy, VARIABLES)
+    lanes = [lane for rule in found.rules for lane in rule.open.candidates if is_diffusion(lane.target)]
+    assert lanes
+    assert [lane.lane for lane in lanes if (lane.min_confidence or 0) < 0.8] == []
+    assert list(gate_problems(found)) == []
+
+
+@SHIPPED
 def test_every_shipped_route_of_the_fast_lane_leaves_time_for_its_next_target(policy: Path) -> None:
-    variables = dict.fromkeys(("QUALITY_URL", "VLLM_URL"), "http://a") | {"QUALITY_MODEL": "m"}
-    plans = [rule.open for rule in load(policy, variables).rules if rule.route.use != "quality"]
+    plans = [rule.open for rule in load(policy, VARIABLES).rules if rule.route.use != "quality"]
     assert plans
     assert all(plan.attempt_ms and plan.deadline_ms and plan.attempt_ms <= plan.deadline_ms / 3 for plan in plans)
 

@@ -3,11 +3,13 @@
 import math
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.types import Delta
 from gateway.upstreams.logprobs import confidence_of, without_logprobs
+from gateway.upstreams.parse_response import read_delta
 
 LOGPROBS = st.lists(st.floats(-50.0, 0.0), min_size=1, max_size=40)
 
@@ -21,11 +23,17 @@ def delta(*logprobs: float, index: int = 0, **choice: object) -> Delta:
 def test_it_is_the_geometric_mean_of_the_eight_least_likely_tokens(logprobs: list[float]) -> None:
     found = confidence_of([delta(*logprobs)])
     assert found is not None
-    assert math.isclose(found, math.exp(sum(sorted(logprobs)[:8]) / 8))
+    assert math.isclose(found, math.exp(sum(weakest := sorted(logprobs)[:8]) / len(weakest)))
 
 
-@given(LOGPROBS, st.floats(-50.0, 0.0))
-def test_a_further_token_never_raises_it(logprobs: list[float], further: float) -> None:
+def test_a_short_answer_is_no_surer_than_its_tokens() -> None:
+    found = confidence_of([delta(math.log(0.2))])
+    assert found is not None
+    assert math.isclose(found, 0.2)
+
+
+@given(st.lists(st.floats(-50.0, 0.0), min_size=8, max_size=40), st.floats(-50.0, 0.0))
+def test_beyond_eight_tokens_a_further_one_never_raises_it(logprobs: list[float], further: float) -> None:
     before, after = confidence_of([delta(*logprobs)]), confidence_of([delta(*logprobs, further)])
     assert before is not None
     assert after is not None
@@ -62,7 +70,24 @@ def test_tokens_whose_log_probabilities_are_null_say_nothing() -> None:
     content = {"content": [{"token": "a", "logprob": None}]}
     unknown = Delta(data=orjson.dumps({"choices": [{"index": 0, "logprobs": content}]}))
     assert confidence_of([unknown]) is None
-    assert confidence_of([unknown, delta(-8.0)]) == math.exp(-1)
+    assert confidence_of([unknown, delta(-8.0)]) == math.exp(-8)
+
+
+def test_an_answer_without_tokens_has_none() -> None:
+    """It would be certain as the mean of nothing. The last chunks of a stream have no tokens, either."""
+    assert confidence_of([delta()]) is None
+    assert confidence_of([delta(-8.0), delta()]) == math.exp(-8)
+
+
+@pytest.mark.parametrize("logprobs", ["null", '{"content":[]}', '{"content":null}', '{"content":[{"logprob":"-1"}]}'])
+def test_every_choice_must_have_them(logprobs: str) -> None:
+    sure = '{"index":0,"message":{"content":"a"},"logprobs":{"content":[{"logprob":0.0}]}}'
+    other = f'{{"index":1,"message":{{"content":"b"}},"logprobs":{logprobs}}}'
+    whole = read_delta(f'{{"choices":[{sure},{other}]}}'.encode())
+    stream = [read_delta(f'{{"choices":[{choice}]}}'.replace("message", "delta").encode()) for choice in (sure, other)]
+    assert confidence_of([whole]) is None
+    assert confidence_of(stream) is None
+    assert confidence_of(stream[:1]) == 1.0
 
 
 def test_a_response_that_cannot_be_written_again_keeps_them() -> None:

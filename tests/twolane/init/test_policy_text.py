@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from gateway.enums import Task
+from gateway.policy_files.gates import gate_problems
 from gateway.policy_files.load import parse
 from gateway.routing.engine_profiles import ENGINES
 from twolane.init.policy_text import WORKER, Lane, location_of, render
@@ -19,16 +21,26 @@ def fast(engine: str) -> Lane:
 @pytest.mark.parametrize("engine", [WORKER, *ENGINES])
 def test_the_policy_is_valid_and_short_for_every_engine(engine: str) -> None:
     text = render(fast(engine), QUALITY)
-    assert text.count("\n") <= 25
+    assert text.count("\n") <= 31
     policy = parse(text, {})
     assert list(policy.targets) == ["fast", "quality"]
     assert policy.targets["quality"].key_env == "QUALITY_API_KEY"
 
 
-def test_only_a_worker_is_asked_for_its_confidence() -> None:
-    """Other engines report no confidence, and all their answers would count as uncertain."""
-    assert "min_confidence" in render(fast(WORKER), QUALITY)
-    assert "min_confidence" not in render(fast("vllm_diffusion"), QUALITY)
+def test_the_gate_is_written_for_diffusion_engines_whose_confidence_is_known() -> None:
+    """A worker reports it, and log-probabilities tell it; without them a gate would have no effect."""
+    gated = {engine for engine in [WORKER, *ENGINES] if "min_confidence" in render(fast(engine), QUALITY)}
+    assert gated == {WORKER, "vllm_diffusion"}
+    assert list(gate_problems(parse(render(fast(WORKER), QUALITY), {}))) == []
+
+
+@pytest.mark.parametrize("engine", [WORKER, *ENGINES])
+def test_routes_of_the_fast_lane_leave_time_for_the_quality_lane_and_go_by_its_probability(engine: str) -> None:
+    rules = [rule for rule in parse(render(fast(engine), QUALITY), {}).rules if rule.route.use == "fast"]
+    plans = [rule.open for rule in rules]
+    assert all(plan.attempt_ms and plan.deadline_ms and plan.attempt_ms <= plan.deadline_ms / 3 for plan in plans)
+    fast_tasks = {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
+    assert set(rules[0].route.when.confidence_of or ()) == fast_tasks
 
 
 def test_requests_with_a_schema_go_to_the_fast_lane_only_if_its_engine_takes_schemas() -> None:
