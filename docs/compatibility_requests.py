@@ -150,7 +150,18 @@ _MESSAGES: Final = _of(
     tool_choice=Parameter({"type": "any"}, {"tools": [{"name": "f", "input_schema": _SCHEMA}]}),
 )
 _QUESTIONS: Final = [{"type": "predicate", "instructions": "Is it spam?"}]
-_DECISIONS: Final = _of({"prompt_cache_key": "k", "prompt_cache_options": {"ttl": "30m"}, "safety_identifier": "s"})
+_DECISIONS: Final = _of(
+    {
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {"ttl": "30m"},
+        "safety_identifier": "s",
+        "metadata": {"team": "a"},
+        "user": "u",
+        "store": True,
+        "service_tier": "flex",
+        "stream": True,
+    }
+)
 _EMBEDDINGS: Final = _of({"dimensions": 8, "encoding_format": "base64", "user": "u"})
 _CODE: Final = _of({**_SAMPLING, **_ENGINES, "prediction": {"type": "content", "content": "a = 2"}})
 SURFACES: Final = (

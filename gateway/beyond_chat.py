@@ -12,6 +12,7 @@ from twolane.process.decisions.questions import DecisionRequest
 
 CHAT_PATH: Final = "/v1/chat/completions"
 MESSAGES_PATH: Final = "/v1/messages"
+RESPONSES_PATH: Final = "/v1/responses"
 _MAX_NAME: Final = 64  # of a tool, in chats
 
 

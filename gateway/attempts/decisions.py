@@ -59,7 +59,7 @@ class DecisionAnswers:
         )
         if self.open and not is_last:
             detail = f"{len(self.open)} of {len(asked)} questions"
-            raise LowConfidence(f"The target's confidence is below the minimum for {detail}.", detail=detail)
+            raise LowConfidence(f"The target is not sure enough of {detail}, or refused them.", detail=detail)
         return self.merged()
 
     def merged(self) -> Delta:
@@ -70,11 +70,11 @@ class DecisionAnswers:
         return Delta(data=exact_json.dumps(document), pieces=pieces, usage=usage)
 
     def _is_settled(self, index: int, answer: Mapping[str, Any], candidate: Candidate) -> bool:
-        """Whether an answer is sure enough. It is kept unless the known one says more: a doubtful answer does not
-        replace a surer one, and a refusal, with a confidence of 0, replaces none."""
+        """Whether an answer is sure enough, which a refusal never is. It is kept unless the known one says more: a
+        doubtful answer does not replace a surer one, and a refusal, with a confidence of 0, replaces none."""
         own, known, confidence = self._questions[index].min_confidence, self._answers[index], confidence_of(answer)
         least = candidate.min_confidence if own is None else own
-        is_sure = least is None or confidence >= least
+        is_sure = answer["type"] != REFUSAL and (least is None or confidence >= least)
         if known is None or confidence > (0.0 if is_sure else confidence_of(known)):
             self._answers[index], self._targets[index] = answer, candidate.target.policy_name
         return is_sure

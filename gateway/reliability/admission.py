@@ -30,6 +30,7 @@ _FIELDS: Final[Mapping[str, str]] = {
     Capability.DECISIONS: "questions",
     Capability.IMAGES: "messages",
 }
+_DECISION_FIELDS: Final[Mapping[str, str]] = dict.fromkeys((*_FIELDS, Capability.JSON_SCHEMA), "questions")
 
 
 def _field_of(name: str, query: Query) -> str:
@@ -39,6 +40,8 @@ def _field_of(name: str, query: Query) -> str:
         return wanted.param
     if name in query.parameters.hosted:
         return query.parameters.hosted[name]
+    if query.beyond_chat.decision is not None:  # sent as a chat with a schema where a target has no decisions
+        return _DECISION_FIELDS.get(name, name)
     return "messages" if name in query.parameters.media else _FIELDS.get(name, name)
 
 

@@ -110,10 +110,14 @@ class When:
 
     def _matches_who(self, query: Query) -> bool:
         return (
-            (self.models is None or query.model in self.models or self._matches_pattern(query.model))
+            (self.models is None or self.allows_model(query.model))
             and (self.keys is None or query.principal in self.keys)
             and all(condition.holds(query) for condition in self.further)
         )
+
+    def allows_model(self, model: str) -> bool:
+        """Whether the conditions on the model hold for this name."""
+        return self.models is None or model in self.models or self._matches_pattern(model)
 
     def _matches_pattern(self, model: str) -> bool:
         return any(pattern.matches(model) for pattern in self.model_patterns)

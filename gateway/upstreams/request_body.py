@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from gateway.beyond_chat import A_CHAT
+from gateway.beyond_chat import A_CHAT, RESPONSES_PATH
 from gateway.enums import Decoding, Kind
 from gateway.parameters import (
     CACHE_CONTROL,
@@ -111,6 +111,8 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     if query.beyond_chat.source is not None and target.kind is Kind.WORKER and "prediction" not in target.ignore:
         fields.setdefault("prediction", _raw({"type": "content", "content": query.beyond_chat.source}))
     _leave_out(fields, call, capabilities)
+    if query.beyond_chat.path == RESPONSES_PATH and _takes_store(target):
+        fields["store"] = _raw(False)  # whatever the default there: the gateway answers for what it keeps itself
     if call.wants_logprobs:
         fields["logprobs"] = _raw(True)
     if call.choice is not None:
@@ -155,6 +157,11 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
     for name in NESTED & call.query.parameters.names:
         if name in unwanted or name in call.ignored:
             _REMOVE[name](fields)
+
+
+def _takes_store(target: Target) -> bool:
+    """Known of OpenAI's API only: other servers may refuse a field that the client did not send."""
+    return target.kind is Kind.OPENAI and target.engine == "openai" and "store" not in target.ignore
 
 
 def _is_without_effect(name: str, value: Raw) -> bool:

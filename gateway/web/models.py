@@ -1,14 +1,18 @@
 """GET /v1/models: `auto`, the policy's aliases, and every target with its capabilities and limits."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Final
 
 from gateway.enums import Capability, Grade
 from gateway.errors import ModelNotFound
-from gateway.routing.policy import AUTO, Policy
+from gateway.routing.conditions import When
+from gateway.routing.policy import AUTO, Policy, Rule
 from gateway.types import Capabilities, Status, Target
 
 StatusOf = Callable[[Target], Status]
+Published = dict[str, bool | str]  # capabilities by name, each true or its grade
+_FROM_WEAKEST: Final = (True, *(grade.value for grade in Grade))
 
 
 def models_of(policy: Policy, status_of: StatusOf, allowed: frozenset[str] | None = None) -> list[dict[str, Any]]:
@@ -42,14 +46,14 @@ def model_of(policy: Policy, status_of: StatusOf, name: str, allowed: frozenset[
     raise ModelNotFound(name)
 
 
-def published_capabilities(capabilities: Capabilities) -> dict[str, bool | str]:
+def published_capabilities(capabilities: Capabilities) -> Published:
     """Each capability with true or its grade, as workers publish them."""
     graded = {
         "json_schema": capabilities.json_schema,
         "tools": capabilities.tools,
         "prediction": capabilities.prediction,
     }
-    published: dict[str, bool | str] = {capability.value: True for capability in sorted(capabilities.supported)}
+    published: Published = {capability.value: True for capability in sorted(capabilities.supported)}
     return published | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
 
 
@@ -62,7 +66,41 @@ def _routed(name: str, policy: Policy, status_of: StatusOf) -> dict[str, Any]:
     counts."""
     known = (_capabilities(target, status_of) for target in policy.targets.values())
     lengths = [each.context_length for each in known if each is not None and each.context_length is not None]
-    return _entry(name, "twolane", max(lengths, default=None), {"routed": True})
+    extension = {"routed": True, "capabilities": _routed_capabilities(name, policy, status_of)}
+    return _entry(name, "twolane", max(lengths, default=None), extension)
+
+
+def _routed_capabilities(name: str, policy: Policy, status_of: StatusOf) -> Published | None:
+    """What every route has that the name can take. A request is not sent to targets that lack what it needs, so one
+    target of a route is enough. None if nothing is known of any target."""
+    routes = []
+    for rule in _rules_for(name, policy):
+        targets = [candidate.target for split in rule.splits for candidate in split.open.candidates]
+        known = [each for target in targets if (each := _capabilities(target, status_of)) is not None]
+        if known:
+            routes.append(_weakest(map(published_capabilities, known)))
+    if not routes:
+        return None
+    return {name: value for name, value in _weakest(routes).items() if all(name in route for route in routes)}
+
+
+def _rules_for(name: str, policy: Policy) -> Iterator[Rule]:
+    """Up to the first one that every request for this model takes."""
+    for rule in policy.rules:
+        when = rule.route.when
+        if when.allows_model(name):
+            yield rule
+            if replace(when, models=None, model_patterns=()) == When():
+                return
+
+
+def _weakest(found: Iterable[Published]) -> Published:
+    """All capabilities, each with its lowest grade."""
+    merged: Published = {}
+    for published in found:
+        for name, value in published.items():
+            merged[name] = min(merged.get(name, value), value, key=_FROM_WEAKEST.index)
+    return merged
 
 
 def _target(target: Target, capabilities: Capabilities | None, status_of: StatusOf) -> dict[str, Any]:

@@ -27,6 +27,10 @@ from docs.compatibility import (
 )
 from docs.compatibility_requests import SURFACES, Surface
 from gateway.beyond_chat import MESSAGES_PATH
+from gateway.errors import InvalidField
+from gateway.parameters import PARAMETERS
+from gateway.types import Call, Query
+from gateway.upstreams.request_body import body_for
 from gateway.web.apis.table import APIS
 from tests.gateway.serving import (
     FakeServer,
@@ -61,6 +65,35 @@ def test_every_parameter_of_openai_s_client_is_on_the_page(path: str) -> None:
     assert SDK[path].__annotations__.keys() - known == set()
 
 
+def test_decisions_refuse_every_field_that_the_page_does_not_list() -> None:
+    surface = BY_PATH["/v1/decisions"]
+    everywhere = {name for each in SURFACES for name in each.parameters} | PARAMETERS.keys() | {"invented"}
+    unlisted = everywhere - surface.parameters.keys() - surface.request.keys()
+    assert {"temperature", "max_tokens", "tools"} <= unlisted
+    for name in unlisted:
+        with pytest.raises(InvalidField) as caught:
+            read(surface, **{name: None})
+        assert caught.value.param == name
+
+
+def test_decisions_take_every_field_that_the_page_lists() -> None:
+    surface = BY_PATH["/v1/decisions"]
+    values = {name: each.value for name, each in surface.parameters.items()} | {"stream": False}
+    assert not read(surface, **values).stream
+
+
+def test_the_confidence_that_a_question_needs_is_not_sent() -> None:
+    question = {"type": "predicate", "instructions": "Is it?", "min_confidence": 0.9}
+    query = read(BY_PATH["/v1/decisions"], questions=[question])
+    for name, (target, capabilities) in targets_of().items():
+        assert b"min_confidence" not in body_for(Call(target=target, query=query), capabilities), name
+
+
+def read(surface: Surface, **fields: Any) -> Query:
+    body = orjson.dumps({"model": "auto", **surface.request, **fields})
+    return APIS[surface.path].read(body, {}, now_s=0.0, key=None)
+
+
 def policy(url: str) -> str:
     common = {"kind": "openai", "url": url, "model": "m", "location": "external"}
     targets: dict[str, Any] = {name: {**common, "engine": name} for name in ENGINES}
@@ -71,7 +104,10 @@ def policy(url: str) -> str:
 
 async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Something that every API reads; what is checked is what was asked."""
-    text = '{"a": 1}'
+    asks = '"1":{' in orjson.dumps(body.get("response_format", {})).decode()  # a decision's first question
+    text = '{"1": "yes"}' if asks else '{"a": 1}'
+    if request.path.endswith("/decisions"):
+        return web.json_response({"answers": [{"type": "predicate", "name": None, "probability": 0.9}], "model": "m"})
     if body.get("stream"):
         stream = await start_stream(request)
         await stream.write(b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n')

@@ -23,6 +23,7 @@ class _EmbeddingFields(msgspec.Struct):
     input: Any  # checked below: msgspec cannot tell two types of lists apart
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[Positive, msgspec.Meta(le=1 << 20)] | None = None
+    stream: bool | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_EmbeddingFields)
@@ -33,6 +34,10 @@ def parse_embeddings(
 ) -> Query:
     """See `client_api.Parse`. An input is a text, a list of token ids, or a list of either."""
     given, document, body = decode(body, _DECODER)
+    if given.stream:
+        raise InvalidField("'stream' is not supported: embeddings are answered as a whole.", param="stream")
+    if "stream" in document:  # a field that the API does not have, and servers may refuse
+        body = exact_json.dumps({name: value for name, value in document.items() if name != "stream"})
     sizes = _sizes(given.input)
     shown = given.input if isinstance(given.input, str) else "\n".join(filter(_is_text, given.input))
     chat = {name: value for name, value in document.items() if name not in _OWN_FIELDS}
@@ -43,7 +48,6 @@ def parse_embeddings(
         body=body,
         beyond_chat=BeyondChat(api=TargetApi.EMBEDDINGS, inputs=len(sizes), dimensions=given.dimensions),
         needs=query.needs - {Capability.CHAT} | {Capability.EMBEDDINGS},
-        stream=False,
         n=1,
         prompt_chars=sum(sizes),
     )

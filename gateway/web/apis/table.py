@@ -7,7 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
+from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH
 from gateway.state.response_store import ResponseStore
 from gateway.web.apis import message_request
 from gateway.web.apis.client_api import ClientApi, Parse, in_chunks
@@ -28,10 +28,9 @@ from twolane.process.api_keys import Key
 _FILL_IN_WRITER: Final = in_chunks(partial(TextWriter, is_fill_in=True))
 _AS_MESSAGES: Final = message_request.RENAMED
 _AS_PROMPT: Final = {"messages": "prompt"}
-RESPONSES: Final = "/v1/responses"
 _LISTED: Final = (
     ClientApi(path=CHAT_PATH, parse=parse_chat),
-    ClientApi(path=RESPONSES, parse=parse_response, writer=ResponseWriter, renamed=request.RENAMED),
+    ClientApi(path=RESPONSES_PATH, parse=parse_response, writer=ResponseWriter, renamed=request.RENAMED),
     ClientApi(path="/v1/completions", parse=parse_completion, writer=in_chunks(TextWriter), renamed=_AS_PROMPT),
     ClientApi(path="/v1/fim/completions", parse=parse_fill_in, writer=_FILL_IN_WRITER, renamed=_AS_PROMPT),
     ClientApi(path="/v1/edit/completions", parse=parse_edit, writer=in_chunks(partial(CodeWriter, in_fence=True))),
@@ -52,5 +51,5 @@ def apis_with(store: ResponseStore | None) -> Mapping[str, ClientApi]:
     async def prepare(body: bytes, key: Key | None) -> Parse:
         return partial(parse_response, history=await read_history(store, body, key.name if key else None))
 
-    stored = replace(APIS[RESPONSES], prepare=prepare, writer=partial(ResponseWriter, store=store))
-    return MappingProxyType({**APIS, RESPONSES: stored})
+    stored = replace(APIS[RESPONSES_PATH], prepare=prepare, writer=partial(ResponseWriter, store=store))
+    return MappingProxyType({**APIS, RESPONSES_PATH: stored})

@@ -65,6 +65,27 @@ def test_an_answer_that_its_own_target_is_sure_of_replaces_a_doubtful_one(two: A
     assert two.tell("quality", 0.6, asked=(0,), least=None) == [0.6, 0.9]
 
 
+@pytest.mark.parametrize("least", [None, 0.0, 0.8])
+@pytest.mark.parametrize("own", [None, 0.0])
+def test_a_refused_question_is_asked_of_the_next_target_whatever_confidence_is_required(
+    target: MakeTarget, least: float | None, own: float | None
+) -> None:
+    questions = [{"type": "predicate", "instructions": "Is it?", "min_confidence": own}]
+    answers = DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
+    refused, given = ({"type": "refusal", "name": None}, {"type": "predicate", "name": None, "probability": 0.9})
+    fast, quality = (
+        Candidate(route="r", target=target(name=name), min_confidence=least) for name in ("fast", "quality")
+    )
+    response = read_decision(orjson.dumps({"answers": [refused]}))
+    with pytest.raises(LowConfidence):
+        answers.accept((0,), response, fast, usage=None, is_last=False)
+    assert (answers.open, answers.is_complete) == ((0,), True)
+    response = read_decision(orjson.dumps({"answers": [given]}))
+    merged = answers.accept((0,), response, quality, usage=None, is_last=True)
+    assert orjson.loads(merged.data)["answers"] == [given]
+    assert answers.answered_by == (("quality", (0,)),)
+
+
 @pytest.mark.parametrize("score", [True, "1", None])
 def test_a_score_is_a_number(target: MakeTarget, score: Any) -> None:
     questions = [{"type": "score", "instructions": "How?", "levels": LEVELS}]

@@ -7,10 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.beyond_chat import RESPONSES_PATH
 from gateway.enums import Capability, Kind
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Capabilities, Query, Target
 from gateway.upstreams.request_body import body_for
+from gateway.web.apis.table import APIS
 from gateway.web.parse_request import parse_chat
 
 
@@ -23,6 +25,20 @@ def sent(
     call = Call(target=target, query=query, validation_error=rejected)
     document: dict[str, Any] = orjson.loads(body_for(call, capabilities))
     return document
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+@pytest.mark.parametrize("engine", ["openai", "vllm"])
+def test_a_response_that_becomes_a_chat_is_not_stored_at_the_target(engine: str, asked: bool | None) -> None:
+    body = orjson.dumps({"model": "auto", "input": "Hi", "store": asked})
+    query = APIS[RESPONSES_PATH].read(body, {}, now_s=0.0, key=None)
+    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model="m", location="external", engine=engine)
+
+    def chat(target: Target) -> dict[str, Any]:
+        return dict(orjson.loads(body_for(Call(target=target, query=query), ENGINES[engine])))
+
+    assert chat(target).get("store") == {"openai": False, "vllm": None}[engine]
+    assert "store" not in chat(replace(target, ignore=frozenset({"store"})))
 
 
 @pytest.mark.parametrize("kind", [Kind.WORKER, Kind.OPENAI])

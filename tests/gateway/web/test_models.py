@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from gateway.enums import Capability, Grade
 from gateway.errors import ModelNotFound
 from gateway.policy_files.load import parse
-from gateway.types import Capabilities, Status
+from gateway.types import Capabilities, Status, Target
 from gateway.web.models import model_of, models_of, page_of
 
 POLICY = """
@@ -40,6 +41,41 @@ def test_each_entry_says_how_long_a_context_may_be() -> None:
     lengths = {name: entry["context_length"] for name, entry in listed().items()}
     assert lengths == {"auto": 9000, "gpt-*": 9000, "small": 9000, "fast": 4096, "big": 9000, "embedder": None}
     assert all(entry["max_model_len"] == entry["context_length"] for entry in listed().values())
+
+
+ROUTES = """
+version: 1
+targets:
+  a: {kind: worker, url: "http://a", model: diffusion, location: in_cluster}
+  b: {kind: worker, url: "http://b", model: diffusion, location: in_cluster}
+  c: {kind: worker, url: "http://c", model: diffusion, location: in_cluster}
+aliases: ["small-*"]
+routes:
+  - {name: small, when: {model: "small-*"}, use: a}
+  - {name: edits, when: {task: edit}, use: a, fall_back: [b]}
+  - {name: default, use: b, fall_back: [c]}
+"""
+CAN = {
+    "a": ({Capability.SEED, Capability.STOP}, Grade.BEST_EFFORT),
+    "b": ({Capability.TOP_K}, Grade.GUARANTEED),
+    "c": ({Capability.SEED, Capability.TOP_K}, Grade.NONE),
+}
+
+
+def test_a_name_that_takes_a_route_can_do_what_some_target_of_every_route_can() -> None:
+    def status_of(target: Target) -> Status:
+        supported, grade = CAN[target.name]
+        return Status(capabilities=Capabilities(supported=frozenset(supported), json_schema=grade))
+
+    policy = parse(ROUTES, {})
+    found = {name: model_of(policy, status_of, name)["twolane"]["capabilities"] for name in ("auto", "small-x")}
+    assert found["auto"] == {"seed": True, "top_k": True, "json_schema": "best_effort"}
+    assert found["small-x"] == {"seed": True, "stop": True, "json_schema": "best_effort"}
+
+
+def test_capabilities_of_a_route_are_unknown_before_its_targets_were_asked() -> None:
+    policy = parse(POLICY.replace("default, use: big", "default, use: fast"), {})
+    assert model_of(policy, lambda _: Status(), "auto")["twolane"]["capabilities"] is None
 
 
 def test_a_target_with_embeddings_says_how_many_inputs_and_dimensions() -> None:

@@ -114,7 +114,7 @@ class ResponseWriter:
         self._note(document)
         list(self._read(document, is_chunk=False))
         list(self._output.close(is_incomplete=self._is_incomplete))
-        return {**self._response(self._status), "completed_at": self._created}
+        return self._response(self._status)
 
     def _closed(self) -> bytes:
         """The events that complete the items; once."""
@@ -199,7 +199,7 @@ class ResponseWriter:
             "id": self._id,
             "object": "response",
             "created_at": self._created,
-            "completed_at": None,
+            "completed_at": self._created if status == "completed" else None,
             "status": status,
             "background": False,
             "store": self._store is not None,

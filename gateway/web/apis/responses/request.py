@@ -93,7 +93,14 @@ class _Reasoning(msgspec.Struct):
     summary: str | None = None
 
 
+class _StreamOptions(msgspec.Struct):
+    include_obfuscation: bool | None = None
+
+
 class _Fields(msgspec.Struct):
+    """All fields but `conversation`, which is refused whatever it is, and those that chats have too or that have
+    parsers of their own."""
+
     instructions: str | None = None
     text: _Text | None = None
     reasoning: _Reasoning | None = None
@@ -106,6 +113,21 @@ class _Fields(msgspec.Struct):
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     metadata: dict[str, Any] | None = None
     n: int | None = None
+    max_tool_calls: Positive | None = None
+    stream_options: _StreamOptions | None = None
+    previous_response_id: str | None = None
+    prompt: dict[str, Any] | None = None
+    context_management: list[dict[str, Any]] | None = None
+    moderation: dict[str, Any] | None = None
+    background_options: dict[str, Any] | None = None
+    access_programs: dict[str, Any] | None = None
+    image: dict[str, Any] | None = None
+    client_metadata: dict[str, Any] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_Fields)

@@ -38,7 +38,13 @@ def test_the_body_is_kept_and_privacy_is_read() -> None:
     query = parse(**body)
     assert orjson.loads(query.body) == body
     assert query.private
-    assert not parse(input="a", stream=True).stream
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_a_target_is_not_sent_that_nothing_streams(value: bool | None) -> None:
+    query = parse(input="a", stream=value)
+    assert not query.stream
+    assert orjson.loads(query.body) == {"model": "auto", "input": "a"}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,8 @@ def test_the_body_is_kept_and_privacy_is_read() -> None:
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
         ({"input": "a", "model": ""}, "model"),
         ({"input": "a", "metadata": 3}, "metadata"),
+        ({"input": "a", "stream": True}, "stream"),
+        ({"input": "a", "stream": 1}, "stream"),
     ],
 )
 def test_an_error_names_the_field(fields: dict[str, Any], param: str) -> None:

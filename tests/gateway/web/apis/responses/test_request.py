@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest
@@ -215,6 +216,10 @@ def test_images_and_tools_need_a_target_that_has_them() -> None:
         ({"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "tools": []}}, "tool_choice.tools"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "mode": "x"}}, "tool_choice.mode"),
         ({"metadata": {"twolane_private": "perhaps"}}, "metadata.twolane_private"),
+        ({"max_tool_calls": "x"}, "max_tool_calls"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
+        ({"stream_options": 5}, "stream_options"),
+        ({"stream_options": {"include_obfuscation": "yes"}}, "stream_options.include_obfuscation"),
     ],
 )
 def test_an_invalid_field_is_named_as_the_client_wrote_it(body: dict[str, Any], param: str) -> None:
@@ -222,3 +227,27 @@ def test_an_invalid_field_is_named_as_the_client_wrote_it(body: dict[str, Any], 
         parsed(**body)
     assert caught.value.param == param
     assert param in caught.value.message
+
+
+OBJECTS = (
+    "text reasoning metadata prompt moderation background_options access_programs image client_metadata"
+    " prompt_cache_options stream_options".split()
+)
+TEXTS = "instructions previous_response_id user safety_identifier prompt_cache_key prompt_cache_retention".split()
+OTHERS = (
+    "conversation background store stream include input tools tool_choice parallel_tool_calls top_logprobs truncation"
+    " max_output_tokens max_tool_calls n context_management temperature top_p service_tier model".split()
+)
+
+
+@pytest.mark.parametrize("name", [*OBJECTS, *TEXTS, *OTHERS])
+def test_every_field_has_a_type(name: str) -> None:
+    wrong = {"a": 1} if name in TEXTS or name in OTHERS else "x"
+    with pytest.raises(BadRequest) as caught:
+        parsed(**{name: wrong})
+    assert (caught.value.param or "").split(".")[0].split("[")[0] == name
+
+
+def test_the_types_of_all_fields_of_openai_s_client_are_checked() -> None:
+    known = ResponseCreateParamsBase.__annotations__.keys() | {"stream"}
+    assert known - {*OBJECTS, *TEXTS, *OTHERS} == set()
