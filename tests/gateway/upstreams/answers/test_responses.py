@@ -192,7 +192,7 @@ def sure_answer(logprobs: list[Any]) -> tuple[bytes, list[bytes]]:
 
 def test_the_confidence_of_a_response_is_read_whole_and_from_its_stream() -> None:
     whole, streams = sure_answer([{"token": "hi", "logprob": -0.8, "bytes": [], "top_logprobs": []}])
-    expected = pytest.approx(math.exp(-0.1))
+    expected = pytest.approx(math.exp(-0.8))
     assert confidence_of(read(whole, stream=False)) == expected
     assert [confidence_of(read(stream, stream=True)) for stream in streams] == [expected, expected]
     assert confidence_of(read(sure_answer([])[0], stream=False)) is None
