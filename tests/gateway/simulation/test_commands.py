@@ -44,9 +44,7 @@ def test_the_commands_of_the_guide_work_verbatim(capsys: Any) -> None:
         into = words.index(">") if ">" in words else len(words)
         code, out, errors = run(capsys, *words[2:into])
         assert code == 0, line
-        assert all(
-            "has no `min_confidence`" in warning for warning in errors.splitlines()
-        )  # in that of the trace
+        assert all("has no `min_confidence`" in warning for warning in errors.splitlines())  # in that of the trace
         if into < len(words):
             Path(words[into + 1]).write_text(out)
     assert json.loads(Path("diff.json").read_text())["new"]["requests"] == 160
