@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.classifier import features, tokens
+from twolane.process.native import load_native
 
 if TYPE_CHECKING:
     from gateway.classifier.model import Parts
@@ -25,21 +26,16 @@ _THAN: Final = 8
 _RATHER: Final = 16
 _LEADS: Final = 32
 
-try:
-    from gateway.classifier import _native
-except ImportError:  # not built
-    IS_BUILT = False
-else:
-    # One that was built from an older source computes other features.
-    IS_BUILT = (_native.VERSION, _native.HASH_BITS) == (features.VERSION, features.HASH_BITS)
+_NATIVE: Final = load_native("gateway.classifier._native", VERSION=features.VERSION, HASH_BITS=features.HASH_BITS)
+IS_BUILT: Final = _NATIVE is not None
 
 
 def scorer(parts: "Parts") -> Score:
     """The compiled scores of a model. Raises RuntimeError if the module is not built."""
-    if not IS_BUILT:
+    if _NATIVE is None:
         raise RuntimeError("the compiled classifier is not built")
     vocabulary = parts.vocabulary
-    score: Score = _native.Scorer(
+    score: Score = _NATIVE.Scorer(
         words=vocabulary.numbers_by_token,
         pairs=dict.fromkeys(vocabulary.pairs, 0),
         open_words=dict.fromkeys(features.OPEN_WORDS, 0),

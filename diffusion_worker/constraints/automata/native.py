@@ -2,18 +2,9 @@
 code beside them, many times as fast. An installation without a C compiler has no such module and computes in Python.
 """
 
-from types import ModuleType
 from typing import Final
 
-VERSION: Final = 1  # of the results; a module that was built from another source is ignored
+from twolane.process.native import load_native
 
-
-def _load() -> ModuleType | None:
-    try:
-        from diffusion_worker.constraints.automata import _native
-    except ImportError:  # not built
-        return None
-    return _native if _native.VERSION == VERSION else None
-
-
-NATIVE: Final = _load()
+# The version is that of the results.
+NATIVE: Final = load_native("diffusion_worker.constraints.automata._native", VERSION=1)

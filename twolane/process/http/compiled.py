@@ -3,17 +3,16 @@ the full reader (llhttp, `json_body.read_json`) then accepts or refuses it. An i
 such module, and reads everything with the full readers.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-_VERSION: Final = 2
+from twolane.process.native import load_native
 
-try:
+if TYPE_CHECKING:
     from twolane.process.http import _native
-except ImportError:  # not built
-    IS_BUILT = False
 else:
-    IS_BUILT = _native.VERSION == _VERSION  # one that was built from an older source reads otherwise
+    _native = load_native("twolane.process.http._native", VERSION=2)
 
+IS_BUILT: Final = _native is not None
 Spans = dict[str, tuple[int, int]]  # where the value of each member is
 Head = tuple[bytes, list[tuple[bytes, bytes]], int]  # first line, headers with names in lower case, where the head ends
 
