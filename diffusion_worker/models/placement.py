@@ -126,7 +126,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         _check_supported({device.type}, f"--device {name}")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         if is_fatal(error):
             raise DeviceFailed(f"the device {name} failed: {first_line(error)}", retry_after_s=1.0) from error
         raise BadSetting(f"--device {name}: not available on this machine: {first_line(error)}") from error
