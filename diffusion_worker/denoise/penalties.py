@@ -8,8 +8,6 @@ never counts itself, nor later ones: two positions that count each other would e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.requests import Penalties
 from diffusion_worker.types.step_batch import Decode, Denoise, PenaltyInputs
+from diffusion_worker.weak_cache import once_per_object
 
 # (capped logits [positions, vocab], which positions) -> logits after penalties
 Adjust = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -80,9 +79,8 @@ def _of_row(row: int, inputs: PenaltyInputs, text: CanvasText, vocab: int) -> Ad
 def _known(inputs: PenaltyInputs, vocab: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """([tokens] ids, some repeatedly; [3, vocab] bias, whether in the prompt, occurrences in the output) of the tokens
     that the host knows to be affected."""
-    bias, output, prompt = inputs.penalties.logit_bias, inputs.output, np.asarray(inputs.prompt)
-    if (numbers := _KEPT.get(inputs)) is None:
-        numbers = _KEPT[inputs] = np.array([*bias, *output], dtype=np.float64).reshape(-1, 2)
+    bias, prompt = inputs.penalties.logit_bias, np.asarray(inputs.prompt)
+    numbers = _numbers(inputs)
     tokens = upload(torch.from_numpy(np.concatenate([numbers[:, 0].astype(np.int64), prompt])), device)
     values = upload(torch.from_numpy(numbers[:, 1].astype(np.float32)), device)
     known = torch.zeros(3, vocab, device=device)
@@ -93,8 +91,10 @@ def _known(inputs: PenaltyInputs, vocab: int, device: torch.device) -> tuple[tor
     return tokens, known
 
 
-# (token, number) pairs of the host as an array, for all steps of a canvas
-_KEPT: Final[WeakKeyDictionary[PenaltyInputs, NDArray[np.float64]]] = WeakKeyDictionary()
+@once_per_object
+def _numbers(inputs: PenaltyInputs) -> NDArray[np.float64]:
+    """(token, number) pairs of the bias, then of the output, for all steps of a canvas."""
+    return np.array([*inputs.penalties.logit_bias, *inputs.output], dtype=np.float64).reshape(-1, 2)
 
 
 def _apply(

@@ -5,7 +5,6 @@ what is computed.
 
 from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from diffusion_worker.constraints.inference.token_set_scores import set_masses
 from diffusion_worker.constraints.inference.viterbi import best_classes
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
+from diffusion_worker.weak_cache import once_per_object
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -95,19 +95,14 @@ def _take_scratch(size: int) -> NDArray[np.uint8]:
     return kept if len(kept) >= size else np.empty(size, np.uint8)
 
 
-_KEPT: Final[WeakKeyDictionary[TokenAutomaton, Any]] = WeakKeyDictionary()
-
-
+@once_per_object
 def _program_of(automaton: TokenAutomaton) -> Any:
     """The arrays of an automaton as `_native.c` reads them, checked on the first call."""
-    program = _KEPT.get(automaton)
-    if program is None:
-        assert NATIVE is not None
-        graph, token_sets = transition_graph_of(automaton), automaton.token_sets
-        arrays = (
-            *(token_sets.leaf_of, token_sets.class_at, token_sets.set_start, token_sets.set_node),
-            *(automaton.first_edge, automaton.label, automaton.target, automaton.distance),
-            *(graph.node_of, graph.target_node, *graph.compiled[:3]),
-        )
-        program = _KEPT[automaton] = NATIVE.program(*(np.ascontiguousarray(each, np.int32) for each in arrays))
-    return program
+    assert NATIVE is not None
+    graph, token_sets = transition_graph_of(automaton), automaton.token_sets
+    arrays = (
+        *(token_sets.leaf_of, token_sets.class_at, token_sets.set_start, token_sets.set_node),
+        *(automaton.first_edge, automaton.label, automaton.target, automaton.distance),
+        *(graph.node_of, graph.target_node, *graph.compiled[:3]),
+    )
+    return NATIVE.program(*(np.ascontiguousarray(each, np.int32) for each in arrays))

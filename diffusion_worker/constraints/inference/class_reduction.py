@@ -9,13 +9,13 @@ computed.
 
 from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.native import NATIVE
 from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.weak_cache import once_per_object
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -64,15 +64,10 @@ class ClassLayout:
         return len(self.slots)
 
 
-_KEPT: Final[WeakKeyDictionary[TokenSets, ClassLayout]] = WeakKeyDictionary()
-
-
+@once_per_object
 def class_layout_of(token_sets: TokenSets) -> ClassLayout:
     """The layout of an automaton's token sets, built on the first call."""
-    layout = _KEPT.get(token_sets)
-    if layout is None:
-        layout = _KEPT[token_sets] = ClassLayout(token_sets)
-    return layout
+    return ClassLayout(token_sets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

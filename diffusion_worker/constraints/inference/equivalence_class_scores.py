@@ -7,12 +7,12 @@ the class. Nothing is computed as a difference of large sums.
 """
 
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.weak_cache import once_per_object
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
@@ -46,15 +46,10 @@ class EquivalenceClassLayout:
         self.chunks = -(-vocab // CHUNK) if self.has_large else 0
 
 
-_KEPT: Final[WeakKeyDictionary[TokenSets, EquivalenceClassLayout]] = WeakKeyDictionary()
-
-
+@once_per_object
 def layout_of(token_sets: TokenSets) -> EquivalenceClassLayout:
     """The layout of an automaton's token sets, built on the first call."""
-    layout = _KEPT.get(token_sets)
-    if layout is None:
-        layout = _KEPT[token_sets] = EquivalenceClassLayout(token_sets)
-    return layout
+    return EquivalenceClassLayout(token_sets)
 
 
 class EquivalenceClassScores:

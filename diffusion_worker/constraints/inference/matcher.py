@@ -5,14 +5,13 @@ Invariant: a text that can close within the remaining tokens can still do so aft
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
 from diffusion_worker.errors import AnswerDoesNotFit
+from diffusion_worker.weak_cache import once_per_object
 
 Flags = NDArray[np.bool_]
 
@@ -102,17 +101,13 @@ def forced_tokens(automaton: TokenAutomaton, state: int, tokens: NDArray[np.inte
     return forcing_states(automaton)[states]
 
 
-_KEPT: Final[WeakKeyDictionary[TokenAutomaton, Flags]] = WeakKeyDictionary()
-
-
+@once_per_object
 def forcing_states(automaton: TokenAutomaton) -> Flags:
     """[states] which allow a single token; computed on the first call."""
-    if automaton not in _KEPT:
-        flags = np.zeros(automaton.states, np.bool_)
-        for state in np.flatnonzero(np.diff(automaton.first_edge) == 1).tolist():
-            flags[state] = _is_forced(automaton, state)
-        _KEPT[automaton] = flags
-    return _KEPT[automaton]
+    flags = np.zeros(automaton.states, np.bool_)
+    for state in np.flatnonzero(np.diff(automaton.first_edge) == 1).tolist():
+        flags[state] = _is_forced(automaton, state)
+    return flags
 
 
 def _is_forced(automaton: TokenAutomaton, state: int) -> bool:

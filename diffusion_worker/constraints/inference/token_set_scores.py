@@ -7,7 +7,6 @@ log space, so nothing underflows, and nothing is a difference of large sums.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from diffusion_worker.constraints.inference.equivalence_class_scores import (
 from diffusion_worker.constraints.tokens.distance import spans
 from diffusion_worker.constraints.tokens.segmented_reduce import Segments
 from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.weak_cache import once_per_object
 
 Doubles = NDArray[np.float64]
 # lower bound of a set's log probability, so that there is a best path even where logits are -inf
@@ -162,22 +162,18 @@ class _Members:
     segments: Segments | None
 
 
-_KEPT: Final[WeakKeyDictionary[TokenSets, _Members]] = WeakKeyDictionary()
-
-
+@once_per_object
 def _members_of(token_sets: TokenSets) -> _Members:
     """Built on the first call."""
-    if token_sets not in _KEPT:
-        start, counts = token_sets.set_start[:-1], np.diff(token_sets.set_start)
-        one = np.flatnonzero(counts == 1)
-        many = np.argsort(-counts, kind="stable")[: len(counts) - len(one)]
-        members = token_sets.set_node[spans(start[many], start[many] + counts[many])].astype(np.intp)
-        segments = Segments(counts[many], row_cost=0) if len(many) else None
-        members = members if segments is None else members[segments.layout]
-        _KEPT[token_sets] = _Members(
-            one=one, node=token_sets.set_node[start[one]].astype(np.intp), many=many, members=members, segments=segments
-        )
-    return _KEPT[token_sets]
+    start, counts = token_sets.set_start[:-1], np.diff(token_sets.set_start)
+    one = np.flatnonzero(counts == 1)
+    many = np.argsort(-counts, kind="stable")[: len(counts) - len(one)]
+    members = token_sets.set_node[spans(start[many], start[many] + counts[many])].astype(np.intp)
+    segments = Segments(counts[many], row_cost=0) if len(many) else None
+    members = members if segments is None else members[segments.layout]
+    return _Members(
+        one=one, node=token_sets.set_node[start[one]].astype(np.intp), many=many, members=members, segments=segments
+    )
 
 
 def _of_sets(token_sets: TokenSets, nodes: Floats, join: Callable[[Segments, Floats, Floats], None]) -> Doubles:

@@ -8,7 +8,6 @@ changes no path. Built once per automaton, freed with it.
 
 from dataclasses import dataclass
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from diffusion_worker.constraints.tokens.distance import spans
 from diffusion_worker.constraints.tokens.segmented_reduce import Segments
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.weak_cache import once_per_object
 
 Indices = NDArray[np.intp]
 Ints = NDArray[np.int32]
@@ -56,18 +56,11 @@ class TransitionGraph:
 
 
 _LEAST_SAVED: Final = 2000  # transitions; about the cost of the numpy calls for a second kind of node
-_KEPT: Final[WeakKeyDictionary[TokenAutomaton, TransitionGraph]] = WeakKeyDictionary()
 
 
+@once_per_object
 def transition_graph_of(automaton: TokenAutomaton) -> TransitionGraph:
     """The transition graph of an automaton, built on the first call."""
-    graph = _KEPT.get(automaton)
-    if graph is None:
-        graph = _KEPT[automaton] = _build(automaton)
-    return graph
-
-
-def _build(automaton: TokenAutomaton) -> TransitionGraph:
     states = automaton.states
     source, label, target = (each.astype(np.intp) for each in (automaton.source, automaton.label, automaton.target))
     epsilon, epsilon_states = _epsilon_states(source, label * states + target)
