@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 1
+#define VERSION 2
 #define CHUNK 128  /* slots per chunk: `class_reduction.CHUNK` */
 #define NONE (-1e30f)
 #define FLOOR (-1e4)
@@ -902,10 +902,11 @@ typedef struct {
     const double *uniforms;                      /* [positions] */
     int32_t *best, *drawn, *states;              /* [positions] classes; the states before those of the best path */
     double *rests, *entropy;                     /* [positions] */
-    Py_ssize_t best_length, drawn_length;
+    Py_ssize_t best_length, drawn_length;        /* the latter -1: no sample */
 } Answer;
 
-/* Returns 0, or 1 where probabilities leave the range of a double, or -1 without memory. */
+/* Returns 0, or 1 where probabilities leave the range of a double, or -1 without memory. Where only those at the
+ * temperature of sampling do, there is no sample. */
 static int infer_row(Row *r, Answer *a, char *scratch)
 {
     const Program *p = r->program;
@@ -927,20 +928,22 @@ static int infer_row(Row *r, Answer *a, char *scratch)
         memset(f.then, 0, (size_t)p->states * sizeof(double));
         memset(f.of_set, 0, (size_t)(p->sets + 1) * sizeof(double));
         entropies(r, a->within, &f, a->entropy);
+        int can_sample = 1;
         for (Py_ssize_t at = 0; at < r->positions && a->sampled != NULL; at++)
-            is_enough &= share_out(p, a->sampled + at * p->classes, r->share + at * p->nodes,
-                                   r->scores + at * (p->sets + 1));
-        if (a->sampled != NULL && is_enough)
+            can_sample &= share_out(p, a->sampled + at * p->classes, r->share + at * p->nodes,
+                                    r->scores + at * (p->sets + 1));
+        if (a->sampled != NULL && can_sample)
             sum_completions(r);
-        a->drawn_length = is_enough ? sample_path(r, a->uniforms, terms, a->drawn, a->rests) : -1;
-        is_enough &= a->drawn_length >= 0;
+        a->drawn_length = can_sample ? sample_path(r, a->uniforms, terms, a->drawn, a->rests) : -1;
     }
     return failed ? -1 : !is_enough;
 }
 
 /* infer(program, state, tokens_left, peak, mass, entropy within classes, mass at the temperature of sampling or None,
- * uniforms, best, states, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and `states`,
- * those before `best`, and double [positions] `rests` and `entropy`. Returns the lengths of both texts, or None where probabilities leave the range of a double. */
+ * uniforms, best, states, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and
+ * `states`, those before `best`, and double [positions] `rests` and `entropy`. Returns the lengths of both texts, or None
+ * where probabilities leave the range of a double. The length of the sample is -1 where only those at the temperature of
+ * sampling do. */
 static PyObject *infer(PyObject *self, PyObject *args)
 {
     (void)self;

@@ -9,13 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.class_reduction import ClassScores
+from diffusion_worker.constraints.inference.class_reduction import ClassScores, Floats
 from diffusion_worker.constraints.inference.marginals import backward_masses, marginal_entropy
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.native import NATIVE
 from diffusion_worker.constraints.inference.sample import sample_classes
-from diffusion_worker.constraints.inference.token_set_scores import set_masses
-from diffusion_worker.constraints.inference.viterbi import best_classes
+from diffusion_worker.constraints.inference.token_set_scores import SetMasses, set_masses
+from diffusion_worker.constraints.inference.viterbi import ClassPath, best_classes
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
 from diffusion_worker.weak_cache import once_per_object
@@ -51,27 +51,23 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
             _SCRATCH.append(scratch)
         if lengths is not None:
             of_best, of_drawn = lengths
-            return Inferred(
-                best=best[:of_best],
-                states=states[:of_best],
-                drawn=drawn[:of_drawn],
-                rests=rests[:of_drawn],
-                entropy=entropy,
-            )
+            if of_drawn < 0:
+                exact = _sample_exactly(matcher, scores, uniforms)
+                drawn, rests = np.array(exact.classes, np.int32), np.array(exact.rests)
+            else:
+                drawn, rests = drawn[:of_drawn], rests[:of_drawn]
+            return Inferred(best=best[:of_best], states=states[:of_best], drawn=drawn, rests=rests, entropy=entropy)
     return infer_exactly(matcher, scores, uniforms)
 
 
 def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     """The same in log space, for probabilities of any size."""
-    token_sets = matcher.automaton.token_sets
-    peak, mass, entropy, sampled = scores.peak, scores.mass, scores.entropy, scores.sampled
-    masses = set_masses(token_sets, peak=peak, mass=mass, entropy=entropy)
-    backward = backward_masses(matcher, masses)
+    masses, backward = _weigh(matcher, scores, scores.mass)
     best, entropies = best_classes(matcher, masses.scores), marginal_entropy(matcher, masses, backward)
-    if sampled is not None:
-        masses = set_masses(token_sets, peak=peak, mass=sampled, entropy=entropy)
-        backward = backward_masses(matcher, masses)
-    drawn = sample_classes(matcher, masses, backward, uniforms)
+    if scores.sampled is None:
+        drawn = sample_classes(matcher, masses, backward, uniforms)
+    else:
+        drawn = _sample_exactly(matcher, scores, uniforms)
     return Inferred(
         best=np.array(best.classes, np.int32),
         states=np.array(best.states, np.int32),
@@ -79,6 +75,16 @@ def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> I
         rests=np.array(drawn.rests),
         entropy=entropies,
     )
+
+
+def _sample_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> ClassPath:
+    mass = scores.mass if scores.sampled is None else scores.sampled
+    return sample_classes(matcher, *_weigh(matcher, scores, mass), uniforms)
+
+
+def _weigh(matcher: Matcher, scores: ClassScores, mass: Floats) -> tuple[SetMasses, Doubles]:
+    masses = set_masses(matcher.automaton.token_sets, peak=scores.peak, mass=mass, entropy=scores.entropy)
+    return masses, backward_masses(matcher, masses)
 
 
 # Memory that one row after another uses: new memory costs as much as what is computed in it.

@@ -73,7 +73,7 @@ def _states(matcher: Matcher, tokens: list[int]) -> list[int]:
 
 
 @needs_native
-@given(cases(), st.integers(1, 6), st.sampled_from([1.0, 0.5, 3.0]), uniforms)
+@given(cases(), st.integers(1, 6), st.sampled_from([1.0, 0.5, 3.0, 0.01]), uniforms)
 @settings(max_examples=40)
 def test_inference_in_c_equals_that_in_numpy(
     case: Case, max_tokens: int, temperature: float, numbers: np.ndarray
@@ -113,12 +113,7 @@ def test_the_smallest_and_largest_numbers_draw_allowed_texts(case: Case, max_tok
 @needs_native
 def test_probabilities_beyond_a_double_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A set of mass e^-900 is the only way on: C declines, and the answer is that of numpy."""
-    language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
-    automaton = compile_tokens(language, build_token_trie((b"", b"", b"a", b"b"), (1,), 0))
-    assert automaton is not None
-    matcher, logits = open_matcher(automaton, 4), np.zeros((3, 4), np.float32)
-    logits[:, 2] = -900.0
-    scores = scores_of(automaton.token_sets, logits)
+    matcher, scores = unlikely(-900.0, temperature=1.0)
     calls: list[Any] = []
     monkeypatch.setattr(class_inference, "infer_exactly", lambda *args: calls.append(args) or infer_exactly(*args))
     found = infer(matcher, scores, np.array([0.5, 0.5, 0.5]))
@@ -126,6 +121,28 @@ def test_probabilities_beyond_a_double_are_left_to_numpy(monkeypatch: pytest.Mon
     exact = infer_exactly(matcher, scores, np.array([0.5, 0.5, 0.5]))
     for field in fields(Inferred):
         assert getattr(found, field.name).tolist() == getattr(exact, field.name).tolist()
+
+
+def unlikely(logit: float, temperature: float) -> tuple[Matcher, ClassScores]:
+    """The only text begins with a token of this logit; those of others are 0."""
+    language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
+    automaton = compile_tokens(language, build_token_trie((b"", b"", b"a", b"b"), (1,), 0))
+    assert automaton is not None
+    logits = np.zeros((3, 4), np.float32)
+    logits[:, 2] = logit
+    return open_matcher(automaton, 4), scores_of(automaton.token_sets, logits, temperature)
+
+
+@needs_native
+def test_a_low_temperature_leaves_only_the_sample_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mass of e^-90 fits a double, but not at the temperature 0.1: the best path and the entropies are those of C."""
+    matcher, scores = unlikely(-90.0, temperature=0.1)
+    numbers = np.array([0.5, 0.5, 0.5])
+    exact = infer_exactly(matcher, scores, numbers)
+    monkeypatch.setattr(class_inference, "infer_exactly", None)
+    found = infer(matcher, scores, numbers)
+    for field in fields(Inferred):
+        assert getattr(found, field.name) == pytest.approx(getattr(exact, field.name), abs=1e-6)
 
 
 @needs_native
