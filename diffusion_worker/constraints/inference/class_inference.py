@@ -14,6 +14,7 @@ from diffusion_worker.constraints.inference.marginals import backward_masses, ma
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.native import NATIVE
 from diffusion_worker.constraints.inference.sample import sample_classes
+from diffusion_worker.constraints.inference.scratch import Scratch
 from diffusion_worker.constraints.inference.token_set_scores import SetMasses, set_masses
 from diffusion_worker.constraints.inference.viterbi import ClassPath, best_classes
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
@@ -22,6 +23,7 @@ from diffusion_worker.weak_cache import once_per_object
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
+_SCRATCH: Final = Scratch(in_use=512 << 20, kept=192 << 20)  # a row over 256 positions takes 4 KiB a state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +46,9 @@ def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
         best, states, drawn = np.empty((3, positions), np.int32)
         rests, entropy = np.empty((2, positions))
         program = _program_of(matcher.automaton)
-        scratch = _take_scratch(NATIVE.scratch_size(program, positions))
         place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
-        lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
-        if sum(map(len, _SCRATCH)) + len(scratch) <= _KEPT_SCRATCH:
-            _SCRATCH.append(scratch)
+        with _SCRATCH.lend(NATIVE.scratch_size(program, positions)) as scratch:
+            lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
         if lengths is not None:
             of_best, of_drawn = lengths
             if of_drawn < 0:
@@ -85,20 +85,6 @@ def _sample_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) ->
 def _weigh(matcher: Matcher, scores: ClassScores, mass: Floats) -> tuple[SetMasses, Doubles]:
     masses = set_masses(matcher.automaton.token_sets, peak=scores.peak, mass=mass, entropy=scores.entropy)
     return masses, backward_masses(matcher, masses)
-
-
-# Memory that one row after another uses: new memory costs as much as what is computed in it.
-_SCRATCH: Final[list[NDArray[np.uint8]]] = []
-_KEPT_SCRATCH: Final = 192 << 20  # bytes: of a row takes 4 KiB a state over a canvas of 256
-
-
-def _take_scratch(size: int) -> NDArray[np.uint8]:
-    """Scratch of at least `size` bytes; the next row may use it when it is handed back."""
-    try:
-        kept = _SCRATCH.pop()
-    except IndexError:  # every other one is in use
-        return np.empty(size, np.uint8)
-    return kept if len(kept) >= size else np.empty(size, np.uint8)
 
 
 @once_per_object
