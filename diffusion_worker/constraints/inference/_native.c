@@ -307,15 +307,18 @@ static int read_layout(Layout *l, PyObject *const *objects, Py_ssize_t vocab)
         r->gathered++;
     int fits = vocab > 0 && items(&l->arrays, 1) == r->chunks * CHUNK &&
                l->arrays.held[2].len == r->chunks * (CHUNK / 8) && are_within(r->single, r->singles, 0, vocab) &&
-               are_within(r->slots, r->chunks * CHUNK, -1, vocab) && are_within(r->in_place + r->gathered, r->chunks - r->gathered, 0, vocab) &&
+               are_within(r->slots, r->chunks * CHUNK, -1, vocab) &&
+               are_within(r->in_place + r->gathered, r->chunks - r->gathered, 0, vocab) &&
                items(&l->arrays, 6) == r->others && are_within(r->other, r->others, 0, vocab) &&
-               are_within(r->other_slot, r->others, 0, r->gathered * CHUNK) && multiple >= 0 && are_offsets(r->first_chunk, multiple, r->chunks);
+               are_within(r->other_slot, r->others, 0, r->gathered * CHUNK) && multiple >= 0 &&
+               are_offsets(r->first_chunk, multiple, r->chunks);
     if (!fits)
         PyErr_SetString(PyExc_ValueError, "arrays that do not fit each other");
     return fits ? 0 : -1;
 }
 
-/* layout(single, slots, bits, first_chunk, in_place, other, other_slot, vocab): the checked arrays of a `ClassLayout`, for `reduce`. */
+/* layout(single, slots, bits, first_chunk, in_place, other, other_slot, vocab): the checked arrays of a `ClassLayout`,
+ * for `reduce`. */
 static PyObject *layout(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -410,7 +413,7 @@ typedef struct {
 
 typedef struct {
     Arrays arrays;
-    Py_ssize_t classes, nodes, sets, states, edges, graph_nodes, graph_states;
+    Py_ssize_t classes, nodes, sets, states, edges, graph_nodes;
     /* token sets; see `TokenSets` */
     const int32_t *leaf_of, *class_at, *set_start, *set_node;
     /* the automaton; see `TokenAutomaton` and `TransitionGraph` */
@@ -438,7 +441,7 @@ static int read_program(Program *p, PyObject *const *objects)
     p->node_of = parts[8], p->target_node = parts[9];
     p->first = parts[10], p->set = parts[11], p->to = parts[12];
     p->classes = items(a, 0), p->nodes = items(a, 1), p->sets = items(a, 2) - 1;
-    p->states = items(a, 7), p->edges = items(a, 5), p->graph_nodes = items(a, 10) - 1, p->graph_states = p->states;
+    p->states = items(a, 7), p->edges = items(a, 5), p->graph_nodes = items(a, 10) - 1;
     int fits = p->nodes >= 2 && !(p->nodes & (p->nodes - 1)) && items(a, 4) == p->states + 1 &&
                items(a, 6) == p->edges && items(a, 8) == p->states && items(a, 9) == p->edges &&
                p->graph_nodes >= p->states && items(a, 12) == items(a, 11) && p->states > 0 &&
@@ -488,8 +491,8 @@ typedef struct {
 } Row;
 
 /* Fills `share` and the probabilities from log masses [classes] of one position. Returns whether each set has enough of
- * it. */
-static int share_out(const Program *p, const float *mass, double *share, Score *scores)
+ * it, and the log of the mass of all tokens as `normaliser`. */
+static int share_out(const Program *p, const float *mass, double *share, Score *scores, float *normaliser)
 {
     double total = 0.0, shift = -INFINITY;
     for (Py_ssize_t at = 0; at < p->classes; at++)
@@ -497,6 +500,7 @@ static int share_out(const Program *p, const float *mass, double *share, Score *
     memset(share, 0, (size_t)p->nodes * sizeof(double));
     for (Py_ssize_t at = 0; at < p->classes; at++)
         total += share[p->leaf_of[at]] = exp(mass[at] - shift);
+    *normaliser = (float)(shift + log(total));
     for (Py_ssize_t at = 0; at < p->classes; at++)
         share[p->leaf_of[at]] /= total;
     for (Py_ssize_t node = p->nodes / 2 - 1; node > 0; node--)
@@ -513,15 +517,9 @@ static int share_out(const Program *p, const float *mass, double *share, Score *
     return is_enough;
 }
 
-/* Fills `node_best` and the best scores from the largest logits and the log masses [classes] of one position. */
-static void take_best(const Program *p, const float *peak, const float *mass, float *node_best, Score *scores)
+/* Fills `node_best` and the best scores from the largest logits [classes] of one position. */
+static void take_best(const Program *p, const float *peak, float normaliser, float *node_best, Score *scores)
 {
-    double total = 0.0, shift = -INFINITY;
-    for (Py_ssize_t at = 0; at < p->classes; at++)
-        shift = mass[at] > shift ? mass[at] : shift;
-    for (Py_ssize_t at = 0; at < p->classes; at++)
-        total += exp(mass[at] - shift);
-    float normaliser = (float)(shift + log(total));
     for (Py_ssize_t node = 0; node < p->nodes; node++)
         node_best[node] = NONE;
     for (Py_ssize_t at = 0; at < p->classes; at++)
@@ -558,7 +556,7 @@ static int find_depths(const Program *p, int32_t state, int32_t most, int32_t *d
                 int32_t to = p->to[at];
                 if (depth[to] < most)
                     continue;
-                if (to >= p->graph_states) {
+                if (to >= p->states) {
                     depth[to] = level;
                     queue[high++] = to;
                 } else if (level + 1 < most) {
@@ -648,8 +646,8 @@ INLINE void recur_back(const Row *r, int with_best)
             last[p->node_of[state]] = (Completions){0.0, 1.0f, 0};
     for (Py_ssize_t position = r->positions - 1; position >= 0; position--) {
         Completions *later = r->values + (position + 1) * p->graph_nodes;
-        recur(r, position, p->graph_states, p->graph_nodes, later, later, with_best);
-        recur(r, position, 0, p->graph_states, later, later - p->graph_nodes, with_best);
+        recur(r, position, p->states, p->graph_nodes, later, later, with_best);
+        recur(r, position, 0, p->states, later, later - p->graph_nodes, with_best);
     }
 }
 
@@ -913,13 +911,14 @@ static int infer_row(Row *r, Answer *a, char *scratch)
     Forward f = {0};
     int32_t *depth = NULL;
     double *terms = NULL;
+    float normaliser;
     lay_out(r, &f, &depth, &terms, scratch + (64 - (uintptr_t)scratch % 64) % 64);
     r->depth = depth;
     int failed = find_depths(p, r->state, (int32_t)r->positions + 1, depth), is_enough = 1;
     for (Py_ssize_t at = 0; at < r->positions && !failed; at++) {
-        const float *mass = a->mass + at * p->classes;
-        take_best(p, a->peak + at * p->classes, mass, r->node_best + at * p->nodes, r->scores + at * (p->sets + 1));
-        is_enough &= share_out(p, mass, r->share + at * p->nodes, r->scores + at * (p->sets + 1));
+        Score *scores = r->scores + at * (p->sets + 1);
+        is_enough &= share_out(p, a->mass + at * p->classes, r->share + at * p->nodes, scores, &normaliser);
+        take_best(p, a->peak + at * p->classes, normaliser, r->node_best + at * p->nodes, scores);
     }
     if (!failed && is_enough) {
         find_completions(r);
@@ -931,7 +930,7 @@ static int infer_row(Row *r, Answer *a, char *scratch)
         int can_sample = 1;
         for (Py_ssize_t at = 0; at < r->positions && a->sampled != NULL; at++)
             can_sample &= share_out(p, a->sampled + at * p->classes, r->share + at * p->nodes,
-                                    r->scores + at * (p->sets + 1));
+                                    r->scores + at * (p->sets + 1), &normaliser);
         if (a->sampled != NULL && can_sample)
             sum_completions(r);
         a->drawn_length = can_sample ? sample_path(r, a->uniforms, terms, a->drawn, a->rests) : -1;
