@@ -25,6 +25,8 @@ __all__ = ["ARCHITECTURE", "LoadOptions", "load", "read_config"]
 
 ARCHITECTURE = "diffusion_gemma"
 _GENERATION = "generation_config.json"
+# What the file calls denoising parameters that have other names here.
+_FILE_NAMES = {"steps": "max_denoising_steps", "stability": "stability_threshold"}
 
 
 def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGemmaModel:
@@ -163,14 +165,9 @@ def _quantised_info(
 def _denoising_params(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
     """The denoising parameters of generation_config.json, by our names; missing ones keep their defaults."""
     sampler = generation.get("sampler_config")
-    known = {
-        "steps": generation.get("max_denoising_steps"),
-        "entropy_bound": sampler.get("entropy_bound") if isinstance(sampler, dict) else None,
-        "t_min": generation.get("t_min"),
-        "t_max": generation.get("t_max"),
-        "stability": generation.get("stability_threshold"),
-        "confidence_threshold": generation.get("confidence_threshold"),
-    }
+    names = ("steps", "t_min", "t_max", "stability", "confidence_threshold")
+    known = {name: generation.get(_FILE_NAMES.get(name, name)) for name in names}
+    known["entropy_bound"] = sampler.get("entropy_bound") if isinstance(sampler, dict) else None
     params = _replaced(DenoisingParams(), folder / CONFIG, {"canvas_length": canvas_length})
     return _replaced(params, folder / _GENERATION, known)
 
@@ -182,8 +179,9 @@ def _replaced(params: DenoisingParams, file: Path, declared: Mapping[str, object
         own = type(getattr(params, name))
         if type(value) not in (int, own):
             number = "an integer" if own is int else "a number"
-            raise CheckpointBroken(f"{file}: {name} must be {number}, not {value!r}")
+            raise CheckpointBroken(f"{file}: {_FILE_NAMES.get(name, name)} must be {number}, not {value!r}")
     try:
         return dataclasses.replace(params, **given)
     except OutOfRange as error:
-        raise CheckpointBroken(f"{file}: {error}") from error
+        name = error.param or ""
+        raise CheckpointBroken(f"{file}: {_FILE_NAMES.get(name, name)}{str(error).removeprefix(name)}") from error

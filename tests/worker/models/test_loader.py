@@ -179,11 +179,11 @@ def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"max_denoising_steps": 0}, "steps"),
-        ({"t_min": 2.0}, "t_max"),
+        ({"max_denoising_steps": 0}, ": max_denoising_steps must be"),
+        ({"t_min": 2.0}, ": t_max must be"),
         ({"t_min": "low"}, "t_min must be a number, not 'low'"),
-        ({"max_denoising_steps": True}, "steps must be an integer, not True"),
-        ({"stability_threshold": 1.5}, "stability must be an integer, not 1.5"),
+        ({"max_denoising_steps": True}, ": max_denoising_steps must be an integer, not True"),
+        ({"stability_threshold": 1.5}, ": stability_threshold must be an integer, not 1.5"),
         ({"eos_token_id": 61}, "eos_token_id"),
         ({"eos_token_id": None}, "eos_token_id"),
         ({"pad_token_id": -1}, "pad_token_id"),
