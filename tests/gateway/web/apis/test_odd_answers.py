@@ -1,7 +1,6 @@
 """Answers of which one field has another type than OpenAI's, in every API that writes them in its own form."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import orjson
 import pytest
@@ -12,8 +11,8 @@ from gateway.types import Delta, Query
 from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.parse_response import read_delta, read_event
 from gateway.web.apis.table import APIS
+from tests.odd_values import variants
 
-ODD: tuple[Any, ...] = (None, True, 7, -1, 0.5, "x", [5], {"a": 1})
 TOKEN = {"token": "h", "logprob": -0.1, "bytes": [104]}
 BODY = {
     "role": "assistant",
@@ -28,17 +27,6 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"
 HEAD = {"id": "i", "created": 1, "model": "m", "service_tier": "t", "usage": USAGE}
 NEXT = b'{"choices":[{"index":0,"delta":{"content":"x"}}]}'
 PATHS = [path for path, api in APIS.items() if api.writer is not None]
-
-
-def variants(document: Any) -> Iterator[Any]:
-    """The document with each of its values replaced by each odd one."""
-    yield from ODD
-    names = range(len(document)) if isinstance(document, list) else document if isinstance(document, dict) else ()
-    for name in names:
-        for odd in variants(document[name]):
-            changed = document.copy()
-            changed[name] = odd
-            yield changed
 
 
 def read(body: str) -> Iterator[Delta]:
