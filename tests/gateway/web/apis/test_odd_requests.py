@@ -115,9 +115,11 @@ def test_every_api_has_a_request_here() -> None:
 def test_a_request_with_an_odd_field_is_read_or_refused_by_name(path: str) -> None:
     body = {"model": "auto", **BODIES[path]}
     APIS[path].read(orjson.dumps(body), {}, now_s=0.0, key=None)
-    for document in variants(body):
-        data = orjson.dumps(document)
+    unnamed = []
+    for document in filter(lambda each: isinstance(each, dict), variants(body)):
         try:
-            APIS[path].read(data, {}, now_s=0.0, key=None)
+            APIS[path].read(orjson.dumps(document), {}, now_s=0.0, key=None)
         except BadRequest as error:
-            assert error.param or not isinstance(document, dict), (data, error.message)
+            if error.param is None:
+                unnamed.append((document, error.message))
+    assert not unnamed
