@@ -1,11 +1,16 @@
 """Requests of which one field has another type, in every API."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import orjson
 import pytest
 
+from gateway.enums import Capability, Grade, Kind
 from gateway.errors import BadRequest
+from gateway.routing.engine_profiles import ENGINES, capabilities_of
+from gateway.types import Call, Query, Target
+from gateway.upstreams.request_body import body_for
 from gateway.web.apis.table import APIS
 from tests.odd_values import variants
 
@@ -111,15 +116,31 @@ def test_every_api_has_a_request_here() -> None:
     assert BODIES.keys() >= {path for path, api in APIS.items() if api.writer is not None}
 
 
+ALL: Final = capabilities_of(frozenset(Capability), json_schema=Grade.GUARANTEED, tools=Grade.GUARANTEED)
+
+
 @pytest.mark.parametrize("path", BODIES)
-def test_a_request_with_an_odd_field_is_read_or_refused_by_name(path: str) -> None:
+def test_a_request_with_an_odd_field_is_refused_by_name_or_can_be_sent_on(path: str) -> None:
     body = {"model": "auto", **BODIES[path]}
-    APIS[path].read(orjson.dumps(body), {}, now_s=0.0, key=None)
+    send(APIS[path].read(orjson.dumps(body), {}, now_s=0.0, key=None))
     unnamed = []
     for document in filter(lambda each: isinstance(each, dict), variants(body)):
         try:
-            APIS[path].read(orjson.dumps(document), {}, now_s=0.0, key=None)
+            query = APIS[path].read(orjson.dumps(document), {}, now_s=0.0, key=None)
         except BadRequest as error:
             if error.param is None:
                 unnamed.append((document, error.message))
+        else:
+            send(query)
     assert not unnamed
+
+
+def send(query: Query) -> None:
+    """To a server with OpenAI's API, to one with all APIs, and to a worker; the second time with all that is added."""
+    asked = query.beyond_chat.decision
+    for kind, capabilities in ((Kind.OPENAI, ENGINES["openai"]), (Kind.OPENAI, ALL), (Kind.WORKER, ALL)):
+        target = Target(name="t", kind=kind, url="http://t", model="m", location="external")
+        call = Call(target=target, query=query, questions=None if asked is None else (0,))
+        ignored = (*query.parameters.names, *query.parameters.hosted)
+        again = replace(call, wants_logprobs=kind is Kind.OPENAI, validation_error="wrong", ignored=ignored)
+        assert all(isinstance(orjson.loads(body_for(each, capabilities)), dict) for each in (call, again))
