@@ -120,10 +120,10 @@ def test_any_answer_that_is_sure_enough_replaces_a_refusal(target: MakeTarget) -
     questions = [{"type": "choice", "instructions": "Which?", "choices": choices}]
     answers = DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
     candidate, unsure = Candidate(route="r", target=target(), min_confidence=0.0), {**entries(), "confidence": 0.0}
-    with pytest.raises(LowConfidence):
-        refused = read_decision(orjson.dumps({"answers": [{"type": "refusal", "name": None}]}))
-        answers.accept((0,), refused, candidate, usage=None, is_last=False)
+    refused = read_decision(orjson.dumps({"answers": [{"type": "refusal", "name": None}]}))
     given = read_decision(orjson.dumps({"answers": [unsure]}))
+    with pytest.raises(LowConfidence):
+        answers.accept((0,), refused, candidate, usage=None, is_last=False)
     assert orjson.loads(answers.accept((0,), given, candidate, usage=None, is_last=False).data)["answers"] == [unsure]
 
 
