@@ -70,12 +70,12 @@ class DecisionAnswers:
         return Delta(data=exact_json.dumps(document), pieces=pieces, usage=usage)
 
     def _is_settled(self, index: int, answer: Mapping[str, Any], candidate: Candidate) -> bool:
-        """Whether an answer is sure enough, which a refusal never is. It is kept unless the known one says more: a
-        doubtful answer does not replace a surer one, and a refusal, with a confidence of 0, replaces none."""
+        """Whether an answer is sure enough, which a refusal never is. A doubtful answer does not replace a surer one,
+        and a refusal, with a confidence of 0, replaces none."""
         own, known, confidence = self._questions[index].min_confidence, self._answers[index], confidence_of(answer)
         least = candidate.min_confidence if own is None else own
         is_sure = answer["type"] != REFUSAL and (least is None or confidence >= least)
-        if known is None or confidence > (0.0 if is_sure else confidence_of(known)):
+        if known is None or is_sure or confidence > confidence_of(known):
             self._answers[index], self._targets[index] = answer, candidate.target.policy_name
         return is_sure
 
@@ -127,7 +127,7 @@ def _is_value(value: Any, question: Question) -> bool:
 
 
 def _is_level(given: Mapping[str, Any], question: Question) -> bool:
-    return _is_number(given.get("value")) and any(given.get("label") == option.value for option in question.options)
+    return _is_number(given.get("value")) and _is_value(given.get("label"), question)
 
 
 def _is_share(value: Any) -> bool:

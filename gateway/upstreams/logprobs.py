@@ -56,13 +56,13 @@ def confidence_of(deltas: Iterable[Delta]) -> float | None:
             weakest[index] = heapq.nsmallest(WEAKEST, (*weakest.get(index, ()), *_reported(choice)))
     if not weakest or not all(weakest.values()):
         return None
-    return min(math.exp(min(0.0, math.fsum(lowest)) / len(lowest)) for lowest in weakest.values())
+    return min(math.exp(sum(lowest) / len(lowest)) for lowest in weakest.values())
 
 
 def _reported(choice: _Choice) -> list[float]:
-    """The log-probabilities of the tokens that have one."""
+    """The log-probabilities of the tokens that have one. No token is more than certain, so none makes up for others."""
     content = None if choice.logprobs is None else choice.logprobs.content
-    return [token.logprob for token in content or () if token.logprob is not None]
+    return [min(0.0, token.logprob) for token in content or () if token.logprob is not None]
 
 
 def without_logprobs(deltas: Iterable[Delta]) -> list[Delta]:

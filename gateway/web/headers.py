@@ -126,7 +126,7 @@ def describe(decision: Decision) -> ResponseHeaders:
 
 
 def _rare(decision: Decision) -> Iterator[tuple[bytes, str | None]]:
-    """What most answers have not."""
+    """Headers that most answers do not have."""
     yield FALLBACK, decision.fallback
     if decision.low_confidence is not None:
         yield LOW_CONFIDENCE, f"{decision.low_confidence:.3f}"

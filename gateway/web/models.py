@@ -64,24 +64,25 @@ def _capabilities(target: Target, status_of: StatusOf) -> Capabilities | None:
 def _routed(name: str, policy: Policy, status_of: StatusOf) -> dict[str, Any]:
     """A name that takes a route. A request that is too long for one target goes to the next, so the longest context
     counts."""
-    known = (_capabilities(target, status_of) for target in policy.targets.values())
-    lengths = [each.context_length for each in known if each is not None and each.context_length is not None]
-    extension = {"routed": True, "capabilities": _routed_capabilities(name, policy, status_of)}
+    routes = [_known(rule, status_of) for rule in _rules_for(name, policy)]
+    lengths = [each.context_length for known in routes for each in known if each.context_length is not None]
+    extension = {"routed": True, "capabilities": _common(routes)}
     return _entry(name, "twolane", max(lengths, default=None), extension)
 
 
-def _routed_capabilities(name: str, policy: Policy, status_of: StatusOf) -> Published | None:
-    """What every route has that the name can take. A request is not sent to targets that lack what it needs, so one
-    target of a route is enough. None if nothing is known of any target."""
-    routes = []
-    for rule in _rules_for(name, policy):
-        targets = [candidate.target for split in rule.splits for candidate in split.open.candidates]
-        known = [each for target in targets if (each := _capabilities(target, status_of)) is not None]
-        if known:
-            routes.append(_weakest(map(published_capabilities, known)))
-    if not routes:
+def _known(rule: Rule, status_of: StatusOf) -> list[Capabilities]:
+    """What is known of the targets of a route."""
+    targets = [candidate.target for split in rule.splits for candidate in split.open.candidates]
+    return [each for target in targets if (each := _capabilities(target, status_of)) is not None]
+
+
+def _common(routes: Iterable[list[Capabilities]]) -> Published | None:
+    """What every route has. A request is not sent to targets that lack what it needs, so one target of a route is
+    enough. None if nothing is known of any target."""
+    published = [_weakest(map(published_capabilities, known)) for known in routes if known]
+    if not published:
         return None
-    return {name: value for name, value in _weakest(routes).items() if all(name in route for route in routes)}
+    return {name: grade for name, grade in _weakest(published).items() if all(name in found for found in published)}
 
 
 def _rules_for(name: str, policy: Policy) -> Iterator[Rule]:

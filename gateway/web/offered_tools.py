@@ -12,8 +12,7 @@ from gateway.validation.json_schema import SchemaError
 from gateway.web.output_format import check_pattern, parse_schema
 from gateway.web.request_schema import ChatRequest, CustomTool, Function, is_present
 
-_NO_CALL: Final = frozenset({"none"})
-_ANY_CALL: Final = frozenset({"required", "any"})
+_ANY_CALL: Final = ("required", "any")
 _TYPES: Final = frozenset({"function", "custom"})
 ANY_CALL: Final = ToolChoice()
 _NAMED: Final = ("function", "custom", "tool")
@@ -81,7 +80,7 @@ def _is_checkable(pattern: str) -> bool:
 def _choice(given: Any) -> tuple[bool, frozenset[str] | None]:
     """(whether a call is required, the names that may be called; None: any)."""
     kind = given.get("type") if isinstance(given, dict) else given
-    if kind in _NO_CALL:
+    if kind == "none":
         return False, frozenset()
     if kind in _ANY_CALL:
         return True, None

@@ -60,7 +60,7 @@ def _routes(fast: Lane) -> Iterator[str]:
     yield "  # Most of the answer is already known. If the fast lane fails or is too slow, the quality lane answers."
     yield "  - name: edits"
     yield '    when: {task: [edit, autocomplete], confidence: ">= 0.78",'
-    yield "           confidence_of: [edit, autocomplete, structured, extraction]}  # that any of these is right"
+    yield "           confidence_of: [edit, autocomplete, structured, extraction]}  # the sum of their probabilities"
     yield "    use: fast"
     yield "    slo: {p95_ms: 2000}  # a slower fast lane is ejected until it recovers"
     if _has_gate(fast):

@@ -28,24 +28,24 @@ def write_response(fields: dict[str, Raw], call: Call) -> None:
     if hosted := call.query.parameters.hosted.keys() & set(call.ignored):
         _leave_out_hosted(fields, lambda kind: kind in hosted)
     if call.wants_logprobs:
-        fields["include"] = _raw([*_value(fields, "include", []), _LOGPROBS])
+        fields["include"] = _raw([*(_value(fields, "include") or []), _LOGPROBS])
     if call.validation_error is not None:
         note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
-        given = _value(fields, "input", [])
+        given = _value(fields, "input") or []
         items = [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
         fields["input"] = _raw([*items, {"type": "message", "role": "user", "content": note}])
 
 
 def _leave_out_nested(fields: dict[str, Raw], outer: str, inner: str) -> None:
-    if isinstance(given := _value(fields, outer, None), dict):
+    if isinstance(given := _value(fields, outer), dict):
         given.pop(inner, None)
         fields[outer] = _raw(given)
 
 
 def _leave_out_hosted(fields: dict[str, Raw], is_left_out: Callable[[str], bool]) -> None:
     """Tools that the policy ignores, their items, and a choice of them."""
-    tools = [tool for tool in _value(fields, "tools", None) or () if not is_left_out(tool["type"])]
-    choice, given = _value(fields, "tool_choice", None), _value(fields, "input", None)
+    tools = [tool for tool in _value(fields, "tools") or () if not is_left_out(tool["type"])]
+    choice, given = _value(fields, "tool_choice"), _value(fields, "input")
     if not tools or (isinstance(choice, dict) and is_left_out(str(choice.get("type")))):
         fields.pop("tool_choice", None)
     fields.pop("tools", None)
@@ -55,8 +55,8 @@ def _leave_out_hosted(fields: dict[str, Raw], is_left_out: Callable[[str], bool]
         fields["input"] = _raw([item for item in given if not is_left_out(hosted_name(str(item.get("type"))))])
 
 
-def _value(fields: dict[str, Raw], name: str, default: Any) -> Any:
-    return _read(fields[name]) if name in fields else default
+def _value(fields: dict[str, Raw], name: str) -> Any:
+    return _read(fields[name]) if name in fields else None
 
 
 def _raw(value: Any) -> Raw:

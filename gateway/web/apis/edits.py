@@ -76,7 +76,7 @@ class CodeWriter:
         for position, choice in enumerate(document["choices"]):
             message = choice.get("message") or {}
             if isinstance(message.get("content"), str):
-                text = self._text_of(choice.get("index", position))
+                text = self._text_of(lenient.index_of(choice, position))
                 message["content"] = text.feed(message["content"]) + text.close()
         return lenient.dump({**self._head_of("chat.completion"), **document})
 
@@ -84,7 +84,7 @@ class CodeWriter:
         """One chunk; the text that was held back precedes the finish reason."""
         document = lenient.load(chunk)
         for position, choice in enumerate(document["choices"]):
-            index, delta = choice.get("index", position), choice.get("delta") or {}
+            index, delta = lenient.index_of(choice, position), choice.get("delta") or {}
             text = delta.get("content")
             written = self._text_of(index).feed(text) if isinstance(text, str) else ""
             if choice.get("finish_reason") is not None:

@@ -56,12 +56,20 @@ _NESTED: Final = (
 )
 
 
+class _Source(msgspec.Struct):
+    """Where a document or an image is."""
+
+    content: "str | list[_Block] | None" = None
+
+
 class _Block(msgspec.Struct):
     """One block of content; only the fields whose type matters to every kind of block."""
 
     type: str
     input: dict[str, Any] | None = None
     content: "str | list[_Block] | None" = None
+    source: _Source | str | None = None  # of a search result, a text
+    thinking: str | None = None
     is_error: bool | None = None
 
 

@@ -61,15 +61,15 @@ class TextWriter:
             head["usage"] = None
         return head
 
-    def _whole_choice(self, position: int, choice: Mapping[str, Any]) -> dict[str, Any]:
-        index = choice.get("index", position)
+    def _whole_choice(self, position: int, choice: dict[str, Any]) -> dict[str, Any]:
+        index = lenient.index_of(choice, position)
         text = self._text_of(index)
         content = text.feed((choice.get("message") or {}).get("content") or "") + text.close()
         logprobs = text.logprobs(choice.get("logprobs"))
         return self._choice(index, content, choice.get("finish_reason"), logprobs, "message")
 
-    def _chunk_choice(self, position: int, choice: Mapping[str, Any]) -> dict[str, Any] | None:
-        index, reason = choice.get("index", position), choice.get("finish_reason")
+    def _chunk_choice(self, position: int, choice: dict[str, Any]) -> dict[str, Any] | None:
+        index, reason = lenient.index_of(choice, position), choice.get("finish_reason")
         text = self._text_of(index)
         content = text.feed((choice.get("delta") or {}).get("content") or "")
         if reason is not None:

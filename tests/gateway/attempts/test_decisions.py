@@ -115,6 +115,18 @@ def test_probabilities_are_those_of_the_values_of_the_choice(target: MakeTarget,
     assert orjson.loads(merged.data)["answers"] == [entries()]
 
 
+def test_any_answer_that_is_sure_enough_replaces_a_refusal(target: MakeTarget) -> None:
+    choices = [{"value": "a"}, {"value": True}]
+    questions = [{"type": "choice", "instructions": "Which?", "choices": choices}]
+    answers = DecisionAnswers(parse_decisions({"model": "auto", "input": "x", "questions": questions}))
+    candidate, unsure = Candidate(route="r", target=target(), min_confidence=0.0), {**entries(), "confidence": 0.0}
+    refused = read_decision(orjson.dumps({"answers": [{"type": "refusal", "name": None}]}))
+    given = read_decision(orjson.dumps({"answers": [unsure]}))
+    with pytest.raises(LowConfidence):
+        answers.accept((0,), refused, candidate, usage=None, is_last=False)
+    assert orjson.loads(answers.accept((0,), given, candidate, usage=None, is_last=False).data)["answers"] == [unsure]
+
+
 @pytest.mark.parametrize("level", [{"label": "mid", "value": 1}, {"label": "low", "value": "0"}, {"value": 0}])
 def test_probabilities_are_those_of_the_levels_of_the_score(target: MakeTarget, level: dict[str, Any]) -> None:
     questions = [{"type": "score", "instructions": "How?", "levels": LEVELS}]

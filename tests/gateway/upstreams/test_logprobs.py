@@ -4,7 +4,7 @@ import math
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.types import Delta
@@ -12,6 +12,7 @@ from gateway.upstreams.logprobs import confidence_of, without_logprobs
 from gateway.upstreams.parse_response import read_delta
 
 LOGPROBS = st.lists(st.floats(-50.0, 0.0), min_size=1, max_size=40)
+ANY_NUMBERS = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40)
 
 
 def delta(*logprobs: float, index: int = 0, **choice: object) -> Delta:
@@ -43,6 +44,15 @@ def test_beyond_eight_tokens_a_further_one_never_raises_it(logprobs: list[float]
 @given(LOGPROBS)
 def test_a_stream_has_the_confidence_of_the_whole_answer(logprobs: list[float]) -> None:
     assert confidence_of(delta(each) for each in logprobs) == confidence_of([delta(*logprobs)])
+
+
+@given(ANY_NUMBERS)
+@example([-1.7e308] * 8)
+@example([5.0, -5.0])
+def test_numbers_that_are_no_log_probabilities_make_no_answer_surer(logprobs: list[float]) -> None:
+    """A positive one counts as certain. The sum of several may be out of range."""
+    assert confidence_of([delta(*logprobs)]) == confidence_of([delta(*(min(0.0, each) for each in logprobs))])
+    assert confidence_of([delta(0.0, *logprobs)]) is not None
 
 
 def test_of_several_choices_the_least_sure_counts() -> None:

@@ -73,6 +73,17 @@ def test_a_name_that_takes_a_route_can_do_what_some_target_of_every_route_can() 
     assert found["small-x"] == {"seed": True, "stop": True, "json_schema": "best_effort"}
 
 
+def test_a_name_that_takes_a_route_has_the_longest_context_of_its_own_routes() -> None:
+    lengths = {"a": 1000, "b": 4000, "c": 8000}
+
+    def status_of(target: Target) -> Status:
+        return Status(capabilities=Capabilities(supported=frozenset(), context_length=lengths[target.name]))
+
+    policy = parse(ROUTES, {})
+    found = {name: model_of(policy, status_of, name)["context_length"] for name in ("auto", "small-x")}
+    assert found == {"auto": 8000, "small-x": 1000}
+
+
 def test_capabilities_of_a_route_are_unknown_before_its_targets_were_asked() -> None:
     policy = parse(POLICY.replace("default, use: big", "default, use: fast"), {})
     assert model_of(policy, lambda _: Status(), "auto")["twolane"]["capabilities"] is None

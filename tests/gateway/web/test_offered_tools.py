@@ -30,6 +30,8 @@ def only(*names: str, is_required: bool = False) -> ToolChoice:
         ("auto", ANY),
         ({"type": "auto"}, ANY),
         ({"type": "web_search"}, ANY),
+        ({"type": ["function"]}, ANY),
+        ([{"type": "auto"}], ANY),
         ("none", only()),
         ("required", ToolChoice(is_required=True)),
         ("any", ToolChoice(is_required=True)),

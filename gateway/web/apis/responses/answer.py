@@ -320,22 +320,23 @@ class _Output:
 
 def _logprobs(given: Any) -> list[dict[str, Any]]:
     """Records of a chat, with the lists that clients of this API require."""
-    records = given.get("content") if isinstance(given, dict) else None
-    return [_record(each) for each in records or () if isinstance(each, dict)]
+    return [_record(each) for each in _objects(given.get("content"))] if isinstance(given, dict) else []
 
 
 def _record(given: Mapping[str, Any]) -> dict[str, Any]:
-    top = given.get("top_logprobs") or ()
-    tops = [{**each, "bytes": each.get("bytes") or []} for each in top if isinstance(each, dict)]
+    tops = [{**each, "bytes": each.get("bytes") or []} for each in _objects(given.get("top_logprobs"))]
     return {**given, "bytes": given.get("bytes") or [], "top_logprobs": tops}
 
 
 def _annotations(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A chat nests the fields of an annotation under its type."""
-    given = body.get("annotations")
-    found = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
-    nested = [(each.get("type"), each.get(str(each.get("type")))) for each in found]
+    nested = [(each.get("type"), each.get(str(each.get("type")))) for each in _objects(body.get("annotations"))]
     return [{"type": kind, **fields} for kind, fields in nested if isinstance(fields, dict)]
+
+
+def _objects(given: Any) -> list[dict[str, Any]]:
+    """The objects in a list; none in a value of another type."""
+    return [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
 
 
 def _usage(given: Mapping[str, Any]) -> dict[str, Any]:
