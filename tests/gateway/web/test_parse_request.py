@@ -1,6 +1,5 @@
 """Parsing of chat requests, and errors that name the invalid field."""
 
-import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -366,10 +365,18 @@ def test_a_compressed_body_is_refused(encoding: bytes) -> None:
     check_encoding({})
 
 
-@given(st.binary())
-def test_arbitrary_bytes_raise_only_bad_request(body: bytes) -> None:
-    with contextlib.suppress(BadRequest):
-        parse_bytes(body)
+PLAIN = orjson.dumps({"model": "auto", "messages": [USER]})
+
+
+@given(
+    st.binary() | st.builds(lambda at, put: PLAIN[:at] + put + PLAIN[at:], st.integers(0, 70), st.binary(max_size=3))
+)
+def test_arbitrary_bytes_are_a_json_object_or_refused(body: bytes) -> None:
+    try:
+        query = parse_bytes(body)
+    except BadRequest:
+        return
+    assert isinstance(json.loads(query.body), dict)
 
 
 JSON = st.recursive(
@@ -386,9 +393,12 @@ FIELDS = st.sampled_from(
 
 
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
-def test_arbitrary_values_raise_only_bad_request(body: dict[str, Any]) -> None:
-    with contextlib.suppress(BadRequest):
-        parse(**body)
+def test_arbitrary_values_are_kept_as_they_are_or_refused(body: dict[str, Any]) -> None:
+    try:
+        query = parse(**body)
+    except BadRequest:
+        return
+    assert json.loads(query.body) == {"model": "auto", "messages": [USER], **body}
 
 
 @pytest.mark.parametrize(
