@@ -207,7 +207,7 @@ def pushing(
         with connection(limits or LIMITS) as (made, _, _):
             waiting = made.send(b"POST / HTTP/1.1\r\n\r\n")
             made.data_received(head)
-            return await asyncio.wait_for(run(made, await waiting), 10)
+            return await asyncio.wait_for(run(made, await waiting), 120)
 
     return asyncio.run(started())
 
