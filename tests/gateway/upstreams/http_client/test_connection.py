@@ -198,6 +198,21 @@ def test_a_part_that_the_parser_reads_is_pushed_too_and_a_large_one_is_not() -> 
     assert sink.parts == [b"one", b""]
 
 
+def test_parts_that_are_pushed_count_towards_the_limit_of_the_body() -> None:
+    sink, part = Sink(), b"6\r\nsecond\r\n"
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        response.push(sink)
+        made.data_received(part)
+        made.data_received(part)
+        with pytest.raises(InvalidResponse, match="too large"):
+            await response.read()
+        return b""
+
+    pushing(CHUNKED, run, ClientLimits(body_bytes=10))
+    assert sink.parts == [b"second", b""]
+
+
 def pushing(
     head: bytes, run: Callable[[Connection, PooledResponse], Awaitable[bytes]], limits: ClientLimits | None = None
 ) -> bytes:
