@@ -153,8 +153,8 @@ what it gets ([policies](../policies.md#reference-targets))."""
 _NOTES: Final = """\
 `store` of a response is *gateway* where the gateway has a store, and so is `previous_response_id`
 ([responses](../apis.md#responses)). `metadata` is read by the policy: its `task` and `private` are hints for the
-gateway and never sent. `kind: litellm` leaves out hints, such as `user` and `verbosity`, that litellm does not know
-the model to take. Fields that a table does not list are treated as [parameters](parameters.md) of chat completions,
+gateway and never sent. `kind: litellm` leaves out hints such as `user` and `verbosity`, unless litellm knows that the
+model takes them. Fields that a table does not list are treated as [parameters](parameters.md) of chat completions,
 except by decisions, which refuse them by name. `min_confidence` of a question in a decision is *gateway*: it decides
 which target's answer is served ([decisions](../apis.md#decisions)).
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import constraints
+from benchmarks import constraints, constraints_large
 from benchmarks.constraints import figures_of, refused_figures, task_figures
 from benchmarks.constraints_embedded import Embedded
 from benchmarks.constraints_large import LargeRow, large_figures
@@ -100,6 +100,24 @@ def test_rows_over_a_large_vocabulary_are_held_against_their_softmax() -> None:
     assert figures["262k: row on a CPU, p95, x softmax"] == pytest.approx(0.9)
     assert figures["262k: four rows on two cores, p50, x one"] == 2.0
     assert {name for name in constraints.BARS if name.startswith("262k")} < set(figures)
+
+
+@pytest.mark.parametrize(("host", "is_built", "code"), [(8.0, True, 0), (80.0, True, 1), (8.0, False, 1)])
+def test_the_check_of_a_large_vocabulary_fails_if_a_bar_is_missed_or_nothing_is_measured(
+    host: float, is_built: bool, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the C module, there are no figures."""
+    row = LargeRow(
+        id="a", states=5, edges=9, softmax=100.0, host=host, host_with_temperature=12.0, row=90.0, several=2.0
+    )
+    monkeypatch.setattr(constraints, "measure_large", lambda *_, **__: [row])
+    monkeypatch.setattr(constraints, "large", constraints.shipped)
+    monkeypatch.setattr(constraints_large, "NATIVE", object() if is_built else None)
+    report = tmp_path / "report.json"
+    line = ["constraints", "schemas.jsonl", "--vocabulary", "shipped", "--only-large", "--check", "--json", str(report)]
+    monkeypatch.setattr(sys, "argv", line)
+    assert constraints.main() == code
+    assert bool(json.loads(report.read_text())["figures"]) is is_built
 
 
 def test_a_vocabulary_is_enlarged_by_pairs_of_its_tokens() -> None:

@@ -52,9 +52,9 @@ tier is refused. The dense tiers, for large schemas, write a document on one lin
 unconstrained values. Where alternatives overlap, they take up to twice the states while they are built.
 
 Unconstrained values and undeclared members are then made deeper, as far as the tier's states for depth suffice: all
-reach the same total depth, and none is deeper itself than {MAX_FREE_DEPTH}, such as an object in an array in an object
-in an array in an object. So members close to the root may be the deepest. Below depth 3, arrays directly inside arrays
-are left out.
+reach the same total depth in the document. Each is itself at most {MAX_FREE_DEPTH} deep, such as an object in an array
+in an object in an array in an object. So members close to the root may be the deepest. Below depth 3, arrays directly
+inside arrays are left out.
 
 `stats.truncated` reports that a validator may accept values which are rejected in every order of their members: values
 nested too deeply, also unconstrained ones; strings of a `format`, which others take for an annotation; strings on which

@@ -4,13 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.decision import AttemptRecord
-from gateway.enums import AttemptOutcome, Reason
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, Task
 from gateway.telemetry.decision_json import DecisionLines, document_of, line_of
-from gateway.types import Usage
+from gateway.types import Classification, Usage
 
 
 def test_the_format_is_as_documented(decision: Any) -> None:
@@ -125,3 +126,48 @@ def test_lines_are_the_documents_whatever_earlier_ones_had_in_common(decision: A
     for changes in rows:
         made = decision(**changes)
         assert lines.line(made) == line_of(document_of(made, "gateway-7"))
+
+
+# What decisions may have in common, with another value of each.
+ATTEMPT = AttemptRecord(target="fast", started_ms=1.0, ended_ms=2.0, outcome=AttemptOutcome.OK, url="a:80", status=200)
+SHARED: dict[str, Any] = {
+    "policy": "other",
+    "principal": "bob",
+    "classification": Classification(task=Task.CODE, confidence=0.5, evidence="words: a"),
+    "route": "other",
+    "private": True,
+    "locations": frozenset({"eu"}),
+    "stream": False,
+    "api_path": "/v1/other",
+    "schema": "sha256:other",
+    "target": "other",
+    "outcome": Outcome.ERROR,
+    "status": 599,
+    "error_source": ErrorSource.GATEWAY,
+}
+SHARED_OF_ATTEMPT: dict[str, Any] = {
+    "target": "other",
+    "url": "b:81",
+    "location": "eu",
+    "outcome": Reason.OVERLOADED,
+    "detail": "HTTP 599",
+    "status": 599,
+    "hedge": True,
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_line_never_has_a_field_of_an_earlier_decision(decision: Any, name: str) -> None:
+    check_lines(plain := decision(attempts=(ATTEMPT,)), replace(plain, **{name: SHARED[name]}))
+
+
+@pytest.mark.parametrize("name", SHARED_OF_ATTEMPT)
+def test_a_line_never_has_a_field_of_an_earlier_attempt(decision: Any, name: str) -> None:
+    other = replace(ATTEMPT, **{name: SHARED_OF_ATTEMPT[name]})
+    check_lines(decision(attempts=(ATTEMPT,)), decision(attempts=(other,)))
+
+
+def check_lines(first: Any, second: Any) -> None:
+    lines, expected = DecisionLines(None), [line_of(document_of(each)) for each in (first, second)]
+    assert expected[0] != expected[1]
+    assert [lines.line(each) for each in (first, second)] == expected

@@ -174,16 +174,36 @@ def test_the_rejection_reason_is_appended_to_the_last_user_message(messages: Any
         {"metadata": {"task": "edit", "theirs": 1}},
         {"diffusion": {"steps": 3}, "store": True},
         {"response_format": {"type": "json_object"}},
+        {"seed": 1},
+        {"top_k": 5},
+        {"logit_bias": {"1": 2}},
+        {"verbosity": "low"},
         {"messages": [{"role": "user", "content": "é", "name": "n"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "é", "cache_control": {"type": "x"}}]}]},
         {"extra_body": {"guided_regex": "a"}},
     ],
 )
 def test_a_body_whose_fields_are_found_is_sent_as_one_that_is_decoded(engine: str | None, more: dict[str, Any]) -> None:
     capabilities = ENGINES[engine] if engine else None
+    found, decoded = sent_both_ways(capabilities, more)
+    assert found == decoded
+    assert found["model"] == 'a "b"'
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ignored": ("seed",)}, {"wants_logprobs": True}, {"choice": 1}, {"validation_error": "type at #/n"}],
+)
+def test_what_an_attempt_changes_is_sent_although_the_fields_are_found(changes: dict[str, Any]) -> None:
+    plain, _ = sent_both_ways(None, {"seed": 1, "n": 2})
+    found, decoded = sent_both_ways(None, {"seed": 1, "n": 2}, **changes)
+    assert found == decoded != plain
+
+
+def sent_both_ways(capabilities: Capabilities | None, more: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+    """With the places of the fields, and without them."""
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "model": "auto", **more}, indent=1).encode()
     query = parse_chat(body, {}, now_s=0, key=None)
     target = Target(name="t", kind=Kind.OPENAI, url="http://t", model='a "b"', capabilities=capabilities)
     both = (query, replace(query, spans=None))
-    found, decoded = (orjson.loads(body_for(Call(target=target, query=each), capabilities)) for each in both)
-    assert found == decoded
-    assert found["model"] == 'a "b"'
+    return [orjson.loads(body_for(Call(target=target, query=each, **changes), capabilities)) for each in both]

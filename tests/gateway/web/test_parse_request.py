@@ -1,6 +1,5 @@
 """Parsing of chat requests, and errors that name the invalid field."""
 
-import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.enums import Capability, FormatKind, Task
+from gateway.enums import Capability, FormatKind
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
-from gateway.policy_types import allowed_by
 from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.types import Query
 from gateway.web import parse_request
 from gateway.web.output_format import MAX_SCHEMA_BYTES
-from gateway.web.parse_request import check_encoding, parse_chat, unique_headers
+from gateway.web.parse_request import check_encoding, parse_chat
 from gateway.web.request_schema import MAX_MESSAGES
 from twolane.process.api_keys import Key
 
@@ -109,31 +107,6 @@ def test_equal_schemas_have_one_digest_regardless_of_layout() -> None:
     assert str(first.digest).startswith("sha256:")
 
 
-def test_task_privacy_and_deadline_come_from_headers_or_metadata() -> None:
-    in_headers = parse(
-        {b"x-twolane-task": b"edit", b"x-twolane-private": b"TRUE", b"x-twolane-deadline-ms": b"250"},
-        diffusion={"deadline_ms": 900},
-    )
-    assert (in_headers.task_hint, in_headers.task_hint_from) == (Task.EDIT, "header")
-    assert in_headers.private
-    assert in_headers.deadline_ms == 250
-    in_body = parse(metadata={"task": "code", "private": True}, diffusion={"deadline_ms": 900})
-    assert (in_body.task_hint, in_body.task_hint_from) == (Task.CODE, "metadata")
-    assert in_body.private
-    assert in_body.deadline_ms == 900
-
-
-@pytest.mark.parametrize(
-    "name", [b"x-twolane-private", b"x-twolane-task", b"x-twolane-deadline-ms", b"x-twolane-locations"]
-)
-def test_a_repeated_twolane_header_with_different_values_is_refused(name: bytes) -> None:
-    """Taking the last would let `private: true, false` out of the cluster."""
-    with pytest.raises(InvalidField) as told:
-        unique_headers([(name, b"1"), (b"accept", b"a"), (name, b"0")])
-    assert told.value.param == name.decode()
-    assert unique_headers([(name, b"1"), (b"accept", b"a"), (b"accept", b"b"), (name, b"1")])[name] == b"1"
-
-
 @pytest.mark.parametrize("unread", [b'"\xff\xfe"', b"1e999", b"9" * 5000, rb'"\ud800"'])
 def test_invalid_json_in_unused_fields_is_refused(unread: bytes) -> None:
     plain = orjson.dumps({"model": "auto", "messages": [USER]})[:-1]
@@ -144,77 +117,6 @@ def test_invalid_json_in_unused_fields_is_refused(unread: bytes) -> None:
     ):
         with pytest.raises(BadRequest):
             parse_bytes(plain + extra + b"}")
-
-
-def test_the_limits_to_locations_of_header_metadata_and_key_all_hold() -> None:
-    headers = {b"x-twolane-locations": b" EU, us-east ,on-prem"}
-    document = {"model": "auto", "messages": [USER], "metadata": {"TWOLANE_locations": "eu,on-prem", "team": "a"}}
-    key = Key(name="ann", locations=frozenset({"eu"}))
-    query = parse_chat(orjson.dumps(document), headers, now_s=0.0, key=key)
-    assert [(limit.source, sorted(limit.allowed)) for limit in query.locations] == [
-        ("x-twolane-locations", ["eu", "on-prem", "us-east"]),
-        ("metadata.TWOLANE_locations", ["eu", "on-prem"]),
-        ("the API key", ["eu"]),
-    ]
-    assert allowed_by(query.locations) == {"eu"}
-    assert parse().locations == ()
-
-
-def test_the_task_header_takes_precedence_over_metadata() -> None:
-    assert parse({b"x-twolane-task": b"edit"}, metadata={"task": "code"}).task_hint is Task.EDIT
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "param"),
-    [
-        ({b"x-twolane-task": b"poetry"}, {}, "x-twolane-task"),
-        ({}, {"metadata": {"twolane_task": ["edit"]}}, "metadata.twolane_task"),
-        ({}, {"metadata": {"twolane_task": "checkout"}}, "metadata.twolane_task"),
-        ({b"x-twolane-private": b"treu"}, {}, "x-twolane-private"),
-        ({}, {"metadata": {"twolane_private": "maybe"}}, "metadata.twolane_private"),
-        ({b"x-twolane-locations": b""}, {}, "x-twolane-locations"),
-        ({b"x-twolane-locations": b"eu,"}, {}, "x-twolane-locations"),
-        ({b"x-twolane-locations": b"eu; us"}, {}, "x-twolane-locations"),
-        ({b"x-twolane-locations": "\u0130".encode()}, {}, "x-twolane-locations"),
-        ({}, {"metadata": {"twolane_locations": ["eu"]}}, "metadata.twolane_locations"),
-        ({}, {"metadata": {"Twolane_Locations": " "}}, "metadata.Twolane_Locations"),
-        ({b"x-twolane-deadline-ms": b"soon"}, {}, "x-twolane-deadline-ms"),
-        ({b"x-twolane-deadline-ms": b"-1"}, {}, "x-twolane-deadline-ms"),
-        ({b"x-twolane-deadline-ms": b"nan"}, {}, "x-twolane-deadline-ms"),
-        ({}, {"diffusion": {"deadline_ms": 0}}, "diffusion.deadline_ms"),
-    ],
-)
-def test_an_invalid_hint_is_refused_by_name(headers: dict[bytes, bytes], body: dict[str, Any], param: str) -> None:
-    """A typo must not send a private request out of the cluster."""
-    with pytest.raises(InvalidField) as told:
-        parse(headers, **body)
-    assert told.value.param == param
-
-
-@pytest.mark.parametrize("task", ["checkout", "", 5, None, ["edit"], {"name": "edit"}, "Edit"])
-@pytest.mark.parametrize("private", ["n/a", "maybe", "", None, 7, [True], "unknown"])
-def test_metadata_of_the_application_is_no_hint(task: Any, private: Any) -> None:
-    query = parse(metadata={"task": task, "private": private, "team": "billing"})
-    assert (query.task_hint, query.private) == (None, False)
-
-
-@pytest.mark.parametrize("name", ["private", "twolane_private"])
-@pytest.mark.parametrize("yes", [True, "true", "TRUE", " yes ", "1", 1, "on"])
-def test_a_yes_in_metadata_makes_a_request_private(name: str, yes: Any) -> None:
-    assert parse(metadata={name: yes}).private
-
-
-@pytest.mark.parametrize(
-    "body", [{"private": True, "twolane_private": False}, {"private": "n/a", "twolane_private": 1}]
-)
-def test_a_request_is_private_if_any_hint_says_so(body: dict[str, Any]) -> None:
-    assert parse(metadata=body).private
-    assert parse({b"x-twolane-private": b"no"}, metadata=body).private
-
-
-def test_the_hint_with_the_prefix_takes_precedence() -> None:
-    query = parse(metadata={"task": "code", "twolane_task": "edit"})
-    assert (query.task_hint, query.task_hint_from) == (Task.EDIT, "metadata")
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64, 2**64 + 1, -(2**63) - 1, 10**40, 10**400])
@@ -366,10 +268,18 @@ def test_a_compressed_body_is_refused(encoding: bytes) -> None:
     check_encoding({})
 
 
-@given(st.binary())
-def test_arbitrary_bytes_raise_only_bad_request(body: bytes) -> None:
-    with contextlib.suppress(BadRequest):
-        parse_bytes(body)
+PLAIN = orjson.dumps({"model": "auto", "messages": [USER]})
+
+
+@given(
+    st.binary() | st.builds(lambda at, put: PLAIN[:at] + put + PLAIN[at:], st.integers(0, 70), st.binary(max_size=3))
+)
+def test_arbitrary_bytes_are_a_json_object_or_refused(body: bytes) -> None:
+    try:
+        query = parse_bytes(body)
+    except BadRequest:
+        return
+    assert isinstance(json.loads(query.body), dict)
 
 
 JSON = st.recursive(
@@ -386,9 +296,12 @@ FIELDS = st.sampled_from(
 
 
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
-def test_arbitrary_values_raise_only_bad_request(body: dict[str, Any]) -> None:
-    with contextlib.suppress(BadRequest):
-        parse(**body)
+def test_arbitrary_values_are_kept_as_they_are_or_refused(body: dict[str, Any]) -> None:
+    try:
+        query = parse(**body)
+    except BadRequest:
+        return
+    assert json.loads(query.body) == {"model": "auto", "messages": [USER], **body}
 
 
 @pytest.mark.parametrize(

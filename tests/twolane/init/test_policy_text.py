@@ -1,7 +1,9 @@
 """The policy that `twolane init` writes: short, valid, and fitted to the engine of the fast lane."""
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
@@ -80,11 +82,6 @@ def test_the_quality_lane_gets_no_private_requests_unless_the_user_says_so() -> 
     assert parse(render(fast(WORKER), local), {}).targets["quality"].location == "external"
 
 
-def test_the_documentation_keys_exist_in_the_schema_for_editors() -> None:
-    """An editor with policies/schema.json accepts the policy."""
-    import json
-
-    import jsonschema
-
+def test_an_editor_with_the_schema_of_policies_accepts_the_policy() -> None:
     schema = json.loads((Path(__file__).parents[3] / "policies" / "schema.json").read_text())
     jsonschema.validate(YAML(typ="safe").load(render(fast(WORKER), QUALITY)), schema)

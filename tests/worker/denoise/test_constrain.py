@@ -1,6 +1,8 @@
 """Constrained rows are the same whether their logits are reduced in C or in torch, or read by the exact engine."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,12 @@ def matcher() -> Matcher:
 
 
 def constrained(
-    way: str, monkeypatch: pytest.MonkeyPatch, items: list[Denoise], scale: float = 3.0, cap: float = 0.0
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    items: list[Denoise],
+    scale: float = 3.0,
+    cap: float = 0.0,
+    progress: Callable[[], None] = lambda: None,
 ) -> Constrained:
     """A step over random logits, with inference in the given way."""
     monkeypatch.setattr(constrain, "_is_on_host", lambda _: way != "torch")
@@ -50,7 +57,7 @@ def constrained(
     logits = CanvasLogits(raw=raw, cap=cap, temperature=torch.linspace(0.6, 0.9, rows))
     scores = score(logits, Sampling(keys=(), uniforms=None, asked={}))
     uniforms = torch.rand((rows, CANVAS), generator=random)
-    return constrain.constrain(items, scores, scores.surest.clone(), lambda: uniforms)
+    return constrain.constrain(items, scores, scores.surest.clone(), lambda: uniforms, progress)
 
 
 def item(matcher: Matcher | None, **changes: Any) -> Denoise:
@@ -130,10 +137,12 @@ def test_rows_that_need_their_logits_are_inferred_from_them(matcher: Matcher, mo
 def test_rows_on_several_threads_are_those_of_one(matcher: Matcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """And `progress` is called for each of them."""
     items = [item(matcher, seed=row, temperature=0.7) for row in range(5)]
-    found = [constrained(WAYS[-1], monkeypatch, items)]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(constrain.os, "cpu_count", lambda: 3)
-    found.append(constrained(WAYS[-1], monkeypatch, items))
+    found, finished = [], []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", partial(int, threads))
+        monkeypatch.setattr(constrain.os, "cpu_count", partial(int, threads))
+        found.append(constrained(WAYS[-1], monkeypatch, items, progress=partial(finished.append, threads)))
+    assert finished == [1] * 5 + [3] * 5
     assert torch.equal(found[0].scores.surest, found[1].scores.surest)
     assert torch.equal(found[0].sampled, found[1].sampled)
     assert np.array_equal(found[0].scores.entropy.numpy(), found[1].scores.entropy.numpy())

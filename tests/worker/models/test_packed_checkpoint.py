@@ -370,9 +370,12 @@ def test_weights_that_the_config_does_not_declare_are_found(folder: Path) -> Non
 
 @pytest.mark.parametrize(
     ("method", "tensor"),
-    [("bitsandbytes", torch.zeros(8, dtype=torch.uint8)), ("gptq", torch.zeros(8, 8, dtype=torch.int32)),
-     ("compressed-tensors", torch.zeros(8, 8, dtype=torch.int32))],
-)  # fmt: skip
+    [
+        ("bitsandbytes", torch.zeros(8, dtype=torch.uint8)),
+        ("gptq", torch.zeros(8, 8, dtype=torch.int32)),
+        ("compressed-tensors", torch.zeros(8, 8, dtype=torch.int32)),
+    ],
+)
 def test_weights_of_other_methods_are_left_to_the_library(folder: Path, method: str, tensor: torch.Tensor) -> None:
     change(folder, **{f"{NAME}.weight": tensor})
     assert not is_packed(folder, method)

@@ -91,9 +91,16 @@ def test_any_shape_is_read_or_the_target_s_fault(
     body=st.binary(max_size=60), lead=st.sampled_from([b"", b"data: ", b"{", b"\xef\xbb\xbf", b"event: error\ndata:"])
 )
 def test_any_bytes_are_read_or_the_target_s_fault(body: bytes, lead: bytes) -> None:
+    """And with the same result wherever they are cut."""
+
+    def found(stream: bool, cuts: list[int]) -> list[Delta] | type[AttemptFailed]:
+        try:
+            return read(lead + body, stream=stream, cuts=cuts)
+        except AttemptFailed as error:
+            return type(error)
+
     for stream in (True, False):
-        with contextlib.suppress(AttemptFailed):
-            read(lead + body, stream=stream)
+        assert found(stream, []) == found(stream, list(range(len(lead + body))))
 
 
 def choice(**more: Any) -> dict[str, Any]:

@@ -198,6 +198,21 @@ def test_a_part_that_the_parser_reads_is_pushed_too_and_a_large_one_is_not() -> 
     assert sink.parts == [b"one", b""]
 
 
+def test_parts_that_are_pushed_count_towards_the_limit_of_the_body() -> None:
+    sink, part = Sink(), b"6\r\nsecond\r\n"
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        response.push(sink)
+        made.data_received(part)
+        made.data_received(part)
+        with pytest.raises(InvalidResponse, match="too large"):
+            await response.read()
+        return b""
+
+    pushing(CHUNKED, run, ClientLimits(body_bytes=10))
+    assert sink.parts == [b"second", b""]
+
+
 def pushing(
     head: bytes, run: Callable[[Connection, PooledResponse], Awaitable[bytes]], limits: ClientLimits | None = None
 ) -> bytes:
@@ -207,7 +222,7 @@ def pushing(
         with connection(limits or LIMITS) as (made, _, _):
             waiting = made.send(b"POST / HTTP/1.1\r\n\r\n")
             made.data_received(head)
-            return await asyncio.wait_for(run(made, await waiting), 10)
+            return await asyncio.wait_for(run(made, await waiting), 120)
 
     return asyncio.run(started())
 
