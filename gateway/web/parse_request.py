@@ -5,6 +5,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -39,7 +40,10 @@ CHAT: Final = msgspec.json.Decoder(ChatRequest)
 _MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
-_SYSTEM = ("system", "developer")
+_SYSTEM: Final = frozenset({"system", "developer"})
+_CONTENT: Final = attrgetter("content")
+_ROLE: Final = attrgetter("role")
+_ALL_TEXT: Final = {str}
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
 _FOLLOW_UP: Final = 3  # messages that a conversation with a follow-up has at least
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
@@ -71,7 +75,7 @@ def parse_chat(
     read = _Conversation(request.messages)
     images = bool(read.parts) and "image_url" in [part.type for part in read.parts]
     media = _media(read.parts) if read.parts else _NO_MEDIA
-    nested = _nested_parameters(read, request.tools)
+    nested = _nested_parameters(body, request, read.parts)
     if document or nested or media:
         parameters, needs = read_parameters(_without_forms(document), nested, media)
     else:
@@ -165,39 +169,43 @@ def _check_spelling(document: dict[str, Any]) -> None:
 
 
 class _Conversation:
-    """What routing needs of the messages of a request, in one pass.
+    """What routing needs of the messages of a request.
 
     `earlier_text` is the user's message before the last, and `answer_text` the assistant's last answer before that: a
     follow-up is understood by them.
     """
 
-    __slots__ = ("answer_text", "earlier_text", "is_marked", "is_named", "parts", "system_texts", "texts", "user_text")
+    __slots__ = ("answer_text", "earlier_text", "parts", "system_texts", "texts", "user_text")
 
     def __init__(self, messages: list[Message]) -> None:
-        self.texts: list[str] = []
         self.parts: list[Part] = []
         self.system_texts: list[str] = []
         self.user_text = self.earlier_text = self.answer_text = ""
-        self.is_named = self.is_marked = False  # whether a message has a name, or marks a prefix to cache
-        last_answer = ""
-        for message in messages:
-            content, role = message.content, message.role
-            if isinstance(content, str):
-                text = content
-            else:
-                self.parts += content or ()
-                text = "\n".join([part.text for part in content or () if part.text])
-            self.texts.append(text)
-            if role == "user":
-                self.earlier_text, self.answer_text, self.user_text = self.user_text, last_answer, text
-            elif role == "assistant":
-                last_answer = text
-            elif role in _SYSTEM:
-                self.system_texts.append(text)
-            self.is_named = self.is_named or message.name is not None
-            self.is_marked = self.is_marked or message.cache_control is not ABSENT
-        if len(messages) < _FOLLOW_UP:
-            self.earlier_text = self.answer_text = ""
+        contents, roles = list(map(_CONTENT, messages)), list(map(_ROLE, messages))
+        self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
+        if not _SYSTEM.isdisjoint(roles):
+            self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
+        last = _last(roles, "user", len(roles))
+        if last >= 0:
+            self.user_text = self.texts[last]
+        if last > 0 and len(roles) >= _FOLLOW_UP:
+            earlier, answer = _last(roles, "user", last), _last(roles, "assistant", last)
+            self.earlier_text = self.texts[earlier] if earlier >= 0 else ""
+            self.answer_text = self.texts[answer] if answer >= 0 else ""
+
+    def _text(self, content: str | list[Part] | None) -> str:
+        if isinstance(content, str):
+            return content
+        self.parts += content or ()
+        return "\n".join([part.text for part in content or () if part.text])
+
+
+def _last(roles: list[str], role: str, end: int) -> int:
+    """Where the last message of this role before `end` is; -1 if there is none. Usually it is close."""
+    at = end - 1
+    while at >= 0 and roles[at] != role:
+        at -= 1
+    return at
 
 
 def last_user_text(request: ChatRequest) -> str:
@@ -257,14 +265,16 @@ def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in translated} if translated else document
 
 
-def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> list[str]:
-    """The parameters that are present within messages and tools."""
-    found = [NAME] if read.is_named else []
-    if not (read.parts or tools or read.is_marked):
-        return found
-    marked: list[ToolEntry | Part] = [*(tools or ()), *read.parts]
-    if read.is_marked or (marked and any(each.cache_control is not ABSENT for each in marked)):
-        found.append(CACHE_CONTROL)
+def _nested_parameters(body: bytes, request: ChatRequest, parts: list[Part]) -> list[str]:
+    """The parameters that are present within messages and tools. A key may be written with escapes."""
+    has_escape = b"\\u" in body
+    found = []
+    if (has_escape or b'"name"' in body) and any(each.name is not None for each in request.messages):
+        found.append(NAME)
+    if has_escape or b'"cache_control"' in body:
+        marked: list[Message | ToolEntry | Part] = [*request.messages, *(request.tools or ()), *parts]
+        if any(each.cache_control is not ABSENT for each in marked):
+            found.append(CACHE_CONTROL)
     return found
 
 
