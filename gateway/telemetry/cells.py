@@ -4,7 +4,7 @@ Its values take a lock for each increment, or write to a mapped file, and its hi
 A series is exported from its first count on. Cells belong to the event loop: `flush` them there.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -53,19 +53,19 @@ class HistogramCell:
         """Add the values since the last call to prometheus_client's, which keeps exemplars itself."""
         if not self._values:
             return
-        child, total, bounds = self._show(), 0.0, self._family._upper_bounds
-        counts = [0] * len(bounds)
-        for value in self._values:
-            if isinstance(value, tuple):
-                child.observe(*value)
-            else:
-                counts[bisect_left(bounds, value)] += 1
-                total += value
+        child, plain = self._show(), [each for each in self._values if not isinstance(each, tuple)]
+        for each in self._values if len(plain) < len(self._values) else ():
+            if isinstance(each, tuple):
+                child.observe(*each)
         self._values.clear()
-        child._sum.inc(total)
-        for bucket, count in zip(child._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
+        plain.sort()
+        child._sum.inc(sum(plain))
+        counted = 0
+        for bucket, bound in zip(child._buckets, self._family._upper_bounds, strict=True):
+            until = bisect_right(plain, bound, counted)
+            if until > counted:
+                bucket.inc(until - counted)
+                counted = until
 
     def _show(self) -> Histogram:
         if self._child is None:
