@@ -5,6 +5,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -45,13 +46,11 @@ _CONTENT: Final = attrgetter("content")
 _ROLE: Final = attrgetter("role")
 _ALL_TEXT: Final = {str}
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
+_RARE: Final = _FORMATS.union("tools functions metadata diffusion suffix prediction".split())
 _FOLLOW_UP: Final = 3  # messages that a conversation with a follow-up has at least
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
 _MEDIA: Final = ("image", "audio", "video", "file")
-_NO_MEDIA: Final[frozenset[str]] = frozenset()
-_NO_TASK: Final = (None, "")
-_TASK: Final = b"x-twolane-task"
-_DEADLINE: Final = b"x-twolane-deadline-ms"
+_HINTS: Final = frozenset(b"x-twolane-%b" % name for name in (b"task", b"deadline-ms", b"private", b"locations"))
 _TYPED: Final = HANDLED - FORMAT_FIELDS  # fields that only CHAT reads
 _NO_NEEDS: Final[frozenset[Capability]] = frozenset()
 _CHAT: Final = frozenset({Capability.CHAT})
@@ -69,19 +68,11 @@ def parse_chat(
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     request, document, body, spans = _read(body)
-    output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
-    tools = tools_of(request) if request.tools or request.functions else ()
-    task, task_from = _task(request, headers) if request.metadata or _TASK in headers else _NO_TASK
     read = _Conversation(request.messages)
-    images = bool(read.parts) and "image_url" in [part.type for part in read.parts]
-    media = _media(read.parts) if read.parts else _NO_MEDIA
     nested = _nested_parameters(body, request, read.parts)
-    if document or nested or media:
-        parameters, needs = read_parameters(_without_forms(document), nested, media)
-    else:
-        parameters, needs = NO_PARAMETERS, _NO_NEEDS
+    parameters, needs = read_parameters(document, nested) if document or nested else (NO_PARAMETERS, _NO_NEEDS)
     code = tagged_code(read.user_text)
-    return Query(
+    query = Query(
         request_id=new_request_id(),
         model=request.model,
         body=body,
@@ -94,15 +85,42 @@ def parse_chat(
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        principal=key.name if key else None,
+        trace=trace,
+        needs=needs | (_STREAM if request.stream else _CHAT),
+        parameters=parameters,
+        n=request.n or 1,
+        prompt_chars=sum(map(len, read.texts)),
+        prefix_text="".join(read.texts[:2])[:PREFIX_CHARS],
+        headers=headers,
+        beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
+    )
+    is_plain = not read.parts and _RARE.isdisjoint(document if spans is None else spans)
+    if is_plain and _HINTS.isdisjoint(headers) and (key is None or not key.is_restricted):
+        return query
+    return _with_rare_fields(query, request, document, read, key)
+
+
+def _with_rare_fields(
+    query: Query, request: ChatRequest, document: dict[str, Any], read: "_Conversation", key: Key | None
+) -> Query:
+    """The query with what few requests have: see `_RARE`, `_HINTS`, parts of messages, and restrictions of the key."""
+    headers = dict(query.headers)
+    output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
+    tools = tools_of(request) if request.tools or request.functions else ()
+    task, task_from = _task(request, headers)
+    images = "image_url" in [part.type for part in read.parts]
+    nested = _nested_parameters(query.body, request, read.parts)
+    parameters, needs = read_parameters(_without_forms(document), nested, _media(read.parts))
+    return replace(
+        query,
         private=_private(request, headers) or (key is not None and key.private_only),
         locations=_locations(request, headers, key),
         task_hint=task,
         task_hint_from=task_from,
-        deadline_ms=_deadline_ms(request, headers) if request.diffusion or _DEADLINE in headers else None,
-        principal=key.name if key else None,
+        deadline_ms=_deadline_ms(request, headers),
         allowed_models=key.models if key else None,
         allowed_routes=key.routes if key else None,
-        trace=trace,
         output_format=output_format,
         tools=tools,
         tool_choice=tool_choice_of(request, tools) if tools else ANY_CALL,
@@ -112,11 +130,6 @@ def parse_chat(
         has_images=images,
         needs=needs | _needs(request, output_format, images=images),
         parameters=parameters,
-        n=request.n or 1,
-        prompt_chars=sum(map(len, read.texts)),
-        prefix_text="".join(read.texts[:2])[:PREFIX_CHARS],
-        headers=headers,
-        beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
     )
 
 
