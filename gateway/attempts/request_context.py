@@ -49,6 +49,8 @@ class RequestContext:
     decisions: DecisionAnswers | None = None
     last_error: AttemptFailed | None = None  # of the attempt that ended last
     _calls = 0
+    _spent_ms = 0.0  # in the attempts of the decision, and waiting for them
+    _counted = 0  # attempts of the decision; -1: one of them was in progress
     _streaming: AttemptRecord | None = None  # the committed attempt, until it ends
 
     def __init__(
@@ -212,18 +214,11 @@ class RequestContext:
         total_ms = (now_s - self.query.received_s) * 1000
         if streaming is not None:
             attempts = [*attempts, replace(streaming, ended_ms=total_ms)]
-        if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
-            attempts = sorted(attempts, key=_started_ms)
-        own_ms, until_ms, cost = total_ms, 0.0, 0.0  # without waiting, and without the time of any attempt in progress
-        for attempt in attempts:
-            own_ms -= attempt.queued_ms or 0.0
-            if attempt.ended_ms > until_ms:
-                own_ms -= attempt.ended_ms - max(attempt.started_ms, until_ms)
-                until_ms = attempt.ended_ms
-            if attempt.usage is not None:
-                cost += attempt.usage.cost or 0.0
-        decision.attempts = tuple(attempts)
-        decision.total_ms, decision.overhead_ms, decision.cost = total_ms, max(0.0, own_ms), cost
+        if streaming is not None or len(attempts) != self._counted:
+            self._spent_ms = _count_attempts(decision, attempts)
+            self._counted = -1 if streaming is not None else len(attempts)
+        own_ms = total_ms - self._spent_ms
+        decision.total_ms, decision.overhead_ms = total_ms, own_ms if own_ms > 0.0 else 0.0
         decision.outcome, decision.status = self.outcome, 200
         if self.outcome is not _OK:
             decision.status = self._failed_status()
@@ -248,6 +243,24 @@ class RequestContext:
         self._attempts.append(attempt)
         if isinstance(attempt.outcome, Reason) and attempt.outcome in SHARED_REASONS:
             self.failed.setdefault(candidate.target.url, (candidate.target.name, attempt.outcome))
+
+
+def _count_attempts(decision: Decision, attempts: list[AttemptRecord]) -> float:
+    """Put these attempts into the decision, with their cost. Returns the milliseconds of waiting, and those in which any
+    of them was in progress."""
+    if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
+        attempts = sorted(attempts, key=_started_ms)
+    spent_ms, until_ms, cost = 0.0, 0.0, 0.0
+    for attempt in attempts:
+        if attempt.queued_ms is not None:
+            spent_ms += attempt.queued_ms
+        if attempt.ended_ms > until_ms:
+            spent_ms += attempt.ended_ms - max(attempt.started_ms, until_ms)
+            until_ms = attempt.ended_ms
+        if attempt.usage is not None:
+            cost += attempt.usage.cost or 0.0
+    decision.attempts, decision.cost = tuple(attempts), cost
+    return spent_ms
 
 
 def _started_ms(attempt: AttemptRecord) -> float:
