@@ -44,6 +44,8 @@ _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM: Final = frozenset({"system", "developer"})
 _CONTENT: Final = attrgetter("content")
 _ROLE: Final = attrgetter("role")
+_NAME: Final = attrgetter("name")
+_CACHE_CONTROL: Final = attrgetter("cache_control")
 _ALL_TEXT: Final = {str}
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
 _RARE: Final = _FORMATS.union("tools functions metadata diffusion suffix prediction".split())
@@ -69,7 +71,7 @@ def parse_chat(
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     request, document, body, spans = _read(body)
     read = _Conversation(request.messages)
-    nested = _nested_parameters(body, request, read.parts)
+    nested = _nested_parameters(read, request.tools)
     parameters, needs = read_parameters(document, nested) if document or nested else (NO_PARAMETERS, _NO_NEEDS)
     code = tagged_code(read.user_text)
     query = Query(
@@ -110,7 +112,7 @@ def _with_rare_fields(
     tools = tools_of(request) if request.tools or request.functions else ()
     task, task_from = _task(request, headers)
     images = "image_url" in [part.type for part in read.parts]
-    nested = _nested_parameters(query.body, request, read.parts)
+    nested = _nested_parameters(read, request.tools)
     parameters, needs = read_parameters(_without_forms(document), nested, _media(read.parts))
     return replace(
         query,
@@ -188,13 +190,15 @@ class _Conversation:
     follow-up is understood by them.
     """
 
-    __slots__ = ("answer_text", "earlier_text", "parts", "system_texts", "texts", "user_text")
+    __slots__ = ("answer_text", "earlier_text", "is_marked", "is_named", "parts", "system_texts", "texts", "user_text")
 
     def __init__(self, messages: list[Message]) -> None:
         self.parts: list[Part] = []
         self.system_texts: list[str] = []
         self.user_text = self.earlier_text = self.answer_text = ""
         contents, roles = list(map(_CONTENT, messages)), list(map(_ROLE, messages))
+        self.is_named = list(map(_NAME, messages)).count(None) < len(messages)
+        self.is_marked = list(map(_CACHE_CONTROL, messages)).count(ABSENT) < len(messages)  # a prefix to cache
         self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
         if not _SYSTEM.isdisjoint(roles):
             self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
@@ -278,16 +282,14 @@ def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in translated} if translated else document
 
 
-def _nested_parameters(body: bytes, request: ChatRequest, parts: list[Part]) -> list[str]:
-    """The parameters that are present within messages and tools. A key may be written with escapes."""
-    has_escape = b"\\u" in body
-    found = []
-    if (has_escape or b'"name"' in body) and any(each.name is not None for each in request.messages):
-        found.append(NAME)
-    if has_escape or b'"cache_control"' in body:
-        marked: list[Message | ToolEntry | Part] = [*request.messages, *(request.tools or ()), *parts]
-        if any(each.cache_control is not ABSENT for each in marked):
-            found.append(CACHE_CONTROL)
+def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> list[str]:
+    """The parameters that are present within messages and tools."""
+    found = [NAME] if read.is_named else []
+    if not (read.parts or tools or read.is_marked):
+        return found
+    marked: list[ToolEntry | Part] = [*(tools or ()), *read.parts]
+    if read.is_marked or (marked and any(each.cache_control is not ABSENT for each in marked)):
+        found.append(CACHE_CONTROL)
     return found
 
 
