@@ -8,10 +8,12 @@ from dataclasses import fields
 from typing import Any, Final
 
 from msgspec import msgpack
+from msgspec.structs import replace
 
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, Task
 from gateway.types import Classification, Usage
+from twolane.process.trace_context import Trace
 
 _Values = list[Any]
 _encode: Final = msgpack.Encoder().encode
@@ -27,21 +29,30 @@ _DECISION: Final = _names(Decision)
 _CLASSIFICATION: Final = _names(Classification)
 _ATTEMPT: Final = _names(AttemptRecord)
 _USAGE: Final = _names(Usage)
+_TRACE: Final = _names(Trace)
+_BITS: Final = 64
+_LOW_BITS: Final = (1 << _BITS) - 1
 
 
 def pack(decision: Decision) -> bytes | None:
-    """None for one with a trace, or that cannot be packed."""
-    if decision.trace is not None:
-        return None
+    """None for one that cannot be packed."""
+    trace = decision.trace
     try:
-        return _encode(decision)  # as the lists of its fields and of those of its records
+        if trace is None:
+            return _encode(decision)  # as the lists of its fields and of those of its records
+        ids = (trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS)  # a packed number has no more bits
+        return _encode((ids, replace(trace, trace_id=0), replace(decision, trace=None)))
     except (TypeError, ValueError, OverflowError):  # such as a number of more than 64 bits
         return None
 
 
 def unpack(packed: bytes) -> Decision:
     """The decision as it was."""
-    found = dict(zip(_DECISION, _decode(packed), strict=True))
+    values, trace = _decode(packed), None
+    if isinstance(values[0], list):  # the ids of a trace; otherwise a time
+        (high, low), of_trace, values = values
+        trace = Trace(**{**dict(zip(_TRACE, of_trace, strict=True)), "trace_id": high << _BITS | low})
+    found = dict(zip(_DECISION, values, strict=True)) | {"trace": trace}
     found["classification"] = _classification(found["classification"])
     found["attempts"] = tuple(map(_attempt, found["attempts"]))
     found["usage"] = _usage(found["usage"])

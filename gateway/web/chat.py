@@ -99,7 +99,8 @@ class GenerationApis:
             check_encoding(headers)
         body: bytes = scope.get(BODY) or await read_body(receive)
         trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
-        TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
+        if trace is not None:
+            TRACE_ID.set(trace.hex_id)  # of every line that is logged for this request, in its own context
         if len(body) <= LARGE_BYTES and api.prepare is None:
             return api.read(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if api.prepare is not None:
