@@ -246,8 +246,8 @@ class RequestContext:
 
 
 def _count_attempts(decision: Decision, attempts: list[AttemptRecord]) -> float:
-    """Put these attempts into the decision, with their cost. Returns the milliseconds in which any of them waited or was
-    in progress."""
+    """Put these attempts into the decision, with their cost. Returns the milliseconds in which any of them waited or
+    was in progress."""
     if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
         attempts = sorted(attempts, key=_started_ms)
     spent_ms, until_ms, cost = 0.0, 0.0, 0.0

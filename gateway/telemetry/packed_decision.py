@@ -40,8 +40,9 @@ def pack(decision: Decision) -> bytes | None:
     try:
         if trace is None:
             return _encode(decision)  # as the lists of its fields and of those of its records
-        ids = (trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS)  # a packed number has no more bits
-        return _encode((ids, replace(trace, trace_id=0), replace(decision, trace=None)))
+        high, low = trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS  # a packed number has no more bits
+        of_trace = (high, low, trace.span_id, trace.parent_id, trace.flags, trace.state, trace.is_recorded)
+        return _encode((of_trace, replace(decision, trace=None)))
     except (TypeError, ValueError, OverflowError):  # such as a number of more than 64 bits
         return None
 
@@ -49,9 +50,9 @@ def pack(decision: Decision) -> bytes | None:
 def unpack(packed: bytes) -> Decision:
     """The decision as it was."""
     values, trace = _decode(packed), None
-    if isinstance(values[0], list):  # the ids of a trace; otherwise a time
-        (high, low), of_trace, values = values
-        trace = Trace(**{**dict(zip(_TRACE, of_trace, strict=True)), "trace_id": high << _BITS | low})
+    if isinstance(values[0], list):  # those of a trace; otherwise a time
+        (high, low, *of_trace), values = values
+        trace = Trace(**dict(zip(_TRACE, (high << _BITS | low, *of_trace), strict=True)))
     found = dict(zip(_DECISION, values, strict=True)) | {"trace": trace}
     found["classification"] = _classification(found["classification"])
     found["attempts"] = tuple(map(_attempt, found["attempts"]))
