@@ -1,6 +1,6 @@
-/* Quick readers of common input: the head of an HTTP/1.1 message, the chunks of its body, and a JSON object. Each accepts
- * a strict subset of what the full reader accepts (llhttp, `json_body.read_json`), with the same result, and returns None
- * for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
+/* Quick readers of common input: an HTTP/1.1 message, the chunks of its body, a JSON object, and an event of a stream. Each
+ * accepts a strict subset of what the full reader accepts (llhttp, `json_body.read_json`, the reader of answers), with the
+ * same result, and returns None for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
  * is made here. Headers are written likewise.
  *
  * The module is optional: where it is not built, the full readers read everything. Tests compare the two on random input.
@@ -18,6 +18,7 @@
 #define MAX_MEMBERS 64
 #define MAX_NUMBER 17 /* characters: no integer beyond 64 bits, no float out of range */
 #define MAX_HEADERS 100
+#define MAX_EVENT_VALUES 4096
 
 typedef unsigned char byte;
 
@@ -269,6 +270,124 @@ static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *args)
     if (PyErr_Occurred())
         return NULL;
     return s.members ? s.members : Py_NewRef(Py_None);
+}
+
+/* An event of a streamed chat completion that adds text to one choice, and nothing else */
+
+typedef struct {
+    Py_ssize_t index; /* of the choice; -1: none yet */
+    span text;
+} addition;
+
+static int is_key(span key, const char *name)
+{
+    return key.size == (Py_ssize_t)strlen(name) && !memcmp(key.start, name, key.size);
+}
+
+static int is_one_of(span key, const char *const names[], int count)
+{
+    for (int i = 0; i < count; i++)
+        if (is_key(key, names[i]))
+            return 1;
+    return 0;
+}
+
+/* The members of an object whose bracket is next. `take` reads the value of each. */
+static int each_member(scanner *s, int (*take)(scanner *, span, addition *), addition *found)
+{
+    if (*s->at != '{' || s->depth == MAX_DEPTH)
+        return 0;
+    s->at++;
+    s->first_key[++s->depth] = s->keys;
+    do {
+        span key = {s->at + 1, 0};
+        int has_escape = 0;
+        if (!skip_space(s) || *s->at != '"')
+            return 0;
+        key.start = s->at + 1;
+        if (!read_string(s, &has_escape) || has_escape)
+            return 0;
+        key.size = s->at - 1 - key.start;
+        if (!note_key(s, key) || !skip_space(s) || *s->at++ != ':' || !skip_space(s) || !take(s, key, found) ||
+            !skip_space(s))
+            return 0;
+    } while (*s->at++ == ',');
+    s->keys = s->first_key[s->depth--];
+    return s->at[-1] == '}';
+}
+
+static int take_delta(scanner *s, span key, addition *found)
+{
+    static const char *const empty[] = {"refusal", "tool_calls"};
+    static const char *const other[] = {"function_call", "reasoning_content", "reasoning", "audio"};
+    int has_escape = 0;
+    if (is_key(key, "content")) {
+        found->text.start = s->at + 1;
+        if (*s->at != '"' || !read_string(s, &has_escape) || has_escape)
+            return 0;
+        found->text.size = s->at - 1 - found->text.start;
+        return 1;
+    }
+    if (is_one_of(key, empty, 2))
+        return read_word(s, "null", 4);
+    return !is_one_of(key, other, 4) && read_value(s);
+}
+
+static int take_choice(scanner *s, span key, addition *found)
+{
+    if (is_key(key, "delta"))
+        return each_member(s, take_delta, found);
+    if (is_key(key, "index")) {
+        const byte *digit = s->at;
+        if (!read_number(s) || s->at - digit > 4)
+            return 0;
+        for (found->index = 0; digit < s->at; digit++) {
+            if (*digit < '0' || *digit > '9')
+                return 0;
+            found->index = found->index * 10 + *digit - '0';
+        }
+        return 1;
+    }
+    if (is_key(key, "finish_reason"))
+        return read_word(s, "null", 4);
+    return !is_key(key, "message") && read_value(s);
+}
+
+static int take_completion(scanner *s, span key, addition *found)
+{
+    if (is_key(key, "choices")) {
+        if (*s->at++ != '[' || !skip_space(s) || !each_member(s, take_choice, found) || !skip_space(s))
+            return 0;
+        return *s->at++ == ']';
+    }
+    if (is_key(key, "usage"))
+        return read_word(s, "null", 4);
+    return !is_key(key, "error") && read_value(s);
+}
+
+static PyObject *read_text_event(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    static const char begin[] = "data: ", end[] = "\n\n";
+    const Py_ssize_t before = sizeof begin - 1, behind = sizeof end - 1;
+    if (!PyBytes_Check(data)) {
+        PyErr_SetString(PyExc_TypeError, "read_text_event() takes bytes");
+        return NULL;
+    }
+    const byte *start = (const byte *)PyBytes_AS_STRING(data);
+    Py_ssize_t size = PyBytes_GET_SIZE(data) - before - behind;
+    addition found = {-1, {NULL, 0}};
+    scanner s;
+    s.text = s.at = start + before;
+    s.end = s.text + size;
+    s.depth = s.keys = 0;
+    s.values = 1;
+    s.max_values = MAX_EVENT_VALUES;
+    s.members = NULL;
+    if (size < 2 || memcmp(start, begin, before) || memcmp(s.end, end, behind) || memchr(s.text, '\n', size) ||
+        memchr(s.text, '\r', size) || !each_member(&s, take_completion, &found) || s.at != s.end || found.index < 0 ||
+        !found.text.size)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(y#ns#)", s.text, size, found.index, found.text.start, found.text.size);
 }
 
 /* HTTP/1.1 (RFC 9112) */
@@ -591,6 +710,8 @@ static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *args)
 static PyMethodDef methods[] = {
     {"scan_object", scan_object, METH_VARARGS,
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
+    {"read_text_event", read_text_event, METH_O,
+     "read_text_event(data)\n--\n\nThe JSON of an event that adds text to one choice, the index of the choice, the text."},
     {"read_request", read_request, METH_VARARGS,
      "read_request(message, targets, most_bytes, most_headers)\n--\n\nA whole request for one of the targets, which are by"
      " the line of the request: target, headers with names in lower case, the same by name, body."},

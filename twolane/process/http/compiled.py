@@ -22,6 +22,9 @@ def _reads_nothing(*_: object) -> None:
 
 # Where the members of a JSON object are, if it is one that `read_json` reads with this limit of values.
 scan_object = _native.scan_object if IS_BUILT else _reads_nothing
+# The JSON of one server-sent event, alone in these bytes, that adds text to one choice of a chat completion and nothing
+# else, the index of the choice, and the text.
+read_text_event = _native.read_text_event if IS_BUILT else _reads_nothing
 # A whole HTTP/1.1 request that begins here, for one of these targets (by the line of the request), with at most so many
 # bytes and headers in its head: target, headers with names in lower case, the same by name, body. Its lines end with
 # CR LF and consist of visible ASCII and blanks, no header occurs twice, `content-length` is exactly that of the rest, and
