@@ -41,23 +41,28 @@ class UnsureAnswer(Protocol):
 class RequestContext:
     """The state of one request while its candidates are tried."""
 
-    outcome = Outcome.OK
-    error: GatewayError | None = None  # that the client received, if the outcome is an error
-    surest: UnsureAnswer | None = None  # kept if the route serves it
-    limit: Limit | None = None  # of its API key, whose quota is to be released at the end
-    needed_tokens = 0  # at least, as far as targets that found the request too long reported
-    decisions: DecisionAnswers | None = None
-    last_error: AttemptFailed | None = None  # of the attempt that ended last
-    _calls = 0
-    _spent_ms = 0.0  # in the attempts of the decision, and waiting for them
-    _counted = 0  # attempts of the decision; -1: one of them was in progress
-    _streaming: AttemptRecord | None = None  # the committed attempt, until it ends
+    __slots__ = (
+        *("_attempts", "_calls", "_counted", "_decision", "_failures", "_spent_ms", "_streaming", "_timings_ms"),
+        *("classification", "decisions", "error", "failed", "last_error", "limit", "needed_tokens", "outcome", "plan"),
+        *("query", "skipped", "surest"),
+    )
 
     def __init__(
         self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
     ) -> None:
         self.query = query
         self.plan = plan
+        self.outcome = _OK
+        self.error: GatewayError | None = None  # that the client received, if the outcome is an error
+        self.surest: UnsureAnswer | None = None  # kept if the route serves it
+        self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
+        self.needed_tokens = 0  # at least, as far as targets that found the request too long reported
+        self.last_error: AttemptFailed | None = None  # of the attempt that ended last
+        self.decisions: DecisionAnswers | None = None
+        self._calls = 0
+        self._spent_ms = 0.0  # in the attempts of the decision, and waiting for them
+        self._counted = 0  # attempts of the decision; -1: one of them was in progress
+        self._streaming: AttemptRecord | None = None  # the committed attempt, until it ends
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         if query.beyond_chat.decision is not None:

@@ -114,13 +114,17 @@ class HttpReply:
     """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends. It is its own
     iterator of deltas, because asynchronous generators cost the event loop more than their work here."""
 
-    _reader: AnswerReader | None = None  # of a body that is more than one document
-    _is_over = False
-    _trailer_until_s: float | None = None
-    _fault: Exception | None = None  # met by `push`
+    __slots__ = (
+        *("_api", "_fault", "_found", "_is_over", "_is_single", "_parts", "_reader", "_response", "_stream"),
+        "_trailer_until_s",
+    )
 
     def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
+        self._reader: AnswerReader | None = None  # of a body that is more than one document
+        self._is_over = False
+        self._trailer_until_s: float | None = None
+        self._fault: Exception | None = None  # met by `push`
         self._stream = query.stream
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self._api = api

@@ -203,8 +203,9 @@ class Connection(asyncio.Protocol):
         """Read whole chunks; False: the parser reads them and what follows."""
         chunks, response = read_chunks(data), self._response
         if chunks is not None and response is not None:
-            if chunks[1] or not response.feed_sink(chunks[0]):
-                self._take(response, *chunks)
+            part, is_end = chunks
+            if is_end or not response.feed_sink(part):
+                self._take(response, part, is_end)
             return True
         self._is_common = False
         self._parser.feed_data(_CHUNKED_HEAD)  # to the place where the body begins, or goes on
