@@ -29,7 +29,7 @@ _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 _BODY: Final = body_of(_ERROR)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Arrival:
     connection: ClientConnection
     cycle: RequestCycle
@@ -58,6 +58,7 @@ class Ingress:
         self._queue: FairQueue[_Arrival] = FairQueue()
         self._started = 0  # in this turn of the loop
         self._is_scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # finding it takes a system call
         self._running: Collection[object] = ()  # requests of the server
 
     @property
@@ -123,8 +124,10 @@ class Ingress:
 
     def _schedule(self) -> None:
         self._is_scheduled = True
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         # In an empty context: this one may be of another request, whose variables would live on here.
-        asyncio.get_running_loop().call_soon(self._turn, context=Context())
+        self._loop.call_soon(self._turn, context=Context())
 
 
 def _is_large(cycle: RequestCycle) -> bool:

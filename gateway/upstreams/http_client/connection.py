@@ -91,6 +91,10 @@ class Connection(asyncio.Protocol):
         self._head_fed = self._header_count = self._seen = 0
         self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
+    def is_idle_for(self, seconds: float) -> bool:
+        """Whether its last response was complete more than `seconds` ago."""
+        return self._loop.time() - self.idle_since_s > seconds
+
     @property
     def is_usable(self) -> bool:
         """Whether nothing has arrived since the last response: neither the server's close, nor bytes that would be
