@@ -238,13 +238,26 @@ class Attempt(Progress):
                 fans_out = query.n > 1 and needs_fan_out(upstream, call)
                 self._response = response = FanOutResponse(upstream, call) if fans_out else await upstream.send(call)
                 self._deltas = deltas = response.deltas()
-                if not query.stream:
+                if not query.stream and not self._take_whole(deltas):
                     await self._receive_whole(deltas)
         except TimeoutError as fault:
             raise self._time_out() from fault
         if query.stream:
             self._arrived = getattr(deltas, "arrived", list)
             await self._receive_beginning(deltas)
+
+    def _take_whole(self, deltas: Deltas) -> bool:
+        """Take a whole response that has arrived. False: wait for it."""
+        whole: Callable[[], Delta | None] | None = getattr(deltas, "whole", None)  # see `ports.Deltas`
+        delta = whole() if whole is not None else None
+        if delta is None:
+            return False
+        self._observe(delta)
+        self._buffered.append(delta)
+        if self._validation is not None:
+            self._validation.feed(delta)
+        self._complete(self.record.first_byte_ms)
+        return True
 
     async def _receive_whole(self, deltas: Deltas) -> None:
         """The one delta of a whole response, and what a target that fails sends before. Its bytes are counted where
