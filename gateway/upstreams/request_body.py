@@ -72,7 +72,7 @@ def _with_model(call: Call, capabilities: Capabilities | None, *, stream_options
         return None
     start, end = spans["model"]
     usage = _USAGE if query.stream and stream_options else b""
-    return b"%b%b%b%b" % (query.body[:start], _model(target.model), usage, query.body[end:])
+    return b"".join((query.body[:start], _model(target.model), usage, query.body[end:]))
 
 
 _OPENAI: Final = Kind.OPENAI  # finding a member in its class takes 0.2 µs

@@ -184,7 +184,7 @@ def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
 
 
 def _encoded(start: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
-    return b"%b%bContent-Length: %d\r\n\r\n%b" % (start, _lines(headers), len(body), body)
+    return b"".join((start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
