@@ -19,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 _EAGER: Final[set[str]] = set()  # operators that could not be compiled
 # The second is no TorchDynamoException: of a function that was compiled for too many kinds of inputs.
-_COMPILE_ERRORS: Final = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+COMPILE_ERRORS: Final = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
 
 
 def fused(
@@ -36,7 +36,7 @@ def fused(
             if name not in _EAGER and find_compiler(os.environ) is not None:
                 try:
                     return call_compiled(function, *args)
-                except _COMPILE_ERRORS as error:
+                except COMPILE_ERRORS as error:
                     _EAGER.add(name)
                     _log.warning("cannot compile %s, running eager: %s", name, error)
             return plain(*args)

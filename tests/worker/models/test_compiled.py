@@ -10,14 +10,12 @@ from torch._dynamo.utils import counters
 
 from diffusion_worker.memory.kv_cache import KvCache
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),  # two graphs, each a minute of a core
-    pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
-]
 CANVAS, SLOTS = 12, 4
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # two graphs, each a minute of a core
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @torch.inference_mode()
 def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) -> None:
     """Batches of one row and of several are two graphs; contexts shorter and longer than the window are the same."""
@@ -48,3 +46,28 @@ def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) 
         step(dice.randint(1, SLOTS), dice.randint(2, 60))
     assert counters["stats"]["unique_graphs"] == warm, "a batch was compiled again"
     assert not counters["graph_break"]
+
+
+@torch.inference_mode()
+def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, eager = (make_model(dtype=torch.float32, window=16) for _ in range(2))
+    cache = KvCache(model.kv_layers, slots=1, slot_tokens=64, dtype=model.dtype, device=model.device)
+    view = cache.prefill_view([0], [0], [20])
+    model.encode(torch.arange(20)[None] + 6, view)
+    cache.seal(view)
+
+    def compiler(_graph: object, _inputs: object) -> object:
+        raise NotImplementedError("no such kernel")
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend=compiler, **options))
+    model.compile()
+    ids, soft = torch.arange(CANVAS)[None] + 6, torch.zeros(1, CANVAS, model.info.hidden_size)
+    for _ in range(2):
+        found, expected = (each.denoise(ids, soft, cache.canvas_view([0], [20], CANVAS)) for each in (model, eager))
+        assert torch.equal(found, expected)
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message.startswith("cannot compile the canvas passes, running eager: ")
+    assert "no such kernel" in message
