@@ -79,9 +79,8 @@ def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
     )
     model = load(folder, options)
     run_eager_without_compiler(model.device.type, _say)
-    if settings.compile == "always" or (
-        settings.compile == "auto" and model.device.type != "cpu" and not settings.exact
-    ):
+    is_worth_it = model.device.type != "cpu" and not settings.exact
+    if settings.compile == "always" or (settings.compile == "auto" and is_worth_it):
         model.compile()
     if tokenizer.size > model.info.vocab_size:
         raise CheckpointBroken(

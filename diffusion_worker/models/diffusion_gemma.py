@@ -9,11 +9,10 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.confidence import PromptHead
-from diffusion_worker.models.fused import COMPILE_ERRORS
+from diffusion_worker.models.fused import COMPILE_ERRORS, compile_problem
 from diffusion_worker.models.fused_layers import CompiledDecoder, fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
-from twolane.process.errors import first_line
 
 _log: Final = logging.getLogger(__name__)
 CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
@@ -108,7 +107,7 @@ class DiffusionGemmaModel:
                 return self._compiled(canvas, soft, context)
             except COMPILE_ERRORS as error:
                 self._compiled = None
-                _log.warning("cannot compile the canvas passes, running eager: %s", first_line(error))
+                _log.warning("cannot compile the canvas passes, running eager: %s", compile_problem(error))
         self._soft = soft
         hidden: torch.Tensor = self._decoder(
             decoder_input_ids=canvas,

@@ -38,7 +38,7 @@ def fused(
                     return call_compiled(function, *args)
                 except COMPILE_ERRORS as error:
                     _EAGER.add(name)
-                    _log.warning("cannot compile %s, running eager: %s", name, error)
+                    _log.warning("cannot compile %s, running eager: %s", name, compile_problem(error))
             return plain(*args)
 
         operator = library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
@@ -58,6 +58,11 @@ def call_compiled(function: Callable[..., Any], *args: Any) -> Any:
     were equal in the first call by chance."""
     with torch.fx.experimental._config.patch(use_duck_shape=False, backed_size_oblivious=True):  # type: ignore[attr-defined]
         return _compiled(function)(*args)
+
+
+def compile_problem(error: Exception) -> str:
+    """What an error of the compiler says, in one line, without its advice."""
+    return " ".join(str(error).strip().split("\n\n")[0].split())
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """A compiled canvas pass is one graph for all batches, with the results of the eager one."""
 
+import logging
 import random
 import shutil
 from typing import Any
@@ -68,6 +69,6 @@ def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
     for _ in range(2):
         found, expected = (each.denoise(ids, soft, cache.canvas_view([0], [20], CANVAS)) for each in (model, eager))
         assert torch.equal(found, expected)
-    [message] = [record.getMessage() for record in caplog.records]
+    [message] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert message.startswith("cannot compile the canvas passes, running eager: ")
-    assert "no such kernel" in message
+    assert message.endswith("NotImplementedError: no such kernel")
