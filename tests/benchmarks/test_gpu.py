@@ -24,7 +24,11 @@ def test_all_sections_run_in_small(tmp_path: Path) -> None:
     assert not [each for each in found.values() if "error" in each]
     parity = found["parity of a small model"]
     assert parity["CPU = device"] == parity["together = alone"] == parity["of answers"]
-    assert all(found[f"step at {rows} rows"]["step ms"] > 0.0 for rows in (1, 4, 16))
+    for rows in (1, 4, 16):
+        step = found[f"step at {rows} rows"]
+        assert min(step["step ms"], step["model ms"], step["sampler ms"]) > 0.0
+        ratio = step["step ms"] / found["build"]["sweep of the weights ms"]
+        assert step["step of the sweep of the weights"] == pytest.approx(ratio, rel=0.01)
 
 
 def test_a_section_that_fails_or_has_no_time_left_does_not_stop_the_others(tmp_path: Path) -> None:
