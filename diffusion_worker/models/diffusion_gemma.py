@@ -58,10 +58,9 @@ class DiffusionGemmaModel:
         )
 
     def compile(self) -> None:
-        """Compile the canvas passes from here on; the first ones take minutes. They run eager if that fails."""
+        """Compile the canvas passes from here on; the first one over a single row and the first one over several take
+        minutes. They run eager if that fails, and those over templates always: a template takes two at most."""
         self._compiled = CompiledDecoder(self._decoder)
-        if self._for_templates is not None:
-            self._for_templates.compile()
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
@@ -102,7 +101,7 @@ class DiffusionGemmaModel:
 
     def _hidden(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """Hidden states [rows, canvas, hidden]."""
-        if self._compiled is not None:
+        if self._compiled is not None and canvas.shape[1] > 1:  # one position would be graphs of its own
             try:
                 return self._compiled(canvas, soft, context)
             except COMPILE_ERRORS as error:

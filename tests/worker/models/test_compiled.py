@@ -72,3 +72,33 @@ def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
     [message] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert message.startswith("cannot compile the canvas passes, running eager: ")
     assert message.endswith("NotImplementedError: no such kernel")
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_no_length_of_canvas_or_context_is_a_graph_of_its_own(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests choose both. A canvas of one position runs eager."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend="eager", **options))
+    torch._dynamo.reset()
+    counters.clear()
+    model = make_model(dtype=torch.float32, window=16)
+    model.compile()
+    cache = KvCache(model.kv_layers, slots=3, slot_tokens=64, dtype=model.dtype, device=model.device)
+    for slot in range(3):
+        view = cache.prefill_view([slot], [0], [40])
+        model.encode(torch.arange(40)[None] + 6, view)
+        cache.seal(view)
+
+    def step(rows: int, canvas: int, context: int) -> None:
+        view = cache.canvas_view(range(rows), [context] * rows, canvas)
+        soft = torch.zeros(rows, canvas, model.info.hidden_size)
+        model.denoise(torch.full((rows, canvas), 9), soft, view)
+
+    for rows in (1, 3):
+        step(rows, CANVAS, 40)
+    assert counters["stats"]["unique_graphs"] == 2
+    for rows, canvas, context in ((1, 1, 9), (3, 1, 9), (1, 2, 1), (2, 7, 1), (2, CANVAS, 20)):
+        step(rows, canvas, context)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert model._compiled is not None
