@@ -9,7 +9,6 @@ from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed, 
 from diffusion_worker.memory.kv_cache import CacheDamaged
 from diffusion_worker.memory.lifecycle import release_cached
 from diffusion_worker.memory.serving_plan import ServingPlan
-from diffusion_worker.models.compiler import compiling
 from diffusion_worker.models.device_errors import is_fatal, is_out_of_memory
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.observations import Observer, StartObserved, StartPhase
@@ -26,13 +25,7 @@ def open_loop(
     Raises BadSetting if nothing fits or a kernel is missing, CheckpointBroken if rows of the step fail, or
     DeviceFailed.
     """
-    with compiling(model.device.type):
-        return _open_loop(model, capacity, observe, gauge)
 
-
-def _open_loop(
-    model: DiffusionModel, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
-) -> Loop:
     def plan(scale: float) -> ServingPlan:
         return plan_of(model, capacity, step_scale=scale)
 

@@ -1,10 +1,8 @@
 """Kernels that are compiled at run time need a C compiler; without one, models run eager."""
 
-import contextlib
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 COMPILERS = ("cc", "gcc", "clang")  # those that triton tries, besides $CC
 
@@ -23,21 +21,3 @@ def run_eager_without_compiler(device_type: str, say: Callable[[str], None]) -> 
 
     torch.compiler.set_stance("force_eager")
     say("no C compiler (cc, gcc, clang or $CC): kernels cannot be compiled, running eager")
-
-
-@contextlib.contextmanager
-def compiling(device_type: str) -> Iterator[None]:
-    """On an accelerator, compile functions in this context and never after it: inputs for which nothing was compiled
-    run eager then. Compiling takes minutes, which would hold up all requests, and look like a device that hangs."""
-    may_compile = device_type != "cpu" and find_compiler(os.environ) is not None
-    if may_compile and "torch._dynamo" in sys.modules:
-        _set_stance("default")
-    yield
-    if may_compile and "torch._dynamo" in sys.modules:
-        _set_stance("eager_on_recompile")
-
-
-def _set_stance(stance: str) -> None:
-    import torch
-
-    torch.compiler.set_stance(stance)  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
 @pytest.mark.slow
 @torch.inference_mode()
 def test_no_length_of_canvas_or_context_is_a_graph_of_its_own(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests choose both. A canvas of one position runs eager."""
+    """Requests choose both. A canvas of one position runs eager, as does whatever else would need a graph."""
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend="eager", **options))
     torch._dynamo.reset()
@@ -90,15 +90,16 @@ def test_no_length_of_canvas_or_context_is_a_graph_of_its_own(make_model: Any, m
         model.encode(torch.arange(40)[None] + 6, view)
         cache.seal(view)
 
-    def step(rows: int, canvas: int, context: int) -> None:
+    def step(rows: int, canvas: int, context: int, dtype: torch.dtype = torch.long) -> None:
         view = cache.canvas_view(range(rows), [context] * rows, canvas)
         soft = torch.zeros(rows, canvas, model.info.hidden_size)
-        model.denoise(torch.full((rows, canvas), 9), soft, view)
+        model.denoise(torch.full((rows, canvas), 9, dtype=dtype), soft, view)
 
     for rows in (1, 3):
         step(rows, CANVAS, 40)
     assert counters["stats"]["unique_graphs"] == 2
     for rows, canvas, context in ((1, 1, 9), (3, 1, 9), (1, 2, 1), (2, 7, 1), (2, CANVAS, 20)):
         step(rows, canvas, context)
+    step(1, CANVAS, 40, torch.int)
     assert counters["stats"]["unique_graphs"] == 2
     assert model._compiled is not None

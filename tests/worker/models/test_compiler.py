@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from diffusion_worker.models.compiler import compiling, find_compiler, run_eager_without_compiler
+from diffusion_worker.models.compiler import find_compiler, run_eager_without_compiler
 
 
 @pytest.mark.parametrize(
@@ -50,28 +50,3 @@ def test_compiled_functions_run_eager_without_a_compiler(
     assert said == (
         ["no C compiler (cc, gcc, clang or $CC): kernels cannot be compiled, running eager"] if is_eager else []
     )
-
-
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_on_an_accelerator_nothing_is_compiled_after_the_start(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was compiled is used; other inputs run eager, until the next start."""
-    monkeypatch.setenv("CC", "true")
-    compiled: list[object] = []
-
-    def backend(graph: torch.fx.GraphModule, _inputs: object) -> object:
-        compiled.append(graph)
-        return graph.forward
-
-    doubled = torch.compile(lambda x: x * 2, backend=backend, fullgraph=True)
-    try:
-        with compiling(device):
-            assert doubled(torch.ones(2)).tolist() == [2.0, 2.0]
-        assert doubled(torch.ones(2)).tolist() == [2.0, 2.0]
-        assert len(compiled) == 1
-        assert doubled(torch.ones(2, dtype=torch.long)).tolist() == [2, 2]
-        assert len(compiled) == (1 if device == "cuda" else 2)
-        with compiling(device):
-            doubled(torch.ones(2, dtype=torch.short))
-        assert len(compiled) == (2 if device == "cuda" else 3)
-    finally:
-        torch.compiler.set_stance("default")
