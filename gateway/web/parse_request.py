@@ -5,7 +5,6 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -29,6 +28,7 @@ from twolane.process.api_keys import Key
 from twolane.process.http.compiled import Spans, scan_object
 from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
 from twolane.process.locations import locations_of
+from twolane.process.records import replaced
 from twolane.process.trace_context import Trace
 
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
@@ -114,7 +114,7 @@ def _with_rare_fields(
     images = "image_url" in [part.type for part in read.parts]
     nested = _nested_parameters(read, request.tools)
     parameters, needs = read_parameters(_without_forms(document), nested, _media(read.parts))
-    return replace(
+    return replaced(
         query,
         private=_private(request, headers) or (key is not None and key.private_only),
         locations=_locations(request, headers, key),

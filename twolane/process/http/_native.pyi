@@ -1,10 +1,13 @@
+from typing import TypeVar
+
+_Target = TypeVar("_Target")
 VERSION: int
 
 def scan_object(body: bytes, max_values: int, /) -> dict[str, tuple[int, int]] | None: ...
 def read_text_event(data: bytes, /) -> tuple[bytes, int, str] | None: ...
-def read_request[Target](
-    message: bytes, targets: dict[bytes, Target], most_bytes: int, most_headers: int, /
-) -> tuple[Target, list[tuple[bytes, bytes]], dict[bytes, bytes], bytes] | None: ...
+def read_request(
+    message: bytes, targets: dict[bytes, _Target], most_bytes: int, most_headers: int, /
+) -> tuple[_Target, list[tuple[bytes, bytes]], dict[bytes, bytes], bytes] | None: ...
 def read_response(
     message: bytes, most_bytes: int, most_body_bytes: int, /
 ) -> tuple[dict[bytes, bytes], bytes, bool] | None: ...

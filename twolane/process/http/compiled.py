@@ -27,11 +27,12 @@ scan_object = _native.scan_object if IS_BUILT else _reads_nothing
 read_text_event = _native.read_text_event if IS_BUILT else _reads_nothing
 # A whole HTTP/1.1 request that begins here, for one of these targets (by the line of the request), with at most so many
 # bytes and headers in its head: target, headers with names in lower case, the same by name, body. Its lines end with
-# CR LF and consist of visible ASCII and blanks, no header occurs twice, `content-length` is exactly that of the rest, and
-# nothing changes the framing or the connection.
+# CR LF and consist of visible ASCII and blanks, no header occurs twice, `content-length` is exactly that of the rest,
+# and nothing changes the framing or the connection.
 read_request = _native.read_request if IS_BUILT else _reads_nothing
-# A response with status 200 of the same form, with at most so many bytes in its head and in its body: headers by name in
-# lower case, what has arrived of the body (all of it, or whole chunks without extensions and trailers), whether that is all.
+# A response with status 200 of the same form, with at most so many bytes in its head and in its body: headers by name
+# in lower case, what has arrived of the body (all of it, or whole chunks without extensions and trailers), and whether
+# that is all.
 read_response = _native.read_response if IS_BUILT else _reads_nothing
 # The data of whole chunks of a body, likewise, and whether the body ends with them.
 read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing

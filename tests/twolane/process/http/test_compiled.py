@@ -136,7 +136,13 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"
 HEAD_ODD = st.sampled_from(
     [
         *(b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"\x80", b"(", b'"', b"x", b"\r\n ", b"\r\nq: 1"),
-        *(b"\r\nexpect: 100-continue", b"\r\nTransfer-Encoding: chunked", b"\r\nconnection: close", b"\r\nhost: b", b"0"),
+        *(
+            b"\r\nexpect: 100-continue",
+            b"\r\nTransfer-Encoding: chunked",
+            b"\r\nconnection: close",
+            b"\r\nhost: b",
+            b"0",
+        ),
     ]
 )
 HEAD_EDITS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), HEAD_ODD), max_size=3)
@@ -177,7 +183,9 @@ def test_a_request_that_is_cut_off_or_beyond_a_limit_or_for_another_target_is_no
 @pytest.mark.parametrize("common", [RESPONSE, CHUNKED, CHUNKED + b"0\r\n\r\n"])
 @given(edits=HEAD_EDITS)
 @example(edits=[])
-def test_a_response_that_is_read_is_read_alike_by_the_parser(common: bytes, edits: list[tuple[int, int, bytes]]) -> None:
+def test_a_response_that_is_read_is_read_alike_by_the_parser(
+    common: bytes, edits: list[tuple[int, int, bytes]]
+) -> None:
     message = edited(common, edits)
     found = read_response(message, 1000, 1000)
     if found is None:
