@@ -53,7 +53,7 @@ def allowed_names(combiner: Combiner, members: Members, limits: SizeLimits, find
         if shape.literals is not None:
             found = union(found, dfa_of_words(frozenset(value for value in shape.literals if isinstance(value, str))))
             continue
-        names = language(shape.text, limits.length)
+        names = language(shape.text, limits.length, compact=limits.compact_formats)
         findings.unchecked.update({"propertyNames"} if names.unchecked else ())
         findings.is_cut |= names.is_cut
         found = union(found, names.rows)
