@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urldefrag, urljoin
 
+from diffusion_worker.constraints.automata.unicode_properties import without_properties
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 Schema = bool | Mapping[str, Any]
 _OLD: Final = ("draft-03", "draft-04", "draft-05", "draft-06", "draft-07")
 _OLDEST: Final = ("draft-03", "draft-04", "draft-05")
 _DATA: Final = ("enum", "const", "default", "examples", "example")
+_NAMES: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,8 +47,8 @@ class Document:
         self._resources: dict[str, str] = {"": ""}  # URI -> pointer
         self._anchors: dict[tuple[str, str], str] = {}  # URI, name -> pointer
         self._bases: dict[str, str] = {}  # pointer -> URI, where it changes
-        self._schema = schema
-        self._index(schema, "", "")
+        self._schema = readable(schema)
+        self._index(self._schema, "", "")
         self.root = self.at("")
         self.never = Node(schema=False, pointer="", base="")
         self._always = Node(schema=True, pointer="", base="")
@@ -128,6 +130,34 @@ class Document:
             if isinstance(name := schema.get(keyword), str):
                 self._anchors[base, name] = pointer
         return base
+
+
+def readable(schema: Schema) -> Schema:
+    """The schema with properties of Unicode in its patterns written as characters (see `unicode_properties`)."""
+    content = json.dumps(schema)
+    found = _readable(schema) if "\\\\p{" in content or "\\\\P{" in content else schema
+    assert isinstance(found, bool | Mapping)
+    return found
+
+
+def _readable(value: Any, *, are_names: bool = False) -> Any:
+    if isinstance(value, list):
+        return [_readable(part) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    if are_names:
+        return {name: _readable(part) for name, part in value.items()}
+    found = dict[str, Any]()
+    for name, part in value.items():
+        if name in _DATA:
+            found[name] = part
+        elif name == "pattern" and isinstance(part, str):
+            found[name] = without_properties(part)
+        elif name == "patternProperties" and isinstance(part, Mapping):
+            found[name] = {without_properties(pattern): _readable(inner) for pattern, inner in part.items()}
+        else:
+            found[name] = _readable(part, are_names=name in _NAMES)
+    return found
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:

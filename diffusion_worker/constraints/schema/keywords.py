@@ -54,9 +54,11 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         maxItems="checked above the limit on items",
         minLength="code points; checked above the limit on length",
         maxLength="code points; checked above the limit on length",
-        pattern="ECMA 262, unanchored; checked if not regular (back references, inner look-around, `\\b`); refused if  "
-        "Python's `re`, which validates, cannot parse it (`\\p`)",
-        format="the formats listed below, others are annotations; checked only above the size limits",
+        pattern="ECMA 262, unanchored; checked if not regular (back references, inner look-around, `\\b`); of "
+        "Unicode's properties only general categories and `ASCII` (`\\p{Letter}`, `\\P{Lu}`); refused if Python's `re`, "
+        "which validates, cannot parse it",
+        format="the formats listed below, others are annotations; large schemas: no IP addresses in brackets inside "
+        "URIs and e-mail addresses; checked only above the size limits",
         multipleOf="integers up to 1000; otherwise the number of digits is limited and it is checked",
         allOf="merged; checked above 64 alternatives",
         anyOf="united; checked above 64 alternatives",

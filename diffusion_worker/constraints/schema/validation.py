@@ -12,7 +12,8 @@ import jsonschema
 import jsonschema_specifications
 from jsonschema.validators import validator_for
 
-from diffusion_worker.constraints.schema.document import Node, Schema, canonical
+from diffusion_worker.constraints.automata.unicode_properties import without_properties
+from diffusion_worker.constraints.schema.document import Node, Schema, canonical, readable
 from diffusion_worker.constraints.spec import Constraint, template_parts
 from diffusion_worker.errors import InvalidRequest
 
@@ -36,7 +37,7 @@ def make_validator(constraint: Constraint) -> Callable[[str], str | None]:
             choices = frozenset(constraint.value)
             return lambda text: None if text in choices else "not one of the choices"
         case "regex":
-            return _pattern_validator(constraint.value)
+            return _pattern_validator(without_properties(constraint.value))
         case "template":
             return _pattern_validator("".join(_expression(part) for part in template_parts(constraint.value)))
         case "tools":
@@ -87,6 +88,7 @@ class SchemaValidator:
     def __init__(self, schema: Schema) -> None:
         if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
             raise InvalidRequest("not a valid schema: `$schema` must be a string", param="response_format")
+        schema = readable(schema)
         kind = validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)
