@@ -1,4 +1,4 @@
-"""Properties of Unicode in regular expressions, `\\p{Letter}` and `\\P{Lu}` of ECMA 262: general categories and `ASCII`.
+"""Properties of Unicode in regular expressions, `\\p{Letter}` and `\\P{Lu}` in ECMA 262: categories and `ASCII`.
 
 Python's `re` has none, so expressions are rewritten with the characters of the property, by the Unicode version of
 `unicodedata`. Scripts and other properties are not in that module; they stay as they are, and `re` refuses them.
@@ -68,14 +68,14 @@ def without_properties(pattern: str) -> str:
     parts: list[str] = []
     inside = False  # a character class
     for found in _TOKEN.finditer(pattern):
-        token = found[0]
+        piece = found[0]
         ranges = None if found[1] is None else property_ranges(found[1])
         if ranges:
-            ranges = subtract(_SCALARS, ranges) if token[1] == "P" else ranges
-            token = _class_members(ranges) if inside else f"[{_class_members(ranges)}]"
-        elif token in ("[", "]"):
-            inside = token == "["
-        parts.append(token)
+            ranges = subtract(_SCALARS, ranges) if piece[1] == "P" else ranges
+            piece = _class_members(ranges) if inside else f"[{_class_members(ranges)}]"
+        elif piece in ("[", "]"):
+            inside = piece == "["
+        parts.append(piece)
     return "".join(parts)
 
 

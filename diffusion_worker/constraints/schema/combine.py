@@ -70,7 +70,7 @@ class Combiner:
         schema = node.schema
         if isinstance(schema, bool):
             return (Shape(),) if schema else ()
-        if self.document.old and "$ref" in schema:
+        if node.dialect.ignores_siblings and "$ref" in schema:
             return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
         shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
         for keyword in _COMBINATORS:
@@ -79,7 +79,7 @@ class Combiner:
                 shapes = tuple(_in_progress(shape, keyword) for shape in shapes)
             elif keyword == "oneOf" and keyword in schema:
                 shapes = self._one_of(shapes, [self._of(n) for n in self._branches(node, keyword)])
-            elif keyword in schema:
+            elif keyword in schema and (keyword not in _DYNAMIC or keyword == node.dialect.dynamic):
                 for factor in self._factors(node, keyword, schema[keyword]):
                     shapes = _product(shapes, factor, keyword)
                     if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" are contradictory
@@ -89,7 +89,7 @@ class Combiner:
     def _factors(self, node: Node, keyword: str, value: Any) -> Iterable[Shapes]:
         child = self.document.child
         match keyword:
-            case "$ref":
+            case "$ref" | "$dynamicRef" | "$recursiveRef":
                 yield self._of(self.document.resolve(node, keyword, value))
             case "allOf":
                 yield from (self._of(branch) for branch in self._branches(node, keyword))
@@ -226,4 +226,5 @@ def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
 
 _DEPENDENCIES: Final = ("dependencies", "dependentRequired", "dependentSchemas")
 _EXCLUDING: Final = ("not", "if", *_DEPENDENCIES)
-_COMBINATORS: Final = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)
+_DYNAMIC: Final = ("$dynamicRef", "$recursiveRef")
+_COMBINATORS: Final = ("$ref", *_DYNAMIC, "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)
