@@ -41,11 +41,11 @@ def test_parts_of_a_metaschema_are_referred_to_from_any_dialect(dialect: dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("uri", ["http://json-schema.org/draft-04/schema#", f"{DRAFT_7}#", DRAFT_2019, DRAFT_2020])
+@pytest.mark.parametrize("uri", ["http://json-schema.org/draft-04/schema#", DRAFT_2020])
 def test_a_whole_metaschema_is_referred_to(uri: str) -> None:
-    """Schemas inside it are cut in depth, because each has twenty places for others; 1 to 4 s each."""
+    """Schemas inside it are cut in depth, because each has twenty places for others; 3 s each."""
     schema = {"type": "object", "properties": {"schema": {"$ref": uri}}, "additionalProperties": False}
-    good = [{}, {"type": "string"}, {"properties": {"a": {}}, "required": ["a"]}, {"pattern": "^a", "minimum": 1.5}]
+    good = [{}, {"type": "string"}, {"properties": {}, "required": ["a"]}, {"pattern": "^a", "minimum": 1.5}]
     bad = [{"type": "text"}, {"properties": {"a": {"minimum": "x"}}}, {"allOf": []}, {"minLength": -1}]
     _agree(schema, [{"schema": value} for value in good], [{"schema": value} for value in bad])
 
