@@ -19,6 +19,7 @@ from diffusion_worker.constraints.schema.validation import SchemaValidator
 from diffusion_worker.errors import UnsupportedSchema
 
 MAX_PRODUCT: Final = 64
+_MAX_SHAPES: Final = 4096  # alternatives of one position
 _DEPTH_OF_PROOF: Final = 3
 _SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
 Shapes = tuple[Shape, ...]
@@ -84,6 +85,9 @@ class Combiner:
                     shapes = _product(shapes, factor, keyword)
                     if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" are contradictory
                         shapes = tuple(shape for shape in shapes if not self.is_empty(shape))
+            if len(shapes) > _MAX_SHAPES:
+                pointer = f"{node.pointer}/{keyword}"
+                raise UnsupportedSchema(f"more than {_MAX_SHAPES} alternatives", keyword=keyword, pointer=pointer)
         return shapes
 
     def _factors(self, node: Node, keyword: str, value: Any) -> Iterable[Shapes]:
@@ -94,7 +98,8 @@ class Combiner:
             case "allOf":
                 yield from (self._of(branch) for branch in self._branches(node, keyword))
             case "anyOf":
-                yield tuple(shape for branch in self._branches(node, keyword) for shape in self._of(branch))
+                shapes = [shape for branch in self._branches(node, keyword) for shape in self._of(branch)]
+                yield tuple({id(shape): shape for shape in shapes}.values())  # branches may be the same definition
             case "not":
                 yield self._of(self.document.negation(child(node, keyword), keyword))
             case "if":
@@ -219,6 +224,8 @@ def _in_progress(shape: Shape, keyword: str) -> Shape:
 
 def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
     """The pairwise intersections; above MAX_PRODUCT the second factor stays unchecked."""
+    if ours == _ANY:
+        return theirs
     if len(ours) > 1 and len(theirs) > 1 and len(ours) * len(theirs) > MAX_PRODUCT:
         return tuple(_in_progress(shape, keyword) for shape in ours)
     return tuple(joined for a in ours for b in theirs if (joined := a.and_(b)).types)
