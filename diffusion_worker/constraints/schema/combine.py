@@ -20,6 +20,7 @@ from diffusion_worker.errors import UnsupportedSchema
 
 MAX_PRODUCT: Final = 64
 _MAX_SHAPES: Final = 4096  # alternatives of one position
+_MAX_EXCLUSIVE: Final = 256  # alternatives of `oneOf`, each of which is compared with the others
 _DEPTH_OF_PROOF: Final = 3
 _SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
 Shapes = tuple[Shape, ...]
@@ -139,7 +140,7 @@ class Combiner:
 
     def _one_of(self, around: Shapes, branches: Sequence[Shapes]) -> Shapes:
         """What satisfies `around` and exactly one of the branches."""
-        if self._lenient:
+        if self._lenient or sum(map(len, branches)) > _MAX_EXCLUSIVE:
             return tuple(
                 _in_progress(shape, "oneOf") for branch in branches for shape in _product(around, branch, "oneOf")
             )
