@@ -49,11 +49,12 @@ _FORMATS_HEAD: Final = """
 A format is the grammar of its RFC, so a valid text of any kind is accepted: lower-case `t` and `z`, fractions of any
 length, URIs with IPv6 hosts or without a host, quoted local parts of e-mail addresses. Left out are the year 0000, leap
 seconds other than `23:59:60` in UTC (in a `date-time`: on 30 June or 31 December), reserved operators of URI templates,
-and index manipulation in relative JSON pointers. Large schemas leave out IP addresses in brackets inside URIs and e-mail
-addresses. Limits on the length of labels and addresses are not enforced.
+and index manipulation in relative JSON pointers. Large schemas leave out IP addresses in brackets inside URIs and
+e-mail addresses. Limits on the length of labels and addresses are not enforced.
 
 `regex` is an annotation because no automaton recognises it, `idn-hostname` and `idn-email` because the allowed labels
-depend on Unicode tables. A text without its format is never generated, even where a dialect makes `format` an annotation.
+depend on Unicode tables. A text without its format is never generated, even where a dialect makes `format` an
+annotation.
 
 Formats enforced by the automaton: """
 _LIMITS_HEAD: Final = f"""
