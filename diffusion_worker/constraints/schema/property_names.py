@@ -24,7 +24,7 @@ from diffusion_worker.constraints.schema.shapes import MemberLayer, Members
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, has_two_readings, language, wide_states
 
-_MAX_GROUPS: Final = 64  # overlapping patterns would double them one by one
+_MAX_GROUPS: Final = 32  # overlapping patterns would double them one by one
 
 
 @dataclass(slots=True)
