@@ -1,11 +1,11 @@
 /* The step of a constrained row in C: logits to scores of token equivalence classes, and classes to the best path, the
- * marginals and a sample.
+ * marginals and a sample. `follow` infers from the few states that have a share in the result, `infer` from all states.
  *
  * Optional. The Python code beside it computes the same, defines what is computed, and is used where this module is not
  * built, or where logits are so far apart that probabilities leave the range of a double. Tests compare the two. A
  * change of results there is a change here, and a new VERSION in both.
  *
- * Both functions release the interpreter lock, so that rows of a step run side by side.
+ * All three functions release the interpreter lock, so that rows of a step run side by side.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION 2
+#define VERSION 3
 #define CHUNK 128  /* slots per chunk: `class_reduction.CHUNK` */
 #define NONE (-1e30f)
 #define FLOOR (-1e4)
@@ -265,15 +265,27 @@ DEFINE_READ_POSITION(read_position_wide, WIDE)
 DEFINE_READ_POSITION(read_position_widest, WIDEST)
 #endif
 
+#if HAS_WIDE
+static int has_widest(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+
+static int has_wide(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
+
 typedef int (*ReadPosition)(const Reduction *, const float *, float *, Chunks, Classes);
 
 static ReadPosition position_reader(void)
 {
 #if HAS_WIDE
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
+    if (has_widest())
         return read_position_widest;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (has_wide())
         return read_position_wide;
 #endif
     return read_position;
@@ -490,35 +502,107 @@ typedef struct {
     Completions *values;   /* [positions + 1, graph nodes] */
 } Row;
 
-/* Fills `share` and the probabilities from log masses [classes] of one position. Returns whether each set has enough of
- * it, and the log of the mass of all tokens as `normaliser`. */
-static int share_out(const Program *p, const float *mass, double *share, Score *scores, float *normaliser)
+typedef double Eight __attribute__((vector_size(64)));
+typedef uint64_t EightBits __attribute__((vector_size(64)));
+
+#define SPLIT_LN2_HIGH 0.6931471803691238
+#define SPLIT_LN2_LOW 1.9082149292705877e-10
+
+/* out = e to the power of each value minus `shift`, which is <= 0, within 4e-16; below -708, about 3e-308. Returns the
+ * sum. The power is 2^n times a polynomial of the rest, |rest| <= ln(2) / 2. */
+#define DEFINE_EXPS(name, attributes) \
+attributes static double name(const float *values, double shift, double *out, Py_ssize_t count) \
+{ \
+    const double to_integer = 6755399441055744.0; \
+    double total = 0.0; \
+    for (Py_ssize_t at = 0; at < count; at += 8) { \
+        Py_ssize_t size = count - at < 8 ? count - at : 8; \
+        double part[8] = {0}; \
+        Eight x, lowest = (Eight){0} - 708.0; \
+        for (Py_ssize_t each = 0; each < size; each++) \
+            part[each] = values[at + each] - shift; \
+        memcpy(&x, part, sizeof(x)); \
+        EightBits is_above = (EightBits)(x > lowest); \
+        x = (Eight)(((EightBits)x & is_above) | ((EightBits)lowest & ~is_above)); \
+        Eight k = x * 1.4426950408889634 + to_integer, n = k - to_integer; \
+        Eight y = (x - n * SPLIT_LN2_HIGH) - n * SPLIT_LN2_LOW; \
+        Eight p = y * (1.0 / 479001600.0) + 1.0 / 39916800.0; \
+        p = p * y + 1.0 / 3628800.0; \
+        p = p * y + 1.0 / 362880.0; \
+        p = p * y + 1.0 / 40320.0; \
+        p = p * y + 1.0 / 5040.0; \
+        p = p * y + 1.0 / 720.0; \
+        p = p * y + 1.0 / 120.0; \
+        p = p * y + 1.0 / 24.0; \
+        p = p * y + 1.0 / 6.0; \
+        p = p * y + 0.5; \
+        p = p * y + 1.0; \
+        p = p * y + 1.0; \
+        x = p * (Eight)(((EightBits)k + 1023) << 52); \
+        memcpy(part, &x, sizeof(x)); \
+        for (Py_ssize_t each = 0; each < size; each++) \
+            total += out[at + each] = part[each]; \
+    } \
+    return total; \
+}
+
+DEFINE_EXPS(exps, )
+#if HAS_WIDE
+DEFINE_EXPS(exps_wide, WIDE)
+DEFINE_EXPS(exps_widest, WIDEST)
+#endif
+
+typedef double (*Exps)(const float *, double, double *, Py_ssize_t);
+
+static Exps exps_of_cpu(void)
 {
-    double total = 0.0, shift = -INFINITY;
+#if HAS_WIDE
+    if (has_widest())
+        return exps_widest;
+    if (has_wide())
+        return exps_wide;
+#endif
+    return exps;
+}
+
+/* Fills `share` from log masses [classes] of one position, with scratch [classes]. Returns the log of the mass of all
+ * tokens. */
+static double share_out(const Program *p, const float *mass, double *share, double *of_class, Exps exps_of)
+{
+    double shift = -INFINITY;
     for (Py_ssize_t at = 0; at < p->classes; at++)
         shift = mass[at] > shift ? mass[at] : shift;
+    double total = exps_of(mass, shift, of_class, p->classes), scale = 1.0 / total;
     memset(share, 0, (size_t)p->nodes * sizeof(double));
     for (Py_ssize_t at = 0; at < p->classes; at++)
-        total += share[p->leaf_of[at]] = exp(mass[at] - shift);
-    *normaliser = (float)(shift + log(total));
-    for (Py_ssize_t at = 0; at < p->classes; at++)
-        share[p->leaf_of[at]] /= total;
+        share[p->leaf_of[at]] = of_class[at] * scale;
     for (Py_ssize_t node = p->nodes / 2 - 1; node > 0; node--)
         share[node] = share[2 * node] + share[2 * node + 1];
-    int is_enough = 1;
-    for (Py_ssize_t set = 0; set < p->sets; set++) {
-        double sum = 0.0;
+    return shift + log(total);
+}
+
+INLINE double probability_of(const Program *p, const double *share, int32_t set)
+{
+    double sum = set == p->sets;
+    if (set < p->sets)
         for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
             sum += share[p->set_node[at]];
-        scores[set].probability = sum;
-        is_enough &= sum > LEAST;
+    return sum;
+}
+
+/* Fills the probabilities of all sets of one position. Returns whether each has enough. */
+static int weigh_sets(const Program *p, const double *share, Score *scores)
+{
+    int is_enough = 1;
+    for (int32_t set = 0; set <= p->sets; set++) {
+        scores[set].probability = probability_of(p, share, set);
+        is_enough &= scores[set].probability > LEAST;
     }
-    scores[p->sets].probability = 1.0;
     return is_enough;
 }
 
-/* Fills `node_best` and the best scores from the largest logits [classes] of one position. */
-static void take_best(const Program *p, const float *peak, float normaliser, float *node_best, Score *scores)
+/* Fills `node_best` from the largest logits [classes] of one position. */
+static void take_best(const Program *p, const float *peak, float normaliser, float *node_best)
 {
     for (Py_ssize_t node = 0; node < p->nodes; node++)
         node_best[node] = NONE;
@@ -528,13 +612,27 @@ static void take_best(const Program *p, const float *peak, float normaliser, flo
         float one = node_best[2 * node], two = node_best[2 * node + 1];
         node_best[node] = one > two ? one : two;
     }
-    for (Py_ssize_t set = 0; set < p->sets; set++) {
-        float most = NONE;
-        for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
-            most = node_best[p->set_node[at]] > most ? node_best[p->set_node[at]] : most;
-        scores[set].best = most > FLOOR ? most : FLOOR;
-    }
-    scores[p->sets].best = 0.0;
+}
+
+/* The log probability of the most likely member of a set. */
+INLINE double best_of(const Program *p, const float *node_best, int32_t set)
+{
+    if (set == p->sets)
+        return 0.0;
+    float most = NONE;
+    for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
+        most = node_best[p->set_node[at]] > most ? node_best[p->set_node[at]] : most;
+    return most > FLOOR ? most : FLOOR;
+}
+
+static int32_t best_class(const Program *p, const float *best, int32_t set)
+{
+    int32_t node = p->set_node[p->set_start[set]];
+    for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
+        node = best[p->set_node[at]] > best[node] ? p->set_node[at] : node;
+    while (2 * node < p->nodes)
+        node = 2 * node + (best[2 * node + 1] > best[2 * node]);
+    return p->class_at[node];
 }
 
 /* The fewest tokens from the state to each node of the graph; transitions into epsilon states read none. */
@@ -682,12 +780,7 @@ static Py_ssize_t best_path(const Row *r, int32_t *classes, int32_t *states)
                 chosen = edge;
             }
         }
-        int32_t set = p->label[chosen], node = p->set_node[p->set_start[set]];
-        for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
-            node = best[p->set_node[at]] > best[node] ? p->set_node[at] : node;
-        while (2 * node < p->nodes)
-            node = 2 * node + (best[2 * node + 1] > best[2 * node]);
-        classes[length] = p->class_at[node];
+        classes[length] = best_class(p, best, p->label[chosen]);
         states[length] = state;
         state = p->target[chosen];
     }
@@ -695,6 +788,34 @@ static Py_ssize_t best_path(const Row *r, int32_t *classes, int32_t *states)
 }
 
 #define BELOW_ONE (1.0 - 0x1p-53)
+
+/* The class of a set in which `rest` of the set's probability lies, or -1; and what is left, as a number in [0, 1). */
+static int32_t draw_class(const Program *p, const double *share, int32_t set, double rest, double *left)
+{
+    int32_t node = -1;
+    for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++) {
+        double weight = share[p->set_node[at]];
+        if (weight <= 0.0)
+            continue;
+        node = p->set_node[at];
+        if (rest < weight)
+            break;
+        rest -= weight;
+    }
+    if (node < 0)
+        return -1;
+    rest = rest < share[node] ? rest : share[node] * BELOW_ONE;
+    while (2 * node < p->nodes) {
+        double one = share[2 * node], two = share[2 * node + 1];
+        int is_second = !(rest < one) && two > 0.0;
+        rest = is_second ? rest - one : rest;
+        node = 2 * node + is_second;
+        rest = rest < share[node] ? rest : share[node] * BELOW_ONE;
+    }
+    rest /= share[node];
+    *left = rest < BELOW_ONE ? rest : BELOW_ONE;
+    return p->class_at[node];
+}
 
 /* The class of each position of a sample, and the rest of each uniform number; returns its length. See `sample.py`. */
 static Py_ssize_t sample_path(const Row *r, const double *uniforms, double *terms, int32_t *classes, double *rests)
@@ -729,30 +850,10 @@ static Py_ssize_t sample_path(const Row *r, const double *uniforms, double *term
         if (chosen < 0)
             return -1;
         rest = rest / terms[chosen - first] < BELOW_ONE ? rest / terms[chosen - first] : BELOW_ONE;
-        int32_t set = p->label[chosen], node = -1;
-        rest *= scores[set].probability;
-        for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++) {
-            weight = share[p->set_node[at]];
-            if (weight <= 0.0)
-                continue;
-            node = p->set_node[at];
-            if (rest < weight)
-                break;
-            rest -= weight;
-        }
-        if (node < 0)
+        int32_t set = p->label[chosen];
+        classes[length] = draw_class(p, share, set, rest * scores[set].probability, &rests[length]);
+        if (classes[length] < 0)
             return -1;
-        rest = rest < share[node] ? rest : share[node] * BELOW_ONE;
-        while (2 * node < p->nodes) {
-            double one = share[2 * node], two = share[2 * node + 1];
-            int is_second = !(rest < one) && two > 0.0;
-            rest = is_second ? rest - one : rest;
-            node = 2 * node + is_second;
-            rest = rest < share[node] ? rest : share[node] * BELOW_ONE;
-        }
-        rest /= share[node];
-        rests[length] = rest < BELOW_ONE ? rest : BELOW_ONE;
-        classes[length] = p->class_at[node];
         state = p->target[chosen];
     }
     return length;
@@ -847,7 +948,7 @@ static void entropies(const Row *r, const float *within, Forward *f, double *out
 }
 
 /* One allocation for all scratch of a row: its parts, or only the size if there is no memory yet. */
-static size_t lay_out(Row *r, Forward *f, int32_t **depth, double **terms, char *memory)
+static size_t lay_out(Row *r, Forward *f, int32_t **depth, double **terms, double **of_class, char *memory)
 {
     const Program *p = r->program;
     size_t positions = (size_t)r->positions, nodes = (size_t)p->nodes, sets = (size_t)p->sets + 1;
@@ -864,6 +965,7 @@ static size_t lay_out(Row *r, Forward *f, int32_t **depth, double **terms, char 
     PART(r->node_best, positions * nodes);
     PART(*depth, graph);
     PART(*terms, (size_t)p->edges + 1);
+    PART(*of_class, (size_t)p->classes);
     PART(f->now, states);
     PART(f->then, states);
     PART(f->active, states);
@@ -879,20 +981,25 @@ static size_t scratch_size(const Program *p, Py_ssize_t positions)
     Row row = {.program = p, .positions = positions};
     Forward forward = {0};
     int32_t *depth = NULL;
-    double *terms = NULL;
-    return lay_out(&row, &forward, &depth, &terms, NULL) + 64;
+    double *terms = NULL, *of_class = NULL;
+    return lay_out(&row, &forward, &depth, &terms, &of_class, NULL) + 64;
+}
+
+static PyObject *size_of(PyObject *args, size_t (*size)(const Program *, Py_ssize_t))
+{
+    PyObject *capsule;
+    Py_ssize_t positions;
+    if (!PyArg_ParseTuple(args, "On", &capsule, &positions))
+        return NULL;
+    const Program *p = PyCapsule_GetPointer(capsule, "program");
+    return p == NULL ? NULL : PyLong_FromSize_t(size(p, positions < 0 ? 0 : positions));
 }
 
 /* scratch_size(program, positions): the bytes of scratch that `infer` needs. */
 static PyObject *size_of_scratch(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *capsule;
-    Py_ssize_t positions;
-    if (!PyArg_ParseTuple(args, "On", &capsule, &positions))
-        return NULL;
-    const Program *p = PyCapsule_GetPointer(capsule, "program");
-    return p == NULL ? NULL : PyLong_FromSize_t(scratch_size(p, positions < 0 ? 0 : positions));
+    return size_of(args, scratch_size);
 }
 
 typedef struct {
@@ -910,15 +1017,19 @@ static int infer_row(Row *r, Answer *a, char *scratch)
     const Program *p = r->program;
     Forward f = {0};
     int32_t *depth = NULL;
-    double *terms = NULL;
-    float normaliser;
-    lay_out(r, &f, &depth, &terms, scratch + (64 - (uintptr_t)scratch % 64) % 64);
+    double *terms = NULL, *of_class = NULL;
+    Exps exps_of = exps_of_cpu();
+    lay_out(r, &f, &depth, &terms, &of_class, scratch + (64 - (uintptr_t)scratch % 64) % 64);
     r->depth = depth;
     int failed = find_depths(p, r->state, (int32_t)r->positions + 1, depth), is_enough = 1;
     for (Py_ssize_t at = 0; at < r->positions && !failed; at++) {
         Score *scores = r->scores + at * (p->sets + 1);
-        is_enough &= share_out(p, a->mass + at * p->classes, r->share + at * p->nodes, scores, &normaliser);
-        take_best(p, a->peak + at * p->classes, normaliser, r->node_best + at * p->nodes, scores);
+        double *share = r->share + at * p->nodes;
+        float normaliser = (float)share_out(p, a->mass + at * p->classes, share, of_class, exps_of);
+        is_enough &= weigh_sets(p, share, scores);
+        take_best(p, a->peak + at * p->classes, normaliser, r->node_best + at * p->nodes);
+        for (int32_t set = 0; set <= p->sets; set++)
+            scores[set].best = best_of(p, r->node_best + at * p->nodes, set);
     }
     if (!failed && is_enough) {
         find_completions(r);
@@ -928,9 +1039,11 @@ static int infer_row(Row *r, Answer *a, char *scratch)
         memset(f.of_set, 0, (size_t)(p->sets + 1) * sizeof(double));
         entropies(r, a->within, &f, a->entropy);
         int can_sample = 1;
-        for (Py_ssize_t at = 0; at < r->positions && a->sampled != NULL; at++)
-            can_sample &= share_out(p, a->sampled + at * p->classes, r->share + at * p->nodes,
-                                    r->scores + at * (p->sets + 1), &normaliser);
+        for (Py_ssize_t at = 0; at < r->positions && a->sampled != NULL; at++) {
+            double *share = r->share + at * p->nodes;
+            share_out(p, a->sampled + at * p->classes, share, of_class, exps_of);
+            can_sample &= weigh_sets(p, share, r->scores + at * (p->sets + 1));
+        }
         if (a->sampled != NULL && can_sample)
             sum_completions(r);
         a->drawn_length = can_sample ? sample_path(r, a->uniforms, terms, a->drawn, a->rests) : -1;
@@ -938,14 +1051,544 @@ static int infer_row(Row *r, Answer *a, char *scratch)
     return failed ? -1 : !is_enough;
 }
 
-/* infer(program, state, tokens_left, peak, mass, entropy within classes, mass at the temperature of sampling or None,
- * uniforms, best, states, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and
- * `states`, those before `best`, and double [positions] `rests` and `entropy`. Returns the lengths of both texts, or None
- * where probabilities leave the range of a double. The length of the sample is -1 where only those at the temperature of
- * sampling do. */
-static PyObject *infer(PyObject *self, PyObject *args)
+/* ---- inference from live states ----
+ *
+ * At a position, nearly all states are out of reach of any text that matters. So the sums are first taken over live states
+ * alone: those that hold at least SLIGHT of the mass of all texts so far. Whatever follows, a text's mass cannot grow, so
+ * the mass that is left out bounds the error; where it may be more than MOST_LOST of the result, a second attempt keeps
+ * what the first one shows to be needed, and then `infer` answers from all states. The best path needs no tolerance: a
+ * state is left out if no text through it can be as likely as the path that is found. */
+
+#define SLIGHT 1e-18
+#define MOST_LOST 1e-9
+#define NEEDED 1e-15
+#define GAP 50.0 /* nats that a state may be behind the best one in the first attempt */
+#define UNSEEN (-1)
+#define MOST_ROOM (32u << 20) /* bytes for what is live */
+#define DECLINED 1
+
+typedef struct {
+    double mass, after; /* of all texts to the state, and of all from it on; then its probability */
+    int32_t state, first; /* of its steps */
+} Live;
+
+typedef struct {
+    double weight; /* the probability of the set */
+    int32_t set, to;
+} Step;
+
+/* A state on the way of a best path, and the live state before it. */
+typedef struct {
+    double value;
+    int32_t state, back, edge;
+} Reached;
+
+typedef struct {
+    const Program *program;
+    Py_ssize_t positions;
+    int32_t state, tokens_left;
+    double *share;      /* [positions, nodes] as in `Row` */
+    float *node_best;   /* [positions, nodes] */
+    double *normaliser; /* [positions] the log of the mass of all tokens */
+    double *of_class;   /* [classes] */
+    double *of_node;    /* [nodes] of probabilities, or the sums of `entropy_below` */
+    uint8_t *is_above;  /* [nodes] whether some node below has a probability */
+    int32_t *touched;   /* [2 nodes] */
+    double *of_set;     /* [sets + 1] */
+    int32_t *sets;      /* [sets + 1] those with a probability */
+    double *score;      /* [sets + 1] of the position `scored_at` */
+    int32_t *scored_at; /* [sets + 1] */
+    int32_t *found;     /* [states] as a live state of the next position, or UNSEEN */
+    double *total, *least, *ahead; /* [positions + 1] */
+    Py_ssize_t *first_live; /* [positions + 2] */
+    char *rest;
+    Live *live;
+    Step *steps;
+    Reached *reached;
+    Py_ssize_t room_live, room_steps, room_reached;
+} Beam;
+
+static size_t lay_out_beam(Beam *b, char *memory)
+{
+    const Program *p = b->program;
+    size_t positions = (size_t)b->positions, nodes = (size_t)p->nodes, sets = (size_t)p->sets + 1;
+    size_t states = (size_t)p->states, at = 0, most = (positions + 1) * ((size_t)p->edges + 1) * 2 * sizeof(Live);
+#define PART(pointer, count) \
+    do { \
+        if (memory != NULL) \
+            (pointer) = (void *)(memory + at); \
+        at += ((count) * sizeof(*(pointer)) + 63) / 64 * 64; \
+    } while (0)
+    PART(b->share, positions * nodes);
+    PART(b->node_best, positions * nodes);
+    PART(b->normaliser, positions);
+    PART(b->of_class, (size_t)p->classes);
+    PART(b->of_node, 2 * nodes);
+    PART(b->is_above, nodes);
+    PART(b->touched, 2 * nodes);
+    PART(b->of_set, sets);
+    PART(b->sets, sets);
+    PART(b->score, sets);
+    PART(b->scored_at, sets);
+    PART(b->found, states);
+    PART(b->total, positions + 1);
+    PART(b->least, positions + 1);
+    PART(b->ahead, positions + 1);
+    PART(b->first_live, positions + 2);
+    most = most < MOST_ROOM ? most / 192 * 192 : MOST_ROOM / 192 * 192;
+    PART(b->rest, most);
+#undef PART
+    if (memory != NULL) {
+        b->room_live = (Py_ssize_t)(most / 4 / sizeof(Live));
+        b->room_steps = (Py_ssize_t)(most / 4 * 3 / sizeof(Step));
+        b->room_reached = (Py_ssize_t)(most / sizeof(Reached));
+        b->live = (Live *)b->rest;
+        b->steps = (Step *)(b->rest + most / 4);
+        b->reached = (Reached *)b->rest;
+    }
+    return at;
+}
+
+static size_t live_size(const Program *p, Py_ssize_t positions)
+{
+    Beam beam = {.program = p, .positions = positions};
+    return lay_out_beam(&beam, NULL) + 64;
+}
+
+/* live_size(program, positions): the bytes of scratch that `follow` needs. */
+static PyObject *size_of_live(PyObject *self, PyObject *args)
 {
     (void)self;
+    return size_of(args, live_size);
+}
+
+INLINE int can_close(const Beam *b, int32_t state, Py_ssize_t position)
+{
+    return b->program->distance[state] <= b->tokens_left - position;
+}
+
+INLINE double probability_at(Beam *b, int32_t position, int32_t set)
+{
+    if (b->scored_at[set] != position) {
+        b->score[set] = probability_of(b->program, b->share + position * b->program->nodes, set);
+        b->scored_at[set] = position;
+    }
+    return b->score[set];
+}
+
+INLINE double best_at(Beam *b, int32_t position, int32_t set)
+{
+    if (b->scored_at[set] != position) {
+        b->score[set] = best_of(b->program, b->node_best + position * b->program->nodes, set);
+        b->scored_at[set] = position;
+    }
+    return b->score[set];
+}
+
+static void forget_scores(Beam *b)
+{
+    for (Py_ssize_t set = 0; set <= b->program->sets; set++)
+        b->scored_at[set] = -1;
+}
+
+/* Follows all steps out of the live states from `begin` to `end`: fills those of the next position from `end` on.
+ * Returns their end, or -1 if there is no room for them. */
+static Py_ssize_t spread_once(Beam *b, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t *steps)
+{
+    const Program *p = b->program;
+    Py_ssize_t next = end, step = *steps;
+    int is_full = 0;
+    for (Py_ssize_t at = begin; at < end && !is_full; at++) {
+        Live *from = &b->live[at];
+        int32_t first = p->first_edge[from->state], stop = p->first_edge[from->state + 1];
+        from->first = (int32_t)step;
+        is_full = step + stop - first > b->room_steps || next + stop - first >= b->room_live;
+        for (int32_t edge = first; edge < stop && !is_full; edge++) {
+            int32_t target = p->target[edge], to = b->found[target];
+            if (to == UNSEEN) {
+                if (!can_close(b, target, position + 1))
+                    continue;
+                to = b->found[target] = (int32_t)next;
+                b->live[next++] = (Live){.state = target};
+            }
+            double weight = probability_at(b, (int32_t)position, p->label[edge]);
+            b->live[to].mass += from->mass * weight;
+            b->steps[step++] = (Step){weight, p->label[edge], to};
+        }
+    }
+    b->live[end].first = (int32_t)step;
+    for (Py_ssize_t at = end; at < next; at++)
+        b->found[b->live[at].state] = UNSEEN;
+    *steps = step;
+    return is_full ? -1 : next;
+}
+
+/* Of the live states of a position from `end` to `next`, and the steps into them, keeps those of at least `least` of
+ * their mass, which becomes 1. Returns the end of what is left, and the mass of the rest. */
+static Py_ssize_t keep_live(Beam *b, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t next, double least, double total,
+                            Py_ssize_t *steps, double *dropped)
+{
+    Py_ssize_t kept = end, first = begin < end ? b->live[begin].first : 0, last = *steps, step = first;
+    double scale = 1.0 / total;
+    *dropped = 0.0;
+    for (Py_ssize_t at = begin; at < end; at++) { /* `after` holds the place of each kept state */
+        b->live[at].after = 0.0;
+    }
+    for (Py_ssize_t at = end; at < next; at++) {
+        int is_kept = b->live[at].mass >= least;
+        *dropped += is_kept ? 0.0 : b->live[at].mass;
+        b->live[at].after = is_kept ? (double)kept++ : -1.0;
+    }
+    for (Py_ssize_t at = begin; at < end; at++) {
+        Py_ssize_t old = b->live[at].first, stop = at + 1 < end ? b->live[at + 1].first : last;
+        b->live[at].first = (int32_t)step;
+        for (; old < stop; old++) {
+            double flow = b->live[at].mass * b->steps[old].weight, to = b->live[b->steps[old].to].after;
+            if (to < 0.0)
+                continue;
+            if (flow < least) {
+                *dropped += flow;
+                continue;
+            }
+            b->steps[step++] = (Step){b->steps[old].weight * scale, b->steps[old].set, (int32_t)to};
+        }
+    }
+    for (Py_ssize_t at = end; at < next; at++)
+        if (b->live[at].after >= 0.0)
+            b->live[(Py_ssize_t)b->live[at].after] =
+                (Live){.mass = b->live[at].mass * scale, .state = b->live[at].state, .first = (int32_t)step};
+    *steps = step;
+    *dropped *= scale;
+    return kept;
+}
+
+/* Fills the live states and steps of all positions from `share`. States are left out below `least` of the mass of
+ * their position. Returns the share of the result that may be lost; above 1 if there is no room or no mass. */
+static double spread(Beam *b)
+{
+    Py_ssize_t begin = 0, end = 1, steps = 0;
+    double lost = 0.0, dropped;
+    forget_scores(b);
+    b->live[0] = (Live){.mass = 1.0, .state = b->state};
+    b->first_live[0] = 0;
+    for (Py_ssize_t position = 0; position < b->positions; position++) {
+        b->first_live[position + 1] = end;
+        Py_ssize_t next = spread_once(b, position, begin, end, &steps);
+        if (next < 0)
+            return INFINITY;
+        double total = 0.0;
+        for (Py_ssize_t at = end; at < next; at++)
+            total += b->live[at].mass;
+        if (!(total > 1e-240))
+            return INFINITY;
+        b->total[position] = total;
+        next = keep_live(b, begin, end, next, b->least[position + 1] * total, total, &steps, &dropped);
+        lost = lost / total + dropped;
+        begin = end;
+        end = next;
+    }
+    b->first_live[b->positions + 1] = end;
+    for (Py_ssize_t at = begin; at < end; at++)
+        b->live[at].first = (int32_t)steps;
+    return lost;
+}
+
+/* The live states and steps that the sums need, in one attempt or two, and the sums `after` each. */
+static int find_live(Beam *b)
+{
+    for (Py_ssize_t at = 0; at <= b->positions; at++)
+        b->least[at] = SLIGHT;
+    double lost = spread(b);
+    if (lost > MOST_LOST && lost < INFINITY) {
+        double left = NEEDED;
+        for (Py_ssize_t at = b->positions; at > 0; at--) {
+            b->least[at] = left < SLIGHT ? left : SLIGHT;
+            left = left * b->total[at - 1] > 1e-280 ? left * b->total[at - 1] : 1e-280;
+        }
+        lost = spread(b);
+    }
+    if (!(lost <= MOST_LOST))
+        return DECLINED;
+    Py_ssize_t at = b->first_live[b->positions + 1] - 1;
+    for (; at >= b->first_live[b->positions]; at--)
+        b->live[at].after = 1.0;
+    for (; at >= 0; at--) {
+        double after = 0.0;
+        for (int32_t step = b->live[at].first; step < b->live[at + 1].first; step++)
+            after += b->steps[step].weight * b->live[b->steps[step].to].after;
+        b->live[at].after = after;
+    }
+    return b->live[0].after > 0.0 ? 0 : DECLINED;
+}
+
+/* Fills of_node + nodes: the sum over the classes below a node of their share of a position times what their choice and
+ * that of a token within them add to the entropy. */
+static const double *entropy_below(Beam *b, Py_ssize_t position, const float *mass, const float *within)
+{
+    const Program *p = b->program;
+    const double *share = b->share + position * p->nodes;
+    double *below = b->of_node + p->nodes;
+    for (Py_ssize_t at = p->nodes / 2; at < p->nodes; at++)
+        below[at] = 0.0;
+    for (Py_ssize_t at = 0; at < p->classes; at++)
+        below[p->leaf_of[at]] = share[p->leaf_of[at]] * (within[at] + b->normaliser[position] - mass[at]);
+    for (Py_ssize_t node = p->nodes / 2 - 1; node > 0; node--)
+        below[node] = below[2 * node] + below[2 * node + 1];
+    return below;
+}
+
+/* Adds the probabilities `of_set` to the nodes that cover each set, relative to their share, and marks what is above
+ * them. Returns how many nodes were touched. */
+static Py_ssize_t cover_sets(Beam *b, const double *share, Py_ssize_t sets)
+{
+    const Program *p = b->program;
+    Py_ssize_t touched = 0;
+    for (Py_ssize_t each = 0; each < sets; each++) {
+        int32_t set = b->sets[each];
+        double scale = b->of_set[set] / probability_of(p, share, set);
+        b->of_set[set] = 0.0;
+        for (int32_t at = p->set_start[set]; set < p->sets && at < p->set_start[set + 1]; at++) {
+            int32_t node = p->set_node[at];
+            if (b->of_node[node] == 0.0)
+                b->touched[touched++] = node;
+            b->of_node[node] += scale;
+            for (node /= 2; node && !b->is_above[node]; node /= 2) {
+                b->is_above[node] = 1;
+                b->touched[touched++] = node;
+            }
+        }
+    }
+    return touched;
+}
+
+/* The entropy of a position from the probabilities `of_set`, which are used up. A node without probabilities below it is
+ * taken as a whole: all its classes have the same ratio of probability and share. */
+static double entropy_at(Beam *b, Py_ssize_t position, const double *below, Py_ssize_t sets)
+{
+    const Program *p = b->program;
+    const double *share = b->share + position * p->nodes;
+    double entropy = minus_xlogx(b->of_set[p->sets]);
+    Py_ssize_t touched = cover_sets(b, share, sets);
+    struct {
+        int32_t node;
+        double ratio;
+    } stack[64] = {{1, 0.0}};
+    int depth = 1;
+    while (depth > 0) {
+        int32_t node = stack[--depth].node;
+        double ratio = stack[depth].ratio + b->of_node[node];
+        if (b->is_above[node]) {
+            stack[depth].node = 2 * node;
+            stack[depth++].ratio = ratio;
+            stack[depth].node = 2 * node + 1;
+            stack[depth++].ratio = ratio;
+        } else if (ratio > 0.0)
+            entropy += ratio * (below[node] - share[node] * log(ratio));
+    }
+    for (Py_ssize_t at = 0; at < touched; at++) {
+        b->of_node[b->touched[at]] = 0.0;
+        b->is_above[b->touched[at]] = 0;
+    }
+    return entropy > 0.0 ? entropy : 0.0;
+}
+
+/* The entropy of the marginal of each position: `mass` becomes the probability of each live state. */
+static void live_entropies(Beam *b, const Answer *a)
+{
+    const Program *p = b->program;
+    Py_ssize_t count = b->first_live[b->positions + 1];
+    for (Py_ssize_t at = 0; at < count; at++)
+        b->live[at].mass = at == 0;
+    for (Py_ssize_t position = 0; position < b->positions; position++) {
+        Py_ssize_t sets = 0;
+        for (Py_ssize_t at = b->first_live[position]; at < b->first_live[position + 1]; at++) {
+            const Live *from = &b->live[at];
+            if (from->mass <= NEGLIGIBLE || from->after <= 0.0)
+                continue;
+            double scale = from->mass / from->after;
+            for (int32_t each = from->first; each < from[1].first; each++) {
+                const Step *step = &b->steps[each];
+                double flow = scale * step->weight * b->live[step->to].after;
+                if (flow <= 0.0)
+                    continue;
+                if (b->of_set[step->set] == 0.0)
+                    b->sets[sets++] = step->set;
+                b->of_set[step->set] += flow;
+                b->live[step->to].mass += flow;
+            }
+        }
+        const double *below = entropy_below(b, position, a->mass + position * p->classes, a->within + position * p->classes);
+        a->entropy[position] = entropy_at(b, position, below, sets);
+    }
+}
+
+/* As `sample_path`, over live states. */
+static Py_ssize_t live_sample(const Beam *b, const double *uniforms, int32_t *classes, double *rests)
+{
+    const Program *p = b->program;
+    int32_t done = (int32_t)p->states - 1;
+    const Live *from = b->live;
+    Py_ssize_t length = 0;
+    for (; length < b->positions && from->state != done; length++) {
+        const Step *chosen = NULL;
+        const double *share = b->share + length * p->nodes;
+        double rest = uniforms[length] * from->after, term = 0.0;
+        for (int32_t each = from->first; each < from[1].first; each++) {
+            double weight = b->steps[each].weight * b->live[b->steps[each].to].after;
+            if (weight <= 0.0)
+                continue;
+            chosen = &b->steps[each];
+            term = weight;
+            if (rest < weight)
+                break;
+            rest -= weight;
+        }
+        if (chosen == NULL)
+            return -1;
+        rest = rest / term < BELOW_ONE ? rest / term : BELOW_ONE;
+        classes[length] = draw_class(p, share, chosen->set, rest * probability_of(p, share, chosen->set), &rests[length]);
+        if (classes[length] < 0)
+            return -1;
+        from = &b->live[chosen->to];
+    }
+    return length;
+}
+
+/* What a text from a state adds at most: the likeliest token at each position until it can be closed. */
+INLINE double at_most(const Beam *b, int32_t state, Py_ssize_t position)
+{
+    Py_ssize_t until = position + b->program->distance[state];
+    return b->ahead[until < b->positions ? until : b->positions] - b->ahead[position];
+}
+
+/* Follows the best way to each state of a position, from those of the last one. Returns the end of them, or -1. */
+static Py_ssize_t reach_once(Beam *b, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end)
+{
+    const Program *p = b->program;
+    Py_ssize_t next = end;
+    int is_full = 0;
+    for (Py_ssize_t at = begin; at < end && !is_full; at++) {
+        const Reached *from = &b->reached[at];
+        int32_t first = p->first_edge[from->state], stop = p->first_edge[from->state + 1];
+        is_full = next + stop - first > b->room_reached;
+        for (int32_t edge = first; edge < stop && !is_full; edge++) {
+            int32_t target = p->target[edge], to = b->found[target];
+            double value = from->value + best_at(b, (int32_t)position, p->label[edge]);
+            if (to == UNSEEN) {
+                if (!can_close(b, target, position + 1))
+                    continue;
+                b->found[target] = (int32_t)next;
+                b->reached[next++] = (Reached){value, target, (int32_t)at, edge};
+            } else if (value > b->reached[to].value)
+                b->reached[to] = (Reached){value, target, (int32_t)at, edge};
+        }
+    }
+    for (Py_ssize_t at = end; at < next; at++)
+        b->found[b->reached[at].state] = UNSEEN;
+    return is_full ? -1 : next;
+}
+
+/* Finds the best path among states that may be part of one of at least `needed`, or that are at most GAP behind. Returns
+ * the last live state of it, or -1; `missed` is what a path through others may reach. */
+static Py_ssize_t reach(Beam *b, double needed, double *missed)
+{
+    Py_ssize_t begin = 0, end = 1;
+    forget_scores(b);
+    b->reached[0] = (Reached){0.0, b->state, -1, -1};
+    *missed = -INFINITY;
+    for (Py_ssize_t position = 0; position < b->positions && end > begin; position++) {
+        Py_ssize_t next = reach_once(b, position, begin, end), kept = end;
+        if (next < 0)
+            return -1;
+        double most = -INFINITY;
+        for (Py_ssize_t at = end; at < next; at++) {
+            double bound = b->reached[at].value + at_most(b, b->reached[at].state, position + 1);
+            most = bound > most ? bound : most;
+        }
+        double least = needed > -INFINITY ? needed : most - GAP;
+        for (Py_ssize_t at = end; at < next; at++) {
+            double bound = b->reached[at].value + at_most(b, b->reached[at].state, position + 1);
+            if (bound >= least)
+                b->reached[kept++] = b->reached[at];
+            else
+                *missed = bound > *missed ? bound : *missed;
+        }
+        begin = end;
+        end = kept;
+    }
+    Py_ssize_t last = begin < end ? begin : -1;
+    for (Py_ssize_t at = begin; at < end; at++)
+        last = b->reached[at].value > b->reached[last].value ? at : last;
+    return last;
+}
+
+/* The most likely path, as `best_path` has it. */
+static int live_best(Beam *b, Answer *a)
+{
+    const Program *p = b->program;
+    const double margin = 1e-3; /* above what is lost by rounding */
+    double missed;
+    b->ahead[0] = 0.0;
+    for (Py_ssize_t at = 0; at < b->positions; at++) {
+        float *best = b->node_best + at * p->nodes;
+        take_best(p, a->peak + at * p->classes, (float)b->normaliser[at], best);
+        b->ahead[at + 1] = b->ahead[at] + (best[1] < 0.0f ? best[1] : 0.0f);
+    }
+    Py_ssize_t last = reach(b, -INFINITY, &missed);
+    if (last >= 0 && missed + margin > b->reached[last].value)
+        last = reach(b, b->reached[last].value - margin, &missed);
+    if (last < 0)
+        return DECLINED;
+    a->best_length = 0;
+    for (Py_ssize_t at = b->positions - 1; at >= 0; at--) {
+        Reached *to = &b->reached[last];
+        int32_t state = b->reached[to->back].state;
+        a->states[at] = state;
+        if (state != p->states - 1) {
+            a->best_length = a->best_length ? a->best_length : at + 1;
+            a->best[at] = best_class(p, b->node_best + at * p->nodes, p->label[to->edge]);
+        }
+        last = to->back;
+    }
+    return 0;
+}
+
+static void share_out_all(Beam *b, const float *mass, double *normaliser)
+{
+    const Program *p = b->program;
+    Exps exps_of = exps_of_cpu();
+    for (Py_ssize_t at = 0; at < b->positions; at++)
+        normaliser[at] = share_out(p, mass + at * p->classes, b->share + at * p->nodes, b->of_class, exps_of);
+}
+
+/* Returns 0, or DECLINED where `infer` must answer. */
+static int follow_row(Row *r, Answer *a, char *scratch)
+{
+    Beam b = {.program = r->program, .positions = r->positions, .state = r->state, .tokens_left = r->tokens_left};
+    const Program *p = b.program;
+    lay_out_beam(&b, scratch + (64 - (uintptr_t)scratch % 64) % 64);
+    for (Py_ssize_t state = 0; state < p->states; state++)
+        b.found[state] = UNSEEN;
+    memset(b.of_set, 0, (size_t)(p->sets + 1) * sizeof(double));
+    memset(b.of_node, 0, (size_t)p->nodes * sizeof(double));
+    memset(b.is_above, 0, (size_t)p->nodes);
+    share_out_all(&b, a->mass, b.normaliser);
+    if (find_live(&b))
+        return DECLINED;
+    live_entropies(&b, a);
+    if (a->sampled != NULL) {
+        share_out_all(&b, a->sampled, b.least);
+        if (find_live(&b))
+            return DECLINED;
+    }
+    a->drawn_length = live_sample(&b, a->uniforms, a->drawn, a->rests);
+    return a->drawn_length < 0 ? DECLINED : live_best(&b, a);
+}
+
+/* Calls `run` with the arguments of `infer`. */
+static PyObject *answered(PyObject *args, size_t (*size_of_row)(const Program *, Py_ssize_t),
+                          int (*run)(Row *, Answer *, char *))
+{
     PyObject *capsule, *in[5], *out[6];
     int state, tokens_left;
     if (!PyArg_ParseTuple(args, "OiiOOOOOOOOOOO", &capsule, &state, &tokens_left, &in[0], &in[1], &in[2], &in[3], &in[4],
@@ -975,14 +1618,14 @@ static PyObject *infer(PyObject *self, PyObject *args)
                        (scratch = array(&arrays, out[5], -1, 1)) == NULL
                    ? -2
                    : 0;
-    if (!done && (size_t)arrays.held[arrays.count - 1].len < scratch_size(p, positions)) {
+    if (!done && (size_t)arrays.held[arrays.count - 1].len < size_of_row(p, positions)) {
         PyErr_SetString(PyExc_ValueError, "too little scratch");
         done = -2;
     }
     if (!done) {
         Row row = {.program = p, .positions = positions, .state = state, .tokens_left = tokens_left};
         Py_BEGIN_ALLOW_THREADS
-        done = infer_row(&row, &a, scratch);
+        done = run(&row, &a, scratch);
         Py_END_ALLOW_THREADS
     }
     release(&arrays);
@@ -993,7 +1636,28 @@ static PyObject *infer(PyObject *self, PyObject *args)
     return done ? Py_NewRef(Py_None) : Py_BuildValue("nn", a.best_length, a.drawn_length);
 }
 
+/* infer(program, state, tokens_left, peak, mass, entropy within classes, mass at the temperature of sampling or None,
+ * uniforms, best, states, drawn, rests, entropy, scratch): fills int32 [positions] `best` and `drawn`, classes, and
+ * `states`, those before `best`, and double [positions] `rests` and `entropy`. Returns the lengths of both texts, or None
+ * where probabilities leave the range of a double. The length of the sample is -1 where only those at the temperature of
+ * sampling do. */
+static PyObject *infer(PyObject *self, PyObject *args)
+{
+    (void)self;
+    return answered(args, scratch_size, infer_row);
+}
+
+/* follow(as for `infer`): the same from live states alone. Returns None, too, where these would be too many or leave out
+ * too much. */
+static PyObject *follow(PyObject *self, PyObject *args)
+{
+    (void)self;
+    return answered(args, live_size, follow_row);
+}
+
 static PyMethodDef methods[] = {
+    {"follow", follow, METH_VARARGS, "The same as `infer`, from live states alone."},
+    {"live_size", size_of_live, METH_VARARGS, "The bytes of scratch that `follow` needs."},
     {"infer", infer, METH_VARARGS, "The best path, the entropies of the marginals and a sample, as classes."},
     {"layout", layout, METH_VARARGS, "The checked arrays of a `ClassLayout`, for `reduce`."},
     {"program", program, METH_VARARGS, "The checked arrays of an automaton, for `infer`."},

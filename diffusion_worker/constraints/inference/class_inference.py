@@ -39,25 +39,35 @@ class Inferred:
 
 def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     """Infer from the scores of a canvas, and as many `uniforms` in [0, 1)."""
+    return _infer_natively(matcher, scores, uniforms) or infer_exactly(matcher, scores, uniforms)
+
+
+def _infer_natively(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred | None:
+    """In C, from live states if they have all mass that matters, else from all states; None where it was not built, or
+    where probabilities leave the range of a double."""
+    if NATIVE is None:
+        return None
     positions = matcher.remaining_positions(len(uniforms))
-    if NATIVE is not None:
-        arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
-        of_row = [None if each is None else each[:positions] for each in arrays]
-        best, states, drawn = np.empty((3, positions), np.int32)
-        rests, entropy = np.empty((2, positions))
-        program = _program_of(matcher.automaton)
-        place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
-        with _SCRATCH.lend(NATIVE.scratch_size(program, positions)) as scratch:
-            lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
-        if lengths is not None:
-            of_best, of_drawn = lengths
-            if of_drawn < 0:
-                exact = _sample_exactly(matcher, scores, uniforms)
-                drawn, rests = np.array(exact.classes, np.int32), np.array(exact.rests)
-            else:
-                drawn, rests = drawn[:of_drawn], rests[:of_drawn]
-            return Inferred(best=best[:of_best], states=states[:of_best], drawn=drawn, rests=rests, entropy=entropy)
-    return infer_exactly(matcher, scores, uniforms)
+    arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
+    of_row = [None if each is None else each[:positions] for each in arrays]
+    best, states, drawn = np.empty((3, positions), np.int32)
+    rests, entropy = np.empty((2, positions))
+    program = _program_of(matcher.automaton)
+    place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
+    lengths = None
+    for run, size in ((NATIVE.follow, NATIVE.live_size), (NATIVE.infer, NATIVE.scratch_size)):
+        if lengths is None:
+            with _SCRATCH.lend(size(program, positions)) as scratch:
+                lengths = run(*place, *of_row, uniforms[:positions], *out, scratch)
+    if lengths is None:
+        return None
+    of_best, of_drawn = lengths
+    if of_drawn < 0:
+        exact = _sample_exactly(matcher, scores, uniforms)
+        drawn, rests = np.array(exact.classes, np.int32), np.array(exact.rests)
+    else:
+        drawn, rests = drawn[:of_drawn], rests[:of_drawn]
+    return Inferred(best=best[:of_best], states=states[:of_best], drawn=drawn, rests=rests, entropy=entropy)
 
 
 def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
