@@ -425,13 +425,15 @@ typedef struct {
 
 typedef struct {
     Arrays arrays;
-    Py_ssize_t classes, nodes, sets, states, edges, graph_nodes;
+    Py_ssize_t classes, nodes, sets, states, edges, graph_nodes, kinds;
     /* token sets; see `TokenSets` */
     const int32_t *leaf_of, *class_at, *set_start, *set_node;
     /* the automaton; see `TokenAutomaton` and `TransitionGraph` */
     const int32_t *first_edge, *label, *target, *distance, *node_of, *target_node;
     /* the transitions of each node of the graph */
     const int32_t *first, *set, *to;
+    /* states of one kind read the same sets: [states], and [kinds] one of the states */
+    const int32_t *kind_of, *state_of_kind;
 } Program;
 
 static void free_program(PyObject *capsule)
@@ -441,10 +443,12 @@ static void free_program(PyObject *capsule)
     PyMem_Free(program);
 }
 
+#define PROGRAM_ARRAYS 15
+
 static int read_program(Program *p, PyObject *const *objects)
 {
-    const int32_t *parts[13];
-    for (int at = 0; at < 13; at++)
+    const int32_t *parts[PROGRAM_ARRAYS];
+    for (int at = 0; at < PROGRAM_ARRAYS; at++)
         if ((parts[at] = array(&p->arrays, objects[at], -1, 0)) == NULL)
             return -1;
     Arrays *a = &p->arrays;
@@ -452,8 +456,9 @@ static int read_program(Program *p, PyObject *const *objects)
     p->first_edge = parts[4], p->label = parts[5], p->target = parts[6], p->distance = parts[7];
     p->node_of = parts[8], p->target_node = parts[9];
     p->first = parts[10], p->set = parts[11], p->to = parts[12];
+    p->kind_of = parts[13], p->state_of_kind = parts[14];
     p->classes = items(a, 0), p->nodes = items(a, 1), p->sets = items(a, 2) - 1;
-    p->states = items(a, 7), p->edges = items(a, 5), p->graph_nodes = items(a, 10) - 1;
+    p->states = items(a, 7), p->edges = items(a, 5), p->graph_nodes = items(a, 10) - 1, p->kinds = items(a, 14);
     int fits = p->nodes >= 2 && !(p->nodes & (p->nodes - 1)) && items(a, 4) == p->states + 1 &&
                items(a, 6) == p->edges && items(a, 8) == p->states && items(a, 9) == p->edges &&
                p->graph_nodes >= p->states && items(a, 12) == items(a, 11) && p->states > 0 &&
@@ -465,20 +470,22 @@ static int read_program(Program *p, PyObject *const *objects)
                are_within(p->target, p->edges, 0, p->states) && are_within(p->node_of, p->states, 0, p->states) &&
                are_within(p->target_node, p->edges, 0, p->states) &&
                are_offsets(p->first, p->graph_nodes, items(a, 11)) &&
-               are_within(p->set, items(a, 11), 0, p->sets + 1) && are_within(p->to, items(a, 11), 0, p->graph_nodes);
+               are_within(p->set, items(a, 11), 0, p->sets + 1) && are_within(p->to, items(a, 11), 0, p->graph_nodes) &&
+               items(a, 13) == p->states && are_within(p->kind_of, p->states, 0, p->kinds) &&
+               are_within(p->state_of_kind, p->kinds, 0, p->states);
     if (!fits)
         PyErr_SetString(PyExc_ValueError, "arrays that do not fit each other");
     return fits ? 0 : -1;
 }
 
 /* program(leaf_of, class_at, set_start, set_node, first_edge, label, target, distance, node_of, target_node, first, set,
- * to): the checked arrays of an automaton, for `infer`. */
+ * to, kind_of, state_of_kind): the checked arrays of an automaton, for `infer`. */
 static PyObject *program(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *o[13];
-    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOOO", &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9],
-                          &o[10], &o[11], &o[12]))
+    PyObject *o[PROGRAM_ARRAYS];
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOOOOOOO", &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9],
+                          &o[10], &o[11], &o[12], &o[13], &o[14]))
         return NULL;
     Program *p = PyMem_Calloc(1, sizeof(Program));
     if (p == NULL)
@@ -552,32 +559,68 @@ DEFINE_EXPS(exps_wide, WIDE)
 DEFINE_EXPS(exps_widest, WIDEST)
 #endif
 
-typedef double (*Exps)(const float *, double, double *, Py_ssize_t);
+/* Fills each inner node of a tree of doubles with the sum of its children. */
+#define DEFINE_SUM_UP(name, attributes) \
+attributes static void name(double *tree, Py_ssize_t nodes) \
+{ \
+    for (Py_ssize_t half = nodes / 4; half > 0; half /= 2) { \
+        double *restrict above = tree + half; \
+        const double *restrict below = tree + 2 * half; \
+        for (Py_ssize_t at = 0; at < half; at++) \
+            above[at] = below[2 * at] + below[2 * at + 1]; \
+    } \
+}
 
-static Exps exps_of_cpu(void)
+/* The same with the larger one of floats. */
+#define DEFINE_BEST_UP(name, attributes) \
+attributes static void name(float *tree, Py_ssize_t nodes) \
+{ \
+    for (Py_ssize_t half = nodes / 4; half > 0; half /= 2) { \
+        float *restrict above = tree + half; \
+        const float *restrict below = tree + 2 * half; \
+        for (Py_ssize_t at = 0; at < half; at++) \
+            above[at] = below[2 * at] > below[2 * at + 1] ? below[2 * at] : below[2 * at + 1]; \
+    } \
+}
+
+DEFINE_SUM_UP(sum_up, )
+DEFINE_BEST_UP(best_up, )
+#if HAS_WIDE
+DEFINE_SUM_UP(sum_up_wide, WIDE)
+DEFINE_SUM_UP(sum_up_widest, WIDEST)
+DEFINE_BEST_UP(best_up_wide, WIDE)
+DEFINE_BEST_UP(best_up_widest, WIDEST)
+#endif
+
+typedef struct {
+    double (*exps)(const float *, double, double *, Py_ssize_t);
+    void (*sum_up)(double *, Py_ssize_t);
+    void (*best_up)(float *, Py_ssize_t);
+} Vectors;
+
+static Vectors vectors_of_cpu(void)
 {
 #if HAS_WIDE
     if (has_widest())
-        return exps_widest;
+        return (Vectors){exps_widest, sum_up_widest, best_up_widest};
     if (has_wide())
-        return exps_wide;
+        return (Vectors){exps_wide, sum_up_wide, best_up_wide};
 #endif
-    return exps;
+    return (Vectors){exps, sum_up, best_up};
 }
 
 /* Fills `share` from log masses [classes] of one position, with scratch [classes]. Returns the log of the mass of all
  * tokens. */
-static double share_out(const Program *p, const float *mass, double *share, double *of_class, Exps exps_of)
+static double share_out(const Program *p, const float *mass, double *share, double *of_class, Vectors vectors)
 {
     double shift = -INFINITY;
     for (Py_ssize_t at = 0; at < p->classes; at++)
         shift = mass[at] > shift ? mass[at] : shift;
-    double total = exps_of(mass, shift, of_class, p->classes), scale = 1.0 / total;
+    double total = vectors.exps(mass, shift, of_class, p->classes), scale = 1.0 / total;
     memset(share, 0, (size_t)p->nodes * sizeof(double));
     for (Py_ssize_t at = 0; at < p->classes; at++)
         share[p->leaf_of[at]] = of_class[at] * scale;
-    for (Py_ssize_t node = p->nodes / 2 - 1; node > 0; node--)
-        share[node] = share[2 * node] + share[2 * node + 1];
+    vectors.sum_up(share, p->nodes);
     return shift + log(total);
 }
 
@@ -602,16 +645,13 @@ static int weigh_sets(const Program *p, const double *share, Score *scores)
 }
 
 /* Fills `node_best` from the largest logits [classes] of one position. */
-static void take_best(const Program *p, const float *peak, float normaliser, float *node_best)
+static void take_best(const Program *p, const float *peak, float normaliser, float *node_best, Vectors vectors)
 {
     for (Py_ssize_t node = 0; node < p->nodes; node++)
         node_best[node] = NONE;
     for (Py_ssize_t at = 0; at < p->classes; at++)
         node_best[p->leaf_of[at]] = peak[at] - normaliser > NONE ? peak[at] - normaliser : NONE;
-    for (Py_ssize_t node = p->nodes / 2 - 1; node > 0; node--) {
-        float one = node_best[2 * node], two = node_best[2 * node + 1];
-        node_best[node] = one > two ? one : two;
-    }
+    vectors.best_up(node_best, p->nodes);
 }
 
 /* The log probability of the most likely member of a set. */
@@ -1018,16 +1058,16 @@ static int infer_row(Row *r, Answer *a, char *scratch)
     Forward f = {0};
     int32_t *depth = NULL;
     double *terms = NULL, *of_class = NULL;
-    Exps exps_of = exps_of_cpu();
+    Vectors vectors = vectors_of_cpu();
     lay_out(r, &f, &depth, &terms, &of_class, scratch + (64 - (uintptr_t)scratch % 64) % 64);
     r->depth = depth;
     int failed = find_depths(p, r->state, (int32_t)r->positions + 1, depth), is_enough = 1;
     for (Py_ssize_t at = 0; at < r->positions && !failed; at++) {
         Score *scores = r->scores + at * (p->sets + 1);
         double *share = r->share + at * p->nodes;
-        float normaliser = (float)share_out(p, a->mass + at * p->classes, share, of_class, exps_of);
+        float normaliser = (float)share_out(p, a->mass + at * p->classes, share, of_class, vectors);
         is_enough &= weigh_sets(p, share, scores);
-        take_best(p, a->peak + at * p->classes, normaliser, r->node_best + at * p->nodes);
+        take_best(p, a->peak + at * p->classes, normaliser, r->node_best + at * p->nodes, vectors);
         for (int32_t set = 0; set <= p->sets; set++)
             scores[set].best = best_of(p, r->node_best + at * p->nodes, set);
     }
@@ -1041,7 +1081,7 @@ static int infer_row(Row *r, Answer *a, char *scratch)
         int can_sample = 1;
         for (Py_ssize_t at = 0; at < r->positions && a->sampled != NULL; at++) {
             double *share = r->share + at * p->nodes;
-            share_out(p, a->sampled + at * p->classes, share, of_class, exps_of);
+            share_out(p, a->sampled + at * p->classes, share, of_class, vectors);
             can_sample &= weigh_sets(p, share, r->scores + at * (p->sets + 1));
         }
         if (a->sampled != NULL && can_sample)
@@ -1059,9 +1099,9 @@ static int infer_row(Row *r, Answer *a, char *scratch)
  * what the first one shows to be needed, and then `infer` answers from all states. The best path needs no tolerance: a
  * state is left out if no text through it can be as likely as the path that is found. */
 
-#define SLIGHT 1e-18
-#define MOST_LOST 1e-9
-#define NEEDED 1e-15
+#define SLIGHT 1e-15
+#define MOST_LOST 1e-7
+#define NEEDED 1e-13
 #define GAP 50.0 /* nats that a state may be behind the best one in the first attempt */
 #define UNSEEN (-1)
 #define MOST_ROOM (32u << 20) /* bytes for what is live */
@@ -1085,6 +1125,7 @@ typedef struct {
 
 typedef struct {
     const Program *program;
+    Vectors vectors;
     Py_ssize_t positions;
     int32_t state, tokens_left;
     double *share;      /* [positions, nodes] as in `Row` */
@@ -1096,8 +1137,10 @@ typedef struct {
     int32_t *touched;   /* [2 nodes] */
     double *of_set;     /* [sets + 1] */
     int32_t *sets;      /* [sets + 1] those with a probability */
-    double *score;      /* [sets + 1] of the position `scored_at` */
-    int32_t *scored_at; /* [sets + 1] */
+    double *score;      /* [2, sets + 1] of the position `scored_at`: even and odd ones */
+    int32_t *scored_at; /* [2, sets + 1] */
+    double *open;       /* [kinds] the probability of all sets that a kind of states reads, of the position `opened_at` */
+    int32_t *opened_at; /* [kinds] */
     int32_t *found;     /* [states] as a live state of the next position, or UNSEEN */
     double *total, *least, *ahead; /* [positions + 1] */
     Py_ssize_t *first_live; /* [positions + 2] */
@@ -1128,8 +1171,10 @@ static size_t lay_out_beam(Beam *b, char *memory)
     PART(b->touched, 2 * nodes);
     PART(b->of_set, sets);
     PART(b->sets, sets);
-    PART(b->score, sets);
-    PART(b->scored_at, sets);
+    PART(b->score, 2 * sets);
+    PART(b->scored_at, 2 * sets);
+    PART(b->open, (size_t)p->kinds);
+    PART(b->opened_at, (size_t)p->kinds);
     PART(b->found, states);
     PART(b->total, positions + 1);
     PART(b->least, positions + 1);
@@ -1169,127 +1214,164 @@ INLINE int can_close(const Beam *b, int32_t state, Py_ssize_t position)
 
 INLINE double probability_at(Beam *b, int32_t position, int32_t set)
 {
-    if (b->scored_at[set] != position) {
-        b->score[set] = probability_of(b->program, b->share + position * b->program->nodes, set);
-        b->scored_at[set] = position;
+    Py_ssize_t at = set + (position & 1 ? b->program->sets + 1 : 0);
+    if (b->scored_at[at] != position) {
+        b->score[at] = probability_of(b->program, b->share + position * b->program->nodes, set);
+        b->scored_at[at] = position;
     }
-    return b->score[set];
+    return b->score[at];
 }
 
 INLINE double best_at(Beam *b, int32_t position, int32_t set)
 {
-    if (b->scored_at[set] != position) {
-        b->score[set] = best_of(b->program, b->node_best + position * b->program->nodes, set);
-        b->scored_at[set] = position;
+    Py_ssize_t at = set + (position & 1 ? b->program->sets + 1 : 0);
+    if (b->scored_at[at] != position) {
+        b->score[at] = best_of(b->program, b->node_best + position * b->program->nodes, set);
+        b->scored_at[at] = position;
     }
-    return b->score[set];
+    return b->score[at];
 }
 
 static void forget_scores(Beam *b)
 {
-    for (Py_ssize_t set = 0; set <= b->program->sets; set++)
+    for (Py_ssize_t set = 0; set < 2 * (b->program->sets + 1); set++)
         b->scored_at[set] = -1;
+    for (Py_ssize_t kind = 0; kind < b->program->kinds; kind++)
+        b->opened_at[kind] = -1;
 }
 
-/* Follows all steps out of the live states from `begin` to `end`: fills those of the next position from `end` on.
- * Returns their end, or -1 if there is no room for them. */
-static Py_ssize_t spread_once(Beam *b, Py_ssize_t position, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t *steps)
+/* The probability of all that a state can read at a position, and more than that of all texts from it. */
+INLINE double open_at(Beam *b, int32_t position, int32_t state)
 {
     const Program *p = b->program;
-    Py_ssize_t next = end, step = *steps;
+    int32_t kind = p->kind_of[state];
+    if (position == b->positions)
+        return 1.0;
+    if (b->opened_at[kind] != position) {
+        double sum = 0.0;
+        int32_t of_kind = p->state_of_kind[kind];
+        for (int32_t edge = p->first_edge[of_kind]; edge < p->first_edge[of_kind + 1]; edge++)
+            sum += probability_at(b, position, p->label[edge]);
+        b->open[kind] = sum;
+        b->opened_at[kind] = position;
+    }
+    return b->open[kind];
+}
+
+/* What is known of a position while its live states are followed. */
+typedef struct {
+    Py_ssize_t begin, end, next; /* live states of the position, then those of the next one */
+    Py_ssize_t steps;
+    double total, open, dropped; /* the mass that is followed, the same after another token, and what is left out of that */
+} Spread;
+
+/* Follows the steps out of the live states of a position: fills those of the next one and what each can read, as `after`.
+ * Leaves out steps with less than `least` of what is open so far. Returns whether there is room. */
+static int spread_once(Beam *b, int32_t position, double least, Spread *of_position)
+{
+    const Program *p = b->program;
+    Spread s = *of_position;
     int is_full = 0;
-    for (Py_ssize_t at = begin; at < end && !is_full; at++) {
+    s.next = s.end;
+    s.total = s.open = s.dropped = 0.0;
+    for (Py_ssize_t at = s.begin; at < s.end && !is_full; at++) {
         Live *from = &b->live[at];
         int32_t first = p->first_edge[from->state], stop = p->first_edge[from->state + 1];
-        from->first = (int32_t)step;
-        is_full = step + stop - first > b->room_steps || next + stop - first >= b->room_live;
+        double mass = from->mass;
+        from->first = (int32_t)s.steps;
+        is_full = s.steps + stop - first > b->room_steps || s.next + stop - first >= b->room_live;
         for (int32_t edge = first; edge < stop && !is_full; edge++) {
+            double weight = probability_at(b, position, p->label[edge]), flow = mass * weight;
+            if (flow < least * s.open) {
+                s.dropped += flow;
+                continue;
+            }
             int32_t target = p->target[edge], to = b->found[target];
             if (to == UNSEEN) {
                 if (!can_close(b, target, position + 1))
                     continue;
-                to = b->found[target] = (int32_t)next;
-                b->live[next++] = (Live){.state = target};
+                to = b->found[target] = (int32_t)s.next;
+                b->live[s.next++] = (Live){.state = target, .after = open_at(b, position + 1, target)};
             }
-            double weight = probability_at(b, (int32_t)position, p->label[edge]);
-            b->live[to].mass += from->mass * weight;
-            b->steps[step++] = (Step){weight, p->label[edge], to};
+            s.total += flow;
+            s.open += flow * b->live[to].after;
+            b->live[to].mass += flow;
+            b->steps[s.steps++] = (Step){weight, p->label[edge], to};
         }
     }
-    b->live[end].first = (int32_t)step;
-    for (Py_ssize_t at = end; at < next; at++)
+    b->live[s.end].first = (int32_t)s.steps;
+    for (Py_ssize_t at = s.end; at < s.next; at++)
         b->found[b->live[at].state] = UNSEEN;
-    *steps = step;
-    return is_full ? -1 : next;
+    *of_position = s;
+    return !is_full;
 }
 
-/* Of the live states of a position from `end` to `next`, and the steps into them, keeps those of at least `least` of
- * their mass, which becomes 1. Returns the end of what is left, and the mass of the rest. */
-static Py_ssize_t keep_live(Beam *b, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t next, double least, double total,
-                            Py_ssize_t *steps, double *dropped)
+/* Exchanges the first live state of the next position for the one of the largest mass, so that `open` soon tells what to
+ * leave out. Returns the place of the latter. */
+static Py_ssize_t put_largest_first(Beam *b, const Spread *s)
 {
-    Py_ssize_t kept = end, first = begin < end ? b->live[begin].first : 0, last = *steps, step = first;
-    double scale = 1.0 / total;
-    *dropped = 0.0;
-    for (Py_ssize_t at = begin; at < end; at++) { /* `after` holds the place of each kept state */
-        b->live[at].after = 0.0;
+    Py_ssize_t largest = s->end;
+    for (Py_ssize_t at = s->end; at < s->next; at++)
+        largest = b->live[at].mass > b->live[largest].mass ? at : largest;
+    Live first = b->live[s->end];
+    b->live[s->end].mass = b->live[largest].mass;
+    b->live[s->end].after = b->live[largest].after;
+    b->live[s->end].state = b->live[largest].state;
+    b->live[largest].mass = first.mass;
+    b->live[largest].after = first.after;
+    b->live[largest].state = first.state;
+    return largest;
+}
+
+/* Keeps the live states of the next position that have at least `least` of what is open, and the steps into them. The mass
+ * of all becomes 1. */
+static void keep_live(Beam *b, double least, Spread *s)
+{
+    Py_ssize_t largest = put_largest_first(b, s), kept = s->end, stop = s->steps;
+    double scale = 1.0 / s->total;
+    least *= s->open;
+    for (Py_ssize_t at = s->end; at < s->next; at++) { /* from here on, `after` is where a state is kept */
+        double open = b->live[at].mass * b->live[at].after;
+        s->dropped += open < least ? open : 0.0;
+        b->live[at].after = open < least ? -1.0 : (double)kept++;
     }
-    for (Py_ssize_t at = end; at < next; at++) {
-        int is_kept = b->live[at].mass >= least;
-        *dropped += is_kept ? 0.0 : b->live[at].mass;
-        b->live[at].after = is_kept ? (double)kept++ : -1.0;
-    }
-    for (Py_ssize_t at = begin; at < end; at++) {
-        Py_ssize_t old = b->live[at].first, stop = at + 1 < end ? b->live[at + 1].first : last;
-        b->live[at].first = (int32_t)step;
-        for (; old < stop; old++) {
-            double flow = b->live[at].mass * b->steps[old].weight, to = b->live[b->steps[old].to].after;
-            if (to < 0.0)
-                continue;
-            if (flow < least) {
-                *dropped += flow;
-                continue;
-            }
-            b->steps[step++] = (Step){b->steps[old].weight * scale, b->steps[old].set, (int32_t)to};
+    s->steps = b->live[s->begin].first;
+    for (Py_ssize_t at = s->begin; at < s->end; at++) {
+        Py_ssize_t step = b->live[at].first, end = at + 1 < s->end ? b->live[at + 1].first : stop;
+        b->live[at].first = (int32_t)s->steps;
+        for (; step < end; step++) {
+            Py_ssize_t to = b->steps[step].to == s->end ? largest : b->steps[step].to == largest ? s->end : b->steps[step].to;
+            if (b->live[to].after >= 0.0)
+                b->steps[s->steps++] = (Step){b->steps[step].weight * scale, b->steps[step].set, (int32_t)b->live[to].after};
         }
     }
-    for (Py_ssize_t at = end; at < next; at++)
+    for (Py_ssize_t at = s->end; at < s->next; at++)
         if (b->live[at].after >= 0.0)
-            b->live[(Py_ssize_t)b->live[at].after] =
-                (Live){.mass = b->live[at].mass * scale, .state = b->live[at].state, .first = (int32_t)step};
-    *steps = step;
-    *dropped *= scale;
-    return kept;
+            b->live[(Py_ssize_t)b->live[at].after] = (Live){.mass = b->live[at].mass * scale, .state = b->live[at].state};
+    s->begin = s->end;
+    s->end = kept;
 }
 
-/* Fills the live states and steps of all positions from `share`. States are left out below `least` of the mass of
- * their position. Returns the share of the result that may be lost; above 1 if there is no room or no mass. */
+/* Fills the live states and steps of all positions from `share`. What has less than `least` of the mass of a position is
+ * left out. Returns the share of the result that may be lost; above 1 if there is no room or no mass. */
 static double spread(Beam *b)
 {
-    Py_ssize_t begin = 0, end = 1, steps = 0;
-    double lost = 0.0, dropped;
+    Spread s = {.end = 1};
+    double lost = 0.0;
     forget_scores(b);
     b->live[0] = (Live){.mass = 1.0, .state = b->state};
     b->first_live[0] = 0;
     for (Py_ssize_t position = 0; position < b->positions; position++) {
-        b->first_live[position + 1] = end;
-        Py_ssize_t next = spread_once(b, position, begin, end, &steps);
-        if (next < 0)
+        b->first_live[position + 1] = s.end;
+        if (!spread_once(b, (int32_t)position, b->least[position + 1], &s) || !(s.open > 1e-240))
             return INFINITY;
-        double total = 0.0;
-        for (Py_ssize_t at = end; at < next; at++)
-            total += b->live[at].mass;
-        if (!(total > 1e-240))
-            return INFINITY;
-        b->total[position] = total;
-        next = keep_live(b, begin, end, next, b->least[position + 1] * total, total, &steps, &dropped);
-        lost = lost / total + dropped;
-        begin = end;
-        end = next;
+        b->total[position] = s.total;
+        keep_live(b, b->least[position + 1], &s);
+        lost = (lost + s.dropped) / s.total;
     }
-    b->first_live[b->positions + 1] = end;
-    for (Py_ssize_t at = begin; at < end; at++)
-        b->live[at].first = (int32_t)steps;
+    b->first_live[b->positions + 1] = s.end;
+    for (Py_ssize_t at = s.begin; at < s.end; at++)
+        b->live[at].first = (int32_t)s.steps;
     return lost;
 }
 
@@ -1303,7 +1385,8 @@ static int find_live(Beam *b)
         double left = NEEDED;
         for (Py_ssize_t at = b->positions; at > 0; at--) {
             b->least[at] = left < SLIGHT ? left : SLIGHT;
-            left = left * b->total[at - 1] > 1e-280 ? left * b->total[at - 1] : 1e-280;
+            if (at < b->positions)
+                left = left * b->total[at] > 1e-280 ? left * b->total[at] : 1e-280;
         }
         lost = spread(b);
     }
@@ -1332,8 +1415,7 @@ static const double *entropy_below(Beam *b, Py_ssize_t position, const float *ma
         below[at] = 0.0;
     for (Py_ssize_t at = 0; at < p->classes; at++)
         below[p->leaf_of[at]] = share[p->leaf_of[at]] * (within[at] + b->normaliser[position] - mass[at]);
-    for (Py_ssize_t node = p->nodes / 2 - 1; node > 0; node--)
-        below[node] = below[2 * node] + below[2 * node + 1];
+    b->vectors.sum_up(below, p->nodes);
     return below;
 }
 
@@ -1531,7 +1613,7 @@ static int live_best(Beam *b, Answer *a)
     b->ahead[0] = 0.0;
     for (Py_ssize_t at = 0; at < b->positions; at++) {
         float *best = b->node_best + at * p->nodes;
-        take_best(p, a->peak + at * p->classes, (float)b->normaliser[at], best);
+        take_best(p, a->peak + at * p->classes, (float)b->normaliser[at], best, b->vectors);
         b->ahead[at + 1] = b->ahead[at] + (best[1] < 0.0f ? best[1] : 0.0f);
     }
     Py_ssize_t last = reach(b, -INFINITY, &missed);
@@ -1556,15 +1638,14 @@ static int live_best(Beam *b, Answer *a)
 static void share_out_all(Beam *b, const float *mass, double *normaliser)
 {
     const Program *p = b->program;
-    Exps exps_of = exps_of_cpu();
     for (Py_ssize_t at = 0; at < b->positions; at++)
-        normaliser[at] = share_out(p, mass + at * p->classes, b->share + at * p->nodes, b->of_class, exps_of);
+        normaliser[at] = share_out(p, mass + at * p->classes, b->share + at * p->nodes, b->of_class, b->vectors);
 }
 
 /* Returns 0, or DECLINED where `infer` must answer. */
 static int follow_row(Row *r, Answer *a, char *scratch)
 {
-    Beam b = {.program = r->program, .positions = r->positions, .state = r->state, .tokens_left = r->tokens_left};
+    Beam b = {.program = r->program, .vectors = vectors_of_cpu(), .positions = r->positions, .state = r->state, .tokens_left = r->tokens_left};
     const Program *p = b.program;
     lay_out_beam(&b, scratch + (64 - (uintptr_t)scratch % 64) % 64);
     for (Py_ssize_t state = 0; state < p->states; state++)

@@ -62,6 +62,8 @@ def program(
     first: Any,
     sets: Any,
     to: Any,
+    kind_of: Any,
+    state_of_kind: Any,
     /,
 ) -> Any: ...
 def reduce(

@@ -105,6 +105,14 @@ def _program_of(automaton: TokenAutomaton) -> Any:
     arrays = (
         *(token_sets.leaf_of, token_sets.class_at, token_sets.set_start, token_sets.set_node),
         *(automaton.first_edge, automaton.label, automaton.target, automaton.distance),
-        *(graph.node_of, graph.target_node, *graph.compiled[:3]),
+        *(graph.node_of, graph.target_node, *graph.compiled[:3], *_kinds(automaton)),
     )
     return NATIVE.program(*(np.ascontiguousarray(each, np.int32) for each in arrays))
+
+
+def _kinds(automaton: TokenAutomaton) -> tuple[Ints, Ints]:
+    """[states] the kind of each state, where states of one kind read the same token sets; and a state of each kind."""
+    draws = np.random.default_rng(0).integers(0, 2**64, automaton.token_sets.sets + 1, dtype=np.uint64)
+    sums = np.add.reduceat(draws[automaton.label], automaton.first_edge[:-1])  # equal sums mean equal sets
+    _, example, kind = np.unique(sums, return_index=True, return_inverse=True)
+    return kind.astype(np.int32), example.astype(np.int32)
