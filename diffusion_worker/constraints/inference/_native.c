@@ -521,7 +521,8 @@ typedef uint64_t EightBits __attribute__((vector_size(64)));
 attributes static double name(const float *values, double shift, double *out, Py_ssize_t count) \
 { \
     const double to_integer = 6755399441055744.0; \
-    double total = 0.0; \
+    Eight total = {0}; \
+    double sum[8]; \
     for (Py_ssize_t at = 0; at < count; at += 8) { \
         Py_ssize_t size = count - at < 8 ? count - at : 8; \
         double part[8] = {0}; \
@@ -547,10 +548,14 @@ attributes static double name(const float *values, double shift, double *out, Py
         p = p * y + 1.0; \
         x = p * (Eight)(((EightBits)k + 1023) << 52); \
         memcpy(part, &x, sizeof(x)); \
-        for (Py_ssize_t each = 0; each < size; each++) \
-            total += out[at + each] = part[each]; \
+        for (Py_ssize_t each = size; each < 8; each++) \
+            part[each] = 0.0; \
+        memcpy(out + at, part, (size_t)size * sizeof(double)); \
+        memcpy(&x, part, sizeof(x)); \
+        total += x; \
     } \
-    return total; \
+    memcpy(sum, &total, sizeof(total)); \
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])); \
 }
 
 DEFINE_EXPS(exps, )
@@ -617,7 +622,7 @@ static double share_out(const Program *p, const float *mass, double *share, doub
     for (Py_ssize_t at = 0; at < p->classes; at++)
         shift = mass[at] > shift ? mass[at] : shift;
     double total = vectors.exps(mass, shift, of_class, p->classes), scale = 1.0 / total;
-    memset(share, 0, (size_t)p->nodes * sizeof(double));
+    memset(share + p->nodes / 2, 0, (size_t)p->nodes / 2 * sizeof(double));
     for (Py_ssize_t at = 0; at < p->classes; at++)
         share[p->leaf_of[at]] = of_class[at] * scale;
     vectors.sum_up(share, p->nodes);
@@ -626,11 +631,18 @@ static double share_out(const Program *p, const float *mass, double *share, doub
 
 INLINE double probability_of(const Program *p, const double *share, int32_t set)
 {
-    double sum = set == p->sets;
-    if (set < p->sets)
-        for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
-            sum += share[p->set_node[at]];
-    return sum;
+    if (set == p->sets)
+        return 1.0;
+    const int32_t *node = p->set_node + p->set_start[set], *end = p->set_node + p->set_start[set + 1];
+    double one = 0.0, two = 0.0, three = 0.0; /* additions that need not wait for each other */
+    for (; node + 2 < end; node += 3) {
+        one += share[node[0]];
+        two += share[node[1]];
+        three += share[node[2]];
+    }
+    for (; node < end; node++)
+        one += share[*node];
+    return one + two + three;
 }
 
 /* Fills the probabilities of all sets of one position. Returns whether each has enough. */
@@ -659,10 +671,15 @@ INLINE double best_of(const Program *p, const float *node_best, int32_t set)
 {
     if (set == p->sets)
         return 0.0;
-    float most = NONE;
-    for (int32_t at = p->set_start[set]; at < p->set_start[set + 1]; at++)
-        most = node_best[p->set_node[at]] > most ? node_best[p->set_node[at]] : most;
-    return most > FLOOR ? most : FLOOR;
+    const int32_t *node = p->set_node + p->set_start[set], *end = p->set_node + p->set_start[set + 1];
+    float most = FLOOR, other = FLOOR;
+    for (; node + 1 < end; node += 2) {
+        most = node_best[node[0]] > most ? node_best[node[0]] : most;
+        other = node_best[node[1]] > other ? node_best[node[1]] : other;
+    }
+    if (node < end)
+        most = node_best[*node] > most ? node_best[*node] : most;
+    return most > other ? most : other;
 }
 
 static int32_t best_class(const Program *p, const float *best, int32_t set)
@@ -1132,11 +1149,11 @@ typedef struct {
     float *node_best;   /* [positions, nodes] */
     double *normaliser; /* [positions] the log of the mass of all tokens */
     double *of_class;   /* [classes] */
-    double *of_node;    /* [nodes] of probabilities, or the sums of `entropy_below` */
-    uint8_t *is_above;  /* [nodes] whether some node below has a probability */
+    double *of_node;    /* [2, nodes] the ratio of a node itself; the sums of `entropy_below` */
+    uint8_t *is_above;  /* [nodes] whether some node below has a ratio */
     int32_t *touched;   /* [2 nodes] */
-    double *of_set;     /* [sets + 1] */
-    int32_t *sets;      /* [sets + 1] those with a probability */
+    double *of_set;     /* [sets + 1] see `entropy_at` */
+    int32_t *sets;      /* [sets + 1] those of a position */
     double *score;      /* [2, sets + 1] of the position `scored_at`: even and odd ones */
     int32_t *scored_at; /* [2, sets + 1] */
     double *open;       /* [kinds] the probability of all sets that a kind of states reads, of the position `opened_at` */
@@ -1411,29 +1428,27 @@ static const double *entropy_below(Beam *b, Py_ssize_t position, const float *ma
     const Program *p = b->program;
     const double *share = b->share + position * p->nodes;
     double *below = b->of_node + p->nodes;
-    for (Py_ssize_t at = p->nodes / 2; at < p->nodes; at++)
-        below[at] = 0.0;
     for (Py_ssize_t at = 0; at < p->classes; at++)
         below[p->leaf_of[at]] = share[p->leaf_of[at]] * (within[at] + b->normaliser[position] - mass[at]);
     b->vectors.sum_up(below, p->nodes);
     return below;
 }
 
-/* Adds the probabilities `of_set` to the nodes that cover each set, relative to their share, and marks what is above
- * them. Returns how many nodes were touched. */
-static Py_ssize_t cover_sets(Beam *b, const double *share, Py_ssize_t sets)
+/* Adds the ratios `of_set`, which are used up, to the nodes that cover each set, and marks what is above them. Returns how
+ * many nodes were touched. */
+static Py_ssize_t cover_sets(Beam *b, Py_ssize_t sets)
 {
     const Program *p = b->program;
     Py_ssize_t touched = 0;
     for (Py_ssize_t each = 0; each < sets; each++) {
         int32_t set = b->sets[each];
-        double scale = b->of_set[set] / probability_of(p, share, set);
+        double ratio = b->of_set[set];
         b->of_set[set] = 0.0;
         for (int32_t at = p->set_start[set]; set < p->sets && at < p->set_start[set + 1]; at++) {
             int32_t node = p->set_node[at];
             if (b->of_node[node] == 0.0)
                 b->touched[touched++] = node;
-            b->of_node[node] += scale;
+            b->of_node[node] += ratio;
             for (node /= 2; node && !b->is_above[node]; node /= 2) {
                 b->is_above[node] = 1;
                 b->touched[touched++] = node;
@@ -1443,14 +1458,14 @@ static Py_ssize_t cover_sets(Beam *b, const double *share, Py_ssize_t sets)
     return touched;
 }
 
-/* The entropy of a position from the probabilities `of_set`, which are used up. A node without probabilities below it is
- * taken as a whole: all its classes have the same ratio of probability and share. */
+/* The entropy of a position from `of_set`, the ratio of a set's probability here and its share of the position. A node
+ * without sets below it is taken as a whole: all its classes have the same ratio. */
 static double entropy_at(Beam *b, Py_ssize_t position, const double *below, Py_ssize_t sets)
 {
     const Program *p = b->program;
     const double *share = b->share + position * p->nodes;
     double entropy = minus_xlogx(b->of_set[p->sets]);
-    Py_ssize_t touched = cover_sets(b, share, sets);
+    Py_ssize_t touched = cover_sets(b, sets);
     struct {
         int32_t node;
         double ratio;
@@ -1490,13 +1505,13 @@ static void live_entropies(Beam *b, const Answer *a)
             double scale = from->mass / from->after;
             for (int32_t each = from->first; each < from[1].first; each++) {
                 const Step *step = &b->steps[each];
-                double flow = scale * step->weight * b->live[step->to].after;
-                if (flow <= 0.0)
+                double ratio = scale * b->live[step->to].after;
+                if (ratio <= 0.0)
                     continue;
                 if (b->of_set[step->set] == 0.0)
                     b->sets[sets++] = step->set;
-                b->of_set[step->set] += flow;
-                b->live[step->to].mass += flow;
+                b->of_set[step->set] += ratio / b->total[position]; /* weights are relative to it */
+                b->live[step->to].mass += ratio * step->weight;
             }
         }
         const double *below = entropy_below(b, position, a->mass + position * p->classes, a->within + position * p->classes);
@@ -1651,7 +1666,7 @@ static int follow_row(Row *r, Answer *a, char *scratch)
     for (Py_ssize_t state = 0; state < p->states; state++)
         b.found[state] = UNSEEN;
     memset(b.of_set, 0, (size_t)(p->sets + 1) * sizeof(double));
-    memset(b.of_node, 0, (size_t)p->nodes * sizeof(double));
+    memset(b.of_node, 0, (size_t)p->nodes * 2 * sizeof(double));
     memset(b.is_above, 0, (size_t)p->nodes);
     share_out_all(&b, a->mass, b.normaliser);
     if (find_live(&b))
