@@ -23,7 +23,10 @@ from diffusion_worker.weak_cache import once_per_object
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
-_SCRATCH: Final = Scratch(in_use=512 << 20, kept=192 << 20)  # a row over 256 positions takes 4 KiB a state
+LIVE_STATES: Final = "live states"
+ALL_STATES: Final = "all states"
+# A row over 256 positions takes up to 50 MiB; where all states are needed, 4 KiB a state.
+_SCRATCH: Final = Scratch(in_use=512 << 20, kept=192 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +42,18 @@ class Inferred:
 
 def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     """Infer from the scores of a canvas, and as many `uniforms` in [0, 1)."""
-    return _infer_natively(matcher, scores, uniforms) or infer_exactly(matcher, scores, uniforms)
+    if NATIVE is not None:
+        for way in (LIVE_STATES, ALL_STATES):
+            if (found := infer_natively(way, matcher, scores, uniforms)) is not None:
+                return found
+    return infer_exactly(matcher, scores, uniforms)
 
 
-def _infer_natively(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred | None:
-    """In C, from live states if they have all mass that matters, else from all states; None where it was not built, or
-    where probabilities leave the range of a double."""
-    if NATIVE is None:
-        return None
+def infer_natively(way: str, matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred | None:
+    """The same in C. From LIVE_STATES alone: None where these are too many or leave out too much. From ALL_STATES: None
+    where probabilities leave the range of a double. Requires NATIVE."""
+    assert NATIVE is not None
+    run, size = (NATIVE.follow, NATIVE.live_size) if way == LIVE_STATES else (NATIVE.infer, NATIVE.scratch_size)
     positions = matcher.remaining_positions(len(uniforms))
     arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
     of_row = [None if each is None else each[:positions] for each in arrays]
@@ -54,11 +61,8 @@ def _infer_natively(matcher: Matcher, scores: ClassScores, uniforms: Doubles) ->
     rests, entropy = np.empty((2, positions))
     program = _program_of(matcher.automaton)
     place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
-    lengths = None
-    for run, size in ((NATIVE.follow, NATIVE.live_size), (NATIVE.infer, NATIVE.scratch_size)):
-        if lengths is None:
-            with _SCRATCH.lend(size(program, positions)) as scratch:
-                lengths = run(*place, *of_row, uniforms[:positions], *out, scratch)
+    with _SCRATCH.lend(size(program, positions)) as scratch:
+        lengths = run(*place, *of_row, uniforms[:positions], *out, scratch)
     if lengths is None:
         return None
     of_best, of_drawn = lengths
