@@ -1122,6 +1122,7 @@ static int infer_row(Row *r, Answer *a, char *scratch)
 #define GAP 50.0 /* nats that a state may be behind the best one in the first attempt */
 #define UNSEEN (-1)
 #define MOST_ROOM (32u << 20) /* bytes for what is live */
+#define FEW_EDGES 2000 /* for which everything may be live */
 #define DECLINED 1
 
 typedef struct {
@@ -1173,6 +1174,7 @@ static size_t lay_out_beam(Beam *b, char *memory)
     const Program *p = b->program;
     size_t positions = (size_t)b->positions, nodes = (size_t)p->nodes, sets = (size_t)p->sets + 1;
     size_t states = (size_t)p->states, at = 0, most = (positions + 1) * ((size_t)p->edges + 1) * 2 * sizeof(Live);
+    most = p->edges > FEW_EDGES ? most / 8 : most; /* `infer` takes little more than as many steps as that */
 #define PART(pointer, count) \
     do { \
         if (memory != NULL) \

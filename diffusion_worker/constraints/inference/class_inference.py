@@ -14,7 +14,7 @@ from diffusion_worker.constraints.inference.marginals import backward_masses, ma
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.native import NATIVE
 from diffusion_worker.constraints.inference.sample import sample_classes
-from diffusion_worker.constraints.inference.scratch import Scratch
+from diffusion_worker.constraints.inference.scratch import IN_USE, KEPT, Scratch
 from diffusion_worker.constraints.inference.token_set_scores import SetMasses, set_masses
 from diffusion_worker.constraints.inference.viterbi import ClassPath, best_classes
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
@@ -26,7 +26,7 @@ Ints = NDArray[np.int32]
 LIVE_STATES: Final = "live states"
 ALL_STATES: Final = "all states"
 # A row over 256 positions takes up to 50 MiB; where all states are needed, 4 KiB a state.
-_SCRATCH: Final = Scratch(in_use=512 << 20, kept=192 << 20)
+_SCRATCH: Final = Scratch(in_use=IN_USE, kept=KEPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
