@@ -136,6 +136,7 @@ typedef struct {
     const int32_t *in_place;    /* [chunks] the first token of a chunk of consecutive ids; -1: gathered */
     Py_ssize_t gathered, others; /* the first so many chunks are gathered, from the tokens `other` in ascending order */
     const int32_t *other, *other_slot; /* [others] */
+    float scale;                /* one over the temperature of the logits */
     float sampling;             /* one over the temperature of sampling; 0: it is 1 */
 } Reduction;
 
@@ -148,7 +149,8 @@ typedef struct {
     float *peak, *mass, *entropy, *sampled; /* [classes] */
 } Classes;
 
-INLINE void read_chunk(const float *values, const uint16_t *bits, float sampling, Chunks chunks, Py_ssize_t to)
+INLINE void read_chunk(const float *values, const uint16_t *bits, float scale, float sampling, Chunks chunks,
+                       Py_ssize_t to)
 {
     const SixteenBits lanes = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
     Sixteen x[CHUNK / 16], top = (Sixteen){0} + NONE, total = {0}, weighted = {0}, sampled = {0};
@@ -156,6 +158,7 @@ INLINE void read_chunk(const float *values, const uint16_t *bits, float sampling
     for (int at = 0; at < CHUNK / 16; at++) {
         SixteenBits is_token = (((SixteenBits){0} + bits[at]) & lanes) != 0;
         memcpy(&x[at], values + 16 * at, sizeof(Sixteen));
+        x[at] *= scale;
         x[at] = (Sixteen)(((SixteenBits)x[at] & is_token) | (none & ~is_token));
         SixteenBits is_above = x[at] > top;
         top = (Sixteen)(((SixteenBits)x[at] & is_above) | ((SixteenBits)top & ~is_above));
@@ -228,7 +231,7 @@ attributes static int name(const Reduction *r, const float *logits, float *gathe
 { \
     float padded[CHUNK] = {0}; \
     for (Py_ssize_t at = 0; at < r->singles; at++) { \
-        out.peak[at] = out.mass[at] = logits[r->single[at]]; \
+        out.peak[at] = out.mass[at] = logits[r->single[at]] * r->scale; \
         out.entropy[at] = 0.0f; \
         if (r->sampling > 0.0f) \
             out.sampled[at] = out.peak[at] * r->sampling; \
@@ -243,12 +246,12 @@ attributes static int name(const Reduction *r, const float *logits, float *gathe
             memcpy(padded, values, (size_t)(r->vocab - first) * sizeof(float)); \
             values = padded; \
         } \
-        read_chunk(values, r->bits + chunk * (CHUNK / 16), r->sampling, chunks, chunk); \
+        read_chunk(values, r->bits + chunk * (CHUNK / 16), r->scale, r->sampling, chunks, chunk); \
     } \
     for (; other < r->others; other++) \
         gathered[r->other_slot[other]] = logits[r->other[other]]; \
     for (Py_ssize_t chunk = 0; chunk < r->gathered; chunk++) \
-        read_chunk(gathered + chunk * CHUNK, r->bits + chunk * (CHUNK / 16), r->sampling, chunks, chunk); \
+        read_chunk(gathered + chunk * CHUNK, r->bits + chunk * (CHUNK / 16), r->scale, r->sampling, chunks, chunk); \
     for (Py_ssize_t at = r->singles; at < r->classes; at++) { \
         Py_ssize_t first = r->first_chunk[at - r->singles]; \
         join_chunks(chunks, first, r->first_chunk[at - r->singles + 1] - first, r->sampling, out, at); \
@@ -350,22 +353,23 @@ static PyObject *layout(PyObject *self, PyObject *args)
     return capsule;
 }
 
-/* reduce(layout, logits, sampling, peak, mass, entropy, sampled, chunk_peak, chunk_total): fills float [positions,
- * classes], and [positions, chunks] of the last two, from float [positions, vocab]. If `sampling`, one over the
+/* reduce(layout, logits, scale, sampling, peak, mass, entropy, sampled, chunk_peak, chunk_total): fills float [positions,
+ * classes], and [positions, chunks] of the last two, from float [positions, vocab] times `scale`. If `sampling`, one over the
  * temperature of sampling, is not 0, `sampled` and `chunk_total` are those of logits times that; else the former is not
  * written. Returns whether all logits are finite. */
 static PyObject *reduce(PyObject *self, PyObject *args)
 {
     (void)self;
     PyObject *capsule, *logits_, *objects[6];
-    float sampling;
-    if (!PyArg_ParseTuple(args, "OOfOOOOOO", &capsule, &logits_, &sampling, &objects[0], &objects[1], &objects[2],
+    float scale, sampling;
+    if (!PyArg_ParseTuple(args, "OOffOOOOOO", &capsule, &logits_, &scale, &sampling, &objects[0], &objects[1], &objects[2],
                           &objects[3], &objects[4], &objects[5]))
         return NULL;
     Layout *l = PyCapsule_GetPointer(capsule, "layout");
     if (l == NULL)
         return NULL;
     Reduction r = l->reduction;
+    r.scale = scale;
     r.sampling = sampling;
     Arrays arrays = {0};
     float *out[6] = {0}, *scratch = NULL;

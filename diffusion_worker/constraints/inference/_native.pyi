@@ -69,6 +69,7 @@ def program(
 def reduce(
     layout: Any,
     logits: Any,
+    scale: float,
     sampling: float,
     peak: Any,
     mass: Any,

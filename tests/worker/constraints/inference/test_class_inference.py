@@ -158,7 +158,7 @@ def test_few_live_states_give_what_all_states_give(spread: float, spare: int | N
     assert exact is not None
     assert found is not None or spare is not None
     if found is not None:
-        assert_same(matcher, scores, numbers, found, exact, 1e-5)
+        assert_same(matcher, scores, numbers, found, exact, entropy=1e-5)
 
 
 @needs_native
@@ -246,13 +246,13 @@ def test_a_low_temperature_leaves_only_the_sample_to_numpy(monkeypatch: pytest.M
 def test_logits_reduced_in_c_are_those_of_the_members(
     sizes: tuple[int, int], scale: float, offset: float, temperature: float, seed: int
 ) -> None:
-    """Peaks, masses, entropies, and masses at a temperature of sampling."""
+    """Peaks, masses, entropies, and masses at a temperature of sampling, of logits divided by an annealing one."""
     token_sets = token_sets_of(sizes)
     vocab = len(token_sets.order)
     logits = (np.random.default_rng(seed).standard_normal((3, vocab)) * scale + offset).astype(np.float32)
-    reducer = LogitReducer(ClassLayout(token_sets), 3, temperature)
-    assert reducer.read(0, logits[:2])
-    assert reducer.read(2, logits[2:])
+    reducer = LogitReducer(ClassLayout(token_sets), 3, temperature, annealing=0.5)
+    assert reducer.read(0, logits[:2] / 2)
+    assert reducer.read(2, logits[2:] / 2)
     exact = scores_of(token_sets, logits, temperature)
     assert np.array_equal(reducer.scores.peak, exact.peak)
     assert reducer.scores.mass == pytest.approx(exact.mass, rel=1e-6, abs=1e-4)
