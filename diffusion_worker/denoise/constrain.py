@@ -163,8 +163,8 @@ def _annealed(logits: CanvasLogits, row: int) -> torch.Tensor:
 
 
 def _infer_on_host(item: Denoise, row: int, logits: CanvasLogits, uniforms: NDArray[np.float32]) -> _Finish:
-    """Logits that are in the host's memory. In fp32 without a cap they are read in place; else a few positions at a time
-    pass through the processor's cache."""
+    """Logits that are in the host's memory. In fp32 without a cap they are read in place; otherwise, a few
+    positions at a time pass through the processor's cache."""
     canvas = logits.raw.shape[1]
     pinned, temperature = len(item.pinned_prefix), _sampling_temperature(item)
     assert item.matcher is not None
