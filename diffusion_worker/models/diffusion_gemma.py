@@ -10,6 +10,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from diffusion_worker.models.confidence import PromptHead
 from diffusion_worker.models.fused_layers import CompiledDecoder, fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
+from diffusion_worker.models.mixed_pass import MixedPass, shares_layers
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
 CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
@@ -46,6 +47,8 @@ class DiffusionGemmaModel:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
             model.set_experts_implementation(experts)
+        is_shared = not is_exact and shares_layers(self._encoder, self._decoder)
+        self._mixed_pass = MixedPass(self._encoder, self._decoder, model.lm_head) if is_shared else None
         fuse_layers(self._encoder, self._decoder)
         # The decoder takes the last step's logits [canvas, vocab] and softens them itself. Passing the mean embeddings
         # [canvas, hidden] saves a softmax per step and, with 262144 tokens, 256 MiB per preempted request. Outside
@@ -81,6 +84,11 @@ class DiffusionGemmaModel:
     def for_templates(self) -> "DiffusionGemmaModel":
         """See `DiffusionModel.for_templates`."""
         return self._for_templates or self
+
+    @property
+    def mixed_pass(self) -> MixedPass | None:
+        """See `DiffusionModel.mixed_pass`; None in exact mode, or if encoder and decoder have weights of their own."""
+        return self._mixed_pass
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """See `DiffusionModel.encode`. Calls the text model directly; its wrapper only adds images."""

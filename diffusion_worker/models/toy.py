@@ -59,6 +59,11 @@ class ToyModel:
         """Itself."""
         return self
 
+    @property
+    def mixed_pass(self) -> None:
+        """It has none."""
+        return
+
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] are the next id, from which `logits` follow."""
         self._take_time()
