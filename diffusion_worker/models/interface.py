@@ -65,13 +65,14 @@ class PrefillContext(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryBlock:
-    """Some new tokens of a row, from `first` on and before `behind`, and the part of its keys that they attend to:
-    those that `mask` [tokens, keys] selects (True = attend), or, with None, each those up to its own."""
+    """Some new tokens of a row, from `first` on and before `behind`, and the part of its keys that they attend to: all,
+    or those that `mask` [tokens, keys] selects (True = attend), or, if `is_causal`, token i the first i + 1."""
 
     first: int
     behind: int
     seen: slice
     mask: torch.Tensor | None
+    is_causal: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
