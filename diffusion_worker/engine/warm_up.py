@@ -19,7 +19,7 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.requests import Penalties, Truncation
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, PenaltyInputs, Prefill, Verify
 
-Work = TypeVar("Work", Prefill, Denoise, Verify, Decode)
+Work = TypeVar("Work", Prefill, Denoise, Verify, Decode, Prefill | Decode)
 
 
 def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
@@ -149,3 +149,7 @@ class _WholeStepper(Stepper):
 
     def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
         return run(items)
+
+    def _succeeds(self, run: Callable[[], None]) -> bool:
+        run()
+        return True

@@ -105,9 +105,7 @@ class MixedView:
         """(target, new token, ring index) [3, tokens] for the rows that are keys of `into`, whose values are their
         targets: slots, or rows of the canvases."""
         written = self._new.counts if counts is None else counts
-        rows = [
-            (target, self._new.lengths[row], written[row], self.rows[row].first) for row, target in into.items()
-        ]
+        rows = [(target, self._new.lengths[row], written[row], self.rows[row].first) for row, target in into.items()]
         return upload(write_targets(rows, self._cache.capacities[layer]), self._cache.device)
 
 
@@ -122,15 +120,14 @@ def _rows(new: NewTokens, windows: Mapping[str, int | None], device: torch.devic
         first = spans[-1][1] if spans else 0
         spans.append((first, first + count))
     plans = {
-        kind: [
-            _blocks(length, count, window) for length, count in zip(new.lengths, new.counts, strict=True)
-        ]
+        kind: [_blocks(length, count, window) for length, count in zip(new.lengths, new.counts, strict=True)]
         for kind, window in windows.items()
     }
     masks = {kind: _BlockMask(plans[kind], windows[kind], device) for kind in windows}
+    rows = enumerate(zip(new.slots, new.lengths, spans, strict=True))
     return [
-        CausalRow(slot, length, *span, {kind: [masks[kind].block(each) for each in plans[kind][row]] for kind in windows})
-        for row, (slot, length, span) in enumerate(zip(new.slots, new.lengths, spans, strict=True))
+        CausalRow(slot, length, *span, {kind: list(map(masks[kind].block, plans[kind][row])) for kind in windows})
+        for row, (slot, length, span) in rows
     ]
 
 

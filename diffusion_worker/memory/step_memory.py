@@ -12,6 +12,7 @@ from diffusion_worker.memory.budget import context_bytes, tokens_kept
 from diffusion_worker.types.model_info import LayerKv, StepShape
 
 SAMPLER_BYTES = 5 * 4 << 20  # of temporary fp32 tensors of a row at the peak of `denoise.step`, at most
+PADDED_POSITIONS = 512  # of a causal pass whose rows are padded, if it has several
 _SAMPLER_COPIES = 4 * 4  # bytes per logit of a smaller vocabulary
 _POSITION_BYTES = 8 + 2  # while a mask is built: a distance as int64, and conditions
 

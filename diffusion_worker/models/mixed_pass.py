@@ -31,7 +31,9 @@ def _weights(layer: Any) -> dict[str, int]:
     """The identity of every tensor of a layer, packed ones included; modules with hooks differ from all others."""
     found: dict[str, int] = {}
     for path, module in layer.named_modules():
-        held = {name: value for name, value in (*module._parameters.items(), *module._buffers.items()) if name != _SCALAR}
+        held = {
+            name: value for name, value in (*module._parameters.items(), *module._buffers.items()) if name != _SCALAR
+        }
         found |= {f"{path}.{name}": id(value) for name, value in held.items() if value is not None}
         found |= {f"{path}.{name}": id(each.data) for name, each in vars(module).items() if isinstance(each, Packed)}
         if hasattr(module, "_hf_hook"):
@@ -80,7 +82,10 @@ class _Attention:
         context.hold(self._attn.layer_idx, keys[:count], values[:count])
         parts = [part for row in context.rows for part in self._causal(row, queries[row.first : row.behind])]
         if context.canvases is not None:
-            own = tuple(each[count:].view(*context.canvases.positions.shape, *each.shape[1:]) for each in (queries, keys, values))
+            own = tuple(
+                each[count:].view(*context.canvases.positions.shape, *each.shape[1:])
+                for each in (queries, keys, values)
+            )
             mask = context.canvases.masks[self._kind]
             parts.append(attend_in_canvas(self._attn, own, mask, context.canvases).reshape(-1, *queries.shape[1:]))
         return torch.cat(parts)[None]

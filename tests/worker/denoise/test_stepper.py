@@ -57,8 +57,9 @@ def test_canvases_of_different_length_advance_in_one_batch() -> None:
 def test_rows_of_any_canvas_length_share_one_pass_and_advance_as_alone(make_model: Any, is_exact: bool) -> None:
     model = make_model(window=8)
     passes: list[tuple[int, ...]] = []
-    real = model.denoise
-    model.denoise = lambda canvas, soft, context: (passes.append(canvas.shape), real(canvas, soft, context))[1]
+    denoise_alone, mixed = model.denoise, model._mixed_pass
+    model.denoise = lambda canvas, *others: (passes.append(canvas.shape), denoise_alone(canvas, *others))[1]
+    model._mixed_pass = lambda ids, canvas, *others: (passes.append(canvas.shape), mixed(ids, canvas, *others))[1]
     lengths = (12, 1, 7, 12, 3, 7)
     cut = replace(DENOISING, entropy_bound=4.0)
 
