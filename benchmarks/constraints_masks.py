@@ -40,6 +40,11 @@ class MaskedModel(InstrumentedModel):
         super().__init__(model)
         self._masks = torch.from_numpy(naive_masks(automaton, model.info.denoising.canvas_length))
 
+    @property
+    def mixed_pass(self) -> None:
+        """None: all canvases go through `denoise`."""
+        return
+
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """Run one pass and mask its logits."""
         return super().denoise(canvas, soft, context).masked_fill(~self._masks, _NEVER)

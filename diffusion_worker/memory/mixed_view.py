@@ -8,15 +8,13 @@ copy of the context that they read.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
 from diffusion_worker.memory.kv_cache import CanvasView, KvCache, kinds_of, write_targets
+from diffusion_worker.memory.step_memory import QUERY_BLOCK
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import CausalRow, QueryBlock
-
-QUERY_BLOCK: Final = 512  # queries that a mask has at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

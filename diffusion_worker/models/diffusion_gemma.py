@@ -152,7 +152,6 @@ def step_shape(text_config: Any, *, stays_packed: bool = False) -> StepShape:
     per_expert = 4 * hidden + 2 * (text_config.moe_intermediate_size or 0)
     return StepShape(
         vocab_size=text_config.vocab_size,
-        query_heads=text_config.num_attention_heads,
         attention_width=4 * hidden + 4 * queries,
         feed_forward_width=16 * hidden
         + 4 * text_config.intermediate_size

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch.nn import functional as nnf
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin [rows, positions, head_dim]
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values [rows, positions, heads, head_dim]
@@ -173,16 +172,31 @@ def _attend_to_all(
 
 
 def _attend_in_prefill(attn: Any, heads: Heads, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
-    """[rows, new, heads, head_dim]; several tokens of a row by the library's attention."""
-    queries, keys, values = (each.transpose(1, 2) for each in heads)
-    keys, values = cache.update(keys, values, attn.layer_idx)
-    if queries.shape[2] == 1:
-        return _attend_to_all(attn, heads[0], keys, values, mask)
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(attn.config._attn_implementation, None)
-    out: torch.Tensor = attention(
-        attn, queries, keys, values, mask, scaling=attn.scaling, is_causal=attn.is_causal, dropout=0.0
-    )[0]
-    return out
+    """[rows, new, heads, head_dim]; several tokens of a row attend to different keys."""
+    queries = heads[0]
+    keys, values = cache.update(*(each.transpose(1, 2) for each in heads[1:]), attn.layer_idx)
+    if queries.shape[1] == 1 or mask is None:
+        return _attend_to_all(attn, queries, keys, values, mask)
+    rows = zip(queries, keys, values, mask, strict=True)
+    return torch.stack([attend_in_row(attn, *row) for row in rows])
+
+
+def attend_in_row(
+    attn: Any,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
+    """[tokens, heads, head_dim] for queries of this shape and keys [key heads, seen tokens, head_dim] of one row; key
+    heads are repeated as views. `mask` [..., tokens, seen tokens]."""
+    groups = attn.num_key_value_groups
+    queries = queries.view(len(queries), -1, groups, queries.shape[-1]).permute(1, 2, 0, 3)
+    repeated = (each[:, None].expand(-1, groups, -1, -1) for each in (keys, values))
+    out = nnf.scaled_dot_product_attention(queries, *repeated, attn_mask=mask, is_causal=is_causal, scale=attn.scaling)
+    return out.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def _routed(router: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

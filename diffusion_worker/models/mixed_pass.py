@@ -10,9 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional as nnf
 
-from diffusion_worker.models.fused_layers import Heads, attend_in_canvas, conditioned, layer_without_scalar, norm
+from diffusion_worker.models.fused_layers import (
+    Heads,
+    attend_in_canvas,
+    attend_in_row,
+    conditioned,
+    layer_without_scalar,
+    norm,
+)
 from diffusion_worker.models.interface import CausalRow, MixedContext
 from diffusion_worker.models.packed import Packed
 
@@ -91,17 +97,16 @@ class _Attention:
         return torch.cat(parts)[None]
 
     def _causal(self, row: CausalRow, queries: torch.Tensor) -> list[torch.Tensor]:
-        """The parts [tokens, heads, head_dim] of a row, block by block: no mask is larger than a block of queries. Key
-        heads are repeated as views."""
-        attn, parts = self._attn, []
-        groups = attn.num_key_value_groups
-        keys, values = self._context.seen(row, attn.layer_idx)  # [heads, tokens, head_dim]
-        for block in row.blocks[self._kind]:
-            some = queries[block.first : block.behind]
-            some = some.view(len(some), -1, groups, some.shape[-1]).permute(1, 2, 0, 3)
-            seen = [each[:, None, block.seen].expand(-1, groups, -1, -1) for each in (keys, values)]
-            out = nnf.scaled_dot_product_attention(
-                some, *seen, attn_mask=block.mask, is_causal=block.is_causal, scale=attn.scaling
+        """The parts [tokens, heads, head_dim] of a row, block by block: no mask is larger than a block of queries."""
+        keys, values = self._context.seen(row, self._attn.layer_idx)
+        return [
+            attend_in_row(
+                self._attn,
+                queries[block.first : block.behind],
+                keys[:, block.seen],
+                values[:, block.seen],
+                block.mask,
+                is_causal=block.is_causal,
             )
-            parts.append(out.permute(2, 0, 1, 3).flatten(1, 2))
-        return parts
+            for block in row.blocks[self._kind]
+        ]

@@ -97,12 +97,16 @@ def test_rows_of_any_canvas_length_share_one_pass_and_advance_as_alone(make_mode
         assert (mine.accepted, mine.stable_prefix) == (alone.accepted, alone.stable_prefix)
 
 
-def test_an_iteration_has_a_bounded_number_of_passes() -> None:
-    """Prompt chunks, sealed canvases, canvases of twelve lengths, first tokens and later ones."""
-    model = ToyModel()
+def test_an_iteration_has_a_bounded_number_of_passes(make_model: Any) -> None:
+    """Prompt chunks, sealed canvases, canvases of twelve lengths and first tokens share one, later tokens another."""
+    model = make_model()
+    passes: list[str] = []
+    for name in ("encode", "denoise", "_mixed_pass"):
+        run = getattr(model, name)
+        setattr(model, name, lambda *inputs, name=name, run=run: (passes.append(name), run(*inputs))[1])
     it = stepper(model, slots=40)
     it.step(Batch(prefills=tuple(append(n, 20, 21) for n in range(1, 36))))
-    before = model.passes
+    passes.clear()
     it.step(
         Batch(
             prefills=(*(append(n, 22, at=2) for n in (1, 2)), *(append(n, 23, at=2, is_seal=True) for n in (3, 4))),
@@ -113,7 +117,51 @@ def test_an_iteration_has_a_bounded_number_of_passes() -> None:
             ),
         )
     )
-    assert model.passes - before == 5
+    assert passes == ["_mixed_pass", "encode"]
+
+
+def test_without_a_mixed_pass_rows_share_passes_of_bounded_padding() -> None:
+    model = ToyModel()
+    it = Stepper(model, KvCache(model.kv_layers, slots=9, slot_tokens=600, dtype=model.dtype, device=model.device))
+    lengths = (300, 200, 200, 100, 100, 100, 100, 100)
+    it.step(Batch(prefills=tuple(append(n, *[20] * count) for n, count in enumerate(lengths, 1))))
+    assert model.passes == 3, "300 alone, 200 twice, 100 five times"
+
+
+def test_a_row_that_breaks_a_mixed_pass_is_lost_alone(make_model: Any) -> None:
+    """Rows of the repeated passes have the results that they have in a mixed one."""
+    model = make_model(window=8)
+
+    def served(broken: int | None) -> StepResult:
+        it = stepper(model)
+        run, prompt = model._mixed_pass, tuple(range(6, 20))
+
+        def brittle(ids: torch.Tensor, *others: Any) -> Any:
+            if broken is not None and bool((ids == 50 + broken).any()):
+                raise RuntimeError("cannot be computed")
+            return run(ids, *others)
+
+        model._mixed_pass = brittle
+        try:
+            it.step(Batch(prefills=(append(1, *prompt), append(2, *prompt[:4]))))
+            return it.step(
+                Batch(
+                    prefills=(append(1, 51, 8, 9, at=14, is_seal=True), append(3, *prompt, 53)),
+                    denoises=(denoise(1, at=17), denoise(2, at=4), denoise(3, at=15)),
+                )
+            )
+        finally:
+            model._mixed_pass = run
+
+    whole = {canvas.sequence: canvas for canvas in served(None).canvases}
+    assert len(whole) == 3
+    for broken in (1, 3):
+        result = served(broken)
+        assert [fault.sequence for fault in result.faults] == [broken]
+        assert {canvas.sequence for canvas in result.canvases} == {1, 2, 3} - {broken}
+        for canvas in result.canvases:
+            assert canvas.ids == whole[canvas.sequence].ids
+            assert canvas.logprobs == pytest.approx(whole[canvas.sequence].logprobs, abs=1e-9)
 
 
 def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:
