@@ -175,8 +175,8 @@ def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:
 def test_a_warm_start_is_what_the_first_pass_sees(make_model: Any) -> None:
     model = make_model(dtype=torch.float32)
     seen: list[torch.Tensor] = []
-    real = model.denoise
-    model.denoise = lambda canvas, soft, context: (seen.append(canvas), real(canvas, soft, context))[1]
+    real = model._mixed_pass
+    model._mixed_pass = lambda ids, canvas, *others: (seen.append(canvas), real(ids, canvas, *others))[1]
     stepper(model).step(Batch(prefills=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
     assert seen[0].tolist() == [[30, 31, 1] + [0] * 9]
 

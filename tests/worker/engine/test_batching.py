@@ -89,7 +89,7 @@ def test_verifications_and_canvas_steps_go_by_their_keys(kinds: tuple[str, str])
     running = [placed(number, kind) for number, kind in enumerate(kinds)]
     for first, second in ((0, 1), (1, 0)):
         keys = {first: 1.0, second: 2.0}
-        assert taking_part(compose(running, lambda each, keys=keys: keys[each.id], 2 * CANVAS)) == {first}
+        assert taking_part(compose(running, lambda each, keys=keys: keys[each.id], of(2 * CANVAS))) == {first}
 
 
 def test_a_canvas_is_not_denoised_before_the_last_part_of_its_prompt_goes_in() -> None:
@@ -116,10 +116,10 @@ def test_prompts_share_their_tokens_and_nothing_else_counts(kinds: list[str], to
     running = [placed(number, kind) for number, kind in enumerate(kinds)]
     parts = compose(running, lambda each: each.id, of(None, tokens, cuts_chunks=cuts))
     assert taking_part(parts)
-    others = {number for number, kind in enumerate(kinds) if "prompt" not in kind}
+    others = {number for number, kind in enumerate(kinds) if kind in ("seal", "step", "verification")}
     assert others <= taking_part(parts)
-    read = [len(each.ids) for each in parts.prefills if not each.is_seal]
-    assert sum(read) <= tokens or (not cuts and taking_part(parts) == {0})
+    read = [len(each.ids) for each in (*parts.prefills, *parts.decodes) if each.sequence not in others]
+    assert sum(read) <= tokens or (not cuts and len(taking_part(parts)) == 1)
     waiting = sum(len(each.pending[0]) for each in running if each.id not in others)
     if cuts:
         assert sum(read) == min(tokens, waiting), "no token of the budget is left over"

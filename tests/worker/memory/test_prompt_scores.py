@@ -144,7 +144,7 @@ def test_whatever_contexts_share_slots_each_has_the_scores_that_it_has_alone(
 def test_a_pass_that_is_not_stored_leaves_no_trace() -> None:
     found = scores()
     ids = [1, 2, 3, 4]
-    found.score([(0, 0, 4)], torch.tensor([ids]), hidden_of(ids)[None], logits)
+    found.score([TokenPlace(slot=0, at=0, count=4, first=0)], torch.tensor(ids), hidden_of(ids), logits)
     assert float(found.surprise(0, 4)) == 0.0
 
 
