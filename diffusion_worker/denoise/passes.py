@@ -17,7 +17,8 @@ from diffusion_worker.memory.prompt_scores import TokenPlace
 from diffusion_worker.memory.step_memory import PADDED_POSITIONS
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.step_batch import Decode, Denoise, Prefill, Verify
+from diffusion_worker.types.requests import SequenceId
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, RowFault, Verify
 
 Item = Prefill | Denoise | Verify | Decode
 Work = TypeVar("Work", Prefill, Denoise, Verify, Decode, Prefill | Decode)
@@ -153,3 +154,25 @@ class QueuedPass:
                 behind += len(item.next_ids) * self.prompts.shape[1]
             yield item, numbers[row * width : (row + 1) * width], numbers[at:behind]
             at = behind
+
+
+Outcome = QueuedPass | RowFault
+
+
+def drafts_of(outcomes: Sequence[Outcome], batch: Batch) -> dict[SequenceId, torch.Tensor]:
+    """The canvases [canvas] that the steps of verified sequences draft, on the device."""
+    drafting = {item.sequence for item in batch.verifications if item.draft is not None}
+    return {
+        item.sequence: outcome.report[row]
+        for outcome in outcomes
+        if isinstance(outcome, QueuedPass)
+        for row, item in enumerate(outcome.items)
+        if isinstance(item, Denoise) and item.sequence in drafting
+    }
+
+
+def finite(hidden: HiddenStates, counts: Sequence[int]) -> torch.Tensor:
+    """[rows, 1] of float64: 0, or NaN if any value of a row is not finite."""
+    of_tokens = (hidden.states - hidden.states).sum(-1)
+    rows = [of_tokens[first : first + count].sum() for first, count in zip(hidden.firsts, counts, strict=True)]
+    return torch.stack(rows)[:, None].double()

@@ -19,10 +19,13 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.passes import (
     CanvasRows,
     CausalInputs,
+    Outcome,
     QueuedPass,
     Work,
     alike,
     causal_inputs,
+    drafts_of,
+    finite,
     padded_rows,
     padded_together,
 )
@@ -55,7 +58,6 @@ _log = logging.getLogger(__name__)
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
 
-Outcome = QueuedPass | RowFault
 Result = CanvasResult | TokenResult | VerifyResult | PromptResult
 
 
@@ -88,7 +90,7 @@ class Stepper:
             mine = [item for item in reading if self._model_of(item) is model]
             own = [item for item in canvases if self._model_of(item) is model]
             outcomes += self._mixed(model, mine, own) or self._apart(model, mine, own)
-        self._drafts = _drafts(outcomes, batch)
+        self._drafts = drafts_of(outcomes, batch)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         verifications = [item for item in batch.verifications if item.sequence not in lost]
         for verified in self._together(self.model, verifications, lambda item: item.count):
@@ -182,7 +184,7 @@ class Stepper:
                 chosen = decode(self.model, decodes, states, self._draws)
                 report = torch.cat([chosen, self._contexts.surprise(ends)], dim=1)
             else:  # a context that holds NaN must not enter the prefix cache, even if it denoises no canvas
-                report = _finite(states, [len(item.ids) for item in own])
+                report = finite(states, [len(item.ids) for item in own])
             outcomes.append(QueuedPass(items=own, report=report, prompts=score_prompts(self.model, own, states)))
         self.cache.seal(view)
         return outcomes
@@ -392,22 +394,3 @@ class Stepper:
         self._canvases.pop(item.sequence, None)
         self._contexts.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
-
-
-def _drafts(outcomes: Sequence[Outcome], batch: Batch) -> dict[SequenceId, torch.Tensor]:
-    """The canvases [canvas] that the steps of verified sequences draft, on the device."""
-    drafting = {item.sequence for item in batch.verifications if item.draft is not None}
-    return {
-        item.sequence: outcome.report[row]
-        for outcome in outcomes
-        if isinstance(outcome, QueuedPass)
-        for row, item in enumerate(outcome.items)
-        if isinstance(item, Denoise) and item.sequence in drafting
-    }
-
-
-def _finite(hidden: HiddenStates, counts: Sequence[int]) -> torch.Tensor:
-    """[rows, 1] of float64: 0, or NaN if any value of a row is not finite."""
-    of_tokens = (hidden.states - hidden.states).sum(-1)
-    rows = [of_tokens[first : first + count].sum() for first, count in zip(hidden.firsts, counts, strict=True)]
-    return torch.stack(rows)[:, None].double()

@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 import torch
 
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.stepper import Outcome, Stepper
+from diffusion_worker.denoise.passes import Outcome
+from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.errors import CheckpointBroken
 from diffusion_worker.memory.kv_cache import KvCache
@@ -30,9 +31,7 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     canvas = min(info.denoising.canvas_length, limits.max_context)
     seen = array("q", range(min(info.vocab_size, limits.max_context)))
     penalties = PenaltyInputs(penalties=Penalties(presence=0.1, frequency=0.1, repetition=1.1), prompt=seen)
-    ends = {
-        slot: max(1, limits.max_context - canvas - slot % 2) for slot in slots
-    }  # unlike, so that masks are needed
+    ends = {slot: max(1, limits.max_context - canvas - slot % 2) for slot in slots}  # unlike, so that masks are needed
     chunk = limits.prefill_chunk
     chunks = {slot: min(chunk, limits.max_prefill_tokens - chunk * slot, ends[slot]) for slot in slots}
 

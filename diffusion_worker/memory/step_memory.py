@@ -36,8 +36,8 @@ def step_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, item
 
 def _mixed_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, itemsize: int) -> int:
     """A pass over all canvases and all that is prefilled. The contexts of the canvases are copied for all layers, a
-    layer's keys or values at a time, with room for the canvases; then the layers run, which hold all new keys and
-    values; then the head and the sampler."""
+    layer's keys or values at a time, with room for the canvases; then the layers run, whose new keys and values are
+    held; then the head and the sampler."""
     canvases, read = work.rows * work.canvas_length, min(work.max_prefill_tokens, work.context)
     causal = canvases + read
     per_token = sum(2 * layer.heads * layer.head_dim for layer in layers) * itemsize

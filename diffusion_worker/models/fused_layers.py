@@ -177,7 +177,7 @@ def _attend_in_prefill(attn: Any, heads: Heads, mask: torch.Tensor | None, cache
     keys, values = cache.update(*(each.transpose(1, 2) for each in heads[1:]), attn.layer_idx)
     if queries.shape[1] == 1 or mask is None:
         return _attend_to_all(attn, queries, keys, values, mask)
-    rows = zip(queries, keys, values, mask, strict=True)
+    rows = zip(queries, keys, values, mask[:, 0], strict=True)
     return torch.stack([attend_in_row(attn, *row) for row in rows])
 
 
@@ -191,7 +191,7 @@ def attend_in_row(
     is_causal: bool = False,
 ) -> torch.Tensor:
     """[tokens, heads, head_dim] for queries of this shape and keys [key heads, seen tokens, head_dim] of one row; key
-    heads are repeated as views. `mask` [..., tokens, seen tokens]."""
+    heads are repeated as views. `mask` [tokens, seen tokens]."""
     groups = attn.num_key_value_groups
     queries = queries.view(len(queries), -1, groups, queries.shape[-1]).permute(1, 2, 0, 3)
     repeated = (each[:, None].expand(-1, groups, -1, -1) for each in (keys, values))
