@@ -207,7 +207,7 @@ def test_rows_that_come_and_go_and_are_preempted_and_reuse_prompts_change_nothin
         arrivals=dice,
         seen=seen,
         max_step_tokens=dice.choice((None, 12, 40)),
-        max_prefill_tokens=7,
+        max_prefill_tokens=21,
         is_mixed=True,
     )
     for one, mine in zip(requests, found, strict=True):
