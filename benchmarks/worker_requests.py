@@ -124,6 +124,15 @@ class InstrumentedModel:
         return out
 
 
+class SeparatePasses(InstrumentedModel):
+    """Without the pass that prompts, seals and canvases share."""
+
+    @property
+    def mixed_pass(self) -> None:
+        """None."""
+        return
+
+
 def samples(count: int) -> list[Sample]:
     """Held-out samples, the tasks in turn."""
     spec = SampleSpec(split="test")
