@@ -194,8 +194,10 @@ def attend_in_row(
     heads are repeated as views. `mask` [tokens, seen tokens]."""
     groups = attn.num_key_value_groups
     queries = queries.view(len(queries), -1, groups, queries.shape[-1]).permute(1, 2, 0, 3)
-    repeated = (each[:, None].expand(-1, groups, -1, -1) for each in (keys, values))
-    out = nnf.scaled_dot_product_attention(queries, *repeated, attn_mask=mask, is_causal=is_causal, scale=attn.scaling)
+    keys, values = (each[:, None].expand(-1, groups, -1, -1) for each in (keys, values))
+    out = nnf.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=is_causal, scale=attn.scaling
+    )
     return out.permute(2, 0, 1, 3).flatten(1, 2)
 
 

@@ -59,7 +59,7 @@ class MixedPass:
         """See `interface.MixedPass`."""
         encoder, decoder, count = self._encoder, self._decoder, len(ids)
         hidden = encoder.embed_tokens(ids)[None]
-        if canvas is not None:
+        if canvas is not None and soft is not None:
             own = conditioned(decoder.self_conditioning, decoder.embed_tokens(canvas), soft)
             hidden = torch.cat([hidden, own.reshape(1, -1, own.shape[-1])], dim=1)
         kinds = decoder.text_config.layer_types
