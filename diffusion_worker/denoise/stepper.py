@@ -83,10 +83,11 @@ class Stepper:
         fault. After any other error the contents of the cache are unknown, see `reset`."""
         self._prepare(batch)
         drafts = (item.draft for item in batch.verifications if item.draft is not None)
-        reading = [*batch.prefills, *(item for item in batch.decodes if len(item.ids) > 1)]
+        reading: list[Prefill | Decode] = [*batch.prefills, *(item for item in batch.decodes if len(item.ids) > 1)]
         canvases = [*batch.denoises, *drafts]
         outcomes: list[Outcome] = []
-        for model in {id(each): each for each in map(self._model_of, (*reading, *canvases))}.values():
+        models = (*map(self._model_of, reading), *map(self._model_of, canvases))
+        for model in {id(each): each for each in models}.values():
             mine = [item for item in reading if self._model_of(item) is model]
             own = [item for item in canvases if self._model_of(item) is model]
             outcomes += self._mixed(model, mine, own) or self._apart(model, mine, own)

@@ -88,12 +88,10 @@ class _Attention:
         context.hold(self._attn.layer_idx, keys[:count], values[:count])
         parts = [part for row in context.rows for part in self._causal(row, queries[row.first : row.behind])]
         if context.canvases is not None:
-            own = tuple(
-                each[count:].view(*context.canvases.positions.shape, *each.shape[1:])
-                for each in (queries, keys, values)
-            )
-            mask = context.canvases.masks[self._kind]
-            parts.append(attend_in_canvas(self._attn, own, mask, context.canvases).reshape(-1, *queries.shape[1:]))
+            shape, mask = context.canvases.positions.shape, context.canvases.masks[self._kind]
+            queries, keys, values = (each[count:].view(*shape, *each.shape[1:]) for each in (queries, keys, values))
+            out = attend_in_canvas(self._attn, (queries, keys, values), mask, context.canvases)
+            parts.append(out.flatten(0, 1))
         return torch.cat(parts)[None]
 
     def _causal(self, row: CausalRow, queries: torch.Tensor) -> list[torch.Tensor]:
