@@ -91,7 +91,7 @@ class _Attention:
             shape, mask = context.canvases.positions.shape, context.canvases.masks[self._kind]
             queries, keys, values = (each[count:].view(*shape, *each.shape[1:]) for each in (queries, keys, values))
             out = attend_in_canvas(self._attn, (queries, keys, values), mask, context.canvases)
-            parts.append(out.flatten(0, 1))
+            parts.append(out.reshape(-1, *queries.shape[2:]))
         return torch.cat(parts)[None]
 
     def _causal(self, row: CausalRow, queries: torch.Tensor) -> list[torch.Tensor]:
