@@ -117,7 +117,7 @@ class Sequence:
         """Usage so far; of an unsealed `canvas`, the streamed tokens count."""
         streamed = len(self.streamed) if canvas else 0
         logprobs = canvas.unforced(streamed) if canvas else []
-        evidence = self._evidence(logprobs)
+        evidence, moved = self._evidence(logprobs), self._moved_thresholds()
         return Usage(
             prompt_tokens=len(self.request.prompt_ids),
             cached_tokens=self.cached,
@@ -126,9 +126,14 @@ class Sequence:
             forward_passes=self.forward_passes,
             confidence=self.answer.confidence(evidence, logprobs, has_begun=self.forward_passes > 0),
             evidence=evidence,
-            load=self.highest_load or None,
+            load=self.highest_load if moved else None,
+            thresholds=moved,
             converged=None if self.is_autoregressive else self.converged,
         )
+
+    def _moved_thresholds(self) -> tuple[tuple[str, float], ...]:
+        loosest, own = self.request.loosest, self.request.denoising
+        return own.moved_at(loosest, self.highest_load) if loosest else ()
 
     def _evidence(self, logprobs: Ids[float] = ()) -> Evidence:
         steps = 0 if self.is_autoregressive else max(self.answer.steps, self.steps_done)

@@ -15,6 +15,7 @@ from diffusion_worker.types.timeline import Timeline
 
 SequenceId = int
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0  # bounds of the repetition penalty
+THRESHOLDS = ("entropy_bound", "confidence_threshold", "stability")  # of acceptance and of the stop; may follow a load
 DEFAULT_ANCHOR = 0.8  # for edits whose request sets no strength, see docs/decisions/0006
 
 
@@ -66,6 +67,12 @@ class DenoisingParams:
             confidence_threshold=moved(self.confidence_threshold, loosest.confidence_threshold),
             stability=round(moved(self.stability, loosest.stability)),
         )
+
+    def moved_at(self, loosest: "DenoisingParams", load: float) -> tuple[tuple[str, float], ...]:
+        """The thresholds that a load moves away from these, with the values that it gives them."""
+        at_load = self.at_load(loosest, load)
+        found = ((name, getattr(self, name), getattr(at_load, name)) for name in THRESHOLDS)
+        return tuple((name, value) for name, own, value in found if value != own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
