@@ -92,12 +92,9 @@ def main() -> int:
 
 def requests_for(model: DiffusionModel, count: int, temperature: float) -> list[GenerationRequest]:
     """Autoregressive requests of all tasks in turn, and random texts; each with its own seed."""
-    drawn = [_sample(number) for number in range(count)]
     mode = DecodingMode.AUTOREGRESSIVE
-    return [
-        replace(request_for(model, sample, mode, seed=number), temperature=temperature)
-        for number, sample in enumerate(drawn)
-    ]
+    drawn = (request_for(model, _sample(number), mode, seed=number) for number in range(count))
+    return [replace(each, temperature=temperature) for each in drawn]
 
 
 def _sample(number: int) -> Sample:
@@ -114,7 +111,8 @@ def compare(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Com
     verifying = [replace(each, decoding_mode=DecodingMode.VERIFIED) for each in requests]
     read, verified = (run(model, each, max_num_seqs=ROWS) for each in (requests, verifying))
     pairs = list(zip(requests, read, verified, strict=True))
-    canvas, window = model.info.denoising.canvas_length, min(filter(None, (layer.window for layer in model.kv_layers)))
+    canvas = model.info.denoising.canvas_length
+    window = min((layer.window for layer in model.kv_layers if layer.window), default=model.info.max_context)
     return Comparison(
         dtype=str(model.dtype).removeprefix("torch."),
         temperature=requests[0].temperature or 0.0,

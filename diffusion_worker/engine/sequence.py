@@ -343,8 +343,11 @@ class Sequence:
             return fresh + self._close(canvas.ids[: self.width]), True
         return fresh, has_end
 
-    def emit_tokens(self, ids: tuple[int, ...], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
-        """(ids to emit for decoded or verified tokens, whether the sequence ends with them); see `seal`."""
+    def emit_tokens(self, tokens: Ids[TokenResult], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
+        """Emit recorded tokens; returns the ids and whether the sequence ends with them, see `seal`."""
+        self.emitted += len(tokens)
+        self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])
+        ids = tuple(token.id for token in tokens)
         if ids[-1] in end_ids:
             return ids[:-1], True
         return ((*ids, *self._close(())), True) if is_late and self.matcher else (ids, False)
@@ -376,14 +379,12 @@ class Sequence:
         self.start = self.rest_of_start() if self.is_verified else self.start
 
     def take(self, tokens: Ids[TokenResult], *, begins_canvas: bool) -> None:
-        """Count these tokens as emitted. The next draft continues its canvas, or the last token begins a new one."""
-        self.emitted += len(tokens)
+        """Move behind these tokens. The next draft continues its canvas, or the last token begins a new one."""
         ids = [token.id for token in tokens]
         if begins_canvas:
             self.canvas_matcher = self.matcher and self.matcher.after(ids[:-1])
             self.is_canvas_open, self.steps_to_go = False, self.steps
         self.matcher = self.matcher and self.matcher.after(ids)
-        self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])
 
     def rest_of_start(self) -> tuple[int, ...]:
         """What is left of the start text after the output so far."""

@@ -137,6 +137,7 @@ class GenerationRequest:
     anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
     loosest: DenoisingParams | None = None  # thresholds at full load, see `DenoisingParams.at_load`; None: they stay
+    may_stop: bool = False  # a stop string may end the answer at any token
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
