@@ -334,7 +334,7 @@ class Scheduler:
         has_end = False
         for number, tokens in enumerate(parts, 1):
             is_late = number == len(parts) and self._would_be_late(sequence, now)
-            streamed, has_end = sequence.emit_tokens(tokens, self._info.end_ids, is_late=is_late)
+            streamed, has_end = sequence.emit(tokens, self._info.end_ids, is_late=is_late)
             if sequence.is_hopeless():
                 self._doubt(sequence, now)
                 return

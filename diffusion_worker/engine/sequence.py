@@ -343,7 +343,7 @@ class Sequence:
             return fresh + self._close(canvas.ids[: self.width]), True
         return fresh, has_end
 
-    def emit_tokens(self, tokens: Ids[TokenResult], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
+    def emit(self, tokens: Ids[TokenResult], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
         """Emit recorded tokens; returns the ids and whether the sequence ends with them, see `seal`."""
         self.emitted += len(tokens)
         self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])

@@ -124,7 +124,8 @@ def usage_body(usage: Usage, details: Details) -> dict[str, Any]:
 
 def diffusion_body(usage: Usage) -> dict[str, Any]:
     """Denoising statistics of the answer. In autoregressive mode steps are 0; there, and in verified mode, whose steps
-    are drafts, `converged` is null. `load` and `thresholds` are present only if thresholds moved: the highest load, and what it made of them."""
+    are drafts, `converged` is null. `load` and `thresholds` are present only if thresholds moved: the highest load, and
+    the values at that load."""
     moved = {name: float(f"{value:.4g}") for name, value in usage.thresholds}
     return {
         "denoising_steps": usage.denoising_steps,

@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.worker_adaptive import IN_TIME, Outcome, WorkClock, capacity, is_cleared, outcome, poisson, samples, serve
+from benchmarks.worker_adaptive import (
+    IN_TIME,
+    Outcome,
+    WorkClock,
+    capacity,
+    is_cleared,
+    outcome,
+    poisson,
+    samples,
+    serve,
+)
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams
 from training.requests import request_for
@@ -34,11 +44,11 @@ def test_requests_arrive_at_the_rate_that_is_asked_for() -> None:
 
 def test_thresholds_move_only_where_they_may() -> None:
     """All arrive at once, so that most of them wait. The toy model answers with the prompt, which is wrong."""
-    model, drawn = ToyModel(denoising=DenoisingParams(canvas_length=16, steps=16, entropy_bound=0.0)), samples(24)
+    model, drawn = ToyModel(denoising=DenoisingParams(canvas_length=16, steps=16, entropy_bound=0.0)), samples(14)
     requests = [request_for(model, each, DecodingMode.DIFFUSION, seed=1) for each in drawn]
     loosest = replace(model.info.denoising, entropy_bound=100.0)
     off, on = (
-        outcome(serve(model, [replace(each, loosest=limits) for each in requests], [0.0] * 24), drawn, 1e9)
+        outcome(serve(model, [replace(each, loosest=limits) for each in requests], [0.0] * 14), drawn, 1e9)
         for limits in (None, loosest)
     )
     assert (off.load, off.share_in_time, off.accuracy) == (0.0, 1.0, 0.0)

@@ -68,8 +68,8 @@ def test_only_half_precision_excuses_a_difference_and_only_a_small_one() -> None
     assert compared("float32").is_cleared
 
 
-def test_requests_have_seeds_of_their_own_and_one_in_six_is_longer_than_the_window() -> None:
-    requests = requests_for(ToyModel(), 12, 1.0)
-    assert len({each.seed for each in requests}) == 12
+def test_requests_have_seeds_of_their_own_and_one_in_seven_is_longer_than_the_window() -> None:
+    requests = requests_for(ToyModel(), 14, 1.0)
+    assert len({each.seed for each in requests}) == 14
     assert {each.temperature for each in requests} == {1.0}
-    assert [len(each.prompt_ids) > 256 for each in requests] == [number % 6 == 5 for number in range(12)]
+    assert [len(each.prompt_ids) > 256 for each in requests] == [number % 7 == 5 for number in range(14)]

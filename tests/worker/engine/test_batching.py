@@ -35,7 +35,7 @@ def placed(number: int, kind: str) -> Sequence:
     if kind == "verification":
         token = TokenResult(sequence=number, id=5, logprob=0.0)
         it.record_token(token, prompt)
-        it.emit_tokens((token,), (), is_late=False)
+        it.emit((token,), (), is_late=False)
     return it
 
 
