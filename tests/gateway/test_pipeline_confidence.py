@@ -88,6 +88,32 @@ async def test_an_answer_that_passes_is_preferred_to_the_surest_and_bears_no_mar
     assert "low_confidence" not in document_of(scene.decision)
 
 
+OWN = {"fast_target": {"min_confidence": 0.8}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("answer", "confidence"), [("eh", 0.3), (" ", 0.99)])
+async def test_a_request_that_names_a_target_is_held_to_the_gate_of_the_target(
+    stage: Any, stream: bool, answer: str, confidence: float
+) -> None:
+    scene = stage(fast=says(answer, confidence=confidence), quality=says("hi"), **OWN)
+    sent = await scene.send(model="fast", stream=stream)
+    assert (sent.error.status, sent.error.code) == (502, "low_confidence")
+    assert scene.targets["fast"].calls[0].min_confidence == 0.8
+    sure = stage(fast=says("oh", confidence=0.9), **OWN)
+    assert (await sure.send(model="fast", stream=stream)).text == "oh"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_target_may_serve_whoever_names_it_a_doubtful_answer_marked_as_such(stage: Any, stream: bool) -> None:
+    target = {"fast_target": {"min_confidence": 0.8, "serves_surest": True}}
+    scene = stage(fast=says("eh", confidence=0.3), quality=says("hi"), **target)
+    assert (await scene.send(model="fast", stream=stream)).text == "eh"
+    assert dict(describe(scene.decision))[b"x-twolane-low-confidence"] == b"0.300"
+    routed = stage(fast=says("eh", confidence=0.3), quality=says("hi"), **target)
+    assert (await routed.send(stream=stream)).text == "hi"  # on a route, the route decides
+
+
 @pytest.mark.parametrize(("route", "minimum"), [(GATED, 0.8), (SUREST, None)])
 async def test_a_worker_is_told_the_minimum_unless_its_answer_may_be_served_below_it(
     stage: Any, route: Any, minimum: float | None
