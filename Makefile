@@ -92,7 +92,7 @@ test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## r
 test-clients: $(READY) $(PROVIDERS) clients ## run client libraries, each as released, against the real stack
 	$(BIN)/python -m pytest tests/clients --durations 5
 
-test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ray ## test dashboards, alerts and Ray on real processes, and run a minute of chaos
+test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ray ## test dashboards, alerts and Ray on real processes, and run under faults for 45 seconds
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5
 
 test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove them

@@ -17,14 +17,14 @@ from diffusion_worker.types.requests import DecodingMode
 def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
     """Invented words, for which the model is least certain."""
     model = load(str(SHIPPED), LoadOptions(threads=1))
-    measured = measure(model, TASKS[task], count=60, seed=5, is_naive=task == "sudoku")
+    measured = measure(model, TASKS[task], count=40, seed=5, is_naive=task == "sudoku")
     methods = {(method.decoding_mode, method.name): method for method in measured}
     assert len(methods) == 2 * len(DecodingMode) + (task == "sudoku")
     for decoding_mode in DecodingMode:
         free, kept = methods[decoding_mode, "free"], methods[decoding_mode, "constrained"]
         gained, lost, p = compared(free.right, kept.right)
         assert lost <= gained or p >= 0.05
-        assert sum(free.right) >= 50
+        assert sum(free.right) >= 33
         assert kept.passes <= free.passes + 0.5
 
 

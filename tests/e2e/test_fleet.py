@@ -138,7 +138,7 @@ class Fleet:
         return Child(Command(name="redis", line=line, environment=dict(os.environ), log=self.folder / "redis.log"))
 
     async def load(
-        self, rate: float, seconds: float, seed: int, *, steps: int = 6, samples: list[Sample] | None = None
+        self, rate: float, seconds: float, seed: int, *, steps: int = 3, samples: list[Sample] | None = None
     ) -> list[Sample]:
         """Send a load to both gateways; a request takes about 10 ms per step. Returns `samples` with the new ones."""
         body = {"max_tokens": 96, "diffusion": {"steps": steps, "entropy_bound": 0.001}}
@@ -201,7 +201,7 @@ async def test_no_request_is_lost_when_workers_start_drain_and_die(tmp_path: Pat
     async with fleet(tmp_path, 2) as it:
         samples: list[Sample] = []
         ended = asyncio.Event()
-        loading = asyncio.create_task(it.load_until(ended, 6, samples))
+        loading = asyncio.create_task(it.load_until(ended, 4, samples))
         await more(samples, 15)
         await it.join()
         await more(samples, 25)
@@ -225,7 +225,7 @@ async def test_no_request_is_lost_when_the_autoscaler_scales(tmp_path: Path) -> 
     triggers = [one["metadata"] for one in yaml.safe_load(SCALED.read_text())["spec"]["triggers"]]
     async with fleet(tmp_path, 1, "--max-num-seqs", "1", "--max-waiting", "1000") as it, prometheus(it) as url:
         assert await wanted(url, triggers) == 1
-        load = asyncio.create_task(it.load(25, 2, seed=1, steps=14))
+        load = asyncio.create_task(it.load(20, 2, seed=1, steps=10))
         seen = [1]
         async with asyncio.timeout(1500):
             while not load.done() or len(it.workers) > 1:

@@ -70,7 +70,7 @@ async def test_completed_responses_are_valid_and_rejections_state_the_reason(tmp
     async with Child(twolane_command("worker", line, environment={}, logs=tmp_path)) as worker:
         await worker.serve(f"{url}/health", within_s=300)
         async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
-            asks = [random_request(rng, schema, number) for number, schema in enumerate(SCHEMAS * 4)]
+            asks = [random_request(rng, schema, number) for number, schema in enumerate(SCHEMAS * 3)]
             gate = asyncio.Semaphore(8)
 
             async def one(schema: Any, body: dict[str, Any], gives_up: bool) -> bool:
@@ -87,7 +87,7 @@ async def test_completed_responses_are_valid_and_rejections_state_the_reason(tmp
                 while (health := (await client.get("/health")).json())["running"] or health["waiting"]:  # noqa: ASYNC110 - state of another process
                     await asyncio.sleep(0.1)
         assert worker.is_running
-    assert finished > 70
+    assert finished > 50
 
 
 def random_request(rng: random.Random, schema: Any, number: int) -> tuple[Any, dict[str, Any], bool]:

@@ -335,7 +335,7 @@ async def test_a_flood_of_connections_beyond_the_open_files_passes_and_leaves_no
             each.close()
         # A request that is accepted among the last of the flood may find no descriptor left for its target.
         await until(lambda: all(descriptors(pid) <= before[pid] + 4 for pid in children))
-        assert set(await serving.send(12)) == {200}
+        assert set(await serving.send(6)) == {200}  # one process may get all; each takes two descriptors
         assert serving.children() == children
         await until(lambda: all(descriptors(pid) <= before[pid] + 4 for pid in children))
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CONFTEST = """
 import tests.processor_time
@@ -32,6 +34,7 @@ def test_waits(): time.sleep(0.3)
 """
 
 
+@pytest.mark.slow
 def test_a_test_of_much_processor_time_fails_unless_it_is_marked_slow(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)

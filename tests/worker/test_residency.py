@@ -33,6 +33,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
     loads = 0
 

@@ -108,7 +108,7 @@ class Drafting:
 
 
 @pytest.mark.parametrize("right", [0.0, 0.6, 0.95, 1.0])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_any_pattern_of_rejections_leaves_the_answer_and_the_cache_of_reading(
     model: Any, seed: int, right: float
 ) -> None:
@@ -245,7 +245,7 @@ def test_a_prediction_that_the_model_agrees_with_costs_one_verification_a_canvas
     assert verified.end.usage.denoising_steps == 0
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_a_prediction_only_changes_the_cost(model: Any, seed: int) -> None:
     dice = Random(seed)
     request = request_of(dice, max_tokens=40)

@@ -113,4 +113,4 @@ def test_the_shipped_checkpoint_clears_the_bars_of_the_gate(capsys: pytest.Captu
     from training.gate.report import evaluate_gate
 
     model = load(Path(__file__).parents[3] / "checkpoints" / "twolane-tiny", LoadOptions(threads=1))
-    assert evaluate_gate(model, 40, json_file=None, is_checked=True) == 0, capsys.readouterr().out
+    assert evaluate_gate(model, 30, json_file=None, is_checked=True) == 0, capsys.readouterr().out

@@ -81,7 +81,7 @@ def served(
 def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> Iterator[bool]:
     """For every request, whether its bits are the same in a random batch as alone."""
     dice = Random(seed)
-    wanted = requests(dice, 8)
+    wanted = requests(dice, 6)
     order = dice.sample(range(len(wanted)), len(wanted))
     together = served(model, [wanted[index] for index in order], dice=dice, is_exact=is_exact)
     for place, index in enumerate(order):

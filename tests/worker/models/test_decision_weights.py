@@ -105,6 +105,7 @@ def test_templates_are_filled_as_by_a_model_of_these_weights(tmp_path: Path) -> 
     assert found != shares(plain)
 
 
+@pytest.mark.slow
 def test_contexts_of_both_are_kept_apart_in_one_batch(tmp_path: Path) -> None:
     """The same prompt as a chat and as a decision: neither reads what the other has cached. Exact, so that rows do not
     depend on their neighbours."""

@@ -271,6 +271,7 @@ def encoder_again(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.replace(decoder, encoder): each.clone() for name, each in stored.items() if name.startswith(decoder)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantised", ["keep", "unpack"])
 @pytest.mark.parametrize("layout", ["fine-grained FP8, experts in stacks", "modelopt NVFP4"])
 def test_what_the_encoder_shares_may_be_stored_twice(folder: Path, layout: str, quantised: str) -> None:

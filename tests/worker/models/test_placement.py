@@ -110,6 +110,7 @@ def test_a_device_that_works_or_lacks_memory_is_well(monkeypatch: pytest.MonkeyP
     assert device_problem(torch.device("cpu")) is failure
 
 
+@pytest.mark.slow
 def test_weights_can_be_placed_by_a_map(folder: Path) -> None:
     """Module by module; the answer is the same as without."""
     placed = {"model.encoder": "cpu", "model.decoder": "cpu", "lm_head": "cpu"}

@@ -48,8 +48,8 @@ def open_page(browser: Browser, **options: Any) -> Iterator[OpenPage]:
     """A page in a context of its own; console messages about blocked content count as problems."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
     page = context.new_page()
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=30_000)  # slow machines
+    page.set_default_timeout(120_000)
+    expect.set_options(timeout=120_000)  # slow machines
     opened = OpenPage(page)
     page.on("pageerror", lambda error: opened.problems.append(str(error)))
     page.on("console", lambda message: _note(opened, message.type, message.text))
