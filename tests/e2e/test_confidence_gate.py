@@ -116,10 +116,12 @@ async def lanes() -> AsyncIterator[None]:
 async def stack(
     lanes: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[RealGateway]:
-    """A gateway before both. SLOs and time limits are out of reach: a busy machine must not change a route."""
+    """A gateway before both. SLOs and limits of time and concurrency are out of reach: a busy machine must not change
+    where a request goes."""
     text = (ROOT / "policies" / f"{request.param}.yaml").read_text()
     policy = re.sub(r"(p95|deadline|attempt)_ms: (\d+)", lambda limit: f"{limit[1]}_ms: {10 * int(limit[2])}", text)
     policy = re.sub(r"p95_ms: \d+", "p95_ms: 3000000", policy)
+    policy = re.sub(r"max_in_flight: \d+", f"max_in_flight: {TOGETHER}", policy)
     async with real_gateway(tmp_path_factory.mktemp("stack"), policy) as gateway:
         yield gateway
 

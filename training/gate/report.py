@@ -13,6 +13,7 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.requests import DecodingMode
 from training.gate.measure import (
     MIN_CONFIDENCE,
+    MOST_RIGHT,
     PRECISION_BAR,
     RECALL_BAR,
     Figures,
@@ -39,7 +40,7 @@ def evaluate_gate(model: DiffusionModel, per_third: int, *, json_file: Path | No
         bars = f"precision {PRECISION_BAR:.0%}, recall {RECALL_BAR:.0%}"
         console.print(f"Bars: {bars}: {'reached' if measured[0].is_cleared else 'missed'}.")
         console.print(_text_of(rejected, width))
-        is_cleared = is_cleared and measured[0].is_cleared and not _later(rejected, width)
+        is_cleared = is_cleared and _is_cleared(measured[0], rejected, width)
         document["gate"][mode.value] = [asdict(each) for each in measured]
         document["rejected"][mode.value] = [asdict(each) for each in rejected]
         if json_file:
@@ -51,6 +52,10 @@ def _measure(model: DiffusionModel, rows: Sequence[Row], mode: DecodingMode) -> 
     """The figures of all answers, and how the rejected ones end as soon as it is known that they do not pass."""
     answers = answered(model, rows, mode)
     return by_part(answers), rejected_with_gate(model, [each.row for each in answers if not each.is_served], mode)
+
+
+def _is_cleared(whole: Figures, rejected: Sequence[Rejected], width: int) -> bool:
+    return whole.is_cleared and whole.precision_without <= MOST_RIGHT and not _later(rejected, width)
 
 
 def _text_of(rejected: Sequence[Rejected], width: int) -> str:
