@@ -18,7 +18,7 @@ from tests.deploy.containers import BASE, ROOT, Containers, can_run
 from tests.deploy.played import PARTS, Played
 from twolane.process.flags import free_port
 
-pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.images, pytest.mark.slow, pytest.mark.timeout(1800)]
 MEBIBYTE = 2**20
 ORDER = {
     "model": "auto",
