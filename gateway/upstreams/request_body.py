@@ -246,9 +246,18 @@ def _apply_decoding_defaults(fields: Fields, configured: Iterable[tuple[str, Any
     """The policy's decoding parameters, overridden by the request's. `anchor` applies only with a `prediction`."""
     edits = _value(fields, "prediction") is not None
     defaults = {name: value for name, value in configured if edits or name != "anchor"}
+    given = _value(fields, "diffusion") or {}
     if "under_load" in defaults:
-        defaults["under_load"] = dict(defaults["under_load"])
-    fields["diffusion"] = _raw({**defaults, **(_value(fields, "diffusion") or {})})
+        defaults["under_load"] = _limits_for(dict(defaults["under_load"]), given)
+    fields["diffusion"] = _raw({**defaults, **given})
+
+
+def _limits_for(limits: dict[str, float], given: dict[str, Any]) -> dict[str, float]:
+    """The policy's limits under load, without one that is stricter than the request's own value: no load moves that."""
+    own = given.get("entropy_bound")
+    if isinstance(own, int | float) and own > limits.get("entropy_bound", own):
+        del limits["entropy_bound"]
+    return limits
 
 
 def _leave_out_denoising(fields: Fields) -> None:

@@ -48,7 +48,7 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
-    LOW_CONFIDENCE: "Confidence of an answer that is below the route's minimum and served as the surest one; absent"
+    LOW_CONFIDENCE: "Confidence of an answer that is below the minimum and served as the surest one; absent"
     " otherwise.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
     " cannot honour (`store` of a response without a store); absent if none.",
