@@ -264,19 +264,22 @@ def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float | tuple[tup
         raise entry.error("allowed only for targets of kind worker", "diffusion")
     integers = {name: given.integer(name, None, minimum=low, maximum=high) for name, (low, high) in _INTEGERS.items()}
     numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _NUMBERS.items()}
-    under_load = _under_load(given.section("under_load"))
+    under_load = _under_load(given.section("under_load"), numbers["entropy_bound"])
     given.close()
     values = tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
     return (*values, ("under_load", under_load)) if under_load else values
 
 
-def _under_load(given: Section | None) -> tuple[tuple[str, float], ...]:
-    """The thresholds that hold where the worker's queue is as long as its batch."""
+def _under_load(given: Section | None, entropy_bound: float | None) -> tuple[tuple[str, float], ...]:
+    """The thresholds at full load, which are not stricter than without: workers refuse such a request."""
     if given is None:
         return ()
     numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _UNDER_LOAD.items()}
     stability = given.integer("stability", None, minimum=0, maximum=64)
     given.close()
+    at_load = numbers["entropy_bound"]
+    if at_load is not None and entropy_bound is not None and at_load < entropy_bound:
+        raise given.error(f"must be at least {entropy_bound:g}, the value without load", "entropy_bound")
     return tuple((name, value) for name, value in {**numbers, "stability": stability}.items() if value is not None)
 
 
