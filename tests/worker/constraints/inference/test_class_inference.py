@@ -162,6 +162,21 @@ def test_few_live_states_give_what_all_states_give(spread: float, spare: int | N
 
 
 @needs_native
+@pytest.mark.parametrize("way", [LIVE_STATES, ALL_STATES])
+@pytest.mark.parametrize("canvas", [0, 1])
+def test_a_canvas_of_no_or_one_position_is_inferred(way: str, canvas: int) -> None:
+    """Before the end token, all of whose scratch is small."""
+    automaton = compile_tokens(freeze([[]], [True], 0), build_token_trie((b"", b"", b"a"), (1,), 0))
+    assert automaton is not None
+    matcher, logits = open_matcher(automaton, 1), np.zeros((canvas, 3), np.float32)
+    found = infer_natively(way, matcher, scores_of(automaton.token_sets, logits), np.full(canvas, 0.5))
+    assert found is not None
+    assert [automaton.token_sets.tokens_of(index).tolist() for index in found.best] == [[1]] * canvas
+    assert found.drawn.tolist() == found.best.tolist()
+    assert found.entropy == pytest.approx(np.zeros(canvas), abs=1e-6)
+
+
+@needs_native
 @pytest.mark.parametrize("behind", [20.0, 38.0, 70.0, 200.0])
 def test_a_text_that_looks_impossible_at_first_is_not_lost(behind: float) -> None:
     """The text `bmy` is `behind` in its first token, but the other one, `amx`, ends in a token that is less likely."""
