@@ -1127,6 +1127,7 @@ static int infer_row(Row *r, Answer *a, char *scratch)
 #define UNSEEN (-1)
 #define MOST_ROOM (32u << 20) /* bytes for what is live */
 #define FEW_EDGES 2000 /* for which everything may be live; of others a quarter, as `infer` is no slower then */
+#define MANY_EDGES 30000 /* below, `infer` is faster than a second attempt */
 #define DECLINED 1
 
 typedef struct {
@@ -1388,7 +1389,9 @@ static double spread(Beam *b)
             return INFINITY;
         b->total[position] = s.total;
         keep_live(b, b->least[position + 1], &s);
-        lost = (lost + s.dropped) / s.total;
+        lost = (lost + s.dropped) / s.total; /* it can only grow */
+        if (lost > MOST_LOST && b->program->edges > FEW_EDGES && b->program->edges < MANY_EDGES)
+            return INFINITY;
     }
     b->first_live[b->positions + 1] = s.end;
     for (Py_ssize_t at = s.begin; at < s.end; at++)

@@ -128,15 +128,16 @@ _SCHEMA = {
     },
     "required": ["name"],
 }
+_THREE = {"type": "object", "properties": dict.fromkeys(("red", "green", "blue"), _SCHEMA), "required": ["red"]}
 
 
 @cache
 def automaton_of_schema() -> TokenAutomaton:
-    """Thousands of states, over words of one to three bytes."""
+    """Thousands of states, over words of one to five bytes."""
     words = shipped()
     pairs = tuple(bytes(pair) for pair in itertools.product(b'abdeimnort":, {}[]0123', repeat=2))
     vocabulary = build_token_trie((*words.tokens, *pairs, b'"name', b'":"', b'","'), (words.end_id,), words.padding_id)
-    automaton = compile_tokens(compile_schema(_SCHEMA).automaton, vocabulary)
+    automaton = compile_tokens(compile_schema(_THREE).automaton, vocabulary)
     assert automaton is not None
     return automaton
 
@@ -148,7 +149,7 @@ def automaton_of_schema() -> TokenAutomaton:
 def test_few_live_states_give_what_all_states_give(spread: float, spare: int | None, temperature: float) -> None:
     """For confident and unsure models, without a binding limit and with one; only a tight one needs all states."""
     automaton = automaton_of_schema()
-    assert automaton.states > 1000
+    assert automaton.edges > 30_000, "enough for a second attempt"
     tokens = 100_000 if spare is None else int(automaton.distance[automaton.start]) + spare
     matcher, random = open_matcher(automaton, tokens), np.random.default_rng(int(spread * 10))
     logits = (random.standard_normal((96, len(automaton.token_sets.order))) * spread).astype(np.float32)
