@@ -103,11 +103,11 @@ def _plan_parser() -> argparse.ArgumentParser:
         help="maximum number of sequences in a batch (default: %(default)s)",
     )
     parser.add_argument(
-        "--prefill-chunk",
+        "--max-prefill-tokens",
         type=_positive,
         metavar="N",
-        default=512,
-        help="maximum prompt tokens of a request per step (default: %(default)s)",
+        default=2048,
+        help="maximum prompt tokens per step, over all requests (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype",
@@ -140,7 +140,7 @@ def _print_plan(arguments: Sequence[str]) -> int:
             memory_limit_bytes=options.memory_limit_bytes,
             max_context=options.max_context,
             max_num_seqs=options.max_num_seqs,
-            prefill_chunk=options.prefill_chunk,
+            max_prefill_tokens=options.max_prefill_tokens,
         ),
     )
     if options.json is not None:
@@ -174,7 +174,7 @@ def _plan_lines(found: Plan) -> list[str]:
     lines += [_context_line(context) for context in found.contexts]
     lines += [
         "",
-        f"A step has {found.max_num_seqs} sequences, each with a canvas or {found.prefill_chunk} tokens of its prompt.",
+        f"A step has {found.max_num_seqs} sequences, each with a canvas, and {found.max_prefill_tokens} prompt tokens.",
         "Not included: other memory of the process.",
     ]
     if found.quantised and found.stored_weight_bytes is None:

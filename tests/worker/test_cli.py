@@ -287,7 +287,7 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
 @pytest.mark.slow
 def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -> None:
     """A worker in exact mode with all sizes set explicitly, used through its admin port."""
-    sizes = ["--max-context", "256", "--prefill-chunk", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
+    sizes = ["--max-context", "256", "--max-prefill-tokens", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
     with (
         worker_process(checkpoint, "--cold", "--admin-port", "0", "--exact", *sizes) as (process, opening),
         httpx.Client(timeout=120) as client,
