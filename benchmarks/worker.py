@@ -115,12 +115,24 @@ def main() -> int:
     model = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
     if options.compiled:
-        figures = compiled(model)
-        show(figures, {}, f"compiled, {options.threads} thread(s)")
-        return int(options.check and not all(figure.is_cleared for figure in figures))
+        figures, costs, conditions = compiled(model), dict[int, StepCost](), "compiled"
+    else:
+        figures, costs, conditions = uncompiled(model, options.checkpoint, options.requests)
+    show(figures, costs, f"{options.threads} thread(s), {conditions}")
+    if options.json:
+        rows = [asdict(figure) | {"bar": str(BARS[figure.name])} for figure in figures]
+        steps = [asdict(cost) for cost in costs.values()]
+        options.json.write_text(json.dumps({"figures": rows, "steps": steps}, indent=1) + "\n")
+    return int(options.check and not all(figure.is_cleared for figure in figures))
+
+
+def uncompiled(
+    model: DiffusionGemmaModel, checkpoint: str, num_requests: int
+) -> tuple[list[Figure], dict[int, StepCost], str]:
+    """(figures, costs of steps, how transformers ran)."""
     drawn = samples(REQUESTS)
     requests = [request_for(sample, model.info.denoising) for sample in drawn]
-    reference = Transformers(options.checkpoint)
+    reference = Transformers(checkpoint)
     reference.choose_experts(requests[:CONCURRENCY])
     costs = step_costs(model, requests)
     figures = [
@@ -130,14 +142,9 @@ def main() -> int:
         *decoding_modes(model, requests),
         outside(costs[CONCURRENCY]),
         asyncio.run(waits(model, requests)),
-        *asyncio.run(loaded(model, requests, options.requests)),
+        *asyncio.run(loaded(model, requests, num_requests)),
     ]
-    show(figures, costs, f"{options.threads} thread(s), experts of transformers: {reference.experts}")
-    if options.json:
-        rows = [asdict(figure) | {"bar": str(BARS[figure.name])} for figure in figures]
-        steps = [asdict(cost) for cost in costs.values()]
-        options.json.write_text(json.dumps({"figures": rows, "steps": steps}, indent=1) + "\n")
-    return int(options.check and not all(figure.is_cleared for figure in figures))
+    return figures, costs, f"experts of transformers: {reference.experts}"
 
 
 def compiled(model: DiffusionGemmaModel) -> list[Figure]:

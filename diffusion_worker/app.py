@@ -74,9 +74,14 @@ def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         experts=settings.experts,
         quantised=settings.quantised,
         threads=settings.threads,
+        is_exact=settings.exact,
+        thresholds=settings.thresholds,
     )
     model = load(folder, options)
     run_eager_without_compiler(model.device.type, _say)
+    is_worth_it = model.device.type != "cpu" and not settings.exact
+    if settings.compile == "always" or (settings.compile == "auto" and is_worth_it):
+        model.compile()
     if tokenizer.size > model.info.vocab_size:
         raise CheckpointBroken(
             f"{folder}: tokenizer.json has {tokenizer.size} tokens, but the model has {model.info.vocab_size}"

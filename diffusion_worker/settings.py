@@ -13,7 +13,7 @@ from typing import Final
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import OneLineParser
 from twolane.process.http.limits import KEEP_ALIVE_S
-from twolane.process.setting_kinds import SWITCH, Kind, one_of, path, seconds, text, whole
+from twolane.process.setting_kinds import SWITCH, Kind, number, one_of, path, seconds, text, whole
 from twolane.process.settings import SettingsHelp, SettingsSchema, setting
 from twolane.process.sockets import require_keys
 
@@ -120,11 +120,24 @@ class Settings:
     dtype: str = setting(
         one_of("auto", "float32", "bfloat16", "float16"), "data type of the weights; auto: as stored", default="auto"
     )
+    compile: str = setting(
+        one_of("auto", "always", "never"),
+        "compile the canvas passes at the start, which takes minutes; auto: on a GPU, but not with --exact",
+        default="auto",
+    )
     experts: str = setting(
         text("NAME"), "transformers experts_implementation; auto: the fastest available", default="auto"
     )
     quantised: str = setting(
         one_of("keep", "unpack"), "keep quantised weights, or unpack them while loading", default="keep"
+    )
+    entropy_bound: float | None = setting(
+        number("NATS", 0.0, 1e6), "entropy that a denoising step may accept; if unset, as the checkpoint", default=None
+    )
+    confidence_threshold: float | None = setting(
+        number("NATS", 0.0, 1e6),
+        "mean entropy below which a canvas may stop; if unset, as the checkpoint, also if it is quantised",
+        default=None,
     )
     constraint_cache: Path | None = setting(
         path("FOLDER"), "disk cache of compiled schemas, at most 512 MiB; if unset, memory only", default=None
@@ -146,8 +159,16 @@ class Settings:
             )
         if self.cold and self.admin_port is None:
             raise ConfigurationError("--cold requires --admin-port")
+        if self.compile == "always" and self.exact:
+            raise ConfigurationError("--compile always: cannot be combined with --exact, whose passes run eager")
         if self.device_map is not None and self.device != "auto":
             raise ConfigurationError(f"--device {self.device}: cannot be combined with --device-map")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Denoising thresholds that replace those of the checkpoint, by name."""
+        given = {"entropy_bound": self.entropy_bound, "confidence_threshold": self.confidence_threshold}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def model(self) -> str:

@@ -1,6 +1,7 @@
 """The sections of the GPU benchmark. Times are medians in ms, after a warm-up, with the device synchronised."""
 
 import gc
+import math
 import statistics
 import time
 import warnings
@@ -20,10 +21,14 @@ from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_trie import build_token_trie
+from diffusion_worker.denoise.canvas import fresh
+from diffusion_worker.denoise.draws import CounterDraws
+from diffusion_worker.denoise.step import advance, inputs_of
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.engine.loop import run as complete
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.types.requests import GenerationRequest
+from diffusion_worker.types.step_batch import Denoise
 
 ROWS: Final = (1, 4, 16)
 STEPS: Final = 16  # of a canvas, where requests run to their end
@@ -43,6 +48,7 @@ class Bench:
     device: torch.device
     is_small: bool
     model: DiffusionGemmaModel | None = None
+    sweep_ms: float = math.nan  # of reading all weights once, measured when the model was built
 
     @property
     def built(self) -> DiffusionGemmaModel:
@@ -150,14 +156,23 @@ def parity(bench: Bench) -> dict[str, Any]:
 
 
 def build_model(bench: Bench) -> dict[str, Any]:
-    """The model of the sections below."""
+    """The model of the sections below, and the time that reading its weights takes at least."""
     bench.model = build(config(is_small=bench.is_small), torch.bfloat16, bench.device)
-    info = bench.model.info
-    return {"parameters": info.parameters, "weights GiB": round(info.weight_bytes / _GIB, 3)}
+    info, sizes = bench.model.info, sorted((each.nbytes for each in bench.model._model.parameters()), reverse=True)
+    # Small weights would measure launches, so that the large ones stand for all.
+    large = [each for each in bench.model._model.parameters() if each.nbytes >= sizes[len(sizes) // 8]]
+    share = sum(each.nbytes for each in large) / sum(sizes)
+    bench.sweep_ms = bench.ms(lambda: [each.amax() for each in large]) / share
+    return {
+        "parameters": info.parameters,
+        "weights GiB": round(info.weight_bytes / _GIB, 3),
+        "sweep of the weights ms": round(bench.sweep_ms, 3),
+    }
 
 
 def step(bench: Bench, *, rows: int) -> dict[str, Any]:
-    """One step: whole, the model alone, launches, waits, memory against the plan, and the time of kernels."""
+    """One step: whole, the model and the sampler alone, launches, waits, memory against the plan, and the time of
+    kernels."""
     if bench.is_cuda:
         torch.cuda.reset_peak_memory_stats()
     loop, model = bench.running(rows), bench.built
@@ -168,14 +183,47 @@ def step(bench: Bench, *, rows: int) -> dict[str, Any]:
     soft = torch.zeros(rows, canvas, hidden, dtype=model.dtype, device=bench.device)
     with torch.inference_mode():
         found["model ms"] = bench.ms(lambda: model.denoise(ids, soft, view))
+        found["sampler ms"] = _sampler_ms(bench, rows)
     with DispatchCounts(bench.device.type) as counts:
         loop.step()
     found["operations that launch"] = counts.launches.total()
-    found["sweep of the weights"] = round(model.info.weight_bytes / _GIB, 3)
+    found["step of the sweep of the weights"] = round(found["step ms"] / bench.sweep_ms, 3)
     found["tokens/s at 16 steps a canvas and a seal"] = round(rows * canvas / ((STEPS + 1) * found["step ms"] / 1000))
     if bench.is_cuda:
         found |= _on_cuda(bench, loop)
     return found
+
+
+@torch.inference_mode()
+def _sampler_ms(bench: Bench, rows: int) -> float:
+    """What follows the pass, over random logits. They are overwritten: their values do not change what it costs."""
+    model, info = bench.built, bench.built.info
+    canvas, draws = info.denoising.canvas_length, CounterDraws(bench.device)
+    items = [
+        Denoise(
+            sequence=row, slot=row, at=bench.context, block=0, step=3, opens=False, denoising=info.denoising, seed=row
+        )
+        for row in range(rows)
+    ]
+    ids = torch.zeros(canvas, dtype=torch.long, device=bench.device)
+    inputs = inputs_of(items, [fresh(ids, info.hidden_size, model.dtype) for _ in items])
+    logits = torch.randn(rows, canvas, info.vocab_size, dtype=model.dtype, device=bench.device)
+    return bench.ms(lambda: advance(model, inputs, logits, draws))
+
+
+def compiled(bench: Bench) -> dict[str, Any]:
+    """Steps whose canvas passes are compiled, as a worker on a GPU does; those of the sections after this one are,
+    too."""
+    began = time.perf_counter()
+    bench.built.compile()
+    found: dict[str, Any] = {}
+    for rows in ROWS[:2]:  # a graph for one row, and one for several
+        step_ms = bench.ms(bench.running(rows).step)
+        found |= {
+            f"{rows} rows: step ms": step_ms,
+            f"{rows} rows: step of the sweep of the weights": round(step_ms / bench.sweep_ms, 3),
+        }
+    return found | {"seconds with compiling": round(time.perf_counter() - began, 1)}
 
 
 def _on_cuda(bench: Bench, loop: Loop) -> dict[str, Any]:
@@ -267,6 +315,7 @@ SECTIONS: Final[Mapping[str, tuple[float, Callable[[Bench], dict[str, Any]]]]] =
         **{f"step at {rows} rows": (15.0, partial(step, rows=rows)) for rows in ROWS},
         "one request, beside generate() eager": (20.0, partial(generate, cache=None)),
         "constrained rows": (40.0, constrained),
+        "compiled passes": (90.0, compiled),
         "one request, beside generate() compiled": (100.0, partial(generate, cache="static")),
     }
 )

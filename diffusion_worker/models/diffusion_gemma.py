@@ -1,18 +1,21 @@
 """DiffusionGemma on the unmodified classes of transformers: their layers and weights, our cache and loop."""
 
+import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.confidence import PromptHead
+from diffusion_worker.models.fused import COMPILE_ERRORS, compile_problem
 from diffusion_worker.models.fused_layers import CompiledDecoder, fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
 from diffusion_worker.models.mixed_pass import MixedPass, shares_layers
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
+_log: Final = logging.getLogger(__name__)
 CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
 SINGLE_EXPERT = CUSTOM_PREFIX + "single_expert"
 EVERY_EXPERT = CUSTOM_PREFIX + "every_expert"
@@ -58,10 +61,9 @@ class DiffusionGemmaModel:
         )
 
     def compile(self) -> None:
-        """Compile the canvas passes from here on; the first ones take minutes."""
+        """Compile the canvas passes from here on; the first one over a single row and the first one over several take
+        minutes. They run eager if that fails, and those over templates always: a template takes two at most."""
         self._compiled = CompiledDecoder(self._decoder)
-        if self._for_templates is not None:
-            self._for_templates.compile()
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
@@ -102,19 +104,26 @@ class DiffusionGemmaModel:
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """See `DiffusionModel.denoise`."""
-        if self._compiled is not None:
-            hidden = self._compiled(canvas, soft, context)
-        else:
-            self._soft = soft
-            hidden = self._decoder(
-                decoder_input_ids=canvas,
-                cache=context,
-                decoder_attention_mask=context.masks,
-                decoder_position_ids=context.positions,
-            ).last_hidden_state
-            self._soft = None
-        scores: torch.Tensor = self._model.lm_head(hidden)
+        scores: torch.Tensor = self._model.lm_head(self._hidden(canvas, soft, context))
         return scores
+
+    def _hidden(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        """Hidden states [rows, canvas, hidden]."""
+        if self._compiled is not None and canvas.shape[1] > 1:  # one position would be graphs of its own
+            try:
+                return self._compiled(canvas, soft, context)
+            except COMPILE_ERRORS as error:
+                self._compiled = None
+                _log.warning("cannot compile the canvas passes, running eager: %s", compile_problem(error))
+        self._soft = soft
+        hidden: torch.Tensor = self._decoder(
+            decoder_input_ids=canvas,
+            cache=context,
+            decoder_attention_mask=context.masks,
+            decoder_position_ids=context.positions,
+        ).last_hidden_state
+        self._soft = None
+        return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """See `DiffusionModel.logits`; the same operations in the same order as the library's head."""

@@ -19,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _log = logging.getLogger(__name__)
 _EAGER: Final[set[str]] = set()  # operators that could not be compiled
 # The second is no TorchDynamoException: of a function that was compiled for too many kinds of inputs.
-_COMPILE_ERRORS: Final = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
+COMPILE_ERRORS: Final = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit)
 
 
 def fused(
@@ -36,9 +36,9 @@ def fused(
             if name not in _EAGER and find_compiler(os.environ) is not None:
                 try:
                     return call_compiled(function, *args)
-                except _COMPILE_ERRORS as error:
+                except COMPILE_ERRORS as error:
                     _EAGER.add(name)
-                    _log.warning("cannot compile %s, running eager: %s", name, error)
+                    _log.warning("cannot compile %s, running eager: %s", name, compile_problem(error))
             return plain(*args)
 
         operator = library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
@@ -58,6 +58,11 @@ def call_compiled(function: Callable[..., Any], *args: Any) -> Any:
     were equal in the first call by chance."""
     with torch.fx.experimental._config.patch(use_duck_shape=False, backed_size_oblivious=True):  # type: ignore[attr-defined]
         return _compiled(function)(*args)
+
+
+def compile_problem(error: Exception) -> str:
+    """What an error of the compiler says, in one line, without its advice."""
+    return " ".join(str(error).strip().split("\n\n")[0].split())
 
 
 @functools.cache

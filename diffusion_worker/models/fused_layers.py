@@ -6,6 +6,7 @@ concatenated; query heads that share a key head are laid out as positions, so th
 modules are the library's: `generate()` runs its own layers, and tests compare the two.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +26,11 @@ def fuse_layers(*stacks: Any) -> None:
 
 
 class CompiledDecoder:
-    """A decoder pass compiled into one graph: without a break, and for any number of rows and context tokens."""
+    """A decoder pass compiled into one graph: without a break, and for any number of rows and context tokens.
+
+    A single row and several are a graph each. Both are compiled when they are first met, which is before a worker
+    serves: later inputs that would need another graph run eager, since compiling would hold up all requests.
+    """
 
     def __init__(self, decoder: Any) -> None:
         def run(
@@ -39,6 +44,7 @@ class CompiledDecoder:
 
         self._kinds: list[str] = decoder.text_config.layer_types
         self._run = torch.compile(run, fullgraph=True, dynamic=True)
+        self._compiled: set[bool] = set()  # whether for several rows
 
     def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor:
         """Hidden states [rows, canvas, hidden]."""
@@ -47,9 +53,12 @@ class CompiledDecoder:
         for kind, (keys, _) in zip(self._kinds, buffers, strict=True):
             if masks[kind] is None:  # a graph of its own
                 masks[kind] = torch.ones(len(canvas), 1, 1, keys.shape[2], dtype=torch.bool, device=canvas.device)
+        is_compiled = (len(canvas) > 1) in self._compiled
+        stance = torch.compiler.set_stance("eager_on_recompile") if is_compiled else contextlib.nullcontext()
         # Two lengths that are equal in the first pass need not stay so.
-        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        with stance, torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
             hidden: torch.Tensor = self._run(canvas, soft, context.positions, masks, buffers)
+        self._compiled.add(len(canvas) > 1)
         return hidden
 
 

@@ -39,6 +39,7 @@ def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGem
     config = read_config(folder / CONFIG)
     generation = read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
     denoising = _denoising_params(folder, generation, config.get("canvas_length"))
+    denoising = dataclasses.replace(denoising, **options.thresholds)  # type: ignore[arg-type]
     _check_weights(folder)
     model, found = place(folder, config, options)
     _refuse_differences(folder, found)

@@ -5,7 +5,7 @@ The loader checks that the files are complete and match.
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class LoadOptions:
     quantised: str = KEEP  # unpack: dequantise to `dtype` while loading
     is_exact: bool = False  # see `diffusion_gemma.experts_implementation`
     threads: int = 0  # CPU threads per forward pass; 0: torch's default
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # of `DenoisingParams`, in place of the checkpoint's
 
 
 def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tuple[Any, Mapping[str, Any]]:

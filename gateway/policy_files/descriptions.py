@@ -84,6 +84,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.diffusion.steps": "Maximum denoising steps per canvas.",
         "targets.*.diffusion.canvas_length": "Positions per canvas.",
         "targets.*.diffusion.entropy_bound": "Entropy that one step may accept, in nats.",
+        "targets.*.diffusion.confidence_threshold": "Mean entropy below which denoising may stop, in nats.",
         "targets.*.diffusion.t_min": "Sampling temperature of the last step.",
         "targets.*.diffusion.t_max": "Sampling temperature of the first step.",
         "targets.*.diffusion.under_load": "Thresholds towards which those of requests without a seed move as the"

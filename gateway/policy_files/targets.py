@@ -40,7 +40,7 @@ _INSTALL: Final = "pip install --require-hashes --requirement requirements-provi
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
 _UNDER_LOAD: Final = {"entropy_bound": (0.0, 1e6), "confidence_threshold": (0.0, 1e6)}
-_NUMBERS: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
+_NUMBERS: Final = {**_UNDER_LOAD, "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
 _MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
 

@@ -117,6 +117,7 @@ def test_the_gpu_worker_has_memory_for_a_stream_of_weights_and_keeps_compiled_ke
         assert environment[name].startswith(f"{mount['mountPath']}/")
     assert not mount.get("readOnly")
     assert spec["securityContext"]["fsGroup"] == 10001
+    assert environment["TORCHINDUCTOR_COMPILE_THREADS"] == part["resources"]["requests"]["cpu"], "each takes memory"
 
 
 def test_compiled_kernels_can_be_kept_on_a_claim_for_new_pods(tmp_path: Path) -> None:

@@ -34,6 +34,21 @@ def whole(low: int, high: int) -> Kind:
     return Kind(metavar="N", parse=parse)
 
 
+def number(metavar: str, low: float, high: float) -> Kind:
+    """A number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
+        if not low <= value <= high:
+            raise ValueError(f"{text} is not between {low:g} and {high:g}")
+        return value
+
+    return Kind(metavar=metavar, parse=parse)
+
+
 def seconds(*, may_be_zero: bool = False) -> Kind:
     """A duration of at most an hour."""
 

@@ -38,6 +38,7 @@ ROUNDS: Final = 3
 DEFAULT_GRID: Final[Mapping[str, tuple[float, ...]]] = {
     "steps": (4, 8, 16),  # at most the checkpoint's own number
     "entropy_bound": (0.03, 0.3, 1.0, 3.0),
+    "confidence_threshold": (0.02, 0.1),
     "canvas_length": (32, 64, 128),
     "anchor": (0.0, 0.4, 0.95),
     "max_num_seqs": (1, 2, 4),

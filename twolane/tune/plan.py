@@ -25,6 +25,7 @@ class Parameters:
     max_num_seqs: int | None = None
     steps: int | None = None
     entropy_bound: float | None = None  # nats
+    confidence_threshold: float | None = None  # nats
     canvas_length: int | None = None  # tokens
     anchor: float | None = None
     decoding: str | None = None

@@ -13,6 +13,7 @@ from twolane.tune.threshold import Threshold
 
 HEADROOM: Final = 1.25  # an SLO at the measured p95 itself would be violated about half of the time
 MEBIBYTE: Final = 2**20
+WORKER_SETTINGS: Final = ("max_num_seqs", "entropy_bound", "confidence_threshold")
 
 
 def table(trials: Sequence[Trial], chosen: Trial | None) -> Table:
@@ -49,11 +50,13 @@ def draw(trials: Sequence[Trial], chosen: Trial | None, path: Path) -> None:
 
 
 def environment_of(chosen: Trial) -> str:
-    """Return environment variables for the worker."""
-    max_num_seqs = chosen.parameters.max_num_seqs
-    head = f"# Measured: {_measured(chosen)}.\n"
-    unchanged = "# max_num_seqs: keep the current value.\n"
-    return head + (f"TWOLANE_WORKER_MAX_NUM_SEQS={max_num_seqs}\n" if max_num_seqs else unchanged)
+    """Return environment variables for the worker: what applies to its checkpoint, whoever sends the requests."""
+    lines = [f"# Measured: {_measured(chosen)}."]
+    for name in WORKER_SETTINGS:
+        value = chosen.parameters.changed.get(name)
+        unchanged = f"# {name}: keep the current value."
+        lines.append(unchanged if value is None else f"TWOLANE_WORKER_{name.upper()}={value:g}")
+    return "\n".join((*lines, ""))
 
 
 def policy_of(chosen: Trial, *, url: str, model: str, threshold: Threshold | None = None) -> str:

@@ -23,6 +23,7 @@ class Overrides:
 
     steps: int | None = None
     entropy_bound: float | None = None
+    confidence_threshold: float | None = None
     t_min: float | None = None
     t_max: float | None = None
     canvas_length: int | None = None
@@ -205,6 +206,7 @@ def _parse_overrides(fields: Fields) -> Overrides:
     return Overrides(
         steps=fields.integer("steps", 1, 4096),
         entropy_bound=fields.number("entropy_bound", 0.0, 1e9),
+        confidence_threshold=fields.number("confidence_threshold", 0.0, 1e9),
         t_min=fields.number("t_min", 0.001, 100.0),
         t_max=fields.number("t_max", 0.001, 100.0),
         canvas_length=fields.integer("canvas_length", 1, 4096),

@@ -12,7 +12,7 @@ import pytest
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import OneLineParser
-from twolane.process.setting_kinds import SWITCH, Kind, one_of, path, seconds, text, whole
+from twolane.process.setting_kinds import SWITCH, Kind, number, one_of, path, seconds, text, whole
 from twolane.process.settings import SettingsHelp, SettingsSchema, setting
 
 
@@ -24,6 +24,7 @@ class Settings:
     port: int = setting(whole(0, 65535), "port; 100% of it", default=80)
     wait_s: float = setting(seconds(), "longest wait", default=2.0)
     grace_s: float = setting(seconds(may_be_zero=True), "time to finish", default=0.5)
+    least: float | None = setting(number("SHARE", 0.0, 0.5), "least share", default=None)
     exact: bool = setting(SWITCH, "exact results", default=False)
     log: str = setting(one_of("plain", "json"), "log format", default="plain")
     a_file_with_a_very_long_name: Path | None = setting(path(), "a file", default=None)
@@ -81,6 +82,9 @@ def test_a_setting_without_a_default_is_required_from_either_source() -> None:
         ("wait_s", "nan", "nan is not between 0 and 3600 seconds"),
         ("grace_s", "-1", "-1 is not between 0 and 3600 seconds"),
         ("grace_s", "3601", "3601 is not between 0 and 3600 seconds"),
+        ("least", "few", "'few' is not a number"),
+        ("least", "0.6", "0.6 is not between 0 and 0.5"),
+        ("least", "nan", "nan is not between 0 and 0.5"),
         ("log", "xml", "'xml' is not one of plain, json"),
         ("a_file_with_a_very_long_name", " ", "must not be empty"),
     ],

@@ -66,7 +66,12 @@ def test_canvases_that_the_worker_refuses_are_not_tried(prompts: str, tmp_path: 
     tuned = TunedWorker(load=options.load, admin_url=None, max_num_seqs=8, matches=None)
     for length, fitting in ((None, (32, 64, 128)), (64, (32, 64)), (16, None)):
         grid = command._usable_grid(options, tuned, length)
-        assert grid.keys() == {"steps", "entropy_bound", *(["canvas_length"] if fitting else [])}
+        assert grid.keys() == {
+            "steps",
+            "entropy_bound",
+            "confidence_threshold",
+            *(["canvas_length"] if fitting else []),
+        }
         assert tuple(grid.get("canvas_length", ())) == (fitting or ())
 
 

@@ -89,7 +89,10 @@ def test_the_largest_step_has_every_pass_for_every_row_and_leaves_an_empty_cache
         assert {item.slot for item in items} == {0, 1, 2}
         assert tokens is None or {len(item.ids) for item in items} == {tokens}
     assert {(len(item.ids), item.is_seal) for item in batch.prefills} == {(40, False), (12, True)}
+    rows, denoise = list[int](), model.denoise
+    model.denoise = lambda canvas, *others: (rows.append(len(canvas)), denoise(canvas, *others))[1]
     assert run_largest_step(model, loop._stepper.cache, loop.limits, loop._padding) is None, "not measured on a CPU"
+    assert set(rows) == ({3} if is_exact else {3, 1}), "canvas passes of several rows and of one may be compiled"
     assert not any(store.any() for store in (*loop._stepper.cache.keys, *loop._stepper.cache.values))
 
 

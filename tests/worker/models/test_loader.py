@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def test_a_checkpoint_brings_its_numbers_and_answers(folder: Path) -> None:
     assert model.info.dtype == "float32"
     [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=5, seed=0, denoising=model.info.denoising)])
     assert isinstance(answer.end, Finished)
+
+
+def test_thresholds_replace_those_of_the_checkpoint_alone(folder: Path) -> None:
+    own = load(str(folder)).info.denoising
+    model = load(str(folder), LoadOptions(thresholds={"confidence_threshold": 0.3, "entropy_bound": 4.0}))
+    assert model.info.denoising == replace(own, confidence_threshold=0.3, entropy_bound=4.0)
 
 
 def test_loaded_weights_are_the_saved_ones(folder: Path) -> None:

@@ -55,6 +55,7 @@ def test_every_supported_field_is_parsed() -> None:
         diffusion={
             "steps": 4,
             "entropy_bound": 0.2,
+            "confidence_threshold": 0.02,
             "t_min": 0.1,
             "t_max": 1,
             "canvas_length": 8,
@@ -71,7 +72,9 @@ def test_every_supported_field_is_parsed() -> None:
         is_stream=True,
         include_usage=True,
         include_drafts=True,
-        overrides=Overrides(steps=4, entropy_bound=0.2, t_min=0.1, t_max=1.0, canvas_length=8),
+        overrides=Overrides(
+            steps=4, entropy_bound=0.2, confidence_threshold=0.02, t_min=0.1, t_max=1.0, canvas_length=8
+        ),
         anchor=0.5,
         deadline_ms=50.0,
         constraint=Constraint(kind="json_schema", value={"type": "object"}),
