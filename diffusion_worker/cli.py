@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from diffusion_worker.constraints.inference.scratch import IN_USE, KEPT
 from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed, DeviceHangs
 from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
 from diffusion_worker.models.checkpoint_source import require
@@ -161,6 +162,8 @@ def _plan_lines(found: Plan) -> list[str]:
         ("context dtype", found.dtype),
         ("bytes per context token", f"{found.kv_bytes_per_token:,}"),
         ("bytes per token past windows", f"{found.kv_bytes_per_further_token:,}"),
+        ("constraints (host), bytes", f"{IN_USE:,}"),
+        ("of these kept, bytes", f"{KEPT:,}"),
     ]
     if found.memory_limit_bytes is not None:
         rows.append(("memory limit, bytes", f"{found.memory_limit_bytes:,}"))

@@ -33,7 +33,9 @@ def placed(number: int, kind: str) -> Sequence:
     if kind == "seal":
         it.open_block((5,) * CANVAS)
     if kind == "verification":
-        it.record_token(TokenResult(sequence=number, id=5, logprob=0.0), prompt)
+        token = TokenResult(sequence=number, id=5, logprob=0.0)
+        it.record_token(token, prompt)
+        it.emit((token,), (), is_late=False)
     return it
 
 
