@@ -131,12 +131,15 @@ class CudaPeak:
 def run_largest_step(
     model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
 ) -> int | None:
-    """Step `largest_batch` and `single_row_batches`, and leave the cache empty. Returns the peak that `meter` measured,
-    in bytes. Raises the error of a pass, or CheckpointBroken if the model returns NaN."""
+    """Step `largest_batch`, its canvases without prefills, for which a pass of their own may be compiled, and
+    `single_row_batches`, and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the error
+    of a pass, or CheckpointBroken if the model returns NaN."""
     stepper = _WholeStepper(model, cache, padding=padding)
     if meter is not None:
         meter.start()
-    batches = (largest_batch(model.info, limits), *single_row_batches(model.info, limits))
+    whole = largest_batch(model.info, limits)
+    canvases = [Batch(denoises=whole.denoises)] if limits.is_mixed else []
+    batches = (whole, *canvases, *single_row_batches(model.info, limits))
     faults = [fault for batch in batches for fault in stepper.step(batch).faults]
     peak = None if meter is None else meter.peak()
     stepper.reset()

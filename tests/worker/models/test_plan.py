@@ -144,24 +144,28 @@ EXPERTS: Final = [*ALL, "*self_attn*", "*.mlp.*", "*self_conditioning*"]  # the 
 
 
 @pytest.mark.parametrize(
-    ("left_out", "gigabytes", "rows", "context"),
+    ("left_out", "gigabytes", "rows", "prefill", "context"),
     [
-        (ALL, 24, 2, 16_384),
-        (ALL, 32, 8, 16_384),
-        (ALL, 32, 2, 65_536),
-        (EXPERTS, 24, 1, 32_768),
-        (EXPERTS, 24, 2, 8_192),
-        (EXPERTS, 32, 8, 8_192),
-        (EXPERTS, 32, 2, 65_536),
+        (ALL, 24, 2, 2048, 16_384),
+        (ALL, 32, 8, 2048, 16_384),
+        (ALL, 32, 2, 2048, 65_536),
+        (EXPERTS, 24, 1, 512, 32_768),
+        (EXPERTS, 24, 1, 2048, 16_384),
+        (EXPERTS, 24, 2, 512, 8_192),
+        (EXPERTS, 32, 8, 2048, 8_192),
+        (EXPERTS, 32, 2, 2048, 65_536),
     ],
 )
 def test_four_bits_fit_on_small_cards(
-    tmp_path: Path, left_out: list[str], gigabytes: int, rows: int, context: int
+    tmp_path: Path, left_out: list[str], gigabytes: int, rows: int, prefill: int, context: int
 ) -> None:
     said = {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": left_out}
     content = {**json.loads(RELEASED.read_text()), "quantization_config": said}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    found = plan(measure(tmp_path), PlanOptions(memory_limit_bytes=gigabytes * 10**9, max_num_seqs=rows))
+    found = plan(
+        measure(tmp_path),
+        PlanOptions(memory_limit_bytes=gigabytes * 10**9, max_num_seqs=rows, max_prefill_tokens=prefill),
+    )
     assert found.default_context == context
 
 
