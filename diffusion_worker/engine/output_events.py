@@ -8,7 +8,7 @@ from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.drafts import canvas_draft, verified_draft
 from diffusion_worker.types.events import BlockSealed, CanvasDrafted, PrefixStable, PromptScored, TokenLogprobs
 from diffusion_worker.types.observations import Outcome, SequenceObserved
-from diffusion_worker.types.step_batch import CanvasResult, TokenResult
+from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
 
 
 def unsealed(sequence: Sequence, canvas: CanvasResult, end_ids: Ids[int]) -> Iterator[PrefixStable | CanvasDrafted]:
@@ -33,6 +33,12 @@ def chosen(
     if sequence.request.stream_drafts:
         block, step = sequence.block - 1, sequence.forward_passes
         yield verified_draft(tokens, end_ids, block=block, step=step, rejected=rejected)
+
+
+def parts(sequence: Sequence, result: VerifyResult) -> list[tuple[TokenResult, ...]]:
+    """The tokens of a verification that are emitted together: each by itself where a stop string may end the answer
+    behind it, since its usage and confidence are then those up to there."""
+    return [(token,) for token in result.tokens] if sequence.request.may_stop else [result.tokens]
 
 
 def sealed(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Ids
 
 from diffusion_worker.engine import output_events
-from diffusion_worker.engine.batching import compose
+from diffusion_worker.engine.batching import Budget, compose
 from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
@@ -65,7 +65,12 @@ class Scheduler:
         self._observe: Observer = observe or (lambda _observation: None)
         self.slots = slots
         self.rows = limits.max_num_seqs  # sequences that may run now; fewer under memory pressure
-        self._cost_model = CostModel()
+        self._cost_model = CostModel(is_mixed=limits.is_mixed)
+        self._budget = Budget(
+            positions=limits.max_step_tokens,
+            prompt_tokens=limits.max_prefill_tokens,
+            cuts_chunks=not limits.is_exact,
+        )
         self._queue = WaitingQueue(self._cost_model)
         self._running: dict[SequenceId, Sequence] = {}
         self._released: list[SequenceId] = []  # ended sequences, whose canvases the next batch releases
@@ -158,9 +163,7 @@ class Scheduler:
         self._iteration_start = now
         self._admit(now)
         self._set_load()
-        items = compose(
-            self._running.values(), lambda each: self._queue.priority(each, now), self._limits.max_step_tokens
-        )
+        items = compose(self._running.values(), lambda each: self._queue.priority(each, now), self._budget)
         releases, self._released = tuple(self._released), []
         copies, self._copies = tuple(self._copies), []
         slots, self._resized = self._resized, None
@@ -316,28 +319,30 @@ class Scheduler:
             return
         sequence.record_token(token, decode.ids)
         self._send(sequence, output_events.chosen(sequence, (token,), self._info.end_ids, rejected=0))
-        self._update_output(sequence, (token,), decode.ids, now)
+        self._update_output(sequence, [(token,)], decode.ids, now)
 
     def _update_verified(self, sequence: Sequence, item: Verify, result: VerifyResult, now: float) -> None:
         cached = record_verification(sequence, item, result)
         self._observe(DraftObserved(drafted=item.drafted, accepted=result.accepted))
         rejected = rejected_by(result, item.drafted, self._info.end_ids)
         self._send(sequence, output_events.chosen(sequence, result.tokens, self._info.end_ids, rejected=rejected))
-        self._update_output(sequence, result.tokens, cached, now)
+        self._update_output(sequence, output_events.parts(sequence, result), cached, now)
 
     def _update_output(
-        self, sequence: Sequence, tokens: tuple[TokenResult, ...], cached: tuple[int, ...], now: float
+        self, sequence: Sequence, parts: list[tuple[TokenResult, ...]], cached: tuple[int, ...], now: float
     ) -> None:
-        """Emit recorded tokens of a causal pass, which has `cached` ids in the slot."""
+        """Emit recorded tokens of a causal pass, part by part; the pass has `cached` ids in the slot."""
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, cached)
-        ids = tuple(token.id for token in tokens)
-        streamed, has_end = sequence.emit_tokens(ids, self._info.end_ids, is_late=self._would_be_late(sequence, now))
-        if sequence.is_hopeless():
-            self._doubt(sequence, now)
-            return
-        if streamed or sequence.request.top_logprobs is not None:
-            self._emit(sequence, streamed, now, tokens=tokens)
+        has_end = False
+        for number, tokens in enumerate(parts, 1):
+            is_late = number == len(parts) and self._would_be_late(sequence, now)
+            streamed, has_end = sequence.emit(tokens, self._info.end_ids, is_late=is_late)
+            if sequence.is_hopeless():
+                self._doubt(sequence, now)
+                return
+            if streamed or sequence.request.top_logprobs is not None:
+                self._emit(sequence, streamed, now, tokens=tokens)
         self._ended(sequence, now, has_end=has_end)
 
     def _ended(self, sequence: Sequence, now: float, *, has_end: bool) -> bool:

@@ -117,7 +117,7 @@ class Sequence:
         """Usage so far; of an unsealed `canvas`, the streamed tokens count."""
         streamed = len(self.streamed) if canvas else 0
         logprobs = canvas.unforced(streamed) if canvas else []
-        evidence = self._evidence(logprobs)
+        evidence, moved = self._evidence(logprobs), self._moved_thresholds()
         return Usage(
             prompt_tokens=len(self.request.prompt_ids),
             cached_tokens=self.cached,
@@ -126,9 +126,14 @@ class Sequence:
             forward_passes=self.forward_passes,
             confidence=self.answer.confidence(evidence, logprobs, has_begun=self.forward_passes > 0),
             evidence=evidence,
-            load=self.highest_load or None,
+            load=self.highest_load if moved else None,
+            thresholds=moved,
             converged=None if self.is_autoregressive else self.converged,
         )
+
+    def _moved_thresholds(self) -> tuple[tuple[str, float], ...]:
+        loosest, own = self.request.loosest, self.request.denoising
+        return own.moved_at(loosest, self.highest_load) if loosest else ()
 
     def _evidence(self, logprobs: Ids[float] = ()) -> Evidence:
         steps = 0 if self.is_autoregressive else max(self.answer.steps, self.steps_done)
@@ -173,29 +178,34 @@ class Sequence:
 
     # --- the work it needs
 
-    def next_prefill(self) -> Prefill | None:
-        """Its next causal pass; None if the context is complete, or if a Decode includes the pass."""
-        if not self.pending or (self.is_autoregressive and len(self.pending) == 1):
+    def next_prefill(self, at_most: int) -> Prefill | None:
+        """Its next causal pass, over the first `at_most` tokens of a chunk; None if the context is complete, or if a
+        Decode includes the pass."""
+        if not self.pending:
+            return None
+        ids = self.pending[0][:at_most]
+        if self.is_autoregressive and len(self.pending) == 1 and len(ids) == len(self.pending[0]):
             return None
         assert self.slot is not None
         is_output = self.context >= len(self.request.prompt_ids)
         return Prefill(
             sequence=self.id,
             slot=self.slot,
-            ids=self.pending[0],
+            ids=ids,
             at=self.context,
             is_seal=is_output and not self.is_autoregressive,
             width=self.request.denoising.canvas_length if is_output and self.is_verified else 0,
             fills=self.template is not None,
-            next_ids=self._next_prompt_ids(),
+            next_ids=self._next_prompt_ids(len(ids)),
             prompt_top=self.scored_prompt.top,
         )
 
-    def _next_prompt_ids(self) -> tuple[int, ...]:
-        """The prompt tokens that its next pass predicts, if their log-probabilities are requested."""
+    def _next_prompt_ids(self, count: int) -> tuple[int, ...]:
+        """The prompt tokens that its next pass over `count` tokens predicts, if their log-probabilities are
+        requested."""
         if self.request.prompt_logprobs is None:
             return ()
-        return self.request.prompt_ids[self.context + 1 : self.context + 1 + len(self.pending[0])]
+        return self.request.prompt_ids[self.context + 1 : self.context + 1 + count]
 
     def next_denoise(self, *, prefilled: int = 0) -> Denoise:
         """Its next canvas step, for a slot that holds `prefilled` more tokens by then."""
@@ -237,7 +247,7 @@ class Sequence:
             matcher=self.matcher,
             top_logprobs=self.request.top_logprobs or 0,
             ends_prompt=self.emitted == 0,
-            next_ids=self._next_prompt_ids(),
+            next_ids=self._next_prompt_ids(len(self.pending[0])),
             prompt_top=self.scored_prompt.top,
         )
 
@@ -280,10 +290,11 @@ class Sequence:
     # --- how results advance it
 
     def record_prefill(self, ids: tuple[int, ...]) -> None:
-        """Record that `ids`, its first pending chunk, are in the cache."""
+        """Record that `ids`, the beginning of its first pending chunk, are in the cache."""
         self.context += len(ids)
         self.forward_passes += 1
-        self.pending.popleft()
+        if rest := self.pending.popleft()[len(ids) :]:
+            self.pending.appendleft(rest)
 
     def record_prompt(self, result: PromptResult) -> ScoredPrompt:
         """Record log-probabilities of its prompt; returns all that are known."""
@@ -338,8 +349,11 @@ class Sequence:
             return fresh + self._close(canvas.ids[: self.width]), True
         return fresh, has_end
 
-    def emit_tokens(self, ids: tuple[int, ...], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
-        """(ids to emit for decoded or verified tokens, whether the sequence ends with them); see `seal`."""
+    def emit(self, tokens: Ids[TokenResult], end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
+        """Emit recorded tokens; returns the ids and whether the sequence ends with them, see `seal`."""
+        self.emitted += len(tokens)
+        self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])
+        ids = tuple(token.id for token in tokens)
         if ids[-1] in end_ids:
             return ids[:-1], True
         return ((*ids, *self._close(())), True) if is_late and self.matcher else (ids, False)
@@ -371,14 +385,12 @@ class Sequence:
         self.start = self.rest_of_start() if self.is_verified else self.start
 
     def take(self, tokens: Ids[TokenResult], *, begins_canvas: bool) -> None:
-        """Count these tokens as emitted. The next draft continues its canvas, or the last token begins a new one."""
-        self.emitted += len(tokens)
+        """Move behind these tokens. The next draft continues its canvas, or the last token begins a new one."""
         ids = [token.id for token in tokens]
         if begins_canvas:
             self.canvas_matcher = self.matcher and self.matcher.after(ids[:-1])
             self.is_canvas_open, self.steps_to_go = False, self.steps
         self.matcher = self.matcher and self.matcher.after(ids)
-        self.answer.add_tokens([token.logprob for token in tokens if not token.is_forced])
 
     def rest_of_start(self) -> tuple[int, ...]:
         """What is left of the start text after the output so far."""

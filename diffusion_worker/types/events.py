@@ -35,6 +35,7 @@ class Usage:
     cached_tokens: int = 0  # prompt tokens reused from the prefix cache
     evidence: Evidence = NO_EVIDENCE  # what the confidence is computed from
     load: float | None = None  # the highest that moved its thresholds, see `DenoisingParams.at_load`
+    thresholds: tuple[tuple[str, float], ...] = ()  # those that moved, as loose as they were
 
     @property
     def tokens_per_forward(self) -> float:
@@ -43,7 +44,9 @@ class Usage:
 
 
 def together(spent: Usage, last: Usage) -> Usage:
-    """Combined usage of several attempts at one completion: prompt counts of the first, confidence of the last."""
+    """Combined usage of several attempts at one completion: prompt counts of the first, confidence of the last, and the
+    load of the attempt that had the highest."""
+    loaded = max(spent, last, key=lambda each: each.load or 0.0)
     return replace(
         last,
         prompt_tokens=spent.prompt_tokens,
@@ -51,7 +54,8 @@ def together(spent: Usage, last: Usage) -> Usage:
         completion_tokens=spent.completion_tokens + last.completion_tokens,
         denoising_steps=spent.denoising_steps + last.denoising_steps,
         forward_passes=spent.forward_passes + last.forward_passes,
-        load=max((each for each in (spent.load, last.load) if each is not None), default=None),
+        load=loaded.load,
+        thresholds=loaded.thresholds,
     )
 
 

@@ -15,6 +15,7 @@ from diffusion_worker.types.timeline import Timeline
 
 SequenceId = int
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0  # bounds of the repetition penalty
+THRESHOLDS = ("entropy_bound", "confidence_threshold", "stability")  # of acceptance and of the stop; may follow a load
 DEFAULT_ANCHOR = 0.8  # for edits whose request sets no strength, see docs/decisions/0006
 
 
@@ -66,6 +67,12 @@ class DenoisingParams:
             confidence_threshold=moved(self.confidence_threshold, loosest.confidence_threshold),
             stability=round(moved(self.stability, loosest.stability)),
         )
+
+    def moved_at(self, loosest: "DenoisingParams", load: float) -> tuple[tuple[str, float], ...]:
+        """The thresholds that a load moves away from these, with the values that it gives them."""
+        at_load = self.at_load(loosest, load)
+        found = ((name, getattr(self, name), getattr(at_load, name)) for name in THRESHOLDS)
+        return tuple((name, value) for name, own, value in found if value != own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +137,7 @@ class GenerationRequest:
     anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
     loosest: DenoisingParams | None = None  # thresholds at full load, see `DenoisingParams.at_load`; None: they stay
+    may_stop: bool = False  # a stop string may end the answer at any token
     stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
     stream_drafts: bool = False  # stream the argmax canvas of every step
     deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned

@@ -124,12 +124,14 @@ def usage_body(usage: Usage, details: Details) -> dict[str, Any]:
 
 def diffusion_body(usage: Usage) -> dict[str, Any]:
     """Denoising statistics of the answer. In autoregressive mode steps are 0; there, and in verified mode, whose steps
-    are drafts, `converged` is null. `load` is present only if thresholds moved with it."""
+    are drafts, `converged` is null. `load` and `thresholds` are present only if thresholds moved: the highest load, and
+    the values at that load."""
+    moved = {name: float(f"{value:.4g}") for name, value in usage.thresholds}
     return {
         "denoising_steps": usage.denoising_steps,
         "forward_passes": usage.forward_passes,
         "tokens_per_forward": round(usage.tokens_per_forward, 3),
         "confidence": usage.confidence,
         "converged": usage.converged,
-        **({} if usage.load is None else {"load": round(usage.load, 3)}),
+        **({} if usage.load is None else {"load": round(usage.load, 3), "thresholds": moved}),
     }

@@ -15,6 +15,7 @@ from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.decoding import read_model
 from gateway.policy_files.dns import Lookup
+from gateway.policy_files.gates import read_target_gate
 from gateway.policy_files.locations import read_location
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
@@ -72,6 +73,7 @@ def _target(entry: Section, name: str, resolve: Lookup, private_locations: froze
     key_env, key_file = _key_source(entry)
     urls = _urls(entry, kind)
     location = read_location(entry)
+    min_confidence, serves_surest = read_target_gate(entry)
     target = Target(
         name=name,
         kind=kind,
@@ -94,6 +96,8 @@ def _target(entry: Section, name: str, resolve: Lookup, private_locations: froze
         diffusion=_diffusion(entry, kind),
         ignore=_ignore(entry, frozenset() if kind is Kind.WORKER else _parameters(entry, "takes")),
         price=_price(entry),
+        min_confidence=min_confidence,
+        serves_surest=serves_surest,
     )
     if entry.string("resolve", None) is not None:
         return replace(target, endpoints=_discovered(target, entry, resolve))
@@ -260,19 +264,22 @@ def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float | tuple[tup
         raise entry.error("allowed only for targets of kind worker", "diffusion")
     integers = {name: given.integer(name, None, minimum=low, maximum=high) for name, (low, high) in _INTEGERS.items()}
     numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _NUMBERS.items()}
-    under_load = _under_load(given.section("under_load"))
+    under_load = _under_load(given.section("under_load"), numbers["entropy_bound"])
     given.close()
     values = tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
     return (*values, ("under_load", under_load)) if under_load else values
 
 
-def _under_load(given: Section | None) -> tuple[tuple[str, float], ...]:
-    """The thresholds that hold where the worker's queue is as long as its batch."""
+def _under_load(given: Section | None, entropy_bound: float | None) -> tuple[tuple[str, float], ...]:
+    """The thresholds at full load, which are not stricter than without: workers refuse such a request."""
     if given is None:
         return ()
     numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _UNDER_LOAD.items()}
     stability = given.integer("stability", None, minimum=0, maximum=64)
     given.close()
+    at_load = numbers["entropy_bound"]
+    if at_load is not None and entropy_bound is not None and at_load < entropy_bound:
+        raise given.error(f"must be at least {entropy_bound:g}, the value without load", "entropy_bound")
     return tuple((name, value) for name, value in {**numbers, "stability": stability}.items() if value is not None)
 
 

@@ -6,6 +6,7 @@ Nothing is passed on before each of the first calls has responded: if the target
 """
 
 import asyncio
+import math
 import operator
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
@@ -24,7 +25,14 @@ from twolane.process import exact_json
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024  # of all calls together, before any of it is passed on
 MAX_AT_ONCE: Final = 4  # calls in progress
 _HEAD: Final = ("id", "object", "created", "model")
-_LEAST_OR_MOST: Final = {"confidence": min, "load": max}
+_LEAST_OR_MOST: Final = {
+    "confidence": min,
+    "load": max,
+    # The loosest of `thresholds`.
+    "entropy_bound": max,
+    "confidence_threshold": max,
+    "stability": min,
+}
 _Item = tuple[int, Delta] | BaseException | None
 
 
@@ -250,12 +258,28 @@ def _numbered(document: Mapping[str, Any], choice: int) -> list[dict[str, Any]]:
 
 
 def _added(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of each number; the lowest `confidence`; the highest `load`; `converged` and the like only if all are."""
+    """The sum of each number; the lowest `confidence`; the highest `load`; `converged` and the like only if all are;
+    `tokens_per_forward` over the passes of all."""
     total: dict[str, Any] = {}
     for usage in usages:
+        rate = _tokens_per_forward(total, usage)
         for name, value in usage.items():
             total[name] = _joined(name, total.get(name), value)
+        if rate is not None:
+            total["tokens_per_forward"] = rate
     return total
+
+
+def _tokens_per_forward(*usages: Mapping[str, Any]) -> float | None:
+    """That of several answers; None where one does not say its passes."""
+    pairs = [(each.get("tokens_per_forward"), each.get("forward_passes")) for each in usages]
+    known = [(rate, passes) for rate, passes in pairs if _is_number(rate) and _is_number(passes)]
+    passes = sum(passes for _, passes in known)
+    return round(sum(rate * each for rate, each in known) / passes, 3) if len(known) == len(pairs) and passes else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _joined(name: str, known: Any, value: Any) -> Any:

@@ -6,7 +6,7 @@ Uses the worker's API, its /health and its admin port.
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Final
@@ -143,14 +143,24 @@ def has_correct_response(prompt: Prompt, matches: re.Pattern[str] | None) -> boo
 def _with_parameters(call: Call, parameters: Parameters, model: str) -> Call:
     """Return the call with the parameters of the trial; `anchor` only applies to requests with a prediction."""
     if parameters.decoding is not None:
-        body = {name: value for name, value in call.prompt.body.items() if name != "diffusion"}
-        return replace(call, prompt=replace(call.prompt, body={**body, "model": f"{model}:{parameters.decoding}"}))
+        return replace(
+            call, prompt=replace(call.prompt, body=_body_in_mode(call.prompt.body, parameters.decoding, model))
+        )
     edits = call.prompt.body.get("prediction") is not None
     params = {name: value for name, value in parameters.request_params.items() if edits or name != "anchor"}
     if not params:
         return call
     body = {**call.prompt.body, "diffusion": {**call.prompt.body.get("diffusion", {}), **params}}
     return replace(call, prompt=replace(call.prompt, body=body))
+
+
+def _body_in_mode(body: Mapping[str, Any], decoding: str, model: str) -> dict[str, Any]:
+    """The body in a decoding mode that does not denoise, without what the worker refuses there, as the gateway sends
+    it: of `diffusion` the deadline stays, and autoregressive mode takes no prediction."""
+    refused = ("diffusion", "prediction") if decoding == "autoregressive" else ("diffusion",)
+    kept = {name: value for name, value in body.items() if name not in refused}
+    deadline = {name: value for name, value in body.get("diffusion", {}).items() if name == "deadline_ms"}
+    return {**kept, **({"diffusion": deadline} if deadline else {}), "model": f"{model}:{decoding}"}
 
 
 @contextlib.asynccontextmanager

@@ -59,6 +59,7 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
         start_ids=inputs.prediction_ids or (),
         anchor=_anchor(params, inputs),
         suffix_ids=inputs.suffix_ids,
+        may_stop=bool(params.stops),
         # The stable prefix is only useful to clients that stream.
         stream_prefix=params.is_stream,
         stream_drafts=params.include_drafts,

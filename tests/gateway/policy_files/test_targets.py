@@ -126,3 +126,10 @@ def test_thresholds_under_load_are_limits_of_a_worker() -> None:
     assert found.diffusion == (("steps", 4), ("under_load", (("stability", 0),)))
     with pytest.raises(PolicyError, match="stability"):
         target(kind="worker", model="d", location="in_cluster", diffusion={"under_load": {"stability": 0.5}})
+    with pytest.raises(PolicyError, match=r"under_load\.entropy_bound: must be at least 2, the value without load"):
+        target(
+            kind="worker",
+            model="d",
+            location="in_cluster",
+            diffusion={"entropy_bound": 2, "under_load": {"entropy_bound": 1}},
+        )

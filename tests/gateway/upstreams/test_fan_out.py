@@ -14,7 +14,7 @@ from gateway.parameters import MAX_N
 from gateway.types import Call, Capabilities, Delta, Piece, Query, Target
 from gateway.upstreams import fan_out
 from gateway.upstreams.errors import from_response
-from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, http_status, needs_fan_out
+from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, _added, http_status, needs_fan_out
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import body_for
 from gateway.upstreams.scripted import ScriptedUpstream, fails, says
@@ -49,6 +49,24 @@ async def test_whole_responses_become_one_with_numbered_choices_and_all_usage() 
         "prompt_tokens": 3,
         "completion_tokens": 3,
         "diffusion": {"confidence": 0.4, "converged": True},
+    }
+
+
+def test_thresholds_and_rates_of_several_choices_are_not_added_up() -> None:
+    """The loosest thresholds, at the highest load, and tokens over the passes of all choices."""
+    first = {"forward_passes": 2, "tokens_per_forward": 10.0, "load": 0.5, "thresholds": {"confidence_threshold": 0.3}}
+    second = {"forward_passes": 6, "tokens_per_forward": 2.0}
+    third = {
+        "forward_passes": 2,
+        "tokens_per_forward": 4.0,
+        "load": 1.0,
+        "thresholds": {"confidence_threshold": 0.5, "entropy_bound": 2.0, "stability": 0},
+    }
+    assert _added({"diffusion": each} for each in (first, second, third))["diffusion"] == {
+        "forward_passes": 10,
+        "tokens_per_forward": 4.0,
+        "load": 1.0,
+        "thresholds": {"confidence_threshold": 0.5, "entropy_bound": 2.0, "stability": 0},
     }
 
 

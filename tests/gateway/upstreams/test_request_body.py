@@ -71,12 +71,21 @@ def test_decoding_parameters_of_the_request_override_those_of_the_policy(
     assert orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"] == sent_on
 
 
-def test_thresholds_under_load_are_sent_to_the_worker() -> None:
-    limits = ("under_load", (("confidence_threshold", 0.1), ("stability", 0)))
+@pytest.mark.parametrize(
+    ("asked", "sent_on"),
+    [
+        ({}, {"under_load": {"entropy_bound": 0.5, "stability": 0}}),
+        ({"entropy_bound": 0.4}, {"entropy_bound": 0.4, "under_load": {"entropy_bound": 0.5, "stability": 0}}),
+        ({"entropy_bound": 2}, {"entropy_bound": 2, "under_load": {"stability": 0}}),
+        ({"under_load": {}}, {"under_load": {}}),
+    ],
+)
+def test_thresholds_under_load_are_sent_to_the_worker(asked: dict[str, Any], sent_on: dict[str, Any]) -> None:
+    """Not where the request itself asks for a looser one: a worker refuses limits that are stricter."""
+    limits = ("under_load", (("entropy_bound", 0.5), ("stability", 0)))
     target = Target(name="t", kind=Kind.WORKER, url="http://t", model="m", location="in_cluster", diffusion=(limits,))
-    query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": []}), received_s=0)
-    sent_on = orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"]
-    assert sent_on == {"under_load": {"confidence_threshold": 0.1, "stability": 0}}
+    query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": [], "diffusion": asked}), received_s=0)
+    assert orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"] == sent_on
 
 
 @pytest.mark.parametrize("mode", ["verified", "autoregressive"])

@@ -61,3 +61,13 @@ def test_more_load_never_makes_thresholds_stricter(loads: list[float]) -> None:
     assert low.confidence_threshold <= high.confidence_threshold + 1e-12
     assert low.stability >= high.stability
     assert replace(low, entropy_bound=2.0, confidence_threshold=0.5, stability=0) == loosest
+
+
+@given(load=st.floats(0.0, 1.0), others=st.sampled_from([{}, {"stability": 1}, {"entropy_bound": 2.0, "stability": 0}]))
+def test_thresholds_that_moved_are_those_that_differ(load: float, others: dict[str, Any]) -> None:
+    """A number of steps may stay the same at a low load."""
+    own = DenoisingParams(stability=2)
+    loosest = replace(own, **others)
+    moved = dict(own.moved_at(loosest, load))
+    assert replace(own, **moved) == own.at_load(loosest, load)  # type: ignore[arg-type]
+    assert all(getattr(own, name) != value for name, value in moved.items())

@@ -120,7 +120,7 @@ async def test_a_schema_that_needs_more_than_four_canvases_needs_no_max_tokens()
     assert (set(json.loads(text)), reason) == (set(names), "stop")
 
 
-@pytest.mark.parametrize("model", [MODEL, READ])
+@pytest.mark.parametrize("model", [MODEL, READ, VERIFIED])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_string_ends_the_text_and_the_generation(model: str, stream: bool) -> None:
     """It spans two blocks, is not returned, and no further block is computed."""

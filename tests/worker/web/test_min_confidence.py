@@ -56,6 +56,25 @@ async def test_an_answer_that_reaches_it_is_served_whole(minimum: str) -> None:
     assert body["usage"]["diffusion"]["confidence"] > 0.5
 
 
+@pytest.mark.parametrize("mode", [":verified", ":autoregressive"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_behind_a_stop_string_do_not_count(mode: str, stream: bool) -> None:
+    """A verified pass may choose some of them; without the stop string, they make the answer too doubtful."""
+    fields: dict[str, Any] = {"model": MODEL + mode, "max_tokens": 100, "stream": stream}
+    async with serving(judged(confidence=0.6)) as worker:
+        answer = await worker.ask(headers={HEADER: "0.9"}, stop="te", **fields)
+        without = await worker.ask(headers={HEADER: "0.9"}, **fields)
+    assert answer.status_code == 200
+    if stream:
+        assert "low_confidence" in without.text
+        assert "low_confidence" not in answer.text
+    else:
+        assert without.status_code == 422
+        usage = answer.json()["usage"]
+        assert usage["completion_tokens"] == len("a te")
+        assert usage["diffusion"]["confidence"] == pytest.approx(0.94, abs=0.01)
+
+
 async def test_a_checkpoint_without_weights_ignores_it() -> None:
     async with serving(toy_model(TEXT, confidence=0.2)) as worker:
         answer = await worker.ask(headers={HEADER: "0.9"}, max_tokens=100)
