@@ -11,7 +11,7 @@ import operator
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.parameters import not_taken
@@ -278,7 +278,7 @@ def _tokens_per_forward(*usages: Mapping[str, Any]) -> float | None:
     return round(sum(rate * each for rate, each in known) / passes, 3) if len(known) == len(pairs) and passes else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
