@@ -14,6 +14,8 @@ from diffusion_worker.constraints.automata.regex import Alt, Chars, NotRegular, 
 
 MAX_STATES: Final = 4096
 _MAX_POSITIONS: Final = 6000
+_MAX_LINKS: Final = 50_000  # pairs of positions that follow each other: (a*b*){512} has a million
+_MAX_EDGES: Final = 200_000
 _MAX_RANGES: Final = 100_000  # of all positions; one letter of any script has 650
 
 
@@ -22,6 +24,8 @@ def determinise(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
     positions = _Positions()
     shape = positions.shape(tree)
     start = len(positions.ranges)
+    if sum(len(positions.ranges[q]) for follow in positions.follow for q in follow) > _MAX_EDGES:
+        raise TooLarge("a regular expression with too many transitions")
     rows = [[(a, b, q) for q in follow for a, b in positions.ranges[q]] for follow in positions.follow]
     rows.append([(a, b, q) for q in shape.first for a, b in positions.ranges[q]])
     last = {*shape.last, *((start,) if shape.nullable else ())}
@@ -43,7 +47,7 @@ class _Positions:
     def __init__(self) -> None:
         self.ranges: list[Ranges] = []
         self.follow: list[list[int]] = []
-        self._size = 0
+        self._size = self._links = 0
 
     def shape(self, tree: Tree) -> _Shape:
         match tree:
@@ -79,6 +83,9 @@ class _Positions:
 
     def _link(self, before: Iterable[int], after: Sequence[int]) -> None:
         for position in before:
+            self._links += len(after)
+            if self._links > _MAX_LINKS:
+                raise TooLarge("repetitions of what may be empty")
             self.follow[position].extend(after)
 
     def _repeat(self, part: Tree, low: int, high: int | None) -> _Shape:

@@ -47,13 +47,18 @@ def language(text: Text, longest: int, *, compact: bool = False) -> Language:
     unchecked: set[str] = set()
     limit = max(longest, MIN_WIDE)
     for keyword, restrict in _restrictions(text, COMPACT if compact else FORMATS):
-        try:
-            narrowed = restrict(found, None)
-            if wide_states(narrowed) > limit:
+        for repeats in (None, MIN_WIDE // 4):
+            try:
+                narrowed = restrict(found, repeats)
+            except NotRegular:
                 unchecked.add(keyword)
-                narrowed = restrict(found, MIN_WIDE // 4)
-            found = narrowed if wide_states(narrowed) <= limit else found
-        except (NotRegular, TooLarge):
+                break
+            except TooLarge:
+                unchecked.add(keyword)
+                continue
+            if wide_states(narrowed) <= limit:
+                found = narrowed
+                break
             unchecked.add(keyword)
     if text.excluded:
         found = difference(found, dfa_of_words(text.excluded))

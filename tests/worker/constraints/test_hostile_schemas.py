@@ -35,6 +35,7 @@ COMPILED: dict[str, Json] = {
     "an expression on which backtracking never ends": {"pattern": "^(a+)+$", "maxLength": 30},
     "repetitions of repetitions": {"pattern": "^(.{0,100}){0,100}$"},
     "long repetitions of a large class": {"pattern": r"^\p{L}{2000}$"},
+    "long repetitions of what may be empty": {"pattern": "^/+([^~]*(~[01])*){1,512}$"},
     "many expressions at once": {"allOf": [{"pattern": f"a.*{index}.*b"} for index in range(40)]},
     "patterns of names that overlap": {
         "patternProperties": {char: {"minimum": index} for index, char in enumerate("abcdefghijklmnopqrst")}
