@@ -5,8 +5,9 @@ Each line of the file holds a `schema`, its `split`, and `tests`: instances that
 split: schemas that compile, compile with validation, or are refused, by keyword; and it measures CPU time and number of
 states (of the schema compiler only: `benchmarks.constraints` measures token compilation). Of the instances it counts
 the valid ones that are accepted in normal form, and the invalid ones that are accepted, which is an error unless
-validation follows. With the file of `benchmarks.large_schemas`, only the limit on one compilation applies to times, and
-valid instances may be rejected where the compiler reports that values are missing.
+validation follows; instances whose texts lack a `format` are counted apart. With the file of
+`benchmarks.large_schemas`, only the limit on one compilation applies to times, and valid instances may be rejected
+where the compiler reports that values are missing.
 Rows on which jsonschema disagrees with the data set (`python_jsonschema_agrees_with_tests` is
 false) are skipped.
 """
@@ -41,7 +42,7 @@ VALID_SHARE: Final = 0.98
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One schema. `accepted`: (valid and accepted, valid, invalid and accepted, invalid) instances."""
+    """One schema. `instances`: (valid and accepted, valid, invalid and accepted, invalid)."""
 
     split: str
     ms: float
@@ -51,6 +52,7 @@ class Row:
     tier: int = 0
     truncated: bool = False
     instances: tuple[int, int, int, int] = (0, 0, 0, 0)
+    without_formats: tuple[int, int] = (0, 0)  # accepted, all: valid instances only where `format` is an annotation
 
     @property
     def unsound(self) -> bool:
@@ -73,6 +75,7 @@ class Split:
     p50_states: int
     max_states: int
     valid_accepted: tuple[int, int]  # of
+    without_formats: tuple[int, int]  # the same where `format` is an annotation: accepted, of
     whole_accepted: tuple[int, int]  # the same, of schemas where the compiler reports nothing missing
     unsound: int = field(default=0)
 
@@ -91,14 +94,17 @@ def measure(case: dict[str, Any]) -> Row:
         return Row(split=case["split"], ms=_ms(started), refused=error.keyword)
     except InvalidRequest:
         return Row(split=case["split"], ms=_ms(started), refused="not a schema")
+    ms = _ms(started)
+    instances, without_formats = _instances(compiled, case)
     return Row(
         split=case["split"],
-        ms=_ms(started),
+        ms=ms,
         needs_check=compiled.needs_check,
         states=compiled.stats.states,
         tier=compiled.stats.tier,
         truncated=compiled.stats.truncated,
-        instances=_instances(compiled, case),
+        instances=instances,
+        without_formats=without_formats,
     )
 
 
@@ -106,14 +112,14 @@ def _ms(started: float) -> float:
     return (time.process_time() - started) * 1e3
 
 
-def _instances(compiled: Compilation, case: dict[str, Any]) -> tuple[int, int, int, int]:
-    counts = Counter[tuple[bool, bool]]()
+def _instances(compiled: Compilation, case: dict[str, Any]) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    counts = Counter[tuple[bool | None, bool]]()
     for test in case["tests"]:
         value = to_normal_form(case["schema"], test["data"])
         accepted = compiled.automaton.accepts(json.dumps(value, ensure_ascii=False).encode())
-        counts[test["valid"], accepted] += 1
-    valid, invalid = (counts[kind, True] + counts[kind, False] for kind in (True, False))
-    return counts[True, True], valid, counts[False, True], invalid
+        counts[None if test.get("formats") is False else test["valid"], accepted] += 1
+    valid, invalid, loose = (counts[kind, True] + counts[kind, False] for kind in (True, False, None))
+    return (counts[True, True], valid, counts[False, True], invalid), (counts[None, True], loose)
 
 
 def summed(rows: Sequence[Row]) -> Split:
@@ -133,6 +139,7 @@ def summed(rows: Sequence[Row]) -> Split:
         p50_states=int(statistics.median(states)),
         max_states=max(states),
         valid_accepted=(sum(row.instances[0] for row in rows), sum(row.instances[1] for row in rows)),
+        without_formats=(sum(row.without_formats[0] for row in rows), sum(row.without_formats[1] for row in rows)),
         whole_accepted=(sum(row.instances[0] for row in whole), sum(row.instances[1] for row in whole)),
         unsound=sum(row.unsound for row in rows),
     )
@@ -178,6 +185,8 @@ def show(splits: dict[str, Split]) -> None:
         table.add_row(name, *counts, times, f"{split.p50_states} / {split.max_states}", f"{kept} of {valid}")
     console = Console(width=150)
     console.print(table)
+    if (loose := splits["all"].without_formats)[1]:
+        console.print(f"valid only where `format` is an annotation: {loose[0]} of {loose[1]} accepted")
     console.print("left to validation:", dict(sorted(splits["all"].checked_keywords.items())))
 
 

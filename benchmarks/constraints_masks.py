@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.worker_requests import InstrumentedModel
+from benchmarks.worker_requests import SeparatePasses
 from diffusion_worker.constraints.inference.matcher import classes_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
@@ -33,7 +33,7 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
     return masks
 
 
-class MaskedModel(InstrumentedModel):
+class MaskedModel(SeparatePasses):
     """Masks each position of a canvas independently. Correct only for answers of one canvas."""
 
     def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:

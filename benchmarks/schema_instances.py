@@ -1,15 +1,23 @@
 """Generates instances of a JSON Schema: values that follow its keywords at random, and values that differ from these in
 one position. What is valid, jsonschema decides; the generator only proposes.
+
+`format` restricts values only where an application says so. Texts are proposed that have the format; where a valid
+instance has another text (because a reference hid the format), it is labelled `"formats": false`. What has a format,
+jsonschema-rs decides.
 """
 
 import copy
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
+import jsonschema_rs
 from jsonschema.validators import validator_for
 from referencing.exceptions import Unresolvable
+
+from diffusion_worker.constraints.schema.document import readable
 
 Json = Any
 _TEXTS: Final = (
@@ -34,8 +42,10 @@ _TEXTS: Final = (
         "https://example.org/a",
         "2024-02-29",
         "2024-02-29T12:00:00Z",
+        "12:00:00Z",
         "a@example.org",
         "127.0.0.1",
+        "::1",
         "PT5M",
         "5m",
         "100Mi",
@@ -152,7 +162,8 @@ class Generator:
         return [self._value(items, depth + 1) for _ in range(min(count, 8))]
 
     def _text(self, schema: Mapping[str, Json]) -> str:
-        fitting = _fitting(schema.get("pattern", ""))
+        named = schema.get("format")
+        fitting = [text for text in _fitting(schema.get("pattern", "")) if _has_format(named, text)]
         low, high = schema.get("minLength", 0), schema.get("maxLength", 1 << 20)
         sized = [text for text in fitting if low <= len(text) <= high]
         return self._random.choice(sized or fitting or _TEXTS)
@@ -173,8 +184,8 @@ def instances(schema: Json, seed: str, count: int) -> list[dict[str, Json]]:
 
 
 def _instances(schema: Json, seed: str, count: int) -> list[dict[str, Json]]:
-    cls = validator_for(schema)
-    validator, generator = cls(schema), Generator(schema, seed)
+    schema = readable(schema)
+    validator, generator = validator_for(schema)(schema), Generator(schema, seed)
     found: dict[bool, list[Json]] = {True: [], False: []}
     for _ in range(_TRIES):
         seeds = found[True] or [generator.propose()]
@@ -184,7 +195,25 @@ def _instances(schema: Json, seed: str, count: int) -> list[dict[str, Json]]:
                 found[valid].append(value)
         if all(len(values) == count for values in found.values()):
             break
-    return [{"valid": valid, "data": value} for valid, values in found.items() for value in values]
+    has_formats = _format_checker(schema)
+    return [
+        {"valid": valid, "data": value} | ({"formats": False} if valid and not has_formats(value) else {})
+        for valid, values in found.items()
+        for value in values
+    ]
+
+
+def _format_checker(schema: Json) -> Callable[[Json], bool]:
+    """Whether a valid instance has the formats that the schema names. True where jsonschema-rs cannot say."""
+    try:
+        return jsonschema_rs.validator_for(schema, validate_formats=True, offline=True).is_valid
+    except (jsonschema_rs.ValidationError, ValueError):
+        return lambda _: True
+
+
+@lru_cache(maxsize=4096)
+def _has_format(name: Json, text: str) -> bool:
+    return jsonschema_rs.Draft202012Validator({"format": str(name)}, validate_formats=True).is_valid(text)
 
 
 def _implied(schema: Mapping[str, Json]) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,16 @@ from rich.table import Table
 
 from benchmarks.worker_compiled import MIXED_REQUESTS, compare, random_requests, small_experts
 from benchmarks.worker_load import under_load
-from benchmarks.worker_requests import MIXED_TASKS, InstrumentedModel, Run, Transformers, answer, request_for, samples
+from benchmarks.worker_requests import (
+    MIXED_TASKS,
+    InstrumentedModel,
+    Run,
+    SeparatePasses,
+    Transformers,
+    answer,
+    request_for,
+    samples,
+)
 from benchmarks.worker_steps import StepCost, step_costs
 from benchmarks.worker_waits import predicted_wait
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
@@ -63,6 +73,7 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
         "staggered, tokens/s": Bar(note="x what the model allows", at_least=0.85),
         "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
         "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
+        "prompts beside canvases, CPU": Bar(note="x separate passes", at_most=1.0),
         "mixed decoding modes, time": Bar(note="x each mode by itself", at_most=1.2),
         "verified, latency": Bar(note="x autoregressive", at_most=0.5),
         "outside the model at 8 rows": Bar(note="share of a step", at_most=0.12),
@@ -127,6 +138,7 @@ def uncompiled(
     figures = [
         *throughput(model, reference, requests, [sample.answer for sample in drawn], costs),
         passes(model, requests),
+        one_pass(model, requests),
         *decoding_modes(model, requests),
         outside(costs[CONCURRENCY]),
         asyncio.run(waits(model, requests)),
@@ -231,6 +243,25 @@ def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figu
     answer(apart, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
     detail = f"{apart.passes} against {together.passes} for {len(requests)} requests, {CONCURRENCY} at a time"
     return Figure(name="staggered, forward passes", value=apart.passes / together.passes, detail=detail)
+
+
+def one_pass(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
+    """Processor time of staggered requests whose prompts, seals and canvases share a pass, relative to separate ones;
+    alternately."""
+    spent: dict[type[InstrumentedModel], list[float]] = {InstrumentedModel: [], SeparatePasses: []}
+    counted: dict[type[InstrumentedModel], int] = {}
+    for _ in range(ROUNDS):
+        for kind, seconds in spent.items():
+            each, started = kind(model), time.process_time()
+            answer(each, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
+            seconds.append(time.process_time() - started)
+            counted[kind] = each.passes
+    ratios = [one / apart for one, apart in zip(spent[InstrumentedModel], spent[SeparatePasses], strict=True)]
+    return Figure(
+        name="prompts beside canvases, CPU",
+        value=statistics.median(ratios),
+        detail=f"{counted[InstrumentedModel]} against {counted[SeparatePasses]} passes",
+    )
 
 
 def decoding_modes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> list[Figure]:

@@ -7,13 +7,19 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.checkpoint_source import locate
-from diffusion_worker.models.interface import CanvasContext, DiffusionModel, PrefillContext
+from diffusion_worker.models.interface import (
+    CanvasContext,
+    DiffusionModel,
+    MixedContext,
+    MixedPass,
+    PrefillContext,
+)
 from diffusion_worker.types.events import BlockSealed, Ending, Faulted
 from diffusion_worker.types.model_info import LayerKv, ModelInfo
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
@@ -24,6 +30,7 @@ from training.vocabulary import EOS, decode_ids, encode_prompt
 MIXED_TASKS: Final = ("extraction", "sudoku", "clean-up")
 EXPERTS: Final = ("eager", "grouped_mm", "batched_mm")  # transformers' own implementations
 MAX_TOKENS: Final = 128
+Timed = TypeVar("Timed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,21 @@ class InstrumentedModel:
         """Itself: no benchmark of passes fills templates."""
         return self
 
+    @property
+    def mixed_pass(self) -> MixedPass | None:
+        """Counted passes, if the model has any."""
+        run = self._model.mixed_pass
+        if run is None:
+            return None
+
+        def counted(
+            ids: torch.Tensor, canvas: torch.Tensor | None, soft: torch.Tensor | None, context: MixedContext
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
+            self.passes += 1
+            return self._timed(lambda: run(ids, canvas, soft, context))
+
+        return counted
+
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """One counted pass."""
         self.passes += 1
@@ -95,11 +117,20 @@ class InstrumentedModel:
         """See `DiffusionModel.soften`."""
         return self._timed(lambda: self._model.soften(probabilities))
 
-    def _timed(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _timed(self, call: Callable[[], Timed]) -> Timed:
         started = self._clock()
         out = call()
         self.seconds += self._clock() - started
         return out
+
+
+class SeparatePasses(InstrumentedModel):
+    """Without the pass that prompts, seals and canvases share."""
+
+    @property
+    def mixed_pass(self) -> None:
+        """None."""
+        return
 
 
 def samples(count: int) -> list[Sample]:

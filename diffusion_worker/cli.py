@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from diffusion_worker.constraints.inference.scratch import IN_USE, KEPT
 from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed, DeviceHangs
 from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
 from diffusion_worker.models.checkpoint_source import require
@@ -102,11 +103,11 @@ def _plan_parser() -> argparse.ArgumentParser:
         help="maximum number of sequences in a batch (default: %(default)s)",
     )
     parser.add_argument(
-        "--prefill-chunk",
+        "--max-prefill-tokens",
         type=_positive,
         metavar="N",
-        default=512,
-        help="maximum prompt tokens of a request per step (default: %(default)s)",
+        default=2048,
+        help="maximum prompt tokens per step, over all requests (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype",
@@ -139,7 +140,7 @@ def _print_plan(arguments: Sequence[str]) -> int:
             memory_limit_bytes=options.memory_limit_bytes,
             max_context=options.max_context,
             max_num_seqs=options.max_num_seqs,
-            prefill_chunk=options.prefill_chunk,
+            max_prefill_tokens=options.max_prefill_tokens,
         ),
     )
     if options.json is not None:
@@ -161,6 +162,8 @@ def _plan_lines(found: Plan) -> list[str]:
         ("context dtype", found.dtype),
         ("bytes per context token", f"{found.kv_bytes_per_token:,}"),
         ("bytes per token past windows", f"{found.kv_bytes_per_further_token:,}"),
+        ("constraints (host), bytes", f"{IN_USE:,}"),
+        ("of these kept, bytes", f"{KEPT:,}"),
     ]
     if found.memory_limit_bytes is not None:
         rows.append(("memory limit, bytes", f"{found.memory_limit_bytes:,}"))
@@ -171,7 +174,7 @@ def _plan_lines(found: Plan) -> list[str]:
     lines += [_context_line(context) for context in found.contexts]
     lines += [
         "",
-        f"A step has {found.max_num_seqs} sequences, each with a canvas or {found.prefill_chunk} tokens of its prompt.",
+        f"A step has {found.max_num_seqs} sequences, each with a canvas, and {found.max_prefill_tokens} prompt tokens.",
         "Not included: other memory of the process.",
     ]
     if found.quantised and found.stored_weight_bytes is None:

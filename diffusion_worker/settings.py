@@ -94,7 +94,9 @@ class Settings:
         whole(0, 2**30), "maximum tokens of prompt and answer; 0: the longest default that fits, see --plan", default=0
     )
     prefix_slots: int = setting(whole(0, 100_000), "prefix-cache slots", default=8)
-    prefill_chunk: int = setting(whole(1, 2**20), "maximum prompt tokens of a request per step", default=512)
+    max_prefill_tokens: int = setting(
+        whole(1, 2**20), "maximum prompt tokens per step, over all requests", default=2048
+    )
     max_step_tokens: int = setting(
         whole(0, 2**30), "maximum positions per step, over all requests; 0: no limit", default=0
     )
@@ -190,7 +192,9 @@ _FOREIGN: Final = (
         "images and other media are not supported: requests are text",
     ),
 )
-SCHEMA: Final = SettingsSchema(record=Settings, prefix=PREFIX)
+SCHEMA: Final = SettingsSchema(
+    record=Settings, prefix=PREFIX, retired={f"{PREFIX}PREFILL_CHUNK": f"{PREFIX}MAX_PREFILL_TOKENS"}
+)
 
 
 def refuse_foreign_flags(arguments: Sequence[str], known: Collection[str]) -> None:

@@ -24,6 +24,7 @@ _NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reaso
 
 _LATE = ANSWERED | ABANDONED  # if it exceeded the objective
 _CHANGE = 2  # attempts at least
+_MET = SloOutcome.MET  # finding a member in its class takes 0.2 µs
 
 
 @mutable_record
@@ -66,7 +67,7 @@ class AttemptRecord:
         if outcome in _LATE and self.ended_ms - self.started_ms > self.budget_ms:
             return SloOutcome.LATE
         if outcome in ANSWERED:
-            return SloOutcome.MET
+            return _MET
         return None if outcome in ABANDONED else SloOutcome.FAILED
 
     @property

@@ -149,6 +149,7 @@ HANDLED: Final = FORMAT_FIELDS | frozenset(
 
 _NOTHING: Final[tuple[Any, ...]] = (None, [], {})  # as the value of any parameter asks for nothing
 NO_PARAMETERS: Final = RequestParameters()
+_CHAT_API: Final = TargetApi.CHAT  # finding a member in its class takes 0.2 µs
 
 
 def read_parameters(
@@ -226,7 +227,7 @@ def is_left_to_server(parameter: Parameter, capabilities: Capabilities) -> bool:
 def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozenset[str]:
     """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
     asked = query.parameters
-    is_chat = query.beyond_chat.api is TargetApi.CHAT
+    is_chat = query.beyond_chat.api is _CHAT_API
     has_others = asked.fields or asked.unknown or asked.media or asked.hosted
     if is_chat and not has_others and query.needs <= capabilities.supported:
         return frozenset()
@@ -253,7 +254,7 @@ def api_for(target: Target, capabilities: Capabilities | None, query: Query) -> 
     """The API of a target that a request is sent to. A text completion becomes a chat completion where the target has
     no text completions, or none with a suffix. Capabilities are None for a worker that was not polled yet."""
     if query.beyond_chat is A_CHAT:
-        return TargetApi.CHAT
+        return _CHAT_API
     if query.beyond_chat.api is TargetApi.DECISIONS:
         return _decisions_api(target, capabilities)
     if passes_responses(target, capabilities, query):

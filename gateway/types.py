@@ -92,12 +92,12 @@ class Target:
     price: Price | None = None
     diffusion: tuple[tuple[str, float | tuple[tuple[str, float], ...]], ...] = ()  # defaults of a worker
     ignore: frozenset[str] = frozenset()  # parameters that are left out of requests to it
+    min_confidence: float | None = None  # where no route states one for it, and of requests that name it
+    serves_surest: bool = False  # to requests that name it, an answer below that
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
-    # The name in the policy, also of an endpoint; used in headers, logs and lanes.
-    policy_name: str = field(init=False, compare=False, repr=False)
-    # Host and port of an endpoint; None for a target with a single server. Never contains a credential.
-    address: str | None = field(init=False, compare=False, repr=False)
+    policy_name: str = field(init=False, compare=False, repr=False)  # also of an endpoint; in headers, logs and lanes
+    address: str | None = field(init=False, compare=False, repr=False)  # host and port of an endpoint, no credential
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy_name", self.pool or self.name)

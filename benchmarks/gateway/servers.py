@@ -18,6 +18,8 @@ from benchmarks.gateway import peers
 KEY: Final = "sk-benchmark"
 PARTS: Final = ("keys", "classifier", "guard", "fallback", "log")
 RELAY: Final = "bare relay"
+ENDS: Final = "own ends"  # of the gateway, see `ends`
+_ROOT: Final = Path(__file__).parents[2]
 GATEWAY: Final = "twolane"
 TRACED: Final = "twolane traced"  # 1 % of the requests
 TENSORZERO: Final = "tensorzero"
@@ -53,7 +55,8 @@ def servers(
 ) -> list[Server]:
     """The servers that can run here. `without`: parts of the gateway that are off; `only`: names, all if empty;
     `flags`: further flags of the gateway."""
-    found = [_gateway(GATEWAY, without, flags), _gateway(TRACED, without, flags, traced=True), _relay()]
+    found = [_gateway(GATEWAY, without, flags), _gateway(TRACED, without, flags, traced=True)]
+    found += [_script(RELAY, "bare_relay.py"), _script(ENDS, "ends.py")]
     found += [server for name, server in _PEERS.items() if peers.is_installed(name)]
     return [server for server in found if not only or server.name in only]
 
@@ -99,14 +102,15 @@ def policy(upstream_port: int, without: frozenset[str]) -> dict[str, Any]:
     return {"version": 1, "targets": {"first": common, "second": common | {"model": "other"}}, "routes": routes}
 
 
-def _relay() -> Server:
-    script = Path(__file__).with_name("bare_relay.py")
+def _script(name: str, file: str) -> Server:
+    """A server of this folder."""
+    script = Path(__file__).with_name(file)
 
     def prepare(_: Path, ports: Ports) -> list[str]:
-        python = peers.python_of(RELAY) if peers.is_installed(RELAY) else sys.executable
+        python = peers.python_of(RELAY) if name == RELAY and peers.is_installed(RELAY) else sys.executable
         return [str(python), str(script), str(ports.own), str(ports.upstream)]
 
-    return Server(name=RELAY, prepare=prepare)
+    return Server(name=name, prepare=prepare, environment={"PYTHONPATH": str(_ROOT)} if name == ENDS else {})
 
 
 def _prepare_nginx(folder: Path, ports: Ports) -> list[str]:

@@ -109,7 +109,7 @@ class Bench:
     def running(self, rows: int) -> Loop:
         """A loop with `rows` canvases in the middle of their denoising."""
         canvas = self.built.info.denoising.canvas_length
-        capacity = Capacity(max_num_seqs=rows, max_context=self.context + 2 * canvas, prefill_chunk=4096)
+        capacity = Capacity(max_num_seqs=rows, max_context=self.context + 2 * canvas, max_prefill_tokens=4096)
         loop = Loop(self.built, capacity)
         for request in self.requests(rows, canvas, 400):
             loop.add(request)
@@ -295,7 +295,7 @@ def constrained(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"compile s": round(time.perf_counter() - started, 2)}
     canvas = model.info.denoising.canvas_length
     for rows, of_them in ((1, 1), (4, 1), (4, 4)):
-        capacity = Capacity(max_num_seqs=rows, max_context=bench.context + 2 * canvas, prefill_chunk=4096)
+        capacity = Capacity(max_num_seqs=rows, max_context=bench.context + 2 * canvas, max_prefill_tokens=4096)
         loop = Loop(model, capacity)
         for number, request in enumerate(bench.requests(rows, 2 * canvas, 400)):
             matcher = open_matcher(automaton, 2 * canvas) if number < of_them else None

@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -28,7 +28,6 @@ from benchmarks.gateway.mock_upstream import CHUNKS, stream_events, whole_answer
 from benchmarks.gateway.servers import KEY, Server, policy
 from gateway.app import open_gateway
 from gateway.settings import Settings
-from gateway.upstreams.http_client.pool import PooledClient
 from twolane.process.http.connection import Listener
 from twolane.process.http.server import config_of
 
@@ -127,33 +126,13 @@ class _Client(_Transport):
             self._end = None
 
 
-class _Relay:
-    """The ends alone."""
-
-    def __init__(self) -> None:
-        from yarl import URL
-
-        self._client, self._url = PooledClient(), URL(f"http://127.0.0.1:{_PORT}/v1/chat/completions")
-
-    async def __call__(self, _scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[..., Any]) -> None:
-        body = (await receive())["body"]
-        answer = await self._client.post(self._url, body, {"content-type": "application/json"})
-        if b"event-stream" in answer.headers["content-type"].encode():
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            while part := await answer.read():
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        data = await answer.read()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(data))]})
-        await send({"type": "http.response.body", "body": data})
-
-
 @contextlib.asynccontextmanager
 async def _connections(folder: Path, without: frozenset[str]) -> AsyncIterator[Callable[[], asyncio.Protocol]]:
     """Makes the client connections of a gateway with everything on, or of the ends alone."""
     if ENDS in without:
-        config = config_of(_Relay(), drain_s=1)
+        from benchmarks.gateway.ends import Ends
+
+        config = config_of(Ends(_PORT), drain_s=1)
         config.load()
         yield _protocols(config, Listener())
         return

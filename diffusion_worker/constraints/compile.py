@@ -14,6 +14,7 @@ from diffusion_worker.constraints.automata.code_point_dfa import dfa_of_tree
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.automata.minimise import minimal_automaton
 from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
+from diffusion_worker.constraints.automata.unicode_properties import without_properties
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
@@ -32,7 +33,7 @@ _MAX_REDUNDANCY: Final = 2.0
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
 MAX_TREE_STATES: Final = 150_000  # under construction, for a regular expression, choice or template
 _Found = tuple[int, Builder]  # a tier, and what was built within its limits
-COMPILER_VERSION: Final = 6  # part of every cache key; raise it whenever the compiler may produce a different automaton
+COMPILER_VERSION: Final = 7  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def _compile(constraint: Constraint) -> Compilation:
         case "json_object":
             return compile_schema({"type": "object"}, white_space=constraint.white_space)
         case "regex":
-            return _compile_tree("regex", lambda: parse(constraint.value))
+            return _compile_tree("regex", lambda: parse(without_properties(constraint.value)))
         case "choice":
             return _compile_tree("choice", lambda: _any_of(constraint.value))
         case "template":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
+from diffusion_worker.constraints.automata.unicode_properties import without_properties
 from diffusion_worker.errors import InvalidRequest
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "template", "tools"]
@@ -79,7 +80,7 @@ def _hole(name: str, hole: Mapping[str, Any]) -> tuple[str, ...] | re.Pattern[st
         return tuple(choice)
     if isinstance(regex, str):
         try:
-            return re.compile(regex)
+            return re.compile(without_properties(regex))
         except re.error as error:
             raise InvalidRequest(f"the hole {name!r}: {error}", param="structured_outputs.template") from None
     raise InvalidRequest(f"the hole {name!r} needs a `regex` or a `choice`", param="structured_outputs.template")

@@ -6,6 +6,7 @@ Pure functions of tensors.
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,16 +23,28 @@ from diffusion_worker.types.step_batch import Decode, Prefill, PromptResult, Tok
 LOGITS_AT_ONCE: Final = 1 << 24  # numbers: 64 MiB in fp32
 
 
-def decode(model: DiffusionModel, items: Sequence[Decode], hidden: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Choose the token that follows the ids of every item, from their hidden states [rows, new, hidden]: the argmax, or
-    a sample for items with a temperature above 0.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenStates:
+    """Hidden states [tokens, hidden] of a causal pass; those of row i begin at `firsts[i]`."""
+
+    states: torch.Tensor
+    firsts: Sequence[int]
+
+    def of(self, rows: Sequence[int]) -> "HiddenStates":
+        """Those of some rows."""
+        return HiddenStates(states=self.states, firsts=[self.firsts[row] for row in rows])
+
+
+def decode(model: DiffusionModel, items: Sequence[Decode], hidden: HiddenStates, draws: Draws) -> torch.Tensor:
+    """Choose the token that follows the ids of every item, from their hidden states: the argmax, or a sample for items
+    with a temperature above 0.
 
     Returns [rows, 3 + 2 * top] of float64: the id; its log-probability at temperature 1, which is not finite where the
     model returned NaN or infinity; 1 where the constraint allowed one token only; then the most likely ids and their
     log-probabilities, see `top_of`.
     """
-    last = upload([len(item.ids) - 1 for item in items], model.device)
-    logits = model.logits(hidden[torch.arange(len(items), device=model.device), last])
+    last = [first + len(item.ids) - 1 for item, first in zip(items, hidden.firsts, strict=True)]
+    logits = model.logits(hidden.states[upload(last, model.device)])
     return choose(items, logits, draws, top=top_of(items, logits.shape[-1]))
 
 
@@ -72,22 +85,23 @@ def token_result(item: Decode | Verify, row: Sequence[float], *, prompt_surprise
 
 
 def score_prompts(
-    model: DiffusionModel, items: Sequence[Prefill | Decode], hidden: torch.Tensor
+    model: DiffusionModel, items: Sequence[Prefill | Decode], hidden: HiddenStates
 ) -> torch.Tensor | None:
-    """Score the `next_ids` of all items, from the hidden states [rows, new, hidden] of their pass.
+    """Score the `next_ids` of all items, from the hidden states of their pass.
 
     Returns [tokens, 1 + 2 * top] of float64, row after row, for the largest `prompt_top`: the log-probability at
     temperature 1, then the most likely ids and their log-probabilities. None if no item has any.
     """
-    places = [(row, place, token) for row, item in enumerate(items) for place, token in enumerate(item.next_ids)]
+    rows = zip(items, hidden.firsts, strict=True)
+    places = [(first + place, token) for item, first in rows for place, token in enumerate(item.next_ids)]
     if not places:
         return None
     most = max(item.prompt_top for item in items if item.next_ids)
     block = max(1, LOGITS_AT_ONCE // model.info.vocab_size)
     parts: list[torch.Tensor] = []
     for first in range(0, len(places), block):
-        rows, positions, tokens = upload(places[first : first + block], model.device).unbind(-1)
-        logprobs = model.logits(hidden[rows, positions]).log_softmax(-1)
+        positions, tokens = upload(places[first : first + block], model.device).unbind(-1)
+        logprobs = model.logits(hidden.states[positions]).log_softmax(-1)
         chosen = logprobs.gather(-1, tokens[:, None])
         likeliest = logprobs.topk(most, dim=-1)
         parts.append(torch.cat([each.double() for each in (chosen, likeliest.indices, likeliest.values)], dim=-1))

@@ -163,18 +163,19 @@ def _annealed(logits: CanvasLogits, row: int) -> torch.Tensor:
 
 
 def _infer_on_host(item: Denoise, row: int, logits: CanvasLogits, uniforms: NDArray[np.float32]) -> _Finish:
-    """Logits that are in the host's memory: a few positions at a time pass through the processor's cache."""
-    canvas, vocab = logits.raw.shape[1:]
+    """Logits that are in the host's memory. In fp32 without a cap they are read in place; otherwise, a few
+    positions at a time pass through the processor's cache."""
+    canvas = logits.raw.shape[1]
     pinned, temperature = len(item.pinned_prefix), _sampling_temperature(item)
     assert item.matcher is not None
-    reducer = LogitReducer(class_layout_of(item.matcher.automaton.token_sets), canvas - pinned, temperature)
-    blocks = [slice(pinned + at.start, pinned + at.stop) for at in position_blocks(canvas - pinned, vocab)]
-    part = torch.empty((blocks[0].stop - blocks[0].start if blocks else 0, vocab), dtype=torch.float32)
-    is_finite = True
-    for block in blocks:
-        few = part[: block.stop - block.start]
-        few.copy_(logits.annealed_at(row, block))
-        is_finite &= reducer.read(block.start - pinned, few.numpy())
+    is_read_in_place = logits.cap == 0.0 and logits.raw.dtype == torch.float32
+    annealing = float(logits.temperature[row]) if is_read_in_place else 1.0
+    layout = class_layout_of(item.matcher.automaton.token_sets)
+    reducer = LogitReducer(layout, canvas - pinned, temperature, annealing)
+    if is_read_in_place:
+        is_finite = reducer.read(0, logits.raw[row, pinned:].numpy())
+    else:
+        is_finite = _read_annealed(reducer, row, pinned, logits)
     chunks = Chunks(
         peak=torch.from_numpy(reducer.chunk_peak),
         total=torch.from_numpy(reducer.chunk_total),
@@ -182,6 +183,18 @@ def _infer_on_host(item: Denoise, row: int, logits: CanvasLogits, uniforms: NDAr
     )
     found = _ReducedRow(item, row, logits, chunks).infer(reducer.scores if is_finite else None, uniforms)()
     return lambda: found
+
+
+def _read_annealed(reducer: LogitReducer, row: int, pinned: int, logits: CanvasLogits) -> bool:
+    canvas, vocab = logits.raw.shape[1:]
+    blocks = [slice(pinned + at.start, pinned + at.stop) for at in position_blocks(canvas - pinned, vocab)]
+    part = torch.empty((blocks[0].stop - blocks[0].start if blocks else 0, vocab), dtype=torch.float32)
+    is_finite = True
+    for block in blocks:
+        few = part[: block.stop - block.start]
+        few.copy_(logits.annealed_at(row, block))
+        is_finite &= reducer.read(block.start - pinned, few.numpy())
+    return is_finite
 
 
 def _queue_reduction(item: Denoise, row: int, logits: CanvasLogits) -> _Row:

@@ -1,28 +1,43 @@
 """Executes a batch on the model: releases, copies, prefills, canvas steps, verifications and decodes. Owns canvases.
 
-However many rows a batch has, the host waits for the device once, after all passes are queued.
+Prefills, seals and canvases of an iteration share one pass where the model has one (`models.mixed_pass`); if that
+raises, each row has a pass of its own, so that only failing rows are lost. However many rows a batch has, the host
+waits for the device once, after all passes are queued.
 """
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 
-from diffusion_worker.denoise.autoregressive import decode, padded, prompt_result, score_prompts, token_result
+from diffusion_worker.denoise.autoregressive import HiddenStates, decode, prompt_result, score_prompts, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.passes import QueuedPass
+from diffusion_worker.denoise.passes import (
+    CanvasRows,
+    CausalInputs,
+    Outcome,
+    QueuedPass,
+    Work,
+    alike,
+    causal_inputs,
+    drafts_of,
+    finite,
+    padded_rows,
+    padded_together,
+)
 from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
 from diffusion_worker.denoise.verify import CausalPass, verify, verify_result
 from diffusion_worker.errors import NotFinite, StepFailed
-from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.memory.prompt_scores import PromptScores
+from diffusion_worker.memory.contexts import Contexts
+from diffusion_worker.memory.kv_cache import KvCache, NewContext
+from diffusion_worker.memory.mixed_view import Canvases, MixedView
 from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.host_to_device import upload
-from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.interface import DiffusionModel, MixedPass
 from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import (
     Batch,
@@ -38,12 +53,11 @@ from diffusion_worker.types.step_batch import (
     VerifyResult,
 )
 
-Work = TypeVar("Work", Prefill, Denoise, Verify, Decode)
+_log = logging.getLogger(__name__)
 # Raised by a forward pass for bad shapes, bad ids or lack of memory.
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
 
-Outcome = QueuedPass | RowFault
 Result = CanvasResult | TokenResult | VerifyResult | PromptResult
 
 
@@ -56,11 +70,11 @@ class Stepper:
     ) -> None:
         self.model = model
         self.cache = cache
+        self._contexts = Contexts(model, cache)
         self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
         self._drafts: dict[SequenceId, torch.Tensor] = {}  # of this step, [canvas] float64
-        self._prompt_scores = _prompt_scores(model, cache) if model.info.scores_prompts else None
         self.progress: Callable[[], None] = lambda: None  # called at each pass and each constrained row
 
     @torch.inference_mode()
@@ -68,21 +82,23 @@ class Stepper:
         """Run one iteration. If a pass over several rows raises, each row is retried alone, so that only failing rows
         fault. After any other error the contents of the cache are unknown, see `reset`."""
         self._prepare(batch)
-        outcomes: list[Outcome] = []
-        for group in self._together(batch.prefills, lambda item: (item.is_seal, self._model_of(item))):
-            outcomes += self._isolated(group, self._prefill)
-        lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         drafts = (item.draft for item in batch.verifications if item.draft is not None)
-        denoises = [item for item in (*batch.denoises, *drafts) if item.sequence not in lost]
-        for canvases in _alike(denoises, self._model_of):
-            outcomes += self._isolated(canvases, self._denoise)
-        self._drafts = _drafts(outcomes, batch)
+        reading: list[Prefill | Decode] = [*batch.prefills, *(item for item in batch.decodes if len(item.ids) > 1)]
+        canvases = [*batch.denoises, *drafts]
+        outcomes: list[Outcome] = []
+        models = (*map(self._model_of, reading), *map(self._model_of, canvases))
+        for model in {id(each): each for each in models}.values():
+            mine = [item for item in reading if self._model_of(item) is model]
+            own = [item for item in canvases if self._model_of(item) is model]
+            outcomes += self._mixed(model, mine, own) or self._apart(model, mine, own)
+        self._drafts = drafts_of(outcomes, batch)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         verifications = [item for item in batch.verifications if item.sequence not in lost]
-        for verified in self._together(verifications, lambda item: item.slot >= 0):
+        for verified in self._together(self.model, verifications, lambda item: item.count):
             outcomes += self._isolated(verified, self._verify)
-        for decodes in self._together(batch.decodes, lambda item: item.at == 0):
-            outcomes += self._isolated(decodes, self._decode)
+        decodes = [item for item in batch.decodes if len(item.ids) == 1]
+        for decoded in self._together(self.model, decodes, lambda _: 1):
+            outcomes += self._isolated(decoded, self._read)
         return replace(self._fetch(outcomes), slots=None if batch.slots is None else self.slots)
 
     @property
@@ -93,9 +109,7 @@ class Stepper:
     @torch.inference_mode()
     def reset(self) -> None:
         """Invalidate the contents of the cache. Canvases stay: a step replaces them, but never writes to them."""
-        self.cache.reset()
-        if self._prompt_scores is not None:
-            self._prompt_scores.reset()
+        self._contexts.reset()
 
     def _model_of(self, item: Prefill | Denoise | Decode) -> DiffusionModel:
         """The model whose passes an item takes part in."""
@@ -106,84 +120,110 @@ class Stepper:
         for sequence in batch.releases:
             self._canvases.pop(sequence, None)
         if batch.slots is not None:
-            self.cache.resize(batch.slots + (self._padding is not None))
-            if self._prompt_scores is not None:
-                self._prompt_scores.resize(self.cache.slots)
+            self._contexts.resize(batch.slots + (self._padding is not None))
         for copy in batch.copies:
-            self.cache.copy(copy.source, copy.target, copy.tokens)
-            if self._prompt_scores is not None:
-                self._prompt_scores.copy(copy.source, copy.target, copy.tokens)
+            self._contexts.copy(copy.source, copy.target, copy.tokens)
 
-    def _encode(self, items: Sequence[Prefill | Decode], *, width: int = 0) -> tuple[torch.Tensor, Callable[[], None]]:
-        """A causal pass over the ids of the items: their hidden states [rows, new, hidden], and the function that
-        writes the pass to the slots."""
-        view = self.cache.prefill_view(
-            [i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items], width=width
-        )
-        ids = padded([i.ids for i in items], self.model.device, width=width)
-        hidden = self._model_of(items[0]).encode(ids, view)
-        store = self._scored(items, ids, hidden)
+    def _mixed(
+        self, model: DiffusionModel, reading: Sequence[Prefill | Decode], canvases: Sequence[Denoise]
+    ) -> list[Outcome] | None:
+        """One pass over causal rows and canvases of a model; None if there is no such pass, or if it failed."""
+        run = self._mixed_pass_of(model)
+        if run is None or not reading:
+            return None
+        outcomes, queued = list[Outcome](), list[tuple[CanvasRows, torch.Tensor]]()
 
-        def seal() -> None:
-            store()
-            self.cache.seal(view)
+        def queue() -> None:
+            inputs = self._causal_inputs(model, reading)
+            rows = self._canvas_rows(canvases) if canvases else None
+            if rows is None:
+                view = MixedView(self.cache, inputs.new)
+                states, _ = run(inputs.ids, None, None, view)
+            else:
+                view = MixedView(self.cache, inputs.new, rows.canvases)
+                states, logits = run(inputs.ids, rows.ids, rows.soft, view)
+                queued.extend([] if logits is None else [(rows, logits)])
+            outcomes.extend(self._read_pass(reading, inputs, HiddenStates(states=states, firsts=inputs.firsts), view))
 
-        return hidden, seal
+        if not self._succeeds(queue):
+            return None
+        if canvases:  # the first try has the logits; one row alone needs a pass of its own
+            outcomes += self._isolated(canvases, lambda i: self._advance(*queued.pop()) if queued else self._denoise(i))
+        return outcomes
 
-    def _scored(self, items: Sequence[Prefill | Decode], ids: torch.Tensor, hidden: torch.Tensor) -> Callable[[], None]:
+    def _apart(
+        self, model: DiffusionModel, reading: Sequence[Prefill | Decode], canvases: Sequence[Denoise]
+    ) -> list[Outcome]:
+        """Causal passes, then one of canvases. Where a mixed pass has failed, each causal row is alone."""
+        groups = self._together(model, reading, lambda item: len(item.ids))
+        if self._mixed_pass_of(model) is not None:
+            groups = [[item] for item in reading]
+        outcomes = [outcome for group in groups for outcome in self._isolated(group, self._read)]
+        lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
+        if rest := [item for item in canvases if item.sequence not in lost]:
+            outcomes += self._isolated(rest, self._denoise)
+        return outcomes
+
+    def _read(self, items: Sequence[Prefill | Decode]) -> list[Outcome]:
+        """A causal pass over the ids of the items."""
+        model = self._model_of(items[0])
+        inputs = self._causal_inputs(model, items)
+        hidden, view = inputs.run(model, self.cache)
+        return self._read_pass(items, inputs, hidden, view)
+
+    def _read_pass(
+        self, items: Sequence[Prefill | Decode], inputs: CausalInputs, hidden: HiddenStates, view: NewContext
+    ) -> list[Outcome]:
+        """The outcomes of a causal pass. Writing it to the slots comes last: a pass must not be repeated after that."""
+        self._scored(items, inputs, hidden)()
+        outcomes: list[Outcome] = []
+        for rows in alike(range(len(items)), lambda row: isinstance(items[row], Decode)):
+            own, states = [items[row] for row in rows], hidden.of(rows)
+            decodes = [item for item in own if isinstance(item, Decode)]
+            if decodes:
+                ends = [(item.slot, item.at + len(item.ids) if item.ends_prompt else 0) for item in decodes]
+                chosen = decode(self.model, decodes, states, self._draws)
+                report = torch.cat([chosen, self._contexts.surprise(ends)], dim=1)
+            else:  # a context that holds NaN must not enter the prefix cache, even if it denoises no canvas
+                report = finite(states, [len(item.ids) for item in own])
+            outcomes.append(QueuedPass(items=own, report=report, prompts=score_prompts(self.model, own, states)))
+        self.cache.seal(view)
+        return outcomes
+
+    def _scored(
+        self, items: Sequence[Prefill | Decode], inputs: CausalInputs, hidden: HiddenStates
+    ) -> Callable[[], None]:
         """Score the tokens of a causal pass, for the confidence; returns the function that stores the scores. The
         tokens of a Decode after the prompt, one or the known part of a canvas, are not scored, nor are those of a
         prompt for another model."""
-        scores = self._prompt_scores
-        if scores is None:
-            return lambda: None
-        is_other = self._model_of(items[0]) is not self.model
-        unscored = [i for i in items if is_other or (isinstance(i, Decode) and not i.ends_prompt)]
-        places = [(i.slot, i.at, len(i.ids)) for i in items]
-        is_read = len(unscored) < len(items)
-        store = scores.score(places, ids, hidden, self.model.prompt_logits) if is_read else None
-
-        def keep() -> None:
-            if store is not None:
-                store()
-            for item in unscored:
-                scores.skip(item.slot, item.at, len(item.ids))
-
-        return keep
-
-    def _prompt_surprise(self, tokens: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """Surprise [rows, 1] of the first `tokens` tokens of each slot; 0 for no tokens. See `types.confidence`."""
-        surprises = torch.zeros(len(tokens), 1, dtype=torch.double, device=self.model.device)
-        for row, (slot, count) in enumerate(tokens):
-            if self._prompt_scores is not None and count:
-                surprises[row] = self._prompt_scores.surprise(slot, count)
-        return surprises
-
-    def _prefill(self, items: Sequence[Prefill]) -> list[Outcome]:
-        hidden, seal = self._encode(items, width=self._width(items))
-        # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
-        finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
-        report = finite.double()
-        prompts = score_prompts(self.model, items, hidden)
-        seal()
-        return [QueuedPass(items=items, report=report, prompts=prompts)]
+        is_other, places = self._model_of(items[0]) is not self.model, inputs.places
+        skipped = [
+            place
+            for item, place in zip(items, places, strict=True)
+            if is_other or (isinstance(item, Decode) and not item.ends_prompt)
+        ]
+        return self._contexts.score(places, inputs.ids, hidden.states, skipped=skipped)
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
-        """One pass over canvases of any length, padded on the right to the longest; then each length by itself, so
-        that padding takes part in nothing but the pass."""
-        groups = _alike(items, lambda item: item.denoising.canvas_length)
-        inputs = [self._inputs(group) for group in groups]
-        logits = self._logits(groups, inputs)
+        """One pass over canvases of any length, padded on the right to the longest."""
+        rows, bucket = self._canvas_rows(items), None if self._padding is None else self.cache.slot_tokens
+        own = rows.canvases
+        context = self.cache.canvas_view(own.slots, own.lengths, own.width, canvases=own.widths, bucket=bucket)
+        return self._advance(rows, self._model_of(items[0]).denoise(rows.ids, rows.soft, context))
+
+    def _advance(self, rows: CanvasRows, logits: torch.Tensor) -> list[Outcome]:
+        """Advance the canvases from the logits [rows, width, vocab] of their pass, each length by itself, so that
+        padding takes part in nothing but the pass."""
         outcomes: list[Outcome] = []
         first = 0
-        for group, each in zip(groups, inputs, strict=True):
+        for group, each in zip(rows.groups, rows.inputs, strict=True):
             length = group[0].denoising.canvas_length
             seen = logits[first : first + len(group), :length]
             first += len(group)
             if missing := len(each.items) - len(group):  # dummies, whose results are dropped
                 seen = torch.cat([seen, seen[:1].expand(missing, -1, -1)])
             done = advance(self._model_of(group[0]), each, seen, self._draws, self.progress)
-            surprises = self._prompt_surprise([(i.slot, i.at if i.opens and i.block == 0 else 0) for i in group])
+            surprises = self._contexts.surprise([(i.slot, i.at if i.opens and i.block == 0 else 0) for i in group])
             outcomes.append(
                 QueuedPass(
                     items=group,
@@ -200,53 +240,46 @@ class Stepper:
         canvases = [self._canvas_of(item) for item in items]
         return inputs_of(*(self._padding.fill(items, canvases) if self._padding else (items, canvases)))
 
-    def _logits(self, groups: Sequence[Sequence[Denoise]], inputs: Sequence[CanvasInputs]) -> torch.Tensor:
-        """Logits [rows, longest canvas, vocab] of all rows; those of padding mean nothing."""
+    def _canvas_rows(self, items: Sequence[Denoise]) -> CanvasRows:
+        groups = alike(items, lambda item: item.denoising.canvas_length)
+        inputs = [self._inputs(group) for group in groups]
         rows = [item for group in groups for item in group]
         slots, lengths = [item.slot for item in rows], [item.at for item in rows]
-        canvases, bucket = [item.denoising.canvas_length for item in rows], None
+        canvases = [item.denoising.canvas_length for item in rows]
         width, count = max(canvases), len(rows)
         if self._padding is not None:
-            missing, bucket = self._padding.rows - count, self.cache.slot_tokens
+            missing = self._padding.rows - count
             width, count = max(width, self.model.info.denoising.canvas_length), self._padding.rows
             slots, lengths = slots + [self.cache.slots - 1] * missing, lengths + [0] * missing
             canvases = canvases + [width] * missing
-        ids = _padded_rows([each.ids[: len(group)] for group, each in zip(groups, inputs, strict=True)], count, width)
-        soft = _padded_rows([each.soft[: len(group)] for group, each in zip(groups, inputs, strict=True)], count, width)
-        context = self.cache.canvas_view(slots, lengths, width, canvases=canvases, bucket=bucket)
-        return self._model_of(rows[0]).denoise(ids, soft, context)
-
-    def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
-        hidden, seal = self._encode(items)
-        report = decode(self.model, items, hidden, self._draws)
-        prompts = score_prompts(self.model, items, hidden)
-        seal()
-        surprises = self._prompt_surprise([(i.slot, i.at + len(i.ids) if i.ends_prompt else 0) for i in items])
-        return [QueuedPass(items=items, report=torch.cat([report, surprises], dim=1), prompts=prompts)]
+        parts = list(zip(groups, inputs, strict=True))
+        return CanvasRows(
+            groups=groups,
+            inputs=inputs,
+            ids=padded_rows([each.ids[: len(group)] for group, each in parts], count, width),
+            soft=padded_rows([each.soft[: len(group)] for group, each in parts], count, width),
+            canvases=Canvases(slots=tuple(slots), lengths=tuple(lengths), widths=tuple(canvases), width=width),
+        )
 
     def _verify(self, items: Sequence[Verify]) -> list[Outcome]:
         """One causal pass over the drafts of all rows. Nothing is written to the cache before the host knows which
         tokens agree."""
-        slots, lengths, counts = [i.slot for i in items], [i.at for i in items], [i.count for i in items]
-        width = self._width(items)
-        view = self.cache.prefill_view(slots, lengths, counts, width=width)
-        texts = [(*item.ids, *item.given[: item.drafted]) for item in items]
-        ids = padded(texts, self.model.device, width=max(*counts, width))
-        for row, item in enumerate(items):
+        inputs = self._causal_inputs(self.model, items)
+        for item, first in zip(items, inputs.firsts, strict=True):
             if item.draft is not None:
                 known = len(item.ids)
-                ids[row, known : item.count] = self._drafts[item.sequence][known : item.count].long()
-        hidden = self.model.encode(ids, view)
-        report = verify(self.model, CausalPass(items=items, ids=ids, hidden=hidden), self._draws, self.progress)
+                inputs.ids[first + known : first + item.count] = self._drafts[item.sequence][known : item.count].long()
+        hidden, view = inputs.run(self.model, self.cache)
+        seen = CausalPass(items=items, ids=inputs.rows(inputs.ids), hidden=inputs.rows(hidden.states))
+        report = verify(self.model, seen, self._draws, self.progress)
 
         def commit(written: Sequence[int]) -> None:
             for item, count in zip(items, written, strict=True):
-                if self._prompt_scores is not None and count:
-                    self._prompt_scores.skip(item.slot, item.at, count)
+                self._contexts.skip(item.slot, item.at, count)
             if any(written):
                 self.cache.seal(view, written)
 
-        return [QueuedPass(items=items, report=report.flatten(1), commit=commit, width=ids.shape[1])]
+        return [QueuedPass(items=items, report=report.flatten(1), commit=commit, width=report.shape[1])]
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
         """Fetch all reports in one copy, the only wait for the device."""
@@ -310,13 +343,39 @@ class Stepper:
             ids = self._draws.opening(key, length, info.vocab_size)
         return fresh(ids, info.hidden_size, self.model.dtype, is_anchored=item.anchor > 0.0)
 
-    def _together(self, items: Sequence[Work], trait: Callable[[Work], object]) -> list[list[Work]]:
-        """Groups for causal passes: rows with the same trait together, or one row each in exact mode."""
-        return _alike(items, trait) if self._padding is None else [[item] for item in items]
+    def _together(
+        self, model: DiffusionModel, items: Sequence[Work], tokens: Callable[[Work], int]
+    ) -> list[list[Work]]:
+        """Groups for causal passes: all rows, as many as padding allows, or one row each in exact mode."""
+        if self._padding is not None:
+            return [[item] for item in items]
+        if model.mixed_pass is None:
+            return padded_together(items, tokens)
+        return [list(items)] if items else []
 
-    def _width(self, items: Sequence[Prefill | Verify]) -> int:
-        """Positions that a causal pass has at least: only exact mode needs equal shapes."""
-        return 0 if self._padding is None else max(item.width for item in items)
+    def _mixed_pass_of(self, model: DiffusionModel) -> MixedPass | None:
+        """The mixed pass of a model; None if it has none, and in exact mode, where shapes must not depend on others."""
+        return model.mixed_pass if self._padding is None else None
+
+    def _causal_inputs(
+        self, model: DiffusionModel, items: Sequence[Prefill | Decode] | Sequence[Verify]
+    ) -> CausalInputs:
+        """Rows are padded where there is no mixed pass, in exact mode to equal shapes."""
+        widths = (0 if isinstance(item, Decode) else item.width for item in items)
+        width = 0 if self._padding is None else max(widths)
+        return causal_inputs(items, model.device, is_padded=self._mixed_pass_of(model) is None, width=width)
+
+    def _succeeds(self, run: Callable[[], None]) -> bool:
+        """Whether passes that can be repeated in parts have not raised; see `_isolated`."""
+        self.progress()
+        try:
+            run()
+        except _PASS_ERRORS as error:
+            if is_fatal(error):
+                raise
+            _log.warning("a pass over several rows failed, each row gets one by itself: %s", error)
+            return False
+        return True
 
     def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
         """Run the items together; if that raises, one by one, so that only failing items are lost. This is safe because
@@ -334,49 +393,5 @@ class Stepper:
 
     def _fault(self, item: Prefill | Denoise | Verify | Decode, error: NotFinite | StepFailed) -> RowFault:
         self._canvases.pop(item.sequence, None)
-        self.cache.zero(item.slot)
-        if self._prompt_scores is not None:
-            self._prompt_scores.zero(item.slot)
+        self._contexts.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
-
-
-def _prompt_scores(model: DiffusionModel, cache: KvCache) -> PromptScores:
-    return PromptScores(
-        slots=cache.slots,
-        slot_tokens=cache.slot_tokens,
-        hidden_size=model.info.hidden_size,
-        dtype=model.dtype,
-        device=model.device,
-    )
-
-
-def _drafts(outcomes: Sequence[Outcome], batch: Batch) -> dict[SequenceId, torch.Tensor]:
-    """The canvases [canvas] that the steps of verified sequences draft, on the device."""
-    drafting = {item.sequence for item in batch.verifications if item.draft is not None}
-    return {
-        item.sequence: outcome.report[row]
-        for outcome in outcomes
-        if isinstance(outcome, QueuedPass)
-        for row, item in enumerate(outcome.items)
-        if isinstance(item, Denoise) and item.sequence in drafting
-    }
-
-
-def _padded_rows(parts: Sequence[torch.Tensor], rows: int, width: int) -> torch.Tensor:
-    """Parts [some rows, canvas, ...] of unequal length as one tensor [rows, width, ...], padded with zeros."""
-    if len(parts) == 1 and parts[0].shape[:2] == (rows, width):
-        return parts[0]
-    padded_parts = parts[0].new_zeros((rows, width, *parts[0].shape[2:]))
-    first = 0
-    for part in parts:
-        padded_parts[first : first + len(part), : part.shape[1]] = part
-        first += len(part)
-    return padded_parts
-
-
-def _alike(items: Iterable[Work], trait: Callable[[Work], object]) -> list[list[Work]]:
-    """Group items by a trait that all rows of one pass share."""
-    groups: dict[object, list[Work]] = {}
-    for item in items:
-        groups.setdefault(trait(item), []).append(item)
-    return list(groups.values())

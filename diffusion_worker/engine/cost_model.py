@@ -29,7 +29,9 @@ Key = TypeVar("Key")
 class CostModel:
     """Predictions learnt from observations. All times are seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_mixed: bool = False) -> None:
+        """`is_mixed`: see `step_cost.load_of`."""
+        self._is_mixed = is_mixed
         self._cost = StepFit()
         self._prefilled: float | None = None  # prompt tokens per iteration
         self._steps: _Means[Bucket] = _Means()  # per block
@@ -41,7 +43,7 @@ class CostModel:
 
     def record_step(self, seconds: float, batch: Batch) -> None:
         """Record the duration of an iteration."""
-        self._cost.add(load_of(batch), seconds)
+        self._cost.add(load_of(batch, is_mixed=self._is_mixed), seconds)
         self._prefilled = _running_mean(self._prefilled, sum(len(item.ids) for item in batch.prefills))
 
     def record_block(self, sequence: Sequence) -> None:

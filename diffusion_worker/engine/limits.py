@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
+from diffusion_worker.memory.step_memory import PADDED_POSITIONS
 from diffusion_worker.types.requests import GenerationRequest
 
 
@@ -13,9 +14,15 @@ class Limits:
     max_num_seqs: int  # running
     max_waiting: int  # queued; further requests are rejected
     max_context: int  # tokens, prompt and completion together
-    prefill_chunk: int = 512  # prompt tokens per sequence and iteration
+    max_prefill_tokens: int = 2048  # prompt tokens of an iteration
     max_step_tokens: int | None = None  # positions of all passes of an iteration; None: unlimited
     is_exact: bool = False  # no pass of a sequence may depend on other sequences
+    is_mixed: bool = False  # prefills and canvases share a pass, see `models.mixed_pass`
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Prompt tokens per sequence and iteration: a pass of padded rows has a mask over all of them."""
+        return self.max_prefill_tokens if self.is_mixed else min(PADDED_POSITIONS, self.max_prefill_tokens)
 
     def check(self, request: GenerationRequest, vocab_size: int) -> None:
         """Raises PromptTooLong if prompt and `max_tokens` exceed the context, or OutOfRange for ids outside the

@@ -45,7 +45,7 @@ class Capacity:
     max_context: int | None = None  # tokens; None: the longest default that fits
     memory_limit_bytes: int = 0  # weights, contexts, steps and reserve; 0: the memory of the device
     prefix_slots: int = 0  # additional slots for the prefix cache; fewer if they do not fit
-    prefill_chunk: int = 512
+    max_prefill_tokens: int = 2048
     max_step_tokens: int | None = None
     is_exact: bool = False
     step_timeout_s: float = 300.0  # without progress, at least, before a device counts as hanging
@@ -70,7 +70,8 @@ class Loop:
         BadSetting if nothing fits, or an error of the device."""
         self.model, self._clock = model, clock or _monotonic_s
         self.plan = plan or plan_of(model, capacity)
-        self.limits, self._max_slots = _limits(self.plan, capacity), self.plan.slots
+        is_mixed = model.mixed_pass is not None and not capacity.is_exact
+        self.limits, self._max_slots = _limits(self.plan, capacity, is_mixed=is_mixed), self.plan.slots
         table = SlotTable(
             model.kv_layers,
             self._max_slots,
@@ -272,7 +273,7 @@ def plan_of(model: DiffusionModel, capacity: Capacity, *, step_scale: float = 1.
         Demand(
             max_num_seqs=capacity.max_num_seqs,
             prefix_slots=capacity.prefix_slots,
-            prefill_chunk=capacity.prefill_chunk,
+            max_prefill_tokens=capacity.max_prefill_tokens,
             max_context=capacity.max_context,
             spare_slots=int(capacity.is_exact),
         ),
@@ -285,12 +286,13 @@ def _monotonic_s() -> float:
     return time.monotonic()
 
 
-def _limits(plan: ServingPlan, capacity: Capacity) -> Limits:
+def _limits(plan: ServingPlan, capacity: Capacity, *, is_mixed: bool) -> Limits:
     return Limits(
         max_num_seqs=plan.max_num_seqs,
         max_waiting=capacity.max_waiting,
         max_context=plan.max_context,
-        prefill_chunk=capacity.prefill_chunk,
+        max_prefill_tokens=capacity.max_prefill_tokens,
         max_step_tokens=capacity.max_step_tokens,
         is_exact=capacity.is_exact,
+        is_mixed=is_mixed,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Ids
 
 from diffusion_worker.engine import output_events
-from diffusion_worker.engine.batching import compose
+from diffusion_worker.engine.batching import Budget, compose
 from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.prefill_chunks import prefill_chunks_of
@@ -65,7 +65,12 @@ class Scheduler:
         self._observe: Observer = observe or (lambda _observation: None)
         self.slots = slots
         self.rows = limits.max_num_seqs  # sequences that may run now; fewer under memory pressure
-        self._cost_model = CostModel()
+        self._cost_model = CostModel(is_mixed=limits.is_mixed)
+        self._budget = Budget(
+            positions=limits.max_step_tokens,
+            prompt_tokens=limits.max_prefill_tokens,
+            cuts_chunks=not limits.is_exact,
+        )
         self._queue = WaitingQueue(self._cost_model)
         self._running: dict[SequenceId, Sequence] = {}
         self._released: list[SequenceId] = []  # ended sequences, whose canvases the next batch releases
@@ -158,9 +163,7 @@ class Scheduler:
         self._iteration_start = now
         self._admit(now)
         self._set_load()
-        items = compose(
-            self._running.values(), lambda each: self._queue.priority(each, now), self._limits.max_step_tokens
-        )
+        items = compose(self._running.values(), lambda each: self._queue.priority(each, now), self._budget)
         releases, self._released = tuple(self._released), []
         copies, self._copies = tuple(self._copies), []
         slots, self._resized = self._resized, None

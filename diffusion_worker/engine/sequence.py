@@ -178,29 +178,34 @@ class Sequence:
 
     # --- the work it needs
 
-    def next_prefill(self) -> Prefill | None:
-        """Its next causal pass; None if the context is complete, or if a Decode includes the pass."""
-        if not self.pending or (self.is_autoregressive and len(self.pending) == 1):
+    def next_prefill(self, at_most: int) -> Prefill | None:
+        """Its next causal pass, over the first `at_most` tokens of a chunk; None if the context is complete, or if a
+        Decode includes the pass."""
+        if not self.pending:
+            return None
+        ids = self.pending[0][:at_most]
+        if self.is_autoregressive and len(self.pending) == 1 and len(ids) == len(self.pending[0]):
             return None
         assert self.slot is not None
         is_output = self.context >= len(self.request.prompt_ids)
         return Prefill(
             sequence=self.id,
             slot=self.slot,
-            ids=self.pending[0],
+            ids=ids,
             at=self.context,
             is_seal=is_output and not self.is_autoregressive,
             width=self.request.denoising.canvas_length if is_output and self.is_verified else 0,
             fills=self.template is not None,
-            next_ids=self._next_prompt_ids(),
+            next_ids=self._next_prompt_ids(len(ids)),
             prompt_top=self.scored_prompt.top,
         )
 
-    def _next_prompt_ids(self) -> tuple[int, ...]:
-        """The prompt tokens that its next pass predicts, if their log-probabilities are requested."""
+    def _next_prompt_ids(self, count: int) -> tuple[int, ...]:
+        """The prompt tokens that its next pass over `count` tokens predicts, if their log-probabilities are
+        requested."""
         if self.request.prompt_logprobs is None:
             return ()
-        return self.request.prompt_ids[self.context + 1 : self.context + 1 + len(self.pending[0])]
+        return self.request.prompt_ids[self.context + 1 : self.context + 1 + count]
 
     def next_denoise(self, *, prefilled: int = 0) -> Denoise:
         """Its next canvas step, for a slot that holds `prefilled` more tokens by then."""
@@ -242,7 +247,7 @@ class Sequence:
             matcher=self.matcher,
             top_logprobs=self.request.top_logprobs or 0,
             ends_prompt=self.emitted == 0,
-            next_ids=self._next_prompt_ids(),
+            next_ids=self._next_prompt_ids(len(self.pending[0])),
             prompt_top=self.scored_prompt.top,
         )
 
@@ -285,10 +290,11 @@ class Sequence:
     # --- how results advance it
 
     def record_prefill(self, ids: tuple[int, ...]) -> None:
-        """Record that `ids`, its first pending chunk, are in the cache."""
+        """Record that `ids`, the beginning of its first pending chunk, are in the cache."""
         self.context += len(ids)
         self.forward_passes += 1
-        self.pending.popleft()
+        if rest := self.pending.popleft()[len(ids) :]:
+            self.pending.appendleft(rest)
 
     def record_prompt(self, result: PromptResult) -> ScoredPrompt:
         """Record log-probabilities of its prompt; returns all that are known."""

@@ -21,10 +21,11 @@ class StepLoad:
     positions: float
 
 
-def load_of(batch: Batch) -> StepLoad:
-    """The work of a batch. Rows of one kind share a pass."""
+def load_of(batch: Batch, *, is_mixed: bool = False) -> StepLoad:
+    """The work of a batch. Rows of one kind share a pass; if `is_mixed`, prefills are part of that of canvases."""
     drafts = any(item.draft is not None for item in batch.verifications)
-    kinds = (batch.prefills, batch.denoises or drafts, batch.verifications, batch.decodes)
+    canvases = bool(batch.denoises or drafts)
+    kinds = (batch.prefills and not (is_mixed and canvases), canvases, batch.verifications, batch.decodes)
     return StepLoad(passes=sum(map(bool, kinds)), positions=positions_of(batch))
 
 

@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 import torch
 
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.stepper import Outcome, Stepper
+from diffusion_worker.denoise.passes import Outcome
+from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.errors import CheckpointBroken
 from diffusion_worker.memory.kv_cache import KvCache
@@ -19,33 +20,33 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.requests import Penalties, Truncation
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, PenaltyInputs, Prefill, Verify
 
-Work = TypeVar("Work", Prefill, Denoise, Verify, Decode)
+Work = TypeVar("Work", Prefill, Denoise, Verify, Decode, Prefill | Decode)
 
 
 def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
-    """For every row a prefill chunk, a sealed canvas, a canvas, a draft and a token to decode, each at the end of the
-    longest context; tokens are sampled with all truncations, and with penalties that count the whole context. The rows
-    use one slot each, in reverse order, so that their contexts are gathered."""
+    """For every row a sealed canvas, or as many prompt tokens as a step may have, a canvas behind them, a draft and a
+    token to decode, each at the end of the longest context; tokens are sampled with all truncations, and with penalties
+    that count the whole context. The rows use one slot each, in reverse order, so that their contexts are gathered."""
     slots = range(limits.max_num_seqs - 1, -1, -1)
-    chunk = min(limits.prefill_chunk, limits.max_context)
     canvas = min(info.denoising.canvas_length, limits.max_context)
     seen = array("q", range(min(info.vocab_size, limits.max_context)))
     penalties = PenaltyInputs(penalties=Penalties(presence=0.1, frequency=0.1, repetition=1.1), prompt=seen)
+    ends = {slot: max(1, limits.max_context - canvas - slot % 2) for slot in slots}  # unlike, so that masks are needed
+    chunk = limits.prefill_chunk
+    chunks = {slot: min(chunk, limits.max_prefill_tokens - chunk * slot, ends[slot]) for slot in slots}
 
-    def prefill(slot: int, tokens: int, *, is_seal: bool) -> Prefill:
+    def prefill(slot: int) -> Prefill:
+        tokens, is_seal = (chunks[slot], False) if chunks[slot] > canvas else (min(canvas, ends[slot]), True)
         ids = (info.vocab_size // 2,) * tokens
-        return Prefill(sequence=slot, slot=slot, ids=ids, at=limits.max_context - tokens, is_seal=is_seal)
+        return Prefill(sequence=slot, slot=slot, ids=ids, at=ends[slot] - tokens, is_seal=is_seal)
 
     return Batch(
-        prefills=(
-            *(prefill(slot, chunk, is_seal=False) for slot in slots),
-            *(prefill(slot, canvas, is_seal=True) for slot in slots),
-        ),
+        prefills=tuple(map(prefill, slots)),
         denoises=tuple(
             Denoise(
                 sequence=slot,
                 slot=slot,
-                at=max(0, limits.max_context - canvas - slot % 2),  # of unlike length, so that a mask is needed
+                at=ends[slot],
                 block=0,
                 step=1,
                 opens=True,
@@ -149,3 +150,7 @@ class _WholeStepper(Stepper):
 
     def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
         return run(items)
+
+    def _succeeds(self, run: Callable[[], None]) -> bool:
+        run()
+        return True

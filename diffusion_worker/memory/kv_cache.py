@@ -7,7 +7,7 @@ is on the right. What depends on lengths alone is computed on the host, so no vi
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -60,13 +60,21 @@ class KvCache:
     ) -> "PrefillView":
         """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`, padded to
         the longest row, and to at least `width`; see `seal`. Raises ValueError if they exceed a slot."""
-        for have, more in zip(lengths, counts, strict=True):
-            if have + more > self.slot_tokens:
-                raise ValueError(f"{more} tokens after {have} exceed the slot size of {self.slot_tokens}")
+        self.check_room(lengths, counts)
         self._last_view = None  # `seal` drops it in any case: the pass can use its memory
         return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts), width=width)
 
-    def seal(self, view: "PrefillView", counts: Sequence[int] | None = None) -> None:
+    def check_room(self, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Raise ValueError if `counts[i]` tokens after `lengths[i]` exceed a slot."""
+        for have, more in zip(lengths, counts, strict=True):
+            if have + more > self.slot_tokens:
+                raise ValueError(f"{more} tokens after {have} exceed the slot size of {self.slot_tokens}")
+
+    def kind_of(self, layer: int) -> str:
+        """The type of a layer."""
+        return _kind(self.layers[layer])
+
+    def seal(self, view: "NewContext", counts: Sequence[int] | None = None) -> None:
         """Write the tokens of a finished pass into their slots: all, or the first `counts[i]` of each row. A ring
         buffer cannot be rolled back, so tokens that may be wrong must not be written. Raises CacheDamaged if it fails
         halfway: a ring buffer has then lost old entries."""
@@ -75,6 +83,7 @@ class KvCache:
             view.write(counts)
         except Exception as error:  # of any kind: part of the tokens may be written
             raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
+        self._last_view = view.kept_canvases
 
     def canvas_view(
         self,
@@ -87,13 +96,28 @@ class KvCache:
     ) -> "CanvasView":
         """The context that canvases on these slots attend to. `canvases`: the length of each before its padding to
         `canvas_length` (None: no padding). The last view is reused until a slot, a length or any content changes."""
+        return self.keyed_canvas_view(slots, lengths, canvas_length, canvases=canvases, bucket=bucket)[1]
+
+    def keyed_canvas_view(
+        self,
+        slots: Sequence[int],
+        lengths: Sequence[int],
+        canvas_length: int,
+        *,
+        canvases: Sequence[int] | None = None,
+        bucket: int | None = None,
+        is_new: bool = False,
+    ) -> "tuple[object, CanvasView]":
+        """The same with what it depends on. `is_new`: tokens that are not in the slots yet will be written to the view;
+        it is not reused before they are sealed."""
         key = (tuple(slots), tuple(lengths), canvas_length, tuple(canvases or ()), bucket)
-        if self._last_view is None or self._last_view[0] != key:
-            self._last_view = None  # before the new one is made: a view of gathered slots is as large as their contexts
-            true = key[3] or (canvas_length,) * len(key[0])
-            view = CanvasView(self, slots=key[0], lengths=key[1], canvases=true, width=canvas_length, bucket=bucket)
-            self._last_view = (key, view)
-        return self._last_view[1]
+        if self._last_view is not None and self._last_view[0] == key and not is_new:
+            return self._last_view
+        self._last_view = None  # before the new one is made: a view of gathered slots is as large as their contexts
+        true = key[3] or (canvas_length,) * len(key[0])
+        view = CanvasView(self, slots=key[0], lengths=key[1], canvases=true, width=canvas_length, bucket=bucket)
+        self._last_view = None if is_new else (key, view)
+        return key, view
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy the first `tokens` tokens of `source` to `target`. A ring buffer that has wrapped can only be copied at
@@ -154,6 +178,17 @@ class KvCache:
                     return
 
 
+class NewContext(Protocol):
+    """The tokens of a causal pass. `kept_canvases`: a view of canvases, with its key, that shows them already."""
+
+    @property
+    def kept_canvases(self) -> "tuple[object, CanvasView] | None": ...
+
+    def write(self, counts: Sequence[int] | None = None) -> None:
+        """Write them into their slots, or the first `counts[i]` of each row."""
+        ...
+
+
 class LayerView:
     """Cached keys and values of one layer [rows, heads, tokens, head_dim], in a buffer with room for a canvas."""
 
@@ -210,7 +245,7 @@ class CanvasView:
             kind: None
             if is_whole and _all_full(lengths, kept[layer], store.capacities[layer])
             else _canvas_mask(true.clamp(max=store.capacities[layer]), kept[layer], is_text)
-            for kind, layer in _kinds(store.layers).items()
+            for kind, layer in kinds_of(store.layers).items()
         }
 
     def joined(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
@@ -224,6 +259,7 @@ class PrefillView:
 
     is_compileable = False
     runs_fused = True
+    kept_canvases = None
 
     def __init__(
         self,
@@ -241,7 +277,7 @@ class PrefillView:
         self._width = max(*counts, width)
         self._true = upload(lengths, store.device)
         self.positions = self._true[:, None] + torch.arange(self._width, device=store.device)  # [rows, new]
-        kinds = _kinds(store.layers)
+        kinds = kinds_of(store.layers)
         # One token after equally long contexts attends to all that is cached: the common case of decoding.
         sees_all = self._width == 1 and len(set(lengths)) == 1
         self.masks = {kind: None if sees_all else self._mask(layer) for kind, layer in kinds.items()}
@@ -262,7 +298,7 @@ class PrefillView:
         """Write the new tokens into the slots, or the first `counts[i]` of each row. Only after the pass: in a ring
         buffer they overwrite old context, and a pass that fails halfway must leave the slots unchanged."""
         written = self.counts if counts is None else counts
-        targets = {kind: self._write_targets(layer, written) for kind, layer in _kinds(self._store.layers).items()}
+        targets = {kind: self._write_targets(layer, written) for kind, layer in kinds_of(self._store.layers).items()}
         for layer, (keys, values) in self._fresh.items():
             slot, row, token, index = targets[_kind(self._store.layers[layer])]
             self._store.keys[layer][slot, :, index] = keys[row, :, token]
@@ -282,15 +318,22 @@ class PrefillView:
         return torch.cat([context, own], dim=2)[:, None]
 
     def _write_targets(self, layer: int, counts: Sequence[int]) -> torch.Tensor:
-        """(slot, row, new token, ring index) [4, tokens] of every written token that the layer keeps: the last
-        `capacity` of each row, so that no ring entry is written twice."""
-        capacity = self._store.capacities[layer]
-        parts = []
-        for row, (slot, length, count) in enumerate(zip(self.slots, self.lengths, counts, strict=True)):
-            token = torch.arange(max(0, count - capacity), count)
-            index = torch.remainder(length + token, capacity)
-            parts.append(torch.stack([torch.full_like(token, slot), torch.full_like(token, row), token, index]))
-        return upload(torch.cat(parts, dim=1), self._store.device)
+        """(slot, row, new token, ring index) [4, tokens] of every written token that the layer keeps."""
+        firsts = [row * self._width for row in range(len(self.slots))]
+        rows = list(zip(self.slots, self.lengths, counts, firsts, strict=True))
+        slot, token, index = write_targets(rows, self._store.capacities[layer])
+        return upload(torch.stack([slot, token // self._width, token % self._width, index]), self._store.device)
+
+
+def write_targets(rows: Sequence[tuple[int, int, int, int]], capacity: int) -> torch.Tensor:
+    """(target, new token, ring index) [3, tokens] on the host, for rows of (target, cached tokens, new tokens, number
+    of the first new token): the last `capacity` tokens of each row, so that no ring entry is written twice."""
+    parts = []
+    for target, length, count, first in rows:
+        token = torch.arange(max(0, count - capacity), count)
+        index = torch.remainder(length + token, capacity)
+        parts.append(torch.stack([torch.full_like(token, target), first + token, index]))
+    return torch.cat(parts, dim=1)
 
 
 def _resized(store: torch.Tensor, slots: int, *, kept: int) -> torch.Tensor:
@@ -337,6 +380,6 @@ def _kind(layer: LayerKv) -> str:
     return FULL if layer.window is None else SLIDING
 
 
-def _kinds(layers: Sequence[LayerKv]) -> dict[str, int]:
+def kinds_of(layers: Sequence[LayerKv]) -> dict[str, int]:
     """Layer type -> index of one such layer; layers of one type share window and masks."""
     return {_kind(layer): index for index, layer in enumerate(layers)}

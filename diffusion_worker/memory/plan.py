@@ -48,7 +48,7 @@ class Plan:
     memory_limit_bytes: int | None
     reserve_bytes: int | None  # of the limit
     max_num_seqs: int
-    prefill_chunk: int
+    max_prefill_tokens: int
     default_context: int | None  # that a worker selects; None: no memory limit was given, or nothing fits
     contexts: tuple[ContextPlan, ...]  # shortest first
 
@@ -61,7 +61,7 @@ class PlanOptions:
     memory_limit_bytes: int | None = None
     max_context: int | None = None
     max_num_seqs: int = 8
-    prefill_chunk: int = 512
+    max_prefill_tokens: int = 2048
 
 
 def plan(size: ModelSize, options: PlanOptions | None = None) -> Plan:
@@ -98,7 +98,7 @@ def plan(size: ModelSize, options: PlanOptions | None = None) -> Plan:
         memory_limit_bytes=limit,
         reserve_bytes=None if limit is None else math.ceil(limit * RESERVE),
         max_num_seqs=options.max_num_seqs,
-        prefill_chunk=options.prefill_chunk,
+        max_prefill_tokens=options.max_prefill_tokens,
         default_context=_default_context(model, options),
         contexts=tuple(
             _context(model, options, tokens)
@@ -126,7 +126,7 @@ def _dtype(size: ModelSize, wanted: str) -> str:
 def _default_context(model: ModelMemory, options: PlanOptions) -> int | None:
     if options.memory_limit_bytes is None:
         return None
-    demand = Demand(max_num_seqs=options.max_num_seqs, prefix_slots=0, prefill_chunk=options.prefill_chunk)
+    demand = Demand(max_num_seqs=options.max_num_seqs, prefix_slots=0, max_prefill_tokens=options.max_prefill_tokens)
     try:
         return plan_serving(model, demand, options.memory_limit_bytes).max_context
     except BadSetting:
@@ -138,7 +138,7 @@ def _context(model: ModelMemory, options: PlanOptions, tokens: int) -> ContextPl
         rows=options.max_num_seqs,
         context=tokens,
         canvas_length=model.canvas_length,
-        prefill_chunk=options.prefill_chunk,
+        max_prefill_tokens=options.max_prefill_tokens,
     )
     step, limit = step_bytes(model.kv_layers, model.step, work, model.itemsize), options.memory_limit_bytes
     return ContextPlan(

@@ -5,6 +5,7 @@ so their log-probabilities are kept with the slot, and the hidden state of the l
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,6 +13,17 @@ from diffusion_worker.types.confidence import WEAKEST
 
 _UNKNOWN = -1
 _LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPlace:
+    """The tokens of one row of a causal pass: `count` tokens after `at` ones in `slot`, which are those of the pass
+    from `first` on."""
+
+    slot: int
+    at: int
+    count: int
+    first: int
 
 
 class PromptScores:
@@ -24,26 +36,27 @@ class PromptScores:
 
     def score(
         self,
-        places: Sequence[tuple[int, int, int]],
+        places: Sequence[TokenPlace],
         ids: torch.Tensor,
         hidden: torch.Tensor,
         logits: Callable[[torch.Tensor], torch.Tensor],
     ) -> Callable[[], None]:
-        """Score the tokens of a causal pass: ids [rows, new] with hidden states [rows, new, hidden], where row i
-        appends `count` tokens after `at` ones in `slot`, for (slot, at, count) of `places[i]`. Returns the function
+        """Score the tokens of a causal pass: ids [tokens] with hidden states [tokens, hidden]. Returns the function
         that stores the scores, to be called once the pass is complete."""
-        last = torch.stack([self._last[slot] for slot, _, _ in places])
-        before = torch.cat([last[:, None].to(hidden.dtype), hidden[:, :-1]], dim=1)
+        before = hidden.roll(1, 0)
+        for place in places:
+            before[place.first] = self._last[place.slot]
         logprobs = _logprobs_of(ids, before, logits)
 
         def store() -> None:
-            for row, (slot, at, count) in enumerate(places):
+            for place in places:
+                slot, at, count = place.slot, place.at, place.count
                 # A token that was cached before keeps its score; the first token of a context has none.
                 first = 0 if at and self._lengths[slot] == at else 1
-                self._logprobs[slot, at + first : at + count] = logprobs[row, first:count]
+                self._logprobs[slot, at + first : at + count] = logprobs[place.first + first : place.first + count]
                 if not at:
                     self._logprobs[slot, 0] = 0.0
-                self._last[slot] = hidden[row, count - 1]
+                self._last[slot] = hidden[place.first + count - 1]
                 self._lengths[slot] = at + count
 
         return store
@@ -89,17 +102,17 @@ class PromptScores:
 def _logprobs_of(
     ids: torch.Tensor, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Log-probabilities [rows, new] of ids under the hidden states before them, a slice of positions at a time: the
-    logits of a whole chunk over a large vocabulary would not fit."""
+    """Log-probabilities [tokens] of ids under the hidden states before them, a slice at a time: the logits of a whole
+    chunk over a large vocabulary would not fit."""
     parts: list[torch.Tensor] = []
     done, width = 0, 1  # the first slice tells the size of the vocabulary
-    while done < ids.shape[1]:
-        scores = logits(hidden[:, done : done + width])
-        chosen = scores.gather(-1, ids[:, done : done + width, None])[..., 0]
+    while done < len(ids):
+        scores = logits(hidden[done : done + width])
+        chosen = scores.gather(-1, ids[done : done + width, None])[:, 0]
         parts.append(chosen - scores.logsumexp(-1))
         done += width
-        width = max(1, _LOGITS_AT_ONCE // (scores.shape[0] * scores.shape[2]))
-    return torch.cat(parts, dim=1)
+        width = max(1, _LOGITS_AT_ONCE // scores.shape[1])
+    return torch.cat(parts)
 
 
 def _resized(store: torch.Tensor, slots: int, kept: int) -> torch.Tensor:

@@ -40,7 +40,7 @@ class Demand:
 
     max_num_seqs: int
     prefix_slots: int
-    prefill_chunk: int
+    max_prefill_tokens: int
     max_context: int | None = None
     spare_slots: int = 0
 
@@ -106,7 +106,9 @@ def _plan(
 
 def _needs(model: ModelMemory, demand: Demand, step_scale: float, *, context: int, rows: int) -> tuple[int, int]:
     """(bytes of a slot, peak bytes of a step)."""
-    work = StepWork(rows=rows, context=context, canvas_length=model.canvas_length, prefill_chunk=demand.prefill_chunk)
+    work = StepWork(
+        rows=rows, context=context, canvas_length=model.canvas_length, max_prefill_tokens=demand.max_prefill_tokens
+    )
     step = step_bytes(model.kv_layers, model.step, work, model.itemsize)
     return context_bytes(model.kv_layers, context, model.itemsize), int(step * step_scale)
 
@@ -121,5 +123,6 @@ def _refusal(model: ModelMemory, demand: Demand, limit_bytes: int, step_scale: f
     return (
         f"out of memory: {limit_bytes} bytes, less {RESERVE:.0%} reserve and {model.weight_bytes} for the weights, "
         f"leave {room}; {rows} sequences of {context} tokens need {(rows + demand.spare_slots) * slot} for contexts "
-        f"and {step} for a step (lower --max-num-seqs, --max-context or --prefill-chunk; raise --memory-limit-bytes)"
+        f"and {step} for a step (lower --max-num-seqs, --max-context or --max-prefill-tokens; "
+        f"raise --memory-limit-bytes)"
     )

@@ -12,6 +12,7 @@ from diffusion_worker.models.confidence import PromptHead
 from diffusion_worker.models.fused import COMPILE_ERRORS, compile_problem
 from diffusion_worker.models.fused_layers import CompiledDecoder, fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
+from diffusion_worker.models.mixed_pass import MixedPass, shares_layers
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
 _log: Final = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class DiffusionGemmaModel:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
             model.set_experts_implementation(experts)
+        is_shared = not is_exact and shares_layers(self._encoder, self._decoder)
+        self._mixed_pass = MixedPass(self._encoder, self._decoder, model.lm_head) if is_shared else None
         fuse_layers(self._encoder, self._decoder)
         # The decoder takes the last step's logits [canvas, vocab] and softens them itself. Passing the mean embeddings
         # [canvas, hidden] saves a softmax per step and, with 262144 tokens, 256 MiB per preempted request. Outside
@@ -83,6 +86,11 @@ class DiffusionGemmaModel:
     def for_templates(self) -> "DiffusionGemmaModel":
         """See `DiffusionModel.for_templates`."""
         return self._for_templates or self
+
+    @property
+    def mixed_pass(self) -> MixedPass | None:
+        """See `DiffusionModel.mixed_pass`; None in exact mode, or if encoder and decoder have weights of their own."""
+        return self._mixed_pass
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """See `DiffusionModel.encode`. Calls the text model directly; its wrapper only adds images."""
@@ -153,7 +161,6 @@ def step_shape(text_config: Any, *, stays_packed: bool = False) -> StepShape:
     per_expert = 4 * hidden + 2 * (text_config.moe_intermediate_size or 0)
     return StepShape(
         vocab_size=text_config.vocab_size,
-        query_heads=text_config.num_attention_heads,
         attention_width=4 * hidden + 4 * queries,
         feed_forward_width=16 * hidden
         + 4 * text_config.intermediate_size

@@ -8,14 +8,14 @@ modules are the library's: `generate()` runs its own layers, and tests compare t
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.nn import functional as nnf
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin [rows, positions, head_dim]
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values [rows, positions, heads, head_dim]
 
 
 def fuse_layers(*stacks: Any) -> None:
@@ -83,18 +83,19 @@ def _decoded(
 ) -> torch.Tensor:
     """The library's decoder over (ids, self-conditioning, positions), layer by layer."""
     canvas, soft, positions = inputs
-    hidden = _conditioned(decoder.self_conditioning, decoder.embed_tokens(canvas), soft)
+    hidden = conditioned(decoder.self_conditioning, decoder.embed_tokens(canvas), soft)
     kinds = decoder.text_config.layer_types
     rotary = {kind: decoder.rotary_emb(hidden, positions, kind) for kind in sorted(set(kinds))}
     for layer, kind in zip(decoder.layers, kinds, strict=True):
         hidden = _layer(layer, hidden, rotary[kind], masks[kind], cache)
-    return _norm(decoder.norm, hidden)
+    return norm(decoder.norm, hidden)
 
 
-def _conditioned(module: Any, embeddings: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-    normed = _norm(module.pre_norm, soft)
+def conditioned(module: Any, embeddings: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """The self-conditioning of canvases: their embeddings with those of the last step."""
+    normed = norm(module.pre_norm, soft)
     signal = module.down_proj(module.act_fn(module.gate_proj(normed)) * module.up_proj(normed))
-    return _norm(module.post_norm, embeddings + signal)
+    return norm(module.post_norm, embeddings + signal)
 
 
 def _forward(layer: Any, library: Any, hidden_states: torch.Tensor, **arguments: Any) -> torch.Tensor:
@@ -106,37 +107,46 @@ def _forward(layer: Any, library: Any, hidden_states: torch.Tensor, **arguments:
 
 
 def _layer(layer: Any, hidden: torch.Tensor, rotary: Rotary, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
-    attended = _attention(layer.self_attn, _norm(layer.input_layernorm, hidden), rotary, mask, cache)
-    hidden = hidden + _norm(layer.post_attention_layernorm, attended)
-    dense = layer.mlp(_norm(layer.pre_feedforward_layernorm, hidden))
+    attend = _attend_in_prefill if hasattr(cache, "update") else attend_in_canvas
+    unscaled = layer_without_scalar(layer, hidden, rotary, lambda heads: attend(layer.self_attn, heads, mask, cache))
+    return unscaled.mul_(layer.layer_scalar)
+
+
+def layer_without_scalar(
+    layer: Any, hidden: torch.Tensor, rotary: Rotary, attend: Callable[[Heads], torch.Tensor]
+) -> torch.Tensor:
+    """A layer of encoder or decoder, before the multiplication by its scalar; `attend` returns what the queries attend
+    to [rows, positions, heads, head_dim]."""
+    attended = _attention(layer.self_attn, norm(layer.input_layernorm, hidden), rotary, attend)
+    hidden = hidden + norm(layer.post_attention_layernorm, attended)
+    dense = layer.mlp(norm(layer.pre_feedforward_layernorm, hidden))
     tokens = hidden.reshape(-1, hidden.shape[-1])
     index, weights = _routed(layer.router, tokens)
-    mixed = layer.experts(_norm(layer.pre_feedforward_layernorm_2, tokens), index, weights).reshape(hidden.shape)
-    both = _norm(layer.post_feedforward_layernorm_1, dense) + _norm(layer.post_feedforward_layernorm_2, mixed)
-    out: torch.Tensor = (hidden + _norm(layer.post_feedforward_layernorm, both)).mul_(layer.layer_scalar)
-    return out
+    mixed = layer.experts(norm(layer.pre_feedforward_layernorm_2, tokens), index, weights).reshape(hidden.shape)
+    both = norm(layer.post_feedforward_layernorm_1, dense) + norm(layer.post_feedforward_layernorm_2, mixed)
+    return hidden + norm(layer.post_feedforward_layernorm, both)
 
 
-def _norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+def norm(module: Any, hidden: torch.Tensor) -> torch.Tensor:
     """RMS norm over the last dimension, in fp32 inside. In fp64 the library's own, which rounds to fp32: tests compare
     canvases at every step."""
     if hidden.dtype == torch.float64:
-        exact: torch.Tensor = norm(hidden)
+        exact: torch.Tensor = module(hidden)
         return exact
-    weight = norm.weight if norm.with_scale else None
-    return nnf.rms_norm(hidden, hidden.shape[-1:], weight, norm.eps)
+    weight = module.weight if module.with_scale else None
+    return nnf.rms_norm(hidden, hidden.shape[-1:], weight, module.eps)
 
 
-def _attention(attn: Any, hidden: torch.Tensor, rotary: Rotary, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
+def _attention(
+    attn: Any, hidden: torch.Tensor, rotary: Rotary, attend: Callable[[Heads], torch.Tensor]
+) -> torch.Tensor:
     shape = (*hidden.shape[:-1], -1, attn.head_dim)
     cos, sin = (each[:, :, None] for each in rotary)
-    queries = _rotated(_norm(attn.q_norm, attn.q_proj(hidden).view(shape)), cos, sin)
+    queries = _rotated(norm(attn.q_norm, attn.q_proj(hidden).view(shape)), cos, sin)
     keys = attn.k_proj(hidden).view(shape)
-    values = _norm(attn.v_norm, keys if attn.v_proj is None else attn.v_proj(hidden).view(shape))
-    keys = _rotated(_norm(attn.k_norm, keys), cos, sin)
-    attend = _attend_in_prefill if hasattr(cache, "update") else _attend_in_canvas
-    attended = attend(attn, (queries, keys, values), mask, cache)
-    out: torch.Tensor = attn.o_proj(attended.reshape(*hidden.shape[:-1], -1))
+    values = norm(attn.v_norm, keys if attn.v_proj is None else attn.v_proj(hidden).view(shape))
+    keys = _rotated(norm(attn.k_norm, keys), cos, sin)
+    out: torch.Tensor = attn.o_proj(attend((queries, keys, values)).reshape(*hidden.shape[:-1], -1))
     return out
 
 
@@ -150,32 +160,54 @@ def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return out
 
 
-def _attend_in_canvas(
-    attn: Any, heads: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None, cache: Any
-) -> torch.Tensor:
-    """[rows, canvas, heads, head_dim]. All positions attend to the same keys, so that the query heads of a group are
-    like further positions."""
+def attend_in_canvas(attn: Any, heads: Heads, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
+    """[rows, canvas, heads, head_dim]."""
     queries, *new = heads
     keys, values = cache.joined(attn.layer_idx, *(each.transpose(1, 2) for each in new))
-    rows, canvas, count, width = queries.shape
-    groups = attn.num_key_value_groups
-    packed = queries.view(rows, canvas, count // groups, groups, width).permute(0, 2, 3, 1, 4)
-    packed = packed.reshape(rows, count // groups, groups * canvas, width)
-    out = nnf.scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=attn.scaling)
-    return out.view(rows, count // groups, groups, canvas, width).permute(0, 3, 1, 2, 4)
+    return _attend_to_all(attn, queries, keys, values, mask)
 
 
-def _attend_in_prefill(
-    attn: Any, heads: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None, cache: Any
+def _attend_to_all(
+    attn: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """[rows, new, heads, head_dim], by the library's attention."""
-    queries, keys, values = (each.transpose(1, 2) for each in heads)
-    keys, values = cache.update(keys, values, attn.layer_idx)
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(attn.config._attn_implementation, None)
-    out: torch.Tensor = attention(
-        attn, queries, keys, values, mask, scaling=attn.scaling, is_causal=attn.is_causal, dropout=0.0
-    )[0]
-    return out
+    """[rows, positions, heads, head_dim]. All positions of a row attend to the same keys, so that the query heads of a
+    group are like further positions."""
+    rows, positions, count, width = queries.shape
+    groups = attn.num_key_value_groups
+    packed = queries.view(rows, positions, count // groups, groups, width).permute(0, 2, 3, 1, 4)
+    packed = packed.reshape(rows, count // groups, groups * positions, width)
+    out = nnf.scaled_dot_product_attention(packed, keys, values, attn_mask=mask, scale=attn.scaling)
+    return out.view(rows, count // groups, groups, positions, width).permute(0, 3, 1, 2, 4)
+
+
+def _attend_in_prefill(attn: Any, heads: Heads, mask: torch.Tensor | None, cache: Any) -> torch.Tensor:
+    """[rows, new, heads, head_dim]; several tokens of a row attend to different keys."""
+    queries = heads[0]
+    keys, values = cache.update(*(each.transpose(1, 2) for each in heads[1:]), attn.layer_idx)
+    if queries.shape[1] == 1 or mask is None:
+        return _attend_to_all(attn, queries, keys, values, mask)
+    rows = zip(queries, keys, values, mask[:, 0], strict=True)
+    return torch.stack([attend_in_row(attn, *row) for row in rows])
+
+
+def attend_in_row(
+    attn: Any,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    is_causal: bool = False,
+) -> torch.Tensor:
+    """[tokens, heads, head_dim] for queries of this shape and keys [key heads, seen tokens, head_dim] of one row; key
+    heads are repeated as views. `mask` [tokens, seen tokens]."""
+    groups = attn.num_key_value_groups
+    queries = queries.view(len(queries), -1, groups, queries.shape[-1]).permute(1, 2, 0, 3)
+    keys, values = (each[:, None].expand(-1, groups, -1, -1) for each in (keys, values))
+    out = nnf.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=is_causal, scale=attn.scaling
+    )
+    return out.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def _routed(router: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,9 +216,9 @@ def _routed(router: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     if router.config.num_experts == 1:
         one = torch.ones(1, 1, dtype=torch.float32, device=tokens.device) * router.per_expert_scale
         return torch.zeros(len(tokens), 1, dtype=torch.long, device=tokens.device), one.expand(len(tokens), 1)
-    if tokens.dtype == torch.float64:  # as in `_norm`
+    if tokens.dtype == torch.float64:  # as in `norm`
         _, weights, index = router(tokens)
         return index, weights
-    logits = router.proj(_norm(router.norm, tokens) * router.scale) * router.scalar_root_size
+    logits = router.proj(norm(router.norm, tokens) * router.scale) * router.scalar_root_size
     chosen, index = logits.topk(router.config.top_k_experts, dim=-1)
     return index, chosen.softmax(-1, dtype=torch.float32) * router.per_expert_scale[index]

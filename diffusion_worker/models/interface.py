@@ -4,6 +4,7 @@ The rows of one call may belong to different requests with different context len
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -62,6 +63,68 @@ class PrefillContext(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryBlock:
+    """Some new tokens of a row, from `first` on and before `behind`, and the part of its keys that they attend to: all,
+    or those that `mask` [tokens, keys] selects (True = attend), or, if `is_causal`, token i the first i + 1."""
+
+    first: int
+    behind: int
+    seen: slice
+    mask: torch.Tensor | None
+    is_causal: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CausalRow:
+    """The new tokens of one context in a mixed pass, from `first` on and before `behind`; their blocks by layer
+    type."""
+
+    slot: int
+    length: int  # cached tokens before them
+    first: int
+    behind: int
+    blocks: Mapping[str, Sequence[QueryBlock]]
+
+
+class MixedContext(Protocol):
+    """The contexts of a mixed pass. `positions` [1, tokens of causal rows, then of all canvases]. A canvas attends to
+    what the same pass appends to its context."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all causal rows."""
+        ...
+
+    @property
+    def positions(self) -> torch.Tensor: ...
+
+    @property
+    def rows(self) -> Sequence[CausalRow]: ...
+
+    @property
+    def canvases(self) -> CanvasContext | None: ...
+
+    def hold(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Take keys and values [tokens, heads, head_dim] of all causal rows."""
+        ...
+
+    def seen(self, row: CausalRow, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [heads, cached and new tokens, head_dim] of a row in the order of their positions."""
+        ...
+
+
+class MixedPass(Protocol):
+    """A pass over causal rows and canvases."""
+
+    def __call__(
+        self, ids: torch.Tensor, canvas: torch.Tensor | None, soft: torch.Tensor | None, context: MixedContext
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states [tokens, hidden] of the causal ids [tokens], as of `DiffusionModel.encode`, and the logits of
+        the canvases, if there are any, as of `DiffusionModel.denoise`."""
+        ...
+
+
 class DiffusionModel(Protocol):
     """A loaded model. Not thread-safe: one thread owns it."""
 
@@ -81,6 +144,11 @@ class DiffusionModel(Protocol):
     def for_templates(self) -> "DiffusionModel":
         """The model that fills canvas templates: itself, or one of the same shape with weights of its own for that. It
         reads no context of the other one's."""
+        ...
+
+    @property
+    def mixed_pass(self) -> MixedPass | None:
+        """One pass in place of `encode` and `denoise`; None if the model has none."""
         ...
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:

@@ -39,7 +39,7 @@ class ToyModel:
         self.info = ModelInfo(
             vocab_size=self.vocab_size,
             hidden_size=1,
-            step=StepShape(vocab_size=self.vocab_size, query_heads=1, attention_width=1, feed_forward_width=1),
+            step=StepShape(vocab_size=self.vocab_size, attention_width=1, feed_forward_width=1),
             max_context=self.max_context,
             denoising=self.denoising,
             end_ids=self.end_ids,
@@ -58,6 +58,11 @@ class ToyModel:
     def for_templates(self) -> DiffusionModel:
         """Itself."""
         return self
+
+    @property
+    def mixed_pass(self) -> None:
+        """It has none."""
+        return
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] are the next id, from which `logits` follow."""

@@ -21,7 +21,6 @@ class StepShape:
     """Sizes on which the memory of a step depends, besides the shapes of the KV cache; see `memory.step_memory`."""
 
     vocab_size: int
-    query_heads: int
     attention_width: int  # values per token that a layer holds at most in its attention, without keys and values
     feed_forward_width: int  # and in its feed-forward part
     unpacked: int = 0  # values of packed weights that are unpacked at a time, whatever the number of rows

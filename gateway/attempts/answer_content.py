@@ -1,11 +1,21 @@
 """What the deltas of an answer contain: bytes of content, nothing, a refusal, a blank choice. Pure."""
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.types import Delta
+from gateway.types import Delta, Piece
 
 _CONTENT_FILTER: Final = "content_filter"
+# Any character but white space, controls, and Unicode's other characters without a glyph (format characters, fillers,
+# variation selectors, the empty Braille pattern).
+_VISIBLE: Final = re.compile(
+    "[^\\s\\0-\\x1f\\x7f-\\xa0\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u202a-\\u202e"
+    "\\u2060-\\u206f\\u2800\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff9-\\ufffb\\U000e0000-\\U000e0fff]"
+)
+# In what a target sends: its reasoning, and what else the gateway does not interpret.
+_REASONING: Final = re.compile(rb'"(?:reasoning(?:_content)?"|(?:response\.)?reasoning[._])')
+_BESIDE_REASONING: Final = re.compile(rb'"(?:audio|function_call)"\s*:\s*[^n\s]')
 
 
 def bytes_of_content(delta: Delta) -> int:
@@ -42,14 +52,22 @@ def is_refusal(deltas: Sequence[Delta]) -> bool:
 
 
 def has_blank_choice(deltas: Sequence[Delta], *, may_be_empty: bool = False) -> bool:
-    """Whether a choice has neither visible text nor any other content. With `may_be_empty`, only one of white space is
-    blank."""
+    """Whether a choice has neither visible text nor any other content than reasoning. With `may_be_empty`, a choice
+    without any text is not blank."""
     filled: dict[int, bool] = {}
     spaced: set[int] = set()
     for delta in deltas:
         for piece in delta.pieces:
-            has_content = bool(piece.text.strip() or piece.refusal or piece.tool_calls or piece.other_bytes)
-            filled[piece.index] = filled.get(piece.index, False) or has_content
+            filled[piece.index] = filled.get(piece.index, False) or _is_visible(piece, delta)
             if piece.text:
                 spaced.add(piece.index)
     return any(not is_filled and (index in spaced or not may_be_empty) for index, is_filled in filled.items())
+
+
+def _is_visible(piece: Piece, delta: Delta) -> bool:
+    if piece.refusal or piece.tool_calls or _VISIBLE.search(piece.text):
+        return True
+    if not piece.other_bytes:
+        return False
+    data = delta.data + delta.original
+    return _REASONING.search(data) is None or _BESIDE_REASONING.search(data) is not None

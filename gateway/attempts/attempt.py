@@ -43,24 +43,12 @@ class Attempt(Progress):
     a stream as a whole; `is_last` says that no candidate is left, so a refusal is served.
     """
 
-    limit_ms = total_ms = inf
-    is_last = True
-    error: AttemptFailed | None = None  # why the attempt failed, if it did
-    is_complete = False  # the whole response is buffered, nothing follows
-    _response: UpstreamResponse | None = None
-    _deltas: Deltas | None = None
-    _arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
-    _received_ms: float | None = None  # when a whole response had arrived
-    _minimum: float | None = None
-    _confidence: float | None = None  # of a complete answer that has a minimum
-    _asked: tuple[int, ...] | None = None  # questions of a decision
-    _needed_bytes: int | None = None  # to buffer before a stream may be sent; None: all of the response
-    _validation: ResponseValidation | None = None  # None: nothing is checked
-    _kept_chars = _kept_bytes = _kept_deltas = 0
-    _holding: Holding | HoldingPart | None = None  # that counts the bytes of the buffered response
-    _held_bytes = 0
-    _is_ended = False  # and recorded
-    is_closed = False  # its connection was returned or closed
+    __slots__ = (
+        *("_arrived", "_asked", "_buffered", "_confidence", "_deltas", "_held_bytes", "_holding", "_is_ended"),
+        *("_kept_bytes", "_kept_chars", "_kept_deltas", "_minimum", "_needed_bytes", "_permit", "_received_ms"),
+        *("_response", "_upstream", "_validation", "error", "is_closed", "is_complete", "is_last", "limit_ms"),
+        "total_ms",
+    )
 
     def __init__(
         self,
@@ -71,6 +59,7 @@ class Attempt(Progress):
         clock: World,
         now_s: float,
     ) -> None:
+        super().__init__(context, candidate, clock, now_s)
         query, checks, target, slo = context.query, context.plan.checks, candidate.target, candidate.slo
         self.record = record = AttemptRecord(
             target=target.policy_name,
@@ -82,11 +71,26 @@ class Attempt(Progress):
             probe=permit.probe,
             span_id=0 if query.trace is None else context.next_span_id(),
         )
-        self.candidate, self._context, self._permit, self._upstream = candidate, context, permit, upstream
-        self._clock, self._started_s = clock, now_s
+        self._permit, self._upstream = permit, upstream
+        self.limit_ms = self.total_ms = inf
+        self.is_last = True
+        self.error: AttemptFailed | None = None  # why the attempt failed, if it did
+        self.is_complete = False  # the whole response is buffered, nothing follows
+        self.is_closed = False  # its connection was returned or closed
+        self._is_ended = False  # and recorded
+        self._response: UpstreamResponse | None = None
+        self._deltas: Deltas | None = None
+        self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
         self._buffered: list[Delta] = []
-        if candidate.min_confidence is not None:
-            self._minimum = minimum_of(candidate, query)
+        self._received_ms: float | None = None  # when a whole response had arrived
+        self._kept_chars = self._kept_bytes = self._kept_deltas = 0
+        self._holding: Holding | HoldingPart | None = None  # that counts the bytes of the buffered response
+        self._held_bytes = 0
+        self._confidence: float | None = None  # of a complete answer that has a minimum
+        self._minimum = None if candidate.min_confidence is None else minimum_of(candidate, query)
+        self._needed_bytes: int | None = None  # to buffer before a stream may be sent; None: all of the response
+        self._validation: ResponseValidation | None = None  # None: nothing is checked
+        self._asked: tuple[int, ...] | None = None  # questions of a decision
         if target.ignore or query.beyond_chat.ignored:
             record.ignored = ignored_by(target, query)
         if checks is not None and is_checked(query, checks):
@@ -234,13 +238,26 @@ class Attempt(Progress):
                 fans_out = query.n > 1 and needs_fan_out(upstream, call)
                 self._response = response = FanOutResponse(upstream, call) if fans_out else await upstream.send(call)
                 self._deltas = deltas = response.deltas()
-                if not query.stream:
+                if not query.stream and not self._take_whole(deltas):
                     await self._receive_whole(deltas)
         except TimeoutError as fault:
             raise self._time_out() from fault
         if query.stream:
             self._arrived = getattr(deltas, "arrived", list)
             await self._receive_beginning(deltas)
+
+    def _take_whole(self, deltas: Deltas) -> bool:
+        """Take a whole response that has arrived. False: wait for it."""
+        whole: Callable[[], Delta | None] | None = getattr(deltas, "whole", None)  # see `ports.Deltas`
+        delta = whole() if whole is not None else None
+        if delta is None:
+            return False
+        self._observe(delta)
+        self._buffered.append(delta)
+        if self._validation is not None:
+            self._validation.feed(delta)
+        self._complete(self.record.first_byte_ms)
+        return True
 
     async def _receive_whole(self, deltas: Deltas) -> None:
         """The one delta of a whole response, and what a target that fails sends before. Its bytes are counted where

@@ -1,6 +1,5 @@
 """How attempts end: the errors of their time limits, what they have used, and when to call a target again. Pure."""
 
-from dataclasses import replace
 from typing import Final
 
 from gateway.decision import AttemptRecord
@@ -16,6 +15,7 @@ from gateway.errors import (
 )
 from gateway.policy_types import Price
 from gateway.types import Plan, Usage
+from twolane.process.records import replaced
 
 _CONCERNS_TARGET: Final = (Overloaded, NotResident, UpstreamError, UpstreamAuth, DeadlineExceeded)
 _MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
@@ -25,7 +25,7 @@ def priced(usage: Usage | None, price: Price | None) -> Usage | None:
     """The usage with the cost by the target's price, if the policy has one."""
     if usage is None or price is None:
         return usage
-    return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
+    return replaced(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
 
 
 def describe_error(record: AttemptRecord, error: AttemptFailed, waited_ms: float, plan: Plan) -> None:

@@ -11,16 +11,19 @@ from gateway.types import Candidate, Delta, Usage
 class Progress:
     """Of one attempt, whose record it fills."""
 
-    candidate: Candidate
-    record: AttemptRecord
-    _context: RequestContext
-    _clock: World
+    __slots__ = (
+        *("_clock", "_context", "_has_answer", "_has_finish_reason", "_is_committed", "_limits"),
+        *("_output_chars", "_started_s", "_usage", "candidate", "record"),
+    )
     _limits: ReadLimits
-    _started_s: float
-    _usage: Usage | None = None
-    _output_chars = 0
-    _has_answer = _has_finish_reason = False
-    _is_committed = False  # past the point of no return
+
+    def __init__(self, context: RequestContext, candidate: Candidate, clock: World, now_s: float) -> None:
+        self._context, self.candidate, self._clock, self._started_s = context, candidate, clock, now_s
+        self.record: AttemptRecord
+        self._usage: Usage | None = None
+        self._output_chars = 0
+        self._has_answer = self._has_finish_reason = False
+        self._is_committed = False  # past the point of no return
 
     def _observe(self, delta: Delta) -> None:
         """Record the times and the usage that a delta brings."""

@@ -5,7 +5,6 @@ It fills one Decision from the request's arrival to its end. It makes no decisio
 """
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Final, Protocol
 
 from gateway.attempts.decisions import DecisionAnswers
@@ -16,6 +15,7 @@ from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, Schem
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
 from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Delta, Plan, Query, Usage, Verdict
+from twolane.process.records import replaced
 
 _OK: Final = Outcome.OK  # finding a member in its class takes 0.2 µs
 _ATTEMPT_OK: Final = AttemptOutcome.OK
@@ -41,21 +41,28 @@ class UnsureAnswer(Protocol):
 class RequestContext:
     """The state of one request while its candidates are tried."""
 
-    outcome = Outcome.OK
-    error: GatewayError | None = None  # that the client received, if the outcome is an error
-    surest: UnsureAnswer | None = None  # kept if the route serves it
-    limit: Limit | None = None  # of its API key, whose quota is to be released at the end
-    needed_tokens = 0  # at least, as far as targets that found the request too long reported
-    decisions: DecisionAnswers | None = None
-    last_error: AttemptFailed | None = None  # of the attempt that ended last
-    _calls = 0
-    _streaming: AttemptRecord | None = None  # the committed attempt, until it ends
+    __slots__ = (
+        *("_attempts", "_calls", "_counted", "_decision", "_failures", "_spent_ms", "_streaming", "_timings_ms"),
+        *("classification", "decisions", "error", "failed", "last_error", "limit", "needed_tokens", "outcome", "plan"),
+        *("query", "skipped", "surest"),
+    )
 
     def __init__(
         self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
     ) -> None:
         self.query = query
         self.plan = plan
+        self.outcome = _OK
+        self.error: GatewayError | None = None  # that the client received, if the outcome is an error
+        self.surest: UnsureAnswer | None = None  # kept if the route serves it
+        self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
+        self.needed_tokens = 0  # at least, as far as targets that found the request too long reported
+        self.last_error: AttemptFailed | None = None  # of the attempt that ended last
+        self.decisions: DecisionAnswers | None = None
+        self._calls = 0
+        self._spent_ms = 0.0  # in the attempts of the decision, and waiting for them
+        self._counted = 0  # attempts of the decision; -1: one of them was in progress
+        self._streaming: AttemptRecord | None = None  # the committed attempt, until it ends
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         if query.beyond_chat.decision is not None:
@@ -211,26 +218,19 @@ class RequestContext:
         decision, streaming, attempts = self._decision, self._streaming, self._attempts
         total_ms = (now_s - self.query.received_s) * 1000
         if streaming is not None:
-            attempts = [*attempts, replace(streaming, ended_ms=total_ms)]
-        if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
-            attempts = sorted(attempts, key=_started_ms)
-        own_ms, until_ms, cost = total_ms, 0.0, 0.0  # without waiting, and without the time of any attempt in progress
-        for attempt in attempts:
-            own_ms -= attempt.queued_ms or 0.0
-            if attempt.ended_ms > until_ms:
-                own_ms -= attempt.ended_ms - max(attempt.started_ms, until_ms)
-                until_ms = attempt.ended_ms
-            if attempt.usage is not None:
-                cost += attempt.usage.cost or 0.0
-        decision.attempts = tuple(attempts)
-        decision.total_ms, decision.overhead_ms, decision.cost = total_ms, max(0.0, own_ms), cost
+            attempts = [*attempts, replaced(streaming, ended_ms=total_ms)]
+        if streaming is not None or len(attempts) != self._counted:
+            self._spent_ms = _count_attempts(decision, attempts)
+            self._counted = -1 if streaming is not None else len(attempts)
+        own_ms = total_ms - self._spent_ms
+        decision.total_ms, decision.overhead_ms = total_ms, own_ms if own_ms > 0.0 else 0.0
         decision.outcome, decision.status = self.outcome, 200
         if self.outcome is not _OK:
             decision.status = self._failed_status()
             decision.error_source = error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None
         if self.decisions is not None:
             decision.answered_by = self.decisions.answered_by
-        return decision if streaming is None else replace(decision, timings_ms=dict(self._timings_ms))
+        return decision if streaming is None else replaced(decision, timings_ms=dict(self._timings_ms))
 
     def _failed_status(self) -> int | None:
         """A stream that breaks off has sent its status."""
@@ -248,6 +248,24 @@ class RequestContext:
         self._attempts.append(attempt)
         if isinstance(attempt.outcome, Reason) and attempt.outcome in SHARED_REASONS:
             self.failed.setdefault(candidate.target.url, (candidate.target.name, attempt.outcome))
+
+
+def _count_attempts(decision: Decision, attempts: list[AttemptRecord]) -> float:
+    """Put these attempts into the decision, with their cost. Returns the milliseconds in which any of them waited or
+    was in progress."""
+    if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
+        attempts = sorted(attempts, key=_started_ms)
+    spent_ms, until_ms, cost = 0.0, 0.0, 0.0
+    for attempt in attempts:
+        if attempt.queued_ms is not None:
+            spent_ms += attempt.queued_ms
+        if attempt.ended_ms > until_ms:
+            spent_ms += attempt.ended_ms - max(attempt.started_ms, until_ms)
+            until_ms = attempt.ended_ms
+        if attempt.usage is not None:
+            cost += attempt.usage.cost or 0.0
+    decision.attempts, decision.cost = tuple(attempts), cost
+    return spent_ms
 
 
 def _started_ms(attempt: AttemptRecord) -> float:

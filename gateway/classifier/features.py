@@ -20,18 +20,19 @@ from gateway.classifier.tokens import (
     BREAKS,
     CONCEPT,
     CUT,
-    FIRST_SIGN,
-    FIRST_WORD,
     GAP,
     HASH,
+    HASH_BEFORE,
     LEAD,
     MIX,
     NEAR,
-    NEGATED,
+    NEAR_BEFORE,
+    NUMBER,
     SIGN,
     Hashes,
     Ids,
     Vocabulary,
+    has_spaceless,
     is_spaceless,
     lowered,
     split,
@@ -64,29 +65,29 @@ OPEN_SIGNS: Final = frozenset("([{,=+|&<-—–/\\:")
 OPEN_CHARS: Final = frozenset("、，はがをにでとのも的了和在于是把與与")
 CLOSING: Final = frozenset(".!?。！？…\"'”’»)」』}]`>;")
 _BRACKETS: Final = frozenset("{[")
-_BRACKETS_END: Final = frozenset("}]")
-_LABEL_END: Final = frozenset(":>")
-_CODE_END: Final = frozenset(";({=,")
+# Flags by the last character.
+_BY_LAST: Final = {2: "?", 8: "}]", 16: ":>", 17: ";({=,", 29: OPEN_SIGNS, 31: OPEN_CHARS, 33: CLOSING}
+_LAST_FLAGS: Final = {
+    char: [flag for flag, chars in _BY_LAST.items() if char in chars]
+    for char in frozenset().union(*map(frozenset, _BY_LAST.values()))
+}
 _SHORT_CHARS: Final = 80
 _FLAG_CHARS: Final = 400  # at each end, for properties of the whole text
 _FENCE: Final = "```"
 
-_NOT: Final = np.uint32(0x2545F491)
-_PAIR: Final = np.uint32(0x85EBCA6B)
-_CLASS_PAIR: Final = np.uint32(0x7FEB352D)
 _CONCEPT_PAIR: Final = np.uint32(0x27D4EB2F)
 _PLACE: Final = np.uint32(0x165667B1)
 _SHIFT: Final = np.uint32(32 - HASH_BITS)
 HASHED: Final = 4  # rows of a token by hash
+UNIT_ROWS: Final = 3  # rows of a unit
 _ROLES: Final = 3
 _CONTEXTS: Final = 8  # what stands beside the words
 SALTS: Final = np.array([pow(0x01000193, 5 + n, 1 << 32) for n in range(_ROLES * _CONTEXTS)], dtype=np.uint32)
 PAST_SALTS: Final = np.array([0x9E3779B9, 0xC2B2AE35], dtype=np.uint32)  # of the earlier message, of the answer
-_PAIRS: Final = np.array([[_PAIR], [_CLASS_PAIR]])  # of a token's hash, of what it is in a sequence of concepts
 _ROLE_SALTS: Final = SALTS.reshape(_ROLES, _CONTEXTS).T.copy()
 _LENGTHS: Final = np.array([2, 3, 5, 8, 13, 21, 41])  # bounds between classes of unit lengths, in tokens
-_BY_LENGTH: Final = 48 + _LENGTHS.searchsorted(np.arange(64), "right")
-_POSITIONS: Final = np.arange(1024)
+_POSITIONS: Final = np.arange(1024)  # of tokens: more than a request has
+_BY_LENGTH: Final = HASHED_ROWS + 48 + _LENGTHS.searchsorted(_POSITIONS, "right")
 _NO_PAST: Final = np.zeros(0, dtype=np.intp)
 
 
@@ -114,70 +115,69 @@ def features(vocabulary: Vocabulary, *, system: str, user: str, earlier: str = "
     assistant's answer between them. Accepts any text, in bounded time."""
     asked, fences = _without_fences(user)
     own = _shortened(_tokens(vocabulary, asked, USER_ENDS))
-    answered = vocabulary.ids(_tokens(vocabulary, answer, ANSWER_ENDS)) if answer else []
     above = _tokens(vocabulary, system, SYSTEM_ENDS) if system else []
     before = _tokens(vocabulary, earlier, EARLIER_ENDS) if earlier else []
-    ids = np.array(vocabulary.ids([*above, GAP, *before, GAP, *own, GAP]), dtype=np.intp)
-    first_hashed, borders = len(vocabulary.names), (len(above) + 1, len(above) + len(before) + 2)
-    records = vocabulary.records.take(ids, axis=1)
-    if denied := vocabulary.negated(ids):
-        ids[denied] = NEGATED
-        hashes = records[HASH, denied] * _NOT
-        records[:, denied] = 0
-        records[: NEAR + 1, denied] = hashes
-    lasts = (ids < len(BREAKS)).nonzero()[0]
+    answered = _tokens(vocabulary, answer, ANSWER_ENDS) if answer else []
+    first_hashed, own_tokens = len(vocabulary.names), len(own)
+    roles = len(above) + 1, len(before) + 1, own_tokens + 1
+    every = vocabulary.records([*above, GAP, *before, GAP, *own, GAP, *answered])
+    records, after = every[:, : sum(roles)], every[:, sum(roles) :]
+    vocabulary.deny(records)
+    numbers = records[NUMBER]
+    lasts = (numbers < len(BREAKS)).nonzero()[0]
     firsts = np.empty_like(lasts)
     firsts[0] = 0
     np.add(lasts[:-1], 1, out=firsts[1:])
-    context = _context(asked, fences, answer, records[SIGN, borders[1] :], answered)
-    rows = np.empty((1 + HASHED, ids.size), dtype=np.intp)
-    rows[0] = ids
-    salts = _ROLE_SALTS[context].repeat((borders[0], borders[1] - borders[0], ids.size - borders[1]))
-    np.add(_hashed(records, lasts, salts), first_hashed, out=rows[1:])
-    past = _past(vocabulary, ids[borders[0] : borders[1] - 1], answered) + first_hashed if answered else _NO_PAST
-    flags = _request_flags(user, fences, (system, earlier, answer), context, len(own))
+    sizes = lasts - firsts
+    sizes += 1
+    context = _context(asked, fences, answer, records[SIGN, -roles[2] :], after[SIGN])
+    rows = np.empty((1 + HASHED, numbers.size), dtype=np.intp)
+    rows[0] = numbers
+    np.add(_hashed(records, lasts, _ROLE_SALTS[context].repeat(roles)), first_hashed, out=rows[1:])
+    past = _NO_PAST
+    if answered:
+        past = _past(vocabulary.hashes.take(numbers[roles[0] : roles[0] + len(before)]), after[HASH]) + first_hashed
+    flags = _request_flags(user, fences, (system, earlier, answer), context, own_tokens)
     first_flag = first_hashed + HASHED_ROWS + UNIT_FLAGS
     return Features(
         rows=rows,
         firsts=firsts,
-        sizes=lasts - firsts + 1,
-        unit_rows=_unit_rows(records[LEAD], firsts, lasts, borders) + first_hashed,
+        sizes=sizes,
+        unit_rows=_unit_rows(records[LEAD], firsts, sizes, roles) + first_hashed,
         past=past,
         request=[first_flag + flag for flag in flags],
-        own_tokens=len(own),
+        own_tokens=own_tokens,
     )
 
 
 def _hashed(records: Hashes, lasts: Ids, salts: Hashes) -> Hashes:
     """The rows of every token by hash: with what stands beside the request; with the token before it; its concept with
     that of the token before it, and with the one before it in its unit."""
-    found = np.zeros((HASHED, lasts[-1] + 1), dtype=np.uint32)
+    found = np.zeros((HASHED, salts.size), dtype=np.uint32)
     np.multiply(records[HASH], salts, out=found[0])
-    pairs = records[: NEAR + 1, :-1] * _PAIRS
-    np.add(pairs, records[: NEAR + 1, 1:], out=found[1:3, 1:])
+    np.add(records[HASH_BEFORE : NEAR_BEFORE + 1, :-1], records[HASH : NEAR + 1, 1:], out=found[1:3, 1:])
     named = records[CONCEPT].nonzero()[0]
     if named.size > 1:
         concepts, units = records[CONCEPT].take(named), lasts.searchsorted(named)
         pairs = concepts[:-1] * _CONCEPT_PAIR
         pairs += concepts[1:]
         pairs *= units[1:] == units[:-1]
-        found[3].put(named[1:], pairs)
+        found[3, named[1:]] = pairs
     found >>= _SHIFT
     return found
 
 
-def _unit_rows(leads: Hashes, firsts: Ids, lasts: Ids, borders: tuple[int, int]) -> Ids:
+def _unit_rows(leads: Hashes, firsts: Ids, sizes: Ids, roles: tuple[int, int, int]) -> Ids:
     """The rows of every unit: by hash of its first word, by the word's concept or otherwise itself, with the unit's
     place; of its place among the units of its role; and of its length."""
-    above = int(lasts.searchsorted(borders[0])) if borders[0] > 1 else 1
-    before = int(lasts.searchsorted(borders[1])) - above if borders[1] > borders[0] + 1 else 1
-    places, salts = _places(above, before, lasts.size - above - before)
-    found = np.empty((3, lasts.size), dtype=np.intp)
+    above = int(firsts.searchsorted(roles[0])) if roles[0] > 1 else 1
+    before = int(firsts.searchsorted(roles[0] + roles[1])) - above if roles[1] > 1 else 1
+    places, salts = _places(above, before, firsts.size - above - before)
+    found = np.empty((UNIT_ROWS, firsts.size), dtype=np.intp)
     words = np.minimum.reduceat(np.where(leads, _POSITIONS[: leads.size], leads.size - 1), firsts)  # the last is a gap
-    found[0] = leads.take(words) + salts >> _SHIFT
+    found[0] = leads[words] + salts >> _SHIFT
     found[1] = places
-    found[2] = _BY_LENGTH.take(lasts - firsts + 1, mode="clip")
-    found[1:] += HASHED_ROWS
+    found[2] = _BY_LENGTH[sizes]
     return found
 
 
@@ -188,15 +188,12 @@ def _places(*units: int) -> tuple[Ids, Hashes]:
     found = [
         role * 16 + min(at, 3) * 4 + min(count - 1 - at, 3) for role, count in enumerate(units) for at in range(count)
     ]
-    return np.array(found, dtype=np.intp), np.array(found, dtype=np.uint32) * _PLACE * MIX
+    return HASHED_ROWS + np.array(found, dtype=np.intp), np.array(found, dtype=np.uint32) * _PLACE * MIX
 
 
-def _past(vocabulary: Vocabulary, earlier: Ids, answered: list[int]) -> Ids:
+def _past(earlier: Hashes, answer: Hashes) -> Ids:
     """The rows of the words of the earlier message and of the answer, by hash."""
-    ids = np.concatenate([earlier, answered]).astype(np.intp)
-    hashes = vocabulary.hashes.take(ids)
-    hashes[: earlier.size] *= PAST_SALTS[0]
-    hashes[earlier.size :] *= PAST_SALTS[1]
+    hashes = np.concatenate((earlier * PAST_SALTS[0], answer * PAST_SALTS[1]))
     return (hashes >> _SHIFT).astype(np.intp)
 
 
@@ -216,6 +213,8 @@ def _tokens(vocabulary: Vocabulary, text: str, sizes: tuple[int, int]) -> list[s
     shown = _ends(text, sizes)
     if shown.isascii():
         return split(shown.lower())
+    if not has_spaceless(shown):
+        return split(lowered(shown))
     if is_spaceless(shown):
         shown = _ends(text, (sizes[0] // 3, sizes[1] // 3))
     return vocabulary.merged(split(lowered(shown)))
@@ -229,7 +228,7 @@ def _shortened(tokens: list[str]) -> list[str]:
 def _without_fences(user: str) -> tuple[str, int]:
     """The text outside of fences, and the number of fenced blocks. A text that is one block is taken as it is."""
     text = (user if len(user) <= 2 * READ_CHARS else f"{user[:READ_CHARS]}\n{user[-READ_CHARS:]}").strip()
-    if _FENCE not in text:
+    if "`" not in text or _FENCE not in text:  # one character is found in less time
         return text, 0
     parts = text.split(_FENCE)
     if not any(part.strip() for part in parts[::2]):
@@ -237,7 +236,7 @@ def _without_fences(user: str) -> tuple[str, int]:
     return f"\n{CUT}\n".join(parts[::2]), len(parts) // 2
 
 
-def _context(asked: str, fences: int, answer: str, signs: Hashes, answered: list[int]) -> int:
+def _context(asked: str, fences: int, answer: str, signs: Hashes, answered: Hashes) -> int:
     """What stands beside the user's words: nothing, a fenced block, something like code or data, prose, or an answer:
     a question, code or data, or prose."""
     if fences:
@@ -249,8 +248,7 @@ def _context(asked: str, fences: int, answer: str, signs: Hashes, answered: list
     if answer:
         if answer.endswith("?"):
             return 7
-        count = sum(FIRST_SIGN <= number < FIRST_WORD for number in answered)
-        return 6 if count * 5 > len(answered) or _FENCE in answer else 4
+        return 6 if np.count_nonzero(answered) * 5 > answered.size or ("`" in answer and _FENCE in answer) else 4
     return 5 if "\n" in asked else 0
 
 
@@ -261,50 +259,60 @@ def _request_flags(user: str, fences: int, turns: tuple[str, str, str], context:
     start, end = user[:_FLAG_CHARS].lstrip(), user[-_FLAG_CHARS:].rstrip()
     whole = start + end if size > _FLAG_CHARS else user.strip()
     first, last, early = start[:1], end[-1:], start[:200]
-    is_lines, is_closed = "\n" in whole, last in CLOSING
-    present = (
-        True,
-        system,
-        last == "?",
-        fences == 1,
-        fences > 1,
-        last == "`" and end.endswith(_FENCE),
-        first == "`" and start.startswith(_FENCE),
-        first in _BRACKETS,
-        last in _BRACKETS_END,
-        not whole.isascii(),
-        is_lines,
-        is_lines and "\n\n" in whole,
-        size < 40,
-        size < 160,
-        size > 600,
-        not own_tokens,
-        last in _LABEL_END,
-        last in _CODE_END,
-        is_lines and ("\n  " in whole or "\n\t" in whole),
-        earlier,
-        answer,
-        _FENCE in answer,
-        "@@" in whole,
-        "<" in early and ">" in early,
-        "|" in early,
-        whole[-1:].isalnum(),
-        "<<<" in whole,
-        "__" in whole,
-        user[-1:].isspace(),
-        last in OPEN_SIGNS,
-        end[end.rfind(" ") + 1 :].lower() in OPEN_WORDS,
-        last in OPEN_CHARS,
-        whole.count("{") > whole.count("}") or whole.count("(") > whole.count(")"),
-        is_closed,
-        not (is_closed or system or answer or size < _SHORT_CHARS),
-        answer and answer[0] in _BRACKETS,
-        0 < len(answer) < 60,
-        len(answer) > 300,
-        answer.endswith("?"),
-        "\n" in answer,
-    )
-    found = list(compress(range(len(present)), present))
+    present = {
+        1: system,
+        3: fences == 1,
+        4: fences > 1,
+        5: last == "`" and end.endswith(_FENCE),
+        6: first == "`" and start.startswith(_FENCE),
+        7: first in _BRACKETS,
+        9: not whole.isascii(),
+        12: size < 40,
+        13: size < 160,
+        14: size > 600,
+        15: not own_tokens,
+        19: earlier,
+        22: "@" in whole and "@@" in whole,  # one character is found in less time
+        23: "<" in early and ">" in early,
+        24: "|" in early,
+        25: whole[-1:].isalnum(),
+        26: "<" in whole and "<<<" in whole,
+        27: "_" in whole and "__" in whole,
+        28: user[-1:].isspace(),
+        30: end[end.rfind(" ") + 1 :].lower() in OPEN_WORDS,
+        32: _is_open(whole, "{", "}") or _is_open(whole, "(", ")"),
+        34: not (last in CLOSING or system or answer or size < _SHORT_CHARS),
+    }
+    found = [0, *compress(present, present.values()), *_LAST_FLAGS.get(last, ())]
+    if "\n" in whole:
+        found += _line_flags(whole)
+    if answer:
+        found += _answer_flags(answer)
     found.append(40 + context)
     found.append(48 + min(8, own_tokens // 8))
     return found
+
+
+def _is_open(text: str, opening: str, closing: str) -> bool:
+    """Whether there are more opening than closing brackets."""
+    return opening in text and text.count(opening) > text.count(closing)
+
+
+def _line_flags(text: str) -> list[int]:
+    """Of a text of several lines."""
+    present = {10: True, 11: "\n\n" in text, 18: "\n  " in text or "\n\t" in text}
+    return list(compress(present, present.values()))
+
+
+def _answer_flags(answer: str) -> list[int]:
+    """Of an answer before the message."""
+    present = {
+        20: True,
+        21: "`" in answer and _FENCE in answer,
+        35: answer[0] in _BRACKETS,
+        36: len(answer) < 60,
+        37: len(answer) > 300,
+        38: answer[-1] == "?",
+        39: "\n" in answer,
+    }
+    return list(compress(present, present.values()))

@@ -6,6 +6,7 @@ quotations) and a system prompt that names JSON (0.60 structured, 0.27 extractio
 """
 
 import re
+from itertools import islice
 from typing import Final
 
 from gateway.enums import Task
@@ -13,19 +14,23 @@ from gateway.types import Classification, Query
 
 _SEARCHED: Final = 4096  # characters of a text, at each end
 
-_CARET: Final = re.compile(
-    r"<\|?/?(?:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>"
-    r"|\[(?:CURSOR|FILL|HOLE|GAP)[^\]\n]{0,16}\]|█|⟨cursor⟩|▮|‸",
-    re.IGNORECASE,
-)
-_BLOCKS: Final = re.compile(r"<{5,} ?SEARCH|search/replace block", re.IGNORECASE)
+# These are searched in every request, so each begins with a few characters, which `re` looks for in a loop of its own.
+# That excludes re.IGNORECASE: system prompts are searched in lower case.
+_CARETS: Final = {
+    "<": re.compile(r"<\|?/?(?=[a-zA-Z])(?i:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>"),
+    "[": re.compile(r"\[(?i:CURSOR|FILL|HOLE|GAP)[^\]\n]{0,16}\]"),
+    "⟨": re.compile(r"⟨(?i:cursor)⟩"),
+    **{sign: re.compile(sign) for sign in "█▮‸"},
+}
+_BLOCKS: Final = re.compile("<<<<< ?search")
+_LIST: Final = re.compile(r"[:=(]\s*+[\"'`]?[\w-]++[\"'`]?(?:\s?[,|/;]\s?[\"'`]?[\w -]{1,24}+[\"'`]?){2}")
 _LABELS: Final = re.compile(
     r"(?:exactly one|one (?:label|word|category|tag|of)|pick one|choose (?:one|from)"
-    r"|labels?|categor(?:y|ies)|classes|intents?|tags?|queues?)\b"
-    r"[^.\n]{0,60}?[:=(]\s*[\"'`]?[\w-]+[\"'`]?(?:\s?[,|/;]\s?[\"'`]?[\w -]{1,24}[\"'`]?){2,}",
-    re.IGNORECASE,
+    r"|labels?|categor(?:y|ies)|classes|intents?|tags?|queues?)\b[^.\n]{0,60}\Z"
 )
-_WHO_ACTS: Final = re.compile(r"\btools?\b|function call|\bapi\b", re.IGNORECASE)
+_LABELS_REACH: Final = 60 + len("one category")
+_LISTS: Final = 64  # looked at, of a prompt that has more
+_WHO_ACTS: Final = re.compile(r"t(?<!\wt)ools?\b|function call|a(?<!\wa)pi\b")
 
 CONFIDENCE: Final = {
     "cursor": (Task.AUTOCOMPLETE, 0.95),
@@ -36,14 +41,21 @@ CONFIDENCE: Final = {
 
 def form_of(query: Query) -> str | None:
     """The form of a request, a key of CONFIDENCE; None if it has none."""
-    user, system = _ends(query.last_user_text), _ends(query.system_text)
-    if _CARET.search(user):
+    user = _ends(query.last_user_text)
+    if any(sign in user and caret.search(user) for sign, caret in _CARETS.items()):
         return "cursor"
-    if system and _BLOCKS.search(system):
+    system = _ends(query.system_text).lower()
+    if "search/replace block" in system or ("<<<<<" in system and _BLOCKS.search(system)):
         return "blocks"
-    if system and not _WHO_ACTS.search(system) and _LABELS.search(system):
+    if _has_labels(system) and not _WHO_ACTS.search(system):
         return "labels"
     return None
+
+
+def _has_labels(system: str) -> bool:
+    """Whether there is a list of three words or more, and what it is a list of before it."""
+    starts = (found.start() for found in islice(_LIST.finditer(system), _LISTS))
+    return any(_LABELS.search(system, max(0, start - _LABELS_REACH), start) for start in starts)
 
 
 def from_form(query: Query) -> Classification | None:

@@ -26,7 +26,7 @@ _MAX_CONSIDERED: Final = 12  # strongest tokens considered for the evidence
 _KNOWN_SHARE: Final = 0.3  # share of known words in what is asked above which the confidence is not reduced
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
 _STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little of the answer
-_SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(512))))[:, None]  # by tokens of a unit
+_SHARES: Final = (1.0 / np.sqrt(np.maximum(1, np.arange(1024))))[:, None]  # by tokens of a unit
 WIDTH: Final = 16  # of a row of the table, for which numpy and compilers have faster code
 _GATE: Final = len(Task)  # the column that scores whether a unit is what is asked
 _KNOWN: Final = slice(_GATE + 1, _GATE + 3)
@@ -126,7 +126,7 @@ class PythonScore:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._lesser_scales = parts.scales * FLAG_WEIGHT
+        self._gate_scale = parts.scales[_GATE]
 
     def __call__(self, system: str, user: str, earlier: str, answer: str) -> Scored | None:
         """Compute the features and the scores."""
@@ -136,16 +136,15 @@ class PythonScore:
         table = self._parts.table
         each = _SUM(table.take(found.rows, axis=0), 0, np.int32)
         sums = np.add.reduceat(each, found.firsts)
-        units = sums * self._parts.scales
-        units *= _SHARES.take(found.sizes, axis=0, mode="clip")
-        units += _SUM(table.take(found.unit_rows, axis=0), 0, np.int32) * self._lesser_scales
-        gates = units[:, _GATE]
-        shares = np.exp(gates - np.maximum.reduce(gates))
+        units = sums * _SHARES[found.sizes]
+        units += _SUM(table.take(found.unit_rows, axis=0), 0, np.int32) * FLAG_WEIGHT
+        gates = units[:, _GATE] * self._gate_scale
+        shares = np.exp(gates - gates[gates.argmax()])
         shares /= _SUM(shares)
-        scores = shares @ units + _SUM(table.take(found.request, axis=0), 0, np.int32) * self._lesser_scales
+        scores = shares @ units + _SUM(table.take(found.request, axis=0), 0, np.int32) * FLAG_WEIGHT
         if found.past.size:
-            past = _SUM(table.take(found.past, axis=0), 0, np.int32) * self._lesser_scales
-            scores += past * _SHARES[min(found.past.size, len(_SHARES) - 1)]
+            scores += _SUM(table.take(found.past, axis=0), 0, np.int32) * (FLAG_WEIGHT * _SHARES[found.past.size])
+        scores *= self._parts.scales
         probabilities = self._probabilities(scores[:_GATE].tolist(), _trust(*(shares @ sums)[_KNOWN].tolist()))
         if found.own_tokens < _SHORT_TOKENS and not (answer or system):
             probabilities[self._parts.structured] *= min(1.0, _own_words(found) / _STRUCTURED_WORDS)

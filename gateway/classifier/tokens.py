@@ -72,9 +72,11 @@ _TOKEN: Final = re.compile(
 )
 # The same in a text of ASCII characters, in less time.
 _ASCII_TOKEN: Final = re.compile(r"([a-z][a-z0-9_']*|[^\s.!?;:a-z0-9]|[0-9]+|[.!?;:]+(?!\S)|\n\s*) *")
-_REMEMBERED: Final = 8192  # tokens that are no entries, at most, whose numbers are remembered
+_REMEMBERED: Final = 8192  # tokens, at most, whose records are remembered
 _SPREAD: Final = np.uint32(0x9E3779B1)  # keeps the sums of small numbers apart
 MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
+_NOT: Final = np.uint32(0x2545F491)
+_PAIRS: Final = np.array([[0x85EBCA6B], [0x7FEB352D]], dtype=np.uint32)  # of hashes; in a sequence of concepts
 _VOWEL_SIGNS: Final = re.compile("[\u0640\u064b-\u0652]")
 _CHAR: Final = re.compile(rf"[{_SPACELESS}]")
 _NO_WORD: Final = re.compile(r"[\d_']").search  # what a token has that is a name or a number rather than a word
@@ -91,28 +93,36 @@ def lowered(text: str) -> str:
     return text.lower() if text.isascii() else _VOWEL_SIGNS.sub("", text.lower().replace("’", "'"))
 
 
+def has_spaceless(text: str) -> bool:
+    """Whether a text has characters of a script with a token for each."""
+    return _CHAR.search(text) is not None
+
+
 def is_spaceless(text: str) -> bool:
-    """Whether a text is mostly in a script with a token for each character."""
-    return len(text.encode("utf-8", "surrogatepass")) > 2 * len(text) and _CHAR.search(text) is not None
+    """Whether a text that has such characters is mostly of them."""
+    return len(text.encode("utf-8", "surrogatepass")) > 2 * len(text)
 
 
-class _Numbers(dict[str, int]):
-    """The numbers of all tokens: of a vocabulary's, and of others that have occurred."""
+# Fields of a token's record: its number; its hash, and what it is in a sequence of concepts; the same two as they count
+# for the next token; its concept, or 0; what it is as the first word of a unit, its concept or hash, or 0; whether it
+# denies other words; whether it is a sign.
+NUMBER, HASH, NEAR, HASH_BEFORE, NEAR_BEFORE, CONCEPT, LEAD, DENIES, SIGN = range(9)
+_FIELDS: Final = 9
+
+
+class _Records(dict[str, bytes]):
+    """The records of tokens that have occurred: a few thousand words are most of all texts, and lie close together in
+    memory here, where the whole vocabulary is as large as a processor's cache."""
 
     def __init__(self, vocabulary: "Vocabulary") -> None:
-        super().__init__(vocabulary.numbers_by_token)
-        self._unknown, self._most = vocabulary.unknown, len(self) + _REMEMBERED
+        super().__init__()
+        self._number, self._table = vocabulary.number, vocabulary.table
 
-    def __missing__(self, token: str) -> int:
-        found = self._unknown(token)
-        if len(self) < self._most:
-            self[token] = found
+    def __missing__(self, token: str) -> bytes:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        found = self[token] = self._table[self._number(token)].tobytes()
         return found
-
-
-# Rows of `Vocabulary.records`: a token's hash; what it is in a sequence of concepts; its concept, or 0; what it is as
-# the first word of a unit, its concept or hash, or 0; whether it is a sign.
-HASH, NEAR, CONCEPT, LEAD, SIGN = range(5)
 
 
 class Vocabulary:
@@ -133,19 +143,32 @@ class Vocabulary:
         self.leads = np.array([at >= FIRST_WORD and name not in _OPENERS for at, name in enumerate(names)])
         denied = {*_BEFORE, *DENIES_BEFORE, "than"}
         self.denies = np.array([name in denied for name in names], dtype=np.bool_)
-        self.records = self._records()
-        self._found = _Numbers(self)
+        self.table = self._table()
+        self._found = _Records(self)
 
-    def _records(self) -> Hashes:
-        places = np.arange(len(self.names))
+    def _table(self) -> Hashes:
+        """The record of each number [names, fields]."""
+        places = np.arange(len(self.names), dtype=np.uint32)
         near = np.where(places < FIRST_WORD, self.hashes, self.classes)
         leads = np.where(self.classes, self.classes, self.hashes) * self.leads
+        before = np.array([self.hashes, near]) * _PAIRS
         is_sign = (places >= FIRST_SIGN) & (places < FIRST_WORD)
-        return np.array([self.hashes, near, self.classes, leads, is_sign], dtype=np.uint32)
+        fields = [places, self.hashes, near, *before, self.classes, leads, self.denies, is_sign]
+        return np.array(fields, dtype=np.uint32).T.copy()
+
+    def records(self, tokens: Sequence[str]) -> Hashes:
+        """The records of tokens, by field [fields, tokens]."""
+        found = bytearray().join(map(self._found.__getitem__, tokens))
+        return np.frombuffer(found, np.uint32).reshape(-1, _FIELDS).T.copy()
+
+    def number(self, token: str) -> int:
+        """The number of a token."""
+        found = self.numbers_by_token.get(token)
+        return self.unknown(token) if found is None else found
 
     def ids(self, tokens: Sequence[str]) -> list[int]:
         """The number of each token."""
-        return list(map(self._found.__getitem__, tokens))
+        return list(map(self.number, tokens))
 
     def merged(self, tokens: list[str]) -> list[str]:
         """The tokens; two characters that are a word of the vocabulary are one."""
@@ -179,13 +202,24 @@ class Vocabulary:
             return ids[f"<{'0' * min(4, len(token))}>"]
         return ids[first if first in ".!?;:" else "<sign>"]
 
-    def negated(self, ids: Ids) -> list[int]:
-        """The positions of negated words."""
-        denies = self.denies.take(ids).nonzero()[0].tolist()
-        numbers = ids.tolist() if denies else []
-        return sorted({each for at in denies for each in self._scope(numbers, at)})
+    def deny(self, records: Hashes) -> None:
+        """Replace the records of negated words."""
+        denies = records[DENIES].nonzero()[0].tolist()
+        if denies and (denied := self._denied(records[NUMBER].tolist(), denies)):
+            hashes = records[HASH, denied] * _NOT
+            records[:, denied] = 0
+            records[NUMBER, denied] = NEGATED
+            records[HASH : NEAR + 1, denied] = hashes
+            records[HASH_BEFORE : NEAR_BEFORE + 1, denied] = hashes * _PAIRS
 
-    def _scope(self, ids: list[int], at: int) -> list[int]:
+    def negated(self, ids: Sequence[int]) -> list[int]:
+        """The positions of negated words."""
+        return self._denied(ids, [at for at, each in enumerate(ids) if self.denies[each]])
+
+    def _denied(self, ids: Sequence[int], denies: Sequence[int]) -> list[int]:
+        return sorted({each for at in denies for each in self._scope(ids, at)})
+
+    def _scope(self, ids: Sequence[int], at: int) -> list[int]:
         """The positions that the word at `at` negates, within its unit; none if the next word cancels it."""
         name, found = self.names[ids[at]], []
         if name in DENIES_BEFORE and at and ids[at - 1] >= FIRST_WORD:

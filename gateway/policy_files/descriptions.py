@@ -77,6 +77,10 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         " another target found longer skips this one.",
         "targets.*.max_inputs": "Most inputs of one request for embeddings; a request with more skips this target.",
         "targets.*.dimensions": "Dimensions of its embeddings; a request for more skips this target.",
+        "targets.*.min_confidence": "Answers of this target below this confidence, and blank ones, are not served: in"
+        " requests that name the target, and in routes without a `min_confidence` for it.",
+        "targets.*.low_confidence": "What a request that names the target receives below `min_confidence`: error (502"
+        " `low_confidence`), or serve_surest: the answer, marked by `x-twolane-low-confidence`.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
         "targets.*.retry.times": "Retries per request.",
         "targets.*.retry.max_share": "Retry budget: retries as a fraction of requests sent to the target.",
@@ -119,7 +123,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].decoding": "Decoding mode of the workers in `use`, instead of their own.",
         "routes[].fall_back": "Targets to try next, in order.",
         "routes[].min_confidence": "Answers below this confidence, and blank ones, fall back; for the first target and"
-        " every worker of the route, or by target.",
+        " every diffusion engine of the route, or by target. Default: those of the targets.",
         "routes[].min_confidence.*": "Minimum confidence of this target of the route.",
         "routes[].low_confidence": "Where no answer reaches `min_confidence`: error (502 `low_confidence`), or"
         " serve_surest: the answer with the highest confidence, marked by `x-twolane-low-confidence`.",

@@ -12,6 +12,7 @@ from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
 from gateway.policy_types import DEFAULT_TOTAL_MS, Hedge, Slo
+from gateway.routing.gates import Gate
 from gateway.routing.policy import DIRECT, Route
 from gateway.types import Target
 
@@ -50,7 +51,7 @@ def _route(entry: Section, targets: Mapping[str, Target], private_locations: fro
     fall_back = _fall_back(entry, targets, decoded)
     names = tuple(dict.fromkeys((*used, *fall_back)))
     lanes = [targets[name] for name in names]
-    gate = read_gate(entry, names)
+    gate = read_gate(entry, lanes)
     deadline_ms = entry.number("deadline_ms", None, minimum=1, maximum=_MAX_MS)
     route = Route(
         name=name,
@@ -65,7 +66,7 @@ def _route(entry: Section, targets: Mapping[str, Target], private_locations: fro
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
         hedge=_hedge(entry, slo, lanes),
         shadow=_shadow(entry, targets),
-        checks=read_checks(entry, needs_confidence=gate is not None, can_fall_back=bool(fall_back)),
+        checks=read_checks(entry, needs_confidence=_has_gate(gate, lanes), can_fall_back=bool(fall_back)),
         private=entry.boolean("private", False),
         decoded=decoded,
         locations=read_locations(entry, "locations", None),
@@ -74,6 +75,10 @@ def _route(entry: Section, targets: Mapping[str, Target], private_locations: fro
     entry.close()
     check_locations(entry, route, targets, private_locations)
     return route
+
+
+def _has_gate(gate: Gate | None, lanes: Sequence[Target]) -> bool:
+    return gate is not None or any(target.min_confidence is not None for target in lanes)
 
 
 def _use(entry: Section, targets: Mapping[str, Target]) -> tuple[tuple[str, float], ...]:

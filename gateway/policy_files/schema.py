@@ -39,7 +39,8 @@ limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
     {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
-     decoding: diffusion, diffusion: {under_load: {}}, max_in_flight: 1, queue: {}, headers: {x-team: a}}
+     decoding: diffusion, diffusion: {under_load: {}}, max_in_flight: 1, queue: {}, headers: {x-team: a},
+     min_confidence: 0.8, low_confidence: error}
   name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
   pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm,
     price: {input_per_million: 1, output_per_million: 1}}

@@ -15,6 +15,7 @@ from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.decoding import read_model
 from gateway.policy_files.dns import Lookup
+from gateway.policy_files.gates import read_target_gate
 from gateway.policy_files.locations import read_location
 from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
@@ -72,6 +73,7 @@ def _target(entry: Section, name: str, resolve: Lookup, private_locations: froze
     key_env, key_file = _key_source(entry)
     urls = _urls(entry, kind)
     location = read_location(entry)
+    min_confidence, serves_surest = read_target_gate(entry)
     target = Target(
         name=name,
         kind=kind,
@@ -94,6 +96,8 @@ def _target(entry: Section, name: str, resolve: Lookup, private_locations: froze
         diffusion=_diffusion(entry, kind),
         ignore=_ignore(entry, frozenset() if kind is Kind.WORKER else _parameters(entry, "takes")),
         price=_price(entry),
+        min_confidence=min_confidence,
+        serves_surest=serves_surest,
     )
     if entry.string("resolve", None) is not None:
         return replace(target, endpoints=_discovered(target, entry, resolve))

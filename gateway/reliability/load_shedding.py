@@ -53,7 +53,10 @@ class LoadShedder:
     def admits(self, delay_s: float, now_s: float) -> bool:
         """Whether to serve a request that waited for `delay_s`, or refuse it."""
         rule = self._rule
-        self._late_since_s = min(self._late_since_s, now_s) if delay_s > rule.target_s else inf
+        if delay_s <= rule.target_s:
+            self._late_since_s = inf
+        elif now_s < self._late_since_s:
+            self._late_since_s = now_s
         if now_s >= self._overloaded_until_s and now_s - self._late_since_s < rule.interval_s:
             limit_s = rule.max_delay_s
         else:

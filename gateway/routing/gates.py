@@ -12,8 +12,8 @@ _OURS: Final = frozenset({Kind.WORKER, Kind.SCRIPTED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """`minimum` holds for the route's first targets and for every worker among its fallbacks; `at_targets`, if there
-    are any, for exactly those. `otherwise`: what happens where no answer reaches it."""
+    """`minimum` holds for the route's first targets and for every diffusion engine among its fallbacks; `at_targets`,
+    if there are any, for exactly those. `otherwise`: what happens where no answer reaches it."""
 
     minimum: float | None = None
     at_targets: tuple[tuple[str, float], ...] = ()
@@ -23,7 +23,13 @@ class Gate:
         """The minimum confidence of a target; None: the gate does not hold for it."""
         if self.at_targets:
             return dict(self.at_targets).get(target.name)
-        return self.minimum if is_first or target.kind is Kind.WORKER else None
+        return self.minimum if is_first or is_diffusion(target) else None
+
+
+def minimum_in(gate: Gate | None, target: Target, *, is_first: bool) -> float | None:
+    """The minimum confidence of a target in a route with this gate: the route's, or else the target's own."""
+    found = None if gate is None else gate.minimum_at(target, is_first=is_first)
+    return target.min_confidence if found is None else found
 
 
 def reports_confidence(target: Target) -> bool:

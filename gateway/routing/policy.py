@@ -12,7 +12,7 @@ from typing import Final
 from gateway.enums import Kind, OnLowConfidence
 from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
-from gateway.routing.gates import Gate, is_gateable
+from gateway.routing.gates import Gate, is_gateable, minimum_in
 from gateway.routing.model_patterns import ModelPattern, split_patterns
 from gateway.types import Candidate, Plan, Shadow, Target
 from twolane.process.locations import IN_CLUSTER
@@ -157,7 +157,7 @@ def compile_policy(
     names, patterns = split_patterns(aliases)
     compiling = _Compiling(content_hash[:HASH_DIGITS], all_targets, all_slos, private_locations)
     rules = tuple(_rule(compiling, route) for route in routes)
-    direct = {name: _rule(compiling, _direct_route(name)) for name in all_targets}
+    direct = {name: _rule(compiling, _direct_route(target)) for name, target in all_targets.items()}
     return Policy(
         content_hash=content_hash,
         targets=all_targets,
@@ -201,9 +201,11 @@ class _Compiling:
     private_locations: frozenset[str]
 
 
-def _direct_route(target: str) -> Route:
-    """The route of requests that name a target: no fallback, so nothing is gained by holding a stream back."""
-    return Route(name=DIRECT, when=When(), use=target)
+def _direct_route(target: Target) -> Route:
+    """The route of requests that name a target: no fallback, so only the target's own gate holds a stream back."""
+    otherwise = OnLowConfidence.SERVE_SUREST if target.serves_surest else OnLowConfidence.ERROR
+    gate = None if target.min_confidence is None else Gate(minimum=target.min_confidence, otherwise=otherwise)
+    return Route(name=DIRECT, when=When(), use=target.name, gate=gate)
 
 
 def _rule(compiling: _Compiling, route: Route) -> Rule:
@@ -246,15 +248,15 @@ def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, 
         route=route.name,
         target=route.decoded.get(target.name, target) if is_first else target,
         slo=(route.slo or own) if target.name in firsts else own,
-        min_confidence=_min_confidence(route.gate, target, is_first=target.name in firsts),
+        min_confidence=_min_confidence(route, target, is_first=target.name in firsts),
         hedge=route.hedge if is_first else None,
     )
     return _with_endpoints(candidate)
 
 
-def _min_confidence(gate: Gate | None, target: Target, *, is_first: bool) -> float | None:
+def _min_confidence(route: Route, target: Target, *, is_first: bool) -> float | None:
     """The minimum confidence of a candidate; None also where its confidence is never known."""
-    return gate.minimum_at(target, is_first=is_first) if gate is not None and is_gateable(target) else None
+    return minimum_in(route.gate, target, is_first=is_first) if is_gateable(target) else None
 
 
 def _with_endpoints(candidate: Candidate) -> Candidate:

@@ -10,14 +10,13 @@ from gateway.decision import ABANDONED, AttemptRecord
 from gateway.enums import AttemptOutcome, Reason, SloOutcome
 from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
-from gateway.telemetry.cells import Cells, CounterCell, HistogramCell
+from gateway.telemetry.cells import Cells, CounterCell, HistogramCell, Origin
 from gateway.telemetry.semantic_conventions import EMBEDDINGS, provider_of
 
 _OPERATION: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 _USAGE: Final = (*_OPERATION, "gen_ai_token_modality")
 _UNKNOWN_MODALITY: Final = "unknown"  # usage is reported as a sum of text, images and audio
 _IN_TIME: Final = frozenset({SloOutcome.MET, SloOutcome.LATE})
-Exemplar = dict[str, str] | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,12 +97,12 @@ class AttemptMetrics:
         """The provider of a target of this or an earlier policy."""
         return self._providers.get(target, names.OTHER)
 
-    def observe(self, route: str, attempt: AttemptRecord, operation: str, exemplar: Exemplar) -> None:
+    def observe(self, route: str, attempt: AttemptRecord, operation: str, origin: Origin | None) -> None:
         """Count one attempt, or a target that was skipped."""
         target, outcome, elapsed_s = attempt.target, attempt.outcome, (attempt.ended_ms - attempt.started_ms) / 1000
         if attempt.queued_ms is not None:
             result = "expired" if attempt.skipped else "served"
-            self._cells.values_of(self._queue_wait, target, result).observe(attempt.queued_ms / 1000, exemplar)
+            self._cells.values_of(self._queue_wait, target, result).observe(attempt.queued_ms / 1000, origin)
         if attempt.skipped:
             self._skip(route, target, outcome)
             return
@@ -113,21 +112,21 @@ class AttemptMetrics:
         cells.attempts.value += 1
         status = self._statuses.get((target, attempt.status))
         (status or self._status(target, attempt.status)).value += 1
-        cells.seconds.add(elapsed_s if exemplar is None else (elapsed_s, exemplar))
+        cells.seconds.add(elapsed_s if origin is None else (elapsed_s, origin))
         if attempt.stream and attempt.first_byte_ms is not None and cells.first_chunk is not None:
-            cells.first_chunk.observe((attempt.first_byte_ms - attempt.started_ms) / 1000, exemplar)
+            cells.first_chunk.observe((attempt.first_byte_ms - attempt.started_ms) / 1000, origin)
         if attempt.budget_ms is not None:
-            self._observe_slo(cells, route, attempt, exemplar)
+            self._observe_slo(cells, route, attempt, origin)
         if attempt.stream and cells.first_token_ms is not None:
-            _observe_first_token(cells, cells.first_token_ms, attempt, exemplar)
+            _observe_first_token(cells, cells.first_token_ms, attempt, origin)
         if attempt.hedge:
             cells.hedges.value += 1
         for parameter in attempt.ignored:
             self._cells.count_of(self._ignored, target, parameter).value += 1
         if attempt.usage is not None:
-            _observe_usage(cells, attempt, exemplar)
+            _observe_usage(cells, attempt, origin)
 
-    def _observe_slo(self, cells: _AttemptCells, route: str, attempt: AttemptRecord, exemplar: Exemplar) -> None:
+    def _observe_slo(self, cells: _AttemptCells, route: str, attempt: AttemptRecord, origin: Origin | None) -> None:
         """Uses the same numbers as the lane's guard, so that dashboards and alerts agree with it."""
         result = attempt.slo_outcome
         if result is None:
@@ -140,7 +139,7 @@ class AttemptMetrics:
         cells.slo[result].value += 1
         if result in _IN_TIME:
             elapsed_s = (attempt.ended_ms - attempt.started_ms) / 1000
-            cells.lane.add(elapsed_s if exemplar is None else (elapsed_s, exemplar))
+            cells.lane.add(elapsed_s if origin is None else (elapsed_s, origin))
 
     def _skip(self, route: str, target: str, reason: str) -> None:
         cell = self._skipped.get((route, target, reason))
@@ -200,22 +199,24 @@ class AttemptMetrics:
         self._cost = counter(names.COST, "Cost of attempts in dollars, where the price is known.", "target")
 
 
-def _observe_first_token(cells: _AttemptCells, objective_ms: float, attempt: AttemptRecord, exemplar: Exemplar) -> None:
+def _observe_first_token(
+    cells: _AttemptCells, objective_ms: float, attempt: AttemptRecord, origin: Origin | None
+) -> None:
     if attempt.first_token_ms is not None:
-        cells.lane_first_token.observe((attempt.first_token_ms - attempt.started_ms) / 1000, exemplar)
+        cells.lane_first_token.observe((attempt.first_token_ms - attempt.started_ms) / 1000, origin)
     elif attempt.outcome in ABANDONED and attempt.elapsed_ms > objective_ms:
-        cells.lane_first_token.observe(attempt.elapsed_ms / 1000, exemplar)
+        cells.lane_first_token.observe(attempt.elapsed_ms / 1000, origin)
 
 
-def _observe_usage(cells: _AttemptCells, attempt: AttemptRecord, exemplar: Exemplar) -> None:
+def _observe_usage(cells: _AttemptCells, attempt: AttemptRecord, origin: Origin | None) -> None:
     usage = attempt.usage
     assert usage is not None
     if usage.cost is not None:
         cells.cost.value += usage.cost
     if usage.confidence is not None:
-        cells.confidence.observe(usage.confidence, exemplar)
+        cells.confidence.observe(usage.confidence, origin)
     if usage.input_tokens is not None and cells.embeddings_tokens is not None:
-        cells.embeddings_tokens.observe(usage.input_tokens, exemplar)
+        cells.embeddings_tokens.observe(usage.input_tokens, origin)
     elif usage.input_tokens is not None:
         cells.input_tokens.value += usage.input_tokens
     if usage.output_tokens is not None and cells.embeddings_tokens is None:

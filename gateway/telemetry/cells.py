@@ -4,11 +4,19 @@ Its values take a lock for each increment, or write to a mapped file, and its hi
 A series is exported from its first count on. Cells belong to the event loop: `flush` them there.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from typing import Final
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.samples import Exemplar
+
+
+class Origin(NamedTuple):
+    """What an exemplar says of a value: the trace, and when it was observed, in seconds since the epoch."""
+
+    trace_id: str
+    at_s: float
 
 
 class CounterCell:
@@ -35,37 +43,39 @@ class CounterCell:
 
 
 class HistogramCell:
-    """A histogram with its labels. `add` takes a value, or one with its exemplar."""
+    """A histogram with its labels. `add` takes a value, or one with its origin."""
 
     __slots__ = ("_child", "_family", "_labels", "_values", "add")
 
     def __init__(self, family: Histogram, labels: tuple[str, ...] = ()) -> None:
         self._family, self._labels = family, labels
         self._child: Histogram | None = None
-        self._values: list[float | tuple[float, dict[str, str]]] = []
+        self._values: list[float | tuple[float, Origin]] = []
         self.add: Final = self._values.append  # without a call of Python for each value
 
-    def observe(self, value: float, exemplar: Mapping[str, str] | None) -> None:
+    def observe(self, value: float, origin: Origin | None) -> None:
         """Count a value."""
-        self.add(value if exemplar is None else (value, dict(exemplar)))
+        self.add(value if origin is None else (value, origin))
 
     def flush(self) -> None:
-        """Add the values since the last call to prometheus_client's, which keeps exemplars itself."""
+        """Add the values since the last call to prometheus_client's."""
         if not self._values:
             return
-        child, total, bounds = self._show(), 0.0, self._family._upper_bounds
-        counts = [0] * len(bounds)
-        for value in self._values:
-            if isinstance(value, tuple):
-                child.observe(*value)
-            else:
-                counts[bisect_left(bounds, value)] += 1
-                total += value
+        child, bounds = self._show(), self._family._upper_bounds
+        for each in self._values:
+            if isinstance(each, tuple):
+                value, origin = each
+                exemplar = Exemplar({"trace_id": origin.trace_id}, value, origin.at_s)
+                child._buckets[bisect_left(bounds, value)].set_exemplar(exemplar)
+        values = sorted([each[0] if isinstance(each, tuple) else each for each in self._values])
         self._values.clear()
-        child._sum.inc(total)
-        for bucket, count in zip(child._buckets, counts, strict=True):
-            if count:
-                bucket.inc(count)
+        child._sum.inc(sum(values))
+        counted = 0
+        for bucket, bound in zip(child._buckets, bounds, strict=True):
+            until = bisect_right(values, bound, counted)
+            if until > counted:
+                bucket.inc(until - counted)
+                counted = until
 
     def _show(self) -> Histogram:
         if self._child is None:

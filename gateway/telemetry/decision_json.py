@@ -73,7 +73,7 @@ class DecisionLines:
 
     def _document(self, decision: Decision) -> dict[str, Any]:
         usage, trace = decision.usage, decision.trace
-        if len(decision.attempts) != 1 or trace is not None or decision.low_confidence is not None:
+        if len(decision.attempts) != 1 or decision.low_confidence is not None:
             return document_of(decision, self._replica)
         [attempt] = decision.attempts
         if attempt.queued_ms is not None or attempt.ignored or (usage is not None and usage.load is not None):
@@ -87,7 +87,7 @@ class DecisionLines:
         shown["first_byte_ms"] = None if attempt.first_byte_ms is None else round(attempt.first_byte_ms, 2)
         document["attempts"] = [shown]
         document["time"] = self._time_of(decision.time_s)
-        document["id"] = decision.query_id
+        document["id"], document["trace"] = decision.query_id, None if trace is None else trace.hex_id
         document["confidence"] = round(decision.classification.confidence, 4)
         document["evidence"] = decision.classification.evidence
         if usage is not None:

@@ -23,7 +23,7 @@ class LoopWatch:
         self._report = report
         self.clock = clock
         self._timer: asyncio.Handle | None = None
-        self._is_idle = False
+        self.is_idle = False  # marks are rare
         self._worst_s = 0.0
         self._reported_s = clock()
 
@@ -40,14 +40,14 @@ class LoopWatch:
 
     def wake(self) -> None:
         """A request has arrived: mark every turn from now on."""
-        if self._is_idle and self._timer is not None:
+        if self.is_idle and self._timer is not None:
             self._timer.cancel()
             self._mark()
 
     def _mark(self) -> None:
         now_s = self.clock()
-        self._is_idle = not self.is_busy()
-        wait_s = self.lag.mark(now_s, every_s=IDLE_EVERY_S if self._is_idle else MARK_EVERY_S)
+        self.is_idle = not self.is_busy()
+        wait_s = self.lag.mark(now_s, every_s=IDLE_EVERY_S if self.is_idle else MARK_EVERY_S)
         self._worst_s = max(self._worst_s, self.lag.late_s)
         if now_s - self._reported_s >= REPORT_EVERY_S:
             self._report(self._worst_s)

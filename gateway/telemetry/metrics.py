@@ -20,7 +20,7 @@ from gateway.policy_types import Slo
 from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.attempt_metrics import AttemptMetrics
-from gateway.telemetry.cells import Cells, CounterCell, HistogramCell
+from gateway.telemetry.cells import Cells, CounterCell, HistogramCell, Origin
 from gateway.telemetry.gauges import Gauges, Reading
 from gateway.telemetry.key_metrics import KeyMetrics
 from gateway.telemetry.multiprocess import MultiprocessMetrics
@@ -92,12 +92,9 @@ class Metrics:
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
-        waiting, trace = self._waiting, decision.trace
-        waiting.append(decision)
-        if len(waiting) >= _AT_ONCE:
+        self._waiting.append(decision)
+        if len(self._waiting) >= _AT_ONCE:
             self._count_waiting()
-        if trace is not None and trace.is_recorded:  # prometheus_client notes when it gets an exemplar
-            self.flush()
 
     def _count_waiting(self) -> None:
         while self._waiting:
@@ -109,21 +106,23 @@ class Metrics:
 
     def _count(self, decision: Decision) -> None:
         trace, outcome, first_byte_ms = decision.trace, decision.outcome, decision.first_byte_ms
-        exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
+        origin = None
+        if trace is not None and trace.is_recorded:
+            origin = Origin(trace.hex_id, decision.time_s + decision.total_ms / 1000)
         task = decision.classification.task
         key = (decision.route, task, decision.target, outcome, decision.status, decision.error_source)
         cells = self._known.get(key) or self._find(key)
         cells.requests.value += 1
         total_s, overhead_s = decision.total_ms / 1000, decision.overhead_ms / 1000
         if cells.seconds is not None and (outcome is not _CLIENT_GONE or first_byte_ms is None):
-            cells.seconds.add(total_s if exemplar is None else (total_s, exemplar))
+            cells.seconds.add(total_s if origin is None else (total_s, origin))
         if first_byte_ms is not None:
-            cells.first_byte.add(first_byte_ms / 1000 if exemplar is None else (first_byte_ms / 1000, exemplar))
-        self._overhead_cell.add(overhead_s if exemplar is None else (overhead_s, exemplar))
+            cells.first_byte.add(first_byte_ms / 1000 if origin is None else (first_byte_ms / 1000, origin))
+        self._overhead_cell.add(overhead_s if origin is None else (overhead_s, origin))
         self._keys.decided(decision)
         route, operation = decision.route or names.NONE, operation_of(decision.api_path)
         for attempt in decision.attempts:
-            self._attempts.observe(route, attempt, operation, exemplar)
+            self._attempts.observe(route, attempt, operation, origin)
             if attempt.outcome is _INVALID and not attempt.skipped:
                 self._invalid(route, attempt)
         for left, taken, reason in decision.changes if len(decision.attempts) > 1 else ():

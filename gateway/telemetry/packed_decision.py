@@ -12,6 +12,8 @@ from msgspec import msgpack
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, Task
 from gateway.types import Classification, Usage
+from twolane.process.records import replaced
+from twolane.process.trace_context import Trace
 
 _Values = list[Any]
 _encode: Final = msgpack.Encoder().encode
@@ -27,21 +29,31 @@ _DECISION: Final = _names(Decision)
 _CLASSIFICATION: Final = _names(Classification)
 _ATTEMPT: Final = _names(AttemptRecord)
 _USAGE: Final = _names(Usage)
+_TRACE: Final = _names(Trace)
+_BITS: Final = 64
+_LOW_BITS: Final = (1 << _BITS) - 1
 
 
 def pack(decision: Decision) -> bytes | None:
-    """None for one with a trace, or that cannot be packed."""
-    if decision.trace is not None:
-        return None
+    """None for one that cannot be packed."""
+    trace = decision.trace
     try:
-        return _encode(decision)  # as the lists of its fields and of those of its records
+        if trace is None:
+            return _encode(decision)  # as the lists of its fields and of those of its records
+        high, low = trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS  # a packed number has no more bits
+        of_trace = (high, low, trace.span_id, trace.parent_id, trace.flags, trace.state, trace.is_recorded)
+        return _encode((of_trace, replaced(decision, trace=None)))
     except (TypeError, ValueError, OverflowError):  # such as a number of more than 64 bits
         return None
 
 
 def unpack(packed: bytes) -> Decision:
     """The decision as it was."""
-    found = dict(zip(_DECISION, _decode(packed), strict=True))
+    values, trace = _decode(packed), None
+    if isinstance(values[0], list):  # those of a trace; otherwise a time
+        (high, low, *of_trace), values = values
+        trace = Trace(**dict(zip(_TRACE, (high << _BITS | low, *of_trace), strict=True)))
+    found = dict(zip(_DECISION, values, strict=True)) | {"trace": trace}
     found["classification"] = _classification(found["classification"])
     found["attempts"] = tuple(map(_attempt, found["attempts"]))
     found["usage"] = _usage(found["usage"])

@@ -114,13 +114,18 @@ class HttpReply:
     """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends. It is its own
     iterator of deltas, because asynchronous generators cost the event loop more than their work here."""
 
-    _reader: AnswerReader | None = None  # of a body that is more than one document
-    _is_over = False
-    _trailer_until_s: float | None = None
-    _fault: Exception | None = None  # met by `push`
+    __slots__ = (
+        *("_api", "_fault", "_first", "_found", "_is_over", "_is_single", "_parts", "_reader", "_response", "_stream"),
+        "_trailer_until_s",
+    )
 
     def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
         self._response = response
+        self._reader: AnswerReader | None = None  # of a body that is more than one document
+        self._is_over = False
+        self._trailer_until_s: float | None = None
+        self._fault: Exception | None = None  # met by `push`
+        self._first: bytes | None = None  # a whole body that is no JSON object
         self._stream = query.stream
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self._api = api
@@ -150,12 +155,8 @@ class HttpReply:
                 raise StopAsyncIteration
             reader = self._reader
             if reader is None:
-                part = self._response.whole(MAX_PIECE_BYTES) if self._parts is None else None
-                if part and not self._stream and part[:1] == b"{":
-                    self._is_over = True
-                    keep_bytes(len(part))
-                    return read_document(part, self._api)
-                part = part or await self._part()
+                part = self._first or await self._part()
+                self._first = None
                 if part and not self._stream and part[:1] == b"{":
                     return await self._document(part)
                 reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
@@ -177,6 +178,16 @@ class HttpReply:
             self._is_over = True
             found.extend(reader.close())
         return found.popleft()
+
+    def whole(self) -> Delta | None:
+        """See `ports.Deltas`."""
+        part = self._response.whole(MAX_PIECE_BYTES) if self._parts is None and not self._stream else None
+        if not part or part[:1] != b"{":
+            self._first = part
+            return None
+        self._is_over = True
+        keep_bytes(len(part))
+        return read_document(part, self._api)
 
     async def _document(self, part: bytes) -> Delta:
         """A whole response that begins with this part."""

@@ -178,11 +178,11 @@ def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | N
     pieces = tuple(
         [_piece(position, choice, is_chunk=is_chunk) for position, choice in enumerate(completion.choices or ())]
     )
-    error = bytes(completion.error)
-    if error not in _FALSY and (is_chunk or not _is_whole_answer(completion, pieces)):
-        raise _error_of(lenient.load(error))
-    usage = bytes(completion.usage)
-    return Delta(data=data, pieces=pieces, usage=_usage(usage) if usage and usage != b"null" else None)
+    if completion.error is not _ABSENT:
+        error = bytes(completion.error)
+        if error not in _FALSY and (is_chunk or not _is_whole_answer(completion, pieces)):
+            raise _error_of(lenient.load(error))
+    return Delta(data=data, pieces=pieces, usage=None if completion.usage is _ABSENT else _usage(completion.usage))
 
 
 def _rewritten(data: bytes, state: ChunkState | None) -> tuple[bytes, _Completion] | None:
@@ -230,17 +230,19 @@ def _error_of(found: Any) -> AttemptFailed:
 def _piece(position: int, choice: _Choice, *, is_chunk: bool) -> Piece:
     """Which body counts is the rule of `lenient.body_of`."""
     body = (choice.delta or choice.message) if is_chunk else (choice.message or choice.delta)
-    body = body or _NO_BODY
-    calls = body.tool_calls
+    body, calls = body or _NO_BODY, None if body is None else body.tool_calls
+    index, reason = position if choice.index is None else choice.index, choice.finish_reason or None
     is_text = calls is None and body.function_call is body.reasoning is body.reasoning_content is body.audio is _ABSENT
+    if is_text and body.content is not None and not body.refusal:
+        return Piece(index=index, text=body.content, finish_reason=reason, is_answer=True)
     other_bytes = 0 if is_text else _other_bytes(body)
     older_call = () if is_text or calls else _older_call(body)
     return Piece(
-        index=position if choice.index is None else choice.index,
+        index=index,
         text=body.content or "",
         refusal=body.refusal or "",
         tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else older_call,
-        finish_reason=choice.finish_reason or None,
+        finish_reason=reason,
         other_bytes=other_bytes,
         is_answer=body.content is not None
         or bool(body.refusal or calls or other_bytes)
@@ -282,13 +284,15 @@ def _tool_call(position: int, call: _ToolCall) -> ToolCall:
     )
 
 
-def _usage(data: bytes) -> Usage | None:
+def _usage(data: msgspec.Raw) -> Usage | None:
     """Usage as reported by the target. Impossible values are treated as not reported."""
     try:
         usage = _usage_decoder.decode(data)
     except (msgspec.DecodeError, RecursionError):
-        return _unusual_usage(lenient.load(data))
-    diffusion = usage.diffusion or _Diffusion()
+        return _unusual_usage(lenient.load(bytes(data)))
+    diffusion = usage.diffusion
+    if diffusion is None:
+        return Usage(input_tokens=_count(usage.prompt_tokens), output_tokens=_count(usage.completion_tokens))
     confidence = diffusion.confidence
     return Usage(
         input_tokens=_count(usage.prompt_tokens),

@@ -61,7 +61,7 @@ def _with_model(call: Call, capabilities: Capabilities | None, *, stream_options
     field that would change for this target, and nothing else is to be added. Otherwise None."""
     query, target = call.query, call.target
     spans = query.spans
-    if spans is None or query.beyond_chat is not A_CHAT or target.kind is not Kind.OPENAI or call.ignored:
+    if spans is None or query.beyond_chat is not A_CHAT or target.kind is not _OPENAI or call.ignored:
         return None
     if call.wants_logprobs or call.choice is not None or call.validation_error is not None or query.output_format:
         return None
@@ -72,7 +72,10 @@ def _with_model(call: Call, capabilities: Capabilities | None, *, stream_options
         return None
     start, end = spans["model"]
     usage = _USAGE if query.stream and stream_options else b""
-    return b"%b%b%b%b" % (query.body[:start], _model(target.model), usage, query.body[end:])
+    return b"".join((query.body[:start], _model(target.model), usage, query.body[end:]))
+
+
+_OPENAI: Final = Kind.OPENAI  # finding a member in its class takes 0.2 µs
 
 
 @lru_cache(maxsize=1024)

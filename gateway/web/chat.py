@@ -35,7 +35,7 @@ from gateway.web.event_stream import EventStream
 from gateway.web.headers import ResponseHeaders, describe, describe_count, describe_quota, request_id_headers
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_headers
 from twolane.process.http.byte_budget import BudgetExceededError, hold_more
-from twolane.process.http.request_cycle import BODY
+from twolane.process.http.request_cycle import BODY, NAMED
 from twolane.process.http_body import ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
@@ -94,12 +94,13 @@ class GenerationApis:
         now_s = state.get("received_s") or self._clock.now_s()
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {api.path}; use POST.", allow="POST")
-        headers = unique_headers(scope["headers"])
+        headers = scope.get(NAMED) or unique_headers(scope["headers"])
         if b"content-encoding" in headers:
             check_encoding(headers)
         body: bytes = scope.get(BODY) or await read_body(receive)
         trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
-        TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
+        if trace is not None:
+            TRACE_ID.set(trace.hex_id)  # of every line that is logged for this request, in its own context
         if len(body) <= LARGE_BYTES and api.prepare is None:
             return api.read(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if api.prepare is not None:

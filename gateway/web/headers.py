@@ -48,7 +48,7 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
-    LOW_CONFIDENCE: "Confidence of an answer that is below the route's minimum and served as the surest one; absent"
+    LOW_CONFIDENCE: "Confidence of an answer that is below the minimum and served as the surest one; absent"
     " otherwise.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
     " cannot honour (`store` of a response without a store); absent if none.",
@@ -103,26 +103,28 @@ def request_id_headers(request_id: str, path: str) -> ResponseHeaders:
 
 def describe(decision: Decision) -> ResponseHeaders:
     """All headers known so far; empty ones are omitted."""
-    classification = decision.classification
+    classification, attempts = decision.classification, decision.attempts
     headers = request_id_headers(decision.query_id, decision.api_path)
-    headers += [(TASK, classification.task.encode()), (CONFIDENCE, b"%.2f" % classification.confidence)]
-    if decision.route:
-        headers.append((ROUTE, _value(decision.route)))
-    if decision.target:
-        headers.append((TARGET, _value(decision.target)))
-    if attempts := decision.attempts:
-        text = ",".join([f"{attempt.target}={attempt.outcome}" for attempt in attempts])
-        headers.append((ATTEMPTS, _value(text)))
-        if len(attempts) > 1 or attempts[0].ignored or decision.low_confidence is not None or decision.answered_by:
-            headers += [(name, _value(value)) for name, value in _rare(decision) if value]
-    headers.append((POLICY, _value(decision.policy)))
+    headers.append((CONFIDENCE, b"%.2f" % classification.confidence))
+    tried = ",".join([f"{attempt.target}={attempt.outcome}" for attempt in attempts])
+    headers += _repeated(classification.task, decision.route, decision.target, tried, decision.policy)
+    if len(attempts) != 1 or attempts[0].ignored or decision.low_confidence is not None or decision.answered_by:
+        headers += [(name, _value(value)) for name, value in _rare(decision) if value]
     if decision.schema_check:
         headers.append((SCHEMA, _value(decision.schema_check)))
-    headers.append((SERVER_TIMING, _timing(decision)))
+    timings_ms = decision.timings_ms
+    headers.append((SERVER_TIMING, _timing_format(tuple(timings_ms)) % (*timings_ms.values(), decision.total_ms)))
     trace = decision.trace
     if trace is not None and trace.is_recorded:
         headers.append((TRACE, trace.header().encode()))
     return headers
+
+
+@lru_cache(maxsize=1024)
+def _repeated(task: str, route: str, target: str | None, tried: str, policy: str) -> ResponseHeaders:
+    """Those that many responses have alike."""
+    found = ((TASK, task), (ROUTE, route), (TARGET, target), (ATTEMPTS, tried), (POLICY, policy))
+    return [(name, _value(value)) for name, value in found if value]
 
 
 def _rare(decision: Decision) -> Iterator[tuple[bytes, str | None]]:
@@ -172,8 +174,6 @@ def _ranges(indices: Sequence[int]) -> Iterator[str]:
         yield str(low) if low == high else f"{low}-{high}"
 
 
-def _timing(decision: Decision) -> bytes:
-    text = ""
-    for name, duration_ms in decision.timings_ms.items():
-        text += f"{name};dur={duration_ms:.1f}, "
-    return f"{text}total;dur={decision.total_ms:.1f}".encode()
+@lru_cache
+def _timing_format(phases: tuple[str, ...]) -> bytes:
+    return b", ".join([b"%b;dur=%%.1f" % phase.encode() for phase in (*phases, "total")])

@@ -29,7 +29,7 @@ _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 _BODY: Final = body_of(_ERROR)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Arrival:
     connection: ClientConnection
     cycle: RequestCycle
@@ -58,6 +58,7 @@ class Ingress:
         self._queue: FairQueue[_Arrival] = FairQueue()
         self._started = 0  # in this turn of the loop
         self._is_scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # finding it takes a system call
         self._running: Collection[object] = ()  # requests of the server
 
     @property
@@ -73,7 +74,7 @@ class Ingress:
             return
         at_s = self._clock()
         if not self._queue.size and self._started < STARTS_PER_TURN:
-            self._decide(connection, cycle, at_s)
+            self._decide(connection, cycle, at_s, at_s)
         else:
             arrival = _Arrival(connection, cycle, at_s)
             key = self._key_of(cycle.scope)
@@ -84,8 +85,10 @@ class Ingress:
                 if room is not None:
                     self._shedder.refuse(arrival.at_s)
                 self._refuse(evicted.connection, evicted.cycle)
-        self._watch.wake()
-        self._schedule()
+        if self._watch.is_idle:
+            self._watch.wake()
+        if not self._is_scheduled:
+            self._schedule()
 
     def _turn(self) -> None:
         """A new turn of the loop: start the next requests."""
@@ -95,12 +98,11 @@ class Ingress:
             arrival = self._queue.pop()
             if arrival.connection.is_open and not arrival.cycle.is_disconnected:
                 arrival.cycle.scope["state"]["received_s"] = arrival.at_s
-                self._decide(arrival.connection, arrival.cycle, arrival.at_s)
+                self._decide(arrival.connection, arrival.cycle, arrival.at_s, self._clock())
         if self._queue.size or self._started:
             self._schedule()
 
-    def _decide(self, connection: ClientConnection, cycle: RequestCycle, at_s: float) -> None:
-        now_s = self._clock()
+    def _decide(self, connection: ClientConnection, cycle: RequestCycle, at_s: float, now_s: float) -> None:
         if self._shedder.admits(now_s - at_s + self._watch.lag.sustained_s, now_s):
             self._started += 1
             connection.start(cycle)
@@ -121,10 +123,11 @@ class Ingress:
             cycle.respond(_ERROR.status, [(REQUEST_ID, request_id.encode()), *_HEADERS], _BODY)
 
     def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            # In an empty context: this one may be of another request, whose variables would live on here.
-            asyncio.get_running_loop().call_soon(self._turn, context=Context())
+        self._is_scheduled = True
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        # In an empty context: this one may be of another request, whose variables would live on here.
+        self._loop.call_soon(self._turn, context=Context())
 
 
 def _is_large(cycle: RequestCycle) -> bool:

@@ -5,6 +5,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from twolane.process.api_keys import Key
 from twolane.process.http.compiled import Spans, scan_object
 from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
 from twolane.process.locations import locations_of
+from twolane.process.records import replaced
 from twolane.process.trace_context import Trace
 
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
@@ -39,15 +41,18 @@ CHAT: Final = msgspec.json.Decoder(ChatRequest)
 _MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
-_SYSTEM = ("system", "developer")
+_SYSTEM: Final = frozenset({"system", "developer"})
+_CONTENT: Final = attrgetter("content")
+_ROLE: Final = attrgetter("role")
+_NAME: Final = attrgetter("name")
+_CACHE_CONTROL: Final = attrgetter("cache_control")
+_ALL_TEXT: Final = {str}
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
+_RARE: Final = _FORMATS.union("tools functions metadata diffusion suffix prediction".split())
 _FOLLOW_UP: Final = 3  # messages that a conversation with a follow-up has at least
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
 _MEDIA: Final = ("image", "audio", "video", "file")
-_NO_MEDIA: Final[frozenset[str]] = frozenset()
-_NO_TASK: Final = (None, "")
-_TASK: Final = b"x-twolane-task"
-_DEADLINE: Final = b"x-twolane-deadline-ms"
+_HINTS: Final = frozenset(b"x-twolane-%b" % name for name in (b"task", b"deadline-ms", b"private", b"locations"))
 _TYPED: Final = HANDLED - FORMAT_FIELDS  # fields that only CHAT reads
 _NO_NEEDS: Final[frozenset[Capability]] = frozenset()
 _CHAT: Final = frozenset({Capability.CHAT})
@@ -65,19 +70,11 @@ def parse_chat(
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     request, document, body, spans = _read(body)
-    output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
-    tools = tools_of(request) if request.tools or request.functions else ()
-    task, task_from = _task(request, headers) if request.metadata or _TASK in headers else _NO_TASK
     read = _Conversation(request.messages)
-    images = bool(read.parts) and "image_url" in [part.type for part in read.parts]
-    media = _media(read.parts) if read.parts else _NO_MEDIA
     nested = _nested_parameters(read, request.tools)
-    if document or nested or media:
-        parameters, needs = read_parameters(_without_forms(document), nested, media)
-    else:
-        parameters, needs = NO_PARAMETERS, _NO_NEEDS
+    parameters, needs = read_parameters(document, nested) if document or nested else (NO_PARAMETERS, _NO_NEEDS)
     code = tagged_code(read.user_text)
-    return Query(
+    query = Query(
         request_id=new_request_id(),
         model=request.model,
         body=body,
@@ -90,15 +87,42 @@ def parse_chat(
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        principal=key.name if key else None,
+        trace=trace,
+        needs=needs | (_STREAM if request.stream else _CHAT),
+        parameters=parameters,
+        n=request.n or 1,
+        prompt_chars=sum(map(len, read.texts)),
+        prefix_text="".join(read.texts[:2])[:PREFIX_CHARS],
+        headers=headers,
+        beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
+    )
+    is_plain = not read.parts and _RARE.isdisjoint(document if spans is None else spans)
+    if is_plain and _HINTS.isdisjoint(headers) and (key is None or not key.is_restricted):
+        return query
+    return _with_rare_fields(query, request, document, read, key)
+
+
+def _with_rare_fields(
+    query: Query, request: ChatRequest, document: dict[str, Any], read: "_Conversation", key: Key | None
+) -> Query:
+    """The query with what few requests have: see `_RARE`, `_HINTS`, parts of messages, and restrictions of the key."""
+    headers = dict(query.headers)
+    output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
+    tools = tools_of(request) if request.tools or request.functions else ()
+    task, task_from = _task(request, headers)
+    images = "image_url" in [part.type for part in read.parts]
+    nested = _nested_parameters(read, request.tools)
+    parameters, needs = read_parameters(_without_forms(document), nested, _media(read.parts))
+    return replaced(
+        query,
         private=_private(request, headers) or (key is not None and key.private_only),
         locations=_locations(request, headers, key),
         task_hint=task,
         task_hint_from=task_from,
-        deadline_ms=_deadline_ms(request, headers) if request.diffusion or _DEADLINE in headers else None,
-        principal=key.name if key else None,
+        deadline_ms=_deadline_ms(request, headers),
         allowed_models=key.models if key else None,
         allowed_routes=key.routes if key else None,
-        trace=trace,
         output_format=output_format,
         tools=tools,
         tool_choice=tool_choice_of(request, tools) if tools else ANY_CALL,
@@ -108,11 +132,6 @@ def parse_chat(
         has_images=images,
         needs=needs | _needs(request, output_format, images=images),
         parameters=parameters,
-        n=request.n or 1,
-        prompt_chars=sum(map(len, read.texts)),
-        prefix_text="".join(read.texts[:2])[:PREFIX_CHARS],
-        headers=headers,
-        beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
     )
 
 
@@ -165,7 +184,7 @@ def _check_spelling(document: dict[str, Any]) -> None:
 
 
 class _Conversation:
-    """What routing needs of the messages of a request, in one pass.
+    """What routing needs of the messages of a request.
 
     `earlier_text` is the user's message before the last, and `answer_text` the assistant's last answer before that: a
     follow-up is understood by them.
@@ -174,30 +193,36 @@ class _Conversation:
     __slots__ = ("answer_text", "earlier_text", "is_marked", "is_named", "parts", "system_texts", "texts", "user_text")
 
     def __init__(self, messages: list[Message]) -> None:
-        self.texts: list[str] = []
         self.parts: list[Part] = []
         self.system_texts: list[str] = []
         self.user_text = self.earlier_text = self.answer_text = ""
-        self.is_named = self.is_marked = False  # whether a message has a name, or marks a prefix to cache
-        last_answer = ""
-        for message in messages:
-            content, role = message.content, message.role
-            if isinstance(content, str):
-                text = content
-            else:
-                self.parts += content or ()
-                text = "\n".join([part.text for part in content or () if part.text])
-            self.texts.append(text)
-            if role == "user":
-                self.earlier_text, self.answer_text, self.user_text = self.user_text, last_answer, text
-            elif role == "assistant":
-                last_answer = text
-            elif role in _SYSTEM:
-                self.system_texts.append(text)
-            self.is_named = self.is_named or message.name is not None
-            self.is_marked = self.is_marked or message.cache_control is not ABSENT
-        if len(messages) < _FOLLOW_UP:
-            self.earlier_text = self.answer_text = ""
+        contents, roles = list(map(_CONTENT, messages)), list(map(_ROLE, messages))
+        self.is_named = list(map(_NAME, messages)).count(None) < len(messages)
+        self.is_marked = list(map(_CACHE_CONTROL, messages)).count(ABSENT) < len(messages)  # a prefix to cache
+        self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
+        if not _SYSTEM.isdisjoint(roles):
+            self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
+        last = _last(roles, "user", len(roles))
+        if last >= 0:
+            self.user_text = self.texts[last]
+        if last > 0 and len(roles) >= _FOLLOW_UP:
+            earlier, answer = _last(roles, "user", last), _last(roles, "assistant", last)
+            self.earlier_text = self.texts[earlier] if earlier >= 0 else ""
+            self.answer_text = self.texts[answer] if answer >= 0 else ""
+
+    def _text(self, content: str | list[Part] | None) -> str:
+        if isinstance(content, str):
+            return content
+        self.parts += content or ()
+        return "\n".join([part.text for part in content or () if part.text])
+
+
+def _last(roles: list[str], role: str, end: int) -> int:
+    """Where the last message of this role before `end` is; -1 if there is none. Usually it is close."""
+    at = end - 1
+    while at >= 0 and roles[at] != role:
+        at -= 1
+    return at
 
 
 def last_user_text(request: ChatRequest) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from starlette.types import ASGIApp, Scope, Send
 
@@ -21,6 +22,8 @@ from twolane.process.http.limits import Broken, limits_of
 from twolane.process.http.request_cycle import BODY, Headers, RequestCycle
 from twolane.process.http_body import BodyTooLargeError
 from twolane.process.keys_file import KeysFile
+
+_SEND: Final = KeyScope.SEND  # finding a member in its class takes 0.2 µs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Protection:
                     return None
             else:
                 key = key_for(scope, keys.current)
-                if key is None or KeyScope.SEND not in key.scopes:
+                if key is None or _SEND not in key.scopes:
                     return None
                 scope["state"]["key"] = key
                 holding.assign(key.name)

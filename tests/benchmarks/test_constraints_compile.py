@@ -26,6 +26,13 @@ def test_rows_tell_kept_checked_and_refused_apart() -> None:
     assert (whole.compiled, whole.with_check, whole.refused) == (1, 1, {"$ref": 1})
 
 
+def test_instances_without_their_format_are_counted_apart() -> None:
+    """A `format` may be an annotation, so they count neither as valid nor as invalid."""
+    tests = [{"valid": True, "data": "2024-02-29"}, {"valid": True, "formats": False, "data": "v1"}]
+    row = measure({"split": "made", "schema": {"type": "string", "format": "date"}, "tests": tests})
+    assert (row.instances, row.without_formats) == ((1, 1, 0, 0), (0, 1))
+
+
 def test_missed_budgets_are_named() -> None:
     """Shares by split; times and soundness over all."""
     good = Row(split="easy", ms=10.0, states=5)

@@ -64,4 +64,19 @@ def test_instances_are_labelled_by_jsonschema_and_repeatable() -> None:
 
 
 def test_a_schema_that_jsonschema_cannot_apply_has_no_instances() -> None:
-    assert instances({"type": "string", "pattern": r"\p{L}"}, "seed", 3) == []
+    assert instances({"type": "string", "pattern": r"\p{Script=Greek}"}, "seed", 3) == []
+
+
+def test_instances_have_the_formats_that_the_schema_names() -> None:
+    """Where a format is out of sight, the label says that the text lacks it."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "format": "date"}}, "required": ["a"]}
+    valid = [each for each in instances(schema, "seed", 4) if each["valid"]]
+    assert {each["data"]["a"] for each in valid} == {"2024-02-29"}
+    assert not any("formats" in each for each in valid)
+    hidden = {"type": "string", "not": {"not": {"format": "date"}}}
+    assert any(each.get("formats") is False for each in instances(hidden, "seed", 4))
+
+
+def test_patterns_may_name_properties_of_unicode() -> None:
+    """Which `re` does not know."""
+    assert {each["valid"] for each in instances({"type": "string", "pattern": r"^\p{Lu}"}, "seed", 3)} == {True, False}

@@ -91,6 +91,17 @@ def test_a_check_warns_of_targets_whose_cost_a_budget_cannot_count(capsys: Any, 
     assert run(capsys, "policy", "check", str(policy))[2] == ""
 
 
+def test_a_check_warns_of_a_route_whose_gate_has_no_effect(capsys: Any, policy: Path) -> None:
+    blind = POLICY.replace("engine: openai", "engine: sglang_diffusion")
+    policy.write_text(blind.replace("use: quality", "use: quality, min_confidence: 0.8"))
+    code, _, err = run(capsys, "policy", "check", str(policy))
+    assert (code, err) == (
+        0,
+        "warning: route 'default' has no gate at target 'quality': it reports neither a confidence nor"
+        " log-probabilities, so `min_confidence` has no effect there\n",
+    )
+
+
 def test_an_invalid_policy_is_located_by_file_line_and_key(capsys: Any, policy: Path) -> None:
     policy.write_text(POLICY.replace("use: quality", "us: quality"))
     code, out, err = run(capsys, "policy", "check", str(policy))

@@ -18,7 +18,7 @@ SUREST = {"gate": Gate(minimum=0.8, otherwise=OnLowConfidence.SERVE_SUREST)}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("blank", ["", "  \n\t", "　"])
+@pytest.mark.parametrize("blank", ["", "  \n\t", "　", "\u200b\ufeff", "\x00\x07 ", "\u2800\u3164\u00ad"])
 async def test_a_blank_answer_never_passes_however_sure_it_is(stage: Any, stream: bool, blank: str) -> None:
     scene = stage(fast=says(blank, confidence=0.9999), quality=says("hi"), route=GATED)
     assert (await scene.send(stream=stream)).text == "hi"
@@ -31,6 +31,30 @@ async def test_a_tool_call_without_text_is_not_blank(stage: Any) -> None:
     scene = stage(fast=says(confidence=0.9, extra=call), quality=says("hi"), route=GATED)
     await scene.send(tools=[{"type": "function", "function": {"name": "f"}}])
     assert scene.attempts == {"fast": "ok"}
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_reasoning_without_an_answer_is_blank(stage: Any, name: str) -> None:
+    thought = {"content": "", name: 'What is said of "audio": nothing.'}
+    scene = stage(fast=says(confidence=0.9, extra=thought), quality=says("hi"), route=GATED)
+    assert (await scene.send()).text == "hi"
+    assert scene.decision.attempts[0].detail == "blank answer"
+
+
+@pytest.mark.parametrize("extra", [{"audio": {"data": "UklG"}}, {"function_call": {"name": 1}}])
+@pytest.mark.parametrize("thought", [{}, {"reasoning_content": "Well."}])
+async def test_content_that_the_gateway_does_not_interpret_is_not_blank(
+    stage: Any, extra: dict[str, Any], thought: dict[str, Any]
+) -> None:
+    scene = stage(fast=says(confidence=0.9, extra={"content": None, **extra, **thought}), route=GATED)
+    await scene.send()
+    assert scene.attempts == {"fast": "ok"}
+
+
+@pytest.mark.parametrize("text", ["a", " .", "\u200d\U0001f600", "\ufffd", "é", "字"])
+async def test_a_single_visible_character_is_not_blank(stage: Any, text: str) -> None:
+    scene = stage(fast=says(text, confidence=0.9), route=GATED)
+    assert (await scene.send()).text == text
 
 
 @pytest.mark.parametrize(("confidence", "outcome"), [(0.9, "ok"), (0.7, "low_confidence")])
@@ -86,6 +110,32 @@ async def test_an_answer_that_passes_is_preferred_to_the_surest_and_bears_no_mar
     assert (await scene.send()).text == "oh"
     assert scene.decision.low_confidence is None
     assert "low_confidence" not in document_of(scene.decision)
+
+
+OWN = {"fast_target": {"min_confidence": 0.8}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("answer", "confidence"), [("eh", 0.3), (" ", 0.99)])
+async def test_a_request_that_names_a_target_is_held_to_the_gate_of_the_target(
+    stage: Any, stream: bool, answer: str, confidence: float
+) -> None:
+    scene = stage(fast=says(answer, confidence=confidence), quality=says("hi"), **OWN)
+    sent = await scene.send(model="fast", stream=stream)
+    assert (sent.error.status, sent.error.code) == (502, "low_confidence")
+    assert scene.targets["fast"].calls[0].min_confidence == 0.8
+    sure = stage(fast=says("oh", confidence=0.9), **OWN)
+    assert (await sure.send(model="fast", stream=stream)).text == "oh"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_target_may_serve_whoever_names_it_a_doubtful_answer_marked_as_such(stage: Any, stream: bool) -> None:
+    target = {"fast_target": {"min_confidence": 0.8, "serves_surest": True}}
+    scene = stage(fast=says("eh", confidence=0.3), quality=says("hi"), **target)
+    assert (await scene.send(model="fast", stream=stream)).text == "eh"
+    assert dict(describe(scene.decision))[b"x-twolane-low-confidence"] == b"0.300"
+    routed = stage(fast=says("eh", confidence=0.3), quality=says("hi"), **target)
+    assert (await routed.send(stream=stream)).text == "hi"  # on a route, the route decides
 
 
 @pytest.mark.parametrize(("route", "minimum"), [(GATED, 0.8), (SUREST, None)])

@@ -17,6 +17,7 @@ import pytest
 
 from diffusion_worker import app, cli
 from diffusion_worker.cli import main
+from diffusion_worker.constraints.inference.scratch import IN_USE
 from diffusion_worker.settings import read_settings
 from training.vocabulary import save_tokenizer
 
@@ -164,6 +165,7 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
     printed, figures = capsys.readouterr(), json.loads(file.read_text())
     assert printed.err == ""
     assert f"{figures['parameters']:,}" in printed.out
+    assert f"constraints (host), bytes {IN_USE:>22,}" in printed.out, "memory beside the device's"
     longest = figures["contexts"][-1]
     assert longest["tokens"] == 1500
     room = int(800_000_000 * 0.92) - figures["weight_bytes"]["float32"] - longest["step_bytes"]
@@ -285,7 +287,7 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
 @pytest.mark.slow
 def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -> None:
     """A worker in exact mode with all sizes set explicitly, used through its admin port."""
-    sizes = ["--max-context", "256", "--prefill-chunk", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
+    sizes = ["--max-context", "256", "--max-prefill-tokens", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
     with (
         worker_process(checkpoint, "--cold", "--admin-port", "0", "--exact", *sizes) as (process, opening),
         httpx.Client(timeout=120) as client,

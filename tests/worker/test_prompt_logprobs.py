@@ -43,7 +43,7 @@ def request_of(dice: random.Random, length: int, **changes: Any) -> GenerationRe
 
 
 def loop_of(model: Any, **capacity: Any) -> Loop:
-    settings = {"max_num_seqs": 3, "max_context": 128, "prefill_chunk": 7, "prefix_slots": 2, **capacity}
+    settings = {"max_num_seqs": 3, "max_context": 128, "max_prefill_tokens": 7, "prefix_slots": 2, **capacity}
     return Loop(model, Capacity(**settings), gauge=lambda: (0, 0))
 
 
@@ -167,7 +167,7 @@ def test_the_head_runs_over_a_few_positions_at_a_time(model: Any, monkeypatch: p
     monkeypatch.setattr(autoregressive, "LOGITS_AT_ONCE", 5 * VOCAB)
     dice = random.Random(5)
     requests = [request_of(dice, 30) for _ in range(3)]
-    found = served(loop_of(Counting(), prefill_chunk=30), *requests)
+    found = served(loop_of(Counting(), max_prefill_tokens=30), *requests)
     for request, events in zip(requests, found, strict=True):
         assert_plain(model, request, events)
     assert max(counts) == 5

@@ -167,7 +167,7 @@ def test_no_setting_is_retired_that_is_still_in_use() -> None:
         (["--cold"], "--cold requires --admin-port"),
         (["--admin-port", "0", "--admin-host", "0.0.0.0"], "--admin-host 0.0.0.0"),
         (["--admin-port", "70000"], "--admin-port: 70000"),
-        (["--prefill-chunk", "0"], "--prefill-chunk: 0"),
+        (["--max-prefill-tokens", "0"], "--max-prefill-tokens: 0"),
         (["--max-context", "-1"], "--max-context: -1"),
         (["--prefix-slots", "few"], "--prefix-slots: 'few'"),
     ],

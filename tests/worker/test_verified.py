@@ -146,7 +146,7 @@ def test_mixed_batches_preemption_and_reused_prefixes_change_nothing(model: Any,
     wanted += [replace(wanted[0], prompt_ids=shared + each.prompt_ids) for each in wanted[1:]]
     modes = [dice.choice((*DecodingMode, DecodingMode.VERIFIED, DecodingMode.VERIFIED)) for _ in wanted]
     answers = [served(loop_of(model), read(each))[0] for each in wanted]
-    loop = loop_of(model, prefix_slots=2, prefill_chunk=16, is_exact=is_exact)
+    loop = loop_of(model, prefix_slots=2, max_prefill_tokens=16, is_exact=is_exact)
     order = [
         replace(each, decoding_mode=mode, start_ids=misread(answer[0], dice) if mode is DecodingMode.VERIFIED else ())
         for each, mode, answer in zip(wanted, modes, answers, strict=True)
@@ -161,7 +161,7 @@ def test_a_preempted_answer_resumes_at_its_canvas_although_the_cache_knows_more(
     """An equal request has left its whole answer in the prefix cache, in rings that have not wrapped."""
     model, dice = make_model(vocab=VOCAB, window=100, canvas=CANVAS, spread=0.5), Random(seed)
     request = request_of(dice, prompt_ids=tuple(range(6, 22)), max_tokens=3 * CANVAS, denoising=DENOISING)
-    loop = loop_of(model, prefix_slots=3, prefill_chunk=16)
+    loop = loop_of(model, prefix_slots=3, max_prefill_tokens=16)
     [wanted] = served(loop, read(request))
     loop.add(replace(request, start_ids=misread(wanted[0], dice)))
     ids: list[int] = []

@@ -25,7 +25,7 @@ from gateway.enums import Task
 
 LINES: Final = Path(__file__).parent / "lines"
 MATERIALS: Final = frozenset("prose email code json table log diff article transcript notes none".split())
-MAX_SHARED: Final = 0.5  # of a line's trigrams with another line of its form
+MAX_SHARED: Final = 0.5  # of a line's trigrams with another line
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -73,18 +73,21 @@ def plain_writers(path: Path = LINES / "plain.txt") -> frozenset[str]:
 
 
 def too_alike(lines: Iterable[Line]) -> Iterator[tuple[Line, Line]]:
-    """Pairs of one form that share more than half of the trigrams of the shorter one."""
-    by_trigram: defaultdict[tuple[str, Any], list[int]] = defaultdict(list)
-    kept: list[tuple[Line, set[Any]]] = []
+    """Pairs that share more than half of their trigrams: of the shorter one, if they have one form; otherwise of each,
+    because a follow-up of three words occurs in many a whole request."""
+    by_trigram: defaultdict[Any, list[int]] = defaultdict(list)
+    kept: list[tuple[Line, int]] = []
     for line in lines:
         trigrams = _trigrams(f"{line.system}\n{line.asked}")
-        shared = Counter(other for each in trigrams for other in by_trigram[line.form, each])
+        shared = Counter(other for each in trigrams for other in by_trigram[each])
         for other, count in shared.items():
-            if count > MAX_SHARED * min(len(trigrams), len(kept[other][1])):
-                yield kept[other][0], line
+            one, size = kept[other]
+            counted = min if one.form == line.form else max
+            if count > MAX_SHARED * counted(len(trigrams), size):
+                yield one, line
         for each in trigrams:
-            by_trigram[line.form, each].append(len(kept))
-        kept.append((line, trigrams))
+            by_trigram[each].append(len(kept))
+        kept.append((line, len(trigrams)))
 
 
 def _line(writer: str, number: int, found: dict[str, Any]) -> Line:

@@ -22,6 +22,7 @@ SPARE_TOKENS: Final = 8  # beyond the correct answer
 MIN_CONFIDENCE: Final = 0.8  # of the shipped policies
 PRECISION_BAR: Final = 0.95
 RECALL_BAR: Final = 0.90
+MOST_RIGHT: Final = 0.5  # share of correct answers without a gate: with more of them, precision says little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +71,27 @@ def _request(model: DiffusionModel, row: Row, mode: DecodingMode) -> GenerationR
     return dataclasses.replace(request, max_tokens=len(encode_text(row.answer)) + SPARE_TOKENS)
 
 
-def steps_with_gate(model: DiffusionModel, rows: Sequence[Row]) -> list[int]:
-    """Denoising steps of each row in a request with the minimum confidence. Answers may have several canvases, so those
-    that do not end early use more steps than one canvas has."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """How far the worker got with an answer that the gate rejects: passes after the prompt, and tokens of completed
+    blocks."""
+
+    passes: int
+    tokens: int
+
+
+def rejected_with_gate(model: DiffusionModel, rows: Sequence[Row], mode: DecodingMode) -> list[Rejected]:
+    """Answer these rows as requests with the minimum confidence, at full length."""
     requests = [
         dataclasses.replace(
-            request_for(model, Sample(prompt=row.prompt, answer=""), DecodingMode.DIFFUSION),
-            min_confidence=MIN_CONFIDENCE,
+            request_for(model, Sample(prompt=row.prompt, answer=""), mode), min_confidence=MIN_CONFIDENCE
         )
         for row in rows
     ]
-    return [answer.end.usage.denoising_steps for answer in run(model, requests, max_num_seqs=TOGETHER)]
+    return [
+        Rejected(passes=answer.end.usage.forward_passes - 1, tokens=len(answer.ids))
+        for answer in run(model, requests, max_num_seqs=TOGETHER)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,14 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.requests import DecodingMode
 from training.gate.measure import (
     MIN_CONFIDENCE,
+    MOST_RIGHT,
     PRECISION_BAR,
     RECALL_BAR,
-    Answered,
+    Figures,
+    Rejected,
     answered,
     by_part,
-    steps_with_gate,
+    rejected_with_gate,
     table_of,
 )
 from training.gate.mix import MEASURING
@@ -26,29 +28,45 @@ from training.gate.rows import Row
 
 
 def evaluate_gate(model: DiffusionModel, per_third: int, *, json_file: Path | None, is_checked: bool) -> int:
-    """Print precision and recall of the gate, overall and by part; with `is_checked`, return 1 if a mode is below its
-    bars, or if a hopeless answer used more than its first canvas."""
+    """Print precision and recall of the gate, overall and by part, one decoding mode after another; with `is_checked`,
+    return 1 if a mode is below its bars, or if a hopeless answer used more than its first canvas."""
     console = Console(width=None if sys.stdout.isatty() else 130)
-    rows = MEASURING.rows(per_third)
-    found = {mode: answered(model, rows, mode) for mode in DecodingMode}
-    parts = {mode: by_part(answers) for mode, answers in found.items()}
-    for mode, measured in parts.items():
+    rows, width = MEASURING.rows(per_third), model.info.denoising.canvas_length
+    document: dict[str, dict[str, object]] = {"gate": {}, "rejected": {}}
+    is_cleared = True
+    for mode in DecodingMode:
+        measured, rejected = _measure(model, rows, mode)
         console.print(table_of(f"Answers with a confidence of at least {MIN_CONFIDENCE}, {mode}", measured))
         bars = f"precision {PRECISION_BAR:.0%}, recall {RECALL_BAR:.0%}"
         console.print(f"Bars: {bars}: {'reached' if measured[0].is_cleared else 'missed'}.")
-    steps = _rejected_steps(model, rows, found[DecodingMode.DIFFUSION])
-    mean, most = statistics.fmean(steps) if steps else 0.0, max(steps, default=0)
-    console.print(
-        f"{len(steps)} rejected answers end after {mean:.1f} denoising steps on average, {most} at most; a canvas has"
-        f" {model.info.denoising.steps}."
+        console.print(_text_of(rejected, width))
+        is_cleared = is_cleared and _is_cleared(measured[0], rejected, width)
+        document["gate"][mode.value] = [asdict(each) for each in measured]
+        document["rejected"][mode.value] = [asdict(each) for each in rejected]
+        if json_file:
+            json_file.write_text(json.dumps(document, indent=1) + "\n")
+    return int(is_checked and not is_cleared)
+
+
+def _measure(model: DiffusionModel, rows: Sequence[Row], mode: DecodingMode) -> tuple[list[Figures], list[Rejected]]:
+    """The figures of all answers, and how the rejected ones end as soon as it is known that they do not pass."""
+    answers = answered(model, rows, mode)
+    return by_part(answers), rejected_with_gate(model, [each.row for each in answers if not each.is_served], mode)
+
+
+def _is_cleared(whole: Figures, rejected: Sequence[Rejected], width: int) -> bool:
+    return whole.is_cleared and whole.precision_without <= MOST_RIGHT and not _later(rejected, width)
+
+
+def _text_of(rejected: Sequence[Rejected], width: int) -> str:
+    passes = [each.passes for each in rejected]
+    mean, most = statistics.fmean(passes) if passes else 0.0, max(passes, default=0)
+    return (
+        f"{len(rejected)} rejected answers end after {mean:.1f} passes on average, {most} at most;"
+        f" {len(_later(rejected, width))} of them after their first canvas."
     )
-    if json_file:
-        figures = {mode.value: [asdict(each) for each in measured] for mode, measured in parts.items()}
-        json_file.write_text(json.dumps({"gate": figures, "rejected_steps": steps}, indent=1) + "\n")
-    is_cleared = all(measured[0].is_cleared for measured in parts.values())
-    return int(is_checked and not (is_cleared and most <= model.info.denoising.steps))
 
 
-def _rejected_steps(model: DiffusionModel, rows: Sequence[Row], answers: Sequence[Answered]) -> list[int]:
-    """Denoising steps of the answers that the gate rejects, when they end as soon as it is known."""
-    return steps_with_gate(model, [row for row, answer in zip(rows, answers, strict=True) if not answer.is_served])
+def _later(rejected: Sequence[Rejected], width: int) -> list[Rejected]:
+    """Those that had completed the tokens of a whole canvas."""
+    return [each for each in rejected if each.tokens >= width]

@@ -26,7 +26,7 @@ from typing import Final
 from twolane.process.errors import ConfigurationError
 from twolane.process.locations import location_of
 
-_KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
+KEY_HEADERS: Final = frozenset({b"authorization", b"api-key", b"x-api-key"})
 INVALID_KEY: Final = (
     "The API key is missing or invalid. Send it as 'Authorization: Bearer KEY', 'api-key' or 'x-api-key'; if several of"
     " these headers are sent, they must contain the same key."
@@ -133,7 +133,7 @@ def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     if there is none, or if the headers disagree. Header names are in lower case, as in ASGI."""
     found = b""
     for name, value in headers:
-        if name not in _KEY_HEADERS:
+        if name not in KEY_HEADERS:
             continue
         key = value.strip()
         if name == b"authorization":

@@ -27,6 +27,11 @@ def mutable_record(cls: type[_Record]) -> type[_Record]:
     return _struct(cls, frozen=False)
 
 
+def replaced(of: _Record, **changes: Any) -> _Record:
+    """The record with other values of some fields: what `dataclasses.replace` does, in a tenth of its time."""
+    return cast("_Record", msgspec.structs.replace(cast("Any", of), **changes))
+
+
 def _struct(cls: type[_Record], *, frozen: bool) -> type[_Record]:
     described: Any = dataclass(kw_only=True)(cls)
     own = {each.name for each in fields(described)}

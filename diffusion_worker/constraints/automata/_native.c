@@ -1237,6 +1237,37 @@ static int walk_from(Walk *w, int32_t origin)
     return failed ? -1 : 0;
 }
 
+typedef struct {
+    int32_t source, target, low, high;
+} Range;
+
+static int by_target(const void *one, const void *two)
+{
+    const Range *a = one, *b = two;
+    if (a->target != b->target)
+        return a->target < b->target ? -1 : 1;
+    return (a->low > b->low) - (a->low < b->low);
+}
+
+/* Sorts the ranges of one state, which are those from `first` on, by target and index, and merges adjacent ones. */
+static void merge_found(Walk *w, Py_ssize_t first)
+{
+    Range *ranges = (Range *)w->found + first;
+    Py_ssize_t count = w->count_found - first, kept = 0;
+    int is_sorted = 1;
+    for (Py_ssize_t at = 1; at < count && is_sorted; at++)
+        is_sorted = by_target(&ranges[at - 1], &ranges[at]) < 0;
+    if (!is_sorted)
+        qsort(ranges, (size_t)count, sizeof(Range), by_target);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        if (kept && ranges[kept - 1].target == ranges[at].target && ranges[kept - 1].high == ranges[at].low)
+            ranges[kept - 1].high = ranges[at].high;
+        else
+            ranges[kept++] = ranges[at];
+    }
+    w->count_found = first + kept;
+}
+
 static int hold(Walk *w, PyObject *array, void *pointer)
 {
     Py_buffer *held = &w->held[w->count];
@@ -1309,7 +1340,7 @@ static void free_walk(Walk *w)
     PyMem_Free(w->found);
 }
 
-/* walk(automaton, trie, text_base) -> int32 [transitions, 4] as bytes: source, target, low, high. Indices from `text_base`
+/* walk(automaton, trie, text_base) -> int32 [transitions, 4] as bytes: source, target, low, high, in ascending order. Indices from `text_base`
  * on are those of tokens that are text of a string, by what their last character needs, then by rank. */
 static PyObject *walk(PyObject *self, PyObject *args)
 {
@@ -1321,8 +1352,12 @@ static PyObject *walk(PyObject *self, PyObject *args)
     Walk w = {0};
     w.text_base = text_base;
     int failed = hold_all(&w, automaton, trie) < 0 || make_walk(&w) < 0;
-    for (int32_t state = 0; !failed && state < w.states; state++)
+    for (int32_t state = 0; !failed && state < w.states; state++) {
+        Py_ssize_t first = w.count_found;
         failed = walk_from(&w, state) < 0;
+        if (!failed)
+            merge_found(&w, first);
+    }
     if (!failed)
         result = PyBytes_FromStringAndSize((const char *)w.found, w.count_found * 4 * (Py_ssize_t)sizeof(int32_t));
     free_walk(&w);

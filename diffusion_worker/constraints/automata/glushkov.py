@@ -14,6 +14,7 @@ from diffusion_worker.constraints.automata.regex import Alt, Chars, NotRegular, 
 
 MAX_STATES: Final = 4096
 _MAX_POSITIONS: Final = 6000
+_MAX_RANGES: Final = 100_000  # of all positions; one letter of any script has 650
 
 
 def determinise(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
@@ -42,6 +43,7 @@ class _Positions:
     def __init__(self) -> None:
         self.ranges: list[Ranges] = []
         self.follow: list[list[int]] = []
+        self._size = 0
 
     def shape(self, tree: Tree) -> _Shape:
         match tree:
@@ -59,7 +61,8 @@ class _Positions:
         raise NotRegular("look-ahead inside an expression")
 
     def _char(self, ranges: Ranges) -> _Shape:
-        if len(self.ranges) >= _MAX_POSITIONS:
+        self._size += len(ranges)
+        if len(self.ranges) >= _MAX_POSITIONS or self._size > _MAX_RANGES:
             raise TooLarge("a regular expression with too many characters")
         self.ranges.append(ranges)
         self.follow.append([])

@@ -2,6 +2,23 @@ from typing import Any
 
 VERSION: int
 
+def follow(
+    program: Any,
+    state: int,
+    tokens_left: int,
+    peak: Any,
+    mass: Any,
+    entropy: Any,
+    sampled: Any,
+    uniforms: Any,
+    best: Any,
+    states: Any,
+    drawn: Any,
+    rests: Any,
+    entropies: Any,
+    scratch: Any,
+    /,
+) -> tuple[int, int] | None: ...
 def infer(
     program: Any,
     state: int,
@@ -30,6 +47,7 @@ def layout(
     vocab: int,
     /,
 ) -> Any: ...
+def live_size(program: Any, positions: int, /) -> int: ...
 def program(
     leaf_of: Any,
     class_at: Any,
@@ -44,11 +62,14 @@ def program(
     first: Any,
     sets: Any,
     to: Any,
+    kind_of: Any,
+    state_of_kind: Any,
     /,
 ) -> Any: ...
 def reduce(
     layout: Any,
     logits: Any,
+    scale: float,
     sampling: float,
     peak: Any,
     mass: Any,

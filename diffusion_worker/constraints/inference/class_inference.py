@@ -14,7 +14,7 @@ from diffusion_worker.constraints.inference.marginals import backward_masses, ma
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.native import NATIVE
 from diffusion_worker.constraints.inference.sample import sample_classes
-from diffusion_worker.constraints.inference.scratch import Scratch
+from diffusion_worker.constraints.inference.scratch import IN_USE, KEPT, Scratch
 from diffusion_worker.constraints.inference.token_set_scores import SetMasses, set_masses
 from diffusion_worker.constraints.inference.viterbi import ClassPath, best_classes
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
@@ -23,7 +23,10 @@ from diffusion_worker.weak_cache import once_per_object
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int32]
-_SCRATCH: Final = Scratch(in_use=512 << 20, kept=192 << 20)  # a row over 256 positions takes 4 KiB a state
+LIVE_STATES: Final = "live states"
+ALL_STATES: Final = "all states"
+# A row over 256 positions takes up to 50 MiB; where all states are needed, 4 KiB a state.
+_SCRATCH: Final = Scratch(in_use=IN_USE, kept=KEPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,25 +42,36 @@ class Inferred:
 
 def infer(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
     """Infer from the scores of a canvas, and as many `uniforms` in [0, 1)."""
-    positions = matcher.remaining_positions(len(uniforms))
     if NATIVE is not None:
-        arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
-        of_row = [None if each is None else each[:positions] for each in arrays]
-        best, states, drawn = np.empty((3, positions), np.int32)
-        rests, entropy = np.empty((2, positions))
-        program = _program_of(matcher.automaton)
-        place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
-        with _SCRATCH.lend(NATIVE.scratch_size(program, positions)) as scratch:
-            lengths = NATIVE.infer(*place, *of_row, uniforms[:positions], *out, scratch)
-        if lengths is not None:
-            of_best, of_drawn = lengths
-            if of_drawn < 0:
-                exact = _sample_exactly(matcher, scores, uniforms)
-                drawn, rests = np.array(exact.classes, np.int32), np.array(exact.rests)
-            else:
-                drawn, rests = drawn[:of_drawn], rests[:of_drawn]
-            return Inferred(best=best[:of_best], states=states[:of_best], drawn=drawn, rests=rests, entropy=entropy)
+        for way in (LIVE_STATES, ALL_STATES):
+            if (found := infer_natively(way, matcher, scores, uniforms)) is not None:
+                return found
     return infer_exactly(matcher, scores, uniforms)
+
+
+def infer_natively(way: str, matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred | None:
+    """The same in C. From LIVE_STATES alone: None where these are too many or leave out too much. From ALL_STATES: None
+    where probabilities leave the range of a double. Requires NATIVE."""
+    assert NATIVE is not None
+    run, size = (NATIVE.follow, NATIVE.live_size) if way == LIVE_STATES else (NATIVE.infer, NATIVE.scratch_size)
+    positions = matcher.remaining_positions(len(uniforms))
+    arrays = (scores.peak, scores.mass, scores.entropy, scores.sampled)
+    of_row = [None if each is None else each[:positions] for each in arrays]
+    best, states, drawn = np.empty((3, positions), np.int32)
+    rests, entropy = np.empty((2, positions))
+    program = _program_of(matcher.automaton)
+    place, out = (program, matcher.state, matcher.tokens_left), (best, states, drawn, rests, entropy)
+    with _SCRATCH.lend(size(program, positions)) as scratch:
+        lengths = run(*place, *of_row, uniforms[:positions], *out, scratch)
+    if lengths is None:
+        return None
+    of_best, of_drawn = lengths
+    if of_drawn < 0:
+        exact = _sample_exactly(matcher, scores, uniforms)
+        drawn, rests = np.array(exact.classes, np.int32), np.array(exact.rests)
+    else:
+        drawn, rests = drawn[:of_drawn], rests[:of_drawn]
+    return Inferred(best=best[:of_best], states=states[:of_best], drawn=drawn, rests=rests, entropy=entropy)
 
 
 def infer_exactly(matcher: Matcher, scores: ClassScores, uniforms: Doubles) -> Inferred:
@@ -95,6 +109,14 @@ def _program_of(automaton: TokenAutomaton) -> Any:
     arrays = (
         *(token_sets.leaf_of, token_sets.class_at, token_sets.set_start, token_sets.set_node),
         *(automaton.first_edge, automaton.label, automaton.target, automaton.distance),
-        *(graph.node_of, graph.target_node, *graph.compiled[:3]),
+        *(graph.node_of, graph.target_node, *graph.compiled[:3], *_kinds(automaton)),
     )
     return NATIVE.program(*(np.ascontiguousarray(each, np.int32) for each in arrays))
+
+
+def _kinds(automaton: TokenAutomaton) -> tuple[Ints, Ints]:
+    """[states] the kind of each state, where states of one kind read the same token sets; and a state of each kind."""
+    draws = np.random.default_rng(0).integers(0, 2**64, automaton.token_sets.sets + 1, dtype=np.uint64)
+    sums = np.add.reduceat(draws[automaton.label], automaton.first_edge[:-1])  # equal sums mean equal sets
+    _, example, kind = np.unique(sums, return_index=True, return_inverse=True)
+    return kind.astype(np.int32), example.astype(np.int32)

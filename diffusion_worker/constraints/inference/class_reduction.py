@@ -82,11 +82,12 @@ class ClassScores:
 
 
 class LogitReducer:
-    """Fills scores and chunks from blocks of logits, in C. Requires NATIVE."""
+    """Fills scores and chunks from blocks of logits divided by `annealing`, in C. Requires NATIVE."""
 
-    def __init__(self, layout: ClassLayout, positions: int, temperature: float = 1.0) -> None:
+    def __init__(self, layout: ClassLayout, positions: int, temperature: float = 1.0, annealing: float = 1.0) -> None:
         shape = (positions, layout.classes)
         self._layout, self._sampling = layout, 0.0 if temperature == 1.0 else 1.0 / temperature
+        self._scale = 1.0 / annealing
         sampled = np.empty(shape, np.float32) if self._sampling else None
         self.scores = ClassScores(
             **{name: np.empty(shape, np.float32) for name in ("peak", "mass", "entropy")}, sampled=sampled
@@ -105,4 +106,4 @@ class LogitReducer:
         out = (scores.peak[at], scores.mass[at], scores.entropy[at], sampled)
         chunks = (self.chunk_peak[at], self.chunk_total[at])
         logits = np.ascontiguousarray(logits, np.float32)
-        return bool(NATIVE.reduce(self._layout.compiled, logits, self._sampling, *out, *chunks))
+        return bool(NATIVE.reduce(self._layout.compiled, logits, self._scale, self._sampling, *out, *chunks))

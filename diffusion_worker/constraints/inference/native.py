@@ -7,4 +7,4 @@ from typing import Final
 from twolane.process.native import load_native
 
 # The version is that of the results.
-NATIVE: Final = load_native("diffusion_worker.constraints.inference._native", VERSION=2)
+NATIVE: Final = load_native("diffusion_worker.constraints.inference._native", VERSION=3)

@@ -3,11 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+IN_USE: Final = (
+    512 << 20
+)  # bytes for the constrained rows of a process: at most this much at once, unless one row needs more
+KEPT: Final = 192 << 20  # of these, between steps
 
 
 class Scratch:

@@ -164,7 +164,7 @@ class Builder:
         return number(self.graph, numbers, following, self.findings.unchecked)
 
     def _string(self, text: Text, continuation: Continuation) -> int | None:
-        found = language(text, self.limits.length)
+        found = language(text, self.limits.length, compact=self.limits.compact_formats)
         self.findings.unchecked |= found.unchecked
         self.findings.is_cut |= found.is_cut or self.limits.dense
         self._wide += found.wide if found.wide > MIN_WIDE else 0

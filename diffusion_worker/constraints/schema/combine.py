@@ -19,6 +19,8 @@ from diffusion_worker.constraints.schema.validation import SchemaValidator
 from diffusion_worker.errors import UnsupportedSchema
 
 MAX_PRODUCT: Final = 64
+_MAX_SHAPES: Final = 4096  # alternatives of one position
+_MAX_EXCLUSIVE: Final = 256  # alternatives of `oneOf`, each of which is compared with the others
 _DEPTH_OF_PROOF: Final = 3
 _SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
 Shapes = tuple[Shape, ...]
@@ -70,7 +72,7 @@ class Combiner:
         schema = node.schema
         if isinstance(schema, bool):
             return (Shape(),) if schema else ()
-        if self.document.old and "$ref" in schema:
+        if node.dialect.ignores_siblings and "$ref" in schema:
             return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
         shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
         for keyword in _COMBINATORS:
@@ -79,22 +81,26 @@ class Combiner:
                 shapes = tuple(_in_progress(shape, keyword) for shape in shapes)
             elif keyword == "oneOf" and keyword in schema:
                 shapes = self._one_of(shapes, [self._of(n) for n in self._branches(node, keyword)])
-            elif keyword in schema:
+            elif keyword in schema and (keyword not in _DYNAMIC or keyword == node.dialect.dynamic):
                 for factor in self._factors(node, keyword, schema[keyword]):
                     shapes = _product(shapes, factor, keyword)
                     if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" are contradictory
                         shapes = tuple(shape for shape in shapes if not self.is_empty(shape))
+            if len(shapes) > _MAX_SHAPES:
+                pointer = f"{node.pointer}/{keyword}"
+                raise UnsupportedSchema(f"more than {_MAX_SHAPES} alternatives", keyword=keyword, pointer=pointer)
         return shapes
 
     def _factors(self, node: Node, keyword: str, value: Any) -> Iterable[Shapes]:
         child = self.document.child
         match keyword:
-            case "$ref":
+            case "$ref" | "$dynamicRef" | "$recursiveRef":
                 yield self._of(self.document.resolve(node, keyword, value))
             case "allOf":
                 yield from (self._of(branch) for branch in self._branches(node, keyword))
             case "anyOf":
-                yield tuple(shape for branch in self._branches(node, keyword) for shape in self._of(branch))
+                shapes = [shape for branch in self._branches(node, keyword) for shape in self._of(branch)]
+                yield tuple({id(shape): shape for shape in shapes}.values())  # branches may be the same definition
             case "not":
                 yield self._of(self.document.negation(child(node, keyword), keyword))
             case "if":
@@ -134,7 +140,7 @@ class Combiner:
 
     def _one_of(self, around: Shapes, branches: Sequence[Shapes]) -> Shapes:
         """What satisfies `around` and exactly one of the branches."""
-        if self._lenient:
+        if self._lenient or sum(map(len, branches)) > _MAX_EXCLUSIVE:
             return tuple(
                 _in_progress(shape, "oneOf") for branch in branches for shape in _product(around, branch, "oneOf")
             )
@@ -219,6 +225,8 @@ def _in_progress(shape: Shape, keyword: str) -> Shape:
 
 def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
     """The pairwise intersections; above MAX_PRODUCT the second factor stays unchecked."""
+    if ours == _ANY:
+        return theirs
     if len(ours) > 1 and len(theirs) > 1 and len(ours) * len(theirs) > MAX_PRODUCT:
         return tuple(_in_progress(shape, keyword) for shape in ours)
     return tuple(joined for a in ours for b in theirs if (joined := a.and_(b)).types)
@@ -226,4 +234,5 @@ def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
 
 _DEPENDENCIES: Final = ("dependencies", "dependentRequired", "dependentSchemas")
 _EXCLUDING: Final = ("not", "if", *_DEPENDENCIES)
-_COMBINATORS: Final = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)
+_DYNAMIC: Final = ("$dynamicRef", "$recursiveRef")
+_COMBINATORS: Final = ("$ref", *_DYNAMIC, "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)

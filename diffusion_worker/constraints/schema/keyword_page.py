@@ -44,6 +44,19 @@ Regular expressions are read so that ECMA 262 and Python's `re` agree: `\\d` and
 
 ## Keywords
 """
+_FORMATS_HEAD: Final = """
+## Formats
+A format is the grammar of its RFC, so a valid text of any kind is accepted: lower-case `t` and `z`, fractions of any
+length, URIs with IPv6 hosts or without a host, quoted local parts of e-mail addresses. Left out are the year 0000, leap
+seconds other than `23:59:60` in UTC (in a `date-time`: on 30 June or 31 December), reserved operators of URI templates,
+and index manipulation in relative JSON pointers. Large schemas leave out IP addresses in brackets inside URIs and
+e-mail addresses. Limits on the length of labels and addresses are not enforced.
+
+`regex` is an annotation because no automaton recognises it, `idn-hostname` and `idn-email` because the allowed labels
+depend on Unicode tables. A text without its format is never generated, even where a dialect makes `format` an
+annotation.
+
+Formats enforced by the automaton: """
 _LIMITS_HEAD: Final = f"""
 ## Size limits
 A compilation takes the first tier whose state budget is sufficient. Limits on depth and on undeclared members make the
@@ -74,6 +87,7 @@ _LIMIT_COLUMNS: Final = {
     "items": "items",
     "members": "members",
     "indents": "widths of indentation",
+    "compact_formats": "compact formats",
     "dense": "dense",
 }
 
@@ -91,7 +105,7 @@ def _keywords() -> str:
 
 
 def _formats() -> str:
-    return "\nFormats enforced by the automaton: " + ", ".join(f"`{name}`" for name in FORMATS) + "."
+    return _FORMATS_HEAD + ", ".join(f"`{name}`" for name in FORMATS) + "."
 
 
 def _limits() -> str:

@@ -40,7 +40,10 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         maximum="",
         exclusiveMinimum="a number or, in draft 4, a boolean",
         exclusiveMaximum="a number or, in draft 4, a boolean",
-        _ref="within the document; recursion is unrolled up to the size limits; remote references are refused",
+        _ref="within the document, and to the metaschemas of JSON Schema; recursion is unrolled up to the size limits; "
+        "other references are refused",
+        _dynamicRef="2020-12; refused if the target depends on the references before it",
+        _recursiveRef="2019-09; the same",
         _defs="",
         definitions="",
     ),
@@ -54,9 +57,11 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         maxItems="checked above the limit on items",
         minLength="code points; checked above the limit on length",
         maxLength="code points; checked above the limit on length",
-        pattern="ECMA 262, unanchored; checked if not regular (back references, inner look-around, `\\b`); refused if  "
-        "Python's `re`, which validates, cannot parse it (`\\p`)",
-        format="the formats listed below, others are annotations; checked only above the size limits",
+        pattern="ECMA 262, unanchored; checked if not regular (back references, inner look-around, `\\b`); of "
+        "Unicode's properties only general categories and `ASCII` (`\\p{Letter}`, `\\P{Lu}`); refused if Python's "
+        "`re`, which validates, cannot parse it",
+        format="the formats listed below, others are annotations; large schemas: no IP addresses in brackets inside "
+        "URIs and e-mail addresses; checked only above the size limits",
         multipleOf="integers up to 1000; otherwise the number of digits is limited and it is checked",
         allOf="merged; checked above 64 alternatives",
         anyOf="united; checked above 64 alternatives",
@@ -80,8 +85,6 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     ),
     **_rows(
         "refused",
-        _dynamicRef="",
-        _recursiveRef="",
         extends="draft 3",
         disallow="draft 3",
         divisibleBy="draft 3",
@@ -93,7 +96,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         id="base of references in drafts up to 5",
         _anchor="target of references",
         _dynamicAnchor="target of references",
-        _recursiveAnchor="",
+        _recursiveAnchor="target of references in 2019-09",
         _vocabulary="",
         _comment="",
         title="",

@@ -99,7 +99,7 @@ def _items(document: Document, node: Node, schema: Mapping[str, Any]) -> Items:
         rest = (child(node, "additionalItems"),) if "additionalItems" in schema else None
     elif items is not None:
         rest = (child(node, "items"),)
-    if isinstance(given := schema.get("prefixItems"), list) and not document.lists_items:
+    if isinstance(given := schema.get("prefixItems"), list) and not node.dialect.lists_items:
         prefix = tuple((child(node, "prefixItems", index),) for index in range(len(given)))
     least = _count(schema, "minContains", 1) if "contains" in schema else 0
     return Items(

@@ -5,6 +5,7 @@ The groups are disjoint regular languages, so the subschemas of a name never dep
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from diffusion_worker.constraints.automata.code_point_dfa import (
     ANY_TEXT,
@@ -22,6 +23,8 @@ from diffusion_worker.constraints.schema.document import Conj, conjunction
 from diffusion_worker.constraints.schema.shapes import MemberLayer, Members
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, has_two_readings, language, wide_states
+
+_MAX_GROUPS: Final = 32  # overlapping patterns would double them one by one
 
 
 @dataclass(slots=True)
@@ -53,7 +56,7 @@ def allowed_names(combiner: Combiner, members: Members, limits: SizeLimits, find
         if shape.literals is not None:
             found = union(found, dfa_of_words(frozenset(value for value in shape.literals if isinstance(value, str))))
             continue
-        names = language(shape.text, limits.length)
+        names = language(shape.text, limits.length, compact=limits.compact_formats)
         findings.unchecked.update({"propertyNames"} if names.unchecked else ())
         findings.is_cut |= names.is_cut
         found = union(found, names.rows)
@@ -64,18 +67,22 @@ def member_groups(members: Members, names: RangeDfa, findings: Findings) -> list
     """The undeclared names in `names`, partitioned by the subschemas that apply to them."""
     found = [MemberGroup(names=difference(names, dfa_of_words(frozenset(members.declared))))]
     for layer in members.layers:
-        found = [part for group in found for part in _split(group, layer, findings)]
+        most = max(1, _MAX_GROUPS // max(1, len(found)))
+        found = [part for group in found for part in _split(group, layer, findings, most)]
     if members.closed:
         found = [group for group in found if group.conj]
     return found
 
 
-def _split(group: MemberGroup, layer: MemberLayer, findings: Findings) -> list[MemberGroup]:
-    """Apply one layer: names that match none of its patterns are subject to its `additionalProperties`."""
+def _split(group: MemberGroup, layer: MemberLayer, findings: Findings, most: int) -> list[MemberGroup]:
+    """Apply one layer: names that match none of its patterns are subject to its `additionalProperties`. Patterns that
+    would make more than about `most` groups are left to validation."""
     matched: list[MemberGroup] = []
     rest = group
     for pattern, conj in layer.patterns:
         try:
+            if len(matched) > most:
+                raise TooLarge("too many groups of names")
             inside, outside = _sides(pattern, findings)
             matched = [part for found in matched for part in _split_group(found, inside, outside, conj)]
             matched.extend(_narrow(rest, intersection(rest.names, inside), conj))

@@ -28,6 +28,7 @@ class SizeLimits:
     items: int  # counted items of an array
     members: int  # counted members of an object
     indents: int  # widths of indentation per level that bounded white space offers, of (2, 4)
+    compact_formats: bool = True  # no IP addresses in brackets inside URIs and e-mail addresses
     dense: bool = False  # strings without `\uXXXX` and without characters beyond U+3FFFF
 
     def free_depth_at(self, level: int, *, is_undeclared: bool) -> int:
@@ -51,7 +52,17 @@ _DENSE: Final = SizeLimits(
     dense=True,
 )
 SIZE_TIERS: Final = (
-    SizeLimits(states=12_000, free_states=17_000, recursion=7, depth=24, length=64, items=32, members=16, indents=2),
+    SizeLimits(
+        states=12_000,
+        free_states=17_000,
+        recursion=7,
+        depth=24,
+        length=64,
+        items=32,
+        members=16,
+        indents=2,
+        compact_formats=False,
+    ),
     SizeLimits(states=24_000, free_states=17_000, recursion=3, depth=24, length=64, items=32, members=16, indents=2),
     SizeLimits(states=40_000, free_states=17_000, recursion=2, depth=16, length=16, items=8, members=4, indents=2),
     SizeLimits(states=60_000, free_states=17_000, recursion=1, depth=12, length=8, items=4, members=2, indents=1),

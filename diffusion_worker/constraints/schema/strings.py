@@ -5,7 +5,7 @@ on *wide* states, which have many characters on their edges: each costs token co
 vocabulary. A repetition that is too long is replaced by an unbounded one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -22,7 +22,7 @@ from diffusion_worker.constraints.automata.code_point_dfa import (
 from diffusion_worker.constraints.automata.graph import TooLarge
 from diffusion_worker.constraints.automata.minimise import RangeDfa
 from diffusion_worker.constraints.automata.regex import NotRegular, parse
-from diffusion_worker.constraints.schema.formats import FORMATS
+from diffusion_worker.constraints.schema.formats import COMPACT, FORMATS
 from diffusion_worker.constraints.schema.shapes import Text
 
 MIN_WIDE: Final = 32  # wide states that any string may have, whatever the limits
@@ -41,12 +41,12 @@ class Language:
 
 
 @lru_cache(maxsize=1024)
-def language(text: Text, longest: int) -> Language:
-    """The strings of a shape, with at most about `longest` wide states."""
+def language(text: Text, longest: int, *, compact: bool = False) -> Language:
+    """The strings of a shape, with at most about `longest` wide states. `compact`: with formats for large schemas."""
     found = ANY_TEXT
     unchecked: set[str] = set()
     limit = max(longest, MIN_WIDE)
-    for keyword, restrict in _restrictions(text):
+    for keyword, restrict in _restrictions(text, COMPACT if compact else FORMATS):
         try:
             narrowed = restrict(found, None)
             if wide_states(narrowed) > limit:
@@ -79,11 +79,11 @@ def wide_states(rows: RangeDfa) -> int:
 Restrict = Callable[[RangeDfa, int | None], RangeDfa]
 
 
-def _restrictions(text: Text) -> list[tuple[str, Restrict]]:
+def _restrictions(text: Text, formats: Mapping[str, str]) -> list[tuple[str, Restrict]]:
     return [
         *(("pattern", _containing(pattern)) for pattern in text.patterns),
         *(("not", _not_containing(pattern)) for pattern in text.excluded_patterns),
-        *(("format", _formatted(name)) for name in text.formats),
+        *(("format", _formatted(formats[name])) for name in text.formats),
     ]
 
 
@@ -95,8 +95,8 @@ def _not_containing(pattern: str) -> Restrict:
     return lambda found, repeats: found if repeats else difference(found, dfa_of_pattern(pattern, wide=True))
 
 
-def _formatted(name: str) -> Restrict:
-    return lambda found, repeats: intersection(found, dfa_of_pattern(FORMATS[name], whole=True, repeats=repeats))
+def _formatted(grammar: str) -> Restrict:
+    return lambda found, repeats: intersection(found, dfa_of_pattern(grammar, whole=True, repeats=repeats))
 
 
 def _with_length(found: RangeDfa, text: Text, longest: int, unchecked: set[str]) -> RangeDfa:

@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema
 import jsonschema_specifications
 from jsonschema.validators import validator_for
 
-from diffusion_worker.constraints.schema.document import Node, Schema, canonical
+from diffusion_worker.constraints.automata.unicode_properties import without_properties
+from diffusion_worker.constraints.schema.document import Node, Schema, canonical, readable, root_base
 from diffusion_worker.constraints.spec import Constraint, template_parts
 from diffusion_worker.errors import InvalidRequest
 
@@ -36,7 +38,7 @@ def make_validator(constraint: Constraint) -> Callable[[str], str | None]:
             choices = frozenset(constraint.value)
             return lambda text: None if text in choices else "not one of the choices"
         case "regex":
-            return _pattern_validator(constraint.value)
+            return _pattern_validator(without_properties(constraint.value))
         case "template":
             return _pattern_validator("".join(_expression(part) for part in template_parts(constraint.value)))
         case "tools":
@@ -87,6 +89,7 @@ class SchemaValidator:
     def __init__(self, schema: Schema) -> None:
         if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
             raise InvalidRequest("not a valid schema: `$schema` must be a string", param="response_format")
+        schema = readable(schema)
         kind = validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)
@@ -96,13 +99,15 @@ class SchemaValidator:
                 f"not a valid schema: {error.message[:200]} (at `#{pointer}`)", param="response_format"
             ) from None
         self._validator = kind(schema, registry=jsonschema_specifications.REGISTRY)
+        self._base = root_base(schema)
         self._satisfied: dict[tuple[Node, str], bool] = {}  # a literal is met again in every attempt to build
 
     def is_satisfied(self, node: Node, value: Any) -> bool:
         """Whether a value satisfies one position of the schema."""
         key = (node, canonical(value))
         if key not in self._satisfied:
-            valid = bool(self._validator.evolve(schema=node.schema).is_valid(value))
+            schema = node.schema if node.base == self._base else {"$ref": _reference(node.pointer)}
+            valid = bool(self._validator.evolve(schema=schema).is_valid(value))
             self._satisfied[key] = valid != bool(node.negative)
         return self._satisfied[key]
 
@@ -123,6 +128,12 @@ class SchemaValidator:
         except RecursionError:
             return "nested too deeply"
         return self.violation(value)
+
+
+def _reference(pointer: str) -> str:
+    """The reference to a position of a `Document`: a JSON pointer, in the document or in a metaschema."""
+    uri, fragment = ("", pointer) if pointer[:1] in ("", "/") else pointer.split("#", 1)
+    return f"{uri}#{quote(fragment)}"
 
 
 def _no_constant(name: str) -> Any:

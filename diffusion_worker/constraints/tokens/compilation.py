@@ -227,7 +227,8 @@ def _numbering(source: Ints, is_live: NDArray[np.bool_], done: int) -> NDArray[n
 def _merge_ranges(transitions: RangeTransitions) -> tuple[RangeTransitions, NDArray[np.int64]]:
     """Sort by (source, target) and merge adjacent ranges; also returns where each pair begins, and the end."""
     pair = transitions.source.astype(np.int64) * (int(transitions.target.max()) + 1) + transitions.target
-    order = np.argsort((pair << 20) + transitions.low)  # 2^20 indices: no known vocabulary has a third as many tokens
+    # 2^20 indices: no known vocabulary has a third as many tokens. Those of `_walk` are sorted, the others follow.
+    order = np.argsort((pair << 20) + transitions.low, kind="stable")
     transitions, pair = transitions.where(order), pair[order]
     is_new_pair = np.append(True, pair[1:] != pair[:-1])
     is_new = is_new_pair | np.append(True, transitions.low[1:] != transitions.high[:-1])

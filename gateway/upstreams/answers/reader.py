@@ -16,6 +16,7 @@ from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reframe import ChunkMerger
 from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
 from gateway.upstreams.parse_response import error_of, read_delta
+from twolane.process.http.compiled import read_text_event
 
 MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
@@ -23,9 +24,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _DOCUMENT: Final = (b"{", b"[")
 _DONE: Final = b"[DONE]"
-_COMMON_START: Final = b"data: {"
-_COMMON_END: Final = b"}\n\n"
-_COMMON_LINES: Final = 2  # as many line feeds
+_CHAT: Final = TargetApi.CHAT
 # What parsers raise, for example for a number of more digits than Python converts.
 _FAULTS: Final = (EventTooLarge, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -42,6 +41,7 @@ class AnswerReader:
     def __init__(self, *, stream: bool, max_bytes: int, api: TargetApi = TargetApi.CHAT) -> None:
         self.is_done = self.is_finished = False
         self._read_whole, self._read_event = FORMS[api]
+        self._reads_chats = api is _CHAT
         self._stream = stream
         self._max_bytes = max_bytes
         self._head = b""  # what was read before the form of the body is known
@@ -65,10 +65,10 @@ class AnswerReader:
         try:
             if self._events is None:
                 return self._begin(data)
-            is_event = data[:7] == _COMMON_START and data[-3:] == _COMMON_END and data.count(b"\n") == _COMMON_LINES
-            is_event = is_event and b"\r" not in data  # which ends a line as well
-            if is_event and self._merger is None and not self.is_finished and not self._events.has_begun:
-                return self._read_one(data[6:-2])
+            if self._reads_chats and self._merger is None and not (self.is_finished or self._events.has_begun):
+                found = read_text_event(data)
+                if found is not None:
+                    return self._add_text(*found)
             return self._read(self._events, data)
         except _FAULTS as fault:
             raise _unreadable(fault) from fault
@@ -120,14 +120,12 @@ class AnswerReader:
             self._count_idle(len(data))
         return deltas
 
-    def _read_one(self, event: bytes) -> list[Delta]:
+    def _add_text(self, event: bytes, index: int, text: str) -> list[Delta]:
         """What `_read` returns for one event in its most common form, alone in a read."""
-        delta = self._read_event(event, self._state)
-        if delta is None:
-            self._count_idle(len(event))
-            return []
+        delta = Delta(data=event, pieces=(Piece(index=index, text=text, is_answer=True),))
         self._idle_size = 0
-        self._observe(delta)
+        if index not in self._open:
+            self._observe(delta)
         return [delta]
 
     def _count_idle(self, size: int) -> None:

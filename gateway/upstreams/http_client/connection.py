@@ -17,13 +17,10 @@ import httptools
 from gateway.upstreams.http_client.client import HungUp, InvalidResponse, ResponseTimeout
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.response import Headers, PooledResponse
-from twolane.process.http.compiled import read_chunks, read_head
+from twolane.process.http.compiled import read_chunks, read_response
 
 _BODILESS: Final = frozenset({204, 304})
-_OK: Final = b"HTTP/1.1 200 "
 _OK_STATUS: Final = 200
-_KEEP_ALIVE: Final = b"keep-alive"
-_UNCOMMON: Final = frozenset({b"upgrade", b"proxy-connection", b"trailer"})  # headers that the parser must see
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 _BYTES_ACKED_AT: Final = 120  # in Linux's struct tcp_info
 
@@ -94,6 +91,10 @@ class Connection(asyncio.Protocol):
         self._head_fed = self._header_count = self._seen = 0
         self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
+    def is_idle_for(self, seconds: float) -> bool:
+        """Whether its last response was complete more than `seconds` ago."""
+        return self._loop.time() - self.idle_since_s > seconds
+
     @property
     def is_usable(self) -> bool:
         """Whether nothing has arrived since the last response: neither the server's close, nor bytes that would be
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
                 return
             if not self._has_begun and self._take_common(data):
                 return
-        elif self._is_common and self._take_chunks(data, 0):
+        elif self._is_common and self._take_chunks(data):
             return
         self._has_begun = True
         self._seen += len(data)
@@ -182,41 +183,33 @@ class Connection(asyncio.Protocol):
     def _take_common(self, data: bytes) -> bool:
         """Read the head of a response in the form that servers commonly send, with the beginning of its body, or all
         of it. False: the parser must read it."""
-        waiter, found = self._waiter, read_head(data)
-        if found is None or waiter is None or waiter.done() or self._is_bodiless:
+        waiter, allowed = self._waiter, self.limits
+        if waiter is None or waiter.done() or self._is_bodiless:
             return False
-        line, listed, end = found
-        headers = dict(listed)
-        if line[:13] != _OK or len(headers) != len(listed) or end > self.limits.head_bytes:
+        found = read_response(data, allowed.head_bytes, allowed.body_bytes)
+        if found is None:
             return False
-        if not _UNCOMMON.isdisjoint(headers) or headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE:
-            return False
-        length, coding, size = headers.get(b"content-length"), headers.get(b"transfer-encoding"), len(data) - end
-        chunks = None
-        if length is not None:
-            if length != b"%d" % size or coding is not None or size > self.limits.body_bytes:
-                return False
-        elif coding != b"chunked" or (chunks := read_chunks(data, end)) is None:
-            return False
+        headers, part, is_end = found
         self._has_begun = self._is_common = self._is_framed = True
         if self._timer is not None:
             self._stop_timer()
-        self._waiter, self._response = None, PooledResponse(self, _OK_STATUS, headers, self.limits.body_bytes)
+        self._waiter, self._response = None, PooledResponse(self, _OK_STATUS, headers, allowed.body_bytes)
         waiter.set_result(self._response)
-        if chunks is not None:
-            self._take(self._response, *chunks)
-        else:
-            self._response.complete(data[end:])
+        if is_end:
+            self._response.complete(part)
             self._is_over = self._keeps = True
             self._finish()
+        else:
+            self._take(self._response, part, is_end)
         return True
 
-    def _take_chunks(self, data: bytes, start: int) -> bool:
+    def _take_chunks(self, data: bytes) -> bool:
         """Read whole chunks; False: the parser reads them and what follows."""
-        chunks, response = read_chunks(data, start), self._response
+        chunks, response = read_chunks(data), self._response
         if chunks is not None and response is not None:
-            if chunks[1] or not response.feed_sink(chunks[0]):
-                self._take(response, *chunks)
+            part, is_end = chunks
+            if is_end or not response.feed_sink(part):
+                self._take(response, part, is_end)
             return True
         self._is_common = False
         self._parser.feed_data(_CHUNKED_HEAD)  # to the place where the body begins, or goes on

@@ -94,11 +94,10 @@ class PooledClient:
     def _take(self, origin: Origin) -> Connection | None:
         """The connection that was used last; None if there is none that can be used."""
         idle = self._idle.get(origin)
-        oldest_s = asyncio.get_running_loop().time() - self._limits.idle_s
         while idle:
             connection = idle.pop()
             self._idle_count -= 1
-            if connection.idle_since_s >= oldest_s and connection.is_usable:
+            if not connection.is_idle_for(self._limits.idle_s) and connection.is_usable:
                 return connection
             connection.abort()
         return None
@@ -185,7 +184,7 @@ def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
 
 
 def _encoded(start: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
-    return b"%b%bContent-Length: %d\r\n\r\n%b" % (start, _lines(headers), len(body), body)
+    return b"".join((start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:

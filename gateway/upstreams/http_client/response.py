@@ -103,10 +103,10 @@ class PooledResponse:
 
     def feed_sink(self, part: bytes) -> bool:
         """Hand over a part of the body at once; False: that is not possible, `feed` it."""
-        sink = self._sink
-        if sink is None or self._parts or not 0 < len(part) <= min(PUSHED_BYTES, self._limit):
+        sink, size = self._sink, len(part)
+        if sink is None or self._parts or not 0 < size <= PUSHED_BYTES or size > self._limit:
             return False
-        self._limit -= len(part)
+        self._limit -= size
         if not sink(part):
             self._sink = None
         return True

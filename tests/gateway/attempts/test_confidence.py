@@ -5,6 +5,7 @@ from collections.abc import Callable
 import orjson
 import pytest
 
+from gateway.attempts.answer_content import has_blank_choice
 from gateway.attempts.confidence import check_confidence, minimum_of, needs_logprobs
 from gateway.beyond_chat import BeyondChat, Prompt
 from gateway.enums import Capability, Kind, TargetApi
@@ -65,3 +66,10 @@ def test_every_choice_must_say_something(query: MakeQuery, second: str, passes: 
     else:
         with pytest.raises(LowConfidence, match="blank"):
             check_confidence(0.8, 0.9, deltas, query())
+
+
+@pytest.mark.parametrize(("said", "is_blank"), [("", True), ("\u200b", True), ("so", False)])
+def test_a_stream_of_reasoning_is_blank_unless_a_text_follows(said: str, is_blank: bool) -> None:
+    chunks = [{"reasoning_content": "Let me think."}, {"content": said}]
+    deltas = [read_delta(orjson.dumps({"choices": [{"index": 0, "delta": each}]})) for each in chunks]
+    assert has_blank_choice(deltas) is is_blank

@@ -1,6 +1,5 @@
 """Tokens: every text has them, unknown words have that of a stem or shape, and negated words are found."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ VOCABULARY = Vocabulary(sorted(set(SENTENCES.split())))
 
 def denied(text: str) -> list[str]:
     tokens = split(lowered(text))
-    return [tokens[at] for at in VOCABULARY.negated(np.array(VOCABULARY.ids(tokens)))]
+    return [tokens[at] for at in VOCABULARY.negated(VOCABULARY.ids(tokens))]
 
 
 @pytest.mark.parametrize(

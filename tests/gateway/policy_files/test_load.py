@@ -139,13 +139,15 @@ def test_the_shipped_policies_load_without_any_environment(name: str) -> None:
     assert policy.targets["quality"].url == "http://127.0.0.1:8002"
 
 
-def test_the_default_policy_sends_edits_and_structure_to_the_fast_lane_and_the_rest_to_quality() -> None:
-    policy = load(POLICIES / "default.yaml", {})
+@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml"])
+def test_the_shipped_policies_send_tasks_of_the_checkpoint_to_the_fast_lane_and_the_rest_to_quality(name: str) -> None:
+    policy = load(POLICIES / name, {})
     assert [(rule.route.name, rule.route.use) for rule in policy.rules] == [
         ("edits", "careful"),
         ("completions", "fast"),
         ("extraction", "careful"),
         ("constrained", "fast"),
+        ("puzzles", "fast"),
         ("default", "quality"),
     ]
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from gateway.enums import Capability, Kind, Task
 from gateway.policy_types import READ_ALONG, Slo
 from gateway.routing.conditions import When
+from gateway.routing.engine_profiles import ENGINES
 from gateway.routing.gates import Gate
 from gateway.routing.policy import DIRECT, Policy, Route, compile_policy
 from gateway.types import Capabilities, Classification, Query, Target
@@ -44,6 +47,36 @@ def test_a_gate_holds_for_every_worker_of_a_route_and_not_for_the_lane_that_it_f
     assert [lane.min_confidence for lane in compiled(target, route).lanes] == [0.8, 0.8, None]
 
 
+@pytest.mark.parametrize(("engine", "minimum"), [("vllm_diffusion", 0.8), ("vllm", None)])
+def test_a_gate_holds_for_a_diffusion_engine_among_the_fallbacks_too(
+    target: MakeTarget, engine: str, minimum: float | None
+) -> None:
+    server = target("server", kind=Kind.OPENAI, engine=engine, capabilities=ENGINES[engine])
+    targets = {"fast": target("fast"), "server": server}
+    route = Route(name="r", when=When(), use="fast", fall_back=("server",), gate=Gate(minimum=0.8))
+    policy = compile_policy(content_hash="0123456789abcdef", targets=targets, target_slos={}, routes=(route,))
+    assert [lane.min_confidence for lane in policy.lanes] == [0.8, minimum]
+
+
+@pytest.mark.parametrize(
+    ("gate", "minima"),
+    [
+        (None, [0.6, None]),
+        (Gate(minimum=0.8), [0.8, 0.8]),
+        (Gate(at_targets=(("careful", 0.7),)), [0.6, 0.7]),
+        (Gate(at_targets=(("fast", 0.0),)), [0.0, None]),
+    ],
+)
+def test_the_gate_of_a_target_holds_where_the_route_has_none_for_it(
+    target: MakeTarget, gate: Gate | None, minima: list[float | None]
+) -> None:
+    targets = {"fast": target("fast", min_confidence=0.6), "careful": target("careful")}
+    route = Route(name="r", when=When(), use="fast", fall_back=("careful",), gate=gate)
+    policy = compile_policy(content_hash="0123456789abcdef", targets=targets, target_slos={}, routes=(route,))
+    assert [lane.min_confidence for lane in policy.lanes] == minima
+    assert [policy.direct[name].open.candidates[0].min_confidence for name in targets] == [0.6, None]
+
+
 def test_a_gate_by_target_holds_for_exactly_those(target: MakeTarget) -> None:
     gate = Gate(at_targets=(("careful", 0.7),))
     route = Route(name="r", when=When(), use="quality", fall_back=("fast", "careful"), gate=gate)
@@ -53,7 +86,7 @@ def test_a_gate_by_target_holds_for_exactly_those(target: MakeTarget) -> None:
 def test_a_gate_holds_for_every_target_that_answers_decisions_with_probabilities(target: MakeTarget) -> None:
     server = target("server", kind=Kind.OPENAI, capabilities=Capabilities(supported=frozenset({Capability.DECISIONS})))
     route = Route(name="r", when=When(), use="server", gate=Gate(minimum=0.8))
-    policy = compile_policy(content_hash="0123456789abcdef", targets={"server": server}, target_slos={}, routes=[route])
+    policy = compile_policy(content_hash="0123456789abcdef", targets={"server": server}, target_slos={}, routes=(route,))
     assert [lane.min_confidence for lane in policy.lanes] == [0.8]
 
 

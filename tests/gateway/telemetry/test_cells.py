@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from gateway.telemetry.cells import CounterCell, HistogramCell
+from gateway.telemetry.cells import CounterCell, HistogramCell, Origin
 
 BOUNDS = (0.5, 1.0, 2.0)
 VALUES = st.lists(st.one_of(st.floats(-1, 4, width=16), st.sampled_from(BOUNDS), st.just(float("inf"))), max_size=9)
@@ -44,11 +44,11 @@ def test_an_exemplar_is_kept_with_its_bucket() -> None:
     registry = CollectorRegistry()
     histogram = Histogram("h", "help", registry=registry, buckets=BOUNDS)
     cell = HistogramCell(histogram)
-    cell.observe(0.7, {"trace_id": "a"})
+    cell.observe(0.7, Origin("a", 12.0))
     cell.observe(0.7, None)
     cell.flush()
     [family] = registry.collect()
     [bucket] = [sample for sample in family.samples if sample.labels.get("le") == "1.0"]
     assert bucket.value == 2
     assert bucket.exemplar is not None
-    assert bucket.exemplar.labels == {"trace_id": "a"}
+    assert (bucket.exemplar.labels, bucket.exemplar.value, bucket.exemplar.timestamp) == ({"trace_id": "a"}, 0.7, 12.0)

@@ -113,6 +113,7 @@ def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None
     trace = tracer.begin(None)
     metrics.decided(decision(trace=trace))
     metrics.decided(decision(trace=CALLER))
+    metrics.gauges.refresh()
     page, _ = metrics.render("application/openmetrics-text")
     assert f'# {{trace_id="{trace.hex_id}"}}'.encode() in page
     assert CALLER.hex_id.encode() not in page

@@ -2,8 +2,11 @@
 
 import json
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +15,9 @@ import torch
 from diffusion_worker.models.confidence import PromptHead, read_confidence
 from diffusion_worker.types.confidence import ConfidenceWeights, Evidence
 from diffusion_worker.types.requests import DecodingMode
-from training.gate import prompt_head
+from training.gate import prompt_head, report
 from training.gate.fit import fit, write_weights
-from training.gate.measure import Answered, by_part, figures
+from training.gate.measure import Answered, Figures, Rejected, by_part, figures
 from training.gate.prompt_head import train_head, training_prompts
 from training.gate.rows import Row, Third
 from training.tasks.registry import TASKS
@@ -78,6 +81,38 @@ def test_the_report_has_a_line_for_each_third_and_each_family() -> None:
     assert names == ["all", *("trained tasks",) * 2, *("near strangers",) * 2, "far strangers"]
 
 
+@pytest.mark.parametrize(
+    ("change", "tokens", "code"),
+    [
+        ({}, 63, 0),
+        ({}, 64, 1),  # an answer that the gate rejects had filled its first canvas
+        ({"served": 120}, 63, 1),  # precision
+        ({"right_served": 89, "served": 90}, 63, 1),  # recall
+        ({"answers": 150}, 63, 1),  # most answers are right without a gate
+    ],
+)
+def test_the_check_fails_if_a_decoding_mode_misses_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, int], tokens: int, code: int
+) -> None:
+    good = Figures(name="all", answers=300, right=100, served=100, right_served=98)
+    measured = {
+        DecodingMode.DIFFUSION: (good, 63),
+        DecodingMode.VERIFIED: (replace(good, **change), tokens),  # type: ignore[arg-type]
+        DecodingMode.AUTOREGRESSIVE: (good, 63),
+    }
+
+    def measure(_model: object, _rows: object, mode: DecodingMode) -> tuple[list[Figures], list[Rejected]]:
+        found, ended = measured[mode]
+        return [found], [Rejected(passes=1, tokens=ended)]
+
+    monkeypatch.setattr(report, "_measure", measure)
+    model: Any = SimpleNamespace(info=SimpleNamespace(denoising=SimpleNamespace(canvas_length=64)))
+    assert report.evaluate_gate(model, 1, json_file=None, is_checked=True) == code
+    printed = capsys.readouterr().out
+    assert all(f"at least 0.8, {mode}" in printed for mode in DecodingMode)
+    assert report.evaluate_gate(model, 1, json_file=None, is_checked=False) == 0
+
+
 @pytest.mark.slow
 def test_a_trained_prompt_head_finds_the_token_that_followed_likely() -> None:
     """From hidden states that tell the next token. The scale of the input does not matter."""
@@ -107,10 +142,9 @@ def test_the_prompt_head_is_trained_on_the_training_split_alone(monkeypatch: pyt
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_shipped_checkpoint_clears_the_bars_of_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
-    """Precision at least 95 % with at least 90 % of the correct answers kept, in both modes, on strangers that nothing
+    """Precision at least 95 % with at least 90 % of the correct answers kept, in every mode, on strangers that nothing
     was chosen on; a hopeless answer ends within its first canvas."""
     from diffusion_worker.models.loader import LoadOptions, load
-    from training.gate.report import evaluate_gate
 
     model = load(Path(__file__).parents[3] / "checkpoints" / "twolane-tiny", LoadOptions(threads=1))
-    assert evaluate_gate(model, 30, json_file=None, is_checked=True) == 0, capsys.readouterr().out
+    assert report.evaluate_gate(model, 30, json_file=None, is_checked=True) == 0, capsys.readouterr().out

@@ -52,7 +52,7 @@ def served(
     model: Any, wanted: list[GenerationRequest], *, dice: Random | None = None, is_exact: bool = True
 ) -> list[Drafts]:
     """Drafts of every step of every request. With `dice`, requests arrive at random and are sometimes preempted."""
-    capacity = Capacity(max_num_seqs=ROWS, max_context=128, is_exact=is_exact, prefill_chunk=16)
+    capacity = Capacity(max_num_seqs=ROWS, max_context=128, is_exact=is_exact, max_prefill_tokens=16)
     loop = Loop(model, capacity, gauge=lambda: (0, 0))
     shown: dict[int, Drafts] = {}
     step = loop._stepper.step

@@ -201,7 +201,14 @@ def test_rows_that_come_and_go_and_are_preempted_and_reuse_prompts_change_nothin
         for n in range(8)
     ]
     found = ours(
-        model, requests, slots=3, arrivals=dice, seen=seen, max_step_tokens=dice.choice((None, 12, 40)), prefill_chunk=7
+        model,
+        requests,
+        slots=3,
+        arrivals=dice,
+        seen=seen,
+        max_step_tokens=dice.choice((None, 12, 40)),
+        max_prefill_tokens=21,
+        is_mixed=True,
     )
     for one, mine in zip(requests, found, strict=True):
         assert mine.drafts == theirs(model._model, one, ()).drafts

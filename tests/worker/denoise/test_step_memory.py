@@ -10,9 +10,8 @@ import torch
 
 from diffusion_worker.denoise import score, truncation
 from diffusion_worker.denoise.logit_reads import position_blocks
-from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.limits import Limits
-from diffusion_worker.engine.warm_up import largest_batch
+from diffusion_worker.engine.warm_up import _WholeStepper, largest_batch
 from diffusion_worker.memory import step_memory
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.step_memory import StepWork, step_bytes
@@ -27,14 +26,11 @@ RELEASED = Path(__file__).parents[1] / "models" / "released_26b_a4b.json"
 META = torch.device("meta")
 
 
-class WithoutFetching(Stepper):
+class WithoutFetching(_WholeStepper):
     """Runs the passes only; numbers on `meta` cannot be read."""
 
     def _fetch(self, _outcomes: Any) -> StepResult:
         return StepResult()
-
-    def _isolated(self, items: Any, run: Any) -> Any:
-        return run(items)
 
 
 @cache
@@ -86,16 +82,14 @@ def test_the_computed_peak_covers_the_real_one_and_hardly_more(
     # Numbers that nobody reads: three bits are bisected, and three blocks of positions sampled, in the same memory.
     monkeypatch.setattr(truncation, "_ONE_BITS", 7)
     monkeypatch.setattr(score, "position_blocks", lambda *shape, **rows: list(position_blocks(*shape, **rows))[:3])
-    model, limits = released(), Limits(max_num_seqs=rows, max_waiting=0, max_context=context)
+    model = released()
+    limits = Limits(max_num_seqs=rows, max_waiting=0, max_context=context, is_mixed=True)
     whole = largest_batch(model.info, limits)
-    work = StepWork(rows=rows, context=context, canvas_length=256, prefill_chunk=limits.prefill_chunk)
-    for batch, computed in (
-        (Batch(denoises=whole.denoises), rows * step_memory._canvas_bytes(model.kv_layers, model.info.step, work, 2)),
-        (Batch(prefills=whole.prefills), rows * step_memory._prefill_bytes(model.kv_layers, model.info.step, work, 2)),
-    ):
-        measured = peak(batch, limits)
-        assert measured <= computed <= 1.4 * measured
+    work = StepWork(rows=rows, context=context, canvas_length=256, max_prefill_tokens=limits.max_prefill_tokens)
+    shape, layers = model.info.step, model.kv_layers
+    mixed = peak(Batch(prefills=whole.prefills, denoises=whole.denoises), limits)
+    assert mixed <= step_memory._mixed_bytes(layers, shape, work, 2) <= 1.4 * mixed
+    decoded = peak(Batch(decodes=whole.decodes), limits)
+    assert decoded <= step_memory._padded_bytes(layers, shape, work, 2)
     everything = peak(whole, limits)
-    assert (
-        everything <= step_bytes(model.kv_layers, model.info.step, work, 2) <= 1.25 * everything
-    )  # a single slot is not gathered
+    assert everything <= step_bytes(layers, shape, work, 2) <= 1.4 * everything

@@ -57,8 +57,9 @@ def test_canvases_of_different_length_advance_in_one_batch() -> None:
 def test_rows_of_any_canvas_length_share_one_pass_and_advance_as_alone(make_model: Any, is_exact: bool) -> None:
     model = make_model(window=8)
     passes: list[tuple[int, ...]] = []
-    real = model.denoise
-    model.denoise = lambda canvas, soft, context: (passes.append(canvas.shape), real(canvas, soft, context))[1]
+    denoise_alone, mixed = model.denoise, model._mixed_pass
+    model.denoise = lambda canvas, *others: (passes.append(canvas.shape), denoise_alone(canvas, *others))[1]
+    model._mixed_pass = lambda ids, canvas, *others: (passes.append(canvas.shape), mixed(ids, canvas, *others))[1]
     lengths = (12, 1, 7, 12, 3, 7)
     cut = replace(DENOISING, entropy_bound=4.0)
 
@@ -96,12 +97,16 @@ def test_rows_of_any_canvas_length_share_one_pass_and_advance_as_alone(make_mode
         assert (mine.accepted, mine.stable_prefix) == (alone.accepted, alone.stable_prefix)
 
 
-def test_an_iteration_has_a_bounded_number_of_passes() -> None:
-    """Prompt chunks, sealed canvases, canvases of twelve lengths, first tokens and later ones."""
-    model = ToyModel()
+def test_an_iteration_has_a_bounded_number_of_passes(make_model: Any) -> None:
+    """Prompt chunks, sealed canvases, canvases of twelve lengths and first tokens share one, later tokens another."""
+    model = make_model()
+    passes: list[str] = []
+    for name in ("encode", "denoise", "_mixed_pass"):
+        run = getattr(model, name)
+        setattr(model, name, lambda *inputs, name=name, run=run: (passes.append(name), run(*inputs))[1])
     it = stepper(model, slots=40)
     it.step(Batch(prefills=tuple(append(n, 20, 21) for n in range(1, 36))))
-    before = model.passes
+    passes.clear()
     it.step(
         Batch(
             prefills=(*(append(n, 22, at=2) for n in (1, 2)), *(append(n, 23, at=2, is_seal=True) for n in (3, 4))),
@@ -112,7 +117,51 @@ def test_an_iteration_has_a_bounded_number_of_passes() -> None:
             ),
         )
     )
-    assert model.passes - before == 5
+    assert passes == ["_mixed_pass", "encode"]
+
+
+def test_without_a_mixed_pass_rows_share_passes_of_bounded_padding() -> None:
+    model = ToyModel()
+    it = Stepper(model, KvCache(model.kv_layers, slots=9, slot_tokens=600, dtype=model.dtype, device=model.device))
+    lengths = (300, 200, 200, 100, 100, 100, 100, 100)
+    it.step(Batch(prefills=tuple(append(n, *[20] * count) for n, count in enumerate(lengths, 1))))
+    assert model.passes == 3, "300 alone, 200 twice, 100 five times"
+
+
+def test_a_row_that_breaks_a_mixed_pass_is_lost_alone(make_model: Any) -> None:
+    """Rows of the repeated passes have the results that they have in a mixed one."""
+    model = make_model(window=8)
+
+    def served(broken: int | None) -> StepResult:
+        it = stepper(model)
+        run, prompt = model._mixed_pass, tuple(range(6, 20))
+
+        def brittle(ids: torch.Tensor, *others: Any) -> Any:
+            if broken is not None and bool((ids == 50 + broken).any()):
+                raise RuntimeError("cannot be computed")
+            return run(ids, *others)
+
+        model._mixed_pass = brittle
+        try:
+            it.step(Batch(prefills=(append(1, *prompt), append(2, *prompt[:4]))))
+            return it.step(
+                Batch(
+                    prefills=(append(1, 51, 8, 9, at=14, is_seal=True), append(3, *prompt, 53)),
+                    denoises=(denoise(1, at=17), denoise(2, at=4), denoise(3, at=15)),
+                )
+            )
+        finally:
+            model._mixed_pass = run
+
+    whole = {canvas.sequence: canvas for canvas in served(None).canvases}
+    assert len(whole) == 3
+    for broken in (1, 3):
+        result = served(broken)
+        assert [fault.sequence for fault in result.faults] == [broken]
+        assert {canvas.sequence for canvas in result.canvases} == {1, 2, 3} - {broken}
+        for canvas in result.canvases:
+            assert canvas.ids == whole[canvas.sequence].ids
+            assert canvas.logprobs == pytest.approx(whole[canvas.sequence].logprobs, abs=1e-9)
 
 
 def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:
@@ -126,8 +175,8 @@ def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:
 def test_a_warm_start_is_what_the_first_pass_sees(make_model: Any) -> None:
     model = make_model(dtype=torch.float32)
     seen: list[torch.Tensor] = []
-    real = model.denoise
-    model.denoise = lambda canvas, soft, context: (seen.append(canvas), real(canvas, soft, context))[1]
+    real = model._mixed_pass
+    model._mixed_pass = lambda ids, canvas, *others: (seen.append(canvas), real(ids, canvas, *others))[1]
     stepper(model).step(Batch(prefills=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
     assert seen[0].tolist() == [[30, 31, 1] + [0] * 9]
 

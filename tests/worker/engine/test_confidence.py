@@ -21,7 +21,7 @@ WEIGHTS = ConfidenceWeights(intercept=3.0, weights={"prompt_surprise": -1.0, "to
 INFO = ModelInfo(
     vocab_size=100,
     hidden_size=8,
-    step=StepShape(vocab_size=100, query_heads=1, attention_width=1, feed_forward_width=1),
+    step=StepShape(vocab_size=100, attention_width=1, feed_forward_width=1),
     max_context=64,
     denoising=DENOISING,
     end_ids=(END,),

@@ -40,7 +40,7 @@ DENOISING = DenoisingParams(steps=3, canvas_length=4)
 INFO = ModelInfo(
     vocab_size=100,
     hidden_size=8,
-    step=StepShape(vocab_size=100, query_heads=1, attention_width=1, feed_forward_width=1),
+    step=StepShape(vocab_size=100, attention_width=1, feed_forward_width=1),
     max_context=64,
     denoising=DENOISING,
     end_ids=(END, 2),
@@ -449,7 +449,9 @@ def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
     dice: Random, running: int, budget: int | None, chunk: int
 ) -> None:
     """Requests arrive, end, fail, exceed deadlines and are preempted, the batch shrinks and steps fail, at any time."""
-    limits = Limits(max_num_seqs=running, max_waiting=99, max_context=64, max_step_tokens=budget, prefill_chunk=chunk)
+    limits = Limits(
+        max_num_seqs=running, max_waiting=99, max_context=64, max_step_tokens=budget, max_prefill_tokens=chunk
+    )
     table = SlotTable((LayerKv(heads=1, head_dim=1, window=9),), running + 1, itemsize=4)
     it, now, due = Scheduler(INFO, limits, table), 0.0, dice.randint(1, 12)
     added, ends, owned = [], [], dict[int, int]()

@@ -83,7 +83,7 @@ def test_the_largest_step_has_every_pass_for_every_row_and_leaves_an_empty_cache
     make_model: Any, is_exact: bool
 ) -> None:
     model = make_model(end_ids=())
-    loop = Loop(model, Capacity(max_num_seqs=3, max_context=64, prefill_chunk=40, is_exact=is_exact))
+    loop = Loop(model, Capacity(max_num_seqs=3, max_context=64, max_prefill_tokens=40, is_exact=is_exact))
     batch = largest_batch(model.info, loop.limits)
     for items, tokens in ((batch.prefills, None), (batch.denoises, None), (batch.decodes, 1)):
         assert {item.slot for item in items} == {0, 1, 2}
@@ -113,7 +113,7 @@ def test_the_peak_is_measured_around_all_passes_of_the_largest_step() -> None:
     loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     meter = Recorded(model)
     assert run_largest_step(model, loop._stepper.cache, loop.limits, None, meter) == 1234
-    assert meter.passes == [0, 5 + 5 + 1], "prompt chunks, sealed canvases, canvases, verifications and decodes; a row"
+    assert meter.passes == [0, 4 + 4 + 1], "prompt chunks, canvases, verifications and decodes; a row"
 
 
 def test_a_row_alone_is_stepped_too_also_pinned_and_sampled_by_temperature_alone(

@@ -15,7 +15,7 @@ SIZE = ModelSize(
     parameters=25_000_000_000,
     active_parameters=3_800_000_000,
     kv_layers=RELEASED,
-    step=StepShape(vocab_size=262_144, query_heads=16, attention_width=44_032, feed_forward_width=154_880),
+    step=StepShape(vocab_size=262_144, attention_width=44_032, feed_forward_width=154_880),
     max_context=262_144,
     canvas_length=256,
     dtype="bfloat16",

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diffusion_worker.memory.prompt_scores import PromptScores
+from diffusion_worker.memory.prompt_scores import PromptScores, TokenPlace
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.confidence import WEAKEST
 from diffusion_worker.types.model_info import LayerKv
@@ -49,15 +49,16 @@ def logprobs_of(ids: Sequence[int]) -> list[float]:
 def read(
     found: PromptScores, slot: int, ids: Sequence[int], at: int = 0, until: int | None = None, *, spare: int = 2
 ) -> None:
-    """A causal pass over the tokens from `at` on, in a batch with a longer row of the slot `spare`."""
+    """A causal pass over the tokens from `at` on, behind a row of the slot `spare` and padding."""
     until = len(ids) if until is None else until
-    other = [0] * TOKENS
-    rows, places = [list(ids[at:until]), other], [(slot, at, until - at), (spare, 0, TOKENS)]
-    padded = torch.tensor([row + [0] * (TOKENS - len(row)) for row in rows])
-    hidden = torch.zeros(2, TOKENS, HIDDEN)
-    hidden[0, : until - at] = hidden_of(ids[:until])[at:]
-    hidden[1] = hidden_of(other)
-    found.score(places, padded, hidden, logits)()
+    other, padding = [0] * TOKENS, 3
+    places = [
+        TokenPlace(slot=spare, at=0, count=TOKENS, first=0),
+        TokenPlace(slot=slot, at=at, count=until - at, first=TOKENS + padding),
+    ]
+    tokens = torch.tensor([*other, *[0] * padding, *ids[at:until]])
+    hidden = torch.cat([hidden_of(other), torch.zeros(padding, HIDDEN), hidden_of(ids[:until])[at:]])
+    found.score(places, tokens, hidden, logits)()
 
 
 @given(IDS, st.sets(st.integers(1, TOKENS - 1)))
@@ -143,7 +144,7 @@ def test_whatever_contexts_share_slots_each_has_the_scores_that_it_has_alone(
 def test_a_pass_that_is_not_stored_leaves_no_trace() -> None:
     found = scores()
     ids = [1, 2, 3, 4]
-    found.score([(0, 0, 4)], torch.tensor([ids]), hidden_of(ids)[None], logits)
+    found.score([TokenPlace(slot=0, at=0, count=4, first=0)], torch.tensor(ids), hidden_of(ids), logits)
     assert float(found.surprise(0, 4)) == 0.0
 
 

@@ -24,13 +24,13 @@ from tests.worker.memory.test_budget import RELEASED
 
 BF16 = ModelMemory(
     kv_layers=RELEASED,
-    step=StepShape(vocab_size=262_144, query_heads=16, attention_width=44_032, feed_forward_width=154_880),
+    step=StepShape(vocab_size=262_144, attention_width=44_032, feed_forward_width=154_880),
     itemsize=2,
     weight_bytes=50_841_028_096,  # the released checkpoint
     max_context=262_144,
     canvas_length=256,
 )
-DEFAULTS = Demand(max_num_seqs=8, prefix_slots=8, prefill_chunk=512)
+DEFAULTS = Demand(max_num_seqs=8, prefix_slots=8, max_prefill_tokens=512)
 # Card -> default context; 80 GB and 141 GB nominally and as the driver reports them.
 CARDS = {
     24 * 2**30: None,
@@ -63,7 +63,7 @@ def test_the_released_checkpoint_at_default_settings(card: int, context: int | N
         Demand,
         max_num_seqs=st.integers(1, 64),
         prefix_slots=st.integers(0, 64),
-        prefill_chunk=st.sampled_from((1, 512, 8192)),
+        max_prefill_tokens=st.sampled_from((1, 512, 8192)),
         max_context=st.none() | st.integers(1, 300_000),
         spare_slots=st.integers(0, 1),
     ),
@@ -101,7 +101,7 @@ def test_a_default_context_never_exceeds_the_models_own(longest: int) -> None:
 
 
 def test_a_configured_context_reduces_the_batch_instead_of_the_context() -> None:
-    demand = Demand(max_num_seqs=8, prefix_slots=8, prefill_chunk=512, max_context=131_072)
+    demand = Demand(max_num_seqs=8, prefix_slots=8, max_prefill_tokens=512, max_context=131_072)
     plan = plan_serving(BF16, demand, 80 * 10**9)
     assert plan.max_context == 131_072
     assert 1 <= plan.max_num_seqs < 8
@@ -112,13 +112,13 @@ def test_a_configured_context_reduces_the_batch_instead_of_the_context() -> None
 def test_the_prefix_cache_leaves_the_memory_below_the_level_that_would_evict_it() -> None:
     small = ModelMemory(
         kv_layers=RELEASED,
-        step=StepShape(vocab_size=1, query_heads=1, attention_width=1, feed_forward_width=1),
+        step=StepShape(vocab_size=1, attention_width=1, feed_forward_width=1),
         itemsize=2,
         weight_bytes=2**30,
         max_context=8192,
         canvas_length=1,
     )
     card = 16 * 2**30
-    plan = plan_serving(small, Demand(max_num_seqs=1, prefix_slots=1000, prefill_chunk=1), card)
+    plan = plan_serving(small, Demand(max_num_seqs=1, prefix_slots=1000, max_prefill_tokens=1), card)
     share = (small.weight_bytes + plan.slots * context_bytes(RELEASED, 8192, 2)) / card
     assert 0.75 < share <= 0.80

@@ -1,6 +1,6 @@
-/* Quick readers of common input: the head of an HTTP/1.1 message, the chunks of its body, and a JSON object. Each accepts
- * a strict subset of what the full reader accepts (llhttp, `json_body.read_json`), with the same result, and returns None
- * for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
+/* Quick readers of common input: an HTTP/1.1 message, the chunks of its body, a JSON object, and an event of a stream. Each
+ * accepts a strict subset of what the full reader accepts (llhttp, `json_body.read_json`, the reader of answers), with the
+ * same result, and returns None for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
  * is made here. Headers are written likewise.
  *
  * The module is optional: where it is not built, the full readers read everything. Tests compare the two on random input.
@@ -12,12 +12,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VERSION 2
+#define VERSION 3
 #define MAX_DEPTH 64
 #define MAX_KEYS 256 /* of all objects that are open at a time: each new key is compared with those of its own object */
 #define MAX_MEMBERS 64
 #define MAX_NUMBER 17 /* characters: no integer beyond 64 bits, no float out of range */
 #define MAX_HEADERS 100
+#define MAX_EVENT_VALUES 4096
 
 typedef unsigned char byte;
 
@@ -271,6 +272,124 @@ static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *args)
     return s.members ? s.members : Py_NewRef(Py_None);
 }
 
+/* An event of a streamed chat completion that adds text to one choice, and nothing else */
+
+typedef struct {
+    Py_ssize_t index; /* of the choice; -1: none yet */
+    span text;
+} addition;
+
+static int is_key(span key, const char *name)
+{
+    return key.size == (Py_ssize_t)strlen(name) && !memcmp(key.start, name, key.size);
+}
+
+static int is_one_of(span key, const char *const names[], int count)
+{
+    for (int i = 0; i < count; i++)
+        if (is_key(key, names[i]))
+            return 1;
+    return 0;
+}
+
+/* The members of an object whose bracket is next. `take` reads the value of each. */
+static int each_member(scanner *s, int (*take)(scanner *, span, addition *), addition *found)
+{
+    if (*s->at != '{' || s->depth == MAX_DEPTH)
+        return 0;
+    s->at++;
+    s->first_key[++s->depth] = s->keys;
+    do {
+        span key = {s->at + 1, 0};
+        int has_escape = 0;
+        if (!skip_space(s) || *s->at != '"')
+            return 0;
+        key.start = s->at + 1;
+        if (!read_string(s, &has_escape) || has_escape)
+            return 0;
+        key.size = s->at - 1 - key.start;
+        if (!note_key(s, key) || !skip_space(s) || *s->at++ != ':' || !skip_space(s) || !take(s, key, found) ||
+            !skip_space(s))
+            return 0;
+    } while (*s->at++ == ',');
+    s->keys = s->first_key[s->depth--];
+    return s->at[-1] == '}';
+}
+
+static int take_delta(scanner *s, span key, addition *found)
+{
+    static const char *const empty[] = {"refusal", "tool_calls"};
+    static const char *const other[] = {"function_call", "reasoning_content", "reasoning", "audio"};
+    int has_escape = 0;
+    if (is_key(key, "content")) {
+        found->text.start = s->at + 1;
+        if (*s->at != '"' || !read_string(s, &has_escape) || has_escape)
+            return 0;
+        found->text.size = s->at - 1 - found->text.start;
+        return 1;
+    }
+    if (is_one_of(key, empty, 2))
+        return read_word(s, "null", 4);
+    return !is_one_of(key, other, 4) && read_value(s);
+}
+
+static int take_choice(scanner *s, span key, addition *found)
+{
+    if (is_key(key, "delta"))
+        return each_member(s, take_delta, found);
+    if (is_key(key, "index")) {
+        const byte *digit = s->at;
+        if (!read_number(s) || s->at - digit > 4)
+            return 0;
+        for (found->index = 0; digit < s->at; digit++) {
+            if (*digit < '0' || *digit > '9')
+                return 0;
+            found->index = found->index * 10 + *digit - '0';
+        }
+        return 1;
+    }
+    if (is_key(key, "finish_reason"))
+        return read_word(s, "null", 4);
+    return !is_key(key, "message") && read_value(s);
+}
+
+static int take_completion(scanner *s, span key, addition *found)
+{
+    if (is_key(key, "choices")) {
+        if (*s->at++ != '[' || !skip_space(s) || !each_member(s, take_choice, found) || !skip_space(s))
+            return 0;
+        return *s->at++ == ']';
+    }
+    if (is_key(key, "usage"))
+        return read_word(s, "null", 4);
+    return !is_key(key, "error") && read_value(s);
+}
+
+static PyObject *read_text_event(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    static const char begin[] = "data: ", end[] = "\n\n";
+    const Py_ssize_t before = sizeof begin - 1, behind = sizeof end - 1;
+    if (!PyBytes_Check(data)) {
+        PyErr_SetString(PyExc_TypeError, "read_text_event() takes bytes");
+        return NULL;
+    }
+    const byte *start = (const byte *)PyBytes_AS_STRING(data);
+    Py_ssize_t size = PyBytes_GET_SIZE(data) - before - behind;
+    addition found = {-1, {NULL, 0}};
+    scanner s;
+    s.text = s.at = start + before;
+    s.end = s.text + size;
+    s.depth = s.keys = 0;
+    s.values = 1;
+    s.max_values = MAX_EVENT_VALUES;
+    s.members = NULL;
+    if (size < 2 || memcmp(start, begin, before) || memcmp(s.end, end, behind) || memchr(s.text, '\n', size) ||
+        memchr(s.text, '\r', size) || !each_member(&s, take_completion, &found) || s.at != s.end || found.index < 0 ||
+        !found.text.size)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(y#ns#)", s.text, size, found.index, found.text.start, found.text.size);
+}
+
 /* HTTP/1.1 (RFC 9112) */
 
 static byte token[256]; /* the lower case of what names of headers consist of; 0 for other characters */
@@ -329,18 +448,105 @@ static PyObject *read_headers(const byte **at, const byte *end)
     return NULL;
 }
 
-static PyObject *read_head(PyObject *Py_UNUSED(module), PyObject *message)
+/* A head that has been read: `listed` are its headers, `named` the same by name. */
+typedef struct {
+    const byte *start, *line_end, *body, *end; /* of the message */
+    PyObject *listed, *named;
+} head;
+
+static void free_head(head *h)
 {
-    if (!PyBytes_Check(message)) {
-        PyErr_SetString(PyExc_TypeError, "read_head() takes bytes");
-        return NULL;
+    Py_CLEAR(h->listed);
+    Py_CLEAR(h->named);
+}
+
+/* Read a head of at most so many bytes and headers, of which no two have the same name. */
+static int read_head(head *h, PyObject *message, Py_ssize_t most_bytes, Py_ssize_t most_headers)
+{
+    h->start = (const byte *)PyBytes_AS_STRING(message);
+    h->end = h->start + PyBytes_GET_SIZE(message);
+    h->line_end = line_end(h->start, h->end);
+    h->listed = h->named = NULL;
+    if (!h->line_end || !is_text(h->start, h->line_end))
+        return 0;
+    h->body = h->line_end + 2;
+    h->listed = read_headers(&h->body, h->end);
+    if (!h->listed || h->body - h->start > most_bytes || PyList_GET_SIZE(h->listed) > most_headers)
+        return 0;
+    h->named = PyDict_New();
+    for (Py_ssize_t i = 0; h->named && i < PyList_GET_SIZE(h->listed); i++) {
+        PyObject *pair = PyList_GET_ITEM(h->listed, i);
+        if (PyDict_SetItem(h->named, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)))
+            Py_CLEAR(h->named);
     }
-    const byte *start = (const byte *)PyBytes_AS_STRING(message), *end = start + PyBytes_GET_SIZE(message);
-    const byte *stop = line_end(start, end), *at = stop ? stop + 2 : NULL;
-    PyObject *headers = stop && is_text(start, stop) ? read_headers(&at, end) : NULL;
-    if (!headers)
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    return Py_BuildValue("(y#Nn)", start, stop - start, headers, at - start);
+    return h->named && PyDict_GET_SIZE(h->named) == PyList_GET_SIZE(h->listed);
+}
+
+/* The value of a header; its start is NULL if there is none. */
+static span value_of(const head *h, const char *name)
+{
+    Py_ssize_t size = (Py_ssize_t)strlen(name);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(h->listed); i++) {
+        PyObject *pair = PyList_GET_ITEM(h->listed, i), *key = PyTuple_GET_ITEM(pair, 0);
+        if (PyBytes_GET_SIZE(key) == size && !memcmp(PyBytes_AS_STRING(key), name, size)) {
+            PyObject *value = PyTuple_GET_ITEM(pair, 1);
+            return (span){(const byte *)PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)};
+        }
+    }
+    return (span){NULL, 0};
+}
+
+static int has_any(const head *h, const char *const names[], int count)
+{
+    for (int i = 0; i < count; i++)
+        if (value_of(h, names[i]).start)
+            return 1;
+    return 0;
+}
+
+static int keeps_alive(const head *h)
+{
+    static const char expected[] = "keep-alive";
+    span given = value_of(h, "connection");
+    if (!given.start)
+        return 1;
+    for (Py_ssize_t i = 0; i < given.size; i++)
+        if (given.size != sizeof expected - 1 || token[given.start[i]] != (byte)expected[i])
+            return 0;
+    return given.size > 0;
+}
+
+/* Whether the length that a head gives is that of the rest of the message, written in the one usual way. */
+static int is_length(span given, const head *h)
+{
+    char rest[24];
+    int size = snprintf(rest, sizeof rest, "%zd", h->end - h->body);
+    return given.size == size && !memcmp(given.start, rest, size);
+}
+
+/* Sets an error only where memory is short. */
+static PyObject *target_of(const head *h, PyObject *targets)
+{
+    PyObject *line = PyBytes_FromStringAndSize((const char *)h->start, h->line_end - h->start);
+    PyObject *target = line ? PyDict_GetItemWithError(targets, line) : NULL;
+    Py_XDECREF(line);
+    return target;
+}
+
+static PyObject *read_request(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static const char *const uncommon[] = {"transfer-encoding", "expect", "upgrade", "proxy-connection", "trailer"};
+    PyObject *message, *targets, *target, *found = NULL;
+    Py_ssize_t most_bytes, most_headers;
+    if (!PyArg_ParseTuple(args, "SO!nn:read_request", &message, &PyDict_Type, &targets, &most_bytes, &most_headers))
+        return NULL;
+    head h;
+    if (read_head(&h, message, most_bytes, most_headers) && (target = target_of(&h, targets)) &&
+        value_of(&h, "host").start && is_length(value_of(&h, "content-length"), &h) && !has_any(&h, uncommon, 5) &&
+        keeps_alive(&h))
+        found = Py_BuildValue("(OOOy#)", target, h.listed, h.named, h.body, h.end - h.body);
+    free_head(&h);
+    return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
 }
 
 /* Whether a header can be written as it is. The length and the connection are the writer's own. */
@@ -445,35 +651,77 @@ static Py_ssize_t join_chunks(const byte *at, const byte *end, char *body, int *
     return size;
 }
 
-static PyObject *read_chunks(PyObject *Py_UNUSED(module), PyObject *args)
+/* The data of whole chunks, up to the end; None for anything else. */
+static PyObject *joined_chunks(const byte *at, const byte *end, int *is_end)
 {
-    PyObject *data;
-    Py_ssize_t first;
-    int is_end;
-    if (!PyArg_ParseTuple(args, "Sn:read_chunks", &data, &first))
-        return NULL;
-    const byte *start = (const byte *)PyBytes_AS_STRING(data), *end = start + PyBytes_GET_SIZE(data);
-    if (first < 0 || first > end - start)
-        Py_RETURN_NONE;
-    Py_ssize_t size = join_chunks(start + first, end, NULL, &is_end);
+    Py_ssize_t size = join_chunks(at, end, NULL, is_end);
     if (size < 0)
         Py_RETURN_NONE;
     PyObject *body = PyBytes_FromStringAndSize(NULL, size);
-    if (!body)
+    if (body)
+        join_chunks(at, end, PyBytes_AS_STRING(body), is_end);
+    return body;
+}
+
+static PyObject *read_chunks(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    int is_end;
+    if (!PyBytes_Check(data)) {
+        PyErr_SetString(PyExc_TypeError, "read_chunks() takes bytes");
         return NULL;
-    join_chunks(start + first, end, PyBytes_AS_STRING(body), &is_end);
-    return Py_BuildValue("(NN)", body, PyBool_FromLong(is_end));
+    }
+    const byte *start = (const byte *)PyBytes_AS_STRING(data);
+    PyObject *body = joined_chunks(start, start + PyBytes_GET_SIZE(data), &is_end);
+    return !body || body == Py_None ? body : Py_BuildValue("(NN)", body, PyBool_FromLong(is_end));
+}
+
+/* What has arrived of a body: all of it, or whole chunks; None for anything else. */
+static PyObject *body_of(const head *h, int *is_end)
+{
+    span length = value_of(h, "content-length"), coding = value_of(h, "transfer-encoding");
+    *is_end = 1;
+    if (length.start && !coding.start && is_length(length, h))
+        return PyBytes_FromStringAndSize((const char *)h->body, h->end - h->body);
+    if (length.start || coding.size != 7 || memcmp(coding.start, "chunked", 7))
+        Py_RETURN_NONE;
+    return joined_chunks(h->body, h->end, is_end);
+}
+
+static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static const char *const uncommon[] = {"upgrade", "proxy-connection", "trailer"};
+    static const char ok[] = "HTTP/1.1 200 ";
+    PyObject *message, *body = NULL, *found = NULL;
+    Py_ssize_t most_bytes, most_body_bytes;
+    int is_end;
+    if (!PyArg_ParseTuple(args, "Snn:read_response", &message, &most_bytes, &most_body_bytes))
+        return NULL;
+    head h;
+    if (read_head(&h, message, most_bytes, MAX_HEADERS) && h.line_end - h.start >= (Py_ssize_t)sizeof ok - 1 &&
+        !memcmp(h.start, ok, sizeof ok - 1) && !has_any(&h, uncommon, 3) && keeps_alive(&h))
+        body = body_of(&h, &is_end);
+    if (body && body != Py_None && PyBytes_GET_SIZE(body) <= most_body_bytes)
+        found = Py_BuildValue("(OON)", h.named, body, PyBool_FromLong(is_end));
+    Py_XDECREF(body);
+    free_head(&h);
+    return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
 }
 
 static PyMethodDef methods[] = {
     {"scan_object", scan_object, METH_VARARGS,
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
-    {"read_head", read_head, METH_O,
-     "read_head(message)\n--\n\nThe first line, the headers with names in lower case, and where the head ends."},
+    {"read_text_event", read_text_event, METH_O,
+     "read_text_event(data)\n--\n\nThe JSON of an event that adds text to one choice, the index of the choice, the text."},
+    {"read_request", read_request, METH_VARARGS,
+     "read_request(message, targets, most_bytes, most_headers)\n--\n\nA whole request for one of the targets, which are by"
+     " the line of the request: target, headers with names in lower case, the same by name, body."},
+    {"read_response", read_response, METH_VARARGS,
+     "read_response(message, most_bytes, most_body_bytes)\n--\n\nA response with status 200: headers by name in lower case,"
+     " what has arrived of the body, and whether that is all of it."},
     {"header_lines", header_lines, METH_O,
      "header_lines(headers)\n--\n\nThe lines of these headers, with names in lower case."},
-    {"read_chunks", read_chunks, METH_VARARGS,
-     "read_chunks(data, first)\n--\n\nThe data of whole chunks from here to the end, and whether the body ends with them."},
+    {"read_chunks", read_chunks, METH_O,
+     "read_chunks(data)\n--\n\nThe data of whole chunks, and whether the body ends with them."},
     {NULL, NULL, 0, NULL},
 };
 

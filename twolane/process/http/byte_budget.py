@@ -4,7 +4,6 @@ Without it, a few large requests at once exceed the memory of a container, and e
 Belongs to one event loop.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +26,7 @@ class ByteBudget:
             raise ValueError(f"the limit of {limit} bytes is smaller than the largest body, {largest} bytes")
         self._limit = limit
         self._owner_limit = max(largest, int(limit * OWNER_SHARE))
-        self._by_owner = Counter[str]()
+        self._by_owner: dict[str, int] = {}
         self.used = 0
 
     def hold(self) -> "Holding":
@@ -45,20 +44,24 @@ class ByteBudget:
             self._by_owner[owner] = own
         self.used += size
 
-    def move(self, size: int, owner: str | None, to: str) -> None:
-        """Count held bytes as those of another owner."""
-        if owner is not None:
-            self.change(-size, owner)
-            self.used += size
-        self._by_owner[to] += size
-
     def change(self, size: int, owner: str | None) -> None:
         """Count bytes as held, or as released if `size` is negative."""
         self.used += size
         if owner is not None:
-            self._by_owner[owner] += size
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
+            self._change_of(owner, size)
+
+    def move(self, size: int, owner: str | None, to: str) -> None:
+        """Count held bytes as those of another owner."""
+        if owner is not None:
+            self._change_of(owner, -size)
+        self._change_of(to, size)
+
+    def _change_of(self, owner: str, size: int) -> None:
+        own = self._by_owner.get(owner, 0) + size
+        if own:
+            self._by_owner[owner] = own
+        else:
+            self._by_owner.pop(owner, None)
 
 
 class Holding:
@@ -87,8 +90,10 @@ class Holding:
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
-        if size > self.size:
-            self.add_if_fits(size - self.size)
+        more = size - self.size
+        if more > 0 and not self._is_released:
+            self._budget.reserve(more, self._owner)
+            self.size = size
 
     def add_if_fits(self, size: int) -> None:
         """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""

@@ -10,11 +10,10 @@ from twolane.process.native import load_native
 if TYPE_CHECKING:
     from twolane.process.http import _native
 else:
-    _native = load_native("twolane.process.http._native", VERSION=2)
+    _native = load_native("twolane.process.http._native", VERSION=3)
 
 IS_BUILT: Final = _native is not None
 Spans = dict[str, tuple[int, int]]  # where the value of each member is
-Head = tuple[bytes, list[tuple[bytes, bytes]], int]  # first line, headers with names in lower case, where the head ends
 
 
 def _reads_nothing(*_: object) -> None:
@@ -23,10 +22,19 @@ def _reads_nothing(*_: object) -> None:
 
 # Where the members of a JSON object are, if it is one that `read_json` reads with this limit of values.
 scan_object = _native.scan_object if IS_BUILT else _reads_nothing
-# The head of an HTTP/1.1 message that begins here: lines that end with CR LF, of visible ASCII and blanks.
-read_head = _native.read_head if IS_BUILT else _reads_nothing
-# The data of whole chunks of a body from a place to the end of the bytes, without extensions and trailers; and whether
-# the body ends with them.
+# The JSON of one server-sent event, alone in these bytes, that adds text to one choice of a chat completion and nothing
+# else, the index of the choice, and the text.
+read_text_event = _native.read_text_event if IS_BUILT else _reads_nothing
+# A whole HTTP/1.1 request that begins here, for one of these targets (by the line of the request), with at most so many
+# bytes and headers in its head: target, headers with names in lower case, the same by name, body. Its lines end with
+# CR LF and consist of visible ASCII and blanks, no header occurs twice, `content-length` is exactly that of the rest,
+# and nothing changes the framing or the connection.
+read_request = _native.read_request if IS_BUILT else _reads_nothing
+# A response with status 200 of the same form, with at most so many bytes in its head and in its body: headers by name
+# in lower case, what has arrived of the body (all of it, or whole chunks without extensions and trailers), and whether
+# that is all.
+read_response = _native.read_response if IS_BUILT else _reads_nothing
+# The data of whole chunks of a body, likewise, and whether the body ends with them.
 read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing
 # The lines of headers whose names are in lower case, without `content-length`, `connection` and `transfer-encoding`.
 header_lines = _native.header_lines if IS_BUILT else _reads_nothing

@@ -39,9 +39,9 @@ from uvicorn.server import ServerState
 
 from twolane.process.http import limits
 from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
-from twolane.process.http.compiled import read_head
+from twolane.process.http.compiled import read_request
 from twolane.process.http.limits import Broken, HttpLimits, Refusal, filled
-from twolane.process.http.request_cycle import CONTINUE, STATUS_LINES, Headers, RequestCycle
+from twolane.process.http.request_cycle import CONTINUE, NAMED, STATUS_LINES, Headers, RequestCycle
 
 QUIET_S: Final = 0.5  # a connection used more recently is likely to be used again
 RECHECK_S: Final = 0.05  # for the loop to read the socket, and for a reset to arrive
@@ -53,8 +53,6 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 _CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"expect"})
 _UPGRADES: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
-_UNCOMMON: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection", b"trailer"})
-_KEEP_ALIVE: Final = b"keep-alive"
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _MAX_TARGETS: Final = 64  # that are kept
 _MAX_TARGET_BYTES: Final = 64
@@ -239,23 +237,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _take_common(self, data: bytes) -> bool:
         """Read a whole request in the form that clients commonly send. False: the parser must read it."""
-        found = None if self._open or self._is_deaf or self._is_draining else read_head(data)
+        if self._open or self._is_deaf or self._is_draining:
+            return False
+        found = read_request(data, self._listener.targets, self._limits.head_bytes, self._limits.headers)
         if found is None:
             return False
-        line, listed, end = found
-        target, headers, length = self._listener.targets.get(line), dict(listed), len(data) - end
-        if target is None or b"host" not in headers or len(headers) != len(listed) or end > self._limits.head_bytes:
-            return False
-        if headers.get(b"content-length") != b"%d" % length or not _UNCOMMON.isdisjoint(headers):
-            return False
-        if headers.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE or len(listed) > self._limits.headers:
-            return False
-        self._url, self._headers, holding = target.url, listed, self._listener.budget.hold()
-        cycle = RequestCycle(self, self._scope_of(target, "1.1"), holding, is_last=False, expects_continue=False)
-        cycle.added_headers = self._listener.added_headers(listed)
+        target, self._headers, named, body = found
+        self._url, scope = target.url, self._scope_of(target, "1.1")
+        scope[NAMED] = named
+        cycle = RequestCycle(self, scope, self._listener.budget.hold(), is_last=False, expects_continue=False)
+        cycle.added_headers = self._listener.added_headers(self._headers)
         self._open.append(cycle)
         try:
-            cycle.feed_all(data[end:])
+            cycle.feed_all(body)
         except BudgetExceededError:
             self._parsing = cycle
             self._refuse(limits.OUT_OF_BYTES, Broken.BYTE_BUDGET)

@@ -23,6 +23,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 PIECE_BYTES: Final = 65_536  # of a large body that are handed to the transport at once
 BODY: Final = "twolane.body"  # where an ASGI scope has the whole body, if that is small and arrived with the head
+NAMED: Final = "twolane.named_headers"  # where an ASGI scope has the headers by name, if none occurs twice
 CYCLE: Final = "twolane.cycle"  # where an ASGI scope has its `RequestCycle`, also only then
 WATCH: Final = "twolane.watch"  # where an ASGI scope has `RequestCycle.watch` while the application runs
 _BODILESS: Final = frozenset({204, 304})

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.parameters import MAX_N
-from gateway.types import Delta
+from gateway.types import Delta, Piece
 from gateway.upstreams.answers import reader as readers
+from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reader import MAX_CALLS, AnswerReader
 from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES
-from gateway.upstreams.parse_response import with_texts
+from gateway.upstreams.parse_response import read_event, with_texts
 from twolane.process.exact_json import JsonError
+from twolane.process.http import compiled
 
 SCALARS = st.one_of(
     st.none(),
@@ -234,6 +236,59 @@ def test_an_event_that_arrives_alone_is_read_as_one_that_arrives_in_parts(at: in
             return repr(error)
 
     assert found(event) == found(event[:3], event[3:])
+
+
+TEXT_EVENT = (
+    b'data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":"w\xc3\xa9"},"logprobs":null,'
+    b'"finish_reason":null}],"usage":null}\n\n'
+)
+ODD_PARTS = (
+    *(
+        b"",
+        b" ",
+        b'"',
+        b",",
+        b"}",
+        b"]",
+        b"\n",
+        b"\r",
+        b"\\",
+        b"\\n",
+        b"\xff",
+        b"\xed\xa0\x80",
+        b"1",
+        b"-",
+        b"1.5",
+        b"null",
+    ),
+    *(
+        b'"error":{"message":"m"},',
+        b'"message":{"content":"b"},',
+        b'"refusal":"no",',
+        b'"tool_calls":null,',
+        b'"audio":null,',
+    ),
+    *(b'"index":1,', b'"finish_reason":"stop",', b'"reasoning":"r",', b"{}", b'{"index":1,"delta":{"content":"b"}},'),
+)
+
+
+@pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 12), st.sampled_from(ODD_PARTS)), max_size=3),
+)
+@example([])
+def test_an_event_that_is_read_quickly_is_read_alike(edits: list[tuple[int, int, bytes]]) -> None:
+    event = TEXT_EVENT
+    for at, cut, put in edits:
+        event = event[: at % (len(event) + 1)] + put + event[at % (len(event) + 1) + cut :]
+    found = compiled.read_text_event(event)
+    if found is None:
+        assert edits
+        return
+    data, index, text = found
+    assert event == b"data: " + data + b"\n\n"
+    expected = read_event(data, ChunkState())
+    assert expected == Delta(data=data, pieces=(Piece(index=index, text=text, is_answer=True),))
 
 
 def test_heartbeats_between_events_do_not_add_up() -> None:

@@ -125,7 +125,7 @@ def test_what_the_quick_readers_take_the_parser_takes_alike(
     at_all = [0, *sorted(min(cut, len(common)) for cut in cuts), len(common)]
     reads = [common[start:end] for start, end in itertools.pairwise(at_all) if start < end]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "read_head", lambda _: None)
+        patch.setattr(connections, "read_response", lambda *_: None)
         by_parser = play(*reads, ends=True)
     found = play(*reads, ends=True)
     assert (type(found.error), found.status, found.body) == (type(by_parser.error), by_parser.status, by_parser.body)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from twolane.process.http import compiled
-from twolane.process.http.compiled import header_lines, read_chunks, read_head, scan_object
+from twolane.process.http.compiled import header_lines, read_chunks, read_request, read_response, scan_object
 from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
 
 pytestmark = pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
@@ -127,43 +127,83 @@ class Seen:
         self.is_complete = True
 
 
-HEAD = b"GET /v1/x HTTP/1.1\r\nHost: a.b:1\r\nX-Y_z:  two words \r\nempty:\r\nAccept: */*\r\n\r\n"
+LINE = b"POST /v1/x HTTP/1.1"
+REQUEST = LINE + b"\r\nHost: a.b:1\r\nX-Y_z:  two words \r\nempty:\r\nContent-Length: 4\r\nAccept: */*\r\n\r\nbody"
+HEAD_SIZE = len(REQUEST) - 4
+TARGETS = {LINE: "/v1/x"}
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nconnection: Keep-Alive\r\ncontent-length: 4\r\n\r\nbody"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"
 HEAD_ODD = st.sampled_from(
-    [b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"\x80", b"(", b'"', b"x", b"\r\n ", b"\r\nq: 1"]
+    [
+        *(b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"\x80", b"(", b'"', b"x", b"\r\n ", b"\r\nq: 1"),
+        *(
+            b"\r\nexpect: 100-continue",
+            b"\r\nTransfer-Encoding: chunked",
+            b"\r\nconnection: close",
+            b"\r\nhost: b",
+            b"0",
+        ),
+    ]
 )
+HEAD_EDITS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), HEAD_ODD), max_size=3)
 
 
-@given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), HEAD_ODD), max_size=3), st.binary(max_size=5))
-def test_a_head_that_is_read_is_read_alike_by_the_parser(edits: list[tuple[int, int, bytes]], rest: bytes) -> None:
-    message = edited(HEAD, edits)
-    found = read_head(message + rest)
-    if found is None or found[0] != HEAD.split(b"\r\n")[0]:  # lines of requests are looked up, not parsed
+@given(HEAD_EDITS)
+def test_a_request_that_is_read_is_read_alike_by_the_parser(edits: list[tuple[int, int, bytes]]) -> None:
+    message = edited(REQUEST, edits)
+    found = read_request(message, TARGETS, 1000, 100)
+    if found is None:
         return
-    _, headers, end = found
+    target, listed, named, body = found
     seen = Seen()
     parser = httptools.HttpRequestParser(seen)
-    parser.feed_data((message + rest)[:end])
-    assert seen.is_begun
-    assert seen.headers == headers
-    assert seen.url == b"/v1/x"
-    assert end <= len(message + rest)
+    parser.feed_data(message)
+    assert seen.is_complete
+    assert (seen.headers, seen.url, seen.body) == (listed, target.encode(), body)
+    assert list(named.items()) == listed
+    assert not parser.should_upgrade()
+    assert named.keys().isdisjoint((b"expect", b"transfer-encoding"))
 
 
-def test_the_common_head_is_read() -> None:
-    line, headers, end = read_head(HEAD + b"body") or pytest.fail("it is not read")
-    assert (line, end) == (b"GET /v1/x HTTP/1.1", len(HEAD))
-    assert headers == [(b"host", b"a.b:1"), (b"x-y_z", b"two words"), (b"empty", b""), (b"accept", b"*/*")]
+def test_the_common_request_is_read() -> None:
+    target, listed, named, body = read_request(REQUEST, TARGETS, HEAD_SIZE, 5) or pytest.fail("it is not read")
+    assert (target, body) == ("/v1/x", b"body")
+    assert listed[:3] == [(b"host", b"a.b:1"), (b"x-y_z", b"two words"), (b"empty", b"")]
+    assert named == dict(listed)
 
 
-@pytest.mark.parametrize("size", range(len(HEAD)))
-def test_a_head_that_is_cut_off_is_not_read(size: int) -> None:
-    assert read_head(HEAD[:size]) is None
+def test_a_request_that_is_cut_off_or_beyond_a_limit_or_for_another_target_is_not_read() -> None:
+    assert [read_request(REQUEST[:size], TARGETS, 1000, 100) for size in range(len(REQUEST))] == [None] * len(REQUEST)
+    assert read_request(REQUEST, TARGETS, HEAD_SIZE - 1, 100) is None
+    assert read_request(REQUEST, TARGETS, 1000, 4) is None
+    assert read_request(REQUEST, {}, 1000, 100) is None
+    assert read_request(REQUEST + b"GET", TARGETS, 1000, 100) is None
 
 
-@pytest.mark.parametrize("count", [100, 101])
-def test_no_more_headers_are_read_than_the_limit(count: int) -> None:
-    found = read_head(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * count + b"\r\n")
-    assert (found is None) is (count > 100)
+@pytest.mark.parametrize("common", [RESPONSE, CHUNKED, CHUNKED + b"0\r\n\r\n"])
+@given(edits=HEAD_EDITS)
+@example(edits=[])
+def test_a_response_that_is_read_is_read_alike_by_the_parser(
+    common: bytes, edits: list[tuple[int, int, bytes]]
+) -> None:
+    message = edited(common, edits)
+    found = read_response(message, 1000, 1000)
+    if found is None:
+        assert edits
+        return
+    seen = Seen()
+    parser = httptools.HttpResponseParser(seen)
+    parser.feed_data(message)
+    assert (dict(seen.headers), seen.body, seen.is_complete) == found
+    assert parser.get_status_code() == 200
+
+
+def test_a_response_that_is_cut_off_or_beyond_a_limit_is_not_read() -> None:
+    assert [read_response(RESPONSE[:size], 1000, 1000) for size in range(len(RESPONSE))] == [None] * len(RESPONSE)
+    assert read_response(RESPONSE, len(RESPONSE) - 5, 1000) is None
+    assert read_response(RESPONSE, 1000, 3) is None
+    assert read_response(CHUNKED, 1000, 3) is None
+    assert read_response(RESPONSE.replace(b"200", b"201"), 1000, 1000) is None
 
 
 CHUNKS = b"5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n"
@@ -172,10 +212,10 @@ CHUNK_ODD = st.sampled_from(
 )
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), CHUNK_ODD), max_size=3), st.integers(0, 3))
-def test_chunks_that_are_read_are_read_alike_by_the_parser(edits: list[tuple[int, int, bytes]], first: int) -> None:
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), CHUNK_ODD), max_size=3))
+def test_chunks_that_are_read_are_read_alike_by_the_parser(edits: list[tuple[int, int, bytes]]) -> None:
     data = edited(CHUNKS, edits)
-    found = read_chunks(b"x" * first + data, first)
+    found = read_chunks(data)
     if found is None:
         return
     seen = Seen()
@@ -185,9 +225,9 @@ def test_chunks_that_are_read_are_read_alike_by_the_parser(edits: list[tuple[int
 
 
 def test_common_chunks_are_read_and_others_left_to_the_parser() -> None:
-    assert read_chunks(CHUNKS, 0) == (b"hello0123456789", True)
-    assert read_chunks(CHUNKS[:-5], 0) == (b"hello0123456789", False)
-    assert [read_chunks(CHUNKS[:cut], 0) for cut in (1, 4, 9, len(CHUNKS) - 1)] == [None] * 4
+    assert read_chunks(CHUNKS) == (b"hello0123456789", True)
+    assert read_chunks(CHUNKS[:-5]) == (b"hello0123456789", False)
+    assert [read_chunks(CHUNKS[:cut]) for cut in (1, 4, 9, len(CHUNKS) - 1)] == [None] * 4
 
 
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")

@@ -37,6 +37,16 @@ KEPT: dict[str, tuple[Any, Any, Any]] = {
     "allOf": ({"allOf": [{"minimum": 1}, {"maximum": 2}]}, 1, 3),
     "anyOf": ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, True, 1),
     "$ref": ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}}, None, 1),
+    "$dynamicRef": (
+        {"items": {"$dynamicRef": "#a"}, "$defs": {"b": {"$dynamicAnchor": "a", "type": "null"}}},
+        [None],
+        [1],
+    ),
+    "$recursiveRef": (
+        {"$schema": "https://json-schema.org/draft/2019-09/schema", "type": "array", "items": {"$recursiveRef": "#"}},
+        [[]],
+        [1],
+    ),
     "$defs": ({"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "null"}}}, [None], [1]),
     "definitions": ({"items": {"$ref": "#/definitions/a"}, "definitions": {"a": {"type": "null"}}}, [None], [1]),
     "patternProperties": ({"patternProperties": {"^a": {"type": "null"}}}, {"ab": None, "b": 1}, {"ab": 1}),
@@ -103,8 +113,6 @@ MANY: dict[str, tuple[Any, Any]] = {  # alternatives that multiply beyond the bo
 NAMED_AS = {"then": "if", "else": "if", "minContains": "contains"}
 PLAIN = {"type": "object", "properties": {"a": {"maxLength": 2}}, "additionalProperties": False}
 REFUSED: dict[str, Any] = {
-    "$dynamicRef": {"$dynamicRef": "#a"},
-    "$recursiveRef": {"$recursiveRef": "#"},
     "extends": {"extends": {}},
     "disallow": {"disallow": "string"},
     "divisibleBy": {"divisibleBy": 2},

@@ -23,7 +23,7 @@ from diffusion_worker.web.requests.request_params import Overrides, RequestParam
 INFO = ModelInfo(
     vocab_size=272,
     hidden_size=8,
-    step=StepShape(vocab_size=272, query_heads=1, attention_width=1, feed_forward_width=1),
+    step=StepShape(vocab_size=272, attention_width=1, feed_forward_width=1),
     max_context=200,
     denoising=DenoisingParams(canvas_length=16, steps=24),
     end_ids=(1,),
