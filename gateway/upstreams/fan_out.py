@@ -275,8 +275,8 @@ def _tokens_per_forward(*usages: Mapping[str, Any]) -> float | None:
     """That of several answers; None where one does not say its passes."""
     passes = [_number(each.get("forward_passes")) for each in usages]
     rates = [_number(each.get("tokens_per_forward")) for each in usages]
-    tokens = sum(rate * count for rate, count in zip(rates, passes, strict=True))
-    return round(tokens / sum(passes), 3) if math.isfinite(tokens) and sum(passes) else None
+    tokens, known = sum(rate * count for rate, count in zip(rates, passes, strict=True)), sum(passes)
+    return round(tokens / known, 3) if math.isfinite(tokens) and known else None
 
 
 def _number(value: Any) -> float:

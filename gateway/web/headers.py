@@ -48,8 +48,7 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
     " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
-    LOW_CONFIDENCE: "Confidence of an answer that is below the minimum and served as the surest one; absent"
-    " otherwise.",
+    LOW_CONFIDENCE: "Confidence of an answer that is below the minimum and served as the surest one; absent otherwise.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`, or that the gateway"
     " cannot honour (`store` of a response without a store); absent if none.",
     ANSWERED_BY: "Of a decision: the questions that each target answered, by index from 0: `fast=0-3,5; quality=4`.",

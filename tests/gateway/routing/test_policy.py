@@ -86,7 +86,9 @@ def test_a_gate_by_target_holds_for_exactly_those(target: MakeTarget) -> None:
 def test_a_gate_holds_for_every_target_that_answers_decisions_with_probabilities(target: MakeTarget) -> None:
     server = target("server", kind=Kind.OPENAI, capabilities=Capabilities(supported=frozenset({Capability.DECISIONS})))
     route = Route(name="r", when=When(), use="server", gate=Gate(minimum=0.8))
-    policy = compile_policy(content_hash="0123456789abcdef", targets={"server": server}, target_slos={}, routes=(route,))
+    policy = compile_policy(
+        content_hash="0123456789abcdef", targets={"server": server}, target_slos={}, routes=(route,)
+    )
     assert [lane.min_confidence for lane in policy.lanes] == [0.8]
 
 
