@@ -10,6 +10,8 @@ from diffusion_worker.types.events import BlockSealed, CanvasDrafted, PrefixStab
 from diffusion_worker.types.observations import Outcome, SequenceObserved
 from diffusion_worker.types.step_batch import CanvasResult, TokenResult, VerifyResult
 
+Parts = list[tuple[TokenResult, ...]]  # of the tokens of a pass; each is emitted by itself
+
 
 def unsealed(sequence: Sequence, canvas: CanvasResult, end_ids: Ids[int]) -> Iterator[PrefixStable | CanvasDrafted]:
     """Events of a canvas that is not sealed yet: its stable prefix, and its draft."""
@@ -35,7 +37,7 @@ def chosen(
         yield verified_draft(tokens, end_ids, block=block, step=step, rejected=rejected)
 
 
-def parts(sequence: Sequence, result: VerifyResult) -> list[tuple[TokenResult, ...]]:
+def parts(sequence: Sequence, result: VerifyResult) -> Parts:
     """The tokens of a verification that are emitted together: each by itself where a stop string may end the answer
     behind it, since its usage and confidence are then those up to there."""
     return [(token,) for token in result.tokens] if sequence.request.may_stop else [result.tokens]

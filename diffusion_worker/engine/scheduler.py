@@ -328,9 +328,7 @@ class Scheduler:
         self._send(sequence, output_events.chosen(sequence, result.tokens, self._info.end_ids, rejected=rejected))
         self._update_output(sequence, output_events.parts(sequence, result), cached, now)
 
-    def _update_output(
-        self, sequence: Sequence, parts: list[tuple[TokenResult, ...]], cached: tuple[int, ...], now: float
-    ) -> None:
+    def _update_output(self, sequence: Sequence, parts: output_events.Parts, cached: Ids[int], now: float) -> None:
         """Emit recorded tokens of a causal pass, part by part; the pass has `cached` ids in the slot."""
         sequence.times.step(self._iteration_start, now, block=sequence.block)
         self._extend(sequence, cached)

@@ -117,7 +117,7 @@ class Sequence:
         """Usage so far; of an unsealed `canvas`, the streamed tokens count."""
         streamed = len(self.streamed) if canvas else 0
         logprobs = canvas.unforced(streamed) if canvas else []
-        evidence, moved = self._evidence(logprobs), self._moved_thresholds()
+        evidence, moved = self._evidence(logprobs), self.request.moved_thresholds(self.highest_load)
         return Usage(
             prompt_tokens=len(self.request.prompt_ids),
             cached_tokens=self.cached,
@@ -130,10 +130,6 @@ class Sequence:
             thresholds=moved,
             converged=None if self.is_autoregressive else self.converged,
         )
-
-    def _moved_thresholds(self) -> tuple[tuple[str, float], ...]:
-        loosest, own = self.request.loosest, self.request.denoising
-        return own.moved_at(loosest, self.highest_load) if loosest else ()
 
     def _evidence(self, logprobs: Ids[float] = ()) -> Evidence:
         steps = 0 if self.is_autoregressive else max(self.answer.steps, self.steps_done)
@@ -306,8 +302,7 @@ class Sequence:
         self.denoising_steps += 1
         self.forward_passes += 1
         self.steps_to_go -= 1
-        if self.request.loosest:
-            self.highest_load = max(self.highest_load, self.load)
+        self.highest_load = max(self.highest_load, self.load)
         self.entropy_rate = canvas.mean_entropy / self.mean_entropy if 0.0 < self.mean_entropy < math.inf else None
         self.mean_entropy = canvas.mean_entropy
         if self.template is not None:
@@ -367,8 +362,7 @@ class Sequence:
     def open_block(self, sealed: tuple[int, ...]) -> None:
         """Append the sealed canvas to the context and continue with a new one."""
         chunk_ids = sealed[: self.width]
-        if self.matcher is not None:
-            self.matcher = self.matcher.after(chunk_ids)
+        self.matcher = self.matcher and self.matcher.after(chunk_ids)
         self.append(chunk_ids)
         self.block += 1
         self.mean_entropy, self.entropy_rate = math.inf, None

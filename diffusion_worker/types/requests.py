@@ -164,6 +164,10 @@ class GenerationRequest:
         if self.deadline_s is not None:
             _within("deadline_ms", self.deadline_s, 0.0, math.inf)
 
+    def moved_thresholds(self, load: float) -> tuple[tuple[str, float], ...]:
+        """The thresholds that this load moves, with their values."""
+        return self.denoising.moved_at(self.loosest, load) if self.loosest else ()
+
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # false for NaN as well

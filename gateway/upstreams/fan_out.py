@@ -11,7 +11,7 @@ import operator
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.parameters import not_taken
@@ -33,6 +33,7 @@ _LEAST_OR_MOST: Final = {
     "confidence_threshold": max,
     "stability": min,
 }
+_MOST: Final = 1e15  # tokens or passes that are taken seriously
 _Item = tuple[int, Delta] | BaseException | None
 
 
@@ -272,14 +273,14 @@ def _added(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _tokens_per_forward(*usages: Mapping[str, Any]) -> float | None:
     """That of several answers; None where one does not say its passes."""
-    pairs = [(each.get("tokens_per_forward"), each.get("forward_passes")) for each in usages]
-    known = [(rate, passes) for rate, passes in pairs if _is_number(rate) and _is_number(passes)]
-    passes = sum(passes for _, passes in known)
-    return round(sum(rate * each for rate, each in known) / passes, 3) if len(known) == len(pairs) and passes else None
+    passes = [_number(each.get("forward_passes")) for each in usages]
+    rates = [_number(each.get("tokens_per_forward")) for each in usages]
+    tokens, known = sum(rate * count for rate, count in zip(rates, passes, strict=True)), sum(passes)
+    return round(tokens / known, 3) if math.isfinite(tokens) and known else None
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and abs(value) < _MOST else math.nan
 
 
 def _joined(name: str, known: Any, value: Any) -> Any:

@@ -1,12 +1,14 @@
 """The comparison of verified with autoregressive answers: it finds a difference, and tells rounding from a defect."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from diffusion_worker.engine.loop import Answer, run
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
-from training import identity
 from training.identity import Comparison, Difference, compare, difference, requests_for
 
 PROMPT = (20, 21, 22, 23, 24)  # which the toy model repeats
@@ -39,14 +41,15 @@ def test_equal_answers_are_counted_as_such() -> None:
 def test_another_answer_is_found_with_its_first_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the modes differ by more than rounding: the toy model is sure of its token."""
 
-    def run(model: ToyModel, requests: list[GenerationRequest], *, max_num_seqs: int) -> list[identity.Answer]:
-        answers = real(model, requests, max_num_seqs=max_num_seqs)
+    def changed(
+        model: DiffusionModel, requests: Sequence[GenerationRequest], *, max_num_seqs: int
+    ) -> tuple[Answer, ...]:
+        answers = tuple(run(model, requests, max_num_seqs=max_num_seqs))
         if requests[0].decoding_mode is DecodingMode.VERIFIED:
-            answers = [replace(each, ids=(*each.ids[:3], 99, *each.ids[4:])) for each in answers]
+            answers = tuple(replace(each, ids=(*each.ids[:3], 99, *each.ids[4:])) for each in answers)
         return answers
 
-    real = identity.run
-    monkeypatch.setattr(identity, "run", run)
+    monkeypatch.setattr("training.identity.run", changed)
     found = compare(ToyModel(), [REQUEST])
     [one] = found.differences
     assert (found.identical, one.at, one.moved) == (0, 3, 0.0)
