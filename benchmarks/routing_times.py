@@ -9,6 +9,7 @@ recur as they do in real traffic, and texts do not.
 import json
 import random
 import time
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Final
 
@@ -72,7 +73,7 @@ def _large_query(number: int) -> Query:
     return _query(f"Could this be a little shorter?\n\n{text * (_MEGABYTE // len(text))}")
 
 
-def _filled(rng: random.Random, pieces: list[str], size: int) -> str:
+def _filled(rng: random.Random, pieces: Sequence[str], size: int) -> str:
     found = rng.choice(pieces)
     while len(found) < size:
         found = f"{found}\n\n{rng.choice(pieces)}"

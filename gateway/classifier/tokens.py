@@ -121,7 +121,8 @@ class _Records(dict[str, bytes]):
     def __missing__(self, token: str) -> bytes:
         if len(self) >= _REMEMBERED:
             self.clear()
-        found = self[token] = self._table[self._number(token)].tobytes()
+        found: bytes = self._table[self._number(token)].tobytes()
+        self[token] = found
         return found
 
 

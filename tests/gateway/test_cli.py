@@ -225,7 +225,7 @@ LOCATIONS = """
 version: 1
 private_locations: [on-prem, attic]
 targets:
-  office: {kind: worker, url: "http://a", model: m, location: on-prem}
+  office: {kind: worker, url: "http://a", model: m, location: on-prem, min_confidence: 0.8}
   paris: {kind: openai, engine: openai, url: "http://b", model: m, location: eu}
   trial: {kind: openai, engine: openai, url: "http://c", model: m}
   annex: {kind: worker, url: "http://a/v1", model: n}

@@ -1126,7 +1126,8 @@ static int infer_row(Row *r, Answer *a, char *scratch)
 #define GAP 50.0 /* nats that a state may be behind the best one in the first attempt */
 #define UNSEEN (-1)
 #define MOST_ROOM (32u << 20) /* bytes for what is live */
-#define FEW_EDGES 2000 /* for which everything may be live */
+#define FEW_EDGES 2000 /* for which everything may be live; of others a quarter, as `infer` is no slower then */
+#define MANY_EDGES 30000 /* below, `infer` is faster than a second attempt */
 #define DECLINED 1
 
 typedef struct {
@@ -1166,7 +1167,6 @@ typedef struct {
     int32_t *found;     /* [states] as a live state of the next position, or UNSEEN */
     double *total, *least, *ahead; /* [positions + 1] */
     Py_ssize_t *first_live; /* [positions + 2] */
-    char *rest;
     Live *live;
     Step *steps;
     Reached *reached;
@@ -1177,8 +1177,10 @@ static size_t lay_out_beam(Beam *b, char *memory)
 {
     const Program *p = b->program;
     size_t positions = (size_t)b->positions, nodes = (size_t)p->nodes, sets = (size_t)p->sets + 1;
-    size_t states = (size_t)p->states, at = 0, most = (positions + 1) * ((size_t)p->edges + 1) * 2 * sizeof(Live);
-    most = p->edges > FEW_EDGES ? most / 8 : most; /* `infer` takes little more than as many steps as that */
+    size_t states = (size_t)p->states, at = 0, share = p->edges > FEW_EDGES ? 4 : 1;
+    size_t live = (positions + 2) * (states + 2) / share, steps = (positions + 2) * ((size_t)p->edges + 2) / share;
+    live = live < MOST_ROOM / 4 / sizeof(Live) ? live : MOST_ROOM / 4 / sizeof(Live);
+    steps = steps < MOST_ROOM / 4 * 3 / sizeof(Step) ? steps : MOST_ROOM / 4 * 3 / sizeof(Step);
 #define PART(pointer, count) \
     do { \
         if (memory != NULL) \
@@ -1203,17 +1205,14 @@ static size_t lay_out_beam(Beam *b, char *memory)
     PART(b->least, positions + 1);
     PART(b->ahead, positions + 1);
     PART(b->first_live, positions + 2);
-    most = most < MOST_ROOM ? most / 192 * 192 : MOST_ROOM / 192 * 192;
-    PART(b->rest, most);
+    size_t room = live * sizeof(Live) + steps * sizeof(Step);
+    PART(b->live, live);
+    b->room_live = (Py_ssize_t)live;
+    PART(b->steps, steps);
+    b->room_steps = (Py_ssize_t)steps;
+    b->reached = (Reached *)b->live; /* once the sums are taken */
+    b->room_reached = (Py_ssize_t)(room / sizeof(Reached));
 #undef PART
-    if (memory != NULL) {
-        b->room_live = (Py_ssize_t)(most / 4 / sizeof(Live));
-        b->room_steps = (Py_ssize_t)(most / 4 * 3 / sizeof(Step));
-        b->room_reached = (Py_ssize_t)(most / sizeof(Reached));
-        b->live = (Live *)b->rest;
-        b->steps = (Step *)(b->rest + most / 4);
-        b->reached = (Reached *)b->rest;
-    }
     return at;
 }
 
@@ -1390,7 +1389,9 @@ static double spread(Beam *b)
             return INFINITY;
         b->total[position] = s.total;
         keep_live(b, b->least[position + 1], &s);
-        lost = (lost + s.dropped) / s.total;
+        lost = (lost + s.dropped) / s.total; /* it can only grow */
+        if (lost > MOST_LOST && b->program->edges > FEW_EDGES && b->program->edges < MANY_EDGES)
+            return INFINITY;
     }
     b->first_live[b->positions + 1] = s.end;
     for (Py_ssize_t at = s.begin; at < s.end; at++)

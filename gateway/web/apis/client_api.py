@@ -10,6 +10,7 @@ from gateway.errors import GatewayError
 from gateway.types import Query
 from gateway.web import sse
 from twolane.process.api_keys import Key
+from twolane.process.records import replaced
 from twolane.process.trace_context import Trace
 
 _NESTED: Final = re.compile(r"[.\[]")
@@ -128,7 +129,7 @@ class ClientApi:
         query = self.parse(body, headers, now_s=now_s, key=key, trace=trace)
         if self.path == query.beyond_chat.path:
             return query
-        return replace(query, beyond_chat=replace(query.beyond_chat, path=self.path))
+        return replaced(query, beyond_chat=replace(query.beyond_chat, path=self.path))
 
     def in_its_terms(self, error: GatewayError, query: Query) -> GatewayError:
         """An error of the pipeline, with the field named as the client wrote it."""

@@ -128,15 +128,16 @@ _SCHEMA = {
     },
     "required": ["name"],
 }
+_THREE = {"type": "object", "properties": dict.fromkeys(("red", "green", "blue"), _SCHEMA), "required": ["red"]}
 
 
 @cache
 def automaton_of_schema() -> TokenAutomaton:
-    """Thousands of states, over words of one to three bytes."""
+    """Thousands of states, over words of one to five bytes."""
     words = shipped()
     pairs = tuple(bytes(pair) for pair in itertools.product(b'abdeimnort":, {}[]0123', repeat=2))
     vocabulary = build_token_trie((*words.tokens, *pairs, b'"name', b'":"', b'","'), (words.end_id,), words.padding_id)
-    automaton = compile_tokens(compile_schema(_SCHEMA).automaton, vocabulary)
+    automaton = compile_tokens(compile_schema(_THREE).automaton, vocabulary)
     assert automaton is not None
     return automaton
 
@@ -148,7 +149,7 @@ def automaton_of_schema() -> TokenAutomaton:
 def test_few_live_states_give_what_all_states_give(spread: float, spare: int | None, temperature: float) -> None:
     """For confident and unsure models, without a binding limit and with one; only a tight one needs all states."""
     automaton = automaton_of_schema()
-    assert automaton.states > 1000
+    assert automaton.edges > 30_000, "enough for a second attempt"
     tokens = 100_000 if spare is None else int(automaton.distance[automaton.start]) + spare
     matcher, random = open_matcher(automaton, tokens), np.random.default_rng(int(spread * 10))
     logits = (random.standard_normal((96, len(automaton.token_sets.order))) * spread).astype(np.float32)
@@ -159,6 +160,21 @@ def test_few_live_states_give_what_all_states_give(spread: float, spare: int | N
     assert found is not None or spare is not None
     if found is not None:
         assert_same(matcher, scores, numbers, found, exact, entropy=1e-5)
+
+
+@needs_native
+@pytest.mark.parametrize("way", [LIVE_STATES, ALL_STATES])
+@pytest.mark.parametrize("canvas", [0, 1])
+def test_a_canvas_of_no_or_one_position_is_inferred(way: str, canvas: int) -> None:
+    """Before the end token, all of whose scratch is small."""
+    automaton = compile_tokens(freeze([[]], [True], 0), build_token_trie((b"", b"", b"a"), (1,), 0))
+    assert automaton is not None
+    matcher, logits = open_matcher(automaton, 1), np.zeros((canvas, 3), np.float32)
+    found = infer_natively(way, matcher, scores_of(automaton.token_sets, logits), np.full(canvas, 0.5))
+    assert found is not None
+    assert [automaton.token_sets.tokens_of(index).tolist() for index in found.best] == [[1]] * canvas
+    assert found.drawn.tolist() == found.best.tolist()
+    assert found.entropy == pytest.approx(np.zeros(canvas), abs=1e-6)
 
 
 @needs_native
