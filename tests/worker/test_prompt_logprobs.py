@@ -138,8 +138,9 @@ def test_a_context_whose_values_are_not_kept_is_read_again(make_model: Any) -> N
 @pytest.mark.parametrize("mode", CAUSAL)
 def test_a_scored_prompt_does_not_change_the_answer(model: Any, mode: DecodingMode) -> None:
     request = request_of(random.Random(3), 25, decoding_mode=mode, max_tokens=9, temperature=1.0)
-    loop = loop_of(model)
-    with_scores, without = served(loop, request, replace(request, prompt_logprobs=None))
+    [with_scores], [without] = (
+        served(loop_of(model), each) for each in (request, replace(request, prompt_logprobs=None))
+    )
     assert with_scores[1:-1] == without[:-1]
 
 

@@ -102,10 +102,13 @@ async def test_a_stream_near_max_tokens_closes_in_time() -> None:
 
 async def test_unsupported_constraints_are_refused_by_name() -> None:
     """The error names the field; its message names keyword and position."""
+    lists = {"$id": "list", "$dynamicAnchor": "item", "type": "array", "items": {"$dynamicRef": "#item"}}
+    names = {"$id": "names", "$dynamicAnchor": "item", "type": "string"}
+    several = {"$id": "https://example.org/root", "$ref": "list", "$defs": {"list": lists, "names": names}}
     async with serving(toy_model()) as served:
-        response = await served.ask(response_format=schema({"properties": {"a": {"$dynamicRef": "#"}}}))
+        response = await served.ask(response_format=schema(several))
         assert problem(response) == (400, "unsupported_schema", "response_format")
-        assert "(`$dynamicRef` at `#/properties/a/$dynamicRef`)" in response.json()["error"]["message"]
+        assert "(`$dynamicRef` at `#/$defs/list/items/$dynamicRef`)" in response.json()["error"]["message"]
         response = await served.ask(structured_outputs={"regex": "(x)\\1"})
         assert problem(response) == (400, "unsupported_schema", "structured_outputs.regex")
         response = await served.ask(structured_outputs={"regex": "("})

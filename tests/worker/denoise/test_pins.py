@@ -54,8 +54,14 @@ def test_head_and_tail_stand_at_the_two_ends_and_all_between_is_free(
 
 def test_the_text_behind_a_gap_is_on_every_canvas_that_the_model_sees(make_model: Any) -> None:
     model, shown = make_model(dtype=torch.float32, end_ids=()), list[list[int]]()
-    denoise = model.denoise
+    denoise, mixed = model.denoise, model.mixed_pass
     model.denoise = lambda canvas, soft, context: (shown.extend(canvas.tolist()), denoise(canvas, soft, context))[1]
+
+    def recorded(ids: Any, canvas: torch.Tensor | None, *rest: Any) -> Any:
+        shown.extend([] if canvas is None else canvas.tolist())
+        return mixed(ids, canvas, *rest)
+
+    model._mixed_pass = recorded
     one = GenerationRequest(
         prompt_ids=(20, 21),
         max_tokens=18,

@@ -296,7 +296,7 @@ async def test_a_memory_limit_below_one_context_refuses_to_start() -> None:
 async def test_fewer_sequences_run_when_their_contexts_would_not_fit() -> None:
     """With a configured context: there is memory for the step of four rows, but not for four contexts beside it."""
     model = ToyModel(max_context=100)
-    limit = int(4 * plan_of(model, Capacity(max_num_seqs=1)).step_bytes / (1 - RESERVE)) + 4 * 800
+    limit = int(plan_of(model, Capacity(max_num_seqs=4)).step_bytes / (1 - RESERVE)) + 4 * 800
     async with serving(model, Capacity(max_num_seqs=8, max_context=100, memory_limit_bytes=limit)) as engine:
         status = engine.status()
         assert (status.max_num_seqs, status.memory_limit_bytes) == (3, limit)

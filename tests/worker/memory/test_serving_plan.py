@@ -30,7 +30,7 @@ BF16 = ModelMemory(
     max_context=262_144,
     canvas_length=256,
 )
-DEFAULTS = Demand(max_num_seqs=8, prefix_slots=8, max_prefill_tokens=512)
+DEFAULTS = Demand(max_num_seqs=8, prefix_slots=8, max_prefill_tokens=2048)
 # Card -> default context; 80 GB and 141 GB nominally and as the driver reports them.
 CARDS = {
     24 * 2**30: None,
