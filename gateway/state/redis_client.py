@@ -51,7 +51,7 @@ class RedisClient:
         """redis-py's client for one or several calls, all within this time. Raises RedisFaultError."""
         from redis.exceptions import RedisClusterException, RedisError
 
-        client = self._client
+        client, cancellations = self._client, _cancellations()
         try:
             async with asyncio.timeout(timeout_s):
                 if self._address.topology is Topology.CLUSTER:
@@ -59,7 +59,10 @@ class RedisClient:
                 yield client
         except (RedisError, RedisClusterException, OSError, TimeoutError) as fault:
             await self._forget(client)
-            raise RedisFaultError(type(fault).__name__) from fault
+            if _cancellations() == cancellations:
+                raise RedisFaultError(type(fault).__name__) from fault
+        if _cancellations() > cancellations:  # redis-py has swallowed one: who waits for the task would wait for ever
+            raise asyncio.CancelledError
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -119,6 +122,12 @@ class RedisClient:
             retry=Retry(NoBackoff(), 1),
             **address.options,
         )
+
+
+def _cancellations() -> int:
+    """Requests to cancel the current task that are not withdrawn, as those of a time limit are."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _connections(address: RedisAddress) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class SharedBudgets:
 
     async def run(self) -> None:
         """Exchange until cancelled."""
-        while not is_cancelled():
+        while True:
             try:
                 is_done = await self.exchange()
             except Exception:  # noqa: BLE001 - top of this task: one bad exchange must not end all sharing
@@ -126,13 +126,6 @@ class SharedBudgets:
                 await self._wanted.wait()
         except TimeoutError:
             return
-
-
-def is_cancelled() -> bool:
-    """Whether the current task was cancelled, also if a client library swallowed the exception on its way: the gateway
-    would wait for this task for ever when it ends."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _parse(account: bytes, total: bytes) -> tuple[Account, Spent]:

@@ -1,7 +1,6 @@
 """Daily budgets over a real Redis: replicas count together, and nothing is forgotten or counted twice."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -192,25 +191,6 @@ async def test_an_unexpected_error_does_not_end_the_exchange(running: list[Repli
     await broken.wait()
     one.spend("ann", 100)
     await total(other, "ann", 100)
-
-
-async def test_the_exchange_ends_although_a_cancellation_was_swallowed(redis: RedisClient, monkeypatch: Any) -> None:
-    one, waits = Replica(redis, Clock()), asyncio.Event()
-
-    async def swallow() -> bool:
-        """Once, so that a failure ends the test."""
-        if waits.is_set():
-            await asyncio.sleep(3600)
-        waits.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(3600)
-        return True
-
-    monkeypatch.setattr(one.shared, "exchange", swallow)
-    task = asyncio.create_task(one.shared.run())
-    await waits.wait()
-    task.cancel()
-    await asyncio.wait_for(task, 120)
 
 
 async def test_what_was_spent_while_redis_was_away_is_counted_afterwards(
