@@ -1,7 +1,7 @@
-/* Quick readers of common input: an HTTP/1.1 message, the chunks of its body, a JSON object, and an event of a stream. Each
- * accepts a strict subset of what the full reader accepts (llhttp, `json_body.read_json`, the reader of answers), with the
- * same result, and returns None for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
- * is made here. Headers are written likewise.
+/* Quick readers of common input: an HTTP/1.1 message, the chunks of its body, a JSON object, and an event of a stream.
+ * Each accepts a strict subset of what the full reader accepts (llhttp, `json_body.read_json`, the reader of answers),
+ * with the same result, and returns None for everything else, which the full reader then accepts or refuses. So nothing
+ * here refuses input, and no error message is made here. Headers are written likewise.
  *
  * The module is optional: where it is not built, the full readers read everything. Tests compare the two on random input.
  * All loops are bounded by the size of the input, and the stack by MAX_DEPTH and MAX_KEYS.

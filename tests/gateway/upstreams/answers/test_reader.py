@@ -291,6 +291,32 @@ def test_an_event_that_is_read_quickly_is_read_alike(edits: list[tuple[int, int,
     assert expected == Delta(data=data, pieces=(Piece(index=index, text=text, is_answer=True),))
 
 
+@pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        *((b'"usage":null', other) for other in (b'"usage":{"prompt_tokens":1}', b'"error":null', b'"error":{}')),
+        *((b'"finish_reason":null', other) for other in (b'"finish_reason":"stop"', b'"finish_reason":""')),
+        (b'"logprobs":null', b'"message":{"content":"b"}'),
+        *(
+            (b'"role":"assistant"', b'"' + other)
+            for other in (b'content":"b"', b'refusal":"no"', b'tool_calls":[]', b'function_call":null', b'audio":{}')
+        ),
+        *((b'"role":"assistant"', other) for other in (b'"reasoning":"r"', b'"reasoning_content":"r"')),
+        *((b'"index":0', b'"index":' + other) for other in (b"1.0", b"-1", b"-0", b"00", b"10000", b'"0"', b"null")),
+        (b'"index":0,', b""),
+        *((b"w\xc3\xa9", other) for other in (b"", b"\\u0041", b"\\n", b"\xc3", b"\xed\xa0\x80", b"\0", b"\x1f")),
+        *((b'"id":"c"', b'"id":' + other) for other in (b"NaN", b"1e9", b"9" * 18, b"[" * 70 + b"]" * 70, b'"\xff"')),
+        (b'"id":"c"', b'"\\u0069d":"c"'),
+        (b'"choices":[', b'"choices":[{"index":1,"delta":{"content":"b"}},'),
+        (b'"choices":[', b'"choices":[],"b":['),
+    ],
+)
+def test_an_event_that_is_more_than_a_text_is_left_to_the_full_reader(part: bytes, other: bytes) -> None:
+    assert part in TEXT_EVENT
+    assert compiled.read_text_event(TEXT_EVENT.replace(part, other)) is None
+
+
 def test_heartbeats_between_events_do_not_add_up() -> None:
     reader = AnswerReader(stream=True, max_bytes=1 << 23)
     for _ in range(8):

@@ -206,6 +206,28 @@ def test_a_response_that_is_cut_off_or_beyond_a_limit_is_not_read() -> None:
     assert read_response(RESPONSE.replace(b"200", b"201"), 1000, 1000) is None
 
 
+OTHER_HEADERS = [
+    *(b"Content-Length: 4", b"transfer-encoding: chunked", b"Transfer-Encoding : chunked", b" folded", b"\tfolded"),
+    *(b"connection: close", b"Connection:", b"connection: upgrade", b"Upgrade: h2c", b"Trailer: a"),
+    *(b"Proxy-Connection: a", b"a b: c", b": c", b"a", b"a: \0", b"a: \x80", b"a: b\tc", b"a: b\nc: d"),
+    *(b"a: b\rc: d", b"a\0: b", b"a" * 65 + b": b"),
+]
+
+
+@pytest.mark.parametrize("header", OTHER_HEADERS)
+@pytest.mark.parametrize("message", [REQUEST, RESPONSE.replace(b"connection: Keep-Alive\r\n", b""), CHUNKED])
+def test_a_message_with_an_uncommon_header_is_left_to_the_parser(message: bytes, header: bytes) -> None:
+    message = message.replace(b"\r\n", b"\r\n" + header + b"\r\n", 1)
+    assert read_request(message, TARGETS, 1000, 100) is None
+    assert read_response(message, 1000, 1000) is None
+
+
+@pytest.mark.parametrize("length", [b"+4", b"04", b"0x4", b"4,4", b"4 4", b"-4", b"", b"9" * 30, b"3", b"5"])
+def test_a_length_that_is_not_that_of_the_rest_is_left_to_the_parser(length: bytes) -> None:
+    assert read_request(REQUEST.replace(b": 4", b": " + length), TARGETS, 1000, 100) is None
+    assert read_response(RESPONSE.replace(b": 4", b": " + length), 1000, 1000) is None
+
+
 CHUNKS = b"5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n"
 CHUNK_ODD = st.sampled_from(
     [b"", b"0", b"5", b"ffffffffffffffff", b";x", b" ", b"\r", b"\n", b"\r\n", b"g", b"-1", b"0\r\n\r\n", b"1\r\nx\r\n"]
