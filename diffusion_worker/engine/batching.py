@@ -2,7 +2,7 @@
 and decodes.
 
 Pure function of the running sequences. Canvases at different steps share a batch. A sequence that exceeds a budget
-skips this iteration at no cost: it keeps its slot and its canvas. A chunk is cut to what is left for prompts.
+skips this iteration at no cost: it keeps its slot and its canvas. A chunk is cut to what is left of both budgets.
 """
 
 from collections.abc import Callable, Iterable
@@ -42,7 +42,7 @@ class BatchItems:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What an iteration may contain: `positions` of all passes (None: unlimited), among them `prompt_tokens`. With
-    `cuts_chunks`, a chunk may be read in parts; otherwise all of it or nothing."""
+    `cuts_chunks`, a chunk may be read in parts; otherwise all of it or nothing, and the first one always fits."""
 
     positions: int | None
     prompt_tokens: int
@@ -60,15 +60,26 @@ def compose(running: Iterable[Sequence], priority: Callable[[Sequence], float], 
     for sequence in sorted(running, key=lambda each: (_is_prefilling(each), not _is_short(each), priority(each))):
         prefilled = len(sequence.pending[0]) if sequence.pending else 0
         counted = 0 if _is_output(sequence) else prefilled
-        if counted > prompt_tokens and budget.cuts_chunks:
-            prefilled = counted = prompt_tokens
+        if counted and budget.cuts_chunks:
+            alone = 0 if items else min(counted, prompt_tokens)
+            prefilled = counted = _part(sequence, prompt_tokens, positions) or alone
         cost = _cost(sequence, prefilled)
-        fits = counted <= prompt_tokens and (positions is None or cost <= positions)
+        fits = counted <= prompt_tokens or prompt_tokens == budget.prompt_tokens
+        fits = fits and (positions is None or cost <= positions)
         if (fits or not items) and (prefilled or not sequence.pending):
             items.add(sequence, prefilled)
             prompt_tokens -= min(counted, prompt_tokens)
             positions = None if positions is None else positions - cost
     return items
+
+
+def _part(sequence: Sequence, prompt_tokens: int, positions: int | None) -> int:
+    """Tokens of its next chunk that fit: all but the last if the canvas behind that one does not."""
+    whole = len(sequence.pending[0])
+    part = min(whole, prompt_tokens)
+    if positions is None or _cost(sequence, part) <= positions:
+        return part
+    return max(0, min(part, positions, whole - 1))
 
 
 def _is_output(sequence: Sequence) -> bool:

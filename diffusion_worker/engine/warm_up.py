@@ -32,7 +32,7 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     seen = array("q", range(min(info.vocab_size, limits.max_context)))
     penalties = PenaltyInputs(penalties=Penalties(presence=0.1, frequency=0.1, repetition=1.1), prompt=seen)
     ends = {slot: max(1, limits.max_context - canvas - slot % 2) for slot in slots}  # unlike, so that masks are needed
-    chunk = limits.prefill_chunk
+    chunk = min(limits.prefill_chunk, ends[0])
     chunks = {slot: min(chunk, limits.max_prefill_tokens - chunk * slot, ends[slot]) for slot in slots}
 
     def prefill(slot: int) -> Prefill:

@@ -38,14 +38,15 @@ def _mixed_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, it
     """A pass over all canvases and all that is prefilled. The contexts of the canvases are copied for all layers, a
     layer's keys or values at a time, with room for the canvases; then the layers run, whose new keys and values are
     held; then the head and the sampler."""
-    canvases, read = work.rows * work.canvas_length, min(work.max_prefill_tokens, work.context)
+    canvases, read = work.rows * work.canvas_length, min(work.max_prefill_tokens, work.rows * work.context)
+    longest = min(read, work.context)  # of a row
     causal = canvases + read
     per_token = sum(2 * layer.heads * layer.head_dim for layer in layers) * itemsize
     contexts = work.rows * context_bytes(layers, work.context, itemsize) + canvases * per_token
     copied = work.rows * max(context_bytes([layer], work.context, itemsize) for layer in layers) // 2
     state = canvases * shape.attention_width * itemsize  # self-conditioning, ids and masks
-    mask = min(QUERY_BLOCK, max(read, work.canvas_length)) * (work.context + QUERY_BLOCK)
-    seen = max(context_bytes([layer], work.context + read, itemsize) for layer in layers)  # of a row at a time
+    mask = min(QUERY_BLOCK, max(longest, work.canvas_length)) * (work.context + QUERY_BLOCK)
+    seen = max(context_bytes([layer], work.context + longest, itemsize) for layer in layers)  # of a row at a time
     attention = seen + mask * 2 * itemsize  # the bias that a fused kernel makes of a mask, and pads
     running = mask + max(
         attention + (causal + canvases) * shape.attention_width * itemsize,

@@ -73,17 +73,23 @@ def peak(batch: Batch, limits: Limits) -> int:
 
 
 @pytest.mark.parametrize(
-    ("rows", "context"),
-    [(1, 8192), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 8192), (8, 32_768), (8, 131_072)))],
+    ("rows", "context", "prefill"),
+    [
+        (1, 8192, 2048),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((2, 8192, 2048), (4, 2048, 8192), (8, 32_768, 2048), (8, 131_072, 2048))
+        ),
+    ],
 )
 def test_the_computed_peak_covers_the_real_one_and_hardly_more(
-    rows: int, context: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, context: int, prefill: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Numbers that nobody reads: three bits are bisected, and three blocks of positions sampled, in the same memory.
     monkeypatch.setattr(truncation, "_ONE_BITS", 7)
     monkeypatch.setattr(score, "position_blocks", lambda *shape, **rows: list(position_blocks(*shape, **rows))[:3])
     model = released()
-    limits = Limits(max_num_seqs=rows, max_waiting=0, max_context=context, is_mixed=True)
+    limits = Limits(max_num_seqs=rows, max_waiting=0, max_context=context, max_prefill_tokens=prefill, is_mixed=True)
     whole = largest_batch(model.info, limits)
     work = StepWork(rows=rows, context=context, canvas_length=256, max_prefill_tokens=limits.max_prefill_tokens)
     shape, layers = model.info.step, model.kv_layers

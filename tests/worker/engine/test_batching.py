@@ -121,7 +121,7 @@ def test_prompts_share_their_tokens_and_nothing_else_counts(kinds: list[str], to
     others = {number for number, kind in enumerate(kinds) if kind in ("seal", "step", "verification")}
     assert others <= taking_part(parts)
     read = [len(each.ids) for each in (*parts.prefills, *parts.decodes) if each.sequence not in others]
-    assert sum(read) <= tokens or (not cuts and len(taking_part(parts)) == 1)
+    assert sum(read) <= tokens or (not cuts and len(read) == 1)
     waiting = sum(len(each.pending[0]) for each in running if each.id not in others)
     if cuts:
         assert sum(read) == min(tokens, waiting), "no token of the budget is left over"
@@ -148,6 +148,27 @@ def test_a_prompt_that_a_decode_would_end_is_read_in_parts_first() -> None:
     it.record_prefill((9, 9))
     parts = compose([it], lambda each: each.id, of(None, 2))
     assert [(decode.ids, decode.at) for decode in parts.decodes] == [((9,), 2)]
+
+
+def test_a_chunk_is_cut_to_the_positions_that_other_rows_leave() -> None:
+    """Otherwise a prompt would wait as long as any canvas is denoised."""
+    step, long = placed(1, "step"), placed(2, "prompt")
+    read = []
+    while long.pending:
+        parts = compose([step, long], lambda each: each.id, of(2 * CANVAS + 2))
+        assert positions(parts) <= 2 * CANVAS + 2
+        assert 1 in taking_part(parts)
+        [prefill] = parts.prefills
+        read.append(len(prefill.ids))
+        long.record_prefill(prefill.ids)
+    assert read == [CHUNK, CHUNK, 2]
+    tight = placed(3, "last of a prompt")
+    assert [len(each.ids) for each in compose([step, tight], lambda each: each.id, of(2 * CANVAS)).prefills] == [2]
+
+
+def test_without_cuts_a_chunk_longer_than_the_budget_does_not_wait_for_canvases() -> None:
+    parts = compose([placed(1, "step"), placed(2, "prompt")], lambda each: each.id, of(None, 2, cuts_chunks=False))
+    assert taking_part(parts) == {1, 2}
 
 
 def test_without_cuts_a_chunk_waits_until_it_fits() -> None:

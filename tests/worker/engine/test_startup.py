@@ -96,6 +96,13 @@ def test_the_largest_step_has_every_pass_for_every_row_and_leaves_an_empty_cache
     assert not any(store.any() for store in (*loop._stepper.cache.keys, *loop._stepper.cache.values))
 
 
+def test_the_largest_step_reads_as_many_prompt_tokens_as_a_step_may_have() -> None:
+    """Also if no context is long enough to read them alone."""
+    limits = Limits(max_num_seqs=3, max_waiting=0, max_context=64, max_prefill_tokens=80, is_mixed=True)
+    prompts = [len(item.ids) for item in largest_batch(ToyModel().info, limits).prefills if not item.is_seal]
+    assert sum(prompts) == 80
+
+
 class Recorded:
     """A meter that notes how many passes had run when it was asked."""
 
