@@ -307,7 +307,9 @@ def test_every_token_has_one_slot(sizes: tuple[int, int]) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("damage", ["a set without tokens", "a state without edges", "a negative distance", "any token"])
+@pytest.mark.parametrize(
+    "damage", ["a set without tokens", "a state without edges", "a negative distance", "any token"]
+)
 def test_an_automaton_that_inference_would_read_out_of_bounds_is_refused(damage: str) -> None:
     """As a damaged file in a cache of automata may hold it."""
     language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
