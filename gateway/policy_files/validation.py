@@ -50,7 +50,8 @@ def read_checks(entry: Section, *, needs_confidence: bool, can_fall_back: bool) 
         return None
     if needs_confidence and buffer is not Buffer.FULL:
         raise validate.error(
-            "`min_confidence` requires buffer: full, because the confidence arrives with the end of a response",
+            "`min_confidence`, of the route or of a target, requires buffer: full, because the confidence arrives with"
+            " the end of a response",
             "buffer",
         )
     if checks.repair and buffer is not Buffer.FULL:

@@ -1,7 +1,8 @@
 """Properties of Unicode in regular expressions, `\\p{Letter}` and `\\P{Lu}` in ECMA 262: categories and `ASCII`.
 
 Python's `re` has none, so expressions are rewritten with the characters of the property, by the Unicode version of
-`unicodedata`. Scripts and other properties are not in that module; they stay as they are, and `re` refuses them.
+`unicodedata`. Scripts and other properties are not in that module; they stay as they are, and `re` refuses them. So do
+those of an expression with more than MAX_PROPERTIES: each of them takes up to 7 KB and 3 ms of `re`.
 """
 
 import re
@@ -56,15 +57,19 @@ _LONG: Final = {
     "Private_Use": "Co",
     "Unassigned": "Cn",
 }
+MAX_PROPERTIES: Final = 100  # of one expression
 _SCALARS: Final[Ranges] = ((0, 0xD7FF), (0xE000, 0x10FFFF))
 _TOKEN: Final = re.compile(r"\\[pP]\{(?:(?:General_Category|gc)=)?(\w+)\}|\\.|\[|\]|.", re.DOTALL)
 
 
-@lru_cache(maxsize=1024)
 def without_properties(pattern: str) -> str:
-    """The expression with every property that is known replaced by its characters."""
-    if "\\p" not in pattern and "\\P" not in pattern:
-        return pattern
+    """The expression with every property that is known replaced by its characters; unchanged with more than
+    MAX_PROPERTIES of them."""
+    return _replaced(pattern) if 0 < pattern.lower().count("\\p{") <= MAX_PROPERTIES else pattern
+
+
+@lru_cache(maxsize=64)
+def _replaced(pattern: str) -> str:
     parts: list[str] = []
     inside = False  # a character class
     for found in _TOKEN.finditer(pattern):

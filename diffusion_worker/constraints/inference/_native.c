@@ -472,6 +472,7 @@ static int read_program(Program *p, PyObject *const *objects)
                are_offsets(p->first_edge, p->states, p->edges) && are_within(p->label, p->edges, 0, p->sets + 1) &&
                are_within(p->label, p->first_edge[p->states - 1], 0, p->sets) && /* only `done` reads any token */
                are_within(p->target, p->edges, 0, p->states) && are_within(p->node_of, p->states, 0, p->states) &&
+               are_within(p->distance, p->states, 0, (Py_ssize_t)INT32_MAX + 1) &&
                are_within(p->target_node, p->edges, 0, p->states) &&
                are_offsets(p->first, p->graph_nodes, items(a, 11)) &&
                are_within(p->set, items(a, 11), 0, p->sets + 1) && are_within(p->to, items(a, 11), 0, p->graph_nodes) &&

@@ -58,8 +58,8 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         minLength="code points; checked above the limit on length",
         maxLength="code points; checked above the limit on length",
         pattern="ECMA 262, unanchored; checked if not regular (back references, inner look-around, `\\b`); of "
-        "Unicode's properties only general categories and `ASCII` (`\\p{Letter}`, `\\P{Lu}`); refused if Python's "
-        "`re`, which validates, cannot parse it",
+        "Unicode's properties only general categories and `ASCII` (`\\p{Letter}`, `\\P{Lu}`), at most 100 in an "
+        "expression; refused if Python's `re`, which validates, cannot parse it",
         format="the formats listed below, others are annotations; large schemas: no IP addresses in brackets inside "
         "URIs and e-mail addresses; checked only above the size limits",
         multipleOf="integers up to 1000; otherwise the number of digits is limited and it is checked",

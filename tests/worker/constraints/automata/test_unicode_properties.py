@@ -6,7 +6,11 @@ import unicodedata
 import jsonschema_rs
 import pytest
 
-from diffusion_worker.constraints.automata.unicode_properties import property_ranges, without_properties
+from diffusion_worker.constraints.automata.unicode_properties import (
+    MAX_PROPERTIES,
+    property_ranges,
+    without_properties,
+)
 
 CHARACTERS = [
     *map(chr, range(0x20, 0x250)),
@@ -41,3 +45,10 @@ def test_other_properties_stay_as_they_are(pattern: str) -> None:
     assert without_properties(pattern) == pattern
     with pytest.raises(re.error, match="bad escape"):
         re.compile(pattern)
+
+
+def test_expressions_of_many_properties_are_not_expanded() -> None:
+    """A few kilobytes would become megabytes, and take minutes in `re`, which refuses them now."""
+    assert re.compile(without_properties(r"\p{Pd}" * MAX_PROPERTIES)).fullmatch("-" * MAX_PROPERTIES)
+    many = r"\P{Lu}" * (MAX_PROPERTIES + 1)
+    assert without_properties(many) == many

@@ -307,7 +307,9 @@ def test_every_token_has_one_slot(sizes: tuple[int, int]) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("damage", ["a set without tokens", "a state without edges", "any token"])
+@pytest.mark.parametrize(
+    "damage", ["a set without tokens", "a state without edges", "a negative distance", "any token"]
+)
 def test_an_automaton_that_inference_would_read_out_of_bounds_is_refused(damage: str) -> None:
     """As a damaged file in a cache of automata may hold it."""
     language = freeze([[(97, 97, 1)], [(98, 98, 2)], []], [False, False, True], 0)
@@ -318,6 +320,8 @@ def test_an_automaton_that_inference_would_read_out_of_bounds_is_refused(damage:
         token_sets = replace(token_sets, set_start=_with_second(token_sets.set_start, 0))
     elif damage == "a state without edges":
         automaton = replace(automaton, first_edge=_with_second(automaton.first_edge, 0))
+    elif damage == "a negative distance":
+        automaton = replace(automaton, distance=_with_second(automaton.distance, -1_000_000))
     else:
         label[automaton.start] = token_sets.sets
     damaged = replace(automaton, token_sets=token_sets, label=label)
