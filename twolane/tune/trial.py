@@ -150,7 +150,7 @@ def _with_parameters(call: Call, parameters: Parameters, model: str) -> Call:
     params = {name: value for name, value in parameters.request_params.items() if edits or name != "anchor"}
     if not params:
         return call
-    body = {**call.prompt.body, "diffusion": {**call.prompt.body.get("diffusion", {}), **params}}
+    body = {**call.prompt.body, "diffusion": {**(call.prompt.body.get("diffusion") or {}), **params}}
     return replace(call, prompt=replace(call.prompt, body=body))
 
 
@@ -159,7 +159,7 @@ def _body_in_mode(body: Mapping[str, Any], decoding: str, model: str) -> dict[st
     it: of `diffusion` the deadline stays, and autoregressive mode takes no prediction."""
     refused = ("diffusion", "prediction") if decoding == "autoregressive" else ("diffusion",)
     kept = {name: value for name, value in body.items() if name not in refused}
-    deadline = {name: value for name, value in body.get("diffusion", {}).items() if name == "deadline_ms"}
+    deadline = {name: value for name, value in (body.get("diffusion") or {}).items() if name == "deadline_ms"}
     return {**kept, **({"diffusion": deadline} if deadline else {}), "model": f"{model}:{decoding}"}
 
 
