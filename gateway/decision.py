@@ -106,7 +106,7 @@ class Decision:
     status: int | None = 200  # HTTP status that the client received; None: it had left
     error_source: ErrorSource | None = None  # of an error
     schema_check: SchemaCheck | None = None
-    low_confidence: float | None = None  # of an answer that is served below the route's minimum
+    low_confidence: float | None = None  # of an answer that is served below the minimum
     usage: Usage | None = None
     first_byte_ms: float | None = None  # when the first byte was ready to be sent to the client
     total_ms: float = 0.0

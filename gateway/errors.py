@@ -28,7 +28,7 @@ GatewayError
 │   ├── NotResident           the target's weights are not loaded, or it is draining                    503
 │   ├── DeadlineExceeded      the request's deadline passed                                             504
 │   ├── InvalidOutput         the response does not match the requested format                          502
-│   ├── LowConfidence         the answer's confidence is below the route's minimum, or it is blank      502
+│   ├── LowConfidence         the answer's confidence is below the minimum, or it is blank              502
 │   ├── Unsupported           the target does not support what the request requires                     400
 │   ├── ContextLengthExceeded the request is longer than the target's context                           400
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
@@ -295,7 +295,7 @@ class InvalidOutput(AttemptFailed):
 
 
 class LowConfidence(AttemptFailed):
-    """The answer's confidence is below the route's minimum, or the answer is blank."""
+    """The answer's confidence is below the minimum, or the answer is blank."""
 
     code = "low_confidence"
     reason = Reason.LOW_CONFIDENCE

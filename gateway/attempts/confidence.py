@@ -44,7 +44,7 @@ def check_confidence(minimum: float, confidence: float | None, deltas: Sequence[
         )
     if confidence < minimum:
         detail = f"confidence {confidence:.3f} < {minimum:g}"
-        raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
+        raise LowConfidence(f"The answer's confidence is below the minimum: {detail}.", detail=detail)
     if has_blank_choice(deltas, may_be_empty=query.has_suffix):
         raise LowConfidence("The target's answer is blank.", detail="blank answer")
 

@@ -119,7 +119,7 @@ def _answer_error(code: str, status: int) -> InvalidOutput | LowConfidence | Non
     if code == "invalid_output":
         return InvalidOutput("The target could not produce output that matches the schema.", detail=detail)
     if code == "low_confidence":  # and could not reach the minimum any more
-        return LowConfidence("The target's confidence is below the route's minimum.", detail=detail)
+        return LowConfidence("The answer's confidence is below the minimum.", detail=detail)
     return None
 
 
