@@ -1,4 +1,4 @@
-"""McNemar's exact test of paired answers (McNemar 1947, Psychometrika 12): whether one of two ways is right more often."""
+"""McNemar's exact test (McNemar 1947, Psychometrika 12) of paired answers: is one of two ways right more often?"""
 
 import math
 from collections.abc import Sequence

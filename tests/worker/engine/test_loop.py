@@ -92,7 +92,9 @@ def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_model: An
     loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     answers = [answered(loop, one) for _ in range(3)]
     assert [end.usage.cached_tokens for _, end in answers] == [0, 24, 24]
-    assert [end.usage.forward_passes for _, end in answers] == [4, 4, 4], "its first canvas shares the pass of the prompt"
+    assert [end.usage.forward_passes for _, end in answers] == [4, 4, 4], (
+        "its first canvas shares the pass of the prompt"
+    )
     assert answers[0][0] == answers[1][0] == answers[2][0]
 
 
