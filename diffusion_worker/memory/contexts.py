@@ -6,6 +6,7 @@ import torch
 
 from diffusion_worker.memory.kv_cache import CacheDamaged, KvCache
 from diffusion_worker.memory.prompt_scores import PromptScores, TokenPlace
+from diffusion_worker.models.device_errors import is_out_of_memory
 from diffusion_worker.models.interface import DiffusionModel
 
 
@@ -18,10 +19,17 @@ class Contexts:
         self._scores = _scores_of(model, cache) if model.info.scores_prompts else None
 
     def resize(self, slots: int) -> None:
-        """See `KvCache.resize`."""
+        """See `KvCache.resize`; without memory for the scores of more slots, the number stays what it was, too."""
+        before = self.cache.slots
         self.cache.resize(slots)
-        if self._scores is not None:
+        if self._scores is None:
+            return
+        try:
             self._scores.resize(self.cache.slots)
+        except Exception as error:  # they may be more than the slots, but not fewer
+            self.cache.resize(min(before, self.cache.slots))
+            if not is_out_of_memory(error):
+                raise
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """See `KvCache.copy`."""

@@ -19,6 +19,7 @@ from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.errors import StepFailed
 from diffusion_worker.memory import kv_cache
 from diffusion_worker.memory.contexts import Contexts
+from diffusion_worker.memory.prompt_scores import PromptScores
 from diffusion_worker.types.confidence import ConfidenceWeights
 from diffusion_worker.types.events import BlockSealed, Event, Faulted, Finished
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
@@ -277,6 +278,37 @@ def test_a_resize_without_memory_keeps_the_old_slots_and_is_tried_again(monkeypa
     it.step()
     assert len(it.scheduler.slots) == it._stepper.slots == 8
     assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected()]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("at", [0, 1])
+def test_scores_without_memory_for_more_slots_keep_the_cache_at_the_old_number(
+    error: Callable[[], Exception], at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each answer in a new slot would fail."""
+    kind, resize = Kind(scores=True), PromptScores.resize
+    it = fresh(kind)
+    it.scheduler.evict_retained()
+    it.step()
+    assert it._stepper.slots == 5
+
+    def short(scores: PromptScores, slots: int) -> None:
+        with FaultyDevice("aten::new_zeros", at, error=error):
+            resize(scores, slots)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PromptScores, "resize", short)
+        it.scheduler.restore_slots(it._max_slots)
+        try:
+            it.step()
+        except Exception as failure:
+            it.recover(failure)
+    assert len(it.scheduler.slots) == it._stepper.slots == 5
+    assert served(it, requests()) == expected(kind)
+    it.scheduler.restore_slots(it._max_slots)
+    it.step()
+    assert it._stepper.slots == it._max_slots
+    assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected(kind)]
 
 
 def test_blocks_sealed_before_a_failed_step_stay_delivered() -> None:
