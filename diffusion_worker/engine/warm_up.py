@@ -1,5 +1,5 @@
-"""The warm-up: a step of the largest batch on the worker's own cache, which shows that it fits in memory, and steps of
-a single row; all kernels exist after them.
+"""The warm-up: a step of the largest batch on the worker's own cache, which shows that it fits in memory, steps of a
+single row, and the reduction of a constrained row's logits; all kernels exist after them.
 """
 
 from array import array
@@ -10,6 +10,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from diffusion_worker.constraints.inference.class_reduction import CHUNK
+from diffusion_worker.denoise.class_scores import chunk_sums
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.passes import Outcome
 from diffusion_worker.denoise.stepper import Stepper
@@ -148,6 +150,7 @@ def run_largest_step(
     canvases = [Batch(denoises=whole.denoises)] if limits.is_mixed else []
     batches = (whole, *canvases, *single_row_batches(model.info, limits))
     faults = [fault for batch in batches for fault in stepper.step(batch).faults]
+    _reduce_logits(model)
     if watched is not None:
         with watched:
             faults += stepper.step(whole).faults
@@ -156,6 +159,15 @@ def run_largest_step(
     if faults:
         raise CheckpointBroken(f"the warm-up step failed: {faults[0].error}")
     return peak
+
+
+@torch.inference_mode()
+def _reduce_logits(model: DiffusionModel) -> None:
+    """The kernel that constrained rows need beside those of a step: no constraint is known yet, so for some tokens."""
+    info, device = model.info, model.device
+    logits = torch.zeros(info.denoising.canvas_length, info.vocab_size, dtype=model.dtype, device=device)
+    tokens = torch.arange(2 * CHUNK, dtype=torch.int32, device=device).remainder(info.vocab_size).view(2, CHUNK)
+    chunk_sums(logits, tokens, torch.ones(2, device=device), info.logit_cap)
 
 
 class _WholeStepper(Stepper):
