@@ -578,7 +578,12 @@ static void find_negated(Request *request)
 static int answer_has(const Text *answer, Py_UCS4 sought, int times)
 {
     int run = 0;
-    for (Py_ssize_t at = 0; at < answer->size && run < times; at++)
+    Py_ssize_t first = 0;
+    if (answer->kind == PyUnicode_1BYTE_KIND) {
+        const char *found = memchr(answer->data, (int)sought, (size_t)answer->size);
+        first = found ? found - (const char *)answer->data : answer->size;
+    }
+    for (Py_ssize_t at = first; at < answer->size && run < times; at++)
         run = char_at(answer, at) == sought ? run + 1 : 0;
     return run == times;
 }

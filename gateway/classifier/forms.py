@@ -18,7 +18,7 @@ _SEARCHED: Final = 4096  # characters of a text, at each end
 # These are searched in every request, so each begins with a few characters, which `re` looks for in a loop of its own.
 # That excludes re.IGNORECASE: system prompts are searched in lower case.
 _CARETS: Final = {
-    "<": re.compile(r"<\|?/?(?=[a-zA-Z])(?i:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>"),
+    "<": re.compile(r"<\|?/?(?=[cCfFgGhHiI])(?i:cursor|caret|fill|hole|fim|gap|insert)[^<>\n]{0,24}?\|?>"),
     "[": re.compile(r"\[(?i:CURSOR|FILL|HOLE|GAP)[^\]\n]{0,16}\]"),
     "⟨": re.compile(r"⟨(?i:cursor)⟩"),
     **{sign: re.compile(sign) for sign in "█▮‸"},
