@@ -2,8 +2,8 @@
 
 Each form is a rule of its own. Its confidence is at most the share of the writers' lines with that form that have its
 task, which a test measures. Forms below 0.9 are left to the words: passages with a question (0.77; some ask for
-quotations), a system prompt that names JSON (0.60 structured, 0.27 extraction), and a diff (0.29 chat, 0.23 summarize, 0.18
-extraction, 0.15 edit).
+quotations), a system prompt that names JSON (0.60 structured, 0.27 extraction), and a diff (0.29 chat, 0.23 summarize,
+0.18 extraction, 0.15 edit).
 """
 
 import re
