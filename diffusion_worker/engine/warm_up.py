@@ -4,6 +4,7 @@ a single row; all kernels exist after them.
 
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -129,11 +130,17 @@ class CudaPeak:
 
 
 def run_largest_step(
-    model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
+    model: DiffusionModel,
+    cache: KvCache,
+    limits: Limits,
+    padding: Padding | None,
+    meter: PeakMeter | None = None,
+    watched: AbstractContextManager[None] | None = None,
 ) -> int | None:
     """Step `largest_batch`, its canvases without prefills, for which a pass of their own may be compiled, and
-    `single_row_batches`, and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the error
-    of a pass, or CheckpointBroken if the model returns NaN."""
+    `single_row_batches`, and leave the cache empty. Once all kernels exist, the largest batch is stepped again, within
+    `watched`. Returns the peak that `meter` measured, in bytes. Raises the error of a pass, or CheckpointBroken if the
+    model returns NaN."""
     stepper = _WholeStepper(model, cache, padding=padding)
     if meter is not None:
         meter.start()
@@ -141,6 +148,9 @@ def run_largest_step(
     canvases = [Batch(denoises=whole.denoises)] if limits.is_mixed else []
     batches = (whole, *canvases, *single_row_batches(model.info, limits))
     faults = [fault for batch in batches for fault in stepper.step(batch).faults]
+    if watched is not None:
+        with watched:
+            faults += stepper.step(whole).faults
     peak = None if meter is None else meter.peak()
     stepper.reset()
     if faults:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.kv_cache import CacheDamaged, KvCache
 from diffusion_worker.memory.prompt_scores import PromptScores, TokenPlace
 from diffusion_worker.models.interface import DiffusionModel
 
@@ -46,17 +46,21 @@ class Contexts:
     ) -> Callable[[], None]:
         """Score the tokens of a causal pass over ids [tokens], from their hidden states [tokens, hidden]; returns the
         function that stores the scores once the pass is complete. The tokens of the `skipped` places, which are among
-        all `places`, are not scored."""
+        all `places`, are not scored. Raises CacheDamaged if storing fails halfway: a repeated pass would take the
+        hidden state of its own last token for that of the token before it."""
         scores = self._scores
         if scores is None:
             return lambda: None
         store = scores.score(places, ids, hidden, self._logits) if len(skipped) < len(places) else None
 
         def keep() -> None:
-            if store is not None:
-                store()
-            for place in skipped:
-                scores.skip(place.slot, place.at, place.count)
+            try:
+                if store is not None:
+                    store()
+                for place in skipped:
+                    scores.skip(place.slot, place.at, place.count)
+            except Exception as error:  # of any kind: part of the scores may be stored
+                raise CacheDamaged(f"storing the scores of a prompt failed: {error}") from error
 
         return keep
 

@@ -17,11 +17,13 @@ from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.engine.startup import open_loop, replan, same_sizes
+from diffusion_worker.engine.step_cost import positions_of
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step, single_row_batches
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
 from diffusion_worker.memory.kv_cache import PrefillView
 from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
 from diffusion_worker.models.device_errors import FATAL
+from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.observations import Observation, StartObserved, StartPhase
 from diffusion_worker.types.status import Residency
@@ -149,6 +151,40 @@ def test_a_row_alone_is_stepped_too_also_pinned_and_sampled_by_temperature_alone
     assert settled == [(False, True), (False, True), (True, True)], "(has pins, no tensor twice)"
     *_, alone = single_row_batches(model.info, loop.limits)
     assert [(row.temperature, row.truncation, row.penalties) for row in alone.denoises] == [(0.7, None, None)]
+
+
+class Compiling(ToyModel):
+    """Compiles for 1,000 s whenever it meets another number of rows."""
+
+    is_compiled = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.now, self.known = 0.0, set[int]()
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        self.now += 1.0 if len(canvas) in self.known else 1000.0
+        self.known.add(len(canvas))
+        return super().denoise(canvas, soft, context)
+
+
+@pytest.mark.parametrize("is_card", [False, True])
+def test_all_kernels_are_compiled_in_the_warm_up_and_no_later_step_may_take_as_long(is_card: bool) -> None:
+    model = Compiling()
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64, step_timeout_s=10.0), clock=lambda: model.now)
+    if is_card:  # as `Loop.warm_up` does
+        positions = positions_of(largest_batch(model.info, loop.limits))
+        watched = loop.watchdog.step(positions)
+        run_largest_step(model, loop._stepper.cache, loop.limits, None, watched=watched)
+    else:
+        positions = loop._device_check.positions
+        loop.warm_up()
+    assert model.known == {1, 2}
+    with loop.watchdog.step(positions):
+        for _ in range(60):
+            model.now += 1.0
+            silence_s = loop.watchdog.silence_s(model.now)
+    assert silence_s is not None, "one that hangs is noticed"
 
 
 def test_the_peak_of_a_card_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:
