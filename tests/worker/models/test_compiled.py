@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from diffusion_worker.memory.kv_cache import KvCache
 
 CANVAS, SLOTS = 12, 4
+SHALLOW = {"layers": 2, "full_every": 2}  # a layer of each kind: compiling takes as long as there are operations
 
 
 @pytest.mark.slow
@@ -22,8 +23,8 @@ def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) 
     """Batches of one row and of several are two graphs; contexts shorter and longer than the window are the same."""
     torch._dynamo.reset()
     counters.clear()
-    model, dice = make_model(dtype=torch.float32, window=16, spread=0.1), random.Random(1)
-    eager = make_model(dtype=torch.float32, window=16, spread=0.1)
+    model, eager = (make_model(dtype=torch.float32, window=16, spread=0.1, **SHALLOW) for _ in range(2))
+    dice = random.Random(1)
     model.compile()
     cache = KvCache(model.kv_layers, slots=SLOTS, slot_tokens=64, dtype=model.dtype, device=model.device)
     for slot in range(SLOTS):
@@ -53,7 +54,7 @@ def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) 
 def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
     make_model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, eager = (make_model(dtype=torch.float32, window=16) for _ in range(2))
+    model, eager = (make_model(dtype=torch.float32, window=16, **SHALLOW) for _ in range(2))
     cache = KvCache(model.kv_layers, slots=1, slot_tokens=64, dtype=model.dtype, device=model.device)
     view = cache.prefill_view([0], [0], [20])
     model.encode(torch.arange(20)[None] + 6, view)
@@ -82,7 +83,7 @@ def test_no_length_of_canvas_or_context_is_a_graph_of_its_own(make_model: Any, m
     monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend="eager", **options))
     torch._dynamo.reset()
     counters.clear()
-    model = make_model(dtype=torch.float32, window=16)
+    model = make_model(dtype=torch.float32, window=16, **SHALLOW)
     model.compile()
     cache = KvCache(model.kv_layers, slots=3, slot_tokens=64, dtype=model.dtype, device=model.device)
     for slot in range(3):
