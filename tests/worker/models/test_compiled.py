@@ -16,6 +16,7 @@ from diffusion_worker.memory.mixed_view import Canvases, MixedView, NewTokens
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 
 CANVAS, SLOTS = 12, 4
+SHALLOW = {"layers": 2, "full_every": 2}  # a layer of each kind: compiling takes as long as there are operations
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
@@ -34,8 +35,8 @@ def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) 
     """Batches of one row and of several are two graphs; contexts shorter and longer than the window are the same."""
     torch._dynamo.reset()
     counters.clear()
-    model, dice = make_model(dtype=torch.float32, window=16, spread=0.1), random.Random(1)
-    eager = make_model(dtype=torch.float32, window=16, spread=0.1)
+    model, eager = (make_model(dtype=torch.float32, window=16, spread=0.1, **SHALLOW) for _ in range(2))
+    dice = random.Random(1)
     model.compile()
     cache = KvCache(model.kv_layers, slots=SLOTS, slot_tokens=64, dtype=model.dtype, device=model.device)
     for slot in range(SLOTS):
@@ -65,7 +66,7 @@ def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) 
 def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
     make_model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, eager = (make_model(dtype=torch.float32, window=16) for _ in range(2))
+    model, eager = (make_model(dtype=torch.float32, window=16, **SHALLOW) for _ in range(2))
     cache = KvCache(model.kv_layers, slots=1, slot_tokens=64, dtype=model.dtype, device=model.device)
     view = cache.prefill_view([0], [0], [20])
     model.encode(torch.arange(20)[None] + 6, view)
@@ -91,7 +92,7 @@ def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
 def test_no_length_of_canvas_or_context_is_a_graph_of_its_own(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests choose both. A canvas of one position runs eager, as does whatever else would need a graph."""
     compile_with("eager", monkeypatch)
-    model = make_model(dtype=torch.float32, window=16)
+    model = make_model(dtype=torch.float32, window=16, **SHALLOW)
     model.compile()
     cache = KvCache(model.kv_layers, slots=3, slot_tokens=64, dtype=model.dtype, device=model.device)
     for slot in range(3):
