@@ -48,7 +48,7 @@ TIMES_US: Final = {
     "compiled_p50_us": 25.0,
     "compiled_p99_us": 150.0,
     "compiled_megabyte_p50_us": 300.0,
-    "python_p50_us": 200.0,  # to find regressions, see AIMS
+    "python_p50_us": 250.0,  # to find regressions, see AIMS
 }
 # What is aimed at and not reached (docs/decisions/0099); printed, and not judged by `--check`.
 AIMS: Final = {"python_p50_us": 90.0}
