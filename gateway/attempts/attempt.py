@@ -59,7 +59,9 @@ class Attempt(Progress):
         clock: World,
         now_s: float,
     ) -> None:
-        super().__init__(context, candidate, clock, now_s)
+        self._context, self.candidate, self._clock, self._started_s = context, candidate, clock, now_s
+        self._usage, self._output_chars = None, 0
+        self._has_answer = self._has_finish_reason = self._is_committed = False
         query, checks, target, slo = context.query, context.plan.checks, candidate.target, candidate.slo
         self.record = record = AttemptRecord(
             target=target.policy_name,
@@ -106,12 +108,23 @@ class Attempt(Progress):
         Otherwise, or when cancelled, the attempt is recorded and closed. An opened attempt must be served (`commit`)
         or given up (`lose_hedge`, `aclose`).
         """
-        holding = self._holding = HOLDING.get()
-        held_bytes, is_ready = 0 if holding is None else holding.size, False
+        query, holding = self._context.query, HOLDING.get()
+        self._holding, held_bytes, is_ready = holding, 0 if holding is None else holding.size, False
         self._limits = ReadLimits(self.limit_ms / 1000)
         try:
             try:
-                await self._receive()
+                with self._limits:
+                    call = self._call()
+                    if query.n > 1 and needs_fan_out(self._upstream, call):
+                        self._response = FanOutResponse(self._upstream, call)
+                    else:
+                        self._response = await self._upstream.send(call)
+                    self._deltas = deltas = self._response.deltas()
+                    if not query.stream and not self._take_whole(deltas):
+                        await self._receive_whole(deltas)
+                if query.stream:
+                    self._arrived = getattr(deltas, "arrived", list)
+                    await self._receive_beginning(deltas)
                 if self.is_complete:
                     if self._validation is not None:
                         await self._validation.examine_cuts()
@@ -122,6 +135,8 @@ class Attempt(Progress):
             is_ready = True
         except AttemptFailed as error:
             self._fail(error)
+        except TimeoutError:
+            self._fail(self._time_out())
         finally:
             if not is_ready:
                 await self.aclose()
@@ -228,23 +243,6 @@ class Attempt(Progress):
         if self._holding is not None:
             self._holding.add(-self._held_bytes)
             self._holding = None
-
-    async def _receive(self) -> None:
-        """Receive as much of the response as must be buffered before any of it may be sent."""
-        upstream, query = self._upstream, self._context.query
-        try:
-            with self._limits:
-                call = self._call()
-                fans_out = query.n > 1 and needs_fan_out(upstream, call)
-                self._response = response = FanOutResponse(upstream, call) if fans_out else await upstream.send(call)
-                self._deltas = deltas = response.deltas()
-                if not query.stream and not self._take_whole(deltas):
-                    await self._receive_whole(deltas)
-        except TimeoutError as fault:
-            raise self._time_out() from fault
-        if query.stream:
-            self._arrived = getattr(deltas, "arrived", list)
-            await self._receive_beginning(deltas)
 
     def _take_whole(self, deltas: Deltas) -> bool:
         """Take a whole response that has arrived. False: wait for it."""

@@ -20,7 +20,7 @@ from gateway.web.headers import REQUEST_ID, new_request_id, request_id_headers
 from twolane.process.http.connection import ClientConnection
 from twolane.process.http.request_cycle import RequestCycle
 
-STARTS_PER_TURN: Final = 4
+STARTS_PER_TURN: Final = 16  # two milliseconds of work; the more start in a row, the less each of them costs
 MAX_WAITING: Final = 4096
 MAX_DISCARDED_BYTES: Final = 65_536  # of a refused request's body; a connection that sends more is closed
 RETRY_AFTER_S: Final = 1.0

@@ -91,15 +91,12 @@ class Connection(asyncio.Protocol):
         self._head_fed = self._header_count = self._seen = 0
         self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
-    def is_idle_for(self, seconds: float) -> bool:
-        """Whether its last response was complete more than `seconds` ago."""
-        return self._loop.time() - self.idle_since_s > seconds
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether nothing has arrived since the last response: neither the server's close, nor bytes that would be
-        taken for the next response."""
-        return not self._transport.is_closing() and not self._poll.poll(0)
+    def is_usable(self, idle_s: float) -> bool:
+        """Whether its last response was complete at most `idle_s` ago, and nothing has arrived since: neither the
+        server's close, nor bytes that would be taken for the next response."""
+        if self._transport.is_closing() or self._loop.time() - self.idle_since_s > idle_s:
+            return False
+        return not self._poll.poll(0)
 
     def send(self, request: bytes, *, is_bodiless: bool = False) -> "asyncio.Future[PooledResponse]":
         """Send a request. The result is set when the head of its response has arrived: HungUp, InvalidResponse,

@@ -17,6 +17,7 @@ from gateway.upstreams.http_client.response import PooledResponse
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
 _PORT: Final = 80
 _START_LINES: Final = 2  # the request line and the host
+_LINE: Final = "%s: %s\r\n".__mod__  # of a name and a value, without a call of Python
 
 Origin = tuple[str, int]
 
@@ -97,7 +98,7 @@ class PooledClient:
         while idle:
             connection = idle.pop()
             self._idle_count -= 1
-            if not connection.is_idle_for(self._limits.idle_s) and connection.is_usable:
+            if connection.is_usable(self._limits.idle_s):
                 return connection
             connection.abort()
         return None
@@ -188,7 +189,7 @@ def _encoded(start: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    lines = "".join(map(_LINE, headers.items()))
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise ValueError("a header contains a line break")
     return lines.encode()

@@ -29,12 +29,15 @@ class PooledResponse:
     """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
 
     __slots__ = (
-        *("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_sink", "_size", "_waiter", "status"),
+        *("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_sink", "_size", "_waiter"),
+        *("content_encoding", "status"),
     )
 
     def __init__(self, connection: Source, status: int, headers: Headers, limit: int) -> None:
         self._connection: Source | None = connection
         self.status, self._headers = status, headers
+        given = headers.get(b"content-encoding")
+        self.content_encoding = _text(given) if given else ""  # see `HttpResponse`
         self._parts: list[bytes] = []
         self._size = 0  # of the parts
         self._limit = limit  # of the rest of the body
@@ -47,12 +50,6 @@ class PooledResponse:
     def headers(self) -> dict[str, str]:
         """See `HttpResponse`."""
         return {name.decode("latin-1"): _text(value) for name, value in self._headers.items()}
-
-    @property
-    def content_encoding(self) -> str:
-        """See `HttpResponse`."""
-        given = self._headers.get(b"content-encoding")
-        return _text(given) if given else ""
 
     @property
     def is_complete(self) -> bool:
@@ -80,9 +77,10 @@ class PooledResponse:
 
     def close(self) -> None:
         """See `HttpResponse`."""
-        if self._connection is not None:
-            self._connection.abort()
-        self.end(HungUp("the response was closed"))
+        if not self._is_over:
+            if self._connection is not None:
+                self._connection.abort()
+            self.end(HungUp("the response was closed"))
 
     # What the connection calls
 
