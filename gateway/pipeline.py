@@ -134,16 +134,13 @@ class Pipeline:
 
     def _route(self, query: Query, sample: float) -> tuple[RequestContext, GatewayError | None]:
         """Classify a query and plan its candidates. A query without a route gets a context too, for its decision."""
-        policy = self._policies.current
-        classification = self._classify(query)
+        policy, world, error = self._policies.current, self._world, None
+        classification, wall_s = self._classify(query), world.wall_s()
         try:
-            plan = plan_request(policy, query, classification, wall_s=self._world.wall_s(), sample=sample)
-            return self._new_context(query, classification, plan), None
-        except GatewayError as error:
-            return self._new_context(query, classification, no_plan(policy, query)), error
-
-    def _new_context(self, query: Query, classification: Classification, plan: Plan) -> RequestContext:
-        return RequestContext(query, classification, plan, wall_s=self._world.wall_s(), now_s=self._world.now_s())
+            plan = plan_request(policy, query, classification, wall_s=wall_s, sample=sample)
+        except GatewayError as fault:
+            plan, error = no_plan(policy, query), fault
+        return RequestContext(query, classification, plan, wall_s=wall_s, now_s=world.now_s()), error
 
     def _check_rate_limit(self, context: RequestContext) -> RateLimitExceeded | None:
         """Acquire the quota of the request's API key. Shadow requests are not counted."""

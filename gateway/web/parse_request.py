@@ -199,11 +199,21 @@ class _Conversation:
         self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
         if not _SYSTEM.isdisjoint(roles):
             self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
-        last = _last(roles, "user", len(roles))
+        last = earlier = answer = -1
+        at = len(roles)
+        while at and (earlier < 0 or answer < 0):  # usually the last three messages are enough
+            at -= 1
+            role = roles[at]
+            if role == "user":
+                if last < 0:
+                    last = at
+                elif earlier < 0:
+                    earlier = at
+            elif role == "assistant" and last >= 0 and answer < 0:
+                answer = at
         if last >= 0:
             self.user_text = self.texts[last]
-        if last > 0 and len(roles) >= _FOLLOW_UP:
-            earlier, answer = _last(roles, "user", last), _last(roles, "assistant", last)
+        if len(roles) >= _FOLLOW_UP:
             self.earlier_text = self.texts[earlier] if earlier >= 0 else ""
             self.answer_text = self.texts[answer] if answer >= 0 else ""
 
@@ -212,14 +222,6 @@ class _Conversation:
             return content
         self.parts += content or ()
         return "\n".join([part.text for part in content or () if part.text])
-
-
-def _last(roles: list[str], role: str, end: int) -> int:
-    """Where the last message of this role before `end` is; -1 if there is none. Usually it is close."""
-    at = end - 1
-    while at >= 0 and roles[at] != role:
-        at -= 1
-    return at
 
 
 def last_user_text(request: ChatRequest) -> str:

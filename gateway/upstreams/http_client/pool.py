@@ -30,9 +30,12 @@ class PooledDestination:
     def __init__(self, client: "PooledClient", origin: Origin, start: bytes) -> None:
         self._client, self._origin, self._start = client, origin, start
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Coroutine[Any, Any, PooledResponse]:
-        """See `PooledClient.post`."""
-        return self._client.exchange(self._origin, _encoded(self._start, headers, body))
+    def post(
+        self, body: bytes, headers: Mapping[str, str], *, is_bodiless: bool = False
+    ) -> Coroutine[Any, Any, PooledResponse]:
+        """See `PooledClient.post`. `is_bodiless`: see `Connection.send`."""
+        request = b"".join((self._start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
+        return self._client.exchange(self._origin, request, is_bodiless=is_bodiless)
 
 
 class PooledClient:
@@ -62,8 +65,8 @@ class PooledClient:
 
     async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> PooledResponse:
         """The same for any method."""
-        origin, start = _address_of(method, url)
-        return await self.exchange(origin, _encoded(start, headers, body), is_bodiless=method == "HEAD")
+        destination = PooledDestination(self, *_address_of(method, url))
+        return await destination.post(body, headers, is_bodiless=method == "HEAD")
 
     async def exchange(self, origin: Origin, request: bytes, *, is_bodiless: bool = False) -> PooledResponse:
         """Send an encoded request. One that met a connection which the server had closed is sent once more, on a new
@@ -98,7 +101,7 @@ class PooledClient:
         while idle:
             connection = idle.pop()
             self._idle_count -= 1
-            if connection.is_usable(self._limits.idle_s):
+            if connection.is_usable:
                 return connection
             connection.abort()
         return None
@@ -182,10 +185,6 @@ def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
     if len(start.splitlines()) != _START_LINES or "\0" in start:
         raise ValueError("the URL contains a line break")
     return (host, url.port or _PORT), start.encode()
-
-
-def _encoded(start: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
-    return b"".join((start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
