@@ -5,7 +5,6 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from typing import Protocol
@@ -159,10 +158,10 @@ class Pipeline:
 
     async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
         """The first attempt whose response may be served; None if every candidate failed or was skipped."""
-        remaining = deque(candidates)
+        remaining = list(candidates)
         tries: dict[str, int] = {}
         while remaining:
-            candidate = remaining.popleft()
+            candidate = remaining.pop(0)
             name = candidate.target.policy_name
             attempt = self._start_attempt(context, candidate, remaining, again=name in tries)
             if attempt is None:
@@ -176,7 +175,7 @@ class Pipeline:
                 return winner
             self._learn(attempt)
             if self._should_retry(candidate, attempt, tries[name]):
-                remaining.appendleft(self._policies.current.with_current_endpoints(candidate))
+                remaining.insert(0, self._policies.current.with_current_endpoints(candidate))
         return None
 
     def _learn(self, attempt: Attempt) -> None:
@@ -242,15 +241,13 @@ class Pipeline:
         retry = candidate.target.retry if error.reason is Reason.UPSTREAM_ERROR else None
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
-    async def _open_hedged(
-        self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]
-    ) -> Attempt | None:
+    async def _open_hedged(self, context: RequestContext, attempt: Attempt, remaining: list[Candidate]) -> Attempt | None:
         """Open an attempt, and one at the next candidate if it is slow; the one that succeeded, or None."""
         slow = attempt.candidate
         after_s = self._state.hedge_after_ms(slow, self._world.now_s()) / 1000
         return await open_hedged(attempt, after_s=after_s, second=lambda: self._start_hedge(context, slow, remaining))
 
-    def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: deque[Candidate]) -> Attempt | None:
+    def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: list[Candidate]) -> Attempt | None:
         """An attempt at the next candidate on another server than the slow one's, if the hedging budget allows it."""
         candidate = next(
             (each for each in remaining if any(at.target.url != slow.target.url for at in each.endpoints)), None

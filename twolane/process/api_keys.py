@@ -127,6 +127,15 @@ def add_key(file: Path, line: str) -> None:
         raise ConfigurationError(f"keys file {file}: {error.strerror or error}") from error
 
 
+def key_named(headers: Mapping[bytes, bytes]) -> bytes:
+    """See `key_of`; of headers by name, none of which is repeated."""
+    given = headers.get(b"authorization")
+    if given is None or b"api-key" in headers or b"x-api-key" in headers:
+        return key_of(headers.items())
+    scheme, _, key = given.strip().partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
+
+
 def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The key of a request: `Authorization: Bearer KEY`, `api-key: KEY` (Azure) or `x-api-key: KEY` (Anthropic). Empty
     if there is none, or if the headers disagree. Header names are in lower case, as in ASGI."""

@@ -54,6 +54,7 @@ _TLS_HANDSHAKE: Final = b"\x16\x03"
 _CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"expect"})
 _UPGRADES: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+_TASK: Final = "request"  # the name of tasks
 _MAX_TARGETS: Final = 64  # that are kept
 _MAX_TARGET_BYTES: Final = 64
 _IDLE, _HEAD, _BODY = range(3)  # what is expected next: a request, the rest of a head, the rest of a body
@@ -598,7 +599,9 @@ class ClientConnection(asyncio.Protocol):
     def start(self, cycle: RequestCycle) -> None:
         """Run the application for this request, in an empty context: the caller may belong to another request."""
         tasks = self._server_state.tasks
-        cycle.task = task = self._loop.create_task(cycle.run(self._app, tasks), context=Context())
+        # Made directly: `create_task` would make up a name, which takes longer than the rest of a task.
+        task = asyncio.Task(cycle.run(self._app, tasks), loop=self._loop, name=_TASK, context=Context())
+        cycle.task = task
         tasks.add(task)  # which takes itself out: a callback of the task would cost as much as a second task
 
     def _drop(self, cycle: RequestCycle) -> None:
