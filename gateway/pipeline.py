@@ -83,7 +83,12 @@ class Pipeline:
             attempt = await self._try_in_order(context, context.plan.candidates)
             if attempt is None and context.skipped:
                 attempt = await self._try_skipped(context)
-            buffered = await attempt.commit() if attempt is not None else context.commit_surest(self._world.now_s())
+            if attempt is None:
+                buffered = context.commit_surest(self._world.now_s())
+            else:
+                buffered = attempt.commit()
+                if attempt.is_complete and not attempt.is_closed:
+                    await attempt.aclose()
         except OutOfBytes:
             attempt, buffered = None, context.commit_surest(self._world.now_s())
         except BaseException as exc:  # a request that ends with a bug still gets its decision
@@ -298,7 +303,7 @@ class Pipeline:
         if attempt is None:
             context.outcome = Outcome.ERROR
             return GatewayResponse(context, self._decision, error=context.final_error())
-        return GatewayResponse(context, self._decision, buffered=await attempt.commit(), attempt=attempt)
+        return GatewayResponse(context, self._decision, buffered=attempt.commit(), attempt=attempt)
 
     def _error_response(self, context: RequestContext, error: GatewayError) -> GatewayResponse:
         context.outcome, context.error = Outcome.ERROR, error

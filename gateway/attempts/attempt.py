@@ -45,6 +45,7 @@ class Attempt(Progress):
 
     __slots__ = (
         *("_arrived", "_asked", "_buffered", "_confidence", "_deltas", "_held_bytes", "_holding", "_is_ended"),
+        "_is_released",
         *("_kept_bytes", "_kept_chars", "_kept_deltas", "_minimum", "_needed_bytes", "_permit", "_received_ms"),
         *("_response", "_upstream", "_validation", "error", "is_closed", "is_complete", "is_last", "limit_ms"),
         "total_ms",
@@ -80,6 +81,7 @@ class Attempt(Progress):
         self.is_complete = False  # the whole response is buffered, nothing follows
         self.is_closed = False  # its connection was returned or closed
         self._is_ended = False  # and recorded
+        self._is_released = False  # nothing of its response is left to be closed
         self._response: UpstreamResponse | None = None
         self._deltas: Deltas | None = None
         self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
@@ -142,8 +144,9 @@ class Attempt(Progress):
                 await self.aclose()
         return self if is_ready else None
 
-    async def commit(self) -> list[Delta]:
-        """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others."""
+    def commit(self) -> list[Delta]:
+        """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others. Close a
+        complete attempt that is not closed by it."""
         self._is_committed = True
         if self._context.surest is not None:
             self._context.forget_surest()
@@ -154,7 +157,7 @@ class Attempt(Progress):
         self._kept_chars = self._output_chars
         if self.is_complete:
             self._end(_OK)
-            await self.aclose()
+            self.is_closed = self._is_released
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._started_s + self.total_ms / 1000 - now_s)
         return self._buffered
@@ -228,7 +231,7 @@ class Attempt(Progress):
         self.is_closed = True
         if not self._is_ended:
             self._end(AttemptOutcome.CANCELLED)
-        deltas, response = self._deltas, self._response
+        deltas, response = (None, None) if self._is_released else (self._deltas, self._response)
         if deltas is not None and id(deltas) != id(response):  # a response may be its own iterator
             await deltas.aclose()
         if response is not None:
@@ -250,6 +253,7 @@ class Attempt(Progress):
         delta = whole() if whole is not None else None
         if delta is None:
             return False
+        self._is_released = True
         self._observe(delta)
         self._buffered.append(delta)
         if self._validation is not None:
