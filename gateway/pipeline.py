@@ -26,7 +26,7 @@ from gateway.reliability.last_resort import last_resorts
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import no_plan, plan_request
-from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
+from gateway.types import Candidate, Health, Plan, Query, Target, Verdict
 
 
 class Policies(Protocol):
@@ -246,7 +246,9 @@ class Pipeline:
         retry = candidate.target.retry if error.reason is Reason.UPSTREAM_ERROR else None
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
-    async def _open_hedged(self, context: RequestContext, attempt: Attempt, remaining: list[Candidate]) -> Attempt | None:
+    async def _open_hedged(
+        self, context: RequestContext, attempt: Attempt, remaining: list[Candidate]
+    ) -> Attempt | None:
         """Open an attempt, and one at the next candidate if it is slow; the one that succeeded, or None."""
         slow = attempt.candidate
         after_s = self._state.hedge_after_ms(slow, self._world.now_s()) / 1000
