@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, WorkerError
+from diffusion_worker.models import packed
 from diffusion_worker.models.decision_weights import DECISION_WEIGHTS
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.loader import LoadOptions, load
@@ -106,6 +108,25 @@ def test_no_more_than_the_experts_of_a_layer_are_unpacked_at_a_time(
     gc.collect()
     assert not alive
     assert 0 < most <= model.info.step.unpacked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["fine-grained FP8, experts in stacks", "modelopt NVFP4"])
+def test_packed_weights_are_compiled_with_the_operator_that_unpacks_them(
+    folder: Path, layout: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a card: a matrix is unpacked by an operator, which is a single node of the graph."""
+    expected = answers(loaded(pack(folder, layout)))
+    model, whole = loaded(folder), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend="eager", **options))
+    monkeypatch.setattr(packed, "_unpack", torch.ops.twolane.unpack)
+    torch._dynamo.reset()
+    counters.clear()
+    model.compile()
+    assert answers(model) == expected
+    assert counters["stats"]["unique_graphs"] >= 2
+    assert not counters["graph_break"]
+    assert not [record for record in caplog.records if "cannot compile" in record.getMessage()]
 
 
 def test_encoder_and_decoder_share_packed_weights(folder: Path) -> None:
