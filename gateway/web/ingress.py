@@ -30,6 +30,7 @@ RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
 _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 _BODY: Final = body_of(_ERROR)
+_NOBODY: Final = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +65,7 @@ class Ingress:
         self._turned_s = -inf  # when it began
         self._is_scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None  # finding it takes a system call
-        self._running: Collection[object] = ()  # requests of the server
+        self._running: Collection[object] = _NOBODY  # requests of the server, known with the first connection
 
     @property
     def is_busy(self) -> bool:
@@ -73,7 +74,8 @@ class Ingress:
 
     def arrive(self, connection: ClientConnection, cycle: RequestCycle) -> None:
         """Start a request now, or when its turn comes; refuse it if the loop is overloaded."""
-        self._running = connection.tasks
+        if self._running is _NOBODY:
+            self._running = connection.tasks
         if cycle.scope["method"] != "POST" or cycle.scope["path"] not in self.paths:
             connection.start(cycle)
             return

@@ -5,7 +5,6 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -42,7 +41,6 @@ _MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM: Final = frozenset({"system", "developer"})
-_CONTENT, _ROLE, _NAME, _CACHE_CONTROL = map(attrgetter, ("content", "role", "name", "cache_control"))
 _ALL_TEXT: Final = {str}
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
 _RARE: Final = _FORMATS.union("tools functions metadata diffusion suffix prediction".split())
@@ -193,9 +191,9 @@ class _Conversation:
         self.parts: list[Part] = []
         self.system_texts: list[str] = []
         self.user_text = self.earlier_text = self.answer_text = ""
-        contents, roles = list(map(_CONTENT, messages)), list(map(_ROLE, messages))
-        self.is_named = list(map(_NAME, messages)).count(None) < len(messages)
-        self.is_marked = list(map(_CACHE_CONTROL, messages)).count(ABSENT) < len(messages)  # a prefix to cache
+        contents, roles = [each.content for each in messages], [each.role for each in messages]
+        self.is_named = [each.name for each in messages].count(None) < len(messages)
+        self.is_marked = [each.cache_control for each in messages].count(ABSENT) < len(messages)  # a prefix to cache
         self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
         if not _SYSTEM.isdisjoint(roles):
             self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]

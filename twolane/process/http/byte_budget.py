@@ -27,7 +27,7 @@ class ByteBudget:
         self._limit = limit
         self._owner_limit = max(largest, int(limit * OWNER_SHARE))
         self._by_owner: dict[str, int] = {}
-        self.used = 0
+        self.used = 0  # of the limit
 
     def hold(self) -> "Holding":
         """The share of a new request; use it as a context manager, or `release` it."""
@@ -76,7 +76,10 @@ class Holding:
         """Count the bytes as those of an API key, given by its name."""
         if not self._is_released:
             if self.size:
-                self._budget.change(-self.size, self._owner)
+                if self._owner is None:
+                    self._budget.used -= self.size
+                else:
+                    self._budget.change(-self.size, self._owner)
                 self._budget.change(self.size, owner)
             self._owner = owner
 
