@@ -191,7 +191,8 @@ class _Conversation:
         self.parts: list[Part] = []
         self.system_texts: list[str] = []
         self.user_text = self.earlier_text = self.answer_text = ""
-        contents, roles = [each.content for each in messages], [each.role for each in messages]
+        contents: list[Any] = [each.content for each in messages]
+        roles = [each.role for each in messages]
         self.is_named = [each.name for each in messages].count(None) < len(messages)
         self.is_marked = [each.cache_control for each in messages].count(ABSENT) < len(messages)  # a prefix to cache
         self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
