@@ -43,8 +43,11 @@ CONFIDENCE: Final = {
 def form_of(query: Query) -> str | None:
     """The form of a request, a key of CONFIDENCE; None if it has none."""
     user = _ends(query.last_user_text)
-    if any(sign in user and caret.search(user) for sign, caret in _CARETS.items()):
-        return "cursor"
+    for sign, caret in _CARETS.items():
+        if sign in user and caret.search(user):
+            return "cursor"
+    if not query.system_text:
+        return None
     system = _ends(query.system_text).lower()
     if "search/replace block" in system or ("<<<<<" in system and _BLOCKS.search(system)):
         return "blocks"

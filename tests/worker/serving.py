@@ -99,8 +99,13 @@ def job_threads() -> tuple[JobThread, JobThread]:
     return JobThread(Compiler().work), JobThread(validator_process.work)
 
 
+def compiling_in_processes() -> CompilerPool:
+    """Longer limits, so that a busy machine does not look like a constraint that is too hard."""
+    return CompilerPool(compiling=PATIENT, validating=PATIENT)
+
+
 def compiling_in_threads() -> CompilerPool:
-    pool = CompilerPool(compiling=PATIENT, validating=PATIENT)
+    pool = compiling_in_processes()
     for jobs, thread in zip((pool._compilers, pool._validators), job_threads(), strict=True):
         _let_do(jobs, thread)
     return pool
