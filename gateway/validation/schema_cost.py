@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from gateway.validation.regex_syntax import weight_of
+from twolane.process import json_pointer
 
 MAX_DEPTH: Final = 64  # of a schema
 MAX_EVALUATIONS: Final = 200_000  # for a value with one of everything that the schema mentions
@@ -212,12 +213,11 @@ def _find(root: Any, reference: str, pointer: str) -> Any:
     if fragment and not fragment.startswith("/"):
         return _find_anchor(root, fragment, pointer)
     node = root
-    for step in fragment.split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        try:
-            node = node[int(name)] if isinstance(node, list) else node[name]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise SchemaError("unresolved reference", f"{pointer}/$ref") from None
+    try:
+        for token in json_pointer.tokens_of(fragment):
+            node = json_pointer.step(node, token)
+    except KeyError:
+        raise SchemaError("unresolved reference", f"{pointer}/$ref") from None
     return node
 
 

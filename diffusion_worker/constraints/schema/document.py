@@ -18,6 +18,7 @@ import jsonschema_specifications
 
 from diffusion_worker.constraints.automata.unicode_properties import without_properties
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
+from twolane.process import json_pointer
 
 Schema = bool | Mapping[str, Any]
 _DATA: Final = ("enum", "const", "default", "examples", "example")
@@ -147,13 +148,9 @@ class Document:
         here: Any = self._schemas[uri]
         base = self._bases.get(walked, uri)
         dialect = _dialect(here, _LATEST)
-        for token in pointer.removeprefix(walked).split("/")[1:]:
-            name = token.replace("~1", "/").replace("~0", "~")
-            try:
-                here = here[int(name)] if isinstance(here, list) else here[name]
-            except (LookupError, TypeError, ValueError):
-                raise KeyError(pointer) from None
-            walked += f"/{token}"
+        for token in json_pointer.tokens_of(pointer.removeprefix(walked)):
+            here = json_pointer.step(here, token)
+            walked += f"/{_escaped(token)}"
             base, dialect = self._bases.get(walked, base), _dialect(here, dialect)
         return here, base, dialect
 
