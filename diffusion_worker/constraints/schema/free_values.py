@@ -7,7 +7,7 @@ arrays. Undeclared members, and what is deeper than 3, are written on one line; 
 says, or "plain" in the outermost container of a declared value; and numbers without an exponent.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -66,18 +66,10 @@ def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     )
 
 
-def furthest(copies: Mapping[tuple[Copy, int], int], states: int, white_space: WhiteSpace) -> int:
-    """The largest nesting in total, or 0, that containers may reach while all copies together take at most so many
-    states. The keys tell how deeply a copy itself is nested."""
-    deepest = max((level for _, level in copies), default=0)
-    for reach in range(deepest + MAX_FREE_DEPTH, 0, -1):
-        sizes = (
-            count * len(containers(copy, min(max(reach - level, 0), MAX_FREE_DEPTH), white_space))
-            for (copy, level), count in copies.items()
-        )
-        if sum(sizes) <= states:
-            return reach
-    return 0
+@lru_cache(maxsize=512)
+def sizes(copy: Copy, least: int, white_space: WhiteSpace) -> tuple[int, ...]:
+    """The states of containers from this depth to MAX_FREE_DEPTH."""
+    return tuple(len(containers(copy, depth, white_space)) for depth in range(least, MAX_FREE_DEPTH + 1))
 
 
 class _Builder:

@@ -1,0 +1,55 @@
+"""Outlines: the containers of one place of a schema, with a single state for each container inside them. They tell what
+a place takes before its schema is built."""
+
+from collections.abc import Iterator
+
+from diffusion_worker.constraints.automata.graph import TooLarge
+from diffusion_worker.constraints.automata.minimise import minimise
+from diffusion_worker.constraints.schema.allotments import UNLIMITED, Place, Profile, Split
+from diffusion_worker.constraints.schema.builder import Builder, ByType
+from diffusion_worker.constraints.schema.combine import Combiner
+from diffusion_worker.constraints.schema.continuation import Continuation
+from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT
+from diffusion_worker.constraints.schema.size_limits import SizeLimits
+from diffusion_worker.constraints.spec import WhiteSpace
+from diffusion_worker.errors import UnsupportedSchema
+
+
+class Outlines:
+    """The profiles of the places of a schema within the limits of a tier."""
+
+    def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace) -> None:
+        self._limits, self._combiner, self._white_space = limits, combiner, white_space
+        self._known: dict[Place, Profile] = {}
+
+    def profile(self, place: Place) -> Profile:
+        """The profile of a place, from its outline."""
+        if place not in self._known:
+            try:
+                self._known[place] = _Outline(self._limits, self._combiner, self._white_space).profile(place)
+            except TooLarge:
+                self._known[place] = Profile(own=UNLIMITED)
+            except UnsupportedSchema as error:
+                self._known[place] = Profile(error=error)
+        return self._known[place]
+
+
+class _Outline(Builder):
+    def profile(self, place: Place) -> Profile:
+        """The profile of a place. Raises TooLarge and UnsupportedSchema."""
+        graph = self.graph
+        following = graph.state((), accepting=True)
+        continuation = Continuation(following=following, around=place.around, is_undeclared=place.is_undeclared)
+        by_type = self.by_type([shape for shape in self.combiner.shapes(place.conj) if shape.literals is None])
+        starts = list(self._containers_of(by_type, continuation, Split()))
+        profile = self._around
+        start = graph.state(graph.merged([], *starts)) if starts else following
+        minimal = minimise(graph.rows, graph.accepting, start)
+        profile.own = max(len(minimal.rows) - 1 - profile.free[0], 1)
+        return profile
+
+    def containers(self, place: Place, by_type: ByType, continuation: Continuation) -> Iterator[int]:
+        """A single state instead of a container."""
+        self._note(place, is_required=continuation.is_required)
+        brackets = [ord(bracket) for bracket, name in ((OBJECT, "object"), (ARRAY, "array")) if by_type[name]]
+        yield self.graph.state([(bracket, bracket, continuation.following) for bracket in brackets])
