@@ -15,7 +15,7 @@ from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.automata.minimise import minimal_automaton
 from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.automata.unicode_properties import without_properties
-from diffusion_worker.constraints.schema.allotments import Allotments, Profile
+from diffusion_worker.constraints.schema.allotments import Allotments, Place, Profile
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
@@ -32,7 +32,7 @@ _ATTEMPTS: Final = 2  # to make unconstrained values deeper
 _DENSE_ATTEMPTS: Final = 5
 _MAX_REDUNDANCY: Final = 2.0
 _FILL: Final = 0.9  # of the states that an attempt aims at
-_MIN_GROWTH: Final = 1.2  # less is not worth another attempt
+_MIN_GROWTH, _MAX_GROWTH = 1.2, 8.0  # of an attempt
 _EMPTY: Final = Profile()
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
 MAX_TREE_STATES: Final = 150_000  # under construction, for a regular expression, choice or template
@@ -136,32 +136,38 @@ class _Search:
     def _deepened(self, builder: Builder) -> Builder:
         """The same build with unconstrained values as deep as the states suffice."""
         limits, profiles = builder.limits, builder.profiles
-        if all(profile.free[-1] == 0 for profile in profiles.values()):
-            return builder
         allotments = Allotments(lambda place: profiles.get(place, _EMPTY), is_cut=False)
-        deep = replace(limits, states=limits.states + 2 * limits.free_states)  # alternatives may be copies of each other
-        for part in range(1, _ATTEMPTS + 1):
-            again = self._build(deep, builder.combiner, allotments, limits.free_states // part)
-            if again is not None:
-                return again
-        return builder
+        root = Place((builder.combiner.document.root,))
+        found, states = builder, limits.free_states
+        deep = replace(limits, states=limits.states + 2 * states)  # alternatives may be copies of each other
+        for _ in range(_ATTEMPTS if allotments.need(root, 1) else 0):
+            built = self._build(deep, builder.combiner, allotments, states)
+            if built is None:
+                states //= 2
+                continue
+            found, used = built, len(built.graph.rows) - len(builder.graph.rows)
+            if allotments.need(root, states + 1) <= states or used > limits.free_states // 2:
+                break
+            states = int(states * min(_FILL * limits.free_states / max(used, 1), _MAX_GROWTH))
+        return found
 
     def _densest(self, limits: SizeLimits, combiner: Combiner) -> Builder | None:
         """The largest build for which the states suffice, by interpolation. Alternatives that overlap leave states which
         minimisation removes, so more of them are allowed under construction than a document gets."""
-        room = int(_MAX_REDUNDANCY * limits.states)
+        room = replace(limits, states=int(_MAX_REDUNDANCY * limits.states))
         allotments = Allotments(Outlines(limits, combiner, self._white_space).profile, is_cut=True)
         found: Builder | None = None
-        low, high, states = 0, limits.states, limits.states
+        low, high, states = 0, 0, limits.states  # the largest that fits, and the least that does not
         for _ in range(_DENSE_ATTEMPTS):
-            built = self._build(replace(limits, states=room), combiner, allotments, states)
-            if built is None:
+            built = self._build(room, combiner, allotments, states)
+            if built is None or (found and len(built.graph.rows) > limits.states):
                 high = states
                 states = (low + high) // 2 if found else states // 4
             else:
                 found, low = built, states
-                states = min(high, int(states * _FILL * room / len(built.graph.rows)))
-            if states < _MIN_GROWTH * low or states == high == low:
+                growth = min(_FILL * limits.states / len(built.graph.rows), _MAX_GROWTH)
+                states = int(states * growth) if high == 0 else min(int(states * growth), (low + high) // 2)
+            if states < _MIN_GROWTH * low:
                 break
         return found
 

@@ -9,11 +9,13 @@ accepted.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
-from diffusion_worker.constraints.automata.graph import Graph, TooLarge
+from diffusion_worker.constraints.automata.graph import Block, Graph, TooLarge
+from diffusion_worker.constraints.automata.minimise import as_block, minimise
 from diffusion_worker.constraints.schema.allotments import NO_STATES, Allotments, Place, Profile, Split
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.continuation import Continuation
@@ -40,6 +42,7 @@ from diffusion_worker.constraints.spec import WhiteSpace
 
 ByType = Mapping[str, Sequence[Shape]]
 _OPEN_BRACKET, _CLOSE_BRACKET, _OPEN_BRACE, _CLOSE_BRACE = b"[]{}"
+_ROOM: Final = 2
 _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 
@@ -69,6 +72,8 @@ class Builder:
         self.style: Style = "raw" if limits.dense else "plain"  # of strings with restrictions
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
+        self._room = _ROOM * limits.states  # under construction in all blocks together
+        self._blocks: dict[tuple[Place, int, int], Block] = {}
         self._active: Counter[int] = Counter()
         self._cuts = 0  # truncations that depend on the recursion around a value
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
@@ -135,29 +140,79 @@ class Builder:
         if split is None:
             self.truncations += 1
             self.findings.is_cut = True
+            yield from self._empty(by_type, continuation.following)
             return
         around, self._around = self._around, Profile()
         self.profiles.setdefault(place, self._around)  # the outermost visit is the one without cuts
-        yield from list(self._containers_of(by_type, continuation, split))
+        yield from self._containers_of(place, by_type, continuation, split)
         self._around = around
+
+    def _empty(self, by_type: ByType, following: int) -> Iterator[int]:
+        """Containers without content, where they are allowed."""
+        if any(shape.members.low == 0 and not shape.members.required for shape in by_type["object"]):
+            yield self.graph.word(b"{}", following)
+        if any(shape.items.low == 0 for shape in by_type["array"]):
+            yield self.graph.word(b"[]", following)
 
     def _note(self, place: Place, *, is_required: bool) -> None:
         self._around.inside[place] += 1
         if is_required:
             self._around.required.add(place)
 
-    def _containers_of(self, by_type: ByType, continuation: Continuation, split: Split) -> Iterator[int]:
+    def _containers_of(
+        self, place: Place, by_type: ByType, continuation: Continuation, split: Split
+    ) -> Iterator[int]:
         free = self._unconstrained(by_type)
+        arrays = [] if ARRAY in free else weakest(shape.items for shape in by_type["array"])
+        objects = [] if OBJECT in free else weakest(shape.members for shape in by_type["object"])
         if free:
             yield from self._unconstrained_containers(free, continuation, split)
-        found: list[int | None] = []
-        if ARRAY not in free:
-            restricted = weakest(shape.items for shape in by_type["array"])
-            found += [self._array(items, continuation, split) for items in restricted]
-        if OBJECT not in free:
-            members = weakest(shape.members for shape in by_type["object"])
-            found += [self._object(each, continuation, split) for each in members]
+        if len(arrays) > 1 or len(objects) > 1:
+            yield from self._united(place, arrays, objects, continuation, split)
+        else:
+            yield from self._alternatives(arrays, objects, continuation, split)
+
+    def _alternatives(
+        self, arrays: Sequence[Items], objects: Sequence[Members], continuation: Continuation, split: Split
+    ) -> Iterator[int]:
+        found = [
+            *(self._array(items, continuation, split) for items in arrays),
+            *(self._object(members, continuation, split) for members in objects),
+        ]
         yield from (state for state in found if state is not None)
+
+    def _united(
+        self,
+        place: Place,
+        arrays: Sequence[Items],
+        objects: Sequence[Members],
+        continuation: Continuation,
+        split: Split,
+    ) -> Iterator[int]:
+        """Alternatives that overlap are united apart from what follows them and minimised, so that only what remains of
+        them takes states here. Such a block is the same for every state that follows."""
+        key = (place, 0 if self.limits.dense else continuation.depth, continuation.states)
+        block = self._blocks.get(key)
+        if block is None:
+            cuts = self._cuts
+            block = self._block(arrays, objects, continuation, split)
+            if cuts == self._cuts:
+                self._blocks[key] = block
+        if block:
+            yield self.graph.paste(block, continuation.following)
+
+    def _block(
+        self, arrays: Sequence[Items], objects: Sequence[Members], continuation: Continuation, split: Split
+    ) -> Block:
+        outer = self.graph, self.layout, self._known
+        self.graph = graph = Graph(max_states=self._room)
+        self.layout, self._known = Layout(graph, self.white_space, INDENTS[: self.limits.indents]), {}
+        following = graph.state((), accepting=True)
+        starts = list(self._alternatives(arrays, objects, replace(continuation, following=following), split))
+        start = graph.state(graph.merged([], *starts)) if starts else following
+        self._room -= len(graph.rows)
+        self.graph, self.layout, self._known = outer
+        return as_block(minimise(graph.rows, graph.accepting, start))
 
     def _unconstrained(self, by_type: ByType) -> str:
         """The opening brackets of containers whose content the schema does not restrict."""
@@ -431,6 +486,8 @@ class _Object:
             ahead = self._incremented(count)
             if ahead == count:
                 self._extra[count] = self._loop(count)
+            elif self._high is None and self._incremented(ahead) == ahead:
+                self._extra[count] = self._undeclared(ahead)  # the first members lead to where the others do
             else:
                 self._extra[count] = self._group_names(self._undeclared_after(ahead, self._undeclared(ahead)))
         return self._extra[count]

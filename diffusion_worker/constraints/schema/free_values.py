@@ -15,7 +15,7 @@ from typing import Final
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT
 from diffusion_worker.constraints.automata.graph import Block, Graph
-from diffusion_worker.constraints.automata.minimise import minimise
+from diffusion_worker.constraints.automata.minimise import as_block, minimise
 from diffusion_worker.constraints.schema.json_strings import Style, string
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, Layout
 from diffusion_worker.constraints.schema.numbers import free_number
@@ -55,15 +55,7 @@ def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     following = graph.state((), accepting=True)
     builder = _Builder(graph, Layout(graph, white_space, copy.indents), depth, copy.line)
     start = graph.state([edge for edge in builder.containers(copy.around, following) if chr(edge[0]) in copy.openings])
-    found = minimise(graph.rows, graph.accepting, start)
-    if not found.rows:
-        return ()
-    last = found.accepting.index(True)
-    return tuple(
-        tuple((a, b, -1 if target == last else target - (target > last)) for a, b, target in row)
-        for row, accepts in zip(found.rows, found.accepting, strict=True)
-        if not accepts
-    )
+    return as_block(minimise(graph.rows, graph.accepting, start))
 
 
 @lru_cache(maxsize=512)

@@ -41,7 +41,7 @@ class _Outline(Builder):
         following = graph.state((), accepting=True)
         continuation = Continuation(following=following, around=place.around, is_undeclared=place.is_undeclared)
         by_type = self.by_type([shape for shape in self.combiner.shapes(place.conj) if shape.literals is None])
-        starts = list(self._containers_of(by_type, continuation, Split()))
+        starts = list(self._containers_of(place, by_type, continuation, Split()))
         profile = self._around
         start = graph.state(graph.merged([], *starts)) if starts else following
         minimal = minimise(graph.rows, graph.accepting, start)
