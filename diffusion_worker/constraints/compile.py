@@ -156,7 +156,7 @@ class _Search:
         minimisation removes, so more of them are allowed under construction than a document gets."""
         room = replace(limits, states=int(_MAX_REDUNDANCY * limits.states))
         allotments = Allotments(Outlines(limits, combiner, self._white_space).profile, is_cut=True)
-        found: Builder | None = None
+        root, found = Place((combiner.document.root,)), None
         low, high, states = 0, 0, limits.states  # the largest that fits, and the least that does not
         for _ in range(_DENSE_ATTEMPTS):
             built = self._build(room, combiner, allotments, states)
@@ -165,6 +165,8 @@ class _Search:
                 states = (low + high) // 2 if found else states // 4
             else:
                 found, low = built, states
+                if allotments.need(root, states + 1) <= states:
+                    break
                 growth = min(_FILL * limits.states / len(built.graph.rows), _MAX_GROWTH)
                 states = int(states * growth) if high == 0 else min(int(states * growth), (low + high) // 2)
             if states < _MIN_GROWTH * low:

@@ -171,6 +171,8 @@ class Builder:
             yield from self._united(place, arrays, objects, continuation, split)
         else:
             yield from self._alternatives(arrays, objects, continuation, split)
+        if len(free) + len(arrays) + len(objects) > 1:
+            self._around.required.clear()  # an alternative may be left out
 
     def _alternatives(
         self, arrays: Sequence[Items], objects: Sequence[Members], continuation: Continuation, split: Split

@@ -1,7 +1,9 @@
 """Outlines: the containers of one place of a schema, with a single state for each container inside them. They tell what
 a place takes before its schema is built."""
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from diffusion_worker.constraints.automata.graph import TooLarge
 from diffusion_worker.constraints.automata.minimise import minimise
@@ -9,10 +11,11 @@ from diffusion_worker.constraints.schema.allotments import UNLIMITED, Place, Pro
 from diffusion_worker.constraints.schema.builder import Builder, ByType
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.continuation import Continuation
-from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema
+
+_FIRST: Final = 256  # a label before a container inside; the following ones are those of containers
 
 
 class Outlines:
@@ -42,14 +45,17 @@ class _Outline(Builder):
         continuation = Continuation(following=following, around=place.around, is_undeclared=place.is_undeclared)
         by_type = self.by_type([shape for shape in self.combiner.shapes(place.conj) if shape.literals is None])
         starts = list(self._containers_of(place, by_type, continuation, Split()))
-        profile = self._around
-        start = graph.state(graph.merged([], *starts)) if starts else following
-        minimal = minimise(graph.rows, graph.accepting, start)
-        profile.own = max(len(minimal.rows) - 1 - profile.free[0], 1)
+        minimal = minimise(graph.rows, graph.accepting, graph.state(graph.merged([], *starts)))
+        profile, inside = self._around, list(self._around.inside)
+        copies = Counter(inside[row[0][0] - _FIRST - 1] for row in minimal.rows if row and row[0][0] > _FIRST)
+        profile.own = max(len(minimal.rows) - 1 - profile.free[0] - copies.total(), 1)
+        profile.inside = copies
+        profile.required &= set(profile.inside)
         return profile
 
     def containers(self, place: Place, by_type: ByType, continuation: Continuation) -> Iterator[int]:
-        """A single state instead of a container."""
+        """A state with a label of its own instead of a container, so that minimisation shows how many there are."""
         self._note(place, is_required=continuation.is_required)
-        brackets = [ord(bracket) for bracket, name in ((OBJECT, "object"), (ARRAY, "array")) if by_type[name]]
-        yield self.graph.state([(bracket, bracket, continuation.following) for bracket in brackets])
+        label = _FIRST + 1 + list(self._around.inside).index(place)
+        yield self.graph.word((_FIRST, label), continuation.following)
+
