@@ -152,14 +152,15 @@ class _Search:
         return found
 
     def _densest(self, limits: SizeLimits, combiner: Combiner) -> Builder | None:
-        """The largest build for which the states suffice, by interpolation. Alternatives that overlap leave states which
-        minimisation removes, so more of them are allowed under construction than a document gets."""
+        """The largest build for which the states suffice, by interpolation. Alternatives that overlap leave states
+        which minimisation removes, so more of them are allowed under construction than a document gets."""
         room = replace(limits, states=int(_MAX_REDUNDANCY * limits.states))
         allotments = Allotments(Outlines(limits, combiner, self._white_space).profile, is_cut=True)
         root, found = Place((combiner.document.root,)), None
         low, high, states = 0, 0, limits.states  # the largest that fits, and the least that does not
         for _ in range(_DENSE_ATTEMPTS):
-            built = self._build(room, combiner, allotments, states)
+            fits = states >= allotments.least(root)
+            built = self._build(room, combiner, allotments, states) if fits else None
             if built is None or (found and len(built.graph.rows) > limits.states):
                 high = states
                 states = (low + high) // 2 if found else states // 4

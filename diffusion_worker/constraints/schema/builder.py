@@ -133,7 +133,7 @@ class Builder:
         ]
         yield from (state for state in found if state is not None)
 
-    def containers(self, place: Place, by_type: ByType, continuation: Continuation) -> Iterator[int]:
+    def containers(self, place: Place, by_type: ByType, continuation: Continuation, /) -> Iterator[int]:
         """The states before a container of any of the shapes."""
         self._note(place, is_required=continuation.is_required)
         split = NO_STATES if self._allotments is None else self._allotments.split(place, continuation.states)
@@ -159,9 +159,7 @@ class Builder:
         if is_required:
             self._around.required.add(place)
 
-    def _containers_of(
-        self, place: Place, by_type: ByType, continuation: Continuation, split: Split
-    ) -> Iterator[int]:
+    def _containers_of(self, place: Place, by_type: ByType, continuation: Continuation, split: Split) -> Iterator[int]:
         free = self._unconstrained(by_type)
         arrays = [] if ARRAY in free else weakest(shape.items for shape in by_type["array"])
         objects = [] if OBJECT in free else weakest(shape.members for shape in by_type["object"])

@@ -60,8 +60,9 @@ def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
 
 @lru_cache(maxsize=512)
 def sizes(copy: Copy, least: int, white_space: WhiteSpace) -> tuple[int, ...]:
-    """The states of containers from this depth to MAX_FREE_DEPTH."""
-    return tuple(len(containers(copy, depth, white_space)) for depth in range(least, MAX_FREE_DEPTH + 1))
+    """The states of containers from the least depth to MAX_FREE_DEPTH."""
+    depths = range(least, max(least, MAX_FREE_DEPTH) + 1)
+    return tuple(len(containers(copy, depth, white_space)) for depth in depths)
 
 
 class _Builder:

@@ -53,9 +53,8 @@ class _Outline(Builder):
         profile.required &= set(profile.inside)
         return profile
 
-    def containers(self, place: Place, by_type: ByType, continuation: Continuation) -> Iterator[int]:
+    def containers(self, place: Place, _: ByType, continuation: Continuation, /) -> Iterator[int]:
         """A state with a label of its own instead of a container, so that minimisation shows how many there are."""
         self._note(place, is_required=continuation.is_required)
         label = _FIRST + 1 + list(self._around.inside).index(place)
         yield self.graph.word((_FIRST, label), continuation.following)
-

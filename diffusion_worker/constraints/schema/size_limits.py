@@ -29,7 +29,7 @@ class SizeLimits:
     members: int  # counted members of an object
     indents: int  # widths of indentation per level that bounded white space offers, of (2, 4)
     compact_formats: bool = True  # no IP addresses in brackets inside URIs and e-mail addresses
-    dense: bool = False  # strings without `\uXXXX` and without characters beyond U+3FFFF; containers get shares of states
+    dense: bool = False  # containers get shares of the states; strings without `\uXXXX` and beyond U+3FFFF
 
 
 MAX_FREE_DEPTH: Final = 5  # of unconstrained values and undeclared members, where the states suffice

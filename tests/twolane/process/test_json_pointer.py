@@ -31,7 +31,10 @@ def test_the_examples_of_the_rfc(pointer: str, value: Any) -> None:
     assert found == value
 
 
-@given(st.text(max_size=4) | st.sampled_from(["-1", "-0", "+1", "01", "00", "1_0", " 1", "1\n", "\u0661", "", "-", "9" * 99]))
+@given(
+    st.text(max_size=4)
+    | st.sampled_from(["-1", "-0", "+1", "01", "00", "1_0", " 1", "1\n", "\u0661", "", "-", "9" * 99])
+)
 def test_an_index_is_written_in_one_way(token: str) -> None:
     items = list(range(12))
     try:
