@@ -145,7 +145,10 @@ class _Search:
             if built is None:
                 states //= 2
                 continue
-            found, used = built, len(built.graph.rows) - len(builder.graph.rows)
+            used = len(built.graph.rows) - len(builder.graph.rows)
+            if found is not builder and used > limits.free_states:
+                break
+            found = built
             if allotments.need(root, states + 1) <= states or used > limits.free_states // 2:
                 break
             states = int(states * min(_FILL * limits.free_states / max(used, 1), _MAX_GROWTH))

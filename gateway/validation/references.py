@@ -1,8 +1,8 @@
 """Where the references of a schema may lead: an upper bound, for the cost of validation (`schema_cost`).
 
-Validation resolves references itself. Drafts differ in what changes the base of a reference (`id`, `$id`, a `$id` beside
-`$ref`), and a dynamic reference depends on the references before it. So every target that a reference has in any reading
-is counted. Only targets within the schema exist: nothing is fetched.
+Validation resolves references itself. Drafts differ in what changes the base of a reference (`id`, `$id`, a `$id`
+beside `$ref`), and a dynamic reference depends on the references before it. So every target that a reference has in any
+reading is counted. Only targets within the schema exist: nothing is fetched.
 """
 
 from collections import defaultdict

@@ -81,9 +81,8 @@ def test_unevaluated_keywords_double_the_count() -> None:
         ({"$dynamicRef": "#node"}, "unresolved reference"),
         ({"$dynamicRef": "#node", "$dynamicAnchor": "node"}, "infinite .ref recursion"),
         ({"properties": {"a": {"$dynamicRef": "https://example.com/tree#node"}}}, "only references within the schema"),
-        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}, "b": {}}, "unresolved reference"),
-        ({"properties": {"a": {"$ref": "http://[/"}}}, "not a URI reference"),
-        ({"properties": {"a": {"$id": "http://[/"}}}, "not a URI"),
+        ({"$id": "https://example.com", "properties": {"a": {"$ref": "http://[/"}}}, "not a URI reference"),
+        ({"$id": "https://example.com", "properties": {"a": {"$id": "http://[/"}}}, "not a URI"),
         (nested(65), "nested deeper"),
     ],
 )

@@ -348,13 +348,11 @@ def test_a_least_number_of_members_does_not_double_the_states() -> None:
     many = {"type": "object", "additionalProperties": value}
     assert under_construction(many | {"minProperties": 1}) < 1.1 * under_construction(many)
     least, most = compile_schema(many | {"minProperties": 1}), compile_schema(many | {"maxProperties": 2})
-    for text, is_least, is_most in (
-        (b"{}", False, True),
-        (b'{"a": {}}', True, True),
-        (b'{"a": {}, "b": {}}', True, True),
-    ):
-        assert least.automaton.accepts(text) == is_least
-        assert most.automaton.accepts(text) == is_most
+    for text in (b'{"a": {}}', b'{"a": {}, "b": {}}'):
+        assert least.automaton.accepts(text)
+        assert most.automaton.accepts(text)
+    assert not least.automaton.accepts(b"{}")
+    assert most.automaton.accepts(b"{}")
     assert not most.automaton.accepts(b'{"a": {}, "b": {}, "c": {}}')
 
 

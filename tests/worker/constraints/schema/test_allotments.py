@@ -151,13 +151,6 @@ def test_no_more_states_are_used_than_there_are(listed: list[Tree], states: int)
         {"type": "object", "properties": {name: {"type": "object"} for name in "abc"}, "additionalProperties": False},
         {
             "type": "object",
-            "anyOf": [
-                {"properties": {"a": {"const": n}, f"b{n}": {"type": "object"}}, "additionalProperties": False}
-                for n in range(3)
-            ],
-        },
-        {
-            "type": "object",
             "required": ["a"],
             "properties": {"a": {"enum": ["x", {"y": [1]}]}, "b": {"type": "string", "format": "date"}},
         },
