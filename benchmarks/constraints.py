@@ -69,13 +69,15 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="maximum number of schemas")
     parser.add_argument("--only-large", action="store_true", help="only the section of 262,144 tokens")
     parser.add_argument("--large-every", type=int, default=1, metavar="N", help="only every Nth schema in that section")
+    parser.add_argument("--large-rows", type=Path, metavar="FILE", help="keep its rows there, to go on after a stop")
     parser.add_argument("--orders", type=int, default=60, help="number of requests to the embedded checkpoint")
     parser.add_argument("--maskbench", action="store_true", help="print MaskBench's table instead, for all engines")
     options = parser.parse_args()
     words = VOCABULARIES[options.vocabulary]()
     if options.maskbench:
         return _maskbench(options.file, words, options.limit)
-    wide = list(measure_large(options.file, large(), limit=options.limit, every=options.large_every))
+    every, kept = options.large_every, options.large_rows
+    wide = list(measure_large(options.file, large(), limit=options.limit, every=every, kept=kept))
     if options.only_large:
         return _report_large(wide, options)
     found = list(

@@ -9,7 +9,6 @@ correct if its text is identical to the expected one.
 import argparse
 import importlib.util
 import json
-import math
 import random
 import sys
 import time
@@ -30,6 +29,7 @@ from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.mcnemar import compared
 from training.requests import request_for, text_of
 from training.tasks.orders import SCHEMA, order
 from training.tasks.sample import Generator, Sample, SampleSpec
@@ -102,21 +102,6 @@ def measure(
                 )
             )
     return methods
-
-
-def p_value(better: int, worse: int) -> float:
-    """McNemar's exact test, two-sided: the probability that chance alone splits the differing pairs at least this
-    unevenly."""
-    pairs = better + worse
-    methods = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
-    return float(min(1.0, 2 * methods / 2**pairs))
-
-
-def compared(free: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float]:
-    """(correct only in the other way, correct only unconstrained, p) of paired answers."""
-    gained = sum(b and not a for a, b in zip(free, other, strict=True))
-    lost = sum(a and not b for a, b in zip(free, other, strict=True))
-    return gained, lost, p_value(gained, lost)
 
 
 def main() -> int:

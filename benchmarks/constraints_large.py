@@ -9,7 +9,7 @@ that other work on the machine has little effect: what threads wait for each oth
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -52,19 +52,36 @@ class LargeRow:
     several: float | None  # SEVERAL rows on two cores relative to one
 
 
-def measure_large(file: Path, words: Words, *, limit: int | None, every: int = 1) -> Iterator[LargeRow]:
-    """Measure the schemas of a file that compile, or every so many of them, on one thread."""
+def measure_large(
+    file: Path, words: Words, *, limit: int | None, every: int = 1, kept: Path | None = None
+) -> Iterator[LargeRow]:
+    """Measure the schemas of a file that compile, or every so many of them, on one thread. Rows are appended to `kept`
+    (JSON lines), and those that it has are not measured again: all schemas take hours."""
+    known = {row.id: row for row in _read(kept)}
     vocabulary = words.read()
     noise = Noise(canvas=CANVAS, vocab=vocabulary.size, seed=0)
     for number, line in enumerate(file.read_text().splitlines()[:limit:every]):
         document = json.loads(line)
+        if document["id"] in known:
+            yield known[document["id"]]
+            continue
         try:
             compiled = compile_constraint(Constraint(kind="json_schema", value=document["schema"]))
         except InvalidRequest:
             continue
         automaton = compile_tokens(compiled.automaton, vocabulary)
         assert automaton is not None, f"{document['id']}: no token sequence spells an answer"
-        yield _measured(document["id"], open_matcher(automaton, 1_000_000), noise, is_several=number % EVERY == 0)
+        row = _measured(document["id"], open_matcher(automaton, 1_000_000), noise, is_several=number % EVERY == 0)
+        if kept is not None:
+            with kept.open("a") as appended:
+                appended.write(json.dumps(asdict(row)) + "\n")
+        yield row
+
+
+def _read(kept: Path | None) -> list[LargeRow]:
+    if kept is None or not kept.exists():
+        return []
+    return [LargeRow(**json.loads(line)) for line in kept.read_text().splitlines()]
 
 
 @torch.inference_mode()

@@ -48,8 +48,10 @@ TIMES_US: Final = {
     "compiled_p50_us": 25.0,
     "compiled_p99_us": 150.0,
     "compiled_megabyte_p50_us": 300.0,
-    "python_p50_us": 90.0,
+    "python_p50_us": 250.0,  # to find regressions, see AIMS
 }
+# What is aimed at and not reached (docs/decisions/0099); printed, and not judged by `--check`.
+AIMS: Final = {"python_p50_us": 90.0}
 TEST_SET_THRESHOLDS: Final = {
     "macro_f1_all": 0.88,
     "fast_precision": 0.95,
@@ -109,6 +111,8 @@ def main() -> int:
         for line in found[name].missed(thresholds):
             is_missed |= is_judged
             print(f"{name}: missed: {line}{'' if is_judged else ' (not judged)'}")
+    for line in found[name].missed(AIMS):
+        print(f"aim: {line} (not judged)")
     if options.json:
         figures = {name: asdict(each) for name, each in found.items()}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -82,6 +82,11 @@ class InstrumentedModel:
         return self
 
     @property
+    def is_compiled(self) -> bool:
+        """See `DiffusionModel`."""
+        return self._model.is_compiled
+
+    @property
     def mixed_pass(self) -> MixedPass | None:
         """Counted passes, if the model has any."""
         run = self._model.mixed_pass

@@ -122,7 +122,7 @@ class Settings:
     )
     compile: str = setting(
         one_of("auto", "always", "never"),
-        "compile the canvas passes at the start, which takes minutes; auto: on a GPU, but not with --exact",
+        "compile the passes at the start, which takes minutes; auto: on a GPU, but not with --exact",
         default="auto",
     )
     experts: str = setting(

@@ -5,7 +5,6 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from typing import Protocol
@@ -27,7 +26,7 @@ from gateway.reliability.last_resort import last_resorts
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import no_plan, plan_request
-from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
+from gateway.types import Candidate, Health, Plan, Query, Target, Verdict
 
 
 class Policies(Protocol):
@@ -84,7 +83,12 @@ class Pipeline:
             attempt = await self._try_in_order(context, context.plan.candidates)
             if attempt is None and context.skipped:
                 attempt = await self._try_skipped(context)
-            buffered = await attempt.commit() if attempt is not None else context.commit_surest(self._world.now_s())
+            if attempt is None:
+                buffered = context.commit_surest(self._world.now_s())
+            else:
+                buffered = attempt.commit()
+                if attempt.is_complete and not attempt.is_closed:
+                    await attempt.aclose()
         except OutOfBytes:
             attempt, buffered = None, context.commit_surest(self._world.now_s())
         except BaseException as exc:  # a request that ends with a bug still gets its decision
@@ -134,16 +138,13 @@ class Pipeline:
 
     def _route(self, query: Query, sample: float) -> tuple[RequestContext, GatewayError | None]:
         """Classify a query and plan its candidates. A query without a route gets a context too, for its decision."""
-        policy = self._policies.current
-        classification = self._classify(query)
+        policy, world, error = self._policies.current, self._world, None
+        classification, wall_s = self._classify(query), world.wall_s()
         try:
-            plan = plan_request(policy, query, classification, wall_s=self._world.wall_s(), sample=sample)
-            return self._new_context(query, classification, plan), None
-        except GatewayError as error:
-            return self._new_context(query, classification, no_plan(policy, query)), error
-
-    def _new_context(self, query: Query, classification: Classification, plan: Plan) -> RequestContext:
-        return RequestContext(query, classification, plan, wall_s=self._world.wall_s(), now_s=self._world.now_s())
+            plan = plan_request(policy, query, classification, wall_s=wall_s, sample=sample)
+        except GatewayError as fault:
+            plan, error = no_plan(policy, query), fault
+        return RequestContext(query, classification, plan, wall_s=wall_s, now_s=world.now_s()), error
 
     def _check_rate_limit(self, context: RequestContext) -> RateLimitExceeded | None:
         """Acquire the quota of the request's API key. Shadow requests are not counted."""
@@ -162,10 +163,10 @@ class Pipeline:
 
     async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
         """The first attempt whose response may be served; None if every candidate failed or was skipped."""
-        remaining = deque(candidates)
+        remaining = list(candidates)
         tries: dict[str, int] = {}
         while remaining:
-            candidate = remaining.popleft()
+            candidate = remaining.pop(0)
             name = candidate.target.policy_name
             attempt = self._start_attempt(context, candidate, remaining, again=name in tries)
             if attempt is None:
@@ -179,7 +180,7 @@ class Pipeline:
                 return winner
             self._learn(attempt)
             if self._should_retry(candidate, attempt, tries[name]):
-                remaining.appendleft(self._policies.current.with_current_endpoints(candidate))
+                remaining.insert(0, self._policies.current.with_current_endpoints(candidate))
         return None
 
     def _learn(self, attempt: Attempt) -> None:
@@ -246,14 +247,14 @@ class Pipeline:
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
     async def _open_hedged(
-        self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]
+        self, context: RequestContext, attempt: Attempt, remaining: list[Candidate]
     ) -> Attempt | None:
         """Open an attempt, and one at the next candidate if it is slow; the one that succeeded, or None."""
         slow = attempt.candidate
         after_s = self._state.hedge_after_ms(slow, self._world.now_s()) / 1000
         return await open_hedged(attempt, after_s=after_s, second=lambda: self._start_hedge(context, slow, remaining))
 
-    def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: deque[Candidate]) -> Attempt | None:
+    def _start_hedge(self, context: RequestContext, slow: Candidate, remaining: list[Candidate]) -> Attempt | None:
         """An attempt at the next candidate on another server than the slow one's, if the hedging budget allows it."""
         candidate = next(
             (each for each in remaining if any(at.target.url != slow.target.url for at in each.endpoints)), None
@@ -304,7 +305,7 @@ class Pipeline:
         if attempt is None:
             context.outcome = Outcome.ERROR
             return GatewayResponse(context, self._decision, error=context.final_error())
-        return GatewayResponse(context, self._decision, buffered=await attempt.commit(), attempt=attempt)
+        return GatewayResponse(context, self._decision, buffered=attempt.commit(), attempt=attempt)
 
     def _error_response(self, context: RequestContext, error: GatewayError) -> GatewayResponse:
         context.outcome, context.error = Outcome.ERROR, error

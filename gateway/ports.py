@@ -15,7 +15,8 @@ class Deltas(Protocol):
     have a method `arrived`, which returns, after one has been returned, those that can be returned without waiting. One
     with a method `push` can call a function with the deltas of each read, until that returns False; errors, the end and
     all others are returned as usual afterwards. Cancel the call to end it. One with a method `whole` may return the one
-    delta of a whole response at once, or None if it must be waited for; it raises AttemptFailed."""
+    delta of a whole response at once, and then needs no closing, or None if it must be waited for; it raises
+    AttemptFailed."""
 
     def __aiter__(self) -> AsyncIterator[Delta]: ...
     def __anext__(self) -> Awaitable[Delta]: ...

@@ -166,14 +166,8 @@ def main() -> int:
 def evaluate(model: DiffusionModel, case: Case, count: int, *, timed: int = TIMED) -> Row:
     """Evaluate `count` held-out samples of a case in every decoding mode; latency is measured on `timed` of them, one
     at a time."""
-    spec = SampleSpec(split="test", invented=1.0 if case.words == "invented" else 0.0)
-    samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), spec) for i in range(count)]
-    requests = {
-        mode: [
-            request_for(model, s, mode, case.from_source and mode is not DecodingMode.AUTOREGRESSIVE) for s in samples
-        ]
-        for mode in DecodingMode
-    }
+    samples = samples_of(case, count)
+    requests = {mode: requests_of(model, case, mode, samples) for mode in DecodingMode}
     latencies = _latencies_ms(model, [[each[place] for each in requests.values()] for place in range(timed)])
     outcomes = {
         mode: _outcome(model, samples, requests[mode], latency_ms)
@@ -185,6 +179,20 @@ def evaluate(model: DiffusionModel, case: Case, count: int, *, timed: int = TIME
         verified=outcomes[DecodingMode.VERIFIED],
         read=outcomes[DecodingMode.AUTOREGRESSIVE],
     )
+
+
+def samples_of(case: Case, count: int) -> list[Sample]:
+    """The first `count` held-out samples of a case."""
+    spec = SampleSpec(split="test", invented=1.0 if case.words == "invented" else 0.0)
+    return [TASKS[case.task](random.Random(f"evaluation/{i}"), spec) for i in range(count)]
+
+
+def requests_of(
+    model: DiffusionModel, case: Case, mode: DecodingMode, samples: Sequence[Sample]
+) -> list[GenerationRequest]:
+    """The requests of these samples; autoregressive ones start from nothing."""
+    from_source = case.from_source and mode is not DecodingMode.AUTOREGRESSIVE
+    return [request_for(model, sample, mode, from_source) for sample in samples]
 
 
 def _outcome(

@@ -26,6 +26,7 @@ from diffusion_worker.denoise.draws import CounterDraws
 from diffusion_worker.denoise.step import advance, inputs_of
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.engine.loop import run as complete
+from diffusion_worker.memory.mixed_view import Canvases, MixedView, NewTokens
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.types.step_batch import Denoise
@@ -183,6 +184,7 @@ def step(bench: Bench, *, rows: int) -> dict[str, Any]:
     soft = torch.zeros(rows, canvas, hidden, dtype=model.dtype, device=bench.device)
     with torch.inference_mode():
         found["model ms"] = bench.ms(lambda: model.denoise(ids, soft, view))
+        found["model beside a seal ms"] = _mixed_ms(bench, loop, rows)
         found["sampler ms"] = _sampler_ms(bench, rows)
     with DispatchCounts(bench.device.type) as counts:
         loop.step()
@@ -192,6 +194,22 @@ def step(bench: Bench, *, rows: int) -> dict[str, Any]:
     if bench.is_cuda:
         found |= _on_cuda(bench, loop)
     return found
+
+
+@torch.inference_mode()
+def _mixed_ms(bench: Bench, loop: Loop, rows: int) -> float:
+    """A pass over a sealed canvas and canvases, the first of which is behind it; nothing is written to the slots."""
+    model, context = bench.built, bench.context
+    canvas = model.info.denoising.canvas_length
+    new = NewTokens(slots=(0,), lengths=(context,), counts=(canvas,))
+    lengths = (context + canvas, *(context,) * (rows - 1))
+    canvases = Canvases(slots=tuple(range(rows)), lengths=lengths, widths=(canvas,) * rows, width=canvas)
+    sealed = torch.zeros(canvas, dtype=torch.long, device=bench.device)
+    soft = torch.zeros(rows, canvas, model.info.hidden_size, dtype=model.dtype, device=bench.device)
+    mixed = model.mixed_pass
+    assert mixed is not None
+    cache = loop._stepper.cache
+    return bench.ms(lambda: mixed(sealed, sealed.expand(rows, -1), soft, MixedView(cache, new, canvases)))
 
 
 @torch.inference_mode()
@@ -212,16 +230,17 @@ def _sampler_ms(bench: Bench, rows: int) -> float:
 
 
 def compiled(bench: Bench) -> dict[str, Any]:
-    """Steps whose canvas passes are compiled, as a worker on a GPU does; those of the sections after this one are,
-    too."""
+    """Steps whose passes are compiled, as a worker on a GPU does; those of the sections after this one are, too."""
     began = time.perf_counter()
     bench.built.compile()
     found: dict[str, Any] = {}
-    for rows in ROWS[:2]:  # a graph for one row, and one for several
-        step_ms = bench.ms(bench.running(rows).step)
+    for rows in ROWS[:2]:  # a graph for one row, one for several, and one beside a seal
+        loop = bench.running(rows)
+        step_ms = bench.ms(loop.step)
         found |= {
             f"{rows} rows: step ms": step_ms,
             f"{rows} rows: step of the sweep of the weights": round(step_ms / bench.sweep_ms, 3),
+            f"{rows} rows: model beside a seal ms": _mixed_ms(bench, loop, rows),
         }
     return found | {"seconds with compiling": round(time.perf_counter() - began, 1)}
 
@@ -315,7 +334,7 @@ SECTIONS: Final[Mapping[str, tuple[float, Callable[[Bench], dict[str, Any]]]]] =
         **{f"step at {rows} rows": (15.0, partial(step, rows=rows)) for rows in ROWS},
         "one request, beside generate() eager": (20.0, partial(generate, cache=None)),
         "constrained rows": (40.0, constrained),
-        "compiled passes": (90.0, compiled),
+        "compiled passes": (120.0, compiled),
         "one request, beside generate() compiled": (100.0, partial(generate, cache="static")),
     }
 )

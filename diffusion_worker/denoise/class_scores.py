@@ -108,7 +108,8 @@ def class_numbers(
 ) -> tuple[torch.Tensor, Chunks]:
     """All that the host needs of the logits [positions, vocab], flat, see `class_scores_of`; and what stays here."""
     scales = torch.stack([temperature, torch.full_like(temperature, sampling)])
-    sums = chunk_sums(raw, layout.slots, scales, cap)
+    has_chunks = len(layout.slots) > 0  # a graph of its own
+    sums = chunk_sums(raw, layout.slots, scales, cap) if has_chunks else scales.new_empty(4, len(raw), 0)
     singles = capped(raw[:, layout.single], cap) / temperature
     numbers = torch.cat([singles.flatten(), join_chunks(sums, layout, sampling).flatten()])
     return numbers, Chunks(peak=sums[0], total=sums[3], sampling=sampling)

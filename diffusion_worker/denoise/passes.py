@@ -10,7 +10,7 @@ import torch
 from diffusion_worker.constraints.inference.template import Probabilities
 from diffusion_worker.denoise.autoregressive import HiddenStates
 from diffusion_worker.denoise.canvas import Canvas
-from diffusion_worker.denoise.step import CanvasInputs
+from diffusion_worker.denoise.step import CanvasInputs, canvas_result
 from diffusion_worker.memory.kv_cache import KvCache, NewContext
 from diffusion_worker.memory.mixed_view import Canvases, MixedView, NewTokens
 from diffusion_worker.memory.prompt_scores import TokenPlace
@@ -18,7 +18,7 @@ from diffusion_worker.memory.step_memory import PADDED_POSITIONS
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.requests import SequenceId
-from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, RowFault, Verify
+from diffusion_worker.types.step_batch import Batch, CanvasResult, Decode, Denoise, Prefill, RowFault, Verify
 
 Item = Prefill | Denoise | Verify | Decode
 Work = TypeVar("Work", Prefill, Denoise, Verify, Decode, Prefill | Decode)
@@ -90,6 +90,7 @@ class CanvasRows:
     ids: torch.Tensor  # [rows, width]
     soft: torch.Tensor  # [rows, width, hidden]
     canvases: Canvases
+    sharing: frozenset[SequenceId]  # sequences whose causal tokens the pass reads, too
 
 
 def alike(items: Iterable[Some], trait: Callable[[Some], object]) -> list[list[Some]]:
@@ -137,6 +138,7 @@ class QueuedPass:
     constraint_s: float = 0.0
     labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
     holes: Sequence[Probabilities] = ()  # likewise
+    sharing: frozenset[SequenceId] = frozenset()  # sequences whose causal tokens a pass of canvases has read, too
     prompts: torch.Tensor | None = None  # [prompt tokens of all rows, numbers], see `autoregressive.score_prompts`
 
     @property
@@ -154,6 +156,17 @@ class QueuedPass:
                 behind += len(item.next_ids) * self.prompts.shape[1]
             yield item, numbers[row * width : (row + 1) * width], numbers[at:behind]
             at = behind
+
+    def canvas_result(self, item: Denoise, row: int, numbers: Sequence[float]) -> CanvasResult:
+        """The result of the canvas in this row, from its numbers on the host."""
+        return canvas_result(
+            item,
+            numbers[:-1],
+            self.labels[row],
+            holes=self.holes[row],
+            prompt_surprise=numbers[-1],
+            shares_pass=item.sequence in self.sharing,
+        )
 
 
 Outcome = QueuedPass | RowFault

@@ -158,6 +158,7 @@ def canvas_result(
     *,
     holes: Probabilities = (),
     prompt_surprise: float = 0.0,
+    shares_pass: bool = False,
 ) -> CanvasResult:
     """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
     infinity."""
@@ -177,6 +178,7 @@ def canvas_result(
         labels=labels,
         holes=holes,
         prompt_surprise=prompt_surprise,
+        shares_pass=shares_pass,
     )
 
 

@@ -29,7 +29,7 @@ from diffusion_worker.denoise.passes import (
     padded_rows,
     padded_together,
 )
-from diffusion_worker.denoise.step import CanvasInputs, advance, canvas_result, inputs_of
+from diffusion_worker.denoise.step import CanvasInputs, advance, inputs_of
 from diffusion_worker.denoise.verify import CausalPass, verify, verify_result
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.contexts import Contexts
@@ -135,7 +135,7 @@ class Stepper:
 
         def queue() -> None:
             inputs = self._causal_inputs(model, reading)
-            rows = self._canvas_rows(canvases) if canvases else None
+            rows = self._canvas_rows(canvases, reading) if canvases else None
             if rows is None:
                 view = MixedView(self.cache, inputs.new)
                 states, _ = run(inputs.ids, None, None, view)
@@ -232,6 +232,7 @@ class Stepper:
                     constraint_s=done.constraint_s,
                     labels=done.labels,
                     holes=done.holes,
+                    sharing=rows.sharing,
                 )
             )
         return outcomes
@@ -240,7 +241,7 @@ class Stepper:
         canvases = [self._canvas_of(item) for item in items]
         return inputs_of(*(self._padding.fill(items, canvases) if self._padding else (items, canvases)))
 
-    def _canvas_rows(self, items: Sequence[Denoise]) -> CanvasRows:
+    def _canvas_rows(self, items: Sequence[Denoise], reading: Sequence[Prefill | Decode] = ()) -> CanvasRows:
         groups = alike(items, lambda item: item.denoising.canvas_length)
         inputs = [self._inputs(group) for group in groups]
         rows = [item for group in groups for item in group]
@@ -259,6 +260,7 @@ class Stepper:
             ids=padded_rows([each.ids[: len(group)] for group, each in parts], count, width),
             soft=padded_rows([each.soft[: len(group)] for group, each in parts], count, width),
             canvases=Canvases(slots=tuple(slots), lengths=tuple(lengths), widths=tuple(canvases), width=width),
+            sharing=frozenset(item.sequence for item in reading),
         )
 
     def _verify(self, items: Sequence[Verify]) -> list[Outcome]:
@@ -326,8 +328,7 @@ class Stepper:
         elif isinstance(item, Denoise):
             self._canvases[item.sequence] = queued.canvases[row]
             if item.sequence not in self._drafts:
-                labels, holes = queued.labels[row], queued.holes[row]
-                yield canvas_result(item, fetched[:-1], labels, holes=holes, prompt_surprise=fetched[-1])
+                yield queued.canvas_result(item, row, fetched)
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas of the last step, or a new one at the first step of a block."""

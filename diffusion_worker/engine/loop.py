@@ -104,18 +104,20 @@ class Loop:
         self._lock = threading.Lock()
 
     def warm_up(self) -> int | None:
-        """Run the passes of the largest step, before any request; see `warm_up.run_largest_step`. On a CPU, where
-        kernels need no set-up and such a step may take a minute, runs a small one. Returns the measured peak in bytes
-        beside weights and slots (None: not measured). Raises the error of the step."""
-        if self.model.device.type == "cpu":
-            with self.watchdog.step(self._device_check.positions):
-                if error := self._device_check.failure():
-                    raise error
-            return None
-        with self.watchdog.step(positions_of(largest_batch(self.model.info, self.limits))):
-            return run_largest_step(
-                self.model, self._stepper.cache, self.limits, self._padding, CudaPeak(self.model.device)
-            )
+        """Run the passes of the largest step, before any request; see `warm_up.run_largest_step`. On a CPU, where such
+        a step may take a minute, runs small ones. The watchdog sees a step after all kernels exist, so that it does not
+        learn how long it takes to compile them. Returns the measured peak in bytes beside weights and slots (None: not
+        measured). Raises the error of the step."""
+        check, limits = self._device_check, self.limits
+        if self.model.device.type != "cpu":
+            watched = self.watchdog.step(positions_of(largest_batch(self.model.info, limits)))
+            meter = CudaPeak(self.model.device)
+            return run_largest_step(self.model, self._stepper.cache, limits, self._padding, meter, watched)
+        error = check.failure_of_kinds() if self.model.is_compiled else None
+        with self.watchdog.step(check.positions):
+            if error := error or check.failure():
+                raise error
+        return None
 
     @property
     def pressure(self) -> Pressure:

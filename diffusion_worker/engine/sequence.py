@@ -300,7 +300,7 @@ class Sequence:
     def record_step(self, canvas: CanvasResult, *, is_late: bool) -> BlockStop | None:
         """Record one step; returns why the canvas is done, or None if it needs another."""
         self.denoising_steps += 1
-        self.forward_passes += 1
+        self.forward_passes += not canvas.shares_pass  # which counts as that of its Prefill
         self.steps_to_go -= 1
         self.highest_load = max(self.highest_load, self.load)
         self.entropy_rate = canvas.mean_entropy / self.mean_entropy if 0.0 < self.mean_entropy < math.inf else None

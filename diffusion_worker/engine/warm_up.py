@@ -1,14 +1,17 @@
-"""The warm-up: a step of the largest batch on the worker's own cache, which shows that it fits in memory, and steps of
-a single row; all kernels exist after them.
+"""The warm-up: a step of the largest batch on the worker's own cache, which shows that it fits in memory, steps of a
+single row, and the reduction of a constrained row's logits; all kernels exist after them.
 """
 
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import torch
 
+from diffusion_worker.constraints.inference.class_reduction import CHUNK
+from diffusion_worker.denoise.class_scores import chunk_sums
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.passes import Outcome
 from diffusion_worker.denoise.stepper import Stepper
@@ -129,11 +132,17 @@ class CudaPeak:
 
 
 def run_largest_step(
-    model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
+    model: DiffusionModel,
+    cache: KvCache,
+    limits: Limits,
+    padding: Padding | None,
+    meter: PeakMeter | None = None,
+    watched: AbstractContextManager[None] | None = None,
 ) -> int | None:
     """Step `largest_batch`, its canvases without prefills, for which a pass of their own may be compiled, and
-    `single_row_batches`, and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the error
-    of a pass, or CheckpointBroken if the model returns NaN."""
+    `single_row_batches`, and leave the cache empty. Once all kernels exist, the largest batch is stepped again, within
+    `watched`. Returns the peak that `meter` measured, in bytes. Raises the error of a pass, or CheckpointBroken if the
+    model returns NaN."""
     stepper = _WholeStepper(model, cache, padding=padding)
     if meter is not None:
         meter.start()
@@ -141,11 +150,24 @@ def run_largest_step(
     canvases = [Batch(denoises=whole.denoises)] if limits.is_mixed else []
     batches = (whole, *canvases, *single_row_batches(model.info, limits))
     faults = [fault for batch in batches for fault in stepper.step(batch).faults]
+    _reduce_logits(model)
+    if watched is not None:
+        with watched:
+            faults += stepper.step(whole).faults
     peak = None if meter is None else meter.peak()
     stepper.reset()
     if faults:
         raise CheckpointBroken(f"the warm-up step failed: {faults[0].error}")
     return peak
+
+
+@torch.inference_mode()
+def _reduce_logits(model: DiffusionModel) -> None:
+    """The kernel that constrained rows need beside those of a step: no constraint is known yet, so for some tokens."""
+    info, device = model.info, model.device
+    logits = torch.zeros(info.denoising.canvas_length, info.vocab_size, dtype=model.dtype, device=device)
+    tokens = torch.arange(2 * CHUNK, dtype=torch.int32, device=device).remainder(info.vocab_size).view(2, CHUNK)
+    chunk_sums(logits, tokens, torch.ones(2, device=device), info.logit_cap)
 
 
 class _WholeStepper(Stepper):

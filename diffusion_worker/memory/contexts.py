@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.kv_cache import CacheDamaged, KvCache
 from diffusion_worker.memory.prompt_scores import PromptScores, TokenPlace
+from diffusion_worker.models.device_errors import is_out_of_memory
 from diffusion_worker.models.interface import DiffusionModel
 
 
@@ -18,10 +19,17 @@ class Contexts:
         self._scores = _scores_of(model, cache) if model.info.scores_prompts else None
 
     def resize(self, slots: int) -> None:
-        """See `KvCache.resize`."""
+        """See `KvCache.resize`; without memory for the scores of more slots, the number stays what it was, too."""
+        before = self.cache.slots
         self.cache.resize(slots)
-        if self._scores is not None:
+        if self._scores is None:
+            return
+        try:
             self._scores.resize(self.cache.slots)
+        except Exception as error:  # they may be more than the slots, but not fewer
+            self.cache.resize(min(before, self.cache.slots))
+            if not is_out_of_memory(error):
+                raise
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """See `KvCache.copy`."""
@@ -46,17 +54,21 @@ class Contexts:
     ) -> Callable[[], None]:
         """Score the tokens of a causal pass over ids [tokens], from their hidden states [tokens, hidden]; returns the
         function that stores the scores once the pass is complete. The tokens of the `skipped` places, which are among
-        all `places`, are not scored."""
+        all `places`, are not scored. Raises CacheDamaged if storing fails halfway: a repeated pass would take the
+        hidden state of its own last token for that of the token before it."""
         scores = self._scores
         if scores is None:
             return lambda: None
         store = scores.score(places, ids, hidden, self._logits) if len(skipped) < len(places) else None
 
         def keep() -> None:
-            if store is not None:
-                store()
-            for place in skipped:
-                scores.skip(place.slot, place.at, place.count)
+            try:
+                if store is not None:
+                    store()
+                for place in skipped:
+                    scores.skip(place.slot, place.at, place.count)
+            except Exception as error:  # of any kind: part of the scores may be stored
+                raise CacheDamaged(f"storing the scores of a prompt failed: {error}") from error
 
         return keep
 

@@ -70,8 +70,10 @@ class MixedView:
 
     def hold(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Hold the keys and values of the causal rows, and show them to the canvases of the same contexts."""
-        if self.canvases is not None:  # a view would keep those of the canvases in memory, too
-            keys, values = keys.clone(), values.clone()
+        keys, values = (
+            keys.clone(),
+            values.clone(),
+        )  # those of canvases need not be kept; a compiled pass reuses its memory
         self._held[layer] = keys, values
         if self._shown and self.canvases is not None:
             row, token, index = self._shown[self._cache.kind_of(layer)]

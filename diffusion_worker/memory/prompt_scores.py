@@ -92,10 +92,9 @@ class PromptScores:
             self.zero(slot)
 
     def resize(self, slots: int) -> None:
-        """Keep the first `slots` slots, or add empty ones."""
+        """Keep the first `slots` slots, or add empty ones: all or nothing."""
         kept = min(slots, len(self._lengths))
-        self._logprobs = _resized(self._logprobs, slots, kept)
-        self._last = _resized(self._last, slots, kept)
+        self._logprobs, self._last = _resized(self._logprobs, slots, kept), _resized(self._last, slots, kept)
         self._lengths = [*self._lengths[:kept], *[_UNKNOWN] * (slots - kept)]
 
 

@@ -1,21 +1,18 @@
 """DiffusionGemma on the unmodified classes of transformers: their layers and weights, our cache and loop."""
 
-import logging
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.confidence import PromptHead
-from diffusion_worker.models.fused import COMPILE_ERRORS, compile_problem
 from diffusion_worker.models.fused_layers import CompiledDecoder, fuse_layers
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext, capped
 from diffusion_worker.models.mixed_pass import MixedPass, shares_layers
 from diffusion_worker.types.model_info import LayerKv, ModelInfo, StepShape
 
-_log: Final = logging.getLogger(__name__)
 CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
 SINGLE_EXPERT = CUSTOM_PREFIX + "single_expert"
 EVERY_EXPERT = CUSTOM_PREFIX + "every_expert"
@@ -61,9 +58,17 @@ class DiffusionGemmaModel:
         )
 
     def compile(self) -> None:
-        """Compile the canvas passes from here on; the first one over a single row and the first one over several take
-        minutes. They run eager if that fails, and those over templates always: a template takes two at most."""
+        """Compile the passes from here on, except those over padded rows. There are four graphs, each of which takes
+        minutes when it is first met: for canvases of a single row, of several, for causal rows, and for both together.
+        Passes run eager if that fails, and those over templates always: a template takes two at most."""
         self._compiled = CompiledDecoder(self._decoder)
+        if self._mixed_pass is not None:
+            self._mixed_pass.compile()
+
+    @property
+    def is_compiled(self) -> bool:
+        """See `DiffusionModel.is_compiled`."""
+        return self._compiled is not None
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
@@ -109,12 +114,8 @@ class DiffusionGemmaModel:
 
     def _hidden(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """Hidden states [rows, canvas, hidden]."""
-        if self._compiled is not None and canvas.shape[1] > 1:  # one position would be graphs of its own
-            try:
-                return self._compiled(canvas, soft, context)
-            except COMPILE_ERRORS as error:
-                self._compiled = None
-                _log.warning("cannot compile the canvas passes, running eager: %s", compile_problem(error))
+        if self._compiled is not None and (found := self._compiled(canvas, soft, context)) is not None:
+            return found
         self._soft = soft
         hidden: torch.Tensor = self._decoder(
             decoder_input_ids=canvas,

@@ -23,10 +23,15 @@ COMPILE_ERRORS: Final = (torch._dynamo.exc.TorchDynamoException, torch._dynamo.e
 
 
 def fused(
-    name: str, *, eager: Callable[..., Any] | None = None, mutates: Sequence[str] = ()
+    name: str,
+    *,
+    eager: Callable[..., Any] | None = None,
+    mutates: Sequence[str] = (),
+    fake: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function under the name `twolane::name`. `eager`: a form of less temporary memory for where it is not
-    compiled. `mutates`: names of the tensors that it writes to; it must not return its arguments."""
+    compiled. `mutates`: names of the tensors that it writes to; it must not return its arguments. `fake`: a form for
+    tensors without values, for graphs that contain it, if less is enough to know the shapes of its results."""
 
     def register(function: Function) -> Function:
         plain = eager or function
@@ -42,7 +47,7 @@ def fused(
             return plain(*args)
 
         operator = library.custom_op(f"twolane::{name}", run, mutates_args=tuple(mutates))
-        operator.register_fake(function)
+        operator.register_fake(fake or function)
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:

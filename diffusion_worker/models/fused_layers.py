@@ -6,13 +6,14 @@ concatenated; query heads that share a key head are laid out as positions, so th
 modules are the library's: `generate()` runs its own layers, and tests compare the two.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.nn import functional as nnf
+
+from diffusion_worker.models.graphs import Graphs
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cos and sin [rows, positions, head_dim]
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values [rows, positions, heads, head_dim]
@@ -26,11 +27,8 @@ def fuse_layers(*stacks: Any) -> None:
 
 
 class CompiledDecoder:
-    """A decoder pass compiled into one graph: without a break, and for any number of rows and context tokens.
-
-    A single row and several are a graph each. Both are compiled when they are first met, which is before a worker
-    serves: later inputs that would need another graph run eager, since compiling would hold up all requests.
-    """
+    """A decoder pass compiled without a graph break, for any number of context tokens: a graph for a single row, and
+    one for several."""
 
     def __init__(self, decoder: Any) -> None:
         def run(
@@ -43,22 +41,18 @@ class CompiledDecoder:
             return _decoded(decoder, (canvas, soft, positions), masks, _Buffers(buffers, canvas.shape[1]))
 
         self._kinds: list[str] = decoder.text_config.layer_types
-        self._run = torch.compile(run, fullgraph=True, dynamic=True)
-        self._compiled: set[bool] = set()  # whether for several rows
+        self._graphs = Graphs(run, "the canvas passes")
 
-    def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor:
-        """Hidden states [rows, canvas, hidden]."""
+    def __call__(self, canvas: torch.Tensor, soft: torch.Tensor, context: Any) -> torch.Tensor | None:
+        """Hidden states [rows, canvas, hidden]; None if the pass cannot be compiled."""
+        if canvas.shape[1] == 1:  # graphs of its own
+            return None
         buffers = [layer.buffers for layer in context.layers]
         masks = {kind: context.masks[kind] for kind in self._kinds}
         for kind, (keys, _) in zip(self._kinds, buffers, strict=True):
             if masks[kind] is None:  # a graph of its own
                 masks[kind] = torch.ones(len(canvas), 1, 1, keys.shape[2], dtype=torch.bool, device=canvas.device)
-        is_compiled = (len(canvas) > 1) in self._compiled
-        stance = torch.compiler.set_stance("eager_on_recompile") if is_compiled else contextlib.nullcontext()
-        # Two lengths that are equal in the first pass need not stay so.
-        with stance, torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            hidden: torch.Tensor = self._run(canvas, soft, context.positions, masks, buffers)
-        self._compiled.add(len(canvas) > 1)
+        hidden: torch.Tensor | None = self._graphs.run(len(canvas) > 1, canvas, soft, context.positions, masks, buffers)
         return hidden
 
 

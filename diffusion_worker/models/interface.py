@@ -147,6 +147,11 @@ class DiffusionModel(Protocol):
         ...
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether passes are compiled when they are first met, which takes long."""
+        ...
+
+    @property
     def mixed_pass(self) -> MixedPass | None:
         """One pass in place of `encode` and `denoise`; None if the model has none."""
         ...

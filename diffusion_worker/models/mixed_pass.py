@@ -6,7 +6,10 @@ all canvases together. A token goes through the embeddings, the layer scalars an
 other weights are those that encoder and decoder share. Parity with the library's classes is tested.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from diffusion_worker.models.fused_layers import (
     layer_without_scalar,
     norm,
 )
+from diffusion_worker.models.graphs import Graphs
 from diffusion_worker.models.interface import CausalRow, MixedContext
 from diffusion_worker.models.packed import Packed
 
@@ -52,27 +56,53 @@ class MixedPass:
 
     def __init__(self, encoder: Any, decoder: Any, head: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._encoder, self._decoder, self._head = encoder, decoder, head
+        self._graphs: Graphs | None = None
+
+    def compile(self) -> None:
+        """Compile everything but the attention: a graph with canvases and one without, each for any number of
+        tokens."""
+
+        def run(*inputs: torch.Tensor | None) -> list[torch.Tensor]:
+            return self._hidden(inputs, lambda layer, heads: _attend_in_pass(*heads, layer))
+
+        self._graphs = Graphs(run, "the passes over prompts and canvases", has_single=True)
 
     def __call__(
         self, ids: torch.Tensor, canvas: torch.Tensor | None, soft: torch.Tensor | None, context: MixedContext
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `interface.MixedPass`."""
+        kinds = self._decoder.text_config.layer_types
+        layers = zip(self._decoder.layers, kinds, strict=True)
+        attention = [_Attention(layer.self_attn, kind, context) for layer, kind in layers]
+        flat = (None, None) if canvas is None or soft is None else (canvas.reshape(-1), soft.flatten(0, 1))
+        inputs, found = (ids, *flat, context.positions), None
+        if self._graphs is not None:
+            with _current(attention):
+                found = self._graphs.run(canvas is None, *inputs)
+        states = found or self._hidden(inputs, lambda layer, heads: attention[layer](heads))
+        return states[0], None if canvas is None else self._head(states[1].view(*canvas.shape, -1))
+
+    def _hidden(
+        self, inputs: Sequence[torch.Tensor | None], attend: Callable[[int, Heads], torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Hidden states [tokens, hidden] of the causal tokens, and of those of all canvases, if there are any. Inputs:
+        causal ids [tokens], ids and self-conditioning of all canvases [tokens, ...], and the positions of all."""
+        ids, canvas, soft, positions = inputs
+        assert ids is not None
         encoder, decoder, count = self._encoder, self._decoder, len(ids)
-        hidden = encoder.embed_tokens(ids)[None]
+        hidden = encoder.embed_tokens(ids)
         if canvas is not None and soft is not None:
             own = conditioned(decoder.self_conditioning, decoder.embed_tokens(canvas), soft)
-            hidden = torch.cat([hidden, own.reshape(1, -1, own.shape[-1])], dim=1)
-        kinds = decoder.text_config.layer_types
-        rotary = {kind: decoder.rotary_emb(hidden, context.positions, kind) for kind in sorted(set(kinds))}
-        for causal, layer, kind in zip(encoder.layers, decoder.layers, kinds, strict=True):
-            hidden = layer_without_scalar(layer, hidden, rotary[kind], _Attention(layer.self_attn, kind, context))
-            hidden[:, :count].mul_(causal.layer_scalar)
-            if canvas is not None:
-                hidden[:, count:].mul_(layer.layer_scalar)
+            hidden = torch.cat([hidden, own])
+        is_causal = torch.arange(len(hidden), device=hidden.device)[:, None] < count
+        hidden, kinds = hidden[None], decoder.text_config.layer_types
+        rotary = {kind: decoder.rotary_emb(hidden, positions, kind) for kind in sorted(set(kinds))}
+        for index, (causal, layer) in enumerate(zip(encoder.layers, decoder.layers, strict=True)):
+            hidden = layer_without_scalar(layer, hidden, rotary[kinds[index]], functools.partial(attend, index))
+            scalar = causal.layer_scalar
+            hidden.mul_(scalar if canvas is None else torch.where(is_causal, scalar, layer.layer_scalar))
         read = norm(encoder.norm, hidden[0, :count])
-        if canvas is None:
-            return read, None
-        return read, self._head(norm(decoder.norm, hidden[0, count:].view(*canvas.shape, -1)))
+        return [read] if canvas is None else [read, norm(decoder.norm, hidden[0, count:])]
 
 
 class _Attention:
@@ -108,3 +138,27 @@ class _Attention:
             )
             for block in row.blocks[self._kind]
         ]
+
+
+_running = threading.local()  # .attention: that of the layers of the compiled pass that this thread runs
+
+
+@contextlib.contextmanager
+def _current(attention: Sequence[_Attention]) -> Iterator[None]:
+    _running.attention = attention
+    try:
+        yield
+    finally:
+        del _running.attention
+
+
+@torch.library.custom_op("twolane::attend_in_pass", mutates_args=())
+def _attend_in_pass(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer: int) -> torch.Tensor:
+    """The attention of a compiled pass, which is no part of its graph: it depends on the length of each row."""
+    attended: torch.Tensor = _running.attention[layer]((queries, keys, values))
+    return attended
+
+
+@_attend_in_pass.register_fake
+def _like_queries(queries: torch.Tensor, _keys: torch.Tensor, _values: torch.Tensor, _layer: int) -> torch.Tensor:
+    return torch.empty_like(queries, memory_format=torch.contiguous_format)

@@ -61,7 +61,8 @@ class Packed:
         """The values, rounded once."""
         out = torch.empty(self.shape, dtype=dtype, device=self.data.device)
         factor = self.factor if self.factor is not None else self.scale.new_ones((1,) * out.dim(), dtype=torch.float32)
-        _unpack(out, self.data, self.scale, factor, *self.block)
+        # By row: a size that may be 1 or more is no broadcast to the compiler, whose sizes are symbols.
+        _unpack(out, self.data, self.scale, factor.expand(*self.shape[:-1], 1)[..., 0].contiguous(), *self.block)
         return out
 
 
@@ -136,14 +137,14 @@ ALL_EXPERTS_FUNCTIONS.register(PACKED_EXPERTS, _packed_experts)
 
 
 def _whole(data: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The values in fp32."""
+    """The values in fp32; `factor` [..., rows]."""
     values = _of_fp4(data) if data.dtype == torch.uint8 else data.to(torch.float32)
     scales = scale.to(torch.float32)
     if rows > 1:
         scales = scales.repeat_interleave(rows, dim=-2)[..., : values.shape[-2], :]
     if columns > 1:
         scales = scales.repeat_interleave(columns, dim=-1)[..., : values.shape[-1]]
-    return values * scales * factor
+    return values * scales * factor[..., None]
 
 
 def _of_fp4(data: torch.Tensor) -> torch.Tensor:
@@ -159,12 +160,11 @@ def _unpack_piecewise(
     if out.dim() == 2:
         out.copy_(_whole(data, scale, factor, rows, columns))
         return
-    factors = factor.expand(len(out), *factor.shape[1:])
     for each in range(len(out)):
-        out[each].copy_(_whole(data[each], scale[each], factors[each], rows, columns))
+        out[each].copy_(_whole(data[each], scale[each], factor[each], rows, columns))
 
 
-@fused("unpack", eager=_unpack_piecewise, mutates=["out"])
+@fused("unpack", eager=_unpack_piecewise, mutates=["out"], fake=lambda *_: None)
 def _unpack(
     out: torch.Tensor, data: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor, rows: int, columns: int
 ) -> None:

@@ -60,6 +60,11 @@ class ToyModel:
         return self
 
     @property
+    def is_compiled(self) -> bool:
+        """It never is."""
+        return False
+
+    @property
     def mixed_pass(self) -> None:
         """It has none."""
         return

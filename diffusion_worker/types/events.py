@@ -29,7 +29,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     denoising_steps: int  # canvas passes
-    forward_passes: int  # of any kind: prefill, canvas, seal, decode
+    forward_passes: int  # of any kind; one that reads a prompt or a sealed canvas and denoises the next counts once
     confidence: float | None
     converged: bool | None
     cached_tokens: int = 0  # prompt tokens reused from the prefix cache

@@ -171,6 +171,7 @@ class CanvasResult:
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
     holes: Probabilities = ()  # of the holes of the item's template
     prompt_surprise: float = 0.0  # of the prompt, at the first step; see `types.confidence`
+    shares_pass: bool = False  # its pass also read the tokens of the sequence's Prefill
 
     def unforced(self, count: int) -> list[float]:
         """Log-probabilities of the unforced tokens among the first `count`."""

@@ -44,6 +44,9 @@ def is_refusal(deltas: Sequence[Delta]) -> bool:
     """Whether every choice is a refusal, by the model or by a content filter."""
     found: set[int] = set()
     declined: set[int] = set()
+    if len(deltas) == 1 and len(deltas[0].pieces) == 1:
+        [piece] = deltas[0].pieces
+        return bool(piece.refusal) or piece.finish_reason == _CONTENT_FILTER
     for delta in deltas:
         for piece in delta.pieces:
             is_declined = piece.refusal or piece.finish_reason == _CONTENT_FILTER

@@ -45,6 +45,7 @@ class Attempt(Progress):
 
     __slots__ = (
         *("_arrived", "_asked", "_buffered", "_confidence", "_deltas", "_held_bytes", "_holding", "_is_ended"),
+        "_is_released",
         *("_kept_bytes", "_kept_chars", "_kept_deltas", "_minimum", "_needed_bytes", "_permit", "_received_ms"),
         *("_response", "_upstream", "_validation", "error", "is_closed", "is_complete", "is_last", "limit_ms"),
         "total_ms",
@@ -59,7 +60,9 @@ class Attempt(Progress):
         clock: World,
         now_s: float,
     ) -> None:
-        super().__init__(context, candidate, clock, now_s)
+        self._context, self.candidate, self._clock, self._started_s = context, candidate, clock, now_s
+        self._usage, self._output_chars = None, 0
+        self._has_answer = self._has_finish_reason = self._is_committed = False
         query, checks, target, slo = context.query, context.plan.checks, candidate.target, candidate.slo
         self.record = record = AttemptRecord(
             target=target.policy_name,
@@ -78,6 +81,7 @@ class Attempt(Progress):
         self.is_complete = False  # the whole response is buffered, nothing follows
         self.is_closed = False  # its connection was returned or closed
         self._is_ended = False  # and recorded
+        self._is_released = False  # nothing of its response is left to be closed
         self._response: UpstreamResponse | None = None
         self._deltas: Deltas | None = None
         self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
@@ -106,12 +110,23 @@ class Attempt(Progress):
         Otherwise, or when cancelled, the attempt is recorded and closed. An opened attempt must be served (`commit`)
         or given up (`lose_hedge`, `aclose`).
         """
-        holding = self._holding = HOLDING.get()
-        held_bytes, is_ready = 0 if holding is None else holding.size, False
+        query, holding = self._context.query, HOLDING.get()
+        self._holding, held_bytes, is_ready = holding, 0 if holding is None else holding.size, False
         self._limits = ReadLimits(self.limit_ms / 1000)
         try:
             try:
-                await self._receive()
+                with self._limits:
+                    call = self._call()
+                    if query.n > 1 and needs_fan_out(self._upstream, call):
+                        self._response = FanOutResponse(self._upstream, call)
+                    else:
+                        self._response = await self._upstream.send(call)
+                    self._deltas = deltas = self._response.deltas()
+                    if not query.stream and not self._take_whole(deltas):
+                        await self._receive_whole(deltas)
+                if query.stream:
+                    self._arrived = getattr(deltas, "arrived", list)
+                    await self._receive_beginning(deltas)
                 if self.is_complete:
                     if self._validation is not None:
                         await self._validation.examine_cuts()
@@ -122,13 +137,16 @@ class Attempt(Progress):
             is_ready = True
         except AttemptFailed as error:
             self._fail(error)
+        except TimeoutError:
+            self._fail(self._time_out())
         finally:
             if not is_ready:
                 await self.aclose()
         return self if is_ready else None
 
-    async def commit(self) -> list[Delta]:
-        """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others."""
+    def commit(self) -> list[Delta]:
+        """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others. Close a
+        complete attempt that is not closed by it."""
         self._is_committed = True
         if self._context.surest is not None:
             self._context.forget_surest()
@@ -139,7 +157,7 @@ class Attempt(Progress):
         self._kept_chars = self._output_chars
         if self.is_complete:
             self._end(_OK)
-            await self.aclose()
+            self.is_closed = self._is_released
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._started_s + self.total_ms / 1000 - now_s)
         return self._buffered
@@ -213,7 +231,7 @@ class Attempt(Progress):
         self.is_closed = True
         if not self._is_ended:
             self._end(AttemptOutcome.CANCELLED)
-        deltas, response = self._deltas, self._response
+        deltas, response = (None, None) if self._is_released else (self._deltas, self._response)
         if deltas is not None and id(deltas) != id(response):  # a response may be its own iterator
             await deltas.aclose()
         if response is not None:
@@ -229,29 +247,13 @@ class Attempt(Progress):
             self._holding.add(-self._held_bytes)
             self._holding = None
 
-    async def _receive(self) -> None:
-        """Receive as much of the response as must be buffered before any of it may be sent."""
-        upstream, query = self._upstream, self._context.query
-        try:
-            with self._limits:
-                call = self._call()
-                fans_out = query.n > 1 and needs_fan_out(upstream, call)
-                self._response = response = FanOutResponse(upstream, call) if fans_out else await upstream.send(call)
-                self._deltas = deltas = response.deltas()
-                if not query.stream and not self._take_whole(deltas):
-                    await self._receive_whole(deltas)
-        except TimeoutError as fault:
-            raise self._time_out() from fault
-        if query.stream:
-            self._arrived = getattr(deltas, "arrived", list)
-            await self._receive_beginning(deltas)
-
     def _take_whole(self, deltas: Deltas) -> bool:
         """Take a whole response that has arrived. False: wait for it."""
         whole: Callable[[], Delta | None] | None = getattr(deltas, "whole", None)  # see `ports.Deltas`
         delta = whole() if whole is not None else None
         if delta is None:
             return False
+        self._is_released = True
         self._observe(delta)
         self._buffered.append(delta)
         if self._validation is not None:

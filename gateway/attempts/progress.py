@@ -9,21 +9,23 @@ from gateway.types import Candidate, Delta, Usage
 
 
 class Progress:
-    """Of one attempt, whose record it fills."""
+    """Of one attempt, which sets the fields, and whose record it fills."""
 
     __slots__ = (
         *("_clock", "_context", "_has_answer", "_has_finish_reason", "_is_committed", "_limits"),
         *("_output_chars", "_started_s", "_usage", "candidate", "record"),
     )
+    _context: RequestContext
+    candidate: Candidate
+    record: AttemptRecord
+    _clock: World
     _limits: ReadLimits
-
-    def __init__(self, context: RequestContext, candidate: Candidate, clock: World, now_s: float) -> None:
-        self._context, self.candidate, self._clock, self._started_s = context, candidate, clock, now_s
-        self.record: AttemptRecord
-        self._usage: Usage | None = None
-        self._output_chars = 0
-        self._has_answer = self._has_finish_reason = False
-        self._is_committed = False  # past the point of no return
+    _started_s: float
+    _usage: Usage | None
+    _output_chars: int
+    _has_answer: bool
+    _has_finish_reason: bool
+    _is_committed: bool  # past the point of no return
 
     def _observe(self, delta: Delta) -> None:
         """Record the times and the usage that a delta brings."""

@@ -26,15 +26,10 @@ class _Watch:
     """The reads in progress on one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop, self._thread = loop, get_ident()
+        self.loop, self.thread = loop, get_ident()
         self.reads: dict[ReadLimits, None] = {}
         self.is_looking = False
         self.next_s = -inf  # when it looks next
-
-    @property
-    def is_current(self) -> bool:
-        """Whether its loop is the one that is running here. Asking asyncio takes a system call."""
-        return self._thread == get_ident() and self.loop.is_running()
 
     def start(self) -> None:
         """Look at the reads in progress, as long as there are any."""
@@ -65,11 +60,13 @@ class ReadLimits:
 
     def __init__(self, seconds: float) -> None:
         global _latest  # noqa: PLW0603 - a map from loops would cost each attempt two calls
-        if _latest is None or not _latest.is_current:
-            _latest = _Watch(asyncio.get_running_loop())
+        watch = _latest
+        # Asking asyncio for the running loop takes a system call.
+        if watch is None or watch.thread != get_ident() or not watch.loop.is_running():
+            watch = _latest = _Watch(asyncio.get_running_loop())
         self.expired: Expired | None = None
-        self._watch = _latest
-        self._since_s = now_s = _latest.loop.time()  # when the current read began
+        self._watch = watch
+        self._since_s = now_s = watch.loop.time()  # when the current read began
         self._until_s = now_s + seconds
         self._idle_s = inf
         self._timer: asyncio.TimerHandle | None = None

@@ -313,27 +313,28 @@ static Py_UCS4 char_at(const Text *text, Py_ssize_t at)
     return PyUnicode_READ(text->kind, text->data, at);
 }
 
+static int piece_of(const Text *text, Py_ssize_t from, Py_ssize_t to, Py_UCS4 *out)
+{
+    Py_ssize_t size = to - from;
+    if (text->kind == PyUnicode_4BYTE_KIND)
+        memcpy(out, (const Py_UCS4 *)text->data + from, sizeof(Py_UCS4) * (size_t)size);
+    else if (text->kind == PyUnicode_2BYTE_KIND)
+        for (Py_ssize_t at = 0; at < size; at++)
+            out[at] = ((const Py_UCS2 *)text->data)[from + at];
+    else
+        for (Py_ssize_t at = 0; at < size; at++)
+            out[at] = ((const Py_UCS1 *)text->data)[from + at];
+    return (int)size;
+}
+
 /* Both ends of a text with a line end between them, or the whole text if it is short. */
 static int both_ends(const Text *text, Py_ssize_t head, Py_ssize_t tail, Py_UCS4 *out)
 {
-    Py_ssize_t size = text->size, count = 0;
-    if (size <= head + tail)
-        head = size, tail = 0;
-    for (Py_ssize_t at = 0; at < head; at++)
-        out[count++] = char_at(text, at);
-    if (tail) {
-        out[count++] = '\n';
-        for (Py_ssize_t at = size - tail; at < size; at++)
-            out[count++] = char_at(text, at);
-    }
-    return (int)count;
-}
-
-static int piece_of(const Text *text, Py_ssize_t from, Py_ssize_t to, Py_UCS4 *out)
-{
-    for (Py_ssize_t at = from; at < to; at++)
-        *out++ = char_at(text, at);
-    return (int)(to - from);
+    if (text->size <= head + tail)
+        return piece_of(text, 0, text->size, out);
+    int count = piece_of(text, 0, head, out);
+    out[count++] = '\n';
+    return count + piece_of(text, text->size - tail, text->size, out + count);
 }
 
 /* As `both_ends`, but of a longer last paragraph the beginning, too. */
@@ -409,6 +410,23 @@ static int is_fence(const Py_UCS4 *text, int size, int at)
     return at + 3 <= size && text[at] == '`' && text[at + 1] == '`' && text[at + 2] == '`';
 }
 
+/* The place of the next fence; `size` if there is none. */
+static int next_fence(const Py_UCS4 *text, int size, int at)
+{
+    for (; at < size; at++)
+        if (text[at] == '`' && is_fence(text, size, at))
+            return at;
+    return size;
+}
+
+static int is_blank(const Py_UCS4 *text, int size)
+{
+    for (int at = 0; at < size; at++)
+        if (!is_space(text[at]))
+            return 0;
+    return 1;
+}
+
 /* The text without white space at its ends. */
 static Text stripped(Text text)
 {
@@ -421,50 +439,55 @@ static Text stripped(Text text)
     return text;
 }
 
-/* The last user message outside of fences. A text that is one block is taken as it is. */
+/* Whether what is read of the last user message has a backtick. */
+static int has_backtick(const Request *request, PyObject *user)
+{
+    Py_ssize_t size = request->user.size;
+    if (size <= 2 * READ_CHARS)
+        return PyUnicode_FindChar(user, '`', 0, size, 1) >= 0;
+    return PyUnicode_FindChar(user, '`', 0, READ_CHARS, 1) >= 0
+        || PyUnicode_FindChar(user, '`', size - READ_CHARS, size, 1) >= 0;
+}
+
+/* Puts the parts of a text outside of fences in place of `asked`. A text that is one block is taken as it is. */
+static void cut_fences(Request *request, const Py_UCS4 *text, int size)
+{
+    Py_UCS4 *out = request->outside;
+    int fences = 0, is_bare = 0, kept = 0;
+    for (int at = 0, end; (end = next_fence(text, size, at)) < size || at < size; at = end + 3) {
+        is_bare |= !(fences & 1) && !is_blank(text + at, end - at);
+        fences += end < size;
+    }
+    for (int at = 0, seen = 0, end; seen <= fences; seen++, at = end + 3) {
+        end = next_fence(text, size, at);
+        if (is_bare && (seen & 1))
+            continue;
+        if (is_bare && seen) {
+            memcpy(out + kept, (const Py_UCS4[]){'\n', 1, '\n'}, 3 * sizeof(Py_UCS4));
+            kept += 3;
+        }
+        if (at < end)
+            memcpy(out + kept, text + at, sizeof(Py_UCS4) * (size_t)(end - at));
+        kept += at < end ? end - at : 0;
+    }
+    request->fences = is_bare ? (fences + 1) / 2 : 1;
+    request->asked = (Text){PyUnicode_4BYTE_KIND, out, kept};
+}
+
+/* The last user message outside of fences. */
 static void leave_out_fences(Request *request, PyObject *user)
 {
+    int has_fences = has_backtick(request, user), is_long = request->user.size > 2 * READ_CHARS;
     request->fences = 0;
-    if (request->user.size <= 2 * READ_CHARS && PyUnicode_FindChar(user, '`', 0, request->user.size, 1) < 0) {
-        request->asked = stripped(request->user);
-        return;
-    }
-    Py_UCS4 *text = request->opened, *out = request->outside;
-    int size = both_ends(&request->user, READ_CHARS, READ_CHARS, text), start = 0, fences = 0, is_bare = 0, kept = 0;
-    while (size && is_space(text[size - 1]))
-        size--;
-    while (start < size && is_space(text[start]))
-        start++;
-    text += start;
-    size -= start;
-    for (int at = 0; at < size;) {
-        if (is_fence(text, size, at)) {
-            fences++;
-            at += 3;
-            continue;
-        }
-        is_bare |= !(fences & 1) && !is_space(text[at]);
-        at++;
-    }
-    for (int at = 0, seen = 0; at < size;) {
-        if (is_fence(text, size, at)) {
-            seen++;
-            at += 3;
-            if (is_bare && !(seen & 1)) {
-                out[kept++] = '\n';
-                out[kept++] = 1;
-                out[kept++] = '\n';
-            }
-            continue;
-        }
-        if (!is_bare || !(seen & 1))
-            out[kept++] = text[at];
-        at++;
-    }
-    request->fences = !fences ? 0 : is_bare ? (fences + 1) / 2 : 1;
-    request->asked.kind = PyUnicode_4BYTE_KIND;
-    request->asked.data = out;
-    request->asked.size = kept;
+    request->asked = request->user;
+    if (is_long || has_fences)
+        request->asked = (Text){
+            PyUnicode_4BYTE_KIND, request->opened, both_ends(&request->user, READ_CHARS, READ_CHARS, request->opened)};
+    request->asked = stripped(request->asked);
+    const Py_UCS4 *text = request->asked.data;
+    int size = (int)request->asked.size;
+    if (has_fences && next_fence(text, size, 0) < size)
+        cut_fences(request, text, size);
 }
 
 static void add_token(Request *request, int id)
@@ -555,7 +578,12 @@ static void find_negated(Request *request)
 static int answer_has(const Text *answer, Py_UCS4 sought, int times)
 {
     int run = 0;
-    for (Py_ssize_t at = 0; at < answer->size && run < times; at++)
+    Py_ssize_t first = 0;
+    if (answer->kind == PyUnicode_1BYTE_KIND) {
+        const char *found = memchr(answer->data, (int)sought, (size_t)answer->size);
+        first = found ? found - (const char *)answer->data : answer->size;
+    }
+    for (Py_ssize_t at = first; at < answer->size && run < times; at++)
         run = char_at(answer, at) == sought ? run + 1 : 0;
     return run == times;
 }

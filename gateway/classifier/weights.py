@@ -4,7 +4,6 @@ The file is written by `python -m training.classifier`; README.md in this folder
 """
 
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,7 @@ from gateway.classifier.model import LearnedStage, TaskModel, scales_of, table_r
 from gateway.classifier.tokens import Vocabulary
 from gateway.enums import Task
 from gateway.errors import BadWeights
-from gateway.routing.classify import STAGES, Classify, classify
+from gateway.routing.classify import STAGES, Classify, EvidenceStage, classify
 
 FILE: Final = Path(__file__).with_name("tasks.npz")
 MAX_BYTES: Final = 2_000_000
@@ -24,7 +23,8 @@ MAX_BYTES: Final = 2_000_000
 
 def open_classifier(path: Path = FILE) -> Classify:
     """The gateway's classifier: the fixed stages, those by form, then the trained one. Raises BadWeights."""
-    return partial(classify, stages=(*STAGES, *FORM_STAGES, LearnedStage(read_model(path))))
+    stages: tuple[EvidenceStage, ...] = (*STAGES, *FORM_STAGES, LearnedStage(read_model(path)))
+    return lambda query: classify(query, stages)
 
 
 def read_model(path: Path = FILE) -> TaskModel:

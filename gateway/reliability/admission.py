@@ -7,8 +7,9 @@ They use the last known status of a target, which may be stale; the attempt find
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from gateway.beyond_chat import A_CHAT
 from gateway.enums import BreakerState, Capability, Reason, Residency
-from gateway.parameters import lacking
+from gateway.parameters import NO_PARAMETERS, lacking
 from gateway.types import Candidate, Capabilities, Health, Query, Status, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
@@ -83,7 +84,11 @@ def is_ready_for(candidate: Candidate, query: Query, status: Status, *, left_ms:
     if status.predicted_wait_ms is not None or status.residency not in _READY or (left_ms is not None and left_ms <= 0):
         return False
     capabilities = candidate.target.capabilities or status.capabilities
-    return capabilities is None or not (query.beyond_chat.inputs or lacking(candidate.target, capabilities, query))
+    if capabilities is None or (
+        query.parameters is NO_PARAMETERS and query.beyond_chat is A_CHAT and query.needs <= capabilities.supported
+    ):
+        return True
+    return not (query.beyond_chat.inputs or lacking(candidate.target, capabilities, query))
 
 
 def check_embeddings(capabilities: Capabilities, query: Query) -> Verdict:

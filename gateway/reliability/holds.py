@@ -15,27 +15,27 @@ class Holds:
     """Until when each target must not be called. The latest time wins, so receiving a hold twice is harmless."""
 
     def __init__(self) -> None:
-        self._holds: dict[str, _Hold] = {}
+        self.any: dict[str, _Hold] = {}  # also those that are over
 
     def hold(self, target: str, until_s: float, *, is_quota: bool) -> None:
         """Do not call the target before `until_s`. `is_quota`: its provider's rate limit is the cause."""
-        known = self._holds.get(target)
+        known = self.any.get(target)
         if known is None or until_s > known.until_s:
-            self._holds[target] = _Hold(until_s, is_quota)
+            self.any[target] = _Hold(until_s, is_quota)
 
     def left(self, target: str, now_s: float) -> tuple[float, bool]:
         """The seconds until the target may be called, 0 if it may be now; and whether a rate limit is the cause."""
-        hold = self._holds.get(target) if self._holds else None
+        hold = self.any.get(target)
         if hold is None or hold.until_s <= now_s:
             return 0.0, False
         return hold.until_s - now_s, hold.is_quota
 
     def snapshot(self, now_s: float) -> tuple[tuple[str, HoldSnapshot], ...]:
         """The holds to send to other replicas; those that are over are forgotten."""
-        self._holds = {target: hold for target, hold in self._holds.items() if hold.until_s > now_s}
+        self.any = {target: hold for target, hold in self.any.items() if hold.until_s > now_s}
         return tuple(
             (target, HoldSnapshot(left_s=hold.until_s - now_s, is_quota=hold.is_quota))
-            for target, hold in self._holds.items()
+            for target, hold in self.any.items()
         )
 
     def merge(self, holds: Iterable[tuple[str, HoldSnapshot]], written_s: float) -> None:

@@ -27,11 +27,13 @@ class LoopLag:
         self._due_s: float | None = None  # of the next mark
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # begin and end, in order
         self._lates: deque[float] = deque((0.0,) * _SUSTAINED, maxlen=_SUSTAINED)
+        self.sustained_s = 0.0  # the lag that all of the last few turns exceeded
 
     def mark(self, now_s: float, *, every_s: float = MARK_EVERY_S) -> float:
         """The loop turns. Returns the seconds until the next mark is due: `every_s`, or 0 for the next turn."""
         late_s = self._late_s(now_s)
         self._lates.append(late_s)
+        self.sustained_s = min(self._lates)
         if late_s > _NEGLIGIBLE_S:
             self._stalls.append((now_s - late_s, now_s))
             self._due_s = now_s
@@ -55,11 +57,6 @@ class LoopLag:
     def late_s(self) -> float:
         """By how much the last mark was late."""
         return self._lates[-1]
-
-    @property
-    def sustained_s(self) -> float:
-        """The lag that all of the last few turns exceeded."""
-        return min(self._lates)
 
     def _late_s(self, now_s: float) -> float:
         return 0.0 if self._due_s is None else max(0.0, now_s - self._due_s)

@@ -41,15 +41,11 @@ def classify(query: Query, stages: tuple[EvidenceStage, ...] | None = None) -> C
     return _classification(Task.CHAT, "none")
 
 
-def from_hint(query: Query) -> Classification | None:
-    """The task that the client named, in a header, in `metadata` or by the API that it called."""
-    if query.task_hint is None:
-        return None
-    return _classification(query.task_hint, query.task_hint_from or "header")
-
-
-def from_structure(query: Query) -> Classification | None:
-    """The task that the request's fields imply, regardless of its text."""
+def from_fields(query: Query) -> Classification | None:
+    """The task that the client named, in a header, in `metadata` or by the API that it called; otherwise the task that
+    the request's fields imply, regardless of its text."""
+    if query.task_hint is not None:
+        return _classification(query.task_hint, query.task_hint_from or "header")
     if query.has_prediction:
         return _classification(Task.EDIT, "prediction")
     if query.beyond_chat.source is not None:
@@ -74,7 +70,7 @@ def from_markers(query: Query) -> Classification | None:
     return None
 
 
-STAGES: Final[tuple[EvidenceStage, ...]] = (from_hint, from_structure, from_markers)
+STAGES: Final[tuple[EvidenceStage, ...]] = (from_fields, from_markers)
 
 
 def _classification(task: Task, evidence: str) -> Classification:

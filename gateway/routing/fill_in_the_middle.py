@@ -46,12 +46,14 @@ _ENDS: Final = (
     "<EOT>",
     "<|cursor|>",
 )
+_ALL: Final = [marker for family in FAMILIES for marker in (family.prefix, family.suffix, family.middle)]
 # Stop strings that only end what a model of some family would write: answers without markers never contain them.
-STOPS: Final = frozenset(
-    marker for family in FAMILIES for marker in (family.prefix, family.suffix, family.middle)
-) | frozenset((*_CODESTRAL, *_ENDS))
+STOPS: Final = frozenset((*_ALL, *_CODESTRAL, *_ENDS))
+# All begin with "<". The character behind it is looked at before the alternatives, which take three times as long to
+# rule out: markup has thousands of "<".
 MARKERS: Final = re.compile(
-    "|".join(re.escape(marker) for family in FAMILIES for marker in (family.prefix, family.suffix, family.middle))
+    f"<(?=[{re.escape(''.join(sorted({marker[1] for marker in _ALL})))}])"
+    f"(?:{'|'.join(re.escape(marker[1:]) for marker in _ALL)})"
 )
 _ASSISTANT: Final = "<|assistant|>"  # opens the answer in templates of GLM
 _EMPTY_SUFFIXES: Final = frozenset({"<|endoftext|>"})  # what some clients send for none: their servers need a suffix

@@ -157,7 +157,9 @@ class MemoryStore:
         name, limit, admissions = lane.name, candidate.target.max_in_flight, []
         if limit is not None and self._slots.is_full(name, limit):
             return None
-        if self._breakers.get(name, CLOSED).state is not _BREAKER_CLOSED or self._holds.left(name, now_s)[0]:
+        if self._breakers.get(name, CLOSED).state is not _BREAKER_CLOSED:
+            return None
+        if self._holds.any and self._holds.left(name, now_s)[0]:
             return None
         for guard in lane.guards:
             if not guard.is_calm:
@@ -255,8 +257,7 @@ class MemoryPermit:
     __slots__ = ("_admissions", "_lane", "_store", "probe")
 
     def __init__(self, store: MemoryStore, lane: "_Lane", admissions: Sequence[Admission], *, probe: bool) -> None:
-        self._store, self._lane, self._admissions = store, lane, admissions
-        self.probe = probe
+        self._store, self._lane, self._admissions, self.probe = store, lane, admissions, probe
 
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""

@@ -32,7 +32,7 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         "policy": decision.policy,
         "principal": decision.principal,
         "task": classification.task,
-        "confidence": round(classification.confidence, 4),
+        "confidence": _share(classification.confidence),
         "evidence": classification.evidence,
         "route": decision.route,
         "private": decision.private,
@@ -51,7 +51,7 @@ def document_of(decision: Decision, replica: str | None = None) -> dict[str, Any
         "total_ms": _ms(decision.total_ms),
         "cost": decision.cost,
         **({} if replica is None else {"gateway": replica}),
-        **{name: round(value, 4) for name, value in rare.items() if value is not None},
+        **{name: _share(value) for name, value in rare.items() if value is not None},
     }
 
 
@@ -83,18 +83,18 @@ class DecisionLines:
         if known is None:
             known = self._remember(key, decision)
         document, shown = known[0].copy(), known[1].copy()
-        shown["started_ms"], shown["ended_ms"] = round(attempt.started_ms, 2), round(attempt.ended_ms, 2)
-        shown["first_byte_ms"] = None if attempt.first_byte_ms is None else round(attempt.first_byte_ms, 2)
+        shown["started_ms"], shown["ended_ms"] = _ms(attempt.started_ms), _ms(attempt.ended_ms)
+        shown["first_byte_ms"] = None if attempt.first_byte_ms is None else _ms(attempt.first_byte_ms)
         document["attempts"] = [shown]
         document["time"] = self._time_of(decision.time_s)
         document["id"], document["trace"] = decision.query_id, None if trace is None else trace.hex_id
-        document["confidence"] = round(decision.classification.confidence, 4)
+        document["confidence"] = _share(decision.classification.confidence)
         document["evidence"] = decision.classification.evidence
         if usage is not None:
             document["input_tokens"], document["output_tokens"] = usage.input_tokens, usage.output_tokens
         else:
             document["input_tokens"] = document["output_tokens"] = None
-        document["total_ms"], document["cost"] = round(decision.total_ms, 2), decision.cost
+        document["total_ms"], document["cost"] = _ms(decision.total_ms), decision.cost
         return document
 
     def _remember(self, key: tuple[Hashable, ...], decision: Decision) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,7 +156,12 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
 
 
 def _ms(value: float) -> float:
-    return round(value, 2)
+    """With two digits, in less than half of the time of `round`, which prints and reads the number."""
+    return round(value * 100) / 100
+
+
+def _share(value: float) -> float:
+    return round(value * 10_000) / 10_000
 
 
 def _time(time_s: float) -> str:

@@ -260,14 +260,15 @@ def _numbered(document: Mapping[str, Any], choice: int) -> list[dict[str, Any]]:
 
 def _added(usages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The sum of each number; the lowest `confidence`; the highest `load`; `converged` and the like only if all are;
-    `tokens_per_forward` over the passes of all."""
+    `tokens_per_forward` over the passes of all, if each states both."""
     total: dict[str, Any] = {}
-    for usage in usages:
-        rate = _tokens_per_forward(total, usage)
+    for number, usage in enumerate(usages):
+        rate = _tokens_per_forward(total, usage) if number else usage.get("tokens_per_forward")
         for name, value in usage.items():
             total[name] = _joined(name, total.get(name), value)
-        if rate is not None:
-            total["tokens_per_forward"] = rate
+        total["tokens_per_forward"] = rate
+    if total.get("tokens_per_forward") is None:
+        total.pop("tokens_per_forward", None)
     return total
 
 

@@ -31,6 +31,7 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_REDIRECTS: Final = 3
 _LINGER_S: Final = 0.2
+_NOTHING: Final = deque[Delta]()
 # After a complete answer, a stream only brings its usage and `[DONE]`.
 _TRAILER_S: Final = 5.0
 _ERROR_BODY_S: Final = 5.0
@@ -131,7 +132,7 @@ class HttpReply:
         self._api = api
         # Of a body that is not read as it is.
         self._parts: AsyncGenerator[bytes, None] | None = _decoded(response) if response.content_encoding else None
-        self._found: deque[Delta] = deque()  # deltas to return
+        self._found = _NOTHING  # deltas to return, once there is a reader
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -147,8 +148,7 @@ class HttpReply:
 
     async def __anext__(self) -> Delta:
         """The next delta."""
-        found = self._found
-        while not found:
+        while not self._found:
             if self._fault is not None:
                 raise self._fault
             if self._is_over:
@@ -160,7 +160,7 @@ class HttpReply:
                 if part and not self._stream and part[:1] == b"{":
                     return await self._document(part)
                 reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES, api=self._api)
-                self._reader = reader
+                self._reader, self._found = reader, deque()
             elif reader.is_done:
                 await self._linger()
                 part = None
@@ -169,15 +169,15 @@ class HttpReply:
             else:
                 part = await self._part()
             if part:
-                found.extend(reader.feed(part))
+                self._found.extend(reader.feed(part))
                 if reader.keeps_all:
                     keep_bytes(len(part))
-                if not found and self._stream and not reader.is_done:
+                if not self._found and self._stream and not reader.is_done:
                     return HEARTBEAT  # a comment, or a part of an event
                 continue
             self._is_over = True
-            found.extend(reader.close())
-        return found.popleft()
+            self._found.extend(reader.close())
+        return self._found.popleft()
 
     def whole(self) -> Delta | None:
         """See `ports.Deltas`."""

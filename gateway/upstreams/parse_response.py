@@ -98,21 +98,20 @@ def read_event(data: bytes, state: ChunkState) -> Delta | None:
     return _read(data, state, is_chunk=True)
 
 
-def _text_chunk(data: bytes, chunk: _Completion) -> Delta | None:
-    """The delta of the most common chunk: text of one choice, and nothing else. None for any other."""
-    if chunk.choices is None or len(chunk.choices) != 1 or chunk.error is not _ABSENT:
+def _text_of_one_choice(data: bytes, completion: _Completion, *, is_chunk: bool) -> Delta | None:
+    """The delta of the most common response: the text of one choice, and perhaps the usage. None for any other."""
+    if completion.choices is None or len(completion.choices) != 1 or completion.error is not _ABSENT:
         return None
-    if chunk.usage is not _ABSENT and bytes(chunk.usage) != b"null":
-        return None
-    choice = chunk.choices[0]
-    body, index = choice.delta, choice.index
-    if body is None or index is None or index < 0 or choice.finish_reason or not body.content or body.refusal:
+    choice = completion.choices[0]
+    body, index = choice.delta if is_chunk else choice.message, choice.index
+    if body is None or index is None or index < 0 or body.content is None or body.refusal:
         return None
     if body.tool_calls is not None or not (
         body.function_call is body.reasoning is body.reasoning_content is body.audio is _ABSENT
     ):
         return None
-    return Delta(data=data, pieces=(Piece(index=index, text=body.content, is_answer=True),))
+    piece = Piece(index=index, text=body.content, finish_reason=choice.finish_reason or None, is_answer=True)
+    return Delta(data=data, pieces=(piece,), usage=None if completion.usage is _ABSENT else _usage(completion.usage))
 
 
 def error_of(data: bytes) -> AttemptFailed:
@@ -168,8 +167,10 @@ def _read(data: bytes, state: ChunkState | None, *, is_chunk: bool) -> Delta | N
         completion: _Completion | None = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
-    if state is not None and completion is not None and (common := _text_chunk(data, completion)) is not None:
-        return common
+    if completion is not None:
+        common = _text_of_one_choice(data, completion, is_chunk=is_chunk)
+        if common is not None:
+            return common
     if completion is None or completion.choices is None or _is_unusual(completion.choices, is_event=state is not None):
         rewritten = _rewritten(data, state)
         if rewritten is None:
@@ -232,16 +233,12 @@ def _piece(position: int, choice: _Choice, *, is_chunk: bool) -> Piece:
     body = (choice.delta or choice.message) if is_chunk else (choice.message or choice.delta)
     body, calls = body or _NO_BODY, None if body is None else body.tool_calls
     index, reason = position if choice.index is None else choice.index, choice.finish_reason or None
-    is_text = calls is None and body.function_call is body.reasoning is body.reasoning_content is body.audio is _ABSENT
-    if is_text and body.content is not None and not body.refusal:
-        return Piece(index=index, text=body.content, finish_reason=reason, is_answer=True)
-    other_bytes = 0 if is_text else _other_bytes(body)
-    older_call = () if is_text or calls else _older_call(body)
+    other_bytes = _other_bytes(body)
     return Piece(
         index=index,
         text=body.content or "",
         refusal=body.refusal or "",
-        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else older_call,
+        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else _older_call(body),
         finish_reason=reason,
         other_bytes=other_bytes,
         is_answer=body.content is not None

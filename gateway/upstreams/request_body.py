@@ -47,32 +47,32 @@ Fields = dict[str, Raw]
 
 def body_for(call: Call, capabilities: Capabilities | None, *, stream_options: bool = True) -> bytes:
     """The body to send. With unknown `capabilities` (None) only ignored parameters are left out. `stream_options`: the
-    target takes them."""
-    if (common := _with_model(call, capabilities, stream_options=stream_options)) is not None:
-        return common
+    target takes them.
+
+    If the client wrote no field that would change for this target, and nothing else is to be added, it is the client's
+    own with another model, and with the option that asks a stream for its usage."""
+    query, target = call.query, call.target
+    spans = query.spans
+    if spans is None or query.beyond_chat is not A_CHAT or target.kind is not _OPENAI or call.ignored:
+        return _rewritten(call, capabilities, stream_options=stream_options)
+    known = _KEPT.get(id(capabilities))
+    kept = known[1] if known is not None else _kept_fields(capabilities)
+    if (
+        not (call.wants_logprobs or call.choice is not None or call.validation_error is not None or query.output_format)
+        and spans.keys() <= kept
+        and NESTED.isdisjoint(query.parameters.names)
+    ):
+        start, end = spans["model"]
+        usage = _USAGE if query.stream and stream_options else b""
+        return b"".join((query.body[:start], _model(target.model), usage, query.body[end:]))
+    return _rewritten(call, capabilities, stream_options=stream_options)
+
+
+def _rewritten(call: Call, capabilities: Capabilities | None, *, stream_options: bool) -> bytes:
     fields = fields_for(call, capabilities)
     if not stream_options:
         fields.pop("stream_options", None)
     return _encode(fields)
-
-
-def _with_model(call: Call, capabilities: Capabilities | None, *, stream_options: bool) -> bytes | None:
-    """The client's body with another model, and the option that asks a stream for its usage: if the client wrote no
-    field that would change for this target, and nothing else is to be added. Otherwise None."""
-    query, target = call.query, call.target
-    spans = query.spans
-    if spans is None or query.beyond_chat is not A_CHAT or target.kind is not _OPENAI or call.ignored:
-        return None
-    if call.wants_logprobs or call.choice is not None or call.validation_error is not None or query.output_format:
-        return None
-    known = _KEPT.get(id(capabilities))
-    if not spans.keys() <= (known[1] if known is not None else _kept_fields(capabilities)) or not NESTED.isdisjoint(
-        query.parameters.names
-    ):
-        return None
-    start, end = spans["model"]
-    usage = _USAGE if query.stream and stream_options else b""
-    return b"".join((query.body[:start], _model(target.model), usage, query.body[end:]))
 
 
 _OPENAI: Final = Kind.OPENAI  # finding a member in its class takes 0.2 µs

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import PermissionDenied, Unauthorized
 from gateway.web.asgi_responses import send_early_error
-from twolane.process.api_keys import INVALID_KEY, KEY_HEADERS, Key, Keys, KeyScope, key_of
+from twolane.process.api_keys import INVALID_KEY, Key, Keys, KeyScope, key_named, key_of
 from twolane.process.http.request_cycle import NAMED
 
 OPEN_PATHS = frozenset({"/live", "/health"})
@@ -18,21 +18,18 @@ def fairness_key(scope: Scope, keys: Keys | None) -> str:
     """Whose share of the gateway a request uses: its API key's, or its client address's if no keys are required. All
     requests with an unknown key have one share together."""
     if keys is not None:
-        key = scope[_FOUND] = keys.find(_sent_key(scope))
+        key = scope[_FOUND] = key_for(scope, keys)
         return key.name if key else ""
     return str(scope["client"][0]) if scope.get("client") else ""
 
 
 def key_for(scope: Scope, keys: Keys) -> Key | None:
     """The API key of a request, which is looked up once; None: it has no valid one."""
-    return scope[_FOUND] if _FOUND in scope else keys.find(_sent_key(scope))
-
-
-def _sent_key(scope: Scope) -> bytes:
+    if _FOUND in scope:
+        known: Key | None = scope[_FOUND]
+        return known
     named: dict[bytes, bytes] | None = scope.get(NAMED)
-    if named is None:
-        return key_of(scope["headers"])
-    return key_of([(name, named[name]) for name in named.keys() & KEY_HEADERS])
+    return keys.find(key_of(scope["headers"]) if named is None else key_named(named))
 
 
 def send_scope(_path: str) -> KeyScope:

@@ -37,7 +37,7 @@ from gateway.web.parse_request import LARGE_BYTES, check_encoding, unique_header
 from twolane.process.http.byte_budget import BudgetExceededError, hold_more
 from twolane.process.http.request_cycle import BODY, NAMED
 from twolane.process.http_body import ClientDisconnected, read_body
-from twolane.process.json_log import TRACE_ID
+from twolane.process.json_log import TRACE
 from twolane.process.trace_context import Trace, read_trace
 
 
@@ -100,7 +100,7 @@ class GenerationApis:
         body: bytes = scope.get(BODY) or await read_body(receive)
         trace = self._begin(read_trace(headers) if b"traceparent" in headers else None)
         if trace is not None:
-            TRACE_ID.set(trace.hex_id)  # of every line that is logged for this request, in its own context
+            TRACE.set(trace)  # of every line that is logged for this request, in its own context
         if len(body) <= LARGE_BYTES and api.prepare is None:
             return api.read(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
         if api.prepare is not None:

@@ -105,7 +105,10 @@ def describe(decision: Decision) -> ResponseHeaders:
     classification, attempts = decision.classification, decision.attempts
     headers = request_id_headers(decision.query_id, decision.api_path)
     headers.append((CONFIDENCE, b"%.2f" % classification.confidence))
-    tried = ",".join([f"{attempt.target}={attempt.outcome}" for attempt in attempts])
+    if len(attempts) == 1:
+        tried = f"{attempts[0].target}={attempts[0].outcome}"
+    else:
+        tried = ",".join([f"{attempt.target}={attempt.outcome}" for attempt in attempts])
     headers += _repeated(classification.task, decision.route, decision.target, tried, decision.policy)
     if len(attempts) != 1 or attempts[0].ignored or decision.low_confidence is not None or decision.answered_by:
         headers += [(name, _value(value)) for name, value in _rare(decision) if value]

@@ -1,14 +1,15 @@
 """Where requests wait for the gateway's own event loop, and are refused if it is overloaded.
 
 A loop that starts every request at once turns ever more slowly: under overload, all requests are late. So each turn of
-the loop starts only a few; the others wait in a queue that is fair between API keys. A request is refused by its head:
-nothing is parsed, no task is started, and the connection stays open.
+the loop starts only a few, or some more while turns are short; the others wait in a queue that is fair between API
+keys. A request is refused by its head: nothing is parsed, no task is started, and the connection stays open.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
 from contextvars import Context
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from gateway.errors import GatewayOverloaded
@@ -21,12 +22,15 @@ from twolane.process.http.connection import ClientConnection
 from twolane.process.http.request_cycle import RequestCycle
 
 STARTS_PER_TURN: Final = 4
+SHORT_TURN_S: Final = 0.004
+STARTS_PER_SHORT_TURN: Final = 16  # requests that start in a row share the processor's caches
 MAX_WAITING: Final = 4096
 MAX_DISCARDED_BYTES: Final = 65_536  # of a refused request's body; a connection that sends more is closed
 RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
 _HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR))
 _BODY: Final = body_of(_ERROR)
+_NOBODY: Final = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -57,9 +61,11 @@ class Ingress:
         self._clock = watch.clock
         self._queue: FairQueue[_Arrival] = FairQueue()
         self._started = 0  # in this turn of the loop
+        self._most = STARTS_PER_TURN  # that start in this turn
+        self._turned_s = -inf  # when it began
         self._is_scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None  # finding it takes a system call
-        self._running: Collection[object] = ()  # requests of the server
+        self._running: Collection[object] = _NOBODY  # requests of the server, known with the first connection
 
     @property
     def is_busy(self) -> bool:
@@ -68,12 +74,13 @@ class Ingress:
 
     def arrive(self, connection: ClientConnection, cycle: RequestCycle) -> None:
         """Start a request now, or when its turn comes; refuse it if the loop is overloaded."""
-        self._running = connection.tasks
+        if self._running is _NOBODY:
+            self._running = connection.tasks
         if cycle.scope["method"] != "POST" or cycle.scope["path"] not in self.paths:
             connection.start(cycle)
             return
         at_s = self._clock()
-        if not self._queue.size and self._started < STARTS_PER_TURN:
+        if not self._queue.size and self._started < self._most:
             self._decide(connection, cycle, at_s, at_s)
         else:
             arrival = _Arrival(connection, cycle, at_s)
@@ -92,9 +99,12 @@ class Ingress:
 
     def _turn(self) -> None:
         """A new turn of the loop: start the next requests."""
+        now_s = self._clock()
+        self._most = STARTS_PER_SHORT_TURN if now_s - self._turned_s < SHORT_TURN_S else STARTS_PER_TURN
+        self._turned_s = now_s
         self._is_scheduled = False
         self._started = 0
-        while self._queue.size and self._started < STARTS_PER_TURN:
+        while self._queue.size and self._started < self._most:
             arrival = self._queue.pop()
             if arrival.connection.is_open and not arrival.cycle.is_disconnected:
                 arrival.cycle.scope["state"]["received_s"] = arrival.at_s

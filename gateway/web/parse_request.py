@@ -5,7 +5,6 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -42,7 +41,6 @@ _MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM: Final = frozenset({"system", "developer"})
-_CONTENT, _ROLE, _NAME, _CACHE_CONTROL = map(attrgetter, ("content", "role", "name", "cache_control"))
 _ALL_TEXT: Final = {str}
 _FORMATS: Final = FORMAT_FIELDS.union(NESTS)
 _RARE: Final = _FORMATS.union("tools functions metadata diffusion suffix prediction".split())
@@ -79,8 +77,8 @@ def parse_chat(
         received_s=now_s,
         system_text=_ends("\n".join(read.system_texts)) if read.system_texts else "",
         last_user_text=_ends(read.user_text),
-        earlier_text=_ends(read.earlier_text, EARLIER_CHARS),
-        answer_text=_ends(read.answer_text, EARLIER_CHARS),
+        earlier_text=_ends(read.earlier_text, EARLIER_CHARS) if read.earlier_text else "",
+        answer_text=_ends(read.answer_text, EARLIER_CHARS) if read.answer_text else "",
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -193,17 +191,28 @@ class _Conversation:
         self.parts: list[Part] = []
         self.system_texts: list[str] = []
         self.user_text = self.earlier_text = self.answer_text = ""
-        contents, roles = list(map(_CONTENT, messages)), list(map(_ROLE, messages))
-        self.is_named = list(map(_NAME, messages)).count(None) < len(messages)
-        self.is_marked = list(map(_CACHE_CONTROL, messages)).count(ABSENT) < len(messages)  # a prefix to cache
+        contents: list[Any] = [each.content for each in messages]
+        roles = [each.role for each in messages]
+        self.is_named = [each.name for each in messages].count(None) < len(messages)
+        self.is_marked = [each.cache_control for each in messages].count(ABSENT) < len(messages)  # a prefix to cache
         self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
         if not _SYSTEM.isdisjoint(roles):
             self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
-        last = _last(roles, "user", len(roles))
+        last = earlier = answer = -1
+        at = len(roles)
+        while at and (earlier < 0 or answer < 0):  # usually the last three messages are enough
+            at -= 1
+            role = roles[at]
+            if role == "user":
+                if last < 0:
+                    last = at
+                elif earlier < 0:
+                    earlier = at
+            elif role == "assistant" and last >= 0 and answer < 0:
+                answer = at
         if last >= 0:
             self.user_text = self.texts[last]
-        if last > 0 and len(roles) >= _FOLLOW_UP:
-            earlier, answer = _last(roles, "user", last), _last(roles, "assistant", last)
+        if len(roles) >= _FOLLOW_UP:
             self.earlier_text = self.texts[earlier] if earlier >= 0 else ""
             self.answer_text = self.texts[answer] if answer >= 0 else ""
 
@@ -212,14 +221,6 @@ class _Conversation:
             return content
         self.parts += content or ()
         return "\n".join([part.text for part in content or () if part.text])
-
-
-def _last(roles: list[str], role: str, end: int) -> int:
-    """Where the last message of this role before `end` is; -1 if there is none. Usually it is close."""
-    at = end - 1
-    while at >= 0 and roles[at] != role:
-        at -= 1
-    return at
 
 
 def last_user_text(request: ChatRequest) -> str:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import constraints, constraints_large
 from benchmarks.constraints import figures_of, refused_figures, task_figures
 from benchmarks.constraints_embedded import Embedded
-from benchmarks.constraints_large import LargeRow, large_figures
+from benchmarks.constraints_large import LargeRow, large_figures, measure_large
 from benchmarks.constraints_rows import AnswerChecker, Refusal, Row
 from benchmarks.constraints_steps import StepMs
 from benchmarks.constraints_tables import splits_table
@@ -100,6 +100,18 @@ def test_rows_over_a_large_vocabulary_are_held_against_their_softmax() -> None:
     assert figures["262k: row on a CPU, p95, x softmax"] == pytest.approx(0.9)
     assert figures["262k: four rows on two cores, p50, x one"] == 2.0
     assert {name for name in constraints.BARS if name.startswith("262k")} < set(figures)
+
+
+def test_schemas_that_were_measured_are_not_measured_again(tmp_path: Path) -> None:
+    schemas, kept = tmp_path / "schemas.jsonl", tmp_path / "rows.jsonl"
+    lines = [json.dumps({"id": name, "schema": {"enum": [name]}}) for name in ("a", "b")]
+    rows = []
+    for count in (1, 2):
+        schemas.write_text("\n".join(lines[:count]))
+        rows += list(measure_large(schemas, constraints.shipped(), limit=None, kept=kept))
+    assert [row.id for row in rows] == ["a", "a", "b"]
+    assert rows[0] == rows[1], "measured once"
+    assert len(kept.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(("host", "is_built", "code"), [(8.0, True, 0), (80.0, True, 1), (8.0, False, 1)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.constraints_answers import TASKS, compared, measure, p_value
+from benchmarks.constraints_answers import TASKS, measure
 from benchmarks.constraints_masks import naive_masks
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
@@ -10,6 +10,7 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.requests import DecodingMode
+from training.mcnemar import compared
 
 
 @pytest.mark.slow
@@ -26,13 +27,6 @@ def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
         assert lost <= gained or p >= 0.05
         assert sum(free.right) >= 33
         assert kept.passes <= free.passes + 0.5
-
-
-def test_the_paired_test_is_mcnemars() -> None:
-    """Six of six pairs in one direction give 2 / 2**6; equally many in both directions give 1."""
-    assert p_value(6, 0) == pytest.approx(2 / 64)
-    assert p_value(3, 3) == p_value(0, 0) == 1.0
-    assert compared([True, True, False], [True, False, True]) == (1, 1, 1.0)
 
 
 def test_the_naive_mask_lets_tokens_clash() -> None:

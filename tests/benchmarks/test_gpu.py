@@ -28,10 +28,11 @@ def test_all_sections_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert parity["CPU = device"] == parity["together = alone"] == parity["of answers"]
     for rows in (1, 4, 16):
         step = found[f"step at {rows} rows"]
-        assert min(step["step ms"], step["model ms"], step["sampler ms"]) > 0.0
+        assert min(step[f"{name} ms"] for name in ("step", "model", "model beside a seal", "sampler")) > 0.0
         ratio = step["step ms"] / found["build"]["sweep of the weights ms"]
         assert step["step of the sweep of the weights"] == pytest.approx(ratio, rel=0.01)
     assert found["compiled passes"]["1 rows: step ms"] > 0.0
+    assert found["compiled passes"]["4 rows: model beside a seal ms"] > 0.0
 
 
 def test_a_section_that_fails_or_has_no_time_left_does_not_stop_the_others(tmp_path: Path) -> None:

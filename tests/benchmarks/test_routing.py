@@ -1,5 +1,6 @@
 """The routing benchmark: reading examples, scores, and the exit code of `--check`."""
 
+import gc
 import json
 import sys
 from functools import cache
@@ -12,6 +13,7 @@ from benchmarks import routing
 from benchmarks.routing import FILE_THRESHOLDS, TEST_SET_THRESHOLDS, by_keywords, report
 from benchmarks.routing_rows import TEST_SETS, Example, read_examples, read_test_set
 from benchmarks.routing_scores import Prediction, accuracy, calibration_error, interval, kinds_of, lane_scores, macro_f1
+from benchmarks.routing_times import _collecting_as_the_gateway
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
@@ -205,3 +207,22 @@ def test_check_exits_1_if_a_figure_misses_its_threshold(
     printed = capsys.readouterr().out
     assert "missed: macro_f1_all" in printed
     assert "classified as translate" in printed
+
+
+def test_a_missed_aim_is_printed_and_not_judged(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(TIMES, "python", [150.0] * 100)
+    assert _main(monkeypatch, str(rows), "--check") == 0
+    assert "aim: python_p50_us is 150.000, the threshold is 90 (not judged)" in capsys.readouterr().out
+    monkeypatch.setitem(TIMES, "python", [250.0] * 100)
+    assert _main(monkeypatch, str(rows), "--check") == 1
+
+
+def test_garbage_is_collected_as_before_after_the_times_are_measured() -> None:
+    before = gc.get_threshold()
+    with _collecting_as_the_gateway():
+        assert gc.get_threshold() != before
+        assert gc.get_freeze_count()
+    assert gc.get_threshold() == before
+    assert not gc.get_freeze_count()

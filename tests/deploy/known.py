@@ -1,5 +1,6 @@
 """Every metric name that a query may use: exported by the programs, recorded by rules, or added by Prometheus."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,17 @@ def metrics() -> set[str]:
     return {value for module in (metric_names, worker_metrics) for value in vars(module).values() if _is_metric(value)}
 
 
-def exported() -> set[str]:
+@cache
+def exported() -> frozenset[str]:
     """Exported names, including the component series of histograms."""
     found = metrics()
-    return found | {name + end for name in found for end in ("_bucket", "_sum", "_count")}
+    return frozenset(found | {name + end for name in found for end in ("_bucket", "_sum", "_count")})
 
 
-def recorded() -> set[str]:
+@cache
+def recorded() -> frozenset[str]:
     """Names that recording rules create."""
-    return {str(rule["record"]) for rule in rules("record")}
+    return frozenset(str(rule["record"]) for rule in rules("record"))
 
 
 def _is_metric(value: object) -> bool:

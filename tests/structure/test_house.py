@@ -137,7 +137,7 @@ def test_the_parent_of_several_processes_imports_no_server() -> None:
 def test_the_repository_names_no_machine_path() -> None:
     """Users have only the repository, at any path."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    places = re.compile(r"(?<![\w.])/(?:work|home|root)/\w|\.\./shared|index-url|\.library")
+    places = re.compile(r"(?<![\w.])/(?:work|home|root)/\w|\.\./shared|index-url|(?<!\w)\.library")
     guilty = [
         name
         for name in listed

@@ -11,7 +11,8 @@ from training.classifier.lines import LINES, main, read_lines, too_alike
 REQUESTS = Path(__file__).parents[2] / "benchmarks" / "routing_requests"
 TEST_SETS = sorted(path for path in REQUESTS.iterdir() if path.is_dir())
 # Pairs of different forms, found after the weights were fitted and the test sets measured. Without one of them, the
-# weights would be those of other lines, and every request of a test set would be composed anew.
+# weights would be those of other lines, and every request of a test set would be composed anew. Without the two
+# requests of test sets that resemble trained lines, no figure changes by more than 0.001.
 KEPT = {
     ("ide-inline:110", "meetings:186"),  # "gist?"
     ("everyday:91", "plain-words:97"),  # "What is the currency of Peru?", of Japan

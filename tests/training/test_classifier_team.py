@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 from gateway.classifier.weights import read_model
 from gateway.enums import Task
 from training.classifier.lines import read_lines
-from training.classifier.team import read_labelled, read_log, train_team
+from training.classifier.team import folds_of, read_labelled, read_log, train_team
 from twolane.classifier import main
 from twolane.process.errors import ConfigurationError
 
@@ -88,8 +88,20 @@ def test_training_on_a_teams_words_is_right_where_the_shipped_weights_are_not() 
     assert found.model.temperature == shipped.temperature
 
 
-def test_too_few_requests_are_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path / "p.jsonl", {"prompt": "x", "task": "edit"})
+def test_equal_requests_are_left_out_together(tmp_path: Path) -> None:
+    """Otherwise a fit to one copy would know the other, and what it gains would be too high."""
+    rows = [{"prompt": f"Shorten number {each % 20}{'.' * (each // 20)}", "task": "edit"} for each in range(60)]
+    folds = folds_of(read_labelled(written(tmp_path / "p.jsonl", *rows)))
+    words = [{each.user.rstrip(".") for each in fold} for fold in folds]
+    assert [len(fold) for fold in folds] == [21, 21, 18]
+    assert sum(map(len, words)) == len(set().union(*words)) == 20
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_too_few_requests_are_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: int
+) -> None:
+    path = written(tmp_path / "p.jsonl", *[{"prompt": "x", "task": "edit"}] * rows)
     assert main(["train", "--prompts", str(path), "--out", str(tmp_path / "o.npz")]) == 2
     assert "at least 10" in capsys.readouterr().err
 

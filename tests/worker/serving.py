@@ -14,8 +14,11 @@ from typing import Any
 import httpx
 
 from diffusion_worker.app import Worker, build_worker, listener_of
+from diffusion_worker.constraint_service import validator_process
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
-from diffusion_worker.constraint_service.job_pool import Times
+from diffusion_worker.constraint_service.compiler_process import Compiler
+from diffusion_worker.constraint_service.job_pool import JobPool, JobProcess, Times
+from diffusion_worker.constraint_service.pipe_framing import Work, read_refusal, respond
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
@@ -71,15 +74,55 @@ def compiled() -> Path:
     return folder
 
 
+class JobThread(JobProcess):
+    """Does the jobs of a process in a thread: a process takes a fifth of a second of processor time to start, and most
+    tests would start two. Tests of processes, of their limits and of hostile jobs start processes."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__("none", longest_s=0.0)
+        self._work = work
+
+    async def start(self) -> None: ...
+
+    async def ensure_running(self) -> Any: ...
+
+    async def request(self, job: bytes, *_limits: Any, **_more: Any) -> bytes:
+        response = await asyncio.to_thread(respond, self._work, job)
+        if response[:1] == b"-":
+            raise read_refusal(response[1:])
+        return response[1:]
+
+
+@functools.cache
+def job_threads() -> tuple[JobThread, JobThread]:
+    """A compiler and a validator: the vocabulary is loaded once for all tests of this process."""
+    return JobThread(Compiler().work), JobThread(validator_process.work)
+
+
+def compiling_in_processes() -> CompilerPool:
+    """Longer limits, so that a busy machine does not look like a constraint that is too hard."""
+    return CompilerPool(compiling=PATIENT, validating=PATIENT)
+
+
+def compiling_in_threads() -> CompilerPool:
+    pool = compiling_in_processes()
+    for jobs, thread in zip((pool._compilers, pool._validators), job_threads(), strict=True):
+        _let_do(jobs, thread)
+    return pool
+
+
+def _let_do(jobs: JobPool, thread: JobThread) -> None:
+    jobs._processes, jobs._idle = (thread,), [thread]
+
+
 def toy_settings(**given: Any) -> Settings:
     return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, "constraint_cache": compiled(), **given})
 
 
 def build(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> Worker:
-    """A worker that is not started. Its constraint processes have longer limits, so that a busy machine does not look
-    like a constraint that is too hard."""
+    """A worker that is not started. It compiles and validates in threads."""
     worker = build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), model))
-    worker.serving_state.constraint_service._pool = CompilerPool(compiling=PATIENT, validating=PATIENT)
+    worker.serving_state.constraint_service._pool = compiling_in_threads()
     return worker
 
 

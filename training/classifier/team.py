@@ -7,6 +7,8 @@ as defensible.
 
 import json
 import random
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +30,11 @@ from training.classifier.lines import Line
 from training.classifier.train import COPIES, EPOCHS, SEED, prepare
 from twolane.process.errors import ConfigurationError
 
-LEAST: Final = 10  # requests, below which cross-validation says nothing
+LEAST: Final = 10  # different requests, below which cross-validation says nothing
 FOLDS: Final = 3  # of the team's requests; each is one more training on all lines
 SHARE: Final = 0.1  # of the team's requests in the loss, if they are fewer
 MAX_WEIGHT: Final = 20.0  # of one of them
-_TASKS: Final = list(Task)
+_WORD: Final = re.compile(r"\w+")
 
 
 # Reading
@@ -144,14 +146,12 @@ def train_team(
 ) -> Trained:
     """Cross-validate over FOLDS folds of the team's requests, then fit to all. Raises ConfigurationError if they are
     too few."""
-    if len(team) < LEAST:
-        raise ConfigurationError(f"{len(team)} labelled requests are too few; at least {LEAST} are needed")
+    folds = folds_of(team)
+    order = [each for fold in folds for each in fold]
     table, data = prepare(lines, copies=copies, texts=[_text(each) for each in team])
-    order = random.Random(SEED).sample(list(team), len(team))
     left_out, found = [], []
-    for number in range(FOLDS):
-        rest = [each for at, each in enumerate(order) if at % FOLDS != number]
-        held_out = order[number::FOLDS]
+    for number, held_out in enumerate(folds):
+        rest = [each for at, fold in enumerate(folds) if at != number for each in fold]
         model = fit(joined(data, _repeated(table, rest, data, copies)), table.rows, seed=SEED, epochs=epochs)
         left_out += held_out
         found.append(scores(model, table.dataset(held_out)))
@@ -163,6 +163,20 @@ def train_team(
         before=_gain(LeftOut(requests=left_out, found=_shipped_scores(shipped, left_out), divisor=1.0), threshold),
         after=_gain(LeftOut(requests=left_out, found=torch.cat(found), divisor=divisor), threshold),
     )
+
+
+def folds_of(team: Sequence[Request]) -> list[list[Request]]:
+    """The requests in FOLDS folds. Those with the same words are in one: a fit to a copy of a request that is left out
+    would be right without having learned anything. Raises ConfigurationError if too few differ."""
+    by_words: defaultdict[tuple[str, ...], list[Request]] = defaultdict(list)
+    for each in team:
+        by_words[tuple(_WORD.findall(_text(each).lower()))].append(each)
+    if len(by_words) < LEAST:
+        raise ConfigurationError(
+            f"{len(by_words)} different labelled requests are too few; at least {LEAST} are needed"
+        )
+    groups = random.Random(SEED).sample(list(by_words.values()), len(by_words))
+    return [[each for group in groups[number::FOLDS] for each in group] for number in range(FOLDS)]
 
 
 def _repeated(table: Table, requests: Sequence[Request], base: Dataset, copies: int) -> Dataset:

@@ -10,6 +10,7 @@ from rich.table import Table
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.confidence import Evidence
+from diffusion_worker.types.events import Usage
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.gate.rows import Row, Third
 from training.requests import request_for, text_of
@@ -89,9 +90,14 @@ def rejected_with_gate(model: DiffusionModel, rows: Sequence[Row], mode: Decodin
         for row in rows
     ]
     return [
-        Rejected(passes=answer.end.usage.forward_passes - 1, tokens=len(answer.ids))
+        Rejected(passes=_passes_after_prompt(answer.end.usage, mode), tokens=len(answer.ids))
         for answer in run(model, requests, max_num_seqs=TOGETHER)
     ]
+
+
+def _passes_after_prompt(usage: Usage, mode: DecodingMode) -> int:
+    """The first canvas shares the pass that reads the prompt."""
+    return usage.denoising_steps if mode is DecodingMode.DIFFUSION else usage.forward_passes - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -62,16 +62,15 @@ class Key:
     routes: frozenset[str] | None = None
     private_only: bool = False
     locations: frozenset[str] | None = None
+    is_restricted: bool = field(init=False)  # to models, routes, locations or private requests
+
+    def __post_init__(self) -> None:
+        is_restricted = self.private_only or not (self.models is self.routes is self.locations is None)
+        object.__setattr__(self, "is_restricted", is_restricted)
 
     def allows(self, scope: KeyScope) -> bool:
         """Whether the key has this scope. `admin` includes `metrics`."""
         return scope in self.scopes or (scope is KeyScope.METRICS and KeyScope.ADMIN in self.scopes)
-
-    @property
-    def is_restricted(self) -> bool:
-        """Whether the key is restricted to models, routes, locations or private requests."""
-        lists = (self.models, self.routes, self.locations)
-        return self.private_only or any(each is not None for each in lists)
 
 
 class Keys:
@@ -126,6 +125,15 @@ def add_key(file: Path, line: str) -> None:
             end.write(text)
     except OSError as error:
         raise ConfigurationError(f"keys file {file}: {error.strerror or error}") from error
+
+
+def key_named(headers: Mapping[bytes, bytes]) -> bytes:
+    """See `key_of`; of headers by name, none of which is repeated."""
+    given = headers.get(b"authorization")
+    if given is None or b"api-key" in headers or b"x-api-key" in headers:
+        return key_of(headers.items())
+    scheme, _, key = given.strip().partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -15,9 +15,12 @@ from typing import Any, Final, TextIO
 
 import orjson
 
+from twolane.process.trace_context import Trace
+
 MAX_QUEUED: Final = 10_000
 FLUSH_S: Final = 1.0
 TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
+TRACE: ContextVar[Trace | None] = ContextVar("trace", default=None)  # in place of its id, which few requests log
 
 
 class JsonLines(logging.Formatter):
@@ -44,7 +47,8 @@ class _Queue(QueueHandler):
     """Queues records; a full queue drops them: a blocked reader of stderr must not stop the process."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        record.trace_id = TRACE_ID.get()  # read on the thread and in the context of the logging call
+        trace = TRACE.get()  # read on the thread and in the context of the logging call
+        record.trace_id = TRACE_ID.get() if trace is None else trace.hex_id
         return record
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name

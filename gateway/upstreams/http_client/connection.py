@@ -91,15 +91,13 @@ class Connection(asyncio.Protocol):
         self._head_fed = self._header_count = self._seen = 0
         self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
-    def is_idle_for(self, seconds: float) -> bool:
-        """Whether its last response was complete more than `seconds` ago."""
-        return self._loop.time() - self.idle_since_s > seconds
-
     @property
     def is_usable(self) -> bool:
-        """Whether nothing has arrived since the last response: neither the server's close, nor bytes that would be
-        taken for the next response."""
-        return not self._transport.is_closing() and not self._poll.poll(0)
+        """Whether its last response was complete a short time ago, and nothing has arrived since: neither the server's
+        close, nor bytes that would be taken for the next response."""
+        if self._transport.is_closing() or self._loop.time() - self.idle_since_s > self.limits.idle_s:
+            return False
+        return not self._poll.poll(0)
 
     def send(self, request: bytes, *, is_bodiless: bool = False) -> "asyncio.Future[PooledResponse]":
         """Send a request. The result is set when the head of its response has arrived: HungUp, InvalidResponse,
@@ -304,7 +302,7 @@ class Connection(asyncio.Protocol):
         was_sent = not self._transport.get_write_buffer_size()
         if self._is_paused:
             self.resume_reading()
-        if response is not None:
+        if response is not None and not response.is_over:
             response.end()
         if was_sent and self._keeps and response is not None and not self._transport.is_closing():
             self._is_reused = True

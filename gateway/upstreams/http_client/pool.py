@@ -17,6 +17,7 @@ from gateway.upstreams.http_client.response import PooledResponse
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
 _PORT: Final = 80
 _START_LINES: Final = 2  # the request line and the host
+_LINE: Final = "%s: %s\r\n".__mod__  # of a name and a value, without a call of Python
 
 Origin = tuple[str, int]
 
@@ -29,9 +30,12 @@ class PooledDestination:
     def __init__(self, client: "PooledClient", origin: Origin, start: bytes) -> None:
         self._client, self._origin, self._start = client, origin, start
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Coroutine[Any, Any, PooledResponse]:
-        """See `PooledClient.post`."""
-        return self._client.exchange(self._origin, _encoded(self._start, headers, body))
+    def post(
+        self, body: bytes, headers: Mapping[str, str], *, is_bodiless: bool = False
+    ) -> Coroutine[Any, Any, PooledResponse]:
+        """See `PooledClient.post`. `is_bodiless`: see `Connection.send`."""
+        request = b"".join((self._start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
+        return self._client.exchange(self._origin, request, is_bodiless=is_bodiless)
 
 
 class PooledClient:
@@ -61,8 +65,8 @@ class PooledClient:
 
     async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> PooledResponse:
         """The same for any method."""
-        origin, start = _address_of(method, url)
-        return await self.exchange(origin, _encoded(start, headers, body), is_bodiless=method == "HEAD")
+        destination = PooledDestination(self, *_address_of(method, url))
+        return await destination.post(body, headers, is_bodiless=method == "HEAD")
 
     async def exchange(self, origin: Origin, request: bytes, *, is_bodiless: bool = False) -> PooledResponse:
         """Send an encoded request. One that met a connection which the server had closed is sent once more, on a new
@@ -97,7 +101,7 @@ class PooledClient:
         while idle:
             connection = idle.pop()
             self._idle_count -= 1
-            if not connection.is_idle_for(self._limits.idle_s) and connection.is_usable:
+            if connection.is_usable:
                 return connection
             connection.abort()
         return None
@@ -183,12 +187,8 @@ def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
     return (host, url.port or _PORT), start.encode()
 
 
-def _encoded(start: bytes, headers: Mapping[str, str], body: bytes) -> bytes:
-    return b"".join((start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
-
-
 def _lines(headers: Mapping[str, str]) -> bytes:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    lines = "".join(map(_LINE, headers.items()))
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise ValueError("a header contains a line break")
     return lines.encode()

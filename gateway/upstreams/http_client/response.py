@@ -29,19 +29,22 @@ class PooledResponse:
     """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
 
     __slots__ = (
-        *("_connection", "_error", "_headers", "_is_over", "_limit", "_parts", "_sink", "_size", "_waiter", "status"),
+        *("_connection", "_error", "_headers", "_limit", "_parts", "_sink", "_size", "_waiter"),
+        *("content_encoding", "is_over", "status"),
     )
 
     def __init__(self, connection: Source, status: int, headers: Headers, limit: int) -> None:
         self._connection: Source | None = connection
         self.status, self._headers = status, headers
+        given = headers.get(b"content-encoding")
+        self.content_encoding = _text(given) if given else ""  # see `HttpResponse`
         self._parts: list[bytes] = []
         self._size = 0  # of the parts
         self._limit = limit  # of the rest of the body
         self._waiter: asyncio.Future[bytes] | None = None
         self._sink: Callable[[bytes], bool] | None = None
         self._error: Exception | None = None
-        self._is_over = False
+        self.is_over = False  # all of the body has arrived, or none will any longer
 
     @property
     def headers(self) -> dict[str, str]:
@@ -49,19 +52,13 @@ class PooledResponse:
         return {name.decode("latin-1"): _text(value) for name, value in self._headers.items()}
 
     @property
-    def content_encoding(self) -> str:
-        """See `HttpResponse`."""
-        given = self._headers.get(b"content-encoding")
-        return _text(given) if given else ""
-
-    @property
     def is_complete(self) -> bool:
         """See `HttpResponse`."""
-        return self._is_over and not self._parts and self._error is None
+        return self.is_over and not self._parts and self._error is None
 
     def whole(self, most: int) -> bytes | None:
         """See `HttpResponse`."""
-        if self._is_over and self._error is None and len(self._parts) == 1 and len(self._parts[0]) <= most:
+        if self.is_over and self._error is None and len(self._parts) == 1 and len(self._parts[0]) <= most:
             return self._parts.pop()
         return None
 
@@ -80,9 +77,10 @@ class PooledResponse:
 
     def close(self) -> None:
         """See `HttpResponse`."""
-        if self._connection is not None:
-            self._connection.abort()
-        self.end(HungUp("the response was closed"))
+        if not self.is_over:
+            if self._connection is not None:
+                self._connection.abort()
+            self.end(HungUp("the response was closed"))
 
     # What the connection calls
 
@@ -90,7 +88,7 @@ class PooledResponse:
         """The body has arrived with the head, completely."""
         if body:
             self._parts.append(body)
-        self._is_over, self._connection = True, None
+        self.is_over, self._connection = True, None
 
     def feed(self, part: bytes) -> bool:
         """A part of the body; returns whether too much is buffered. Raises InvalidResponse."""
@@ -129,7 +127,7 @@ class PooledResponse:
         elif self._error is not None:
             waiter.set_exception(self._error)
             waiter.exception()  # it is no defect if nobody waits any longer
-        elif self._is_over:
+        elif self.is_over:
             waiter.set_result(b"")
 
     def _push(self, sink: Callable[[bytes], bool]) -> None:
@@ -140,14 +138,14 @@ class PooledResponse:
             if not sink(data):
                 self._sink = None
                 return
-        if self._parts or self._is_over:
+        if self._parts or self.is_over:
             self._sink = None
             sink(b"")
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more will arrive: the body is complete, or the connection has failed."""
-        if not self._is_over:
-            self._is_over, self._error, self._connection = True, error, None
+        if not self.is_over:
+            self.is_over, self._error, self._connection = True, error, None
             self.wake()
 
 

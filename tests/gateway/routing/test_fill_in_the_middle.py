@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.enums import Task
 from gateway.routing.classify import classify
-from gateway.routing.fill_in_the_middle import FAMILIES, STOPS, gap_of, suffix_of
+from gateway.routing.fill_in_the_middle import FAMILIES, MARKERS, STOPS, gap_of, suffix_of
 
 BEFORE, AFTER = "def add(a, b):\n    return ", "\n\nprint(add(1, 2))"
 PROMPTS = {
@@ -66,3 +66,10 @@ def test_a_placeholder_for_no_suffix_is_none() -> None:
 def test_markers_in_a_chat_message_are_an_autocomplete(query: object, family: str) -> None:
     found = classify(query(last_user_text=PROMPTS[family]))  # type: ignore[operator]
     assert (found.task, found.evidence) == (Task.AUTOCOMPLETE, "fim_markers")
+
+
+def test_every_marker_is_found_and_markup_is_none() -> None:
+    markers = {marker for family in FAMILIES for marker in (family.prefix, family.suffix, family.middle)}
+    assert {MARKERS.search(f"<a>{marker}</a>")[0] for marker in markers} == markers  # type: ignore[index]
+    assert not any(MARKERS.search(marker[:-1]) or MARKERS.search(marker[1:]) for marker in markers)
+    assert MARKERS.search("<p><f><S><|x|> a < b <[0]") is None

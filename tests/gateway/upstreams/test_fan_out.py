@@ -70,6 +70,13 @@ def test_thresholds_and_rates_of_several_choices_are_not_added_up() -> None:
     }
 
 
+def test_a_rate_is_unknown_where_a_choice_does_not_state_its_passes() -> None:
+    stating, silent = {"forward_passes": 2, "tokens_per_forward": 10.0}, {"tokens_per_forward": 4.0}
+    for order in ([stating, silent, stating], [silent, stating], [silent, silent]):
+        assert "tokens_per_forward" not in _added(order)
+    assert _added([silent]) == silent, "a single choice keeps its own"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_as_many_choices_as_openai_allows_are_served(stream: bool) -> None:
     found = await read(ScriptedUpstream([says("a")]), call_of(MAX_N, stream=stream))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from contextvars import ContextVar
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from gateway.reliability.load_shedding import LoadShedder, SheddingRule
 from gateway.reliability.loop_lag import LoopLag
 from gateway.telemetry.loop_lag import LoopWatch
-from gateway.web.ingress import MAX_DISCARDED_BYTES, STARTS_PER_TURN, Ingress
+from gateway.web.ingress import MAX_DISCARDED_BYTES, SHORT_TURN_S, STARTS_PER_SHORT_TURN, STARTS_PER_TURN, Ingress
 from tests.gateway.serving import ask, one_lane
 from tests.gateway.virtual import run_virtual
 
@@ -90,6 +91,22 @@ def test_above_the_capacity_the_surplus_is_refused_and_the_rest_served() -> None
     results, shed = overloaded({"a": 1200}, 10)
     assert results["a", "started"] >= 0.95 * 800 * 10
     assert results["a", "refused"] == shed >= 0.25 * 1200 * 10
+
+
+def test_short_turns_start_more_requests() -> None:
+    async def started(turn_s: float) -> list[int]:
+        results, now_s, found = Counter[tuple[str, str]](), 0.0, list[int]()
+        ingress = ingress_of(lambda: now_s, [])
+        for _ in range(4 * STARTS_PER_SHORT_TURN):
+            arrive(ingress, Client("a", results))
+        for _ in range(3):
+            found.append(results["a", "started"])
+            await asyncio.sleep(0)
+            now_s += turn_s
+        return [after - before for before, after in pairwise(found)]
+
+    assert run_virtual(started(2 * SHORT_TURN_S)) == [STARTS_PER_TURN, STARTS_PER_TURN]
+    assert run_virtual(started(SHORT_TURN_S / 2)) == [STARTS_PER_TURN, STARTS_PER_SHORT_TURN]
 
 
 def test_a_key_within_its_share_is_not_refused_when_another_one_floods() -> None:

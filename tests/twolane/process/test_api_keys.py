@@ -4,8 +4,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from twolane.process.api_keys import Keys, KeyScope, add_key, key_line, key_of, load_keys, new_key
+from twolane.process.api_keys import Keys, KeyScope, add_key, key_line, key_named, key_of, load_keys, new_key
 from twolane.process.errors import ConfigurationError
 
 
@@ -185,3 +187,13 @@ def test_several_headers_must_carry_the_same_key(name: bytes, other: bytes) -> N
     assert key_of([header(name, b"k"), header(other, b"l")]) == b""
     assert key_of([header(name, b"k"), header(other, b"l"), header(name, b"k")]) == b""
     assert key_of([header(name, b"k"), (b"authorization", b"Basic k")]) == b""
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([b"authorization", b"api-key", b"x-api-key", b"x"]),
+        st.sampled_from([b"", b" k ", b"k", b"l", b"Bearer k", b" bEaReR  k ", b"bearer", b"Basic k"]),
+    )
+)
+def test_headers_by_name_have_the_same_key(headers: dict[bytes, bytes]) -> None:
+    assert key_named(headers) == key_of(headers.items())

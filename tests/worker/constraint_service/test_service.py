@@ -12,9 +12,17 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.requests import DenoisingParams
+from tests.worker import serving as workers
 from tests.worker.serving import MODEL, READ, events, serving, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile and validate in processes, as the product does; other tests of the web layer use threads."""
+    monkeypatch.setattr(workers, "compiling_in_threads", workers.compiling_in_processes)
+
 
 ORDER = {
     "type": "object",

@@ -45,6 +45,28 @@ def test_the_last_canvas_is_not_encoded_for_nobody() -> None:
     assert answer.end.usage.forward_passes == answer.end.usage.denoising_steps + 2 == model.passes
 
 
+@pytest.mark.parametrize(("is_exact", "is_broken"), [(False, False), (False, True), (True, False)])
+def test_every_pass_that_ran_for_an_answer_counts_once(make_model: Any, is_exact: bool, is_broken: bool) -> None:
+    """A prompt, or a seal, and a canvas in one pass are one; apart, or after a pass that failed, they are two."""
+    model, ran = make_model(is_exact=is_exact), []
+
+    def counted(run: Any, *, is_mixed: bool = False) -> Any:
+        def call(*inputs: Any) -> Any:
+            if is_broken and is_mixed and inputs[1] is not None:
+                raise RuntimeError("no such kernel")
+            ran.append(None)
+            return run(*inputs)
+
+        return call
+
+    model._mixed_pass = model._mixed_pass and counted(model._mixed_pass, is_mixed=True)
+    model.encode, model.denoise = counted(model.encode), counted(model.denoise)
+    loop = Loop(model, Capacity(max_num_seqs=1, max_context=64, is_exact=is_exact))
+    ids, end = answered(loop, request(model, tuple(range(6, 30)), max_tokens=24, seed=3))
+    assert len(ids) == 24, "two canvases"
+    assert end.usage.forward_passes == len(ran) == end.usage.denoising_steps + 2 * (is_exact or is_broken)
+
+
 def test_context_length_is_what_the_model_knows_unless_less_is_asked_for() -> None:
     assert Loop(ToyModel(max_context=500), Capacity()).limits.max_context == 500
     assert Loop(ToyModel(max_context=500), Capacity(max_context=90)).limits.max_context == 90
@@ -70,7 +92,9 @@ def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_model: An
     loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     answers = [answered(loop, one) for _ in range(3)]
     assert [end.usage.cached_tokens for _, end in answers] == [0, 24, 24]
-    assert [end.usage.forward_passes for _, end in answers] == [5, 4, 4]
+    assert [end.usage.forward_passes for _, end in answers] == [4, 4, 4], (
+        "its first canvas shares the pass of the prompt"
+    )
     assert answers[0][0] == answers[1][0] == answers[2][0]
 
 

@@ -11,20 +11,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.denoise import step
-from diffusion_worker.engine import startup
+from diffusion_worker.constraints.inference.class_reduction import ClassLayout
+from diffusion_worker.denoise import class_scores, step
+from diffusion_worker.denoise.class_scores import chunk_sums, class_numbers, on_device
+from diffusion_worker.engine import startup, warm_up
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.limits import Limits
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.engine.startup import open_loop, replan, same_sizes
+from diffusion_worker.engine.step_cost import positions_of
 from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step, single_row_batches
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
 from diffusion_worker.memory.kv_cache import PrefillView
 from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
 from diffusion_worker.models.device_errors import FATAL
+from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.observations import Observation, StartObserved, StartPhase
 from diffusion_worker.types.status import Residency
+from tests.worker.denoise.test_class_scores import token_sets_of
 from tests.worker.memory.test_serving_plan import BF16, DEFAULTS
 
 CARD = 80 * 10**9
@@ -149,6 +154,67 @@ def test_a_row_alone_is_stepped_too_also_pinned_and_sampled_by_temperature_alone
     assert settled == [(False, True), (False, True), (True, True)], "(has pins, no tensor twice)"
     *_, alone = single_row_batches(model.info, loop.limits)
     assert [(row.temperature, row.truncation, row.penalties) for row in alone.denoises] == [(0.7, None, None)]
+
+
+class Compiling(ToyModel):
+    """Compiles for 1,000 s whenever it meets another number of rows."""
+
+    is_compiled = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.now, self.known = 0.0, set[int]()
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        self.now += 1.0 if len(canvas) in self.known else 1000.0
+        self.known.add(len(canvas))
+        return super().denoise(canvas, soft, context)
+
+
+@pytest.mark.parametrize("is_card", [False, True])
+def test_all_kernels_are_compiled_in_the_warm_up_and_no_later_step_may_take_as_long(is_card: bool) -> None:
+    model = Compiling()
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64, step_timeout_s=10.0), clock=lambda: model.now)
+    if is_card:  # as `Loop.warm_up` does
+        positions = positions_of(largest_batch(model.info, loop.limits))
+        watched = loop.watchdog.step(positions)
+        run_largest_step(model, loop._stepper.cache, loop.limits, None, watched=watched)
+    else:
+        positions = loop._device_check.positions
+        loop.warm_up()
+    assert model.known == {1, 2}
+    with loop.watchdog.step(positions):
+        for _ in range(60):
+            model.now += 1.0
+            silence_s = loop.watchdog.silence_s(model.now)
+    assert silence_s is not None, "one that hangs is noticed"
+
+
+def test_the_kernel_of_constrained_rows_exists_before_the_first_of_them(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compiled for tensors of the types that it gets then, and is not called where a graph of its own would be
+    compiled: a constraint whose tokens are all apart has no chunks."""
+    model, seen = make_model(), list[tuple[Any, ...]]()
+
+    def kinds(*args: Any) -> tuple[Any, ...]:
+        return tuple((each.dtype, each.dim()) if isinstance(each, torch.Tensor) else each for each in args)
+
+    def reduced(*args: Any) -> torch.Tensor:
+        assert args[0].shape[-1] == model.info.vocab_size
+        seen.append(kinds(*args))
+        return chunk_sums(*args)
+
+    for module in (warm_up, class_scores):
+        monkeypatch.setattr(module, "chunk_sums", reduced)
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
+    run_largest_step(model, loop._stepper.cache, loop.limits, None)
+    logits = torch.zeros(3, model.info.vocab_size, dtype=model.dtype)
+    for sizes in ((1,) * model.info.vocab_size, (1, 2, model.info.vocab_size - 3)):
+        layout = ClassLayout(token_sets_of(sizes))
+        class_numbers(logits, on_device(layout, model.device), torch.tensor(0.8), 1.0, model.info.logit_cap)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
 
 
 def test_the_peak_of_a_card_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,9 @@ from diffusion_worker.engine import loop as loop_module
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.errors import StepFailed
 from diffusion_worker.memory import kv_cache
+from diffusion_worker.memory.contexts import Contexts
+from diffusion_worker.memory.prompt_scores import PromptScores
+from diffusion_worker.types.confidence import ConfidenceWeights
 from diffusion_worker.types.events import BlockSealed, Event, Faulted, Finished
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
 from diffusion_worker.types.step_batch import Batch, Copy
@@ -80,32 +83,47 @@ def requests() -> list[GenerationRequest]:
     ]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of worker. `scores`: its confidence depends on the likelihood of prompts, which is kept with contexts."""
+
+    is_exact: bool = False
+    scores: bool = False
+
+
+USUAL = Kind()
+
+
 @cache
-def model() -> Any:
-    return _make_model(end_ids=(), window=8)
+def model(scores: bool = False) -> Any:
+    made = _make_model(end_ids=(), window=8)
+    if scores:
+        weights = ConfidenceWeights(intercept=1.0, weights={"prompt_surprise": -0.3})
+        made.info = replace(made.info, confidence=dict.fromkeys(DecodingMode, weights))
+    return made
 
 
-def fresh(is_exact: bool = False) -> Loop:
+def fresh(kind: Kind = USUAL) -> Loop:
     # All prompts fit in a step, so that batches do not depend on the measured times that order them.
-    capacity = Capacity(max_num_seqs=5, max_context=64, prefix_slots=5, max_prefill_tokens=128, is_exact=is_exact)
-    it = Loop(model(), capacity)
+    capacity = Capacity(max_num_seqs=5, max_context=64, prefix_slots=5, max_prefill_tokens=128, is_exact=kind.is_exact)
+    it = Loop(model(kind.scores), capacity)
     it._checked_at = math.inf  # no measured memory pressure: `served` makes it up at fixed turns
     return it
 
 
 @cache
-def _warm(is_exact: bool) -> Loop:
-    it = fresh(is_exact)
+def _warm(kind: Kind) -> Loop:
+    it = fresh(kind)
     served(it, requests()[:1])
     served(it, requests()[1:2])
     return it
 
 
-def warmed(is_exact: bool = False) -> Loop:
+def warmed(kind: Kind = USUAL) -> Loop:
     """A loop that retains contexts, among them the shared prefix itself, which later requests copy. A copy of one that
     has served, which takes longer to make."""
-    warm = _warm(is_exact)
-    return copy.deepcopy(warm, {id(model()): model(), id(warm._lock): threading.Lock()})
+    warm, shared = _warm(kind), model(kind.scores)
+    return copy.deepcopy(warm, {id(shared): shared, id(warm._lock): threading.Lock()})
 
 
 def served(it: Loop, wave: Sequence[GenerationRequest], device: FaultyDevice | None = None) -> list[list[Event]]:
@@ -141,15 +159,20 @@ def ids(events: Sequence[Event]) -> tuple[int, ...]:
     return tuple(token for event in events if hasattr(event, "ids") for token in event.ids)
 
 
-@cache
-def expected(is_exact: bool) -> list[list[Event]]:
-    return served(fresh(is_exact), requests())
+def confidence(events: Sequence[Event]) -> float | None:
+    assert isinstance(events[-1], Finished)
+    return events[-1].usage.confidence
 
 
 @cache
-def operations(is_exact: bool, kind: str | None) -> int:
+def expected(kind: Kind = USUAL) -> list[list[Event]]:
+    return served(fresh(kind), requests())
+
+
+@cache
+def operations(worker: Kind, kind: str | None) -> int:
     """Number of such tensor operations in a run without faults."""
-    it, counting = warmed(is_exact), FaultyDevice(kind)
+    it, counting = warmed(worker), FaultyDevice(kind)
     served(it, requests(), counting)
     assert counting.count, "there is none: the test says nothing"
     return counting.count
@@ -160,28 +183,30 @@ def operations(is_exact: bool, kind: str | None) -> int:
     share=st.floats(0.0, 1.0, exclude_max=True),
     repeats=st.sampled_from((1, 1, 3, 40, 400)),
     error=st.sampled_from(ERRORS),
-    is_exact=st.booleans(),
+    worker=st.builds(Kind, is_exact=st.booleans(), scores=st.booleans()),
 )
 @settings(max_examples=settings().max_examples * 3 // 5)  # each takes over half a second
 @pytest.mark.slow
 def test_after_a_fault_at_any_operation_every_answer_equals_that_of_a_fresh_worker(
-    kind: str | None, share: float, repeats: int, error: Callable[[], Exception], is_exact: bool
+    kind: str | None, share: float, repeats: int, error: Callable[[], Exception], worker: Kind
 ) -> None:
-    it = warmed(is_exact)
-    faulty = FaultyDevice(kind, int(share * operations(is_exact, kind)), repeats, error)
+    it = warmed(worker)
+    faulty = FaultyDevice(kind, int(share * operations(worker, kind)), repeats, error)
     survivors = served(it, requests(), faulty)
-    for survivor, whole in zip(survivors, expected(is_exact), strict=True):
+    for survivor, whole in zip(survivors, expected(worker), strict=True):
         assert isinstance(survivor[-1], Finished | Faulted)
         if isinstance(survivor[-1], Finished):
             assert ids(survivor) == ids(whole)
+            assert confidence(survivor) == pytest.approx(confidence(whole), abs=1e-6)
     it.scheduler.set_max_rows(5, 0.0)
     it.scheduler.restore_slots(it._max_slots)
     it.step()
     has_prefixes = it.scheduler.slots.retained > 0
     later = served(it, requests())
-    assert [ids(one) for one in later] == [ids(one) for one in expected(is_exact)]
+    assert [ids(one) for one in later] == [ids(one) for one in expected(worker)]
+    assert [confidence(one) for one in later] == pytest.approx([confidence(one) for one in expected(worker)], abs=1e-6)
     if not has_prefixes:  # the same batches as a fresh worker's: the same bits, and the same passes
-        assert later == expected(is_exact)
+        assert later == expected(worker)
     assert len(it.scheduler.slots) == it._stepper.slots
 
 
@@ -206,7 +231,7 @@ def test_copies_of_a_failed_step_are_not_believed_to_have_been_made(monkeypatch:
     assert sequence == lost
     assert isinstance(event, Faulted)
     assert isinstance(event.error, StepFailed)
-    assert served(it, requests()) == expected(False)
+    assert served(it, requests()) == expected()
 
 
 def test_queued_requests_survive_a_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +247,7 @@ def test_queued_requests_survive_a_failed_step(monkeypatch: pytest.MonkeyPatch) 
         for sequence, event in it.step():
             events[sequence].append(event)
     assert isinstance(events[running][-1], Faulted)
-    assert ids(events[queued]) == ids(expected(False)[3])
+    assert ids(events[queued]) == ids(expected()[3])
 
 
 def test_a_resize_without_memory_keeps_the_old_slots_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,13 +271,44 @@ def test_a_resize_without_memory_keeps_the_old_slots_and_is_tried_again(monkeypa
         it.step()
         assert allocated > 3, "the memory was not short: the test says nothing"
         assert len(it.scheduler.slots) == it._stepper.slots == 5
-        assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected(False)]
+        assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected()]
         assert allocated == 4, "not tried again at once"
     assert {len(store) for store in (*it._stepper.cache.keys, *it._stepper.cache.values)} <= {5, 8}
     it._grow_from = 0.0  # GROW_RETRY_S later
     it.step()
     assert len(it.scheduler.slots) == it._stepper.slots == 8
-    assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected(False)]
+    assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected()]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("at", [0, 1])
+def test_scores_without_memory_for_more_slots_keep_the_cache_at_the_old_number(
+    error: Callable[[], Exception], at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each answer in a new slot would fail."""
+    kind, resize = Kind(scores=True), PromptScores.resize
+    it = fresh(kind)
+    it.scheduler.evict_retained()
+    it.step()
+    assert it._stepper.slots == 5
+
+    def short(scores: PromptScores, slots: int) -> None:
+        with FaultyDevice("aten::new_zeros", at, error=error):
+            resize(scores, slots)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PromptScores, "resize", short)
+        it.scheduler.restore_slots(it._max_slots)
+        try:
+            it.step()
+        except Exception as failure:
+            it.recover(failure)
+    assert len(it.scheduler.slots) == it._stepper.slots == 5
+    assert served(it, requests()) == expected(kind)
+    it.scheduler.restore_slots(it._max_slots)
+    it.step()
+    assert it._stepper.slots == it._max_slots
+    assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected(kind)]
 
 
 def test_blocks_sealed_before_a_failed_step_stay_delivered() -> None:
@@ -266,14 +322,38 @@ def test_blocks_sealed_before_a_failed_step_stay_delivered() -> None:
     it.recover(failure.value)
     events += [event for who, event in it.step() if who == sequence]
     assert isinstance(events[-1], Faulted)
-    assert ids(events) == ids(expected(False)[0])[: len(ids(events))] != ()
+    assert ids(events) == ids(expected()[0])[: len(ids(events))] != ()
 
 
 @pytest.mark.slow
 def test_a_seal_that_fails_halfway_is_not_repeated_over_the_ring_that_it_has_overwritten() -> None:
     """Repeated row by row, the pass would attend to new entries in place of the old ones that they replaced."""
-    for at in range(0, operations(False, "aten::index_put_"), 5):
+    for at in range(0, operations(USUAL, "aten::index_put_"), 5):
         it = warmed()
         faulty = FaultyDevice("aten::index_put_", at)
-        for survivor, whole in zip(served(it, requests(), faulty), expected(False), strict=True):
+        for survivor, whole in zip(served(it, requests(), faulty), expected(), strict=True):
             assert isinstance(survivor[-1], Faulted) or ids(survivor) == ids(whole)
+
+
+def test_scores_of_a_prompt_that_were_stored_in_part_are_not_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a repeated pass, the last token of a chunk would stand for the token before it."""
+    kind, store = Kind(scores=True), Contexts.score
+
+    def fails_in_the_middle(contexts: Contexts, *inputs: Any, **options: Any) -> Callable[[], None]:
+        keep = store(contexts, *inputs, **options)
+
+        def broken() -> None:
+            with FaultyDevice("aten::copy_", at=1):
+                keep()
+
+        return broken
+
+    it = warmed(kind)
+    lost = [it.add(one) for one in requests()[:2]]
+    with monkeypatch.context() as patched:
+        patched.setattr(Contexts, "score", fails_in_the_middle)
+        with pytest.raises(kv_cache.CacheDamaged, match="storing the scores of a prompt failed") as failure:
+            it.step()
+    it.recover(failure.value)
+    assert {sequence for sequence, event in it.step() if isinstance(event, Faulted)} == set(lost)
+    assert served(it, requests()) == expected(kind)

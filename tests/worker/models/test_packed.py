@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from diffusion_worker.models import fused, packed
 from diffusion_worker.models.packed import FP4_GROUP, Packed, PackedLinear, joined, stacked
 from diffusion_worker.models.packed_checkpoint import Target, _Loading, _opened
 from tests.worker.models.packing import fp4, fp8
@@ -53,6 +54,28 @@ def test_a_matrix_packed_by_a_library_has_the_values_that_the_library_gives_it(f
         torch.testing.assert_close(found, expected.float(), rtol=2**-7, atol=0)
     else:
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_matrices_of_all_kinds_are_unpacked_by_few_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, joined and in stacks, whether their factors and scales are one or many."""
+    whole, counters = torch.compile, torch._dynamo.utils.counters
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend="eager", **options))
+    fused._compiled.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    function, plain = packed._unpack.__wrapped__, packed._unpack
+    monkeypatch.setattr(packed, "_unpack", lambda *args: fused.call_compiled(function, *args))
+    for kind in ("fp4", "blocks", "rows"):
+        one, other = (packed_by_hand(torch.randn(rows, 64), kind) for rows in (48, 32))
+        for matrix in (one, other, joined(one, other), stacked([one, one]), stacked([one] * 4)):
+            found = matrix.unpacked(torch.bfloat16)
+            with monkeypatch.context() as patched:
+                patched.setattr(packed, "_unpack", plain)
+                assert torch.equal(found, matrix.unpacked(torch.bfloat16))
+    fused._compiled.cache_clear()
+    assert counters["stats"]["unique_graphs"] <= 6, "three kinds, in stacks or not"
 
 
 def test_all_values_of_four_bits() -> None:

@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, WorkerError
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.mixed_view import Canvases, MixedView, NewTokens
+from diffusion_worker.models import fused, packed
 from diffusion_worker.models.decision_weights import DECISION_WEIGHTS
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.loader import LoadOptions, load
@@ -106,6 +109,34 @@ def test_no_more_than_the_experts_of_a_layer_are_unpacked_at_a_time(
     gc.collect()
     assert not alive
     assert 0 < most <= model.info.step.unpacked
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_passes_over_packed_weights_are_compiled_around_the_operator_that_unpacks_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a card, where unpacking is an operator, a single node of the graph."""
+    model, whole = loaded(pack(folder, "modelopt NVFP4")), torch.compile
+    cache = KvCache(model.kv_layers, slots=1, slot_tokens=40, dtype=model.dtype, device=model.device)
+    assert model.mixed_pass is not None
+
+    def passed() -> list[torch.Tensor]:
+        canvases = Canvases(slots=(0,), lengths=(9,), widths=(12,), width=12)
+        view = MixedView(cache, NewTokens(slots=(0,), lengths=(0,), counts=(9,)), canvases)
+        canvas, soft = torch.arange(20, 32)[None], torch.zeros(1, 12, model.info.hidden_size)
+        read, opened = model.mixed_pass(torch.arange(9) + 6, canvas, soft, view)
+        cache.seal(view)
+        return [read, opened, model.denoise(canvas, soft, cache.canvas_view([0], [9], 12))]
+
+    expected = passed()
+    monkeypatch.setattr(torch, "compile", lambda function, **options: whole(function, backend="eager", **options))
+    monkeypatch.setattr(packed, "_unpack", torch.ops.twolane.unpack)
+    monkeypatch.setattr(fused, "_EAGER", {"unpack"})  # it is compiled in test_packed.py
+    torch._dynamo.reset()
+    model.compile()
+    torch.testing.assert_close(passed(), expected, atol=1e-4, rtol=0)
+    assert not [record for record in caplog.records if "cannot compile" in record.getMessage()]
 
 
 def test_encoder_and_decoder_share_packed_weights(folder: Path) -> None:

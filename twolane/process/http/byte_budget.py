@@ -27,7 +27,7 @@ class ByteBudget:
         self._limit = limit
         self._owner_limit = max(largest, int(limit * OWNER_SHARE))
         self._by_owner: dict[str, int] = {}
-        self.used = 0
+        self.used = 0  # of the limit
 
     def hold(self) -> "Holding":
         """The share of a new request; use it as a context manager, or `release` it."""
@@ -48,20 +48,11 @@ class ByteBudget:
         """Count bytes as held, or as released if `size` is negative."""
         self.used += size
         if owner is not None:
-            self._change_of(owner, size)
-
-    def move(self, size: int, owner: str | None, to: str) -> None:
-        """Count held bytes as those of another owner."""
-        if owner is not None:
-            self._change_of(owner, -size)
-        self._change_of(to, size)
-
-    def _change_of(self, owner: str, size: int) -> None:
-        own = self._by_owner.get(owner, 0) + size
-        if own:
-            self._by_owner[owner] = own
-        else:
-            self._by_owner.pop(owner, None)
+            own = self._by_owner.get(owner, 0) + size
+            if own:
+                self._by_owner[owner] = own
+            else:
+                self._by_owner.pop(owner, None)
 
 
 class Holding:
@@ -85,14 +76,17 @@ class Holding:
         """Count the bytes as those of an API key, given by its name."""
         if not self._is_released:
             if self.size:
-                self._budget.move(self.size, self._owner, owner)
+                if self._owner is None:
+                    self._budget.used -= self.size
+                else:
+                    self._budget.change(-self.size, self._owner)
+                self._budget.change(self.size, owner)
             self._owner = owner
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
-        more = size - self.size
-        if more > 0 and not self._is_released:
-            self._budget.reserve(more, self._owner)
+        if size > self.size and not self._is_released:
+            self._budget.reserve(size - self.size, self._owner)
             self.size = size
 
     def add_if_fits(self, size: int) -> None:

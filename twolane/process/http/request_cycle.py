@@ -146,7 +146,7 @@ class RequestCycle:
     def feed_all(self, body: bytes) -> None:
         """The whole body, if nobody reads it yet. Raises BudgetExceededError if it does not fit into the budget."""
         self._received_bytes = len(body)
-        self._holding.reserve(len(body))
+        self._holding.add_if_fits(len(body))
         self._body = body
         self.body_is_complete = self._has_news = True
 
