@@ -365,7 +365,7 @@ class _Object:
         self._groups = [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.findings))
         self._low, self._high = self._counts()
         self._after_names: dict[tuple[int, int], int | None] = {}
-        self._extra: dict[int, int] = {}
+        self._extra: dict[int, int | None] = {}
 
     def _usable(self, found: Sequence[MemberGroup]) -> list[MemberGroup]:
         """Groups that can hold a member."""

@@ -47,8 +47,11 @@ class _Outline(Builder):
         starts = list(self._containers_of(place, by_type, continuation, Split()))
         minimal = minimise(graph.rows, graph.accepting, graph.state(graph.merged([], *starts)))
         profile, inside = self._around, list(self._around.inside)
-        copies = Counter(inside[row[0][0] - _FIRST - 1] for row in minimal.rows if row and row[0][0] > _FIRST)
-        profile.own = max(len(minimal.rows) - 1 - profile.free[0] - copies.total(), 1)
+        before = [row for row in minimal.rows if row and row[0][0] > _FIRST]  # alternatives may share one of them
+        copies = Counter(
+            inside[label - _FIRST - 1] for row in before for first, last, _ in row for label in range(first, last + 1)
+        )
+        profile.own = max(len(minimal.rows) - 1 - profile.free[0] - len(before), 1)
         profile.inside = copies
         profile.required &= set(profile.inside)
         return profile

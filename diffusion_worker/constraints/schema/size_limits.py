@@ -59,5 +59,5 @@ SIZE_TIERS: Final = (
     ),
     SizeLimits(states=24_000, free_states=17_000, recursion=3, depth=24, length=64, items=32, members=16, indents=2),
     SizeLimits(states=40_000, free_states=17_000, recursion=2, depth=16, length=16, items=8, members=4, indents=2),
-    *(replace(_DENSE, states=states) for states in (60_000, 30_000, 15_000, 8_000, 4_000, 2_000)),
+    *(replace(_DENSE, states=states) for states in (60_000, 30_000, 15_000, 8_000, 4_000, 2_000, 1_000, 500)),
 )

@@ -329,6 +329,20 @@ def test_an_alternative_that_requires_itself_leaves_the_others() -> None:
     assert not compiled.automaton.accepts(b'{"not": {}}')
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_alternatives_keep_the_values_of_each_other_where_they_begin_alike(count: int) -> None:
+    """The list in `a` belongs to the alternative that `k` names after it."""
+    options = [
+        {"type": "object", "properties": {"a": {"type": "array", "items": {"const": n}}, "k": {"const": n}}}
+        for n in range(count)
+    ]
+    closed = [option | {"additionalProperties": False, "required": ["a", "k"]} for option in options]
+    compiled = compile_schema({"anyOf": closed}, tiers=[SIZE_TIERS[DENSE[0]]])
+    for n in range(count):
+        assert compiled.automaton.accepts(b'{"a": [%d, %d], "k": %d}' % (n, n, n))
+        assert not compiled.automaton.accepts(b'{"a": [%d], "k": %d}' % (n, (n + 1) % count))
+
+
 def test_a_reference_that_is_reached_must_resolve() -> None:
     schema = {"type": "object", "properties": {"a": {"properties": {"b": {"$ref": "#/$defs/none"}}}}}
     with pytest.raises(UnsupportedSchema, match="does not resolve") as caught:
