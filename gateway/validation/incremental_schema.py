@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import jsonschema_rs
 
 from gateway.validation.schema_cost import escaped
-from twolane.process import json_pointer
+from twolane.process import exact_json
 
 MAX_SUBSCHEMAS: Final = 32  # subschemas that apply to one value at once; further ones are ignored
 # Drafts in which `$ref` disables its siblings, and `items` may be a list.
@@ -168,9 +168,9 @@ class IncrementalSchema:
         if reference != "#" and not reference.startswith("#/"):
             return None
         node = self._root
-        for token in json_pointer.tokens_of(unquote(reference[1:])):
+        for token in exact_json.pointer_tokens(unquote(reference[1:])):
             try:
-                node = json_pointer.step(node, token)
+                node = exact_json.pointer_step(node, token)
             except KeyError:
                 return None
             if _has_base(node):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import unquote, urldefrag, urljoin
 
-from twolane.process import json_pointer
+from twolane.process import exact_json
 
 MAX_BASES: Final = 16  # of one position: resources inside each other
 MAX_TARGETS: Final = 16  # of one reference
@@ -95,8 +95,8 @@ class References:
 def _at(resource: Any, pointer: str) -> Iterator[Any]:
     """The value at a pointer into a resource, if there is one."""
     try:
-        for token in json_pointer.tokens_of(pointer):
-            resource = json_pointer.step(resource, token)
+        for token in exact_json.pointer_tokens(pointer):
+            resource = exact_json.pointer_step(resource, token)
     except KeyError:
         return
     yield resource

@@ -16,9 +16,8 @@ from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
 from diffusion_worker.constraints.automata.graph import Block, Graph, TooLarge
 from diffusion_worker.constraints.automata.minimise import as_block, minimise
-from diffusion_worker.constraints.schema.allotments import NO_STATES, Allotments, Place, Profile, Split
+from diffusion_worker.constraints.schema.allotments import NO_STATES, Allotments, Continuation, Place, Profile, Split
 from diffusion_worker.constraints.schema.combine import Combiner
-from diffusion_worker.constraints.schema.continuation import Continuation
 from diffusion_worker.constraints.schema.document import Conj
 from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers, sizes
 from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, name_trie, string, string_body

@@ -18,7 +18,7 @@ import jsonschema_specifications
 
 from diffusion_worker.constraints.automata.unicode_properties import without_properties
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
-from twolane.process import json_pointer
+from twolane.process import exact_json
 
 Schema = bool | Mapping[str, Any]
 _DATA: Final = ("enum", "const", "default", "examples", "example")
@@ -148,8 +148,8 @@ class Document:
         here: Any = self._schemas[uri]
         base = self._bases.get(walked, uri)
         dialect = _dialect(here, _LATEST)
-        for token in json_pointer.tokens_of(pointer.removeprefix(walked)):
-            here = json_pointer.step(here, token)
+        for token in exact_json.pointer_tokens(pointer.removeprefix(walked)):
+            here = exact_json.pointer_step(here, token)
             walked += f"/{_escaped(token)}"
             base, dialect = self._bases.get(walked, base), _dialect(here, dialect)
         return here, base, dialect

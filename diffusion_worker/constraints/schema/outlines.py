@@ -7,10 +7,9 @@ from typing import Final
 
 from diffusion_worker.constraints.automata.graph import TooLarge
 from diffusion_worker.constraints.automata.minimise import minimise
-from diffusion_worker.constraints.schema.allotments import UNLIMITED, Place, Profile, Split
+from diffusion_worker.constraints.schema.allotments import UNLIMITED, Continuation, Place, Profile, Split
 from diffusion_worker.constraints.schema.builder import Builder, ByType
 from diffusion_worker.constraints.schema.combine import Combiner
-from diffusion_worker.constraints.schema.continuation import Continuation
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema

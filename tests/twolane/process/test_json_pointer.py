@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twolane.process.json_pointer import step, tokens_of
+from twolane.process.exact_json import pointer_step, pointer_tokens
 
 DOCUMENT = {"foo": ["bar", "baz"], "": 0, "a/b": 1, "c%d": 2, "m~n": 8, "01": 3}
 
@@ -26,8 +26,8 @@ DOCUMENT = {"foo": ["bar", "baz"], "": 0, "a/b": 1, "c%d": 2, "m~n": 8, "01": 3}
 )
 def test_the_examples_of_the_rfc(pointer: str, value: Any) -> None:
     found: Any = DOCUMENT
-    for token in tokens_of(pointer):
-        found = step(found, token)
+    for token in pointer_tokens(pointer):
+        found = pointer_step(found, token)
     assert found == value
 
 
@@ -38,7 +38,7 @@ def test_the_examples_of_the_rfc(pointer: str, value: Any) -> None:
 def test_an_index_is_written_in_one_way(token: str) -> None:
     items = list(range(12))
     try:
-        found = step(items, token)
+        found = pointer_step(items, token)
     except KeyError:
         assert token not in map(str, items)
     else:
@@ -48,4 +48,4 @@ def test_an_index_is_written_in_one_way(token: str) -> None:
 @pytest.mark.parametrize("value", ["text", 1, None, True])
 def test_nothing_is_inside_a_scalar(value: Any) -> None:
     with pytest.raises(KeyError):
-        step(value, "0")
+        pointer_step(value, "0")
