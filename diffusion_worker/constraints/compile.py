@@ -31,6 +31,7 @@ from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 _ATTEMPTS: Final = 2  # to make unconstrained values deeper
 _DENSE_ATTEMPTS: Final = 5
 _MAX_REDUNDANCY: Final = 2.0
+_MAX_OVERRUN: Final = 1.5  # of the states for depth, by an attempt that interpolates
 _FILL: Final = 0.9  # of the states that an attempt aims at
 _MIN_GROWTH, _MAX_GROWTH = 1.2, 8.0  # of an attempt
 _EMPTY: Final = Profile()
@@ -146,7 +147,7 @@ class _Search:
                 states //= 2
                 continue
             used = len(built.graph.rows) - len(builder.graph.rows)
-            if found is not builder and used > limits.free_states:
+            if found is not builder and used > _MAX_OVERRUN * limits.free_states:
                 break
             found = built
             if allotments.need(root, states + 1) <= states or used > limits.free_states // 2:
