@@ -15,12 +15,13 @@ from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.automata.minimise import minimal_automaton
 from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.automata.unicode_properties import without_properties
+from diffusion_worker.constraints.schema.allotments import Allotments, Place, Profile
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
-from diffusion_worker.constraints.schema.free_values import furthest
 from diffusion_worker.constraints.schema.json_strings import utf8_text
 from diffusion_worker.constraints.schema.keywords import keyword_at
+from diffusion_worker.constraints.schema.outlines import Outlines
 from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
 from diffusion_worker.constraints.schema.validation import SchemaValidator
 from diffusion_worker.constraints.spec import Constraint, WhiteSpace, template_parts
@@ -28,12 +29,16 @@ from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, T
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 _ATTEMPTS: Final = 2  # to make unconstrained values deeper
-_MIN_REDUNDANCY: Final = 1.5  # less is not worth another attempt
+_DENSE_ATTEMPTS: Final = 5
 _MAX_REDUNDANCY: Final = 2.0
+_MAX_OVERRUN: Final = 1.5  # of the states for depth, by an attempt that interpolates
+_FILL: Final = 0.9  # of the states that an attempt aims at
+_MIN_GROWTH, _MAX_GROWTH = 1.2, 8.0  # of an attempt
+_EMPTY: Final = Profile()
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
 MAX_TREE_STATES: Final = 150_000  # under construction, for a regular expression, choice or template
 _Found = tuple[int, Builder]  # a tier, and what was built within its limits
-COMPILER_VERSION: Final = 7  # part of every cache key; raise it whenever the compiler may produce a different automaton
+COMPILER_VERSION: Final = 8  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,7 @@ def compile_schema(
         found = search.find(combiner)
         if found is None:
             continue
-        tier, builder = found[0], _deepened(found[1])
+        tier, builder = found
         automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
         if automaton is not None:
             findings = builder.findings
@@ -122,62 +127,67 @@ class _Search:
     def find(self, combiner: Combiner) -> _Found | None:
         """The tier and its build."""
         for tier in range(self._generous):
-            if (built := self._build(tier, combiner)) is not None:
-                return tier, built
-        found = self._densest(combiner, None, 1.0)
-        if found is not None and (factor := _redundancy(found[1])) > 1.0:
-            return self._densest(combiner, found, factor)
+            if (built := self._build(self._tiers[tier], combiner)) is not None:
+                return tier, self._deepened(built)
+        if self._generous == len(self._tiers):
+            return None
+        built = self._densest(self._tiers[self._generous], combiner)
+        return None if built is None else (self._generous, built)
+
+    def _deepened(self, builder: Builder) -> Builder:
+        """The same build with unconstrained values as deep as the states suffice."""
+        limits, profiles = builder.limits, builder.profiles
+        allotments = Allotments(lambda place: profiles.get(place, _EMPTY), is_cut=False)
+        root = Place((builder.combiner.document.root,))
+        found, states = builder, limits.free_states
+        deep = replace(limits, states=limits.states + 2 * states)  # alternatives may be copies of each other
+        for _ in range(_ATTEMPTS if allotments.need(root, 1) else 0):
+            built = self._build(deep, builder.combiner, allotments, states)
+            if built is None:
+                states //= 2
+                continue
+            used = len(built.graph.rows) - len(builder.graph.rows)
+            if found is not builder and used > _MAX_OVERRUN * limits.free_states:
+                break
+            found = built
+            if allotments.need(root, states + 1) <= states or used > limits.free_states // 2:
+                break
+            states = int(states * min(_FILL * limits.free_states / max(used, 1), _MAX_GROWTH))
         return found
 
-    def _densest(self, combiner: Combiner, found: _Found | None, factor: float) -> _Found | None:
-        """The first sufficient one of the dense tiers before the one that has been found, by bisection."""
-        low, high = self._generous, len(self._tiers) if found is None else found[0]
-        while low < high:
-            tier = (low + high) // 2
-            if (built := self._build(tier, combiner, factor)) is None:
-                low = tier + 1
+    def _densest(self, limits: SizeLimits, combiner: Combiner) -> Builder | None:
+        """The largest build for which the states suffice, by interpolation. Alternatives that overlap leave states
+        which minimisation removes, so more of them are allowed under construction than a document gets."""
+        room = replace(limits, states=int(_MAX_REDUNDANCY * limits.states))
+        allotments = Allotments(Outlines(limits, combiner, self._white_space).profile, is_cut=True)
+        root, found = Place((combiner.document.root,)), None
+        low, high, states = 0, 0, limits.states  # the largest that fits, and the least that does not
+        for _ in range(_DENSE_ATTEMPTS):
+            fits = states >= allotments.least(root)
+            built = self._build(room, combiner, allotments, states) if fits else None
+            if built is None or (found and len(built.graph.rows) > limits.states):
+                high = states
+                states = (low + high) // 2 if found else states // 4
             else:
-                found, high = (tier, built), tier
+                found, low = built, states
+                if allotments.need(root, states + 1) <= states:
+                    break
+                growth = min(_FILL * limits.states / len(built.graph.rows), _MAX_GROWTH)
+                states = int(states * growth) if high == 0 else min(int(states * growth), (low + high) // 2)
+            if states < _MIN_GROWTH * low:
+                break
         return found
 
-    def _build(self, tier: int, combiner: Combiner, factor: float = 1.0) -> Builder | None:
-        limits = self._tiers[tier]
-        builder = Builder(replace(limits, states=int(factor * limits.states)), combiner, self._white_space)
+    def _build(
+        self, limits: SizeLimits, combiner: Combiner, allotments: Allotments | None = None, states: int = 0
+    ) -> Builder | None:
+        builder = Builder(limits, combiner, self._white_space, allotments)
         try:
-            builder.build()
+            builder.build(states)
         except TooLarge:
             self.pointer = builder.pointer
             return None
         return builder
-
-
-def _redundancy(builder: Builder) -> float:
-    """How many times as many states a schema like this may take under construction: alternatives that overlap leave
-    states which minimisation removes."""
-    automaton = minimal_automaton(builder.graph.rows, builder.graph.accepting, builder.start)
-    share = len(builder.graph.rows) / automaton.states if automaton is not None else 1.0
-    return min(share, _MAX_REDUNDANCY) if share > _MIN_REDUNDANCY else 1.0
-
-
-def _deepened(builder: Builder) -> Builder:
-    """The same build with unconstrained values as deep as the states suffice."""
-    limits = builder.limits
-    reach = furthest(builder.copies, limits.free_states, builder.white_space) if builder.copies else 0
-    outermost = min((level for _, level in builder.copies), default=0)
-    least = outermost + max(limits.free_depth, limits.undeclared_depth)
-    for reached in range(reach, max(reach - _ATTEMPTS, least), -1):
-        deep = replace(
-            limits,
-            states=limits.states + 2 * limits.free_states,  # alternatives may be copies of each other
-            reach=reached,
-        )
-        again = Builder(deep, builder.combiner, builder.white_space)
-        try:
-            again.build()
-        except TooLarge:
-            continue
-        return again
-    return builder
 
 
 def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compilation:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import jsonschema_rs
 
 from gateway.validation.schema_cost import escaped
+from twolane.process import exact_json
 
 MAX_SUBSCHEMAS: Final = 32  # subschemas that apply to one value at once; further ones are ignored
 # Drafts in which `$ref` disables its siblings, and `items` may be a list.
@@ -167,11 +168,10 @@ class IncrementalSchema:
         if reference != "#" and not reference.startswith("#/"):
             return None
         node = self._root
-        for step in unquote(reference[2:]).split("/") if reference[2:] else ():
-            name = step.replace("~1", "/").replace("~0", "~")
+        for token in exact_json.pointer_tokens(unquote(reference[1:])):
             try:
-                node = node[int(name)] if isinstance(node, list) else node[name]
-            except (KeyError, IndexError, ValueError, TypeError):
+                node = exact_json.pointer_step(node, token)
+            except KeyError:
                 return None
             if _has_base(node):
                 return None

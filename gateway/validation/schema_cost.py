@@ -6,8 +6,8 @@ depends on which keywords apply a subschema in place and which apply it to a chi
 
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import unquote
 
+from gateway.validation.references import References, TooManyReadings
 from gateway.validation.regex_syntax import weight_of
 
 MAX_DEPTH: Final = 64  # of a schema
@@ -36,7 +36,7 @@ _KINDS: Final = {
 _MAPS: Final = frozenset(
     {"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"}
 )
-_DYNAMIC_REFERENCES: Final = ("$dynamicRef", "$recursiveRef")
+_REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 class SchemaError(ValueError):
@@ -107,6 +107,7 @@ class _Graph:
 
     def __init__(self, root: Any) -> None:
         self._root = root
+        self._references = _references(root)
         self._numbers: dict[int, int] = {}
         self._pointers: list[str] = []
         self._in_place: list[list[int]] = []  # first by id(), then by number
@@ -154,19 +155,23 @@ class _Graph:
             waiting += [(child, inside, depth + (kind != _IN_PLACE)) for child, inside, kind in children]
 
     def _referenced(self, node: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str, str]]:
-        for keyword in _DYNAMIC_REFERENCES:
-            if isinstance(node.get(keyword), str):
-                raise SchemaError(f"{keyword} is not supported", pointer, unsupported=True)
-        reference = node.get("$ref")
-        if not isinstance(reference, str):
-            return
-        if node is not self._root and _has_own_base(node):
-            raise SchemaError("$ref next to $id is not supported", pointer, unsupported=True)
-        if not reference.startswith("#"):
-            raise SchemaError(
-                "only references within the schema (#...) are supported", f"{pointer}/$ref", unsupported=True
-            )
-        yield _find(self._root, reference, pointer), reference, _IN_PLACE
+        for keyword in _REFERENCES:
+            reference = node.get(keyword)
+            if not isinstance(reference, str):
+                continue
+            try:
+                found = self._references.targets(node, keyword)
+            except TooManyReadings as error:
+                raise SchemaError(str(error), f"{pointer}/{keyword}", unsupported=True) from None
+            except ValueError:
+                raise SchemaError("not a URI reference", f"{pointer}/{keyword}") from None
+            if not found and reference.startswith("#"):
+                raise SchemaError("unresolved reference", f"{pointer}/{keyword}")
+            if not found:
+                raise SchemaError(
+                    "only references within the schema are supported", f"{pointer}/{keyword}", unsupported=True
+                )
+            yield from ((target, reference, _IN_PLACE) for target in found)
 
     def _topological_order(self) -> list[int]:
         """Subschemas ordered so that in-place children come first. Raises SchemaError for a cycle."""
@@ -191,6 +196,15 @@ class _Graph:
         return order
 
 
+def _references(root: Any) -> References:
+    try:
+        return References(root)
+    except TooManyReadings as error:
+        raise SchemaError(str(error), unsupported=True) from None
+    except ValueError:
+        raise SchemaError("an identifier that is not a URI") from None
+
+
 def _subschemas(node: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str, str]]:
     """(schema, its pointer, how it is applied) for every direct subschema of `node`."""
     for keyword, value in node.items():
@@ -204,36 +218,6 @@ def _subschemas(node: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str, 
             yield from ((child, f"{inside}/{escaped(name)}", kind) for name, child in value.items())
         else:
             yield value, inside, kind
-
-
-def _find(root: Any, reference: str, pointer: str) -> Any:
-    """Resolve a reference within the schema: a JSON pointer or an anchor. `pointer` is where the reference is."""
-    fragment = unquote(reference[1:])
-    if fragment and not fragment.startswith("/"):
-        return _find_anchor(root, fragment, pointer)
-    node = root
-    for step in fragment.split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        try:
-            node = node[int(name)] if isinstance(node, list) else node[name]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise SchemaError("unresolved reference", f"{pointer}/$ref") from None
-    return node
-
-
-def _find_anchor(root: Any, name: str, pointer: str) -> Any:
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            if node.get("$anchor") == name or f"#{name}" in (node.get("$id"), node.get("id")):
-                return node
-            waiting += [child for child, _, _ in _subschemas(node, "")]
-    raise SchemaError("unresolved reference", f"{pointer}/$ref")
-
-
-def _has_own_base(node: dict[str, Any]) -> bool:
-    return any(isinstance(node.get(key), str) and not node[key].startswith("#") for key in ("$id", "id"))
 
 
 def _depth(value: Any, limit: int) -> int:

@@ -1,5 +1,7 @@
 """JSON in and out with integers of any size: what was read is written back with the same digits.
 
+JSON pointers (RFC 6901) are read as they are written there: `int` also reads `-1`, `01` and digits of other scripts.
+
 orjson reads integers beyond 64 bits as floats, which changes identifiers and hashes. msgspec reads them exactly.
 """
 
@@ -11,6 +13,7 @@ import msgspec
 MAX_DIGITS: Final = 4299  # of one integer: Python's limit, with a sign, against quadratic conversion time
 
 
+_INDEX: Final = re.compile("0|[1-9][0-9]*")
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 
@@ -46,3 +49,18 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
         raise JsonError(str(fault)) from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
+
+
+def pointer_tokens(pointer: str) -> list[str]:
+    """The unescaped reference tokens of a pointer, which is empty or begins with `/`."""
+    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+
+
+def pointer_step(value: Any, token: str) -> Any:
+    """The member or item of a value that an unescaped token names. Raises KeyError if there is none: an index of an
+    array is written in ASCII digits, without a sign and without leading zeros (RFC 6901, section 4)."""
+    if isinstance(value, list) and _INDEX.fullmatch(token) and len(token) < 10 and int(token) < len(value):
+        return value[int(token)]
+    if isinstance(value, dict) and token in value:
+        return value[token]
+    raise KeyError(token)

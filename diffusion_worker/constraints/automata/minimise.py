@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton, Edge, freeze, freeze_edges
-from diffusion_worker.constraints.automata.graph import coalesce
+from diffusion_worker.constraints.automata.graph import Block, coalesce
 from diffusion_worker.constraints.automata.native import NATIVE
 
 _MASK: Final = (1 << 64) - 1
@@ -42,6 +42,18 @@ def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: i
         return minimise_in_python(rows, accepting, start)
     found = NATIVE.minimise(rows, accepting, start, False)
     return EMPTY if found is None else RangeDfa(rows=found[0], accepting=found[1], start=0)
+
+
+def as_block(language: RangeDfa) -> Block:
+    """The states of texts none of which begins another one, as a block: its only accepting state is what follows."""
+    if len(language.rows) < 2:
+        return ()
+    last = language.accepting.index(True)
+    return tuple(
+        tuple((a, b, -1 if target == last else target - (target > last)) for a, b, target in row)
+        for row, accepts in zip(language.rows, language.accepting, strict=True)
+        if not accepts
+    )
 
 
 def minimal_automaton(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> ByteAutomaton | None:

@@ -9,15 +9,17 @@ accepted.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
-from diffusion_worker.constraints.automata.graph import Graph, TooLarge
+from diffusion_worker.constraints.automata.graph import Block, Graph, TooLarge
+from diffusion_worker.constraints.automata.minimise import as_block, minimise
+from diffusion_worker.constraints.schema.allotments import NO_STATES, Allotments, Continuation, Place, Profile, Split
 from diffusion_worker.constraints.schema.combine import Combiner
-from diffusion_worker.constraints.schema.continuation import Continuation
 from diffusion_worker.constraints.schema.document import Conj
-from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers
+from diffusion_worker.constraints.schema.free_values import ARRAY, OBJECT, ONE_LINE, Copy, containers, sizes
 from diffusion_worker.constraints.schema.json_strings import QUOTE, Style, name_trie, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
@@ -37,15 +39,24 @@ from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 from diffusion_worker.constraints.spec import WhiteSpace
 
+ByType = Mapping[str, Sequence[Shape]]
 _OPEN_BRACKET, _CLOSE_BRACKET, _OPEN_BRACE, _CLOSE_BRACE = b"[]{}"
+_ROOM: Final = 2
 _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 
 class Builder:
     """One attempt to build a schema within one tier of size limits. `truncations`: how often a depth limit removed
-    described values; `findings.is_cut`: values are missing, also unconstrained ones."""
+    described values; `findings.is_cut`: values are missing, also unconstrained ones; `profiles`: what every place
+    contains. Without allotments, unconstrained values get the least depth."""
 
-    def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace = WhiteSpace.BOUNDED) -> None:
+    def __init__(
+        self,
+        limits: SizeLimits,
+        combiner: Combiner,
+        white_space: WhiteSpace = WhiteSpace.BOUNDED,
+        allotments: Allotments | None = None,
+    ) -> None:
         self.graph = Graph(max_states=limits.states)
         self.layout = Layout(self.graph, white_space, INDENTS[: limits.indents])
         self.limits = limits
@@ -54,17 +65,22 @@ class Builder:
         self.findings = Findings()
         self.start = -1
         self.truncations = 0
-        self.copies: Counter[tuple[Copy, int]] = Counter()  # of unconstrained containers, by nesting depth
+        self.profiles: dict[Place, Profile] = {}
+        self._allotments = allotments
+        self._around = Profile()  # of the container in progress
         self.style: Style = "raw" if limits.dense else "plain"  # of strings with restrictions
         self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
+        self._room = _ROOM * limits.states  # under construction in all blocks together
+        self._blocks: dict[tuple[Place, int, int], Block] = {}
         self._active: Counter[int] = Counter()
         self._cuts = 0  # truncations that depend on the recursion around a value
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
-    def build(self) -> None:
-        """Set `start` to the state before a whole document and the white space around it. Raises TooLarge."""
-        start = self.value((self.combiner.document.root,), Continuation(following=self.layout.end()))
+    def build(self, states: int = 0) -> None:
+        """Set `start` to the state before a whole document and the white space around it. `states`: the allotment of
+        the document. Raises TooLarge."""
+        start = self.value((self.combiner.document.root,), Continuation(following=self.layout.end(), states=states))
         self.start = self.graph.state(()) if start is None else self.layout.start(start)
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
@@ -90,40 +106,120 @@ class Builder:
         if given := [value for shape in shapes for value in shape.literals or ()]:
             kept = [value for value in distinct(given) if self.combiner.satisfies(value, conj)]
             starts.extend(literals(self.graph, self.layout, kept, continuation.following, continuation.depth))
-        starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
+        by_type = self.by_type([shape for shape in shapes if shape.literals is None])
+        starts.extend(self._scalars(by_type, continuation))
+        if by_type["array"] or by_type["object"]:
+            place = Place(conj, continuation.around, continuation.is_undeclared)
+            starts.extend(self.containers(place, by_type, continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
 
-    def _typed(self, shapes: Sequence[Shape], continuation: Continuation) -> Iterator[int]:
-        """The states before a value of any of the shapes, type by type; equal restrictions of a type are built once."""
-        by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
+    def by_type(self, shapes: Sequence[Shape]) -> ByType:
+        """The shapes of each type."""
         for shape in shapes:
             self.findings.unchecked |= shape.unchecked
+        return {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
+
+    def _scalars(self, by_type: ByType, continuation: Continuation) -> Iterator[int]:
+        """The states before a scalar of any of the shapes; equal restrictions of a type are built once."""
         graph, following = self.graph, continuation.following
         if by_type["null"]:
             yield graph.word(b"null", following)
         if by_type["boolean"]:
             yield from (graph.word(word, following) for word in (b"true", b"false"))
-        free = self._unconstrained(by_type)
-        if free:
-            yield from self._containers(free, continuation)
         found = [
             *(self._number(numbers, following) for numbers in weakest(shape.numbers for shape in by_type["number"])),
             *(self._string(text, continuation) for text in weakest(shape.text for shape in by_type["string"])),
         ]
-        if ARRAY not in free:
-            found += [self._array(items, continuation) for items in weakest(shape.items for shape in by_type["array"])]
-        if OBJECT not in free:
-            restricted = weakest(shape.members for shape in by_type["object"])
-            found += [self._object(members, continuation) for members in restricted]
         yield from (state for state in found if state is not None)
 
-    def _unconstrained(self, by_type: Mapping[str, Sequence[Shape]]) -> str:
+    def containers(self, place: Place, by_type: ByType, continuation: Continuation, /) -> Iterator[int]:
+        """The states before a container of any of the shapes."""
+        self._note(place, is_required=continuation.is_required)
+        split = NO_STATES if self._allotments is None else self._allotments.split(place, continuation.states)
+        if split is None:
+            self.truncations += 1
+            self.findings.is_cut = True
+            yield from self._empty(by_type, continuation.following)
+            return
+        around, self._around = self._around, Profile()
+        self.profiles.setdefault(place, self._around)  # the outermost visit is the one without cuts
+        yield from self._containers_of(place, by_type, continuation, split)
+        self._around = around
+
+    def _empty(self, by_type: ByType, following: int) -> Iterator[int]:
+        """Containers without content, where they are allowed."""
+        if any(shape.members.low == 0 and not shape.members.required for shape in by_type["object"]):
+            yield self.graph.word(b"{}", following)
+        if any(shape.items.low == 0 for shape in by_type["array"]):
+            yield self.graph.word(b"[]", following)
+
+    def _note(self, place: Place, *, is_required: bool) -> None:
+        self._around.inside[place] += 1
+        if is_required:
+            self._around.required.add(place)
+
+    def _containers_of(self, place: Place, by_type: ByType, continuation: Continuation, split: Split) -> Iterator[int]:
+        free = self._unconstrained(by_type)
+        arrays = [] if ARRAY in free else weakest(shape.items for shape in by_type["array"])
+        objects = [] if OBJECT in free else weakest(shape.members for shape in by_type["object"])
+        if free:
+            yield from self._unconstrained_containers(free, continuation, split)
+        if len(arrays) > 1 or len(objects) > 1:
+            yield from self._united(place, arrays, objects, continuation, split)
+        else:
+            yield from self._alternatives(arrays, objects, continuation, split)
+        if len(free) + len(arrays) + len(objects) > 1:
+            self._around.required.clear()  # an alternative may be left out
+
+    def _alternatives(
+        self, arrays: Sequence[Items], objects: Sequence[Members], continuation: Continuation, split: Split
+    ) -> Iterator[int]:
+        found = [
+            *(self._array(items, continuation, split) for items in arrays),
+            *(self._object(members, continuation, split) for members in objects),
+        ]
+        yield from (state for state in found if state is not None)
+
+    def _united(
+        self,
+        place: Place,
+        arrays: Sequence[Items],
+        objects: Sequence[Members],
+        continuation: Continuation,
+        split: Split,
+    ) -> Iterator[int]:
+        """Alternatives that overlap are united apart from what follows them and minimised, so that only what remains of
+        them takes states here. Such a block is the same for every state that follows."""
+        key = (place, 0 if self.limits.dense else continuation.depth, continuation.states)
+        block = self._blocks.get(key)
+        if block is None:
+            cuts = self._cuts
+            block = self._block(arrays, objects, continuation, split)
+            if cuts == self._cuts:
+                self._blocks[key] = block
+        if block:
+            yield self.graph.paste(block, continuation.following)
+
+    def _block(
+        self, arrays: Sequence[Items], objects: Sequence[Members], continuation: Continuation, split: Split
+    ) -> Block:
+        outer = self.graph, self.layout, self._known
+        self.graph = graph = Graph(max_states=self._room)
+        self.layout, self._known = Layout(graph, self.white_space, INDENTS[: self.limits.indents]), {}
+        following = graph.state((), accepting=True)
+        starts = list(self._alternatives(arrays, objects, replace(continuation, following=following), split))
+        start = graph.state(graph.merged([], *starts)) if starts else following
+        self._room -= len(graph.rows)
+        self.graph, self.layout, self._known = outer
+        return as_block(minimise(graph.rows, graph.accepting, start))
+
+    def _unconstrained(self, by_type: ByType) -> str:
         """The opening brackets of containers whose content the schema does not restrict."""
         arrays = any(shape.items == Items() for shape in by_type["array"])
         objects = any(shape.members == Members() for shape in by_type["object"])
         return f"{OBJECT * objects}{ARRAY * arrays}"
 
-    def _containers(self, openings: str, continuation: Continuation) -> Iterator[int]:
+    def _unconstrained_containers(self, openings: str, continuation: Continuation, split: Split) -> Iterator[int]:
         self.findings.is_cut = True
         is_inline = continuation.is_undeclared or not self.limits.indents
         copy = Copy(
@@ -132,18 +228,21 @@ class Builder:
             line=ONE_LINE if is_inline else continuation.depth - len(continuation.around),
             indents=() if is_inline else INDENTS[: self.limits.indents],
         )
-        self.copies[copy, continuation.depth] += 1
-        depth = self.limits.free_depth_at(continuation.depth, is_undeclared=continuation.is_undeclared)
+        least = self.limits.undeclared_depth if continuation.is_undeclared else self.limits.free_depth
+        found = sizes(copy, least, self.white_space)
+        base = 0 if self.limits.dense else found[0]  # the tier's own states contain the least depth
+        self._around.free = tuple(size - base for size in found)
+        depth = least + sum(size - base <= split.free for size in found[1:])
         if block := containers(copy, depth, self.white_space):
             yield self.graph.paste(block, continuation.following)
 
-    def _array(self, items: Items, continuation: Continuation) -> int | None:
+    def _array(self, items: Items, continuation: Continuation, split: Split) -> int | None:
         with self._inside(items.layers) as allowed:
-            return _Array(self, items, continuation).start() if allowed else None
+            return _Array(self, items, continuation, split).start() if allowed else None
 
-    def _object(self, members: Members, continuation: Continuation) -> int | None:
+    def _object(self, members: Members, continuation: Continuation, split: Split) -> int | None:
         with self._inside(members.layers) as allowed:
-            return _Object(self, members, continuation).start() if allowed else None
+            return _Object(self, members, continuation, split).start() if allowed else None
 
     @contextmanager
     def _inside(self, layers: Sequence[ItemLayer | MemberLayer]) -> Iterator[bool]:
@@ -179,8 +278,9 @@ class Builder:
 class _Array:
     """Arrays: items one after another, the last in a loop if there is no upper bound. Counts are copies of the item."""
 
-    def __init__(self, builder: Builder, items: Items, continuation: Continuation) -> None:
+    def __init__(self, builder: Builder, items: Items, continuation: Continuation, split: Split) -> None:
         self._builder, self._graph, self._items, self._continuation = builder, builder.graph, items, continuation
+        self._split = split
         self._layout, self._depth = builder.layout, continuation.depth
         self._low, self._high = self._capped(items.low, "minItems"), items.high
         if self._high is not None and self._high > max(builder.limits.items, self._low):
@@ -236,7 +336,14 @@ class _Array:
     def _item(self, index: int, following: int) -> int | None:
         unconstrained = index >= self._items.prefix and self._items.unconstrained
         around = ARRAY if unconstrained else ""
-        return self._builder.value(self._items.at(index), self._continuation.nested(following, around=around))
+        conj = self._items.at(index)
+        continuation = self._continuation.nested(
+            following,
+            around=around,
+            states=self._split.inside.get(Place(conj, around), 0),
+            is_required=index < self._low,
+        )
+        return self._builder.value(conj, continuation)
 
 
 class _Object:
@@ -246,8 +353,9 @@ class _Object:
     states, not 2^n. Where `minProperties` or `maxProperties` matter, states are multiplied by the count of members.
     """
 
-    def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
+    def __init__(self, builder: Builder, members: Members, continuation: Continuation, split: Split) -> None:
         self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
+        self._split = split
         self._layout, self._depth = builder.layout, continuation.depth
         allowed = allowed_names(builder.combiner, members, builder.limits, builder.findings)
         self._names = [name for name in members.declared if accepts(allowed, name)]
@@ -256,14 +364,10 @@ class _Object:
         self._groups = [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.findings))
         self._low, self._high = self._counts()
         self._after_names: dict[tuple[int, int], int | None] = {}
-        self._extra: dict[int, int] = {}
+        self._extra: dict[int, int | None] = {}
 
     def _usable(self, found: Sequence[MemberGroup]) -> list[MemberGroup]:
-        """Groups that can hold a member. The limits decide whether unconstrained undeclared members are allowed."""
-        bare = not self._members.layers and not self._names
-        if not bare and self._builder.limits.undeclared_depth < 0:
-            self._builder.findings.is_cut |= any(group.unconstrained for group in found)
-            found = [group for group in found if not group.unconstrained]
+        """Groups that can hold a member."""
         return [
             group
             for group in found
@@ -354,14 +458,23 @@ class _Object:
         if key not in self._after_names:
             after = self._after(index + 1, self._incremented(count))
             conj = self._builder.combiner.member(self._members, self._names[index])
-            value = None if after is None else self._value(conj, after, unconstrained=False)
+            is_required = self._names[index] in self._required
+            value = None if after is None else self._value(conj, after, is_required=is_required)
             self._after_names[key] = None if value is None else self._layout.sign(COLON, value)
         return self._after_names[key]
 
-    def _value(self, conj: Conj, following: int, *, unconstrained: bool) -> int | None:
+    def _value(
+        self, conj: Conj, following: int, *, unconstrained: bool = False, is_required: bool = False
+    ) -> int | None:
         is_undeclared = unconstrained and bool(self._members.layers)
         around = OBJECT if unconstrained and not is_undeclared else ""
-        continuation = self._continuation.nested(following, around=around, is_undeclared=is_undeclared)
+        continuation = self._continuation.nested(
+            following,
+            around=around,
+            is_undeclared=is_undeclared,
+            states=self._split.inside.get(Place(conj, around, is_undeclared), 0),
+            is_required=is_required,
+        )
         return self._builder.value(conj, continuation)
 
     def _undeclared(self, count: int) -> int | None:
@@ -372,6 +485,8 @@ class _Object:
             ahead = self._incremented(count)
             if ahead == count:
                 self._extra[count] = self._loop(count)
+            elif self._high is None and self._incremented(ahead) == ahead:
+                self._extra[count] = self._undeclared(ahead)  # the first members lead to where the others do
             else:
                 self._extra[count] = self._group_names(self._undeclared_after(ahead, self._undeclared(ahead)))
         return self._extra[count]

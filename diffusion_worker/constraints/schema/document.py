@@ -18,6 +18,7 @@ import jsonschema_specifications
 
 from diffusion_worker.constraints.automata.unicode_properties import without_properties
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
+from twolane.process import exact_json
 
 Schema = bool | Mapping[str, Any]
 _DATA: Final = ("enum", "const", "default", "examples", "example")
@@ -99,7 +100,7 @@ class Document:
     def resolve(self, node: Node, keyword: str, reference: str) -> Node:
         """The target of a reference. Raises UnsupportedSchema if it is not in the document or a metaschema, or if a
         dynamic reference may have several."""
-        uri, fragment = urldefrag(_absolute(node.base, reference))
+        uri, fragment = urldefrag(_absolute(node.base, reference, node.pointer))
         self._load(uri)
         pointer = self._resources.get(uri)
         if pointer is not None and (fragment == "" or fragment.startswith("/")):
@@ -147,13 +148,9 @@ class Document:
         here: Any = self._schemas[uri]
         base = self._bases.get(walked, uri)
         dialect = _dialect(here, _LATEST)
-        for token in pointer.removeprefix(walked).split("/")[1:]:
-            name = token.replace("~1", "/").replace("~0", "~")
-            try:
-                here = here[int(name)] if isinstance(here, list) else here[name]
-            except (LookupError, TypeError, ValueError):
-                raise KeyError(pointer) from None
-            walked += f"/{token}"
+        for token in exact_json.pointer_tokens(pointer.removeprefix(walked)):
+            here = exact_json.pointer_step(here, token)
+            walked += f"/{_escaped(token)}"
             base, dialect = self._bases.get(walked, base), _dialect(here, dialect)
         return here, base, dialect
 
@@ -166,7 +163,7 @@ class Document:
                 dialect = _dialect(here, dialect)
                 base = self._index_schema(here, pointer, base, dialect)
                 if not uri and isinstance(reference := here.get("$ref"), str):
-                    self._enter(urldefrag(_absolute(base, reference))[0])
+                    self._enter(urldefrag(_absolute(base, reference, pointer))[0])
             todo.extend((value, f"{pointer}/{_escaped(name)}", base, dialect) for name, value in _inside(here))
 
     def _enter(self, uri: str) -> None:
@@ -176,7 +173,7 @@ class Document:
     def _index_schema(self, schema: Mapping[str, Any], pointer: str, base: str, dialect: Dialect) -> str:
         name = schema.get(dialect.id)
         if isinstance(name, str) and not (dialect.ignores_siblings and "$ref" in schema):
-            uri, fragment = urldefrag(urljoin(base, name))
+            uri, fragment = urldefrag(_joined(base, name, pointer))
             if fragment:
                 self._anchors[uri, fragment] = pointer
             if uri != base:
@@ -199,8 +196,15 @@ def root_base(schema: Schema) -> str:
     return urldefrag(name)[0] if isinstance(name, str) else ""
 
 
-def _absolute(base: str, reference: str) -> str:
-    return base + reference if reference.startswith("#") else urljoin(base, reference)
+def _absolute(base: str, reference: str, pointer: str) -> str:
+    return base + reference if reference.startswith("#") else _joined(base, reference, pointer)
+
+
+def _joined(base: str, reference: str, pointer: str) -> str:
+    try:
+        return urljoin(base, reference)
+    except ValueError:
+        raise InvalidRequest(f"{reference[:200]!r} is not a URI reference (at `#{pointer}`)") from None
 
 
 def _dialect(schema: Any, around: Dialect) -> Dialect:

@@ -7,7 +7,7 @@ arrays. Undeclared members, and what is deeper than 3, are written on one line; 
 says, or "plain" in the outermost container of a declared value; and numbers without an exponent.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT
 from diffusion_worker.constraints.automata.graph import Block, Graph
-from diffusion_worker.constraints.automata.minimise import minimise
+from diffusion_worker.constraints.automata.minimise import as_block, minimise
 from diffusion_worker.constraints.schema.json_strings import Style, string
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, Layout
 from diffusion_worker.constraints.schema.numbers import free_number
@@ -55,29 +55,14 @@ def containers(copy: Copy, depth: int, white_space: WhiteSpace) -> Block:
     following = graph.state((), accepting=True)
     builder = _Builder(graph, Layout(graph, white_space, copy.indents), depth, copy.line)
     start = graph.state([edge for edge in builder.containers(copy.around, following) if chr(edge[0]) in copy.openings])
-    found = minimise(graph.rows, graph.accepting, start)
-    if not found.rows:
-        return ()
-    last = found.accepting.index(True)
-    return tuple(
-        tuple((a, b, -1 if target == last else target - (target > last)) for a, b, target in row)
-        for row, accepts in zip(found.rows, found.accepting, strict=True)
-        if not accepts
-    )
+    return as_block(minimise(graph.rows, graph.accepting, start))
 
 
-def furthest(copies: Mapping[tuple[Copy, int], int], states: int, white_space: WhiteSpace) -> int:
-    """The largest nesting in total, or 0, that containers may reach while all copies together take at most so many
-    states. The keys tell how deeply a copy itself is nested."""
-    deepest = max((level for _, level in copies), default=0)
-    for reach in range(deepest + MAX_FREE_DEPTH, 0, -1):
-        sizes = (
-            count * len(containers(copy, min(max(reach - level, 0), MAX_FREE_DEPTH), white_space))
-            for (copy, level), count in copies.items()
-        )
-        if sum(sizes) <= states:
-            return reach
-    return 0
+@lru_cache(maxsize=512)
+def sizes(copy: Copy, least: int, white_space: WhiteSpace) -> tuple[int, ...]:
+    """The states of containers from the least depth to MAX_FREE_DEPTH."""
+    depths = range(least, max(least, MAX_FREE_DEPTH) + 1)
+    return tuple(len(containers(copy, depth, white_space)) for depth in depths)
 
 
 class _Builder:

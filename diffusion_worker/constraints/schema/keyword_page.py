@@ -60,14 +60,18 @@ Formats enforced by the automaton: """
 _LIMITS_HEAD: Final = f"""
 ## Size limits
 A compilation takes the first tier whose state budget is sufficient. Limits on depth and on undeclared members make the
-language smaller; lengths and counts above their limits are checked after generation. A schema that exceeds the last
-tier is refused. The dense tiers, for large schemas, write a document on one line, and its strings like those inside
-unconstrained values. Where alternatives overlap, they take up to twice the states while they are built.
+language smaller; lengths and counts above their limits are checked after generation. The dense tiers, for large
+schemas, write a document on one line, and its strings like those inside unconstrained values. A schema whose root does
+not fit there is refused. Where alternatives overlap, they take up to twice the states while they are built.
 
-Unconstrained values and undeclared members are then made deeper, as far as the tier's states for depth suffice: all
-reach the same total depth in the document. Each is itself at most {MAX_FREE_DEPTH} deep, such as an object in an array
-in an object in an array in an object. So members close to the root may be the deepest. Below depth 3, arrays directly
-inside arrays are left out.
+States are shared fairly, from the root down: a container divides its states among what it contains; what needs less
+than an equal share leaves the rest to the others. In the dense tiers this decides what is built: small values are
+complete however deep they are, large and recursive ones are cut, and what is cut may still be an empty object or array.
+The dense tiers after the first are for several tools in a request.
+
+In the other tiers, shares of the states for depth decide how deep unconstrained values and undeclared members are. Each
+is at most {MAX_FREE_DEPTH} deep, such as an object in an array in an object in an array in an object. Below depth 3,
+arrays directly inside arrays are left out.
 
 `stats.truncated` reports that a validator may accept values which are rejected in every order of their members: values
 nested too deeply, also unconstrained ones; strings of a `format`, which others take for an annotation; strings on which
@@ -79,7 +83,7 @@ _LIMIT_COLUMNS: Final = {
     "states": "states",
     "free_states": "more states for depth",
     "free_depth": "least depth of unconstrained values",
-    "undeclared_depth": "least depth of undeclared members (-1: none)",
+    "undeclared_depth": "least depth of undeclared members",
     "recursion": "recursion",
     "depth": "total depth",
     "length": "counted characters",

@@ -34,6 +34,62 @@ def test_the_compiled_validator_agrees_with_the_reference(schema: Any, instances
         assert (compiled.validate(value, 10) is None) is reference.is_valid(value)
 
 
+LATEST = "https://json-schema.org/draft/2020-12/schema"
+TREE = {
+    "$schema": LATEST, "$id": "https://example.com/strict-tree", "$dynamicAnchor": "node", "$ref": "tree",
+    "unevaluatedProperties": False,
+    "$defs": {
+        "tree": {
+            "$id": "tree", "$dynamicAnchor": "node", "type": "object",
+            "properties": {"data": True, "children": {"type": "array", "items": {"$dynamicRef": "#node"}}},
+        }
+    },
+}  # fmt: skip
+TEXTS = {
+    "$schema": LATEST, "$id": "https://example.com/texts", "$ref": "list",
+    "$defs": {
+        "item": {"$dynamicAnchor": "T", "type": "string"},
+        "list": {"$id": "list", "items": {"$dynamicRef": "#T"}, "$defs": {"T": {"$dynamicAnchor": "T", "not": {}}}},
+    },
+}  # fmt: skip
+RECURSIVE = {
+    "$schema": "https://json-schema.org/draft/2019-09/schema", "$id": "https://example.com/r", "type": "object",
+    "$recursiveAnchor": True, "properties": {"c": {"$recursiveRef": "#"}}, "additionalProperties": False,
+}  # fmt: skip
+BASES = {
+    "definitions": {"x": {"type": "string"}},
+    "properties": {
+        "a": {"$id": "https://example.com/a", "$ref": "#/definitions/x", "definitions": {"x": {"type": "integer"}}}
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "instances"),
+    [
+        (TREE, [{"children": [{"data": 1}]}, {"children": [{"daat": 1}]}]),
+        (TEXTS, [["a"], [1]]),
+        (RECURSIVE, [{"c": {"c": {}}}, {"c": {"d": 1}}]),
+        (BASES, [{"a": 1}, {"a": "x"}]),
+        (BASES | {"$schema": "http://json-schema.org/draft-07/schema#"}, [{"a": 1}, {"a": "x"}]),
+    ],
+)
+def test_references_with_other_bases_and_dynamic_ones_lead_where_the_drafts_say(
+    schema: Any, instances: list[Any]
+) -> None:
+    reference = validator_for(schema, default=jsonschema.Draft202012Validator)(schema)
+    for value in instances:
+        assert (Schema(schema).validate(value, 10) is None) is reference.is_valid(value)
+        fed = Schema(schema).incremental_validator().feed(orjson.dumps(value).decode())
+        assert fed or not reference.is_valid(value)
+
+
+def test_a_reference_that_resolves_in_another_draft_only_is_refused() -> None:
+    """By the validator: the cost counts it."""
+    with pytest.raises(SchemaError):
+        Schema({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}, "b": {}})
+
+
 DRAFTS = ["http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#",
           "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2019-09/schema",
           "https://json-schema.org/draft/2020-12/schema"]  # fmt: skip

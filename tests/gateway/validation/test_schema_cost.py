@@ -76,8 +76,13 @@ def test_unevaluated_keywords_double_the_count() -> None:
         ({"items": {"$ref": "https://example.com/schema.json"}}, "only references within the schema"),
         ({"$ref": "file:///etc/passwd"}, "only references within the schema"),
         ({"$ref": "other.json#/a"}, "only references within the schema"),
-        ({"$dynamicRef": "#node"}, "dynamicRef"),
-        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}}, r"next to \$id"),
+        ({"allOf": [{}], "$ref": "#/allOf/-1"}, "unresolved reference"),
+        ({"allOf": [{}], "$ref": "#/allOf/00"}, "unresolved reference"),
+        ({"$dynamicRef": "#node"}, "unresolved reference"),
+        ({"$dynamicRef": "#node", "$dynamicAnchor": "node"}, "infinite .ref recursion"),
+        ({"properties": {"a": {"$dynamicRef": "https://example.com/tree#node"}}}, "only references within the schema"),
+        ({"$id": "https://example.com", "properties": {"a": {"$ref": "http://[/"}}}, "not a URI reference"),
+        ({"$id": "https://example.com", "properties": {"a": {"$id": "http://[/"}}}, "not a URI"),
         (nested(65), "nested deeper"),
     ],
 )
@@ -96,6 +101,11 @@ def test_references_must_resolve_inside_the_schema(schema: dict[str, Any], cause
         {"enum": [{"$ref": "https://example.com"}], "default": {"$ref": "nowhere"}},
         {"properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}},
         {"$id": "https://example.com/root", "$ref": "#/$defs/a", "$defs": {"a": {}}},
+        {"$id": "https://example.com/root", "$ref": "root#/$defs/a", "$defs": {"a": {}}},
+        {"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/$defs/b", "$defs": {"b": {}}}}},
+        {"properties": {"a": {"$ref": "b"}}, "$defs": {"b": {"$id": "b", "type": "null"}}},
+        {"$dynamicAnchor": "node", "properties": {"a": {"$dynamicRef": "#node"}}},
+        {"$recursiveAnchor": True, "properties": {"a": {"$recursiveRef": "#"}}},
         nested(60),
         True,
         False,
@@ -104,6 +114,45 @@ def test_references_must_resolve_inside_the_schema(schema: dict[str, Any], cause
 )
 def test_ordinary_schemas_pass(schema: Any) -> None:
     SchemaCost(schema).of(value_of_depth(3))
+
+
+def dynamic_tower(width: int, height: int) -> dict[str, Any]:
+    """The tower, with dynamic references."""
+    levels: dict[str, Any] = {
+        f"a{i}": {"$dynamicAnchor": f"a{i}", "allOf": [{"$dynamicRef": f"#a{i + 1}"}] * width} for i in range(height)
+    }
+    return {"$defs": {**levels, f"a{height}": {"$dynamicAnchor": f"a{height}"}}, "$dynamicRef": "#a0"}
+
+
+def test_every_target_of_a_dynamic_reference_is_counted() -> None:
+    """It depends on the references before it which one of them applies."""
+    with pytest.raises(SchemaError, match="evaluations"):
+        SchemaCost(decoded(dynamic_tower(2, 60)))
+    heavy = {"$id": "b", "$dynamicAnchor": "x", "allOf": [{} for _ in range(50)]}
+    schema = {"$dynamicRef": "#x", "$defs": {"a": {"$dynamicAnchor": "x"}, "b": heavy}}
+    assert SchemaCost(schema).of({}) > 50
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {f"d{i}": {"$id": f"r{i}", "$dynamicAnchor": "x"} for i in range(5000)}, "$dynamicRef": "r0#x"},
+        {"$defs": {f"d{i}": {"$anchor": "x", "not": {"$ref": "#x"}} for i in range(5000)}, "$ref": "#x"},
+        {"$defs": {f"d{i}": {"$id": "r", "not": {"$ref": "r"}} for i in range(5000)}, "$ref": "r"},
+    ],
+)
+def test_a_reference_with_many_targets_is_refused(schema: Any) -> None:
+    with pytest.raises(SchemaError, match="targets of one reference") as caught:
+        SchemaCost(schema)
+    assert caught.value.unsupported
+
+
+def test_identifiers_inside_each_other_are_limited() -> None:
+    schema: dict[str, Any] = {}
+    for level in range(20):
+        schema = {"$id": f"https://example.com/{level}", "not": schema}
+    with pytest.raises(SchemaError, match="identifiers around one position"):
+        SchemaCost(schema)
 
 
 def test_an_error_names_its_pointer() -> None:

@@ -12,7 +12,7 @@ from diffusion_worker.constraints.compile import compile_constraint, compile_sch
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document
-from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
+from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS
 from diffusion_worker.constraints.schema.validation import SchemaValidator, make_validator
 from diffusion_worker.constraints.spec import Constraint, Kind, WhiteSpace
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
@@ -286,27 +286,102 @@ def tall(levels: int) -> dict[str, Any]:
     return {"type": "object", "properties": {name: tall(levels - 1) for name in ("one", "two")}}
 
 
-@pytest.mark.parametrize("states", [60, 600, 4000])
-def test_the_first_sufficient_dense_tier_is_found(states: int) -> None:
-    """Each of them admits what the next one does, so one after the other finds the same tier."""
-    tiers = [replace(SIZE_TIERS[tier], states=states, free_states=0) for tier in DENSE]
+@pytest.mark.parametrize("states", [600, 4000, 20_000])
+def test_a_document_takes_the_states_that_there_are(states: int) -> None:
+    """No more than them, and most of them where it needs more."""
+    compiled = compile_schema(tall(9), tiers=[replace(SIZE_TIERS[DENSE[0]], states=states)])
+    assert states / 2 < compiled.stats.states <= states
+    assert compiled.stats.truncated
 
-    def tier_of(chosen: list[SizeLimits]) -> int | None:
-        try:
-            return compile_schema(tall(6), tiers=chosen).stats.tier
-        except UnsupportedSchema:
-            return None
 
-    sufficient = [tier for tier, limits in enumerate(tiers) if tier_of([limits]) is not None]
-    assert tier_of(tiers) == min(sufficient, default=None)
+def test_a_schema_whose_root_does_not_fit_is_refused() -> None:
+    with pytest.raises(UnsupportedSchema, match="state budget"):
+        compile_schema(tall(1), tiers=[replace(SIZE_TIERS[DENSE[0]], states=20)])
 
 
 def test_a_larger_schema_is_cut_in_depth_and_not_in_breadth() -> None:
-    """It keeps undeclared members, and the values of the upper levels."""
-    compiled = compile_schema(tall(6), tiers=[replace(SIZE_TIERS[tier], states=3000) for tier in DENSE])
+    """It keeps undeclared members, and the values of the upper levels. What is cut may be empty."""
+    compiled = compile_schema(tall(6), tiers=[replace(SIZE_TIERS[DENSE[0]], states=3000)])
     assert compiled.stats.truncated
     assert compiled.automaton.accepts(b'{"one": {"two": {"one": {"two": {}}}}, "other": 1, "others": {}}')
     assert not compiled.automaton.accepts(b'{"one": {"two": {"one": {"two": {"one": {"two": "a"}}}}}}')
+
+
+def test_a_small_value_is_complete_beside_a_large_one() -> None:
+    """However deep it is: `large` is recursive in nine members, `small` is a chain of ten objects."""
+    small: dict[str, Any] = {"type": "string"}
+    for _ in range(10):
+        small = {"type": "object", "properties": {"a": small}, "additionalProperties": False}
+    large = {"type": "object", "properties": {f"m{index}": {"$ref": "#/$defs/large"} for index in range(9)}}
+    schema = {"type": "object", "properties": {"large": {"$ref": "#/$defs/large"}, "small": small}}
+    compiled = compile_schema(schema | {"$defs": {"large": large}}, tiers=[replace(SIZE_TIERS[DENSE[0]], states=5000)])
+    deep = b'{"a": ' * 10 + b'"b"' + b"}" * 10
+    assert compiled.automaton.accepts(b'{"large": {"m0": {}, "m8": {}}, "small": %s, "other": [1, {"a": [2]}]}' % deep)
+
+
+def test_an_alternative_that_requires_itself_leaves_the_others() -> None:
+    """It has no value of finite depth, and takes no states from the others."""
+    endless = {"type": "object", "properties": {"not": {"$ref": "#/$defs/endless"}}, "required": ["not"]}
+    plain = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    schema = {"anyOf": [{"$ref": "#/$defs/endless"}, plain], "$defs": {"endless": endless}}
+    compiled = compile_schema(schema, tiers=[SIZE_TIERS[DENSE[0]]])
+    assert compiled.automaton.accepts(b'{"a": 1}')
+    assert not compiled.automaton.accepts(b'{"not": {}}')
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_alternatives_keep_the_values_of_each_other_where_they_begin_alike(count: int) -> None:
+    """The list in `a` belongs to the alternative that `k` names after it."""
+    options = [
+        {"type": "object", "properties": {"a": {"type": "array", "items": {"const": n}}, "k": {"const": n}}}
+        for n in range(count)
+    ]
+    closed = [option | {"additionalProperties": False, "required": ["a", "k"]} for option in options]
+    compiled = compile_schema({"anyOf": closed}, tiers=[SIZE_TIERS[DENSE[0]]])
+    for n in range(count):
+        assert compiled.automaton.accepts(b'{"a": [%d, %d], "k": %d}' % (n, n, n))
+        assert not compiled.automaton.accepts(b'{"a": [%d], "k": %d}' % (n, (n + 1) % count))
+
+
+def test_a_reference_that_is_reached_must_resolve() -> None:
+    schema = {"type": "object", "properties": {"a": {"properties": {"b": {"$ref": "#/$defs/none"}}}}}
+    with pytest.raises(UnsupportedSchema, match="does not resolve") as caught:
+        compile_schema(schema, tiers=[SIZE_TIERS[DENSE[0]]])
+    assert caught.value.pointer == "/properties/a/properties/b/$ref"
+
+
+def test_a_least_number_of_members_does_not_double_the_states() -> None:
+    """The first undeclared member has no states of its own."""
+
+    def under_construction(schema: dict[str, Any]) -> int:
+        builder = Builder(SIZE_TIERS[0], Combiner(Document(schema), SchemaValidator(schema)))
+        builder.build()
+        return len(builder.graph.rows)
+
+    value = {"type": "object", "properties": {f"member_{index}": {"type": "integer"} for index in range(50)}}
+    many = {"type": "object", "additionalProperties": value}
+    assert under_construction(many | {"minProperties": 1}) < 1.1 * under_construction(many)
+    least, most = compile_schema(many | {"minProperties": 1}), compile_schema(many | {"maxProperties": 2})
+    for text in (b'{"a": {}}', b'{"a": {}, "b": {}}'):
+        assert least.automaton.accepts(text)
+        assert most.automaton.accepts(text)
+    assert not least.automaton.accepts(b"{}")
+    assert most.automaton.accepts(b"{}")
+    assert not most.automaton.accepts(b'{"a": {}, "b": {}, "c": {}}')
+
+
+def test_overlapping_alternatives_take_what_remains_of_them() -> None:
+    """Twenty alternatives with the same members take about the states of one, not of twenty."""
+
+    def built(count: int) -> int:
+        members = {f"member_{index}": {"type": "integer"} for index in range(30)}
+        options = [{"type": "object", "properties": members | {"kind": {"const": f"k{n}"}}} for n in range(count)]
+        schema = {"type": "array", "items": {"anyOf": options}}
+        builder = Builder(SIZE_TIERS[2], Combiner(Document(schema), SchemaValidator(schema)))
+        builder.build()
+        return len(builder.graph.rows)
+
+    assert built(20) < 2 * built(1)
 
 
 def test_nested_arrays_do_not_double_the_states() -> None:

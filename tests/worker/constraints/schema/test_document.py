@@ -8,7 +8,7 @@ import pytest
 from diffusion_worker.constraints.compile import compile_schema
 from diffusion_worker.constraints.schema.normal_form import to_normal_form
 from diffusion_worker.constraints.schema.validation import SchemaValidator
-from diffusion_worker.errors import UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema"
 DRAFT_2019 = "https://json-schema.org/draft/2019-09/schema"
@@ -124,3 +124,18 @@ def test_a_resource_may_have_a_dialect_of_its_own() -> None:
     }
     schema = {"$schema": DRAFT_2020, "type": "object", "$ref": old["$id"], "$defs": {"old": old}}
     _agree(schema, [{"a": 1}, {}], [{"a": None}, {"a": "a"}])
+
+
+@pytest.mark.parametrize("token", ["-1", "+0", "00", "0x0", "", " 0", "2"])
+def test_an_index_in_a_pointer_is_written_as_the_rfc_says(token: str) -> None:
+    schema = {"$ref": f"#/allOf/{token}", "allOf": [{"type": "object"}, {}]}
+    with pytest.raises(UnsupportedSchema, match="does not resolve"):
+        compile_schema(schema)
+
+
+@pytest.mark.parametrize("keyword", ["$id", "$ref"])
+def test_an_identifier_that_is_no_uri_is_named(keyword: str) -> None:
+    schema = {"$id": "https://example.com/", "properties": {"a": {keyword: "http://[/"}}}
+    with pytest.raises(InvalidRequest, match="not a URI reference") as caught:
+        compile_schema(schema)
+    assert "/properties/a" in str(caught.value)

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compilation, compile_schema
-from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, containers, furthest, is_allowed
+from diffusion_worker.constraints.schema.free_values import ONE_LINE, Copy, is_allowed, sizes
 from diffusion_worker.constraints.schema.size_limits import MAX_FREE_DEPTH, SIZE_TIERS, SizeLimits
 from diffusion_worker.constraints.spec import WhiteSpace
 from diffusion_worker.errors import UnsupportedSchema
@@ -66,22 +66,17 @@ def test_many_open_objects_share_the_states_for_depth() -> None:
     assert compiled.stats.truncated
 
 
-@pytest.mark.parametrize("level", [1, 4])
-def test_values_reach_as_far_as_the_states_allow(level: int) -> None:
+def test_values_are_as_deep_as_their_share_of_the_states() -> None:
+    """One state less, and they are less deep."""
     copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
-    sizes = [3 * len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
-    assert sizes == sorted(set(sizes))
-    for depth, size in enumerate(sizes):
-        assert furthest({(copy, level): 3}, size, WhiteSpace.BOUNDED) == level + depth
-    assert furthest({(copy, level): 3}, sizes[0] - 1, WhiteSpace.BOUNDED) == 0
-
-
-def test_values_nested_less_deeply_themselves_may_be_deeper() -> None:
-    copy = Copy(openings="{[", around="", line=ONE_LINE, indents=())
-    sizes = [len(containers(copy, depth, WhiteSpace.BOUNDED)) for depth in range(MAX_FREE_DEPTH + 1)]
-    both = {(copy, 1): 1, (copy, 3): 10}
-    assert furthest(both, sizes[3] + 10 * sizes[1], WhiteSpace.BOUNDED) == 4
-    assert furthest(both, sizes[3] + 10 * sizes[1] - 1, WhiteSpace.BOUNDED) == 3
+    found = sizes(copy, 0, WhiteSpace.BOUNDED)
+    assert list(found) == sorted(set(found))
+    assert len(found) == MAX_FREE_DEPTH + 1
+    for depth in range(1, MAX_FREE_DEPTH + 1):
+        for states, deepest in ((found[depth] - found[0], depth), (found[depth] - found[0] - 1, depth - 1)):
+            compiled = compile_schema(OPEN, tiers=(replace(SIZE_TIERS[0], free_states=states),))
+            assert accepts(compiled, {"extra": nested("{" * deepest)})
+            assert not accepts(compiled, {"extra": nested("{" * (deepest + 1))})
 
 
 @pytest.mark.parametrize("white_space", list(WhiteSpace))
