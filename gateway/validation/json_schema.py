@@ -200,10 +200,12 @@ def _compile(schema: dict[str, Any] | bool) -> jsonschema_rs.Validator:
         return jsonschema_rs.validator_for(schema, validate_formats=False, pattern_options=_REGEX, offline=True)
     except jsonschema_rs.ValidationError as error:
         pointer = _pointer(error.instance_path)
-        if error.kind.name == "format":
+        if getattr(error.kind, "format", "") == "regex":
             raise SchemaError("not a regular expression that can be checked in bounded time", pointer) from None
         if isinstance(schema, dict) and "meta-schema" in error.message:
             raise SchemaError("an unknown draft", "#/$schema", unsupported=True) from None
+        if error.kind.name in ("format", "$ref"):  # of `$id`, `$schema` or a reference; often without its place
+            raise SchemaError("an identifier or reference that is not a URI", pointer) from None
         raise SchemaError(f"violates its draft ({error.kind.name})", pointer) from None
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise SchemaError(str(error).splitlines()[0]) from None

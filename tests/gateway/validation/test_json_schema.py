@@ -194,6 +194,8 @@ def deep_list(depth: int) -> list[Any]:
         ([], "#", "a schema must be an object"),
         ("type", "#", "a schema must be an object"),
         (None, "#", "a schema must be an object"),
+        ({"$id": "http://[x"}, "#", "an identifier or reference that is not a URI"),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "$id": "http://[x"}, "#/$id", "that is not a URI"),
     ],
 )
 def test_an_unusable_schema_is_rejected_with_its_pointer(schema: Any, pointer: str, cause: str) -> None:
