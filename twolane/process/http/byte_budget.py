@@ -33,17 +33,6 @@ class ByteBudget:
         """The share of a new request; use it as a context manager, or `release` it."""
         return Holding(self)
 
-    def reserve(self, size: int, owner: str | None) -> None:
-        """Count so many more bytes as held. Raises BudgetExceededError, which changes nothing."""
-        if self.used + size > self._limit:
-            raise BudgetExceededError
-        if owner is not None:
-            own = self._by_owner.get(owner, 0) + size
-            if own > self._owner_limit:
-                raise BudgetExceededError
-            self._by_owner[owner] = own
-        self.used += size
-
     def change(self, size: int, owner: str | None) -> None:
         """Count bytes as held, or as released if `size` is negative."""
         self.used += size
@@ -85,15 +74,24 @@ class Holding:
 
     def reserve(self, size: int) -> None:
         """Hold `size` bytes in all, if that is more than now. Raises BudgetExceededError, which changes nothing."""
-        if size > self.size and not self._is_released:
-            self._budget.reserve(size - self.size, self._owner)
-            self.size = size
+        if size > self.size:
+            self.add_if_fits(size - self.size)
 
     def add_if_fits(self, size: int) -> None:
         """Hold so many bytes more. Raises BudgetExceededError, which changes nothing."""
-        if not self._is_released:
-            self._budget.reserve(size, self._owner)
-            self.size += size
+        if self._is_released:
+            return
+        budget, owner = self._budget, self._owner
+        used = budget.used + size
+        if used > budget._limit:
+            raise BudgetExceededError
+        if owner is not None:
+            own = budget._by_owner.get(owner, 0) + size
+            if own > budget._owner_limit:
+                raise BudgetExceededError
+            budget._by_owner[owner] = own
+        budget.used = used
+        self.size += size
 
     def add(self, size: int) -> None:
         """Hold so many bytes more, or fewer, whether they fit or not."""
