@@ -136,12 +136,13 @@ class GenerationApis:
                 return
             writer = None if api.writer is None else self._writer(api, query, answer)
             [delta] = answer.buffered()
-            client.stop()
             data = delta.data
             if writer is not None:
+                client.stop()
                 await writer.keep(delta.data, delta.original)
                 data = writer.whole(delta.data, delta.original)
             if not send_now(send, [JSON_TYPE, *headers], data):
+                client.stop()
                 await send_json(send, data, headers=headers)
             answer.sent()
         finally:

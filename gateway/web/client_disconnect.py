@@ -32,7 +32,7 @@ class CancelOnDisconnect:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> bool:
         """Suppress only the cancellation that this object caused."""
-        if self._is_watching:
+        if self._is_watching and not (self._cycle is not None and self._cycle.is_complete):
             self.stop()
         if self.has_disconnected and self._task.cancelling() and self._task.uncancel() == 0:
             return kind is asyncio.CancelledError

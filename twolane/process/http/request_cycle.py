@@ -199,7 +199,8 @@ class RequestCycle:
         finally:
             del self.scope[WATCH], self.scope[CYCLE]  # reference cycles, which the garbage collector would look for
             self._is_running = False
-            self._release()
+            self._body = b""
+            self._holding.release()
             if self.task is not None:
                 tasks.discard(self.task)
                 self.task = None
@@ -342,9 +343,12 @@ class RequestCycle:
         if self._left:
             raise RuntimeError("the body is shorter than its content-length")
         self.is_complete = self._has_news = True
+        self._on_disconnect = None
         if self._waiter is not None:
             self._wake()
-        self._release()
+        self._body = b""
+        if not self._is_running:
+            self._holding.release()
         self._wire.finished(self)
 
     def _wake(self) -> None:
