@@ -18,6 +18,7 @@ from gateway.upstreams.http_client.client import HungUp, InvalidResponse, Respon
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.response import Headers, PooledResponse
 from twolane.process.http.compiled import read_chunks, read_response
+from twolane.process.http.turn_writes import TurnWrites
 
 _BODILESS: Final = frozenset({204, 304})
 _OK_STATUS: Final = 200
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
         "_sent",
         "_timer",
         "_transport",
+        "_unsent",
         "_waiter",
         "idle_since_s",
         "limits",
@@ -83,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[PooledResponse] | None = None  # for the head
         self._response: PooledResponse | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = b""
         self._answered = self._sent = 0  # bytes of earlier requests, and of the current one
         self._headers: Headers = {}
         self._is_common = False  # chunks of the current response are read without the parser
@@ -91,27 +94,43 @@ class Connection(asyncio.Protocol):
         self._head_fed = self._header_count = self._seen = 0
         self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
 
-    @property
-    def is_usable(self) -> bool:
+    def is_usable(self, writes: TurnWrites | None) -> bool:
         """Whether its last response was complete a short time ago, and nothing has arrived since: neither the server's
-        close, nor bytes that would be taken for the next response."""
+        close, nor bytes that would be taken for the next response. `writes`: those of the request, see `send`."""
         if self._transport.is_closing() or self._loop.time() - self.idle_since_s > self.limits.idle_s:
             return False
-        return not self._poll.poll(0)
+        return writes is not None or not self._poll.poll(0)  # asked when the request is written
 
-    def send(self, request: bytes, *, is_bodiless: bool = False) -> "asyncio.Future[PooledResponse]":
-        """Send a request. The result is set when the head of its response has arrived: HungUp, InvalidResponse,
-        ResponseTimeout, or NotReceived, after which the request can be sent again. `is_bodiless`: the response to this
-        method has no body, whatever its headers say (HEAD)."""
+    def send(
+        self, request: bytes, *, is_bodiless: bool = False, writes: TurnWrites | None = None
+    ) -> "asyncio.Future[PooledResponse]":
+        """Send a request, now or with these `writes`. The result is set when the head of its response has arrived:
+        HungUp, InvalidResponse, ResponseTimeout, or NotReceived, after which the request can be sent again.
+        `is_bodiless`: the response to this method has no body, whatever its headers say (HEAD)."""
         self._head_fed = self._header_count = self._seen = 0
         self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_common = False
         self._is_bodiless = is_bodiless
         self._waiter = waiter = self._loop.create_future()
         if self.limits.head_s is not None:
             self._timer = self._loop.call_later(self.limits.head_s, self.fail, ResponseTimeout())
-        self._transport.write(request)
         self._sent = len(request)
+        if writes is None:
+            self._transport.write(request)
+        else:
+            self._unsent = request
+            writes.add(self._write, self._loop)
         return waiter
+
+    def _write(self) -> None:
+        """The end of the turn in which the request was to be sent. By then it may have been cancelled, or the server
+        may have closed."""
+        request, self._unsent = self._unsent, b""
+        if self._transport.is_closing() or self._waiter is None or self._waiter.done():
+            return
+        if self._is_reused and self._poll.poll(0):
+            self.fail(NotReceived())
+        else:
+            self._transport.write(request)
 
     def abort(self) -> None:
         """Close at once. Nobody is told."""
@@ -137,6 +156,9 @@ class Connection(asyncio.Protocol):
         if self._response is None:
             if self._waiter is None:  # idle
                 self.abort()
+                return
+            if self._unsent:  # nobody has asked yet
+                self.fail(NotReceived() if self._is_reused else InvalidResponse("a response before the request"))
                 return
             if not self._has_begun and self._take_common(data):
                 return

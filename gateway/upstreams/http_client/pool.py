@@ -13,6 +13,7 @@ from gateway.upstreams.http_client.client import CannotConnect, HungUp
 from gateway.upstreams.http_client.connection import Connection, NotReceived
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.response import PooledResponse
+from twolane.process.http.turn_writes import TurnWrites
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
 _PORT: Final = 80
@@ -46,6 +47,7 @@ class PooledClient:
         self._idle: dict[Origin, deque[Connection]] = {}  # the one used last is the last one
         self._idle_count = 0
         self._open: set[Connection] = set()
+        self._writes = TurnWrites()  # of requests, unless no other is in progress
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -71,9 +73,10 @@ class PooledClient:
     async def exchange(self, origin: Origin, request: bytes, *, is_bodiless: bool = False) -> PooledResponse:
         """Send an encoded request. One that met a connection which the server had closed is sent once more, on a new
         one, if the server received nothing of it."""
-        connection = self._take(origin) or await self._connect(origin)
+        writes = self._writes if len(self._open) > self._idle_count else None
+        connection = self._take(origin, writes) or await self._connect(origin)
         while True:
-            head = connection.send(request, is_bodiless=is_bodiless)
+            head = connection.send(request, is_bodiless=is_bodiless, writes=writes)
             try:
                 return await head
             except NotReceived:  # only of a connection that was used before
@@ -95,13 +98,13 @@ class PooledClient:
         while self._open:  # noqa: ASYNC110 - the loop closes them in its next iterations
             await asyncio.sleep(0)
 
-    def _take(self, origin: Origin) -> Connection | None:
-        """The connection that was used last; None if there is none that can be used."""
+    def _take(self, origin: Origin, writes: TurnWrites | None) -> Connection | None:
+        """The connection used last; None if there is none that can be used. `writes`: see `Connection.send`."""
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
             self._idle_count -= 1
-            if connection.is_usable:
+            if connection.is_usable(writes):
                 return connection
             connection.abort()
         return None

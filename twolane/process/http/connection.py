@@ -42,6 +42,7 @@ from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget, Ho
 from twolane.process.http.compiled import read_request
 from twolane.process.http.limits import Broken, HttpLimits, Refusal, filled
 from twolane.process.http.request_cycle import CONTINUE, NAMED, STATUS_LINES, Headers, RequestCycle
+from twolane.process.http.turn_writes import TurnWrites
 
 QUIET_S: Final = 0.5  # a connection used more recently is likely to be used again
 RECHECK_S: Final = 0.05  # for the loop to read the socket, and for a reset to arrive
@@ -96,6 +97,7 @@ class Listener:
         self.limits, self.on_broken = limits or HttpLimits(), on_broken
         self.arrive = arrive or ClientConnection.start
         self.budget, self.added_headers = budget or ByteBudget(sys.maxsize), added_headers
+        self.writes = TurnWrites()
         self.targets: dict[bytes, Target] = {}  # of plain paths, by the line of the request
         self._connections: set[ClientConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -150,6 +152,7 @@ class ClientConnection(asyncio.Protocol):
         "_head_since_s",
         "_head_size",
         "_headers",
+        "_held",
         "_hosts",
         "_is_chunked",
         "_is_deaf",
@@ -183,6 +186,7 @@ class ClientConnection(asyncio.Protocol):
         self._app, self._app_state, self._server_state, self._loop = app, app_state, server_state, loop
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._parser = httptools.HttpRequestParser(self)
+        self._held = b""  # bytes for the client that wait for the end of the turn
         self._open = deque[RequestCycle]()  # requests whose response is incomplete; the first one is in progress
         self._parsing: RequestCycle | None = None  # the request whose body is arriving
         self._final: Refusal | None = None  # sent after the last response
@@ -374,14 +378,29 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
-        self._transport.write(data)
+        self._transport.write(self._held + data if self._held else data)
+        self._held = b""
+
+    def write_soon(self, data: bytes) -> None:
+        """The same, at the end of this turn of the event loop if other requests are in progress."""
+        if len(self._server_state.tasks) <= 1:
+            self.write(data)
+            return
+        if not self._held:
+            self._listener.writes.add(self._write_held, self._loop)
+        self._held += data
 
     def push(self, data: bytes) -> bool:
-        """The same, if bytes can still be sent; returns whether they can, and `is_drained`."""
+        """Queue bytes, if they can still be sent; returns whether they can, and `is_drained`."""
         if self._transport.is_closing():
             return False
-        self._transport.write(data)
+        self.write(data)
         return self._writable is None
+
+    def _write_held(self) -> None:
+        """Write what waits for the end of the turn."""
+        if self._held and not self._transport.is_closing():
+            self.write(b"")
 
     @property
     def is_drained(self) -> bool:
@@ -666,6 +685,7 @@ class ClientConnection(asyncio.Protocol):
         if self._is_read_paused:
             self._is_read_paused = False
             self._transport.resume_reading()
+        self._write_held()
         self._transport.write_eof()
         if self._is_draining:
             self._loop.call_later(QUIET_S, self._transport.abort)
@@ -674,6 +694,7 @@ class ClientConnection(asyncio.Protocol):
         """Close when the queued bytes are sent; `check` aborts if the client does not take them."""
         if self._closing_s is None:
             self._closing_s = self._loop.time()
+        self._write_held()
         self._transport.close()
 
     def _reset(self) -> None:

@@ -46,8 +46,11 @@ class Wire(Protocol):
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
 
+    def write_soon(self, data: bytes) -> None:
+        """The same, for bytes that may wait until other requests have done their part of the event loop's turn."""
+
     def push(self, data: bytes) -> bool:
-        """The same, if bytes can still be sent; returns whether they can, and `is_drained`."""
+        """Queue bytes, if they can still be sent; returns whether they can, and `is_drained`."""
 
     @property
     def is_drained(self) -> bool:
@@ -223,7 +226,7 @@ class RequestCycle:
         else:
             self.has_started, self._left = True, 0
             line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-            self._wire.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, lines, len(body), body))
+            self._wire.write_soon(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, lines, len(body), body))
         self._complete()
 
     def push(self, data: bytes) -> bool:

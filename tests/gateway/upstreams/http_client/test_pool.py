@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import os
+import select
 import socket
 from typing import Any
+from unittest.mock import Mock
 
 import aiohappyeyeballs
 import pytest
 from yarl import URL
 
 from gateway.upstreams.http_client.client import CannotConnect, HungUp
-from gateway.upstreams.http_client.connection import Connection
+from gateway.upstreams.http_client.connection import Connection, NotReceived
 from tests.gateway.upstreams.http_client.pooled import CUT, OK, ask, body_of, pooled
-from tests.gateway.upstreams.http_client.raw_server import RawServer, raw_server, says, sized
+from tests.gateway.upstreams.http_client.raw_server import RawServer, hangs, raw_server, says, sized
 from twolane.process.flags import free_port
+from twolane.process.http.turn_writes import TurnWrites
 
 pytestmark = pytest.mark.anyio
 EVIL = sized(b"EVIL")
@@ -90,6 +93,60 @@ async def test_bytes_that_the_loop_has_not_read_yet_are_no_answer_to_the_next_re
                     await asyncio.to_thread(second.recv, 4096)
                     second.sendall(sized(b"right"))
                     assert await asked == b"right"
+
+
+async def test_bytes_before_a_request_that_waits_for_the_end_of_the_turn_are_no_answer_to_it() -> None:
+    async with pooled() as client, raw_server(hangs) as other:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+            asked = asyncio.create_task(ask(client, url))
+            accepted, _ = await asyncio.to_thread(listener.accept)
+            with accepted:
+                await asyncio.to_thread(accepted.recv, 4096)
+                accepted.sendall(OK)
+                assert await asked == b"ok"
+                waiting = asyncio.create_task(ask(client, other.url))  # with which the next request shares a turn
+                while not other.requests and not other.connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                accepted.sendall(EVIL)
+                asked = asyncio.create_task(ask(client, url))
+                second, _ = await asyncio.to_thread(listener.accept)
+                with second:
+                    await asyncio.to_thread(second.recv, 4096)
+                    second.sendall(sized(b"right"))
+                    assert await asked == b"right"
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.to_thread(accepted.recv, 4096) == b"", "the request was sent there as well"
+            waiting.cancel()
+
+
+async def test_a_request_is_not_written_behind_bytes_that_arrive_at_the_end_of_its_turn() -> None:
+    async with raw_server(says(OK)) as server, pooled() as client:
+        assert await ask(client, server.url) == b"ok"
+        connection = client._take(("127.0.0.1", server.url.port or 0), TurnWrites())
+        assert connection is not None
+        connection._poll = Mock(poll=lambda _: [(0, select.POLLIN)])  # seen only when the request is to be written
+        head = connection.send(b"POST / HTTP/1.1\r\n\r\n", writes=(writes := TurnWrites()))
+        writes._make()
+        with pytest.raises(NotReceived):
+            await head
+        await server.until_lost(1)
+        assert len(server.requests) == 1
+
+
+async def test_a_request_that_is_cancelled_within_its_turn_is_not_sent() -> None:
+    async with raw_server(says(OK)) as server, raw_server(hangs) as other, pooled() as client:
+        assert await ask(client, server.url) == b"ok"
+        waiting = asyncio.create_task(ask(client, other.url))
+        while not other.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        asked = asyncio.create_task(ask(client, server.url))
+        asyncio.get_running_loop().call_soon(asked.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        waiting.cancel()
+        await server.until_lost(1)
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -217,7 +274,7 @@ async def test_a_request_that_crosses_the_server_s_close_is_sent_once_more_on_a_
             first.sendall(OK)
             assert await asked == b"ok"
             # The close is on its way when the request is written: nothing can be seen of it.
-            monkeypatch.setattr(Connection, "is_usable", property(lambda _: True))
+            monkeypatch.setattr(Connection, "is_usable", lambda *_: True)
             first.close()
             asked = asyncio.create_task(ask(client, url))
             second, _ = await asyncio.to_thread(listener.accept)
