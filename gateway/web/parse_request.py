@@ -53,7 +53,6 @@ _TYPED: Final = HANDLED - FORMAT_FIELDS  # fields that only CHAT reads
 _NO_NEEDS: Final[frozenset[Capability]] = frozenset()
 _CHAT: Final = frozenset({Capability.CHAT})
 _STREAM: Final = frozenset({Capability.CHAT, Capability.STREAM})
-_NO_FIELDS: Final[dict[str, Any]] = {}
 _value: Final = msgspec.json.decode
 # Fields of all messages by `map`: a loop of Python's own takes five times as long.
 _CONTENT, _ROLE, _NAME, _CACHE_CONTROL = map(attrgetter, ("content", "role", "name", "cache_control"))
@@ -73,10 +72,7 @@ def parse_chat(
     nested = _nested_parameters(read, request.tools)
     parameters, needs = read_parameters(document, nested) if document or nested else (NO_PARAMETERS, _NO_NEEDS)
     user_text, earlier_text, answer_text = read.user_text, read.earlier_text, read.answer_text
-    own_needs = _STREAM if request.stream else _CHAT
     code = tagged_code(user_text) if "<" in user_text else None
-    if len(user_text) > SEARCHED_CHARS:
-        user_text = _ends(user_text)
     if len(earlier_text) + len(answer_text) > EARLIER_CHARS:
         earlier_text, answer_text = _ends(earlier_text, EARLIER_CHARS), _ends(answer_text, EARLIER_CHARS)
     query = Query(
@@ -86,7 +82,7 @@ def parse_chat(
         spans=spans,
         received_s=now_s,
         system_text=_ends("\n".join(read.system_texts)) if read.system_texts else "",
-        last_user_text=user_text,
+        last_user_text=_ends(user_text),
         earlier_text=earlier_text,
         answer_text=answer_text,
         message_count=len(request.messages),
@@ -94,7 +90,7 @@ def parse_chat(
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         principal=key.name if key else None,
         trace=trace,
-        needs=needs | own_needs if needs else own_needs,
+        needs=needs | (_STREAM if request.stream else _CHAT),
         parameters=parameters,
         n=request.n or 1,
         prompt_chars=sum(map(len, read.texts)),
@@ -209,8 +205,7 @@ class _Conversation:
         if not _SYSTEM.isdisjoint(roles):
             self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
         roles.reverse()
-        of_user = roles.count("user")
-        if not of_user:
+        if not (of_user := roles.count("user")):
             return
         last = roles.index("user")
         self.user_text = self.texts[~last]
@@ -229,13 +224,13 @@ class _Conversation:
 
 
 def last_user_text(request: ChatRequest) -> str:
-    """The text of the last message of the user; empty if there is none."""
+    """Empty if there is no message of the user."""
     return _Conversation(request.messages).user_text
 
 
 def _read(body: bytes) -> tuple[ChatRequest, dict[str, Any], bytes, Spans | None]:
-    """The request; its fields, or only those that `HANDLED` does not contain or that ask for a format; its text; and
-    where the fields are, if that is known. Raises as `decode` does."""
+    """The request; its fields, or those that `HANDLED` lacks or that ask for a format; its text; and where the fields
+    are, if that is known. Raises as `decode` does."""
     spans = scan_object(body, MAX_VALUES)
     if spans is None:
         return *decode(body, CHAT), None
@@ -243,10 +238,9 @@ def _read(body: bytes) -> tuple[ChatRequest, dict[str, Any], bytes, Spans | None
         request = CHAT.decode(body)
     except msgspec.ValidationError as fault:
         raise invalid_field(str(fault)) from None
-    if spans.keys() <= _TYPED:
-        return request, _NO_FIELDS, body, spans
     document = {name: _value(body[start:end]) for name, (start, end) in spans.items() if name not in _TYPED}
-    _check_spelling(document)
+    if document:
+        _check_spelling(document)
     return request, document, body, spans
 
 
