@@ -81,9 +81,10 @@ class ReadLimits:
         if self in self._watch.reads:
             self.look(self._watch.next_s)
 
-    def read_on(self) -> None:
-        """The current read has brought something, and goes on."""
-        self._since_s = self._watch.loop.time()
+    def read_on(self) -> float:
+        """The current read has brought something, and goes on. Returns the time."""
+        self._since_s = now_s = self._watch.loop.time()
+        return now_s
 
     def __enter__(self) -> None:
         watch = self._watch

@@ -73,6 +73,14 @@ class AnswerReader:
         except _FAULTS as fault:
             raise _unreadable(fault) from fault
 
+    def passes_text(self, index: int) -> bool:
+        """Whether an event that adds text to this choice, alone in a read, can be passed on without being fed."""
+        events = self._events
+        if index not in self._open or self.is_finished or not self._reads_chats or events is None or events.has_begun:
+            return False
+        self._idle_size = 0
+        return True
+
     def close(self) -> list[Delta]:
         """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""
         try:
