@@ -56,11 +56,12 @@ class Progress:
         """Records text that is relayed, not read. None: the next delta must be observed."""
         if self.record.first_token_ms is None or not self._has_answer:
             return None
-        limits = self._limits
+        limits, time_s = self._limits, self._limits.time_s
 
         def take(chunks: bytes, characters: int) -> bool:
+            limits.since_s = now_s = time_s()  # as `read_on`, without a call of its own
             self._output_chars += characters
-            return relay(chunks, limits.read_on())
+            return relay(chunks, now_s)
 
         return take
 

@@ -236,8 +236,9 @@ class HttpReply:
         """Relays text instead of reading it, if the reader needs to know nothing else of it."""
 
         def take(chunks: bytes, index: int, characters: int) -> bool | None:
-            if not reader.passes_text(index):
+            if index not in reader.text_choices:
                 return None
+            reader.idle_size = 0
             try:
                 if relay(chunks, characters):
                     return True
@@ -289,6 +290,8 @@ class HttpReply:
 
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
+        if self._response.is_complete:
+            return
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 with TRANSLATED:
