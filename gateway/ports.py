@@ -8,14 +8,19 @@ from gateway.policy_types import Limit, Quota, QuotaRefusal
 from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
 
 HEARTBEAT: Final = Delta(data=b"")
+# Take whole chunks of HTTP, each of them an event that adds text to one choice, with the characters of that text, or
+# with the time. They return whether there is room for more.
+RelayText = Callable[[bytes, int], bool]
+Relay = Callable[[bytes, float], bool]
 
 
 class Deltas(Protocol):
     """An iterator that can be closed, such as an asynchronous generator. One that reads several deltas at a time may
     have a method `arrived`, which returns, after one has been returned, those that can be returned without waiting. One
     with a method `push` can call a function with the deltas of each read, until that returns False; errors, the end and
-    all others are returned as usual afterwards. Cancel the call to end it. One with a method `whole` may return the one
-    delta of a whole response at once, and then needs no closing, or None if it must be waited for; it raises
+    all others are returned as usual afterwards. Cancel the call to end it. A second function, if there is one, may be
+    called in place of the first one with text that can be passed on as it came. One with a method `whole` may return
+    the one delta of a whole response at once, and then needs no closing, or None if it must be waited for; it raises
     AttemptFailed."""
 
     def __aiter__(self) -> AsyncIterator[Delta]: ...

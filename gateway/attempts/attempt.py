@@ -20,7 +20,7 @@ from gateway.decision import AttemptRecord, estimate_usage
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, LowConfidence, Refused, UpstreamError
 from gateway.parameters import ignored_by
-from gateway.ports import Deltas, Permit, Upstream, UpstreamResponse, World
+from gateway.ports import Deltas, Permit, Relay, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
@@ -185,9 +185,9 @@ class Attempt(Progress):
         """Record that another attempt of this request was faster."""
         self._end(Reason.HEDGE)
 
-    async def more(self, send: Send | None = None) -> list[Delta]:
+    async def more(self, send: Send | None = None, relay: Relay | None = None) -> list[Delta]:
         """The deltas after the buffered ones, as many as have arrived; none at the end. Raises AttemptFailed, after the
-        deltas before the fault; fallback is no longer possible. `send`: see `push_deltas`."""
+        deltas before the fault; fallback is no longer possible. `send`, `relay`: see `push_deltas`."""
         if self.error is not None:
             raise self.error
         if self._is_ended or self._deltas is None:
@@ -195,7 +195,8 @@ class Attempt(Progress):
         found: list[Delta] = []
         try:
             if send is not None and self._validation is None:
-                await push_deltas(self._deltas, self._limits, self._observe, send, time_out=self._time_out)
+                text = None if relay is None else self._relaying(relay)
+                await push_deltas(self._deltas, self._limits, self._observe, send, text, time_out=self._time_out)
             delta = await self._next(self._deltas)
             if delta is not None:
                 for each in (delta, *self._arrived()):

@@ -4,7 +4,7 @@ from gateway.attempts.answer_content import bytes_of_content
 from gateway.attempts.read_limits import ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.decision import AttemptRecord
-from gateway.ports import World
+from gateway.ports import Relay, RelayText, World
 from gateway.types import Candidate, Delta, Usage
 
 
@@ -51,6 +51,19 @@ class Progress:
             self._usage = delta.usage
             if self._is_committed:
                 self._context.record_usage(delta.usage)
+
+    def _relaying(self, relay: Relay) -> RelayText | None:
+        """Records text that is relayed, not read. None: the next delta must be observed."""
+        if self.record.first_token_ms is None or not self._has_answer:
+            return None
+        limits, time_s = self._limits, self._limits.time_s
+
+        def take(chunks: bytes, characters: int) -> bool:
+            limits.since_s = now_s = time_s()  # as `read_on`, without a call of its own
+            self._output_chars += characters
+            return relay(chunks, now_s)
+
+        return take
 
     def _arrived_ms(self, now_s: float) -> float:
         """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from gateway.attempts.read_limits import ReadLimits
 from gateway.errors import AttemptFailed
-from gateway.ports import Deltas
+from gateway.ports import Deltas, RelayText
 from gateway.types import Delta
 
 Send = Callable[[list[Delta]], bool]  # sends deltas at once, and returns whether there is room for more
@@ -15,11 +15,13 @@ async def push_deltas(
     limits: ReadLimits,
     observe: Callable[[Delta], None],
     send: Send,
+    relay: RelayText | None = None,
     *,
     time_out: Callable[[], AttemptFailed],
 ) -> None:
     """Send deltas as they arrive, within the limits of one read each, until `send` returns False or something else is
-    to be read. Returns at once for an iterator without `push`. Raises what `time_out` returns."""
+    to be read. Returns at once for an iterator without `push`. Raises what `time_out` returns. `relay` may take text in
+    place of both, as it came from the target."""
     push = getattr(deltas, "push", None)
     if push is None:
         return
@@ -32,6 +34,6 @@ async def push_deltas(
 
     try:
         with limits:
-            await push(take)
+            await push(take, relay)
     except TimeoutError as fault:
         raise time_out() from fault

@@ -56,7 +56,7 @@ class ReadLimits:
     target's fault. All reads end `seconds` from now. Times are those of the running loop, in seconds.
     """
 
-    __slots__ = ("_cancelling", "_idle_s", "_since_s", "_task", "_timer", "_until_s", "_watch", "expired")
+    __slots__ = ("_cancelling", "_idle_s", "_task", "_timer", "_until_s", "_watch", "expired", "since_s", "time_s")
 
     def __init__(self, seconds: float) -> None:
         global _latest  # noqa: PLW0603 - a map from loops would cost each attempt two calls
@@ -66,7 +66,8 @@ class ReadLimits:
             watch = _latest = _Watch(asyncio.get_running_loop())
         self.expired: Expired | None = None
         self._watch = watch
-        self._since_s = now_s = watch.loop.time()  # when the current read began
+        self.time_s = watch.loop.time
+        self.since_s = now_s = self.time_s()  # when the current read began, or has brought something
         self._until_s = now_s + seconds
         self._idle_s = inf
         self._timer: asyncio.TimerHandle | None = None
@@ -83,11 +84,11 @@ class ReadLimits:
 
     def read_on(self) -> None:
         """The current read has brought something, and goes on."""
-        self._since_s = self._watch.loop.time()
+        self.since_s = self.time_s()
 
     def __enter__(self) -> None:
         watch = self._watch
-        self._since_s = now_s = watch.loop.time()
+        self.since_s = now_s = watch.loop.time()
         if now_s >= self._until_s:
             self.expired = Expired.UNTIL
             raise TimeoutError
@@ -115,7 +116,7 @@ class ReadLimits:
 
     def look(self, next_s: float) -> None:
         """Set a timer if a limit passes before `next_s`."""
-        due_s = min(self._until_s, self._since_s + self._idle_s)
+        due_s = min(self._until_s, self.since_s + self._idle_s)
         if due_s < next_s and self._timer is None:
             self._timer = self._watch.loop.call_at(due_s, self._expire)
 
@@ -123,7 +124,7 @@ class ReadLimits:
         self._timer = None
         now_s = self._watch.loop.time()
         is_over = now_s >= self._until_s
-        if not is_over and now_s < self._since_s + self._idle_s:  # the timer was a little early
+        if not is_over and now_s < self.since_s + self._idle_s:  # the timer was a little early
             self.look(inf)
             return
         self.expired = Expired.UNTIL if is_over else Expired.IDLE

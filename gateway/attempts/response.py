@@ -9,6 +9,7 @@ from gateway.attempts.request_context import RequestContext
 from gateway.decision import Decision
 from gateway.enums import Outcome
 from gateway.errors import AttemptFailed, GatewayError
+from gateway.ports import Relay
 from gateway.types import Delta, Plan
 
 
@@ -71,13 +72,13 @@ class GatewayResponse:
         is_whole = self._recorder is None and not self._context.query.stream
         return self._buffered if is_whole else self._sent(self._buffered)
 
-    async def more(self, send: Send | None = None) -> list[Delta]:
+    async def more(self, send: Send | None = None, relay: Relay | None = None) -> list[Delta]:
         """The deltas of a stream that follow, as many as have arrived; none at the end. Raises AttemptFailed. `send`
-        may be called with some before; see `push_deltas`."""
+        and `relay` may be called with some before; see `push_deltas`."""
         if self._attempt is not None and not self._attempt.is_complete:
             pushed = None if send is None or self._recorder is not None else self._pushing(send)
             try:
-                while found := await self._attempt.more(pushed):
+                while found := await self._attempt.more(pushed, relay):
                     if sent := self._sent(found):
                         return sent
             except AttemptFailed as error:

@@ -13,7 +13,7 @@ from yarl import URL
 
 from gateway.enums import TargetApi
 from gateway.errors import AttemptFailed, TargetMisconfigured, UpstreamError
-from gateway.ports import HEARTBEAT
+from gateway.ports import HEARTBEAT, RelayText
 from gateway.types import Delta, Query, Target
 from gateway.upstreams.answers.content_encoding import (
     MAX_PIECE_BYTES,
@@ -24,7 +24,7 @@ from gateway.upstreams.answers.content_encoding import (
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader, read_document
 from gateway.upstreams.errors import TRANSLATED, from_response, translated
-from gateway.upstreams.http_client.client import Destination, HttpClient, HttpResponse
+from gateway.upstreams.http_client.client import Destination, HttpClient, HttpResponse, RelayChunks
 from gateway.upstreams.proxies import Proxy
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
@@ -202,7 +202,7 @@ class HttpReply:
         self._is_over = True
         return read_document(parts[0] if len(parts) == 1 else b"".join(parts), self._api)
 
-    async def push(self, take: Callable[[list[Delta]], bool]) -> None:
+    async def push(self, take: Callable[[list[Delta]], bool], relay: RelayText | None = None) -> None:
         """See `ports.Deltas`."""
         reader = self._reader
         if reader is None or reader.keeps_all or self._found or self._parts is not None:
@@ -210,6 +210,10 @@ class HttpReply:
         if reader.is_done or (self._is_single and reader.is_finished):  # only the end of the stream is expected
             return
         end, is_single = asyncio.get_running_loop().create_future(), self._is_single
+
+        def stop() -> None:
+            if not end.done():
+                end.set_result(None)
 
         def feed(part: bytes) -> bool:
             try:
@@ -219,15 +223,31 @@ class HttpReply:
                         return True
             except Exception as fault:  # noqa: BLE001 - for whoever reads on
                 self._fault = fault
-            if not end.done():
-                end.set_result(None)
+            stop()
             return False
 
         try:
-            if self._response.push(feed):
+            if self._response.push(feed, None if relay is None else self._relaying(reader, relay, stop)):
                 await end
         finally:
             self._response.push(None)
+
+    def _relaying(self, reader: AnswerReader, relay: RelayText, stop: Callable[[], None]) -> RelayChunks:
+        """Relays text instead of reading it, if the reader needs to know nothing else of it."""
+
+        def take(chunks: bytes, index: int, characters: int) -> bool | None:
+            if index not in reader.text_choices:
+                return None
+            reader.idle_size = 0
+            try:
+                if relay(chunks, characters):
+                    return True
+            except Exception as fault:  # noqa: BLE001 - for whoever reads on
+                self._fault = fault
+            stop()
+            return False
+
+        return take
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""
@@ -270,6 +290,8 @@ class HttpReply:
 
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
+        if self._response.is_complete:
+            return
         with contextlib.suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 with TRANSLATED:

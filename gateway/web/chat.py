@@ -198,7 +198,8 @@ async def _send_deltas(
             while found:
                 if events := _events(writer, found):
                     await stream.write(events)
-                found = await answer.more(push if pushes and stream.takes_pushes else None)
+                takes_pushes = pushes and stream.takes_pushes
+                found = await answer.more(*((push, stream.relay()) if takes_pushes else ()))
         except AttemptFailed as fault:
             error = fault
     client.stop()

@@ -103,6 +103,11 @@ class _Response:
         """Sends a part of the body at once, and returns whether there is room for more; None: only messages can."""
         return None if self._cycle is None else self._cycle.push
 
+    @property
+    def relay(self) -> Callable[[bytes], bool] | None:
+        """Likewise, for whole chunks of HTTP. Ask when the head was sent."""
+        return None if self._cycle is None else self._cycle.relay
+
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
         is_stream = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in self._headers)

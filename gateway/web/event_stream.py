@@ -11,6 +11,7 @@ from collections.abc import Callable
 from starlette.types import Send
 
 from gateway.errors import GatewayError
+from gateway.ports import Relay
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_error, start_stream
 from gateway.web.error_body import headers_of
@@ -72,6 +73,19 @@ class EventStream:
         assert self._push is not None
         self._sent_s = self._loop.time()
         return self._push(data) if data else True
+
+    def relay(self) -> Relay | None:
+        """Sends whole chunks of HTTP, each of them an event, as they are; otherwise like `push`. None: the response has
+        no chunks. Ask only if it `takes_pushes`."""
+        send: Callable[[bytes], bool] | None = getattr(self._send, "relay", None)
+        if send is None:
+            return None
+
+        def relay(chunks: bytes, now_s: float) -> bool:
+            self._sent_s = now_s
+            return send(chunks)
+
+        return relay
 
     async def end(self, last: bytes, error: GatewayError | None = None) -> None:
         """Send the `last` events, or an error as a response of its own if no head was sent.

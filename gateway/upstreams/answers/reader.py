@@ -4,6 +4,7 @@ The content decides whether a body is a stream of events or one JSON document: c
 No I/O: the caller feeds bytes.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 from gateway.enums import TargetApi
@@ -22,6 +23,7 @@ MAX_CALLS: Final = 1024  # of all choices
 MAX_NAME_CHARS: Final = 1 << 18  # of the names of all calls, which are complete only at the end
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_LONGEST: Final = max(map(len, _FIELDS))
 _DOCUMENT: Final = (b"{", b"[")
 _DONE: Final = b"[DONE]"
 _CHAT: Final = TargetApi.CHAT
@@ -33,7 +35,8 @@ class AnswerReader:
     """Feed it a body, then close it. `stream`: whether the request asked for a stream. `api`: what the body answers.
 
     `is_done`: the end of the stream was read, and nothing that follows matters. `is_finished`: every choice so far has
-    a finish reason, so the answer is complete even if the stream breaks off.
+    a finish reason, so the answer is complete even if the stream breaks off. `text_choices`: events that add text to
+    one of these, alone in a read, need not be fed, but set `idle_size` to 0.
 
     A stream that becomes a whole response is reported as it arrives by Deltas without `data`.
     """
@@ -49,11 +52,12 @@ class AnswerReader:
         self._document: list[bytes] | None = None  # of a whole response
         self._merger: ChunkMerger | None = None  # of the chunks of a stream, if a whole response was requested
         self._size = 0  # of what is kept
-        self._idle_size = 0  # read since the last event that brought something
+        self.idle_size = 0  # read since the last event that brought something
         self._state: ChunkState  # of a stream
         self._limits: _Limits | None = None  # of a response with tool calls
         self._open: set[int] = set()
         self._finished: set[int] = set()
+        self.text_choices: Collection[int] = ()
 
     @property
     def keeps_all(self) -> bool:
@@ -103,7 +107,7 @@ class AnswerReader:
         if head.startswith(_DOCUMENT):
             self._document = [head]
             return []
-        if not head or _BOM.startswith(head) or any(field.startswith(head) for field in _FIELDS):
+        if len(head) <= _LONGEST and (_BOM.startswith(head) or any(field.startswith(head) for field in _FIELDS)):
             return []
         if self._stream or head.startswith(_FIELDS):
             self._events, self._state = EventReader(), ChunkState()
@@ -114,8 +118,10 @@ class AnswerReader:
 
     def _read(self, events: EventReader, data: bytes) -> list[Delta]:
         deltas = self._deltas(events.feed(data))
+        is_between = self._reads_chats and not (self.is_finished or events.has_begun)
+        self.text_choices = self._open if is_between else ()
         if deltas:
-            self._idle_size = 0
+            self.idle_size = 0
         else:
             self._count_idle(len(data))
         return deltas
@@ -123,15 +129,15 @@ class AnswerReader:
     def _add_text(self, event: bytes, index: int, text: str) -> list[Delta]:
         """What `_read` returns for one event in its most common form, alone in a read."""
         delta = Delta(data=event, pieces=(Piece(index=index, text=text, is_answer=True),))
-        self._idle_size = 0
+        self.idle_size = 0
         if index not in self._open:
             self._observe(delta)
         return [delta]
 
     def _count_idle(self, size: int) -> None:
         """A read brought nothing. Raises UpstreamError for too many of them."""
-        self._idle_size += size
-        if self._idle_size > MAX_EVENT_BYTES:
+        self.idle_size += size
+        if self.idle_size > MAX_EVENT_BYTES:
             raise UpstreamError("The target's response is too large.", detail="too much without content")
 
     def _deltas(self, events: list[Event]) -> list[Delta]:

@@ -40,6 +40,9 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in `data`, in order. Raises EventTooLarge."""
+        is_line = data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2 and b"\r" not in data
+        if is_line and data.endswith(b"\n") and len(data) > len(b"data: \n\n") and not self.has_begun:
+            return [Event(b"", data[6:-2])]  # as servers commonly write it, alone
         if self._skips_lf and data:
             data = data.removeprefix(b"\n")
             self._skips_lf = False
@@ -55,8 +58,6 @@ class EventReader:
         self._parts, self._size, self._ends_line = [], 0, False
         if remainder:
             self._keep(remainder)
-        if len(texts) == 1 and texts[0].startswith(b"data: ") and b"\n" not in texts[0]:
-            return [Event(b"", texts[0][6:])] if len(texts[0]) > len(b"data: ") else []
         return [event for text in texts if text and (event := _event_of(text)).data]
 
     def close(self) -> list[Event]:

@@ -7,6 +7,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from gateway.upstreams.http_client.client import RelayChunks
 from gateway.upstreams.http_client.limits import HEAD_BYTES, IDLE_S
 
 _LARGE_BODY: Final = 1 << 20
@@ -54,7 +55,7 @@ class AiohttpResponse:
         """See `HttpResponse`."""
         return await self._response.content.readany()
 
-    def push(self, sink: Callable[[bytes], bool] | None) -> bool:  # noqa: ARG002 - the interface's signature
+    def push(self, sink: Callable[[bytes], bool] | None, relay_text: RelayChunks | None = None) -> bool:  # noqa: ARG002
         """See `HttpResponse`."""
         return False
 

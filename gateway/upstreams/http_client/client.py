@@ -10,6 +10,9 @@ from typing import Any, Final, Protocol
 from yarl import URL
 
 PUSHED_BYTES: Final = 1 << 14
+# Takes whole chunks of a body, each of them an event that adds text to the same choice, the index of the choice, and
+# the characters of the text. Returns whether there is room for more; None: the chunks must be read.
+RelayChunks = Callable[[bytes, int, int], bool | None]
 
 
 class CannotConnect(Exception):  # noqa: N818 - says what happened
@@ -55,10 +58,11 @@ class HttpResponse(Protocol):
         """What has arrived of the body since the last call, at least one byte; nothing at its end."""
         ...
 
-    def push(self, sink: Callable[[bytes], bool] | None) -> bool:
+    def push(self, sink: Callable[[bytes], bool] | None, relay_text: RelayChunks | None = None) -> bool:
         """Call `sink` with what arrives, as soon as it does, in place of `read`, until it returns False, or until None
         takes its place. It is called with nothing, once, when `read` must be called: at the end, after a failure, and
-        for a part of more than PUSHED_BYTES. Returns False if the client cannot do this."""
+        for a part of more than PUSHED_BYTES. Returns False if the client cannot do this. `relay_text` may be called in
+        place of it; see `RelayChunks`."""
         ...
 
     def close(self) -> None:

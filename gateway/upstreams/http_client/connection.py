@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
                 return
             if not self._has_begun and self._take_common(data):
                 return
-        elif self._is_common and self._take_chunks(data):
+        elif self._is_common and (self._response.feed_text(data) or self._take_chunks(data)):
             return
         self._has_begun = True
         self._seen += len(data)

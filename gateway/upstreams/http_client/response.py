@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse
+from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse, RelayChunks
 from gateway.upstreams.http_client.limits import ClientLimits
+from twolane.process.http.compiled import read_text_chunks
 
 Headers = dict[bytes, bytes]  # names in lower case
 
@@ -29,7 +30,7 @@ class PooledResponse:
     """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
 
     __slots__ = (
-        *("_connection", "_error", "_headers", "_limit", "_parts", "_sink", "_size", "_waiter"),
+        *("_connection", "_error", "_headers", "_limit", "_parts", "_relay_text", "_sink", "_size", "_waiter"),
         *("content_encoding", "is_over", "status"),
     )
 
@@ -43,6 +44,7 @@ class PooledResponse:
         self._limit = limit  # of the rest of the body
         self._waiter: asyncio.Future[bytes] | None = None
         self._sink: Callable[[bytes], bool] | None = None
+        self._relay_text: RelayChunks | None = None  # only if there is a sink
         self._error: Exception | None = None
         self.is_over = False  # all of the body has arrived, or none will any longer
 
@@ -68,9 +70,9 @@ class PooledResponse:
         self.wake()
         return waiter
 
-    def push(self, sink: Callable[[bytes], bool] | None) -> bool:
+    def push(self, sink: Callable[[bytes], bool] | None, relay_text: RelayChunks | None = None) -> bool:
         """See `HttpResponse`."""
-        self._sink = sink
+        self._sink, self._relay_text = sink, relay_text
         if sink is not None:
             self.wake()
         return True
@@ -106,6 +108,20 @@ class PooledResponse:
             return False
         self._limit -= size
         if not sink(part):
+            self._sink = None
+        return True
+
+    def feed_text(self, chunks: bytes) -> bool:
+        """Hand over whole chunks as they are, if they only bring text; False: that is not possible, read them."""
+        relay = self._relay_text
+        if relay is None or self._sink is None or self._parts or len(chunks) > min(PUSHED_BYTES, self._limit):
+            return False
+        found = read_text_chunks(chunks)
+        has_room = None if found is None else relay(chunks, found[1], found[2])
+        if found is None or has_room is None:
+            return False
+        self._limit -= found[0]
+        if not has_room:
             self._sink = None
         return True
 

@@ -9,9 +9,11 @@ import pytest
 from gateway.beyond_chat import CHAT_PATH, MESSAGES_PATH
 from gateway.enums import Outcome
 from gateway.errors import Refused, UpstreamError
+from gateway.simulation.virtual_time import run_virtual
 from gateway.upstreams.scripted import fails, says
 from gateway.web.chat import GenerationApis
 from gateway.web.error_body import body_of
+from gateway.web.event_stream import EventStream
 from tests.gateway.web.asgi_client import AsgiClient
 
 PING = b": ping\n\n"
@@ -194,3 +196,37 @@ def test_an_error_behind_a_heartbeat_is_anthropic_s_event(ask: Any) -> None:
     assert (event["type"], event["error"]["type"]) == ("error", "api_error")
     assert b"event: error\n" in received.body
     assert dict(received.headers)[b"request-id"].decode() == event["request_id"]
+
+
+def test_chunks_that_are_relayed_postpone_the_next_heartbeat() -> None:
+    async def main() -> list[tuple[float, bytes]]:
+        client, loop = RelayClient(), asyncio.get_running_loop()
+        stream = EventStream(client, list, heartbeat_s=15)
+        stream.start()
+        await stream.write(b"first")
+        relay = stream.relay()
+        assert relay is not None
+        for _ in range(3):
+            await asyncio.sleep(10)
+            assert relay(b"chunk", loop.time())
+        await asyncio.sleep(20)
+        await stream.aclose()
+        return client.sent
+
+    assert run_virtual(main()) == [(0, b"first"), (10, b"chunk"), (20, b"chunk"), (30, b"chunk"), (45, PING)]
+
+
+class RelayClient:
+    """A send over a connection that takes chunks at once."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[float, bytes]] = []
+        self._began_s = asyncio.get_running_loop().time()
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            self.relay(message["body"])
+
+    def relay(self, chunks: bytes) -> bool:
+        self.sent.append((asyncio.get_running_loop().time() - self._began_s, chunks))
+        return True

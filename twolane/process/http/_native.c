@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VERSION 3
+#define VERSION 4
 #define MAX_DEPTH 64
 #define MAX_KEYS 256 /* of all objects that are open at a time: each new key is compared with those of its own object */
 #define MAX_MEMBERS 64
@@ -276,7 +276,8 @@ static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *args)
 
 typedef struct {
     Py_ssize_t index; /* of the choice; -1: none yet */
-    span text;
+    span text, document;
+    int has_escape; /* in the text */
 } addition;
 
 static int is_key(span key, const char *name)
@@ -320,10 +321,9 @@ static int take_delta(scanner *s, span key, addition *found)
 {
     static const char *const empty[] = {"refusal", "tool_calls"};
     static const char *const other[] = {"function_call", "reasoning_content", "reasoning", "audio"};
-    int has_escape = 0;
     if (is_key(key, "content")) {
         found->text.start = s->at + 1;
-        if (*s->at != '"' || !read_string(s, &has_escape) || has_escape)
+        if (*s->at != '"' || !read_string(s, &found->has_escape))
             return 0;
         found->text.size = s->at - 1 - found->text.start;
         return 1;
@@ -365,29 +365,36 @@ static int take_completion(scanner *s, span key, addition *found)
     return !is_key(key, "error") && read_value(s);
 }
 
-static PyObject *read_text_event(PyObject *Py_UNUSED(module), PyObject *data)
+/* Whether these bytes are such an event, alone. */
+static int read_addition(const byte *start, Py_ssize_t size, addition *found)
 {
     static const char begin[] = "data: ", end[] = "\n\n";
     const Py_ssize_t before = sizeof begin - 1, behind = sizeof end - 1;
-    if (!PyBytes_Check(data)) {
-        PyErr_SetString(PyExc_TypeError, "read_text_event() takes bytes");
-        return NULL;
-    }
-    const byte *start = (const byte *)PyBytes_AS_STRING(data);
-    Py_ssize_t size = PyBytes_GET_SIZE(data) - before - behind;
-    addition found = {-1, {NULL, 0}};
     scanner s;
     s.text = s.at = start + before;
+    size -= before + behind;
     s.end = s.text + size;
     s.depth = s.keys = 0;
     s.values = 1;
     s.max_values = MAX_EVENT_VALUES;
     s.members = NULL;
-    if (size < 2 || memcmp(start, begin, before) || memcmp(s.end, end, behind) || memchr(s.text, '\n', size) ||
-        memchr(s.text, '\r', size) || !each_member(&s, take_completion, &found) || s.at != s.end || found.index < 0 ||
-        !found.text.size)
+    *found = (addition){-1, {NULL, 0}, {s.text, size}, 0};
+    return size >= 2 && !memcmp(start, begin, before) && !memcmp(s.end, end, behind) && !memchr(s.text, '\n', size) &&
+           !memchr(s.text, '\r', size) && each_member(&s, take_completion, found) && s.at == s.end &&
+           found->index >= 0 && found->text.size;
+}
+
+static PyObject *read_text_event(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    addition found;
+    if (!PyBytes_Check(data)) {
+        PyErr_SetString(PyExc_TypeError, "read_text_event() takes bytes");
+        return NULL;
+    }
+    if (!read_addition((const byte *)PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &found) || found.has_escape)
         Py_RETURN_NONE;
-    return Py_BuildValue("(y#ns#)", s.text, size, found.index, found.text.start, found.text.size);
+    return Py_BuildValue("(y#ns#)", found.document.start, found.document.size, found.index, found.text.start,
+                         found.text.size);
 }
 
 /* HTTP/1.1 (RFC 9112) */
@@ -675,6 +682,39 @@ static PyObject *read_chunks(PyObject *Py_UNUSED(module), PyObject *data)
     return !body || body == Py_None ? body : Py_BuildValue("(NN)", body, PyBool_FromLong(is_end));
 }
 
+/* The characters of a string that has been read. */
+static Py_ssize_t count_characters(span text)
+{
+    Py_ssize_t count = 0;
+    for (const byte *at = text.start; at < text.start + text.size; at++) {
+        count += (*at & 0xC0) != 0x80;
+        if (*at == '\\')
+            at += at[1] == 'u' ? 5 : 1;
+    }
+    return count;
+}
+
+static PyObject *read_text_chunks(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    if (!PyBytes_Check(data)) {
+        PyErr_SetString(PyExc_TypeError, "read_text_chunks() takes bytes");
+        return NULL;
+    }
+    const byte *at = (const byte *)PyBytes_AS_STRING(data), *end = at + PyBytes_GET_SIZE(data);
+    Py_ssize_t index = -1, size = 0, characters = 0;
+    span chunk;
+    addition found;
+    do {
+        if (!read_chunk(&at, end, &chunk) || !read_addition(chunk.start, chunk.size, &found) ||
+            (index >= 0 && index != found.index))
+            Py_RETURN_NONE;
+        index = found.index;
+        size += chunk.size;
+        characters += count_characters(found.text);
+    } while (at < end);
+    return Py_BuildValue("(nnn)", size, index, characters);
+}
+
 /* What has arrived of a body: all of it, or whole chunks; None for anything else. */
 static PyObject *body_of(const head *h, int *is_end)
 {
@@ -722,6 +762,9 @@ static PyMethodDef methods[] = {
      "header_lines(headers)\n--\n\nThe lines of these headers, with names in lower case."},
     {"read_chunks", read_chunks, METH_O,
      "read_chunks(data)\n--\n\nThe data of whole chunks, and whether the body ends with them."},
+    {"read_text_chunks", read_text_chunks, METH_O,
+     "read_text_chunks(data)\n--\n\nOf whole chunks, each of them an event that adds text to the same choice: the size of"
+     " their data, the index of the choice, and the characters of the text."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,7 +10,7 @@ from twolane.process.native import load_native
 if TYPE_CHECKING:
     from twolane.process.http import _native
 else:
-    _native = load_native("twolane.process.http._native", VERSION=3)
+    _native = load_native("twolane.process.http._native", VERSION=4)
 
 IS_BUILT: Final = _native is not None
 Spans = dict[str, tuple[int, int]]  # where the value of each member is
@@ -36,5 +36,8 @@ read_request = _native.read_request if IS_BUILT else _reads_nothing
 read_response = _native.read_response if IS_BUILT else _reads_nothing
 # The data of whole chunks of a body, likewise, and whether the body ends with them.
 read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing
+# Of whole chunks of a body, each of them one such event, of the same choice, whose text may have escapes: the bytes of
+# their data, the index of the choice, and the characters of the text. So they can be passed on as they are.
+read_text_chunks = _native.read_text_chunks if IS_BUILT else _reads_nothing
 # The lines of headers whose names are in lower case, without `content-length`, `connection` and `transfer-encoding`.
 header_lines = _native.header_lines if IS_BUILT else _reads_nothing

@@ -229,6 +229,11 @@ class RequestCycle:
             self._wire.write_soon(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, lines, len(body), body))
         self._complete()
 
+    @property
+    def relay(self) -> Callable[[bytes], bool] | None:
+        """Like `push`, for whole chunks as they are; None: the body of this response does not consist of chunks."""
+        return self._wire.push if self._is_chunked else None
+
     def push(self, data: bytes) -> bool:
         """Send a part of the body of a response that has started, without waiting. Returns whether the client has taken
         enough of what was sent before; otherwise wait with the next message."""

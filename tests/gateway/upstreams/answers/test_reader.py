@@ -272,15 +272,19 @@ ODD_PARTS = (
 )
 
 
+def edited(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    for at, cut, put in edits:
+        data = data[: at % (len(data) + 1)] + put + data[at % (len(data) + 1) + cut :]
+    return data
+
+
 @pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.integers(0, 12), st.sampled_from(ODD_PARTS)), max_size=3),
 )
 @example([])
 def test_an_event_that_is_read_quickly_is_read_alike(edits: list[tuple[int, int, bytes]]) -> None:
-    event = TEXT_EVENT
-    for at, cut, put in edits:
-        event = event[: at % (len(event) + 1)] + put + event[at % (len(event) + 1) + cut :]
+    event = edited(TEXT_EVENT, edits)
     found = compiled.read_text_event(event)
     if found is None:
         assert edits
@@ -315,6 +319,47 @@ def test_an_event_that_is_read_quickly_is_read_alike(edits: list[tuple[int, int,
 def test_an_event_that_is_more_than_a_text_is_left_to_the_full_reader(part: bytes, other: bytes) -> None:
     assert part in TEXT_EVENT
     assert compiled.read_text_event(TEXT_EVENT.replace(part, other)) is None
+
+
+ESCAPES = (rb"\n", rb"\"", rb"\\", rb"\u00e9", rb"\u0000", rb"\u", rb"\ud83d\ude00", rb"\x", b"\xf0\x9f\x98\x80", b'"')
+
+
+@pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 200), st.integers(0, 12), st.sampled_from(ODD_PARTS + ESCAPES)), max_size=2),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from((b"", b"0\r\n\r\n", b"a8", b"\r\n")),
+)
+@example([[], []], b"")
+@example([[(TEXT_EVENT.index(b"w\xc3"), 0, rb"\n\u00e9")]], b"")
+def test_chunks_that_are_relayed_bring_what_the_reader_would_find(
+    edits: list[list[tuple[int, int, bytes]]], behind: bytes
+) -> None:
+    events = [edited(TEXT_EVENT, each) for each in edits]
+    found = compiled.read_text_chunks(b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + behind)
+    if found is None:
+        assert any(edits) or behind
+        return
+    assert not behind
+    size, index, characters = found
+    assert size == len(b"".join(events))
+    deltas = [delta for event in events if (delta := read_event(event[6:-2], ChunkState()))]
+    assert [event[6:-2] for event in events] == [delta.data for delta in deltas]
+    pieces = [piece for delta in deltas for piece in delta.pieces]
+    assert pieces == [Piece(index=index, text=piece.text, is_answer=True) for piece in pieces]
+    assert len(pieces) == len(events)
+    assert sum(len(piece.text) for piece in pieces) == characters
+
+
+@pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
+def test_escapes_of_a_text_that_is_relayed_are_single_characters() -> None:
+    event = TEXT_EVENT.replace(b"w\xc3\xa9", rb"\n\u00e9\"" + "é😀".encode())
+    chunk = b"%X\r\n%b\r\n" % (len(event), event)
+    assert compiled.read_text_chunks(chunk + chunk) == (2 * len(event), 0, 10)
+    assert compiled.read_text_chunks(chunk + chunk.replace(b'"index":0', b'"index":1')) is None
 
 
 def test_heartbeats_between_events_do_not_add_up() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidRe
 from gateway.upstreams.http_client.connection import Connection
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.response import PooledResponse
+from twolane.process.http.compiled import IS_BUILT
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
@@ -211,6 +213,30 @@ def test_parts_that_are_pushed_count_towards_the_limit_of_the_body() -> None:
 
     pushing(CHUNKED, run, ClientLimits(body_bytes=10))
     assert sink.parts == [b"second", b""]
+
+
+@pytest.mark.skipif(not IS_BUILT, reason="the compiled readers are not built")
+def test_chunks_of_text_are_relayed_as_they_came_unless_they_must_be_read() -> None:
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"abc"}}]}\n\n'
+    text, sink, relayed = b"%X\r\n%b\r\n" % (len(event), event), Sink(), []
+    answers = iter((True, None, False))
+
+    def relay(*given: Any) -> bool | None:
+        relayed.append(given)
+        return next(answers)
+
+    async def run(made: Connection, response: PooledResponse) -> bytes:
+        response.push(sink, relay)
+        made.data_received(text)
+        made.data_received(text)
+        made.data_received(b"3\r\ntwo\r\n")
+        made.data_received(text + text)
+        made.data_received(text + b"0\r\n\r\n")
+        return await response.read()
+
+    assert pushing(CHUNKED, run, ClientLimits()) == event
+    assert relayed == [(text, 0, 3), (text, 0, 3), (text + text, 0, 6)]
+    assert sink.parts == [event, b"two"]
 
 
 def pushing(

@@ -18,6 +18,7 @@ from twolane.process.http.request_cycle import CYCLE, RequestCycle
 )
 def test_a_push_says_whether_the_client_has_room_for_more(version: str, body: bytes) -> None:
     pushed: list[bool] = []
+    relays: list[bool] = []
 
     async def main() -> bytes:
         async def app(scope: Any, _receive: Any, send: Any) -> None:
@@ -25,10 +26,14 @@ def test_a_push_says_whether_the_client_has_room_for_more(version: str, body: by
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"0", "more_body": True})
             pushed.append(cycle.push(b"one"))
+            relays.append(cycle.relay is not None)
             made.pause_writing()  # as a transport does when its buffer is full
             pushed.append(cycle.push(b"two"))
             made.resume_writing()
-            pushed.append(cycle.push(b"three"))
+            if cycle.relay is None:
+                pushed.append(cycle.push(b"three"))
+            else:
+                pushed.append(cycle.relay(b"5\r\nthree\r\n"))
             wire.close()
             pushed.append(cycle.push(b"four"))
             made.connection_lost(None)
@@ -47,3 +52,4 @@ def test_a_push_says_whether_the_client_has_room_for_more(version: str, body: by
 
     assert asyncio.run(main()) == body
     assert pushed == [True, False, True, False, False]
+    assert relays == [version == "1.1"]  # without chunks, none can be passed on as they are
