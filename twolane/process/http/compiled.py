@@ -10,7 +10,7 @@ from twolane.process.native import load_native
 if TYPE_CHECKING:
     from twolane.process.http import _native
 else:
-    _native = load_native("twolane.process.http._native", VERSION=3)
+    _native = load_native("twolane.process.http._native", VERSION=4)
 
 IS_BUILT: Final = _native is not None
 Spans = dict[str, tuple[int, int]]  # where the value of each member is
