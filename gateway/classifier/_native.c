@@ -1086,10 +1086,10 @@ static void probabilities_of(const Request *request, const double *shares, int p
     }
 }
 
-/* The numbers of the strongest words for a task in the unit that says most for it, the strongest first. */
+/* The numbers of the strongest words for a task in the unit that says most for it, the strongest first, each once. */
 static PyObject *evidence_of(const Request *request, const double *shares, int task)
 {
-    int strongest[CONSIDERED], count = 0, best = 0;
+    int strongest[CONSIDERED], named[CONSIDERED], count = 0, names = 0, best = 0;
     for (int unit = 1; unit < request->units; unit++)
         if (shares[unit] * request->scores[unit][task] > shares[best] * request->scores[best][task])
             best = unit;
@@ -1104,15 +1104,22 @@ static PyObject *evidence_of(const Request *request, const double *shares, int t
         memmove(strongest + place + 1, strongest + place, sizeof(int) * (size_t)(count - 1 - place));
         strongest[place] = at;
     }
-    PyObject *found = PyList_New(0);
-    for (int n = 0; found && n < count; n++) {
-        int id = request->ids[strongest[n]];
+    for (int n = 0; n < count; n++) {
+        int id = request->ids[strongest[n]], seen = 0;
         if (request->each[strongest[n]][task] <= 0 || id < request->self->first_word)
             continue;
-        PyObject *number = PyLong_FromLong(id);
-        if (!number || PyList_Append(found, number))
+        while (seen < names && named[seen] != id)
+            seen++;
+        named[seen] = id;
+        names += seen == names;
+    }
+    PyObject *found = PyList_New(names);
+    for (int n = 0; found && n < names; n++) {
+        PyObject *number = PyLong_FromLong(named[n]);
+        if (number)
+            PyList_SET_ITEM(found, n, number);
+        else
             Py_CLEAR(found);
-        Py_XDECREF(number);
     }
     return found;
 }

@@ -287,11 +287,24 @@ static int read_value(scanner *s)
     }
 }
 
-static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *args)
+/* The sizes among the arguments of a function, from the place `first` on. Returns 0 after an exception. */
+static int read_sizes(PyObject *const *args, Py_ssize_t given, Py_ssize_t first, Py_ssize_t expected, Py_ssize_t *sizes)
+{
+    if (given != expected) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, not %zd", expected, given);
+        return 0;
+    }
+    for (Py_ssize_t i = first; i < expected; i++)
+        if ((sizes[i - first] = PyLong_AsSsize_t(args[i])) == -1 && PyErr_Occurred())
+            return 0;
+    return 1;
+}
+
+static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
     Py_buffer body;
     Py_ssize_t max_values;
-    if (!PyArg_ParseTuple(args, "y*n:scan_object", &body, &max_values))
+    if (!read_sizes(args, given, 1, 2, &max_values) || PyObject_GetBuffer(args[0], &body, PyBUF_SIMPLE))
         return NULL;
     scanner s;
     s.text = s.at = body.buf;
@@ -578,15 +591,26 @@ static PyObject *target_of(const head *h, PyObject *targets)
     return target;
 }
 
-static PyObject *read_request(PyObject *Py_UNUSED(module), PyObject *args)
+static int are_bytes(PyObject *message)
+{
+    if (!PyBytes_Check(message))
+        PyErr_SetString(PyExc_TypeError, "a message must be bytes");
+    return PyBytes_Check(message);
+}
+
+static PyObject *read_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
     static const char *const uncommon[] = {"transfer-encoding", "expect", "upgrade", "proxy-connection", "trailer"};
-    PyObject *message, *targets, *target, *found = NULL;
-    Py_ssize_t most_bytes, most_headers;
-    if (!PyArg_ParseTuple(args, "SO!nn:read_request", &message, &PyDict_Type, &targets, &most_bytes, &most_headers))
+    PyObject *target, *found = NULL;
+    Py_ssize_t most[2]; /* bytes, headers */
+    if (!read_sizes(args, given, 2, 4, most) || !are_bytes(args[0]))
         return NULL;
+    if (!PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "targets must be a dict");
+        return NULL;
+    }
     head h;
-    if (read_head(&h, message, most_bytes, most_headers) && (target = target_of(&h, targets)) &&
+    if (read_head(&h, args[0], most[0], most[1]) && (target = target_of(&h, args[1])) &&
         value_of(&h, "host").start && is_length(value_of(&h, "content-length"), &h) && !has_any(&h, uncommon, 5) &&
         keeps_alive(&h))
         found = Py_BuildValue("(OOOy#)", target, h.listed, h.named, h.body, h.end - h.body);
@@ -730,20 +754,20 @@ static PyObject *body_of(const head *h, int *is_end)
     return joined_chunks(h->body, h->end, is_end);
 }
 
-static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
     static const char *const uncommon[] = {"upgrade", "proxy-connection", "trailer"};
     static const char ok[] = "HTTP/1.1 200 ";
-    PyObject *message, *body = NULL, *found = NULL;
-    Py_ssize_t most_bytes, most_body_bytes;
+    PyObject *body = NULL, *found = NULL;
+    Py_ssize_t most[2]; /* bytes of the head, of the body */
     int is_end;
-    if (!PyArg_ParseTuple(args, "Snn:read_response", &message, &most_bytes, &most_body_bytes))
+    if (!read_sizes(args, given, 1, 3, most) || !are_bytes(args[0]))
         return NULL;
     head h;
-    if (read_head(&h, message, most_bytes, MAX_HEADERS) && h.line_end - h.start >= (Py_ssize_t)sizeof ok - 1 &&
+    if (read_head(&h, args[0], most[0], MAX_HEADERS) && h.line_end - h.start >= (Py_ssize_t)sizeof ok - 1 &&
         !memcmp(h.start, ok, sizeof ok - 1) && !has_any(&h, uncommon, 3) && keeps_alive(&h))
         body = body_of(&h, &is_end);
-    if (body && body != Py_None && PyBytes_GET_SIZE(body) <= most_body_bytes)
+    if (body && body != Py_None && PyBytes_GET_SIZE(body) <= most[1])
         found = Py_BuildValue("(OON)", h.named, body, PyBool_FromLong(is_end));
     Py_XDECREF(body);
     free_head(&h);
@@ -751,14 +775,14 @@ static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"scan_object", scan_object, METH_VARARGS,
+    {"scan_object", (PyCFunction)(void (*)(void))scan_object, METH_FASTCALL,
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
     {"read_text_event", read_text_event, METH_O,
      "read_text_event(data)\n--\n\nThe JSON of an event that adds text to one choice, the index of the choice, the text."},
-    {"read_request", read_request, METH_VARARGS,
+    {"read_request", (PyCFunction)(void (*)(void))read_request, METH_FASTCALL,
      "read_request(message, targets, most_bytes, most_headers)\n--\n\nA whole request for one of the targets, which are by"
      " the line of the request: target, headers with names in lower case, the same by name, body."},
-    {"read_response", read_response, METH_VARARGS,
+    {"read_response", (PyCFunction)(void (*)(void))read_response, METH_FASTCALL,
      "read_response(message, most_bytes, most_body_bytes)\n--\n\nA response with status 200: headers by name in lower case,"
      " what has arrived of the body, and whether that is all of it."},
     {"header_lines", header_lines, METH_O,
