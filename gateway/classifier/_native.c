@@ -9,7 +9,9 @@
 #include <Python.h>
 #include <math.h>
 #include <stdint.h>
+#include <stddef.h>
 #include <string.h>
+#include <structmember.h>
 
 #define VERSION 6
 #define HASHED 4
@@ -29,6 +31,8 @@
 #define TAIL_TOKENS 56
 #define MAX_TOKENS 1024   /* of a request; its three texts have at most 820 */
 #define FLAG_CHARS 400
+#define EARLY_CHARS 200
+#define NOWHERE (2 * FLAG_CHARS + 1)
 #define SHORT_CHARS 80
 #define CONSIDERED 12
 #define NAMED 3
@@ -36,6 +40,9 @@
 #define MIN_TRUST 0.1
 #define STRUCTURED_WORDS 8.0
 #define SHORT_TOKENS 40
+#define SHORT_WORD 12    /* characters */
+#define PLACE_BITS 20    /* of a slot: the place of its word plus one */
+#define CACHE_LINE 64
 
 #define NOT 0x2545F491u
 #define PAIR 0x85EBCA6Bu
@@ -57,22 +64,31 @@ typedef struct {
     const Py_UCS4 *chars;
     int size;
     Py_UCS4 second; /* the second character, if two tokens of one character were merged; otherwise 0 */
+    uint32_t hash;
 } Span;
 
+/* All that a token needs of its word is in one line of the processor's cache: a request finds few of them there. */
 typedef struct {
-    Py_UCS4 *chars; /* NULL: an empty slot */
-    int size;
+    int8_t row[WIDTH];
+    Py_UCS4 *all; /* the characters of a word that does not fit into `chars`; otherwise NULL */
+    uint32_t hash, concept;
     int id;
-} Entry;
+    uint16_t size; /* 0: no word */
+    uint8_t flags;
+    Py_UCS2 chars[SHORT_WORD];
+} Word;
 
-/* A hash table with open addressing; the number of slots is a power of two. */
+/* A hash table with open addressing. A slot is 0 or the place of a word plus one, with some bits of its hash above it. */
 typedef struct {
-    Entry *entries;
-    uint32_t slots;
+    uint32_t *slots, last_slot; /* their number is a power of two */
+    Word *words;
+    size_t count;
+    void *allocated;
 } Words;
 
 typedef struct {
     PyObject_HEAD
+    vectorcallfunc call;
     struct Request *request; /* of the call in progress: calls hold the interpreter's lock */
     Words vocabulary, pairs, open_words;
     int names, breaks, first_sign, first_word, structured;
@@ -81,12 +97,51 @@ typedef struct {
     double scales[WIDTH];
     double sharpness;
     Py_UCS4 open_signs[SET_CHARS], open_chars[SET_CHARS], closing[SET_CHARS]; /* end with 0 */
-    uint32_t *hashes, *classes; /* by name */
-    uint8_t *flags;             /* by name */
-    int8_t *table;              /* [names + hashed rows + UNIT_FLAGS + REQUEST_FLAGS, WIDTH] */
+    int ascii_ids[0x80]; /* the numbers of tokens of one character */
+    int8_t *table;       /* [hashed rows + UNIT_FLAGS + REQUEST_FLAGS, WIDTH] */
+    void *allocated;     /* the memory of the table */
 } Scorer;
 
+/* Rows and words are at random places: they are fetched for many tokens at a time, before the first one is used. */
+#ifdef __GNUC__
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+
 /* -- Characters: the classes of the regular expression in tokens.py -- */
+
+enum { LETTER = 1, INNER = 2, DIGIT = 4, STOP = 8, MARK = 16 }; /* INNER: of a word, behind its first letter */
+static uint8_t kinds[0x80];                                     /* of ASCII characters */
+
+static void fill_kinds(void)
+{
+    for (int c = 'a'; c <= 'z'; c++)
+        kinds[c] |= LETTER | INNER;
+    for (int c = '0'; c <= '9'; c++)
+        kinds[c] |= DIGIT | INNER;
+    for (const char *c = "_'"; *c; c++)
+        kinds[(int)*c] |= INNER;
+    for (const char *c = ".!?;:"; *c; c++)
+        kinds[(int)*c] |= STOP;
+    for (const char *c = "\n@<>|_{}()"; *c; c++)
+        kinds[(int)*c] |= MARK;
+}
+
+static int is_kind(Py_UCS4 c, int kind)
+{
+    return c < 0x80 && (kinds[c] & kind);
+}
+
+static int is_decimal(Py_UCS4 c)
+{
+    return c < 0x80 ? kinds[c] & DIGIT : Py_UNICODE_ISDECIMAL(c);
+}
+
+static int is_alpha(Py_UCS4 c)
+{
+    return c < 0x80 ? (c | 0x20) >= 'a' && (c | 0x20) <= 'z' : Py_UNICODE_ISALPHA(c);
+}
 
 static int is_in(Py_UCS4 c, const Py_UCS4 *set)
 {
@@ -106,7 +161,7 @@ static int is_spaceless(Py_UCS4 c)
 static int is_letter(Py_UCS4 c)
 {
     if (c < 0x80)
-        return c >= 'a' && c <= 'z';
+        return kinds[c] & LETTER;
     if (c == 0x60C || c == 0x61B || c == 0x61F || c == 0x6D4 || c == 0x964 || c == 0x965) /* punctuation */
         return 0;
     return c == 0xAA || c == 0xB5 || c == 0xBA || (c >= 0xDF && c <= 0xF6) || (c >= 0xF8 && c <= 0xDFF)
@@ -125,7 +180,7 @@ static int is_quote(Py_UCS4 c)
 
 static int is_stop(Py_UCS4 c)
 {
-    return c == '.' || c == '!' || c == '?' || c == ';' || c == ':';
+    return is_kind(c, STOP);
 }
 
 static int is_wide_stop(Py_UCS4 c)
@@ -145,15 +200,14 @@ static int token_end(const Py_UCS4 *text, int size, int at)
     Py_UCS4 c = text[at];
     int end = at + 1;
     if (is_letter(c)) {
-        while (end < size && (is_letter(text[end]) || (text[end] >= '0' && text[end] <= '9') || text[end] == '_'
-                || text[end] == '\''))
+        while (end < size && (text[end] < 0x80 ? kinds[text[end]] & INNER : is_letter(text[end])))
             end++;
         return end;
     }
     if (is_spaceless(c))
         return end;
-    if (Py_UNICODE_ISDECIMAL(c)) {
-        while (end < size && Py_UNICODE_ISDECIMAL(text[end]))
+    if (is_decimal(c)) {
+        while (end < size && is_decimal(text[end]))
             end++;
         return end;
     }
@@ -172,16 +226,76 @@ static int token_end(const Py_UCS4 *text, int size, int at)
     return is_space(c) ? at : end; /* a sign, or a character of a word in another script */
 }
 
-static int split(const Py_UCS4 *text, int size, Span *found, int most)
+/* -- The vocabulary -- */
+
+/* FNV-1a, by characters: its start, a step, its end. */
+#define FNV 2166136261u
+#define FNV_STEP(hash, c) (((hash) ^ (c)) * 16777619u)
+#define FNV_END(hash) ((hash) ^ ((hash) >> 15))
+
+static uint32_t hash_of(const Py_UCS4 *chars, int size)
+{
+    uint32_t hash = FNV;
+    for (int at = 0; at < size; at++)
+        hash = FNV_STEP(hash, chars[at]);
+    return FNV_END(hash);
+}
+
+static int is_word(const Word *word, const Py_UCS4 *chars, int size)
+{
+    if (word->size != size)
+        return 0;
+    if (word->all)
+        return !memcmp(word->all, chars, sizeof(Py_UCS4) * (size_t)size);
+    for (int at = 0; at < size; at++)
+        if (word->chars[at] != chars[at])
+            return 0;
+    return 1;
+}
+
+/* The slot of a word, or the empty one where it would be. */
+static uint32_t *slot_of(const Words *words, const Py_UCS4 *chars, int size, uint32_t hash)
+{
+    const uint32_t places = (1u << PLACE_BITS) - 1;
+    for (uint32_t at = hash & words->last_slot;; at = (at + 1) & words->last_slot) {
+        uint32_t slot = words->slots[at];
+        if (!slot || (!((slot ^ hash) & ~places) && is_word(words->words + (slot & places) - 1, chars, size)))
+            return words->slots + at;
+    }
+}
+
+static int id_in(const Words *words, uint32_t slot)
+{
+    return slot ? words->words[(slot & ((1u << PLACE_BITS) - 1)) - 1].id : -1;
+}
+
+/* The number of a word, or -1. */
+static int find_word(const Words *words, const Py_UCS4 *chars, int size)
+{
+    return id_in(words, *slot_of(words, chars, size, hash_of(chars, size)));
+}
+
+static int split(const Scorer *self, const Py_UCS4 *text, int size, Span *found, int most)
 {
     int at = 0, count = 0;
     while (at < size && count < most) {
-        int end = token_end(text, size, at);
-        if (end == at) {
-            at++;
-            continue;
+        int end = at;
+        uint32_t hash = FNV;
+        if (is_kind(text[at], LETTER)) /* most tokens are words in ASCII: these are read once */
+            for (; end < size && is_kind(text[end], INNER); end++)
+                hash = FNV_STEP(hash, text[end]);
+        if (end == at || (end < size && text[end] >= 0x80)) {
+            end = token_end(text, size, at);
+            if (end == at) {
+                at++;
+                continue;
+            }
+            hash = FNV;
+            for (int each = at; each < end; each++)
+                hash = FNV_STEP(hash, text[each]);
         }
-        Span token = {text + at, end - at, 0};
+        Span token = {text + at, end - at, 0, FNV_END(hash)};
+        PREFETCH(self->vocabulary.slots + (token.hash & self->vocabulary.last_slot));
         found[count++] = token;
         for (at = end; at < size && text[at] == ' '; at++)
             ;
@@ -189,47 +303,20 @@ static int split(const Py_UCS4 *text, int size, Span *found, int most)
     return count;
 }
 
-/* -- The vocabulary -- */
-
-static uint32_t hash_of(const Py_UCS4 *chars, int size)
-{
-    uint32_t hash = 2166136261u;
-    for (int at = 0; at < size; at++)
-        hash = (hash ^ chars[at]) * 16777619u;
-    return hash ^ (hash >> 15);
-}
-
-static Entry *slot_of(const Words *words, const Py_UCS4 *chars, int size)
-{
-    uint32_t at = hash_of(chars, size) & (words->slots - 1);
-    for (;; at = (at + 1) & (words->slots - 1)) {
-        Entry *entry = words->entries + at;
-        if (!entry->chars || (entry->size == size && !memcmp(entry->chars, chars, sizeof(Py_UCS4) * (size_t)size)))
-            return entry;
-    }
-}
-
-/* The number of a word, or -1. */
-static int find_word(const Words *words, const Py_UCS4 *chars, int size)
-{
-    const Entry *entry = slot_of(words, chars, size);
-    return entry->chars ? entry->id : -1;
-}
-
 /* Two characters that are a word of the vocabulary become one token. Returns the new count. */
 static int merge_pairs(const Scorer *self, Span *tokens, int count)
 {
     int kept = 0;
     for (int at = 0; at < count; at++) {
-        Span token = tokens[at];
-        if (token.size == 1 && at + 1 < count && tokens[at + 1].size == 1) {
-            Py_UCS4 pair[2] = {token.chars[0], tokens[at + 1].chars[0]};
-            if (is_spaceless(pair[0]) && find_word(&self->pairs, pair, 2) >= 0) {
-                token.second = pair[1];
-                at++;
-            }
+        int place = at;
+        if (tokens[at].size == 1 && is_spaceless(*tokens[at].chars) && at + 1 < count && tokens[at + 1].size == 1) {
+            Py_UCS4 pair[2] = {*tokens[at].chars, *tokens[at + 1].chars};
+            if (find_word(&self->pairs, pair, 2) >= 0)
+                tokens[at++].second = pair[1];
         }
-        tokens[kept++] = token;
+        if (kept != place)
+            tokens[kept] = tokens[place];
+        kept++;
     }
     return kept;
 }
@@ -258,12 +345,12 @@ static int unknown_id(const Scorer *self, const Py_UCS4 *chars, int size)
     int digits = 0, quotes = 0, underscores = 0, lines = 0;
     Py_UCS4 first = chars[0];
     for (int at = 0; at < size; at++) {
-        digits += Py_UNICODE_ISDECIMAL(chars[at]);
+        digits += is_decimal(chars[at]) != 0;
         quotes += chars[at] == '\'';
         underscores += chars[at] == '_';
         lines += chars[at] == '\n';
     }
-    if (Py_UNICODE_ISALPHA(first) && !digits && !quotes && !underscores)
+    if (is_alpha(first) && !digits && !quotes && !underscores)
         return stem_or_shape(self, chars, size);
     if (first == '\n')
         return self->special[lines > 1 ? PARAGRAPH_ID : LINE_ID];
@@ -271,7 +358,7 @@ static int unknown_id(const Scorer *self, const Py_UCS4 *chars, int size)
         return self->special[DIGIT_ID + (size < 4 ? size : 4) - 1];
     if (is_stop(first))
         return find_word(&self->vocabulary, chars, 1);
-    if (!Py_UNICODE_ISALPHA(first))
+    if (!is_alpha(first))
         return self->special[SIGN_ID];
     if (quotes && !underscores) {
         Py_UCS4 bare[TEXT_CHARS];
@@ -290,7 +377,9 @@ static int id_of(const Scorer *self, Span token)
         Py_UCS4 pair[2] = {token.chars[0], token.second};
         return find_word(&self->vocabulary, pair, 2);
     }
-    int found = find_word(&self->vocabulary, token.chars, token.size);
+    if (token.size == 1 && token.chars[0] < 0x80)
+        return self->ascii_ids[token.chars[0]];
+    int found = id_in(&self->vocabulary, *slot_of(&self->vocabulary, token.chars, token.size, token.hash));
     return found >= 0 ? found : unknown_id(self, token.chars, token.size);
 }
 
@@ -344,7 +433,7 @@ static int shown_ends(const Text *text, Py_ssize_t head, Py_ssize_t tail, Py_UCS
     if (first < head)
         first = head;
     while (at >= first && !(char_at(text, at) == '\n' && char_at(text, at + 1) == '\n'))
-        at--;
+        at -= char_at(text, at) == '\n' ? 1 : 2;
     if (text->size <= head + tail || at < first)
         return both_ends(text, head, tail, out);
     int count = piece_of(text, 0, head, out);
@@ -358,15 +447,17 @@ static int shown_ends(const Text *text, Py_ssize_t head, Py_ssize_t tail, Py_UCS
 static int lowered(const Text *text, int head, int tail, Py_UCS4 *out)
 {
     int size = shown_ends(text, head, tail, out), bytes = 0, spaceless = 0;
+    Py_UCS4 any = 0;
+    for (int at = 0; at < size; at++)
+        any |= out[at];
+    if (any < 0x80) {
+        for (int at = 0; at < size; at++)
+            out[at] += (Py_UCS4)(out[at] - 'A' < 26) << 5;
+        return size;
+    }
     for (int at = 0; at < size; at++) {
         bytes += out[at] < 0x80 ? 1 : out[at] < 0x800 ? 2 : out[at] < 0x10000 ? 3 : 4;
         spaceless |= is_spaceless(out[at]);
-    }
-    if (bytes == size) {
-        for (int at = 0; at < size; at++)
-            if (out[at] >= 'A' && out[at] <= 'Z')
-                out[at] += 'a' - 'A';
-        return size;
     }
     if (spaceless && bytes > 2 * size)
         size = shown_ends(text, head / 3, tail / 3, out);
@@ -396,9 +487,11 @@ typedef struct Request {
     int borders[3];
     int ids[MAX_TOKENS];
     uint32_t hashes[MAX_TOKENS];
+    uint32_t rows[MAX_TOKENS][HASHED], past_rows[MAX_TOKENS + MAX_PAST]; /* of the table */
     int16_t each[MAX_TOKENS][WIDTH];
     int units;
     int firsts[MAX_TOKENS], sizes[MAX_TOKENS], places[MAX_TOKENS];
+    int32_t known[MAX_TOKENS][2]; /* by unit: known words, and those that count */
     double scores[MAX_TOKENS][COLUMNS];
     int request[REQUEST_FLAGS], request_count;
     int answered[MAX_PAST], answered_count;
@@ -413,9 +506,15 @@ static int is_fence(const Py_UCS4 *text, int size, int at)
 /* The place of the next fence; `size` if there is none. */
 static int next_fence(const Py_UCS4 *text, int size, int at)
 {
-    for (; at < size; at++)
-        if (text[at] == '`' && is_fence(text, size, at))
-            return at;
+    while (at < size) {
+        int stop = size - at < 64 ? size : at + 64, found = 0;
+        for (int each = at; each < stop; each++) /* compilers do this in vector registers */
+            found |= text[each] == '`';
+        for (; found && at < stop; at++)
+            if (is_fence(text, size, at))
+                return at;
+        at = stop;
+    }
     return size;
 }
 
@@ -496,22 +595,25 @@ static void add_token(Request *request, int id)
         request->ids[request->count++] = id;
 }
 
+/* The tokens of a text, in both arrays [TEXT_CHARS]. Returns their number, or -1 after an exception. */
+static int read_tokens(const Scorer *self, const Text *text, int head, int tail, Py_UCS4 *chars, Span *tokens, int most)
+{
+    int size = lowered(text, head, tail, chars);
+    return size < 0 ? -1 : merge_pairs(self, tokens, split(self, chars, size, tokens, most));
+}
+
 /* The tokens of the answer. Returns -1 after an exception. */
 static int read_answer(Request *request, const Text *answer)
 {
     Py_UCS4 chars[TEXT_CHARS];
     Span tokens[TEXT_CHARS];
-    const Scorer *self = request->self;
     request->answered_count = 0;
     if (!request->has_answer)
         return 0;
-    int size = lowered(answer, 100, 60, chars);
-    if (size < 0)
-        return -1;
-    int count = merge_pairs(self, tokens, split(chars, size, tokens, MAX_PAST));
+    int count = read_tokens(request->self, answer, 100, 60, chars, tokens, MAX_PAST);
     for (int at = 0; at < count; at++)
-        request->answered[request->answered_count++] = id_of(self, tokens[at]);
-    return 0;
+        request->answered[request->answered_count++] = id_of(request->self, tokens[at]);
+    return count < 0 ? -1 : 0;
 }
 
 /* Adds the tokens of a text. Returns their number, or -1 after an exception. */
@@ -520,10 +622,7 @@ static int add_text(Request *request, const Text *text, int head, int tail, int 
     Py_UCS4 chars[TEXT_CHARS];
     Span tokens[TEXT_CHARS];
     const Scorer *self = request->self;
-    int size = lowered(text, head, tail, chars);
-    if (size < 0)
-        return -1;
-    int count = merge_pairs(self, tokens, split(chars, size, tokens, TEXT_CHARS)), found = 0;
+    int count = read_tokens(self, text, head, tail, chars, tokens, TEXT_CHARS), found = 0;
     for (int at = 0; at < count; at++) {
         if (is_own && count > HEAD_TOKENS + TAIL_TOKENS && at == HEAD_TOKENS) {
             add_token(request, self->special[PARAGRAPH_ID]);
@@ -533,12 +632,12 @@ static int add_text(Request *request, const Text *text, int head, int tail, int 
         add_token(request, id_of(self, tokens[at]));
         found++;
     }
-    return found;
+    return count < 0 ? -1 : found;
 }
 
 static int flags_of(const Request *request, int at)
 {
-    return request->self->flags[request->ids[at]];
+    return request->self->vocabulary.words[request->ids[at]].flags;
 }
 
 /* Marks what the word at `at` negates; see `Vocabulary._scope`. */
@@ -567,7 +666,7 @@ static void find_negated(Request *request)
         if (flags_of(request, at) & DENIES)
             mark_negated(request, at, negated);
     for (int at = 0; at < request->count; at++) {
-        request->hashes[at] = self->hashes[request->ids[at]];
+        request->hashes[at] = self->vocabulary.words[request->ids[at]].hash;
         if (negated[at]) {
             request->ids[at] = self->special[NEGATED_ID];
             request->hashes[at] *= NOT;
@@ -637,15 +736,17 @@ static void find_units(Request *request)
 
 /* -- Flags of a request -- */
 
-/* What occurs in a text. */
+/* What occurs in a text; of three signs, before which character the first one is. */
 typedef struct {
     int not_ascii, line, paragraph, indent, hunk, blocks, blank, less, more, bar, braces, brackets;
 } Signs;
 
 static Signs signs_of(const Py_UCS4 *text, int size)
 {
-    Signs found = {0};
+    Signs found = {.less = NOWHERE, .more = NOWHERE, .bar = NOWHERE};
     for (int at = 0; at < size; at++) {
+        if (text[at] < 0x80 && !(kinds[text[at]] & MARK))
+            continue;
         Py_UCS4 next = at + 1 < size ? text[at + 1] : 0, third = at + 2 < size ? text[at + 2] : 0;
         switch (text[at]) {
         case '\n':
@@ -657,14 +758,14 @@ static Signs signs_of(const Py_UCS4 *text, int size)
             found.hunk |= next == '@';
             break;
         case '<':
-            found.less = 1;
+            found.less = found.less < at + 1 ? found.less : at + 1;
             found.blocks |= next == '<' && third == '<';
             break;
         case '>':
-            found.more = 1;
+            found.more = found.more < at + 1 ? found.more : at + 1;
             break;
         case '|':
-            found.bar = 1;
+            found.bar = found.bar < at + 1 ? found.bar : at + 1;
             break;
         case '_':
             found.blank |= next == '_';
@@ -682,7 +783,7 @@ static Signs signs_of(const Py_UCS4 *text, int size)
             found.brackets--;
             break;
         default:
-            found.not_ascii |= text[at] >= 0x80;
+            found.not_ascii = 1;
         }
     }
     return found;
@@ -709,23 +810,21 @@ static void request_flags(Request *request, const Text *answer)
     const Text *user = &request->user;
     Py_UCS4 head[FLAG_CHARS], tail[FLAG_CHARS], whole[2 * FLAG_CHARS], *start = head;
     int cut = user->size > FLAG_CHARS, ends = cut ? FLAG_CHARS : (int)user->size;
-    int start_size = ends, end_size = ends, size = 0;
-    for (int at = 0; at < ends; at++) {
-        head[at] = char_at(user, at);
-        tail[at] = char_at(user, user->size - ends + at);
-    }
+    int start_size = piece_of(user, 0, ends, head), end_size = piece_of(user, user->size - ends, user->size, tail);
     while (start_size && is_space(*start))
         start++, start_size--;
     while (end_size && is_space(tail[end_size - 1]))
         end_size--;
-    for (int at = 0; at < start_size; at++)
-        whole[size++] = start[at];
-    for (int at = 0; cut && at < end_size; at++)
-        whole[size++] = tail[at];
+    int size = start_size, early = start_size < EARLY_CHARS ? start_size : EARLY_CHARS;
+    memcpy(whole, start, sizeof(Py_UCS4) * (size_t)start_size);
+    if (cut) {
+        memcpy(whole + size, tail, sizeof(Py_UCS4) * (size_t)end_size);
+        size += end_size;
+    }
     while (!cut && size && is_space(whole[size - 1]))
         size--;
     Py_UCS4 last = end_size ? tail[end_size - 1] : 0, first = start_size ? *start : 0;
-    Signs signs = signs_of(whole, size), early = signs_of(start, start_size < 200 ? start_size : 200);
+    Signs signs = signs_of(whole, size);
     int ended = end_size && is_in(last, request->self->closing);
     int is_asked = request->has_system || request->has_answer || user->size < SHORT_CHARS;
     const int present[] = {
@@ -752,8 +851,8 @@ static void request_flags(Request *request, const Text *answer)
         request->has_answer,
         answer_has(answer, '`', 3),
         signs.hunk,
-        early.less && early.more,
-        early.bar,
+        signs.less <= early && signs.more <= early,
+        signs.bar <= early,
         size && Py_UNICODE_ISALNUM(whole[size - 1]),
         signs.blocks,
         signs.blank,
@@ -779,33 +878,39 @@ static void request_flags(Request *request, const Text *answer)
 
 /* -- Scores -- */
 
-/* The sum of rows of one token. */
-static void add_rows(const Scorer *self, const uint32_t *rows, int16_t *to)
+static uint32_t hashed_row(uint32_t hash)
 {
-    int16_t sums[WIDTH] = {0};
-    for (int each = 0; each <= HASHED; each++) {
-        const int8_t *from = self->table + (size_t)rows[each] * WIDTH;
-        for (int column = 0; column < WIDTH; column++)
-            sums[column] = (int16_t)(sums[column] + from[column]);
-    }
-    memcpy(to, sums, sizeof sums);
+    return hash >> (32 - HASH_BITS);
 }
 
-static uint32_t hashed_row(const Scorer *self, uint32_t hash)
+static const int8_t *row_at(const Scorer *self, uint32_t row)
 {
-    return (uint32_t)self->names + (hash >> (32 - HASH_BITS));
+    return self->table + (size_t)row * WIDTH;
 }
 
-/* The rows of every token; see `features`. A row that a token lacks is that of the hash 0. */
-static void score_tokens(Request *request)
+/* The row of a flag: those of units are followed by those of requests. */
+static const int8_t *flag_row(const Scorer *self, int flag)
+{
+    return row_at(self, (1u << HASH_BITS) + (uint32_t)flag);
+}
+
+static uint32_t fetched_row(const Scorer *self, uint32_t hash)
+{
+    uint32_t row = hashed_row(hash);
+    PREFETCH(row_at(self, row));
+    return row;
+}
+
+/* The rows of every token besides that of its word; see `features`. A row that a token lacks is that of the hash 0. */
+static void find_rows(Request *request)
 {
     const Scorer *self = request->self;
-    const int *ids = request->ids;
     const uint32_t *hashes = request->hashes;
     uint32_t near_before = 0, concept_before = 0;
     int unit = 0, named_unit = -1, role = 0, named = 0;
     for (int at = 0; at < request->count; at++) {
-        uint32_t concept = self->classes[ids[at]], near = ids[at] < self->first_word ? hashes[at] : concept, pair = 0;
+        int id = request->ids[at];
+        uint32_t concept = self->vocabulary.words[id].concept, near = id < self->first_word ? hashes[at] : concept, pair = 0;
         while (at >= request->borders[role])
             role++;
         while (at >= request->firsts[unit] + request->sizes[unit])
@@ -816,16 +921,44 @@ static void score_tokens(Request *request)
             concept_before = concept;
             named_unit = unit;
         }
-        const uint32_t rows[HASHED + 1] = {
-            (uint32_t)ids[at],
-            hashed_row(self, hashes[at] * self->salts[role * CONTEXTS + request->context]),
-            hashed_row(self, at ? hashes[at - 1] * PAIR + hashes[at] : 0),
-            hashed_row(self, at ? near_before * CLASS_PAIR + near : 0),
-            hashed_row(self, pair),
-        };
-        add_rows(self, rows, request->each[at]);
+        uint32_t *rows = request->rows[at];
+        rows[0] = fetched_row(self, hashes[at] * self->salts[role * CONTEXTS + request->context]);
+        rows[1] = fetched_row(self, at ? hashes[at - 1] * PAIR + hashes[at] : 0);
+        rows[2] = fetched_row(self, at ? near_before * CLASS_PAIR + near : 0);
+        rows[3] = fetched_row(self, pair);
         near_before = near;
     }
+}
+
+/* The rows of a follow-up's past. Returns their number. */
+static int find_past_rows(Request *request)
+{
+    const Scorer *self = request->self;
+    const int start = request->borders[0], earlier = request->borders[1] - 1 - start;
+    int size = 0;
+    if (!request->answered_count)
+        return 0;
+    for (int at = 0; at < earlier; at++)
+        request->past_rows[size++] = fetched_row(self, self->vocabulary.words[request->ids[start + at]].hash * PAST_EARLIER);
+    for (int at = 0; at < request->answered_count; at++)
+        request->past_rows[size++] =
+            fetched_row(self, self->vocabulary.words[request->answered[at]].hash * PAST_ANSWER);
+    return size;
+}
+
+/* The sum of rows of one token. */
+static void add_rows(const Scorer *self, int id, const uint32_t *rows, int16_t *to)
+{
+    int16_t sums[WIDTH];
+    const int8_t *own = self->vocabulary.words[id].row;
+    for (int column = 0; column < WIDTH; column++)
+        sums[column] = own[column];
+    for (int each = 0; each < HASHED; each++) {
+        const int8_t *from = row_at(self, rows[each]);
+        for (int column = 0; column < WIDTH; column++)
+            sums[column] = (int16_t)(sums[column] + from[column]);
+    }
+    memcpy(to, sums, sizeof sums);
 }
 
 /* The row of the first word of a unit, if it has one, with the unit's place. */
@@ -836,17 +969,11 @@ static const int8_t *lead_of(const Request *request, int unit)
     for (int at = request->firsts[unit]; at < request->firsts[unit] + request->sizes[unit]; at++) {
         if (!(flags_of(request, at) & LEADS))
             continue;
-        uint32_t concept = self->classes[request->ids[at]];
+        uint32_t concept = self->vocabulary.words[request->ids[at]].concept;
         hash = concept ? concept : request->hashes[at];
         break;
     }
-    return self->table + (size_t)hashed_row(self, hash + (uint32_t)request->places[unit] * PLACE) * WIDTH;
-}
-
-/* The row of a flag: those of units are followed by those of requests. */
-static const int8_t *flag_row(const Scorer *self, int flag)
-{
-    return self->table + ((size_t)self->names + ((size_t)1 << HASH_BITS) + (size_t)flag) * WIDTH;
+    return row_at(self, hashed_row(hash + (uint32_t)request->places[unit] * PLACE));
 }
 
 static void score_units(Request *request)
@@ -856,18 +983,21 @@ static void score_units(Request *request)
     for (int unit = 0; unit < request->units; unit++) {
         int32_t sums[WIDTH] = {0};
         int size = request->sizes[unit], first = request->firsts[unit], length = 0;
-        for (int at = first; at < first + size; at++)
+        const int8_t *lead = lead_of(request, unit), *place = flag_row(self, request->places[unit]);
+        for (int at = first; at < first + size; at++) {
+            add_rows(self, request->ids[at], request->rows[at], request->each[at]);
             for (int column = 0; column < WIDTH; column++)
                 sums[column] += request->each[at][column];
+        }
         while (length < 7 && size >= lengths[length])
             length++;
         double share = 1.0 / sqrt((double)(size < 511 ? size : 511));
-        const int8_t *lead = lead_of(request, unit), *place = flag_row(self, request->places[unit]);
         const int8_t *by_length = flag_row(self, 48 + length);
         for (int column = 0; column < COLUMNS; column++) {
             int flags = lead[column] + place[column] + by_length[column];
             request->scores[unit][column] = self->scales[column] * (sums[column] * share + flags * FLAG_WEIGHT);
         }
+        memcpy(request->known[unit], sums + KNOWN, sizeof request->known[unit]);
     }
 }
 
@@ -888,13 +1018,8 @@ static double trust_of(const Request *request, const double *shares)
 {
     double known = 0.0, total = 0.0;
     for (int unit = 0; unit < request->units; unit++) {
-        double words[2] = {0.0, 0.0};
-        for (int at = request->firsts[unit]; at < request->firsts[unit] + request->sizes[unit]; at++) {
-            words[0] += request->each[at][KNOWN];
-            words[1] += request->each[at][KNOWN + 1];
-        }
-        known += shares[unit] * words[0];
-        total += shares[unit] * words[1];
+        known += shares[unit] * request->known[unit][0];
+        total += shares[unit] * request->known[unit][1];
     }
     if (total == 0.0)
         return MIN_TRUST;
@@ -914,41 +1039,39 @@ static int own_words(const Request *request)
     return words;
 }
 
+static void add_row(int32_t *sums, const int8_t *row)
+{
+    for (int column = 0; column < WIDTH; column++)
+        sums[column] += row[column];
+}
+
 /* Adds the rows of a follow-up's past to the scores; they have no part in the weighing of units. */
-static void add_past(const Request *request, double *scores)
+static void add_past(const Request *request, int size, double *scores)
 {
     const Scorer *self = request->self;
-    const int start = request->borders[0], earlier = request->borders[1] - 1 - start;
-    const int size = earlier + request->answered_count;
     int32_t sums[WIDTH] = {0};
-    if (!request->answered_count)
-        return;
-    for (int at = 0; at < size; at++) {
-        uint32_t hash = at < earlier ? self->hashes[request->ids[start + at]] * PAST_EARLIER
-                                     : self->hashes[request->answered[at - earlier]] * PAST_ANSWER;
-        const int8_t *row = self->table + (size_t)hashed_row(self, hash) * WIDTH;
-        for (int column = 0; column < WIDTH; column++)
-            sums[column] += row[column];
-    }
+    for (int at = 0; at < size; at++)
+        add_row(sums, row_at(self, request->past_rows[at]));
     double share = 1.0 / sqrt((double)(size < 511 ? size : 511));
-    for (int task = 0; task < TASKS; task++)
+    for (int task = 0; size && task < TASKS; task++)
         scores[task] += sums[task] * self->scales[task] * FLAG_WEIGHT * share;
 }
 
-static void probabilities_of(const Request *request, const double *shares, double *odds)
+static void probabilities_of(const Request *request, const double *shares, int past, double *odds)
 {
     const Scorer *self = request->self;
+    int32_t flags[WIDTH] = {0};
     double top = -INFINITY, sum = 0.0;
-    for (int task = 0; task < TASKS; task++) {
-        int flags = 0;
-        double score = 0.0;
-        for (int unit = 0; unit < request->units; unit++)
-            score += shares[unit] * request->scores[unit][task];
-        for (int at = 0; at < request->request_count; at++)
-            flags += flag_row(self, UNIT_FLAGS + request->request[at])[task];
-        odds[task] = score + flags * self->scales[task] * FLAG_WEIGHT;
-    }
-    add_past(request, odds);
+    for (int at = 0; at < request->request_count; at++)
+        add_row(flags, flag_row(self, UNIT_FLAGS + request->request[at]));
+    for (int task = 0; task < TASKS; task++)
+        odds[task] = 0.0;
+    for (int unit = 0; unit < request->units; unit++)
+        for (int task = 0; task < TASKS; task++)
+            odds[task] += shares[unit] * request->scores[unit][task];
+    for (int task = 0; task < TASKS; task++)
+        odds[task] += flags[task] * self->scales[task] * FLAG_WEIGHT;
+    add_past(request, past, odds);
     for (int task = 0; task < TASKS; task++)
         if (odds[task] > top)
             top = odds[task];
@@ -963,10 +1086,10 @@ static void probabilities_of(const Request *request, const double *shares, doubl
     }
 }
 
-/* The numbers of the strongest words for a task in the unit that says most for it, the strongest first. */
+/* The numbers of the strongest words for a task in the unit that says most for it, the strongest first, each once. */
 static PyObject *evidence_of(const Request *request, const double *shares, int task)
 {
-    int strongest[CONSIDERED], count = 0, best = 0;
+    int strongest[CONSIDERED], named[CONSIDERED], count = 0, names = 0, best = 0;
     for (int unit = 1; unit < request->units; unit++)
         if (shares[unit] * request->scores[unit][task] > shares[best] * request->scores[best][task])
             best = unit;
@@ -981,15 +1104,22 @@ static PyObject *evidence_of(const Request *request, const double *shares, int t
         memmove(strongest + place + 1, strongest + place, sizeof(int) * (size_t)(count - 1 - place));
         strongest[place] = at;
     }
-    PyObject *found = PyList_New(0);
-    for (int n = 0; found && n < count; n++) {
-        int id = request->ids[strongest[n]];
+    for (int n = 0; n < count; n++) {
+        int id = request->ids[strongest[n]], seen = 0;
         if (request->each[strongest[n]][task] <= 0 || id < request->self->first_word)
             continue;
-        PyObject *number = PyLong_FromLong(id);
-        if (!number || PyList_Append(found, number))
+        while (seen < names && named[seen] != id)
+            seen++;
+        named[seen] = id;
+        names += seen == names;
+    }
+    PyObject *found = PyList_New(names);
+    for (int n = 0; found && n < names; n++) {
+        PyObject *number = PyLong_FromLong(named[n]);
+        if (number)
+            PyList_SET_ITEM(found, n, number);
+        else
             Py_CLEAR(found);
-        Py_XDECREF(number);
     }
     return found;
 }
@@ -1025,11 +1155,12 @@ static PyObject *classify(Request *request, const Text *answer)
     find_negated(request);
     request->context = context_of(request, answer);
     find_units(request);
+    find_rows(request);
+    int past = find_past_rows(request);
     request_flags(request, answer);
-    score_tokens(request);
     score_units(request);
     weigh_units(request, shares);
-    probabilities_of(request, shares, odds);
+    probabilities_of(request, shares, past, odds);
     for (int task = 1; task < TASKS; task++)
         if (odds[task] > odds[best])
             best = task;
@@ -1049,15 +1180,18 @@ static PyObject *classify(Request *request, const Text *answer)
     return Py_BuildValue("(iNN)", best, probabilities, evidence);
 }
 
-static PyObject *scorer_call(Scorer *self, PyObject *args, PyObject *kwargs)
+static PyObject *scorer_call(PyObject *scorer, PyObject *const *texts, size_t given, PyObject *keywords)
 {
-    PyObject *system, *user, *earlier, *answer, *found = NULL;
-    if (kwargs && PyDict_GET_SIZE(kwargs)) {
-        PyErr_SetString(PyExc_TypeError, "keyword arguments are not supported");
+    Scorer *self = (Scorer *)scorer;
+    PyObject *found = NULL;
+    int are_texts = PyVectorcall_NARGS(given) == 4 && (!keywords || !PyTuple_GET_SIZE(keywords));
+    for (int each = 0; are_texts && each < 4; each++)
+        are_texts = PyUnicode_Check(texts[each]);
+    if (!are_texts) {
+        PyErr_SetString(PyExc_TypeError, "expected four texts, and no keywords");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "UUUU", &system, &user, &earlier, &answer))
-        return NULL;
+    PyObject *system = texts[0], *user = texts[1], *earlier = texts[2], *answer = texts[3];
     Request *request = self->request;
     Text answered = text_of(answer);
     request->self = self;
@@ -1070,47 +1204,83 @@ static PyObject *scorer_call(Scorer *self, PyObject *args, PyObject *kwargs)
     return found;
 }
 
-static int fill_words(Words *words, PyObject *numbers)
+/* Memory that begins with a line of the processor's cache, filled with zeros; `allocated` is what is freed. */
+static void *aligned(size_t bytes, void **allocated)
 {
-    PyObject *word, *number;
-    Py_ssize_t place = 0;
-    for (words->slots = 64; words->slots < 3 * (uint32_t)PyDict_GET_SIZE(numbers); words->slots *= 2)
-        ;
-    words->entries = PyMem_Calloc(words->slots, sizeof(Entry));
-    if (!words->entries) {
+    *allocated = PyMem_Calloc(1, bytes + CACHE_LINE);
+    if (!*allocated)
+        return PyErr_NoMemory();
+    return (char *)*allocated + (CACHE_LINE - (uintptr_t)*allocated % CACHE_LINE);
+}
+
+static int set_chars(Word *word, PyObject *chars)
+{
+    Py_ssize_t size = PyUnicode_GET_LENGTH(chars);
+    if (!size || size > UINT16_MAX) {
+        PyErr_SetString(PyExc_ValueError, "a word is empty or too long");
+        return -1;
+    }
+    word->size = (uint16_t)size;
+    if (size > SHORT_WORD || PyUnicode_MAX_CHAR_VALUE(chars) > UINT16_MAX)
+        return (word->all = PyUnicode_AsUCS4Copy(chars)) ? 0 : -1;
+    for (Py_ssize_t at = 0; at < size; at++)
+        word->chars[at] = (Py_UCS2)PyUnicode_READ_CHAR(chars, at);
+    return 0;
+}
+
+/* Fills a table. The first `names` words are at the places of their numbers; others, some with the same number, follow. */
+static int fill_words(Words *words, PyObject *numbers, size_t names)
+{
+    PyObject *chars, *number;
+    Py_ssize_t next = 0;
+    size_t slots = 64, most = names + (size_t)PyDict_GET_SIZE(numbers), count = names;
+    while (slots < 2 * (size_t)PyDict_GET_SIZE(numbers))
+        slots *= 2;
+    if (most >= 1u << PLACE_BITS) {
+        PyErr_SetString(PyExc_ValueError, "too many words");
+        return -1;
+    }
+    words->last_slot = (uint32_t)slots - 1;
+    if (!(words->slots = PyMem_Calloc(slots, sizeof *words->slots))) {
         PyErr_NoMemory();
         return -1;
     }
-    while (PyDict_Next(numbers, &place, &word, &number)) {
-        Py_UCS4 *chars = PyUnicode_Check(word) ? PyUnicode_AsUCS4Copy(word) : NULL;
+    if (!(words->words = aligned((most + 1) * sizeof(Word), &words->allocated)))
+        return -1;
+    while (PyDict_Next(numbers, &next, &chars, &number)) {
+        Py_UCS4 *copy = PyUnicode_Check(chars) ? PyUnicode_AsUCS4Copy(chars) : NULL;
         long id = PyLong_AsLong(number);
-        if (!chars || (id == -1 && PyErr_Occurred())) {
-            PyMem_Free(chars);
+        if (!copy || (id == -1 && PyErr_Occurred())) {
+            PyMem_Free(copy);
             if (!PyErr_Occurred())
                 PyErr_SetString(PyExc_TypeError, "words must be text");
             return -1;
         }
-        Entry *entry = slot_of(words, chars, (int)PyUnicode_GET_LENGTH(word));
-        PyMem_Free(entry->chars);
-        entry->chars = chars;
-        entry->size = (int)PyUnicode_GET_LENGTH(word);
-        entry->id = (int)id;
+        int size = (int)PyUnicode_GET_LENGTH(chars);
+        uint32_t hash = hash_of(copy, size), *slot = slot_of(words, copy, size, hash);
+        PyMem_Free(copy);
+        size_t place = id >= 0 && (size_t)id < names && !words->words[id].size ? (size_t)id : count++;
+        if (set_chars(words->words + place, chars))
+            return -1;
+        words->words[place].id = (int)id;
+        *slot = (hash & ~((1u << PLACE_BITS) - 1)) | (uint32_t)(place + 1);
     }
+    words->count = count;
     return 0;
 }
 
 static void free_words(Words *words)
 {
-    for (uint32_t at = 0; words->entries && at < words->slots; at++)
-        PyMem_Free(words->entries[at].chars);
-    PyMem_Free(words->entries);
+    for (size_t at = 0; at < words->count; at++)
+        PyMem_Free(words->words[at].all);
+    PyMem_Free(words->allocated);
+    PyMem_Free(words->slots);
 }
 
 static void scorer_dealloc(Scorer *self)
 {
-    void *owned[] = {self->hashes, self->classes, self->flags, self->table, self->request};
-    for (size_t at = 0; at < sizeof owned / sizeof *owned; at++)
-        PyMem_Free(owned[at]);
+    PyMem_Free(self->allocated);
+    PyMem_Free(self->request);
     free_words(&self->vocabulary);
     free_words(&self->pairs);
     free_words(&self->open_words);
@@ -1119,28 +1289,21 @@ static void scorer_dealloc(Scorer *self)
     Py_DECREF(type);
 }
 
-/* A copy of an item of `parts`, which must have this many bytes. */
-static void *copied(PyObject *parts, const char *name, size_t bytes)
+/* The bytes of an item of `parts`, which must be this many. */
+static const void *part_of(PyObject *parts, const char *name, size_t bytes)
 {
     PyObject *given = PyDict_GetItemString(parts, name);
     if (!given || !PyBytes_Check(given) || (size_t)PyBytes_GET_SIZE(given) != bytes) {
         PyErr_Format(PyExc_ValueError, "%s: expected %zu bytes", name, bytes);
         return NULL;
     }
-    void *copy = PyMem_Malloc(bytes ? bytes : 1);
-    if (!copy)
-        return PyErr_NoMemory();
-    return memcpy(copy, PyBytes_AS_STRING(given), bytes);
+    return PyBytes_AS_STRING(given);
 }
 
 static int copy_into(PyObject *parts, const char *name, void *to, size_t bytes)
 {
-    void *copy = copied(parts, name, bytes);
-    if (!copy)
-        return -1;
-    memcpy(to, copy, bytes);
-    PyMem_Free(copy);
-    return 0;
+    const void *part = part_of(parts, name, bytes);
+    return part && memcpy(to, part, bytes) ? 0 : -1;
 }
 
 static int copy_chars(PyObject *parts, const char *name, Py_UCS4 *to)
@@ -1153,31 +1316,62 @@ static int copy_chars(PyObject *parts, const char *name, Py_UCS4 *to)
     return PyUnicode_AsUCS4(given, to, SET_CHARS, 1) ? 0 : -1;
 }
 
+/* Copies what is known by name into the words, and the other rows into the table. */
 static int copy_arrays(Scorer *self, PyObject *parts)
+{
+    size_t names = (size_t)self->names, others = ((size_t)1 << HASH_BITS) + UNIT_FLAGS + REQUEST_FLAGS;
+    const uint32_t *hashes = part_of(parts, "hashes", names * sizeof *hashes);
+    const uint32_t *concepts = hashes ? part_of(parts, "classes", names * sizeof *concepts) : NULL;
+    const uint8_t *flags = concepts ? part_of(parts, "flags", names) : NULL;
+    const int8_t *rows = flags ? part_of(parts, "table", (names + others) * WIDTH) : NULL;
+    if (!rows || !(self->table = aligned(others * WIDTH, &self->allocated)))
+        return -1;
+    memcpy(self->table, rows + names * WIDTH, others * WIDTH);
+    for (size_t at = 0; at < names; at++) {
+        Word *word = self->vocabulary.words + at;
+        memcpy(word->row, rows + at * WIDTH, WIDTH);
+        word->hash = hashes[at];
+        word->concept = concepts[at];
+        word->flags = flags[at];
+    }
+    return 0;
+}
+
+static int check_numbers(const Scorer *self)
+{
+    int is_valid = self->structured >= 0 && self->structured < TASKS;
+    for (int at = 0; at < SPECIAL; at++)
+        is_valid = is_valid && self->special[at] >= 0 && self->special[at] < self->names;
+    for (size_t at = 0; at < self->vocabulary.count; at++) {
+        const Word *word = self->vocabulary.words + at;
+        is_valid = is_valid && word->id >= 0 && word->id < self->names;
+    }
+    if (!is_valid)
+        PyErr_SetString(PyExc_ValueError, "numbers of tokens or tasks are out of range");
+    return is_valid ? 0 : -1;
+}
+
+static int fill_vocabularies(Scorer *self, PyObject *words, PyObject *pairs, PyObject *open_words)
+{
+    if (self->names <= 0) {
+        PyErr_SetString(PyExc_ValueError, "there must be names");
+        return -1;
+    }
+    return fill_words(&self->vocabulary, words, (size_t)self->names) || fill_words(&self->pairs, pairs, 0)
+        || fill_words(&self->open_words, open_words, 0) || check_numbers(self);
+}
+
+static int prepare_request(Scorer *self)
 {
     if (!(self->request = PyMem_Malloc(sizeof *self->request))) {
         PyErr_NoMemory();
         return -1;
     }
-    size_t names = (size_t)self->names, rows = names + ((size_t)1 << HASH_BITS) + UNIT_FLAGS + REQUEST_FLAGS;
-    return (self->hashes = copied(parts, "hashes", names * 4)) && (self->classes = copied(parts, "classes", names * 4))
-            && (self->flags = copied(parts, "flags", names)) && (self->table = copied(parts, "table", rows * WIDTH))
-        ? 0
-        : -1;
-}
-
-static int check_numbers(const Scorer *self)
-{
-    int is_valid = self->names > 0 && self->structured >= 0 && self->structured < TASKS;
-    for (int at = 0; at < SPECIAL; at++)
-        is_valid = is_valid && self->special[at] >= 0 && self->special[at] < self->names;
-    for (uint32_t at = 0; at < self->vocabulary.slots; at++) {
-        const Entry *entry = self->vocabulary.entries + at;
-        is_valid = is_valid && (!entry->chars || (entry->id >= 0 && entry->id < self->names));
+    for (Py_UCS4 c = 0; c < 0x80; c++) {
+        int found = find_word(&self->vocabulary, &c, 1);
+        self->ascii_ids[c] = found >= 0 ? found : unknown_id(self, &c, 1);
     }
-    if (!is_valid)
-        PyErr_SetString(PyExc_ValueError, "numbers of tokens or tasks are out of range");
-    return is_valid ? 0 : -1;
+    return 0;
 }
 
 static PyObject *scorer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -1194,27 +1388,34 @@ static PyObject *scorer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         || copy_into(parts, "salts", self->salts, sizeof self->salts)
         || copy_into(parts, "scales", self->scales, sizeof self->scales)
         || copy_chars(parts, "open_signs", self->open_signs) || copy_chars(parts, "open_chars", self->open_chars)
-        || copy_chars(parts, "closing", self->closing) || fill_words(&self->vocabulary, words)
-        || fill_words(&self->pairs, pairs) || fill_words(&self->open_words, open_words) || check_numbers(self)
-        || copy_arrays(self, parts)) {
+        || copy_chars(parts, "closing", self->closing) || fill_vocabularies(self, words, pairs, open_words)
+        || copy_arrays(self, parts) || prepare_request(self)) {
         Py_DECREF(self);
         return NULL;
     }
+    self->call = scorer_call;
     return (PyObject *)self;
 }
 
+static PyMemberDef scorer_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Scorer, call), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
 static PyType_Slot scorer_slots[] = {
     {Py_tp_doc, "Scores requests; see `gateway.classifier.compiled`."},
     {Py_tp_new, scorer_new},
     {Py_tp_dealloc, scorer_dealloc},
-    {Py_tp_call, scorer_call},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, scorer_members},
     {0, NULL},
 };
-static PyType_Spec scorer_spec = {"gateway.classifier._native.Scorer", sizeof(Scorer), 0, Py_TPFLAGS_DEFAULT, scorer_slots};
+static PyType_Spec scorer_spec = {
+    "gateway.classifier._native.Scorer", sizeof(Scorer), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, scorer_slots};
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "The task model in C.", -1, NULL, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void)
 {
+    fill_kinds();
     PyObject *module = PyModule_Create(&definition), *type = module ? PyType_FromSpec(&scorer_spec) : NULL;
     if (!type || PyModule_AddObjectRef(module, "Scorer", type) || PyModule_AddIntConstant(module, "VERSION", VERSION)
         || PyModule_AddIntConstant(module, "HASH_BITS", HASH_BITS)) {

@@ -117,7 +117,9 @@ class LearnedStage:
 
     def _evidence(self, numbers: list[int]) -> str:
         """`words`, and the strongest ones."""
-        named = list(dict.fromkeys(map(self._names.__getitem__, numbers)))[:_MAX_NAMED]
+        named = list(dict.fromkeys(map(self._names.__getitem__, numbers[:_MAX_NAMED])))
+        if len(named) < _MAX_NAMED < len(numbers):  # a word and its stem have one name
+            named = list(dict.fromkeys(map(self._names.__getitem__, numbers)))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
 
 

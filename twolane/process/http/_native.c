@@ -11,6 +11,10 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__SSE2__) && defined(__GNUC__)
+#include <emmintrin.h>
+#define IN_VECTORS
+#endif
 
 #define VERSION 4
 #define MAX_DEPTH 64
@@ -112,12 +116,31 @@ static int are_plain(const byte *at)
     return !((word | ((word - EACH(0x20)) & ~word) | ZEROS(quotes) | ZEROS(escapes)) & EACH(0x80));
 }
 
+/* Skip plain characters, up to the first other one or to a few before the end. */
+static void skip_plain(scanner *s)
+{
+#ifdef IN_VECTORS
+    while (s->end - s->at >= 16) {
+        __m128i chars = _mm_loadu_si128((const __m128i *)s->at);
+        __m128i low = _mm_cmplt_epi8(chars, _mm_set1_epi8(0x20)); /* signed, so above 0x7F, too */
+        __m128i ends = _mm_or_si128(_mm_cmpeq_epi8(chars, _mm_set1_epi8('"')), _mm_cmpeq_epi8(chars, _mm_set1_epi8('\\')));
+        int others = _mm_movemask_epi8(_mm_or_si128(low, ends));
+        if (others) {
+            s->at += __builtin_ctz((unsigned)others);
+            return;
+        }
+        s->at += 16;
+    }
+#endif
+    while (s->end - s->at >= 8 && are_plain(s->at))
+        s->at += 8;
+}
+
 static int read_string(scanner *s, int *has_escape)
 {
     s->at++;
     while (s->at < s->end) {
-        while (s->end - s->at >= 8 && are_plain(s->at))
-            s->at += 8;
+        skip_plain(s);
         if (s->at == s->end)
             return 0;
         byte c = *s->at;
@@ -184,10 +207,24 @@ static int note_key(scanner *s, span found)
     return 1;
 }
 
+/* A tuple that owns both; NULL if one of them is. */
+static PyObject *pair_of(PyObject *first, PyObject *second)
+{
+    PyObject *pair = first && second ? PyTuple_New(2) : NULL;
+    if (!pair) {
+        Py_XDECREF(first);
+        Py_XDECREF(second);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(pair, 0, first);
+    PyTuple_SET_ITEM(pair, 1, second);
+    return pair;
+}
+
 static int note_member(scanner *s, span key, const byte *start)
 {
     PyObject *name = PyUnicode_DecodeUTF8((const char *)key.start, key.size, NULL);
-    PyObject *place = name ? Py_BuildValue("(nn)", start - s->text, s->at - s->text) : NULL;
+    PyObject *place = name ? pair_of(PyLong_FromSsize_t(start - s->text), PyLong_FromSsize_t(s->at - s->text)) : NULL;
     int failed = place ? PyDict_SetItem(s->members, name, place) : -1;
     Py_XDECREF(name);
     Py_XDECREF(place);
@@ -250,11 +287,24 @@ static int read_value(scanner *s)
     }
 }
 
-static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *args)
+/* The sizes among the arguments of a function, from the place `first` on. Returns 0 after an exception. */
+static int read_sizes(PyObject *const *args, Py_ssize_t given, Py_ssize_t first, Py_ssize_t expected, Py_ssize_t *sizes)
+{
+    if (given != expected) {
+        PyErr_Format(PyExc_TypeError, "expected %zd arguments, not %zd", expected, given);
+        return 0;
+    }
+    for (Py_ssize_t i = first; i < expected; i++)
+        if ((sizes[i - first] = PyLong_AsSsize_t(args[i])) == -1 && PyErr_Occurred())
+            return 0;
+    return 1;
+}
+
+static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
     Py_buffer body;
     Py_ssize_t max_values;
-    if (!PyArg_ParseTuple(args, "y*n:scan_object", &body, &max_values))
+    if (!read_sizes(args, given, 1, 2, &max_values) || PyObject_GetBuffer(args[0], &body, PyBUF_SIMPLE))
         return NULL;
     scanner s;
     s.text = s.at = body.buf;
@@ -417,6 +467,11 @@ static int is_text(const byte *at, const byte *end)
     return 1;
 }
 
+static PyObject *bytes_of(const byte *start, Py_ssize_t size)
+{
+    return PyBytes_FromStringAndSize((const char *)start, size);
+}
+
 static PyObject *read_header(const byte *at, const byte *end)
 {
     const byte *colon = memchr(at, ':', end - at);
@@ -433,7 +488,7 @@ static PyObject *read_header(const byte *at, const byte *end)
         end--;
     if (!is_text(value, end))
         return NULL;
-    return Py_BuildValue("(y#y#)", name, colon - at, value, end - value);
+    return pair_of(bytes_of(name, colon - at), bytes_of(value, end - value));
 }
 
 static PyObject *read_headers(const byte **at, const byte *end)
@@ -526,29 +581,43 @@ static int keeps_alive(const head *h)
 /* Whether the length that a head gives is that of the rest of the message, written in the one usual way. */
 static int is_length(span given, const head *h)
 {
-    char rest[24];
-    int size = snprintf(rest, sizeof rest, "%zd", h->end - h->body);
-    return given.size == size && !memcmp(given.start, rest, size);
+    byte digits[24], *first = digits + sizeof digits;
+    Py_ssize_t rest = h->end - h->body;
+    do
+        *--first = (byte)('0' + rest % 10);
+    while (rest /= 10);
+    return given.size == digits + sizeof digits - first && !memcmp(given.start, first, given.size);
 }
 
 /* Sets an error only where memory is short. */
 static PyObject *target_of(const head *h, PyObject *targets)
 {
-    PyObject *line = PyBytes_FromStringAndSize((const char *)h->start, h->line_end - h->start);
+    PyObject *line = bytes_of(h->start, h->line_end - h->start);
     PyObject *target = line ? PyDict_GetItemWithError(targets, line) : NULL;
     Py_XDECREF(line);
     return target;
 }
 
-static PyObject *read_request(PyObject *Py_UNUSED(module), PyObject *args)
+static int are_bytes(PyObject *message)
+{
+    if (!PyBytes_Check(message))
+        PyErr_SetString(PyExc_TypeError, "a message must be bytes");
+    return PyBytes_Check(message);
+}
+
+static PyObject *read_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
     static const char *const uncommon[] = {"transfer-encoding", "expect", "upgrade", "proxy-connection", "trailer"};
-    PyObject *message, *targets, *target, *found = NULL;
-    Py_ssize_t most_bytes, most_headers;
-    if (!PyArg_ParseTuple(args, "SO!nn:read_request", &message, &PyDict_Type, &targets, &most_bytes, &most_headers))
+    PyObject *target, *found = NULL;
+    Py_ssize_t most[2]; /* bytes, headers */
+    if (!read_sizes(args, given, 2, 4, most) || !are_bytes(args[0]))
         return NULL;
+    if (!PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "targets must be a dict");
+        return NULL;
+    }
     head h;
-    if (read_head(&h, message, most_bytes, most_headers) && (target = target_of(&h, targets)) &&
+    if (read_head(&h, args[0], most[0], most[1]) && (target = target_of(&h, args[1])) &&
         value_of(&h, "host").start && is_length(value_of(&h, "content-length"), &h) && !has_any(&h, uncommon, 5) &&
         keeps_alive(&h))
         found = Py_BuildValue("(OOOy#)", target, h.listed, h.named, h.body, h.end - h.body);
@@ -557,61 +626,59 @@ static PyObject *read_request(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* Whether a header can be written as it is. The length and the connection are the writer's own. */
-static int is_writable(const span *name, const span *value)
+static int is_writable(span name, span value)
 {
     static const char *const own[] = {"content-length", "connection", "transfer-encoding"};
-    for (Py_ssize_t i = 0; i < name->size; i++)
-        if (!token[name->start[i]] || token[name->start[i]] != name->start[i])
-            return 0;
-    for (Py_ssize_t i = 0; i < value->size; i++)
-        if (value->start[i] == '\r' || value->start[i] == '\n' || !value->start[i])
-            return 0;
-    for (int i = 0; i < 3; i++)
-        if (name->size == (Py_ssize_t)strlen(own[i]) && !memcmp(name->start, own[i], name->size))
-            return 0;
-    return name->size > 0;
+    int others = 0;
+    for (Py_ssize_t i = 0; i < name.size; i++)
+        others |= !token[name.start[i]] | (token[name.start[i]] != name.start[i]);
+    for (Py_ssize_t i = 0; i < value.size; i++)
+        others |= (value.start[i] == '\r') | (value.start[i] == '\n') | !value.start[i];
+    return !others && name.size > 0 && !is_one_of(name, own, 3);
 }
 
-static int read_pair(PyObject *pair, span *name, span *value)
+static span span_of(PyObject *bytes)
 {
-    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)
-        return 0;
-    PyObject *first = PyTuple_GET_ITEM(pair, 0), *second = PyTuple_GET_ITEM(pair, 1);
-    if (!PyBytes_Check(first) || !PyBytes_Check(second))
-        return 0;
-    *name = (span){(const byte *)PyBytes_AS_STRING(first), PyBytes_GET_SIZE(first)};
-    *value = (span){(const byte *)PyBytes_AS_STRING(second), PyBytes_GET_SIZE(second)};
-    return is_writable(name, value);
+    return (span){(const byte *)PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
 }
 
-/* Called twice: first `lines` is NULL, and their size is found; -1 for headers that are not written here. */
-static Py_ssize_t write_lines(PyObject *headers, char *lines)
+/* The size of the lines of these headers; -1 for headers that are not written here. */
+static Py_ssize_t size_of_lines(PyObject *headers)
 {
     Py_ssize_t size = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
-        span name, value;
-        if (!read_pair(PyList_GET_ITEM(headers, i), &name, &value))
+        PyObject *pair = PyList_GET_ITEM(headers, i);
+        if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)
             return -1;
-        if (lines) {
-            char *at = lines + size;
-            memcpy(at, name.start, name.size);
-            memcpy(at + name.size, ": ", 2);
-            memcpy(at + name.size + 2, value.start, value.size);
-            memcpy(at + name.size + 2 + value.size, "\r\n", 2);
-        }
-        size += name.size + value.size + 4;
+        PyObject *name = PyTuple_GET_ITEM(pair, 0), *value = PyTuple_GET_ITEM(pair, 1);
+        if (!PyBytes_Check(name) || !PyBytes_Check(value) || !is_writable(span_of(name), span_of(value)))
+            return -1;
+        size += PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4;
     }
     return size;
 }
 
+static char *write_span(char *at, span written)
+{
+    memcpy(at, written.start, written.size);
+    return at + written.size;
+}
+
 static PyObject *header_lines(PyObject *Py_UNUSED(module), PyObject *headers)
 {
-    Py_ssize_t size = PyList_Check(headers) ? write_lines(headers, NULL) : -1;
+    static const span colon = {(const byte *)": ", 2}, end = {(const byte *)"\r\n", 2};
+    Py_ssize_t size = PyList_Check(headers) ? size_of_lines(headers) : -1;
     if (size < 0)
         Py_RETURN_NONE;
     PyObject *lines = PyBytes_FromStringAndSize(NULL, size);
-    if (lines)
-        write_lines(headers, PyBytes_AS_STRING(lines));
+    char *at = lines ? PyBytes_AS_STRING(lines) : NULL;
+    for (Py_ssize_t i = 0; lines && i < PyList_GET_SIZE(headers); i++) {
+        PyObject *pair = PyList_GET_ITEM(headers, i);
+        at = write_span(at, span_of(PyTuple_GET_ITEM(pair, 0)));
+        at = write_span(at, colon);
+        at = write_span(at, span_of(PyTuple_GET_ITEM(pair, 1)));
+        at = write_span(at, end);
+    }
     return lines;
 }
 
@@ -721,26 +788,26 @@ static PyObject *body_of(const head *h, int *is_end)
     span length = value_of(h, "content-length"), coding = value_of(h, "transfer-encoding");
     *is_end = 1;
     if (length.start && !coding.start && is_length(length, h))
-        return PyBytes_FromStringAndSize((const char *)h->body, h->end - h->body);
+        return bytes_of(h->body, h->end - h->body);
     if (length.start || coding.size != 7 || memcmp(coding.start, "chunked", 7))
         Py_RETURN_NONE;
     return joined_chunks(h->body, h->end, is_end);
 }
 
-static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
     static const char *const uncommon[] = {"upgrade", "proxy-connection", "trailer"};
     static const char ok[] = "HTTP/1.1 200 ";
-    PyObject *message, *body = NULL, *found = NULL;
-    Py_ssize_t most_bytes, most_body_bytes;
+    PyObject *body = NULL, *found = NULL;
+    Py_ssize_t most[2]; /* bytes of the head, of the body */
     int is_end;
-    if (!PyArg_ParseTuple(args, "Snn:read_response", &message, &most_bytes, &most_body_bytes))
+    if (!read_sizes(args, given, 1, 3, most) || !are_bytes(args[0]))
         return NULL;
     head h;
-    if (read_head(&h, message, most_bytes, MAX_HEADERS) && h.line_end - h.start >= (Py_ssize_t)sizeof ok - 1 &&
+    if (read_head(&h, args[0], most[0], MAX_HEADERS) && h.line_end - h.start >= (Py_ssize_t)sizeof ok - 1 &&
         !memcmp(h.start, ok, sizeof ok - 1) && !has_any(&h, uncommon, 3) && keeps_alive(&h))
         body = body_of(&h, &is_end);
-    if (body && body != Py_None && PyBytes_GET_SIZE(body) <= most_body_bytes)
+    if (body && body != Py_None && PyBytes_GET_SIZE(body) <= most[1])
         found = Py_BuildValue("(OON)", h.named, body, PyBool_FromLong(is_end));
     Py_XDECREF(body);
     free_head(&h);
@@ -748,14 +815,14 @@ static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"scan_object", scan_object, METH_VARARGS,
+    {"scan_object", (PyCFunction)(void (*)(void))scan_object, METH_FASTCALL,
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
     {"read_text_event", read_text_event, METH_O,
      "read_text_event(data)\n--\n\nThe JSON of an event that adds text to one choice, the index of the choice, the text."},
-    {"read_request", read_request, METH_VARARGS,
+    {"read_request", (PyCFunction)(void (*)(void))read_request, METH_FASTCALL,
      "read_request(message, targets, most_bytes, most_headers)\n--\n\nA whole request for one of the targets, which are by"
      " the line of the request: target, headers with names in lower case, the same by name, body."},
-    {"read_response", read_response, METH_VARARGS,
+    {"read_response", (PyCFunction)(void (*)(void))read_response, METH_FASTCALL,
      "read_response(message, most_bytes, most_body_bytes)\n--\n\nA response with status 200: headers by name in lower case,"
      " what has arrived of the body, and whether that is all of it."},
     {"header_lines", header_lines, METH_O,
