@@ -516,7 +516,9 @@ BROKEN_STREAMS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
     "reset-behind-text": ((chunked(ROLE, HELLO, end=False), 0.02, RESET), CUT),
     "silent-behind-text": ((chunked(ROLE, HELLO, end=False), HANG), CUT),
     "compressed-heartbeats": (
-        (chunked(_gzipped(b": ping\n\n" * 20_000, times=50), lines=["Content-Encoding: gzip"]),), "upstream_error"),
+        # 8 MB of long ones: as many short ones take half a second
+        (chunked(_gzipped((b": " + b"ping" * 15 + b"\n\n") * 2500, times=50), lines=["Content-Encoding: gzip"]),),
+        "upstream_error"),
     "event-of-too-many-lines": (b"data:\n" * 200_000 + HELLO + WORLD + STOP + DONE, "upstream_error"),
     "error-event-with-a-status": (b'event: error\ndata: {"message": "slow", "code": 429}\n\n', "overloaded"),
     "invalid-utf-8-in-an-unknown-field": (

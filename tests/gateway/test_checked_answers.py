@@ -64,6 +64,7 @@ def asked(body: dict[str, Any], response: ScriptedResponse, checks: Checks, *, s
     return sent, scene.decision.schema_check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checks", ROUTES.values(), ids=ROUTES)
 @given(st.data())
 def test_the_verdict_is_that_of_the_whole_document(checks: Checks, data: st.DataObject) -> None:
@@ -85,6 +86,7 @@ def test_the_verdict_is_that_of_the_whole_document(checks: Checks, data: st.Data
             assert sent.data == []
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_cut_answer_is_served_if_and_only_if_it_can_be_completed(data: st.DataObject) -> None:
     """Every beginning of a valid document is served; and a stream is judged as a whole response is."""

@@ -228,6 +228,7 @@ async def test_openais_client_sets_a_confidence_and_reads_the_merged_answer(stac
     assert [answer.model_dump()["probability"] for answer in decision.answers] == [0.9, 0.0]
 
 
+@pytest.mark.slow
 async def test_the_largest_request_is_taken(stack: Stack) -> None:
     """400 questions with 255 choices each."""
     question = {**CHOICE, "choices": [{"value": str(number)} for number in range(255)]}

@@ -172,6 +172,7 @@ def test_no_generated_document_is_cut(value: Any, indent: Any, chunk: int, ascii
     assert cut_at(json.dumps(value, indent=indent, ensure_ascii=ascii_only), chunk) is None
 
 
+@pytest.mark.slow
 @given(VALUES, st.integers(200, 600))
 def test_no_table_of_equal_rows_is_cut(row: Any, count: int) -> None:
     """A row is an object or an array with content: without any, a table is a run of one token."""

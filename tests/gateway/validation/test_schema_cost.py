@@ -196,6 +196,7 @@ def renamed(schema: Any) -> Any:
     }
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_what_is_logged_of_an_invalid_value_holds_no_name(data: st.DataObject) -> None:
     schema = renamed(data.draw(schemas))
