@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.processes", "tests.processor_time"]
+pytest_plugins = ["tests.fork_server", "tests.processes", "tests.processor_time"]
 
 # Set before torch is imported, and inherited by every process that a test starts. Threads that spin while they wait for
 # each other stall a machine with fewer idle cores than threads: a test with two threads took 120 s instead of 5.

@@ -28,6 +28,8 @@ import pytest
 from _pytest.capture import FDCapture
 from _pytest.tmpdir import TempPathFactory
 
+from tests.fork_server import forking
+
 Report = dict[str, Any]  # a report that pytest has serialized
 
 
@@ -158,10 +160,11 @@ class _Worker:
         status = 1
         try:
             self._part_from_parent(base)
-            with suppress(EOFError, ConnectionError):
-                self._run()
-                status = 0
-            self._session._setupstate.teardown_exact(None)
+            with forking():
+                with suppress(EOFError, ConnectionError):
+                    self._run()
+                    status = 0
+                self._session._setupstate.teardown_exact(None)
             atexit._run_exitfuncs()
         except KeyboardInterrupt:
             self._session._setupstate.teardown_exact(None)

@@ -13,7 +13,7 @@ from twolane.demo.case_types import (
     matches_schema,
     not_empty,
 )
-from twolane.demo.prompts import ANNA, ANNAS_ORDER, AS_ORDER, EDIT, GREEDY, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
+from twolane.demo.prompts import ANNA, ANNAS_ORDER, AS_ORDER, BRIEF, EDIT, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
 
 CORRUPTED: Final = Group(
     title="Corrupted responses",
@@ -63,7 +63,7 @@ CORRUPTED: Final = Group(
         Case(
             title="the connection closes within the response",
             prompt=SLOPPY,
-            body=GREEDY,
+            body=BRIEF,
             headers=EDIT,
             fault=DemoFault.TRUNCATE,
             expect=Expectation(
@@ -77,7 +77,7 @@ CORRUPTED: Final = Group(
         Case(
             title="the worker is overloaded (429)",
             prompt=SLOPPY,
-            body=GREEDY,
+            body=BRIEF,
             headers=EDIT,
             fault=DemoFault.OVERLOADED,
             expect=Expectation(
@@ -138,7 +138,7 @@ SLOW: Final = Group(
         Case(
             title="the next edits skip the slow lane",
             prompt=SLOPPY,
-            body=GREEDY,
+            body=BRIEF,
             headers=EDIT,
             fault=DemoFault.WORKER_SLOW,
             times=2,  # concurrent: if one is the probe of an ejected lane, the other is not
@@ -155,7 +155,7 @@ SLOW: Final = Group(
         Case(
             title="the worker is fast again: probes succeed, the lane recovers",
             prompt=SLOPPY,
-            body=GREEDY,
+            body=BRIEF,
             headers=EDIT,
             repeat=True,
             consecutive=35,  # more than probing admits

@@ -24,6 +24,8 @@ GREEDY: Final = {
     "max_tokens": 40,
     "temperature": 0,
 }  # a small model needs temperature 0
+# Any answer of the quality model will do, and an edit of the fast lane, which the request also gets, has 24 tokens.
+BRIEF: Final = {**GREEDY, "max_tokens": 28}
 EDIT: Final = {"x-twolane-task": "edit"}
 PRIVATE: Final = {"x-twolane-private": "true"}
 

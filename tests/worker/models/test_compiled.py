@@ -62,6 +62,7 @@ def test_mixed_batches_are_compiled_once_without_a_graph_break(make_model: Any) 
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_pass_that_cannot_be_compiled_runs_eager_and_says_so_once(
     make_model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
