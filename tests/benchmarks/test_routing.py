@@ -138,6 +138,7 @@ def test_check_requires_the_thresholds_of_the_newest_test_set_only(monkeypatch: 
     assert judged == {f"test set {name}": name == "fourth" for name in ("first", "second", "third", "fourth")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", TEST_SETS, ids=lambda folder: folder.name)
 def test_a_test_set_is_the_same_in_every_run(folder: Path) -> None:
     one, same = read_once(folder), read_test_set(folder)

@@ -161,6 +161,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 async def test_ordinary_clients_are_answered_beside_every_kind_of_hostile_one(fake: Any, serving: Any) -> None:
     async with attacked(fake, serving) as (gateway, server, port):
         attacks = [asyncio.create_task(attack(port)) for attack in HOSTILE for _ in range(3)]

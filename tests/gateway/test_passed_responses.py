@@ -165,6 +165,7 @@ async def test_a_byte_order_mark_is_not_passed_on(stack: Stack) -> None:
     assert (status, stack.target.bodies) == (200, [{"model": "own", "input": "Hi", "store": False}])
 
 
+@pytest.mark.slow
 async def test_the_items_of_the_answer_are_the_target_s_and_its_id_is_the_gateway_s(stack: Stack) -> None:
     output = [THOUGHT, SEARCH, message("News.", annotations=[CITED])]
     stack.provider.output = output

@@ -173,6 +173,7 @@ async def test_every_other_answer_is_read_or_replaced_and_the_target_still_serve
     assert (healthy.text, headers["x-twolane-attempts"]) == (HEALTHY, f"t-{case.name}=ok")
 
 
+@pytest.mark.slow
 async def test_an_answer_without_a_finish_reason_is_not_counted_as_good(world: Any) -> None:
     case = next(case for case in CASES if case.right == INCOMPLETE and case.stream)
     await ask(world.through, case)

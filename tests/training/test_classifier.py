@@ -146,6 +146,7 @@ def test_folded_weights_score_as_the_fitted_model_does(tmp_path: Path, train: An
             assert np.allclose(found.probabilities, row, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_same_lines_give_the_same_weights(train: Any) -> None:
     one, same = (train(LINES[::100], divisor=1.0, copies=1, epochs=1) for _ in range(2))
     assert (one.weights == same.weights).all()

@@ -23,6 +23,7 @@ KEPT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [LINES, *TEST_SETS], ids=lambda folder: folder.name)
 def test_every_line_can_be_read_and_no_two_are_alike(folder: Path) -> None:
     lines = list(read_lines(folder))

@@ -66,6 +66,7 @@ def test_the_prompts_of_a_batch_begin_alike_and_end_before_the_answers() -> None
         assert (found.rest[row, last + 1 :] == PAD).all()
 
 
+@pytest.mark.slow
 def test_an_encoded_beginning_that_rows_share_changes_no_loss() -> None:
     net = build_model(7)
     speed_up_training(net)
@@ -119,6 +120,7 @@ def test_free_positions_get_noise() -> None:
     assert (found.first != found.clean).float().mean() > 0.2
 
 
+@pytest.mark.slow
 def test_learned_weights_are_continued_and_written_as_they_were_read(tmp_path: Path) -> None:
     shipped = Path(CHECKPOINT) / DECISION_WEIGHTS
     DecisionRun(seed=1, steps=1, out=tmp_path, start=CHECKPOINT, weights=shipped)._export()

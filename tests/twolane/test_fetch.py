@@ -71,6 +71,7 @@ def test_files_in_the_hubs_cache_are_found_by_its_id_without_the_hub(
     assert len(hub.requests) == requests
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
 @given(cut=st.integers(10_000, 300_000), ignores_ranges=st.booleans())
 def test_a_connection_that_breaks_again_and_again_delays_the_download_only(
@@ -90,6 +91,7 @@ def test_a_connection_that_breaks_again_and_again_delays_the_download_only(
     assert len(asked) >= whole // cut
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_goes_on_where_it_ended(hub: Hub, tmp_path: Path) -> None:
     """The process is terminated in the middle of a file; the next one asks for the rest."""
     hub.cut_after = 100_000

@@ -164,6 +164,7 @@ def test_a_missing_runtime_is_named_with_its_extra(
     assert "twolane[demo]" in error
 
 
+@pytest.mark.slow
 def test_unavailable_weights_are_reported_in_one_line_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def publish(index: Path, content: bytes = CONTENT, *, name: str = SMALL.name) ->
         wheel.writestr(f"{info}/RECORD", "")
 
 
+@pytest.mark.slow
 def test_pip_downloads_once_announced_in_one_line_and_nothing_else_is_left(index: Path) -> None:
     publish(index)
     said: list[str] = []
@@ -63,6 +64,7 @@ def test_pip_downloads_once_announced_in_one_line_and_nothing_else_is_left(index
     assert len(said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "name", "said"),
     [

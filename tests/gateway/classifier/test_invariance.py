@@ -37,6 +37,7 @@ def is_right(line: Line, task: Task) -> bool:
     return task is line.task or task in line.also_ok
 
 
+@pytest.mark.slow
 def test_an_instruction_keeps_its_task_beside_other_texts(materials: Materials) -> None:
     rng = random.Random(1)
     kept = 0

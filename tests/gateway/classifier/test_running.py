@@ -28,6 +28,7 @@ def write_other(path: Path) -> None:
     write_model(replace(model, weights=weights), path)
 
 
+@pytest.mark.slow
 async def test_a_policy_can_name_other_weights_and_return_to_the_shipped_ones(tmp_path: Path, query: MakeQuery) -> None:
     write_other(tmp_path / "own.npz")
     asked, classifier = query(last_user_text=TEXT), RunningClassifier(None)
@@ -38,6 +39,7 @@ async def test_a_policy_can_name_other_weights_and_return_to_the_shipped_ones(tm
     assert classifier(asked).task is Task.EDIT
 
 
+@pytest.mark.slow
 async def test_weights_are_read_again_when_the_file_changes(tmp_path: Path, query: MakeQuery) -> None:
     path, asked = tmp_path / "own.npz", query(last_user_text=TEXT)
     shutil.copy(FILE, path)

@@ -106,6 +106,7 @@ def test_a_lane_that_is_fast_again_serves_again_soon_at_any_traffic(rate: float,
         assert LaneState.PROBING in [state for _, state in changes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "hours"), [(0.5, 6), (5, 2), (20, 2)])
 def test_a_lane_over_its_objective_for_8_percent_is_ejected_at_most_fifteen_times_an_hour(
     rate: float, hours: float

@@ -99,6 +99,7 @@ def make_machine(target: Callable[..., Target]) -> type[Requests]:
     return type("Machine", (Requests,), {"make_target": staticmethod(target)})
 
 
+@pytest.mark.slow
 def test_slots_are_handed_over_one_by_one_in_any_order_of_events(machine: type[Requests]) -> None:
     machine.TestCase.settings = settings(stateful_step_count=40)
     case = machine.TestCase()

@@ -36,6 +36,7 @@ def run(capsys: Any, *line: str) -> tuple[int, str, str]:
     return code, told.out, told.err
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_work_verbatim(capsys: Any) -> None:
     lines = EXAMPLE.strip().splitlines()
     assert {shlex.split(line)[2] for line in lines} == {"simulate", "suggest", "check", "diff"}

@@ -23,6 +23,7 @@ def share_of_fast(run: Run, trace: Trace, start_s: float, end_s: float) -> float
     return sum(each.target == "fast" for each in told) / len(told)
 
 
+@pytest.mark.slow
 def test_a_worker_five_times_slower_is_ejected_and_recovers(policy: Any, poisson: Any) -> None:
     trace = poisson(rate=10, seconds=300)
     slow = Disruption(target="fast", from_s=60, to_s=160, slowdown=5)
@@ -56,6 +57,7 @@ def test_an_outage_concerns_all_targets_of_the_server(policy: Any, poisson: Any)
     assert {each.target for each in run.completed} == {"quality"}
 
 
+@pytest.mark.slow
 def test_weights_shift_traffic_and_a_request_keeps_its_random_numbers(policy: Any, poisson: Any) -> None:
     scenario = Scenario(trace=poisson(rate=20, seconds=100), models=MODELS)
 

@@ -120,6 +120,7 @@ def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None
     assert b"trace_id" not in metrics.render()[0]
 
 
+@pytest.mark.slow
 def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:
     """FastAPI imports OpenTelemetry's API itself."""
     code = "import sys, gateway.app; print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'requests'))])"

@@ -33,6 +33,7 @@ def error_of(schema: Any, *pieces: str) -> str | None:
     )
 
 
+@pytest.mark.slow
 @given(schemas, values, st.sampled_from([None, 1]))
 def test_what_it_rejects_the_reference_rejects(schema: Any, value: Any, indent: int | None) -> None:
     if read(schema, json.dumps(value, indent=indent)).error_at is not None:
@@ -85,6 +86,7 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
     assert validator.feed(text) or not is_valid, validator.violation
 
 
+@pytest.mark.slow
 @given(schemas, values)
 def test_the_result_does_not_depend_on_how_the_text_is_split(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "

@@ -167,6 +167,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(VALUES, st.sampled_from([None, 1, 4, "\t"]), st.integers(1, 3000), st.booleans())
 def test_no_generated_document_is_cut(value: Any, indent: Any, chunk: int, ascii_only: bool) -> None:
     assert cut_at(json.dumps(value, indent=indent, ensure_ascii=ascii_only), chunk) is None

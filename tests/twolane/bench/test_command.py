@@ -49,6 +49,7 @@ def test_a_url_is_accepted_with_and_without_v1(url: str) -> None:
     assert command.root_url(url) == "http://h:1"
 
 
+@pytest.mark.slow
 def test_a_load_without_any_success_fails_and_reports_statistics(
     prompts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def test_every_step_of_every_block_shows_the_canvas_that_generate_shows(make_mod
         assert len(found.drafts) == 3 * denoising.steps
 
 
+@pytest.mark.slow
 def test_rows_of_different_requests_do_not_touch_each_other(make_model: Any) -> None:
     model = make_model(end_ids=(), window=16)
     requests = [

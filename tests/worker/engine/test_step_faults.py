@@ -280,6 +280,7 @@ def test_a_resize_without_memory_keeps_the_old_slots_and_is_tried_again(monkeypa
     assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("at", [0, 1])
 def test_scores_without_memory_for_more_slots_keep_the_cache_at_the_old_number(

@@ -84,6 +84,7 @@ def answered(model: DiffusionModel, requests: Sequence[GenerationRequest], **opt
     return list(said.values())
 
 
+@pytest.mark.slow
 def test_other_passes_compute_what_they_compute_without_them(tmp_path: Path) -> None:
     """To the last bit, and with the same confidence."""
     plain = loaded(folder_with(tmp_path, {}))
@@ -92,6 +93,7 @@ def test_other_passes_compute_what_they_compute_without_them(tmp_path: Path) -> 
     assert answered(model, chats(model)) == answered(plain, chats(plain))
 
 
+@pytest.mark.slow
 def test_templates_are_filled_as_by_a_model_of_these_weights(tmp_path: Path) -> None:
     merged = loaded(folder_with(tmp_path, other_weights(), merged=True))
     model = loaded(folder_with(tmp_path, other_weights()))
@@ -120,6 +122,7 @@ def test_contexts_of_both_are_kept_apart_in_one_batch(tmp_path: Path) -> None:
     assert reused[0] == reused[-1] == answered(model, [chat])[0]
 
 
+@pytest.mark.slow
 def test_both_models_share_the_weights_that_the_file_does_not_have(tmp_path: Path) -> None:
     model = load(folder_with(tmp_path, other_weights()), LoadOptions(threads=1))
     plain = loaded(SHIPPED)

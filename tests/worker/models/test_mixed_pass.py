@@ -176,6 +176,7 @@ def shares(model: DiffusionGemmaModel, canvases: Sequence[int]) -> list[float]:
     return [launches(mixed)[0] / launches(apart)[0] for mixed, apart in (iteration(model, n) for n in canvases)]
 
 
+@pytest.mark.slow
 def test_a_mixed_iteration_launches_less_than_half_of_separate_passes_and_no_mask_is_dense() -> None:
     assert max(shares(released(), (1, 4))) < 0.5
     mixed, _ = iteration(released(), 4)

@@ -64,6 +64,7 @@ def answers(model: DiffusionGemmaModel) -> list[Any]:
     return [answer.ids for answer in run(model, asked)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_packed_weights_answer_like_the_same_weights_unpacked(folder: Path, layout: str) -> None:
     pack(folder, layout)
@@ -357,6 +358,7 @@ def test_a_packed_head_is_used_although_it_could_be_shared(folder: Path, quantis
     assert model.info.step.unpacked >= (table.numel() if quantised == "keep" else 0)
 
 
+@pytest.mark.slow
 def test_weights_for_decisions_share_packed_ones(folder: Path) -> None:
     norm = "model.decoder.norm.weight"
     plain = loaded(pack(folder, "modelopt NVFP4"))
@@ -369,6 +371,7 @@ def test_weights_for_decisions_share_packed_ones(folder: Path) -> None:
     assert "or a packed one" in refusal(folder, CheckpointBroken)
 
 
+@pytest.mark.slow
 def test_tensors_that_are_missing_misshapen_or_not_of_the_model_are_named(folder: Path) -> None:
     pack(folder, "modelopt NVFP4")
     experts = "model.decoder.layers.1.experts"

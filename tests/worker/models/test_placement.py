@@ -34,6 +34,7 @@ def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
     return refused.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
 def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
     """Implementations have the library's names; all give the same answer up to rounding."""

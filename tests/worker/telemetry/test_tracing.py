@@ -84,6 +84,7 @@ async def test_a_request_that_fails_says_why() -> None:
     assert span.events == ()
 
 
+@pytest.mark.slow
 async def test_a_long_answer_has_a_bounded_number_of_events() -> None:
     async with serving(toy_model("a" * 300)) as served:
         spans = traced(served, ALWAYS_ON)

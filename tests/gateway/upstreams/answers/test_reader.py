@@ -68,6 +68,7 @@ def read(body: bytes, *, stream: bool, cuts: list[int] | None = None) -> list[De
     return found + reader.close()
 
 
+@pytest.mark.slow
 @given(
     documents=st.lists(completions() | JSON, max_size=4),
     as_events=st.booleans(),

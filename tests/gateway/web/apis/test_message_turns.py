@@ -76,6 +76,7 @@ def said(block: dict[str, Any]) -> bool:
     return block["type"] in ("text", "document")
 
 
+@pytest.mark.slow
 @given(TURNS)
 def test_texts_calls_and_results_keep_their_order(turns: list[dict[str, Any]]) -> None:
     messages = chat_messages(None, turns)
@@ -98,6 +99,7 @@ def test_texts_calls_and_results_keep_their_order(turns: list[dict[str, Any]]) -
         assert result["content"].startswith("Error: ") or not block.get("is_error")
 
 
+@pytest.mark.slow
 @given(TURNS)
 def test_no_image_is_lost(turns: list[dict[str, Any]]) -> None:
     """Those of results are in a message of the user, because messages of tools cannot have any."""

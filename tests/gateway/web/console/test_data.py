@@ -147,6 +147,7 @@ def test_recent_decisions_are_replayed_by_both_policies() -> None:
     assert [(each["old_target"], each["new_target"], each["requests"]) for each in found["moved"]] == [("a", "b", 20)]
 
 
+@pytest.mark.slow
 async def test_a_text_that_expands_without_end_is_refused_and_the_gateway_goes_on(gateway: Any) -> None:
     levels = [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 12)]
     bomb = "\n".join(["version: 1", "x0: &x0 [lol, lol]", *levels]) + "\n"

@@ -227,6 +227,7 @@ async def test_a_client_that_left_before_it_was_watched_is_noticed(is_watched: b
     assert told == [True] * is_watched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("app", [reads_first, answers_first])
 async def test_a_request_leaves_nothing_to_the_garbage_collector(app: Any) -> None:
     """Its pauses would delay all requests."""

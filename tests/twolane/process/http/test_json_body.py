@@ -31,6 +31,7 @@ def values_of(value: Any) -> int:
     return 1
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_depth_is_exact_and_the_number_of_values_an_upper_bound(value: Any) -> None:
     depth, values = shape_of(orjson.dumps(value))
@@ -56,6 +57,7 @@ def test_a_repeated_key_is_found_among_many_in_linear_time() -> None:
     assert cpu_s(lambda: refuse(MAX_VALUES // 10), times=2) < 50 * cpu_s(lambda: refuse(MAX_VALUES // 100))
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_any_valid_text_is_taken_unchanged(value: Any) -> None:
     body = orjson.dumps(value)

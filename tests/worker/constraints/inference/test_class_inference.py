@@ -51,6 +51,7 @@ def scores_of(token_sets: TokenSets, logits: np.ndarray, temperature: float = 1.
     return ClassScores(peak=found.peak, mass=found.peak + found.logsum, entropy=found.entropy, sampled=sampled)
 
 
+@pytest.mark.slow
 @given(cases(), st.integers(1, 6), uniforms)
 @settings(max_examples=40)
 def test_classes_are_those_of_the_exact_tokens(case: Case, max_tokens: int, numbers: np.ndarray) -> None:
@@ -83,6 +84,7 @@ def _states(matcher: Matcher, tokens: list[int]) -> list[int]:
     return states[:-1]
 
 
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("way", [LIVE_STATES, ALL_STATES])
 @given(case=cases(), max_tokens=st.integers(1, 6), temperature=st.sampled_from([1.0, 0.5, 3.0, 0.01]), numbers=uniforms)

@@ -28,6 +28,7 @@ def token_sets_of(sizes: tuple[int, int]) -> TokenSets:
     return automaton.token_sets
 
 
+@pytest.mark.slow
 @given(
     st.tuples(st.integers(1, 5), st.integers(1, 9)),
     st.sampled_from([0.0, 1.0, 25.0, 300.0]),

@@ -26,6 +26,7 @@ def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
     return total, held
 
 
+@pytest.mark.slow
 @given(cases(), st.integers(1, 6), st.booleans())
 def test_marginals_are_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
     """Mass, probability of every token at every position, and entropy; also by the algorithm for large automata."""

@@ -37,6 +37,7 @@ def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) 
     assert (again.tokens == path.tokens).all()
 
 
+@pytest.mark.slow
 @given(cases(), st.integers(1, 6), st.integers(0, 2**32 - 1))
 @settings(max_examples=10)  # fixed: the more often a statistic is drawn, the likelier one exceeds its bound
 def test_texts_are_drawn_with_their_probability(case: Case, max_tokens: int, seed: int) -> None:
