@@ -36,6 +36,7 @@ def rules_of(chat: type[ChatRequest]) -> dict[str, Rule | None]:
 
 def _rule(of: inspect.Type) -> Rule | None:
     types = of.types if isinstance(of, inspect.UnionType) else (of,)
+    limits: tuple[type, float, float]
     match [each for each in types if not isinstance(each, inspect.NoneType)]:
         case [inspect.BoolType()]:
             limits = (bool, 0.0, 0.0)
