@@ -4,8 +4,7 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -20,12 +19,13 @@ from gateway.routing import metadata_hints
 from gateway.routing.classify import EARLIER_CHARS, SEARCHED_CHARS
 from gateway.routing.edit_tags import tagged_code
 from gateway.types import OutputFormat, Query
+from gateway.web.chat_body.compiled import FIELD_RULES, FORMATS, RARE, read_chat
+from gateway.web.chat_body.conversation import Conversation, chat_of
 from gateway.web.headers import new_request_id
 from gateway.web.offered_tools import ANY_CALL, tool_choice_of, tools_of
 from gateway.web.output_format import output_format_of
-from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
+from gateway.web.request_schema import ABSENT, ALLOWED, MAX_MESSAGES, ChatRequest, Part, ToolEntry
 from twolane.process.api_keys import Key
-from twolane.process.http.compiled import Spans, scan_object
 from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
 from twolane.process.locations import locations_of
 from twolane.process.records import replaced
@@ -41,11 +41,6 @@ CHAT: Final = msgspec.json.Decoder(ChatRequest)
 _MISSING = re.compile(r"required field `(\w+)`")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
-_SYSTEM: Final = frozenset({"system", "developer"})
-_ALL_TEXT: Final = {str}
-_FORMATS: Final = FORMAT_FIELDS.union(NESTS)
-_RARE: Final = _FORMATS.union("tools functions metadata diffusion suffix prediction".split())
-_FOLLOW_UP: Final = 3  # messages that a conversation with a follow-up has at least
 _KNOWN_PARTS: Final = frozenset({"text", "refusal", "image_url"})
 _MEDIA: Final = ("image", "audio", "video", "file")
 _HINTS: Final = frozenset(b"x-twolane-%b" % name for name in (b"task", b"deadline-ms", b"private", b"locations"))
@@ -53,9 +48,9 @@ _TYPED: Final = HANDLED - FORMAT_FIELDS  # fields that only CHAT reads
 _NO_NEEDS: Final[frozenset[Capability]] = frozenset()
 _CHAT: Final = frozenset({Capability.CHAT})
 _STREAM: Final = frozenset({Capability.CHAT, Capability.STREAM})
+_NO_FIELDS: Final[dict[str, Any]] = {}
 _value: Final = msgspec.json.decode
-# Fields of all messages by `map`: a loop of Python's own takes five times as long.
-_CONTENT, _ROLE, _NAME, _CACHE_CONTROL = map(attrgetter, ("content", "role", "name", "cache_control"))
+_UNREAD: Final = (None, None)
 
 
 def parse_chat(
@@ -67,49 +62,62 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
-    request, document, body, spans = _read(body)
-    read = _Conversation(request.messages)
-    nested = _nested_parameters(read, request.tools)
+    spans, chat = read_chat(body, FIELD_RULES, MAX_VALUES, MAX_MESSAGES, PREFIX_CHARS) or _UNREAD
+    request = read = None
+    if spans is None:
+        request, document, body = decode(body, CHAT)
+    else:
+        request = _typed(body) if chat is None else None
+        document = _NO_FIELDS if spans.keys() <= _TYPED else _fields(body, spans)
+    nested: list[str] = []
+    if request is not None:
+        read = Conversation(request.messages)
+        nested = _nested_parameters(read, request.tools)
+        chat = chat_of(request, read)
+    assert chat is not None
+    model, count, stream, include_usage, n, system_text, user_text, earlier_text, answer_text, chars, prefix = chat
     parameters, needs = read_parameters(document, nested) if document or nested else (NO_PARAMETERS, _NO_NEEDS)
-    user_text, earlier_text, answer_text = read.user_text, read.earlier_text, read.answer_text
+    own_needs = _STREAM if stream else _CHAT
     code = tagged_code(user_text) if "<" in user_text else None
     if len(earlier_text) + len(answer_text) > EARLIER_CHARS:
         earlier_text, answer_text = _ends(earlier_text, EARLIER_CHARS), _ends(answer_text, EARLIER_CHARS)
     query = Query(
         request_id=new_request_id(),
-        model=request.model,
+        model=model,
         body=body,
         spans=spans,
         received_s=now_s,
-        system_text=_ends("\n".join(read.system_texts)) if read.system_texts else "",
+        system_text=_ends(system_text),
         last_user_text=_ends(user_text),
         earlier_text=earlier_text,
         answer_text=answer_text,
-        message_count=len(request.messages),
-        stream=bool(request.stream),
-        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        message_count=count,
+        stream=stream,
+        include_usage=include_usage,
         principal=key.name if key else None,
         trace=trace,
-        needs=needs | (_STREAM if request.stream else _CHAT),
+        needs=needs | own_needs if needs else own_needs,
         parameters=parameters,
-        n=request.n or 1,
-        prompt_chars=sum(map(len, read.texts)),
-        prefix_text="".join(read.texts[:2])[:PREFIX_CHARS],
+        n=n,
+        prompt_chars=chars,
+        prefix_text=prefix,
         headers=headers,
         beyond_chat=A_CHAT if code is None else BeyondChat(source=code),
     )
-    is_plain = not read.parts and _RARE.isdisjoint(document if spans is None else spans)
+    is_plain = read is None or (not read.parts and RARE.isdisjoint(document if spans is None else spans))
     if is_plain and _HINTS.isdisjoint(headers) and (key is None or not key.is_restricted):
         return query
+    if request is None or read is None:  # a common chat has no such field: hints or the key ask for something
+        request, read = ChatRequest(model=model, messages=[], stream=stream), Conversation([])
     return _with_rare_fields(query, request, document, read, key)
 
 
 def _with_rare_fields(
-    query: Query, request: ChatRequest, document: dict[str, Any], read: "_Conversation", key: Key | None
+    query: Query, request: ChatRequest, document: dict[str, Any], read: Conversation, key: Key | None
 ) -> Query:
-    """The query with what few requests have: see `_RARE`, `_HINTS`, parts of messages, and restrictions of the key."""
+    """The query with what few requests have: see `RARE`, `_HINTS`, parts of messages, and restrictions of the key."""
     headers = dict(query.headers)
-    output_format = None if document.keys().isdisjoint(_FORMATS) else output_format_of(request)
+    output_format = None if document.keys().isdisjoint(FORMATS) else output_format_of(request)
     tools = tools_of(request) if request.tools or request.functions else ()
     task, task_from = _task(request, headers)
     images = "image_url" in [part.type for part in read.parts]
@@ -184,64 +192,24 @@ def _check_spelling(document: dict[str, Any]) -> None:
             raise InvalidField(f"{key!r} must be written {_METADATA!r}.", param=key)
 
 
-class _Conversation:
-    """What routing needs of the messages of a request.
-
-    `earlier_text` is the user's message before the last, and `answer_text` the assistant's last answer before that: a
-    follow-up is understood by them.
-    """
-
-    __slots__ = ("answer_text", "earlier_text", "is_marked", "is_named", "parts", "system_texts", "texts", "user_text")
-
-    def __init__(self, messages: list[Message]) -> None:
-        self.parts: list[Part] = []
-        self.system_texts: list[str] = []
-        self.user_text = self.earlier_text = self.answer_text = ""
-        contents: list[Any] = list(map(_CONTENT, messages))
-        roles = list(map(_ROLE, messages))
-        self.is_named = list(map(_NAME, messages)).count(None) < len(messages)
-        self.is_marked = list(map(_CACHE_CONTROL, messages)).count(ABSENT) < len(messages)  # a prefix to cache
-        self.texts: list[str] = contents if set(map(type, contents)) == _ALL_TEXT else list(map(self._text, contents))
-        if not _SYSTEM.isdisjoint(roles):
-            self.system_texts += [text for text, role in zip(self.texts, roles, strict=True) if role in _SYSTEM]
-        roles.reverse()
-        if not (of_user := roles.count("user")):
-            return
-        last = roles.index("user")
-        self.user_text = self.texts[~last]
-        if len(roles) < _FOLLOW_UP:
-            return
-        if of_user > 1:
-            self.earlier_text = self.texts[~roles.index("user", last + 1)]
-        if "assistant" in roles[last + 1 :]:
-            self.answer_text = self.texts[~roles.index("assistant", last + 1)]
-
-    def _text(self, content: str | list[Part] | None) -> str:
-        if isinstance(content, str):
-            return content
-        self.parts += content or ()
-        return "\n".join([part.text for part in content or () if part.text])
-
-
 def last_user_text(request: ChatRequest) -> str:
-    """Empty if there is no message of the user."""
-    return _Conversation(request.messages).user_text
+    """The text of the last message of the user; empty if there is none."""
+    return Conversation(request.messages).user_text
 
 
-def _read(body: bytes) -> tuple[ChatRequest, dict[str, Any], bytes, Spans | None]:
-    """The request; its fields, or those that `HANDLED` lacks or that ask for a format; its text; and where the fields
-    are, if that is known. Raises as `decode` does."""
-    spans = scan_object(body, MAX_VALUES)
-    if spans is None:
-        return *decode(body, CHAT), None
+def _typed(body: bytes) -> ChatRequest:
+    """Raises InvalidField for a wrong type."""
     try:
-        request = CHAT.decode(body)
+        return CHAT.decode(body)
     except msgspec.ValidationError as fault:
         raise invalid_field(str(fault)) from None
+
+
+def _fields(body: bytes, spans: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The fields that `HANDLED` does not contain or that ask for a format. Raises InvalidField."""
     document = {name: _value(body[start:end]) for name, (start, end) in spans.items() if name not in _TYPED}
-    if document:
-        _check_spelling(document)
-    return request, document, body, spans
+    _check_spelling(document)
+    return document
 
 
 def _ends(text: str, chars: int = SEARCHED_CHARS) -> str:
@@ -280,7 +248,7 @@ def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in translated} if translated else document
 
 
-def _nested_parameters(read: _Conversation, tools: list[ToolEntry] | None) -> list[str]:
+def _nested_parameters(read: Conversation, tools: list[ToolEntry] | None) -> list[str]:
     """The parameters that are present within messages and tools."""
     found = [NAME] if read.is_named else []
     if not (read.parts or tools or read.is_marked):

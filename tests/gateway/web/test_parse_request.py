@@ -361,5 +361,5 @@ def test_a_body_is_understood_alike_whether_its_fields_are_found_or_it_is_read_i
     monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     found = parse(**more)
-    monkeypatch.setattr(parse_request, "scan_object", lambda *_: None)
+    monkeypatch.setattr(parse_request, "read_chat", lambda *_: None)
     assert replace(found, request_id="", spans=None) == replace(parse(**more), request_id="")

@@ -1,211 +1,21 @@
-/* Quick readers of common input: an HTTP/1.1 message, the chunks of its body, a JSON object, and an event of a stream.
- * Each accepts a strict subset of what the full reader accepts (llhttp, `json_body.read_json`, the reader of answers),
- * with the same result, and returns None for everything else, which the full reader then accepts or refuses. So nothing
- * here refuses input, and no error message is made here. Headers are written likewise.
+/* Quick readers of common input: an HTTP/1.1 message, the chunks of its body, and an event of a stream. Each accepts a
+ * strict subset of what the full reader accepts (llhttp, the reader of answers), with the same result, and returns None
+ * for everything else, which the full reader then accepts or refuses. So nothing here refuses input, and no error message
+ * is made here. Headers are written likewise.
  *
  * The module is optional: where it is not built, the full readers read everything. Tests compare the two on random input.
- * All loops are bounded by the size of the input, and the stack by MAX_DEPTH and MAX_KEYS.
+ * All loops are bounded by the size of the input.
  */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
 #include <string.h>
-#if defined(__SSE2__) && defined(__GNUC__)
-#include <emmintrin.h>
-#define IN_VECTORS
-#endif
 
-#define VERSION 4
-#define MAX_DEPTH 64
-#define MAX_KEYS 256 /* of all objects that are open at a time: each new key is compared with those of its own object */
-#define MAX_MEMBERS 64
-#define MAX_NUMBER 17 /* characters: no integer beyond 64 bits, no float out of range */
+#include "json_scanner.h"
+
+#define VERSION 5
 #define MAX_HEADERS 100
 #define MAX_EVENT_VALUES 4096
-
-typedef unsigned char byte;
-
-typedef struct {
-    const byte *start;
-    Py_ssize_t size;
-} span;
-
-/* JSON (RFC 8259) */
-
-typedef struct {
-    const byte *text, *at, *end;
-    Py_ssize_t values, max_values; /* counted as `json_body.shape_of` does: one, and one for each bracket and comma */
-    int depth;
-    int keys; /* that are in use */
-    int first_key[MAX_DEPTH + 1];
-    span key[MAX_KEYS];
-    PyObject *members; /* of the outermost object */
-} scanner;
-
-static int skip_space(scanner *s)
-{
-    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
-        s->at++;
-    return s->at < s->end;
-}
-
-/* One character of more than one byte, in UTF-8's shortest form and without surrogates. */
-static int read_multibyte(scanner *s)
-{
-    byte lead = *s->at;
-    Py_ssize_t left = s->end - s->at;
-    int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-    byte low = 0x80, high = 0xBF;
-    if (lead < 0xC2 || lead > 0xF4 || left <= more)
-        return 0;
-    if (lead == 0xE0)
-        low = 0xA0;
-    else if (lead == 0xED)
-        high = 0x9F;
-    else if (lead == 0xF0)
-        low = 0x90;
-    else if (lead == 0xF4)
-        high = 0x8F;
-    if (s->at[1] < low || s->at[1] > high)
-        return 0;
-    for (int i = 2; i <= more; i++)
-        if ((s->at[i] & 0xC0) != 0x80)
-            return 0;
-    s->at += more + 1;
-    return 1;
-}
-
-static int is_hex(byte c)
-{
-    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'f');
-}
-
-/* Behind a backslash. Surrogates are left to the full reader, which decides about lone ones. */
-static int read_escape(scanner *s)
-{
-    if (s->end - s->at < 2)
-        return 0;
-    byte c = s->at[1];
-    if (c != 'u') {
-        s->at += 2;
-        return c == '"' || c == '\\' || c == '/' || c == 'b' || c == 'f' || c == 'n' || c == 'r' || c == 't';
-    }
-    if (s->end - s->at < 6)
-        return 0;
-    for (int i = 2; i < 6; i++)
-        if (!is_hex(s->at[i]))
-            return 0;
-    if ((s->at[2] | 0x20) == 'd' && s->at[3] >= '8')
-        return 0;
-    s->at += 6;
-    return 1;
-}
-
-static byte plain[256]; /* the characters that need no look in a string */
-
-#define EACH(c) (0x0101010101010101u * (c))
-#define ZEROS(word) (((word) - EACH(1)) & ~(word)) /* the high bit of each byte that is 0, if others are clear */
-
-/* Whether eight characters are all plain: not below 0x20, above 0x7F, a quote or a backslash. */
-static int are_plain(const byte *at)
-{
-    uint64_t word;
-    memcpy(&word, at, sizeof word);
-    uint64_t quotes = word ^ EACH('"'), escapes = word ^ EACH('\\');
-    return !((word | ((word - EACH(0x20)) & ~word) | ZEROS(quotes) | ZEROS(escapes)) & EACH(0x80));
-}
-
-/* Skip plain characters, up to the first other one or to a few before the end. */
-static void skip_plain(scanner *s)
-{
-#ifdef IN_VECTORS
-    while (s->end - s->at >= 16) {
-        __m128i chars = _mm_loadu_si128((const __m128i *)s->at);
-        __m128i low = _mm_cmplt_epi8(chars, _mm_set1_epi8(0x20)); /* signed, so above 0x7F, too */
-        __m128i ends = _mm_or_si128(_mm_cmpeq_epi8(chars, _mm_set1_epi8('"')), _mm_cmpeq_epi8(chars, _mm_set1_epi8('\\')));
-        int others = _mm_movemask_epi8(_mm_or_si128(low, ends));
-        if (others) {
-            s->at += __builtin_ctz((unsigned)others);
-            return;
-        }
-        s->at += 16;
-    }
-#endif
-    while (s->end - s->at >= 8 && are_plain(s->at))
-        s->at += 8;
-}
-
-static int read_string(scanner *s, int *has_escape)
-{
-    s->at++;
-    while (s->at < s->end) {
-        skip_plain(s);
-        if (s->at == s->end)
-            return 0;
-        byte c = *s->at;
-        if (plain[c]) {
-            s->at++;
-        } else if (c == '"') {
-            s->at++;
-            return 1;
-        } else if (c == '\\') {
-            *has_escape = 1;
-            if (!read_escape(s))
-                return 0;
-        } else if (c < 0x80 || !read_multibyte(s)) {
-            return 0;
-        }
-    }
-    return 0;
-}
-
-static int read_digits(scanner *s)
-{
-    const byte *start = s->at;
-    while (s->at < s->end && *s->at >= '0' && *s->at <= '9')
-        s->at++;
-    return s->at > start;
-}
-
-/* Numbers with an exponent, and long ones, are left to the full reader. */
-static int read_number(scanner *s)
-{
-    const byte *start = s->at;
-    if (*s->at == '-')
-        s->at++;
-    const byte *digits = s->at;
-    if (!read_digits(s) || (*digits == '0' && s->at - digits > 1))
-        return 0;
-    if (s->at < s->end && *s->at == '.') {
-        s->at++;
-        if (!read_digits(s))
-            return 0;
-    }
-    return s->at - start <= MAX_NUMBER && !(s->at < s->end && (*s->at | 0x20) == 'e');
-}
-
-static int read_word(scanner *s, const char *word, Py_ssize_t size)
-{
-    if (s->end - s->at < size || memcmp(s->at, word, size))
-        return 0;
-    s->at += size;
-    return 1;
-}
-
-static int read_value(scanner *s);
-
-static int note_key(scanner *s, span found)
-{
-    int first = s->first_key[s->depth];
-    if (s->keys == MAX_KEYS || s->keys - first == MAX_MEMBERS)
-        return 0;
-    for (int i = first; i < s->keys; i++)
-        if (s->key[i].size == found.size && !memcmp(s->key[i].start, found.start, found.size))
-            return 0;
-    s->key[s->keys++] = found;
-    return 1;
-}
 
 /* A tuple that owns both; NULL if one of them is. */
 static PyObject *pair_of(PyObject *first, PyObject *second)
@@ -221,72 +31,6 @@ static PyObject *pair_of(PyObject *first, PyObject *second)
     return pair;
 }
 
-static int note_member(scanner *s, span key, const byte *start)
-{
-    PyObject *name = PyUnicode_DecodeUTF8((const char *)key.start, key.size, NULL);
-    PyObject *place = name ? pair_of(PyLong_FromSsize_t(start - s->text), PyLong_FromSsize_t(s->at - s->text)) : NULL;
-    int failed = place ? PyDict_SetItem(s->members, name, place) : -1;
-    Py_XDECREF(name);
-    Py_XDECREF(place);
-    return failed == 0;
-}
-
-static int read_member(scanner *s)
-{
-    span key = {s->at + 1, 0};
-    int has_escape = 0;
-    if (*s->at != '"' || !read_string(s, &has_escape) || has_escape)
-        return 0;
-    key.size = s->at - 1 - key.start;
-    if (!note_key(s, key) || !skip_space(s) || *s->at++ != ':' || !skip_space(s))
-        return 0;
-    const byte *start = s->at;
-    return read_value(s) && (s->depth > 1 || note_member(s, key, start));
-}
-
-/* The members of an object, or the values of an array, behind the bracket. */
-static int read_entries(scanner *s, byte close, int (*read_entry)(scanner *))
-{
-    s->at++;
-    if (s->depth == MAX_DEPTH || ++s->values > s->max_values || !skip_space(s))
-        return 0;
-    s->first_key[++s->depth] = s->keys;
-    if (*s->at != close) {
-        for (;;) {
-            if (!read_entry(s) || !skip_space(s))
-                return 0;
-            if (*s->at == close)
-                break;
-            if (*s->at++ != ',' || ++s->values > s->max_values || !skip_space(s))
-                return 0;
-        }
-    }
-    s->at++;
-    s->keys = s->first_key[s->depth--];
-    return 1;
-}
-
-static int read_value(scanner *s)
-{
-    int ignored = 0;
-    switch (*s->at) {
-    case '"':
-        return read_string(s, &ignored);
-    case '{':
-        return read_entries(s, '}', read_member);
-    case '[':
-        return read_entries(s, ']', read_value);
-    case 't':
-        return read_word(s, "true", 4);
-    case 'f':
-        return read_word(s, "false", 5);
-    case 'n':
-        return read_word(s, "null", 4);
-    default:
-        return read_number(s);
-    }
-}
-
 /* The sizes among the arguments of a function, from the place `first` on. Returns 0 after an exception. */
 static int read_sizes(PyObject *const *args, Py_ssize_t given, Py_ssize_t first, Py_ssize_t expected, Py_ssize_t *sizes)
 {
@@ -300,40 +44,13 @@ static int read_sizes(PyObject *const *args, Py_ssize_t given, Py_ssize_t first,
     return 1;
 }
 
-static PyObject *scan_object(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
-{
-    Py_buffer body;
-    Py_ssize_t max_values;
-    if (!read_sizes(args, given, 1, 2, &max_values) || PyObject_GetBuffer(args[0], &body, PyBUF_SIMPLE))
-        return NULL;
-    scanner s;
-    s.text = s.at = body.buf;
-    s.end = s.text + body.len;
-    s.depth = s.keys = 0;
-    s.values = 1;
-    s.max_values = max_values;
-    s.members = PyDict_New();
-    int is_read = s.members && skip_space(&s) && *s.at == '{' && read_value(&s) && !skip_space(&s);
-    PyBuffer_Release(&body);
-    if (!is_read)
-        Py_CLEAR(s.members);
-    if (PyErr_Occurred())
-        return NULL;
-    return s.members ? s.members : Py_NewRef(Py_None);
-}
-
 /* An event of a streamed chat completion that adds text to one choice, and nothing else */
 
 typedef struct {
     Py_ssize_t index; /* of the choice; -1: none yet */
-    span text, document;
-    int has_escape; /* in the text */
+    span document;
+    string text;
 } addition;
-
-static int is_key(span key, const char *name)
-{
-    return key.size == (Py_ssize_t)strlen(name) && !memcmp(key.start, name, key.size);
-}
 
 static int is_one_of(span key, const char *const names[], int count)
 {
@@ -351,16 +68,8 @@ static int each_member(scanner *s, int (*take)(scanner *, span, addition *), add
     s->at++;
     s->first_key[++s->depth] = s->keys;
     do {
-        span key = {s->at + 1, 0};
-        int has_escape = 0;
-        if (!skip_space(s) || *s->at != '"')
-            return 0;
-        key.start = s->at + 1;
-        if (!read_string(s, &has_escape) || has_escape)
-            return 0;
-        key.size = s->at - 1 - key.start;
-        if (!note_key(s, key) || !skip_space(s) || *s->at++ != ':' || !skip_space(s) || !take(s, key, found) ||
-            !skip_space(s))
+        span key;
+        if (!skip_space(s) || !read_key(s, &key) || !take(s, key, found) || !skip_space(s))
             return 0;
     } while (*s->at++ == ',');
     s->keys = s->first_key[s->depth--];
@@ -371,15 +80,10 @@ static int take_delta(scanner *s, span key, addition *found)
 {
     static const char *const empty[] = {"refusal", "tool_calls"};
     static const char *const other[] = {"function_call", "reasoning_content", "reasoning", "audio"};
-    if (is_key(key, "content")) {
-        found->text.start = s->at + 1;
-        if (*s->at != '"' || !read_string(s, &found->has_escape))
-            return 0;
-        found->text.size = s->at - 1 - found->text.start;
-        return 1;
-    }
+    if (is_key(key, "content"))
+        return *s->at == '"' && read_string(s, &found->text);
     if (is_one_of(key, empty, 2))
-        return read_word(s, "null", 4);
+        return read_word(s, "null");
     return !is_one_of(key, other, 4) && read_value(s);
 }
 
@@ -399,7 +103,7 @@ static int take_choice(scanner *s, span key, addition *found)
         return 1;
     }
     if (is_key(key, "finish_reason"))
-        return read_word(s, "null", 4);
+        return read_word(s, "null");
     return !is_key(key, "message") && read_value(s);
 }
 
@@ -411,7 +115,7 @@ static int take_completion(scanner *s, span key, addition *found)
         return *s->at++ == ']';
     }
     if (is_key(key, "usage"))
-        return read_word(s, "null", 4);
+        return read_word(s, "null");
     return !is_key(key, "error") && read_value(s);
 }
 
@@ -421,17 +125,12 @@ static int read_addition(const byte *start, Py_ssize_t size, addition *found)
     static const char begin[] = "data: ", end[] = "\n\n";
     const Py_ssize_t before = sizeof begin - 1, behind = sizeof end - 1;
     scanner s;
-    s.text = s.at = start + before;
     size -= before + behind;
-    s.end = s.text + size;
-    s.depth = s.keys = 0;
-    s.values = 1;
-    s.max_values = MAX_EVENT_VALUES;
-    s.members = NULL;
-    *found = (addition){-1, {NULL, 0}, {s.text, size}, 0};
+    start_scan(&s, start + before, size, MAX_EVENT_VALUES);
+    *found = (addition){-1, {s.text, size}, {{NULL, 0}, 0, 0, 0}};
     return size >= 2 && !memcmp(start, begin, before) && !memcmp(s.end, end, behind) && !memchr(s.text, '\n', size) &&
            !memchr(s.text, '\r', size) && each_member(&s, take_completion, found) && s.at == s.end &&
-           found->index >= 0 && found->text.size;
+           found->index >= 0 && found->text.chars;
 }
 
 static PyObject *read_text_event(PyObject *Py_UNUSED(module), PyObject *data)
@@ -441,10 +140,10 @@ static PyObject *read_text_event(PyObject *Py_UNUSED(module), PyObject *data)
         PyErr_SetString(PyExc_TypeError, "read_text_event() takes bytes");
         return NULL;
     }
-    if (!read_addition((const byte *)PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &found) || found.has_escape)
+    if (!read_addition((const byte *)PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &found) || found.text.has_escape)
         Py_RETURN_NONE;
-    return Py_BuildValue("(y#ns#)", found.document.start, found.document.size, found.index, found.text.start,
-                         found.text.size);
+    return Py_BuildValue("(y#ns#)", found.document.start, found.document.size, found.index,
+                         found.text.written.start, found.text.written.size);
 }
 
 /* HTTP/1.1 (RFC 9112) */
@@ -749,18 +448,6 @@ static PyObject *read_chunks(PyObject *Py_UNUSED(module), PyObject *data)
     return !body || body == Py_None ? body : Py_BuildValue("(NN)", body, PyBool_FromLong(is_end));
 }
 
-/* The characters of a string that has been read. */
-static Py_ssize_t count_characters(span text)
-{
-    Py_ssize_t count = 0;
-    for (const byte *at = text.start; at < text.start + text.size; at++) {
-        count += (*at & 0xC0) != 0x80;
-        if (*at == '\\')
-            at += at[1] == 'u' ? 5 : 1;
-    }
-    return count;
-}
-
 static PyObject *read_text_chunks(PyObject *Py_UNUSED(module), PyObject *data)
 {
     if (!PyBytes_Check(data)) {
@@ -777,7 +464,7 @@ static PyObject *read_text_chunks(PyObject *Py_UNUSED(module), PyObject *data)
             Py_RETURN_NONE;
         index = found.index;
         size += chunk.size;
-        characters += count_characters(found.text);
+        characters += found.text.chars;
     } while (at < end);
     return Py_BuildValue("(nnn)", size, index, characters);
 }
@@ -815,8 +502,6 @@ static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *const *arg
 }
 
 static PyMethodDef methods[] = {
-    {"scan_object", (PyCFunction)(void (*)(void))scan_object, METH_FASTCALL,
-     "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
     {"read_text_event", read_text_event, METH_O,
      "read_text_event(data)\n--\n\nThe JSON of an event that adds text to one choice, the index of the choice, the text."},
     {"read_request", (PyCFunction)(void (*)(void))read_request, METH_FASTCALL,
@@ -845,8 +530,6 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    for (int c = 0; c < 256; c++)
-        plain[c] = c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
     for (int c = 0x21; c < 0x7F; c++)
         if (!strchr("\"(),/:;<=>?@[\\]{}", c))
             token[c] = (byte)(c >= 'A' && c <= 'Z' ? c + 32 : c);

@@ -3,7 +3,6 @@ from typing import TypeVar
 _Target = TypeVar("_Target")
 VERSION: int
 
-def scan_object(body: bytes, max_values: int, /) -> dict[str, tuple[int, int]] | None: ...
 def read_text_event(data: bytes, /) -> tuple[bytes, int, str] | None: ...
 def read_request(
     message: bytes, targets: dict[bytes, _Target], most_bytes: int, most_headers: int, /

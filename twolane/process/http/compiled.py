@@ -1,5 +1,5 @@
 """Quick readers of common input in C (`_native.c`), where they were built. Each returns None for what it does not read;
-the full reader (llhttp, `json_body.read_json`) then accepts or refuses it. An installation without a C compiler has no
+the full reader (llhttp, the reader of answers) then accepts or refuses it. An installation without a C compiler has no
 such module, and reads everything with the full readers.
 """
 
@@ -10,18 +10,15 @@ from twolane.process.native import load_native
 if TYPE_CHECKING:
     from twolane.process.http import _native
 else:
-    _native = load_native("twolane.process.http._native", VERSION=4)
+    _native = load_native("twolane.process.http._native", VERSION=5)
 
 IS_BUILT: Final = _native is not None
-Spans = dict[str, tuple[int, int]]  # where the value of each member is
 
 
 def _reads_nothing(*_: object) -> None:
     return None
 
 
-# Where the members of a JSON object are, if it is one that `read_json` reads with this limit of values.
-scan_object = _native.scan_object if IS_BUILT else _reads_nothing
 # The JSON of one server-sent event, alone in these bytes, that adds text to one choice of a chat completion and nothing
 # else, the index of the choice, and the text.
 read_text_event = _native.read_text_event if IS_BUILT else _reads_nothing

@@ -1,50 +1,17 @@
 """The quick readers accept only what the full readers accept, with the same result."""
 
-import contextlib
-import json
 import re
 from typing import Any
 
 import httptools
-import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from twolane.process.http import compiled
-from twolane.process.http.compiled import header_lines, read_chunks, read_request, read_response, scan_object
-from twolane.process.http.json_body import MAX_VALUES, JsonBodyError, read_json
+from twolane.process.http.compiled import header_lines, read_chunks, read_request, read_response
 
 pytestmark = pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
-)
-# What is cut out of a text, or put into it.
-ODD = st.sampled_from(
-    [
-        *(
-            b"",
-            b'"',
-            b"\\",
-            b"\\u0041",
-            b"\\ud800",
-            b"\xff",
-            b"\xed\xa0\x80",
-            b"\0",
-            b"\x1f",
-            b"{",
-            b"}",
-            b"[",
-            b",",
-            b":",
-        ),
-        *(b"0", b"-", b"1e9", b"1.", b"01", b"9" * 30, b" ", b"\t", b"\v", b"nul", b"true", b'"a":1', b'"a":1,'),
-        b"\xc3\xa9",
-    ]
-)
-CHAT = {"model": "auto", "messages": [{"role": "user", "content": "Ünïcödé \n \u2603"}], "temperature": 0.7, "n": None}
 
 
 def edited(text: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
@@ -53,54 +20,6 @@ def edited(text: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
         place = at % (len(text) + 1)
         text = text[:place] + put + text[place + cut :]
     return text
-
-
-EDITS = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 3), ODD), max_size=3)
-
-
-@given(st.dictionaries(st.text(max_size=6), VALUES, max_size=6) | VALUES, EDITS, st.booleans())
-@example({"a": 1, "b": 2}, [(8, 3, b'"a"')], False)
-def test_an_object_that_is_scanned_is_read_alike(
-    value: Any, edits: list[tuple[int, int, bytes]], is_ascii: bool
-) -> None:
-    body = edited(json.dumps(value, ensure_ascii=is_ascii).encode("utf-8", "replace"), edits)
-    spans = scan_object(body, MAX_VALUES)
-    if spans is not None:
-        text, document = read_json(body)
-        assert text == body
-        found = {name: msgspec.json.decode(body[start:end]) for name, (start, end) in spans.items()}
-        assert found == document
-
-
-@given(st.integers(1, 40), st.integers(1, 40))
-def test_the_limit_of_values_is_that_of_the_full_reader(entries: int, limit: int) -> None:
-    body = json.dumps({"a": [1] * entries}).encode()
-    with contextlib.suppress(JsonBodyError):
-        read_json(body, max_values=limit)
-        return
-    assert scan_object(body, limit) is None
-
-
-@pytest.mark.parametrize("is_ascii", [False, True])
-@pytest.mark.parametrize("indent", [None, 2])
-def test_common_chats_are_scanned(is_ascii: bool, indent: int | None) -> None:
-    body = json.dumps(CHAT, ensure_ascii=is_ascii, indent=indent).encode()
-    spans = scan_object(body, MAX_VALUES)
-    assert spans is not None
-    assert {name: json.loads(body[start:end]) for name, (start, end) in spans.items()} == CHAT
-
-
-@pytest.mark.parametrize("depth", [63, 64, 65, 10_000])
-def test_the_limit_of_depth_is_that_of_the_full_reader(depth: int) -> None:
-    body = b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
-    assert (scan_object(body, MAX_VALUES) is None) is (depth > 64)
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"\\u0061":1}', b"[]", b"1", b"\xef\xbb\xbf{}"]
-)
-def test_what_is_cut_off_or_no_plain_object_is_left_to_the_full_reader(body: bytes) -> None:
-    assert scan_object(body, MAX_VALUES) is None
 
 
 class Seen:
