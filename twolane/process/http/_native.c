@@ -9,6 +9,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <poll.h>
 #include <stdint.h>
 #include <string.h>
 #if defined(__SSE2__) && defined(__GNUC__)
@@ -16,7 +17,7 @@
 #define IN_VECTORS
 #endif
 
-#define VERSION 4
+#define VERSION 5
 #define MAX_DEPTH 64
 #define MAX_KEYS 256 /* of all objects that are open at a time: each new key is compared with those of its own object */
 #define MAX_MEMBERS 64
@@ -814,6 +815,17 @@ static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *const *arg
     return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
 }
 
+/* Whether a read of this socket would return at once, with bytes, the end or an error. The interpreter is not released for
+ * a question that does not wait. */
+static PyObject *is_readable(PyObject *Py_UNUSED(module), PyObject *fileno)
+{
+    long number = PyLong_AsLong(fileno);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    struct pollfd asked = {.fd = (int)number, .events = POLLIN};
+    return PyBool_FromLong(poll(&asked, 1, 0) != 0);
+}
+
 static PyMethodDef methods[] = {
     {"scan_object", (PyCFunction)(void (*)(void))scan_object, METH_FASTCALL,
      "scan_object(body, max_values)\n--\n\nWhere the members of a JSON object are: beginning and end of each value, by name."},
@@ -832,6 +844,8 @@ static PyMethodDef methods[] = {
     {"read_text_chunks", read_text_chunks, METH_O,
      "read_text_chunks(data)\n--\n\nOf whole chunks, each of them an event that adds text to the same choice: the size of"
      " their data, the index of the choice, and the characters of the text."},
+    {"is_readable", is_readable, METH_O,
+     "is_readable(fileno)\n--\n\nWhether a read of this socket would return at once."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -3,6 +3,7 @@ the full reader (llhttp, `json_body.read_json`) then accepts or refuses it. An i
 such module, and reads everything with the full readers.
 """
 
+import select
 from typing import TYPE_CHECKING, Final
 
 from twolane.process.native import load_native
@@ -10,7 +11,7 @@ from twolane.process.native import load_native
 if TYPE_CHECKING:
     from twolane.process.http import _native
 else:
-    _native = load_native("twolane.process.http._native", VERSION=4)
+    _native = load_native("twolane.process.http._native", VERSION=5)
 
 IS_BUILT: Final = _native is not None
 Spans = dict[str, tuple[int, int]]  # where the value of each member is
@@ -18,6 +19,12 @@ Spans = dict[str, tuple[int, int]]  # where the value of each member is
 
 def _reads_nothing(*_: object) -> None:
     return None
+
+
+def _polls(fileno: int) -> bool:
+    asked = select.poll()
+    asked.register(fileno, select.POLLIN)
+    return bool(asked.poll(0))
 
 
 # Where the members of a JSON object are, if it is one that `read_json` reads with this limit of values.
@@ -41,3 +48,5 @@ read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing
 read_text_chunks = _native.read_text_chunks if IS_BUILT else _reads_nothing
 # The lines of headers whose names are in lower case, without `content-length`, `connection` and `transfer-encoding`.
 header_lines = _native.header_lines if IS_BUILT else _reads_nothing
+# Whether a read of this socket would return at once, with bytes, the end or an error.
+is_readable = _native.is_readable if IS_BUILT else _polls
