@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from yarl import URL
 
 from gateway.enums import TargetApi
-from gateway.errors import AttemptFailed, TargetMisconfigured, UpstreamError
+from gateway.errors import TargetMisconfigured, UpstreamError
 from gateway.ports import HEARTBEAT, RelayText
 from gateway.types import Delta, Query, Target
 from gateway.upstreams.answers.content_encoding import (
@@ -23,6 +23,7 @@ from gateway.upstreams.answers.content_encoding import (
 )
 from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.answers.reader import AnswerReader, read_document
+from gateway.upstreams.answers.whole_reply import WholeReply
 from gateway.upstreams.errors import TRANSLATED, from_response, translated
 from gateway.upstreams.http_client.client import Destination, HttpClient, HttpResponse, RelayChunks
 from gateway.upstreams.proxies import Proxy
@@ -38,20 +39,16 @@ _ERROR_BODY_S: Final = 5.0
 _FIXED: Final = {"content-type": "application/json", "accept-encoding": "identity"}
 # Headers that calls have, in place of a target's own.
 _PER_CALL: Final = frozenset(
-    "x-request-id traceparent tracestate authorization x-twolane-deadline-ms x-twolane-min-confidence".split()
+    "x-request-id traceparent tracestate x-twolane-deadline-ms x-twolane-min-confidence".split()
 )
 
 
-class ErrorAnswer(NamedTuple):
+class ErrorAnswer(Exception):  # noqa: N818 - says what came
     """A response with an error status; `body` is its decoded beginning."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def fault(self) -> AttemptFailed:
-        """The error that it means."""
-        return from_response(self.status, self.headers, self.body)
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
 
 
 class ChatEndpoint:
@@ -65,42 +62,51 @@ class ChatEndpoint:
         self._headers = {name: value for name, value in fixed.items() if name not in _PER_CALL}
         self._problem = proxy.problem if proxy else None
         self._proxy = URL(proxy.url) if proxy and not proxy.problem else None
-        self._destinations: dict[TargetApi, Destination] = {}
+        self._destinations: dict[TargetApi, tuple[str, Destination]] = {}  # with the key that is sent there
 
     async def post(
-        self, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi = TargetApi.CHAT
-    ) -> "HttpReply | ErrorAnswer":
-        """Returns when the headers of the response have arrived. `headers` are those of this call, of `_PER_CALL`.
-        Raises AttemptFailed."""
+        self, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi = TargetApi.CHAT, *, key: str = ""
+    ) -> "Reply":
+        """Returns when the headers of the response have arrived. `headers` are those of this call, of `_PER_CALL`; with
+        a `key`, there is also one for it. Raises AttemptFailed: its cause is an ErrorAnswer if the status is an
+        error."""
         try:
-            destination = self._destinations.get(api) or self._destination(api)
-            response = await destination.post(body, {**self._replaced, **headers} if self._replaced else headers)
+            known = self._destinations.get(api)
+            if known is None or known[0] != key:
+                known = self._destination(api, key)
+            response = await known[1].post(body, {**self._replaced, **headers} if self._replaced else headers)
             if 200 <= response.status < 300:
-                return HttpReply(response, query, api)
+                return _reply(response, query, api)
+            if key:
+                headers = {**headers, "authorization": f"Bearer {key}"}
             return await self._redirected(response, body, headers, query, api)
         except Exception as fault:  # what is not of the HTTP client is raised as it is
             if (error := translated(fault)) is None:
                 raise
             raise error from fault
 
-    def _destination(self, api: TargetApi) -> Destination:
+    def _destination(self, api: TargetApi, key: str) -> tuple[str, Destination]:
+        """Where requests for this API are sent with this key, whose header is checked and encoded once."""
         if self._problem is not None:
             raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
-        self._destinations[api] = found = self._client.at(self._urls[api], self._headers, proxy=self._proxy)
-        return found
+        headers = {**self._headers, "authorization": f"Bearer {key}"} if key else self._headers
+        known = key, self._client.at(self._urls[api], headers, proxy=self._proxy)
+        self._destinations[api] = known
+        return known
 
     async def _redirected(
         self, response: HttpResponse, body: bytes, headers: Mapping[str, str], query: Query, api: TargetApi
-    ) -> "HttpReply | ErrorAnswer":
+    ) -> "Reply":
         """Follow redirects that keep method and body (307, 308) on the same host. The credentials are sent again only
         to the same origin, or where http becomes https. Another host never receives the request."""
         url, sent = self._urls[api], {**self._headers, **self._replaced, **headers}
         for left in reversed(range(_MAX_REDIRECTS)):
             if 200 <= response.status < 300:
-                return HttpReply(response, query, api)
+                return _reply(response, query, api)
             next_url = _redirect(response, url)
             if next_url is None:
-                return await _error_answer(response)
+                answer = await _error_answer(response)
+                raise from_response(answer.status, response.headers, answer.body) from answer
             response.close()
             if not left:
                 break
@@ -112,21 +118,23 @@ class ChatEndpoint:
 
 
 class HttpReply:
-    """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends. It is its own
-    iterator of deltas, because asynchronous generators cost the event loop more than their work here."""
+    """Any other UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends. It is its
+    own iterator of deltas, because asynchronous generators cost the event loop more than their work here."""
 
     __slots__ = (
         *("_api", "_fault", "_first", "_found", "_is_over", "_is_single", "_parts", "_reader", "_response", "_stream"),
         "_trailer_until_s",
     )
 
-    def __init__(self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT) -> None:
+    def __init__(
+        self, response: HttpResponse, query: Query, api: TargetApi = TargetApi.CHAT, *, first: bytes | None = None
+    ) -> None:
         self._response = response
         self._reader: AnswerReader | None = None  # of a body that is more than one document
         self._is_over = False
         self._trailer_until_s: float | None = None
         self._fault: Exception | None = None  # met by `push`
-        self._first: bytes | None = None  # a whole body that is no JSON object
+        self._first = first  # a whole body that is no JSON object
         self._stream = query.stream
         self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self._api = api
@@ -178,16 +186,6 @@ class HttpReply:
             self._is_over = True
             self._found.extend(reader.close())
         return self._found.popleft()
-
-    def whole(self) -> Delta | None:
-        """See `ports.Deltas`."""
-        part = self._response.whole(MAX_PIECE_BYTES) if self._parts is None and not self._stream else None
-        if not part or part[:1] != b"{":
-            self._first = part
-            return None
-        self._is_over = True
-        keep_bytes(len(part))
-        return read_document(part, self._api)
 
     async def _document(self, part: bytes) -> Delta:
         """A whole response that begins with this part."""
@@ -298,6 +296,16 @@ class HttpReply:
                     await self._response.read()
 
 
+Reply = WholeReply | HttpReply
+
+
+def _reply(response: HttpResponse, query: Query, api: TargetApi) -> Reply:
+    part = None if query.stream or response.content_encoding else response.whole(MAX_PIECE_BYTES)
+    if part and part.startswith(b"{"):
+        return WholeReply(response, part, api)
+    return HttpReply(response, query, api, first=part)
+
+
 async def _decoded(response: HttpResponse) -> AsyncGenerator[bytes, None]:
     """The parts of the body without their content coding."""
     with TRANSLATED:
@@ -347,7 +355,7 @@ async def _error_answer(response: HttpResponse) -> ErrorAnswer:
         pass
     finally:
         response.close()
-    return ErrorAnswer(response.status, response.headers, bytes(body[:MAX_ERROR_BYTES]))
+    return ErrorAnswer(response.status, bytes(body[:MAX_ERROR_BYTES]))
 
 
 def _redirect(response: HttpResponse, url: URL) -> URL | None:

@@ -1,12 +1,13 @@
 """Upstream client for servers with OpenAI's chat completions API. Their health is known only from calls."""
 
-from collections.abc import Coroutine, Mapping
-from typing import Any, Final, TypeGuard
+from collections.abc import Coroutine
+from typing import Any, Final
 
+from gateway.errors import AttemptFailed
 from gateway.parameters import api_for
 from gateway.types import Call, Status, Target
 from gateway.upstreams.errors import error_object
-from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
+from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, Reply
 from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.request_body import body_for
 from twolane.process import exact_json
@@ -35,35 +36,36 @@ class OpenAIUpstream:
         """Such servers publish no status."""
         return _STATUS
 
-    async def send(self, call: Call) -> HttpReply:
+    def send(self, call: Call) -> Coroutine[Any, Any, Reply]:
         """See `ports.Upstream`."""
-        stream = call.query.stream
-        headers = headers_for(call, key="" if self._has_own_auth else self._key.value)
-        answer = await self._post(call, headers, stream_options=self._takes_stream_options)
-        if stream and self._takes_stream_options and _mentions_stream_options(answer):
-            is_named = _names_stream_options(answer, call.query.body)
-            answer = await self._post(call, headers, stream_options=False)
-            if is_named and not isinstance(answer, ErrorAnswer):
-                self._takes_stream_options = False
-        if isinstance(answer, ErrorAnswer):
-            raise answer.fault()
-        return answer
+        if call.query.stream and self._takes_stream_options:
+            return self._request_usage(call)
+        return self._post(call, stream_options=self._takes_stream_options)
 
     async def aclose(self) -> None:
         """Nothing to close: the session owns the connections."""
 
-    def _post(
-        self, call: Call, headers: Mapping[str, str], *, stream_options: bool
-    ) -> Coroutine[Any, Any, HttpReply | ErrorAnswer]:
-        capabilities = call.target.capabilities
+    async def _request_usage(self, call: Call) -> Reply:
+        try:
+            return await self._post(call, stream_options=True)
+        except AttemptFailed as fault:
+            answer = fault.__cause__
+            if not isinstance(answer, ErrorAnswer) or not _mentions_stream_options(answer):
+                raise
+        reply = await self._post(call, stream_options=False)
+        if _names_stream_options(answer, call.query.body):
+            self._takes_stream_options = False
+        return reply
+
+    def _post(self, call: Call, *, stream_options: bool) -> Coroutine[Any, Any, Reply]:
+        query, capabilities = call.query, call.target.capabilities
+        key = "" if self._has_own_auth else self._key.value
         body = body_for(call, capabilities, stream_options=stream_options)
-        return self._endpoint.post(body, headers, call.query, api_for(call.target, capabilities, call.query))
+        return self._endpoint.post(body, headers_for(call), query, api_for(call.target, capabilities, query), key=key)
 
 
-def _mentions_stream_options(answer: HttpReply | ErrorAnswer) -> TypeGuard[ErrorAnswer]:
-    if not isinstance(answer, ErrorAnswer) or answer.status not in _INVALID_FIELD:
-        return False
-    return any(word in answer.body for word in _MENTIONS)
+def _mentions_stream_options(answer: ErrorAnswer) -> bool:
+    return answer.status in _INVALID_FIELD and any(word in answer.body for word in _MENTIONS)
 
 
 def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
@@ -77,14 +79,12 @@ def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
     return not any(word in sent for word in _MENTIONS)
 
 
-def headers_for(call: Call, *, key: str = "") -> dict[str, str]:
-    """Headers of one call, beside those of all calls. Headers of the client are not forwarded."""
+def headers_for(call: Call) -> dict[str, str]:
+    """Headers of one call, beside those of all calls and of the key. Headers of the client are not forwarded."""
     headers = {"x-request-id": call.query.request_id}
     trace = call.query.trace
     if trace is not None:
         headers["traceparent"] = trace.header(call.span_id)
         if trace.state:
             headers["tracestate"] = trace.state
-    if key:
-        headers["authorization"] = f"Bearer {key}"
     return headers

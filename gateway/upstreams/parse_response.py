@@ -6,7 +6,7 @@ OpenAI's own clients accept.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -72,16 +72,76 @@ class _Completion(msgspec.Struct):
     error: msgspec.Raw = _ABSENT
 
 
+_MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
+_Index = Annotated[int, msgspec.Meta(ge=0)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_TOKENS)]
+
+
+class _Text(msgspec.Struct):
+    """The message of the most common answer. A field of None must be null or absent."""
+
+    content: str
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    audio: None = None
+
+
+class _TextChoice(msgspec.Struct):
+    index: _Index
+    message: _Text
+    delta: None = None
+    finish_reason: str | None = None
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    diffusion: _Diffusion | None = None
+
+
+class _TextAnswer(msgspec.Struct):
+    choices: Annotated[list[_TextChoice], msgspec.Meta(min_length=1, max_length=1)]
+    usage: _Counts | None = None
+    error: None = None
+
+
 _decoder = msgspec.json.Decoder(_Completion)
+_decode_text_answer: Final = msgspec.json.Decoder(_TextAnswer).decode
 _function_decoder = msgspec.json.Decoder(_Function)
 _usage_decoder = msgspec.json.Decoder(_Usage)
 MAX_OBJECTS: Final = 1 << 20  # of one response: each takes many times the memory of its two bytes
 _LARGE_BYTES: Final = 1 << 16  # a smaller response is not counted
-_MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
 _FALSY: Final = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})  # OpenAI's clients ignore such an error
 # A choice that ended for one of these reasons is an answer without any content.
 _ENDS_WITHOUT_CONTENT: Final = frozenset({"length", "content_filter"})
 _NO_BODY: Final = _Body()
+
+
+def read_text_answer(data: bytes) -> Delta | None:
+    """What `read_delta` returns for the most common whole response: the text of one choice, and perhaps the usage, all
+    of OpenAI's types. None for any other."""
+    if len(data) > _LARGE_BYTES:
+        return None
+    try:
+        if not data.isascii():
+            data.decode()  # as in `_read`
+        found = _decode_text_answer(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    choice, counts = found.choices[0], found.usage
+    piece = Piece(
+        index=choice.index, text=choice.message.content, finish_reason=choice.finish_reason or None, is_answer=True
+    )
+    if counts is None:
+        usage = None
+    elif counts.diffusion is None:
+        usage = Usage(input_tokens=counts.prompt_tokens, output_tokens=counts.completion_tokens)
+    else:
+        usage = _denoised(counts.prompt_tokens, counts.completion_tokens, counts.diffusion)
+    return Delta(data=data, pieces=(piece,), usage=usage)
 
 
 def read_delta(data: bytes, *, is_chunk: bool = False) -> Delta:
@@ -287,13 +347,18 @@ def _usage(data: msgspec.Raw) -> Usage | None:
         usage = _usage_decoder.decode(data)
     except (msgspec.DecodeError, RecursionError):
         return _unusual_usage(lenient.load(bytes(data)))
-    diffusion = usage.diffusion
-    if diffusion is None:
-        return Usage(input_tokens=_count(usage.prompt_tokens), output_tokens=_count(usage.completion_tokens))
+    inputs, outputs = _count(usage.prompt_tokens), _count(usage.completion_tokens)
+    if usage.diffusion is None:
+        return Usage(input_tokens=inputs, output_tokens=outputs)
+    return _denoised(inputs, outputs, usage.diffusion)
+
+
+def _denoised(inputs: int | None, outputs: int | None, diffusion: _Diffusion) -> Usage:
+    """The usage that our worker reports."""
     confidence = diffusion.confidence
     return Usage(
-        input_tokens=_count(usage.prompt_tokens),
-        output_tokens=_count(usage.completion_tokens),
+        input_tokens=inputs,
+        output_tokens=outputs,
         confidence=confidence if confidence is not None and 0 <= confidence <= 1 else None,
         converged=diffusion.converged,
         load=diffusion.load if diffusion.load is not None and 0 <= diffusion.load <= 1 else None,

@@ -5,7 +5,7 @@ from gateway.errors import AttemptFailed
 from gateway.parameters import api_for
 from gateway.types import Call, Status, Target
 from gateway.upstreams.health import HealthPoller
-from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
+from gateway.upstreams.http import ChatEndpoint, Reply
 from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.openai import headers_for
 from gateway.upstreams.request_body import body_for
@@ -25,21 +25,18 @@ class WorkerUpstream:
         """As last reported by a poll or a response."""
         return self._poller.status_of(self._model)
 
-    async def send(self, call: Call) -> HttpReply:
+    async def send(self, call: Call) -> Reply:
         """See `ports.Upstream`."""
         capabilities = call.target.capabilities or self.status.capabilities
-        headers = headers_for(call, key=self._key.value)
+        key, headers = self._key.value, headers_for(call)
         if call.left_ms is not None:
             headers["x-twolane-deadline-ms"] = str(max(1, int(call.left_ms)))
         if call.min_confidence is not None:
             headers["x-twolane-min-confidence"] = str(call.min_confidence)
         try:
             body = body_for(call, capabilities)
-            answer = await self._endpoint.post(
-                body, headers, call.query, api_for(call.target, capabilities, call.query)
-            )
-            if isinstance(answer, ErrorAnswer):
-                raise answer.fault()
+            api = api_for(call.target, capabilities, call.query)
+            answer = await self._endpoint.post(body, headers, call.query, api, key=key)
         except AttemptFailed as fault:
             self._poller.record_failure(fault)
             raise

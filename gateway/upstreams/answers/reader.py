@@ -16,7 +16,7 @@ from gateway.upstreams.answers.apis import FORMS, ReadEvent
 from gateway.upstreams.answers.lenient import ChunkState
 from gateway.upstreams.answers.reframe import ChunkMerger
 from gateway.upstreams.answers.sse_reader import MAX_EVENT_BYTES, Event, EventReader, EventTooLarge
-from gateway.upstreams.parse_response import error_of, read_delta
+from gateway.upstreams.parse_response import error_of, read_delta, read_text_answer
 from twolane.process.http.compiled import read_text_event
 
 MAX_CALLS: Final = 1024  # of all choices
@@ -199,6 +199,8 @@ class AnswerReader:
 
 def read_document(data: bytes, api: TargetApi) -> Delta:
     """The delta of a whole response that was requested as such, without an AnswerReader. Raises AttemptFailed."""
+    if api is _CHAT and (common := read_text_answer(data)) is not None:
+        return common
     try:
         delta = FORMS[api][0](data)
     except _FAULTS as fault:

@@ -5,7 +5,6 @@ one, or the answer to the next request (response splitting).
 """
 
 import asyncio
-import select
 import socket
 import struct
 import sys
@@ -14,10 +13,10 @@ from typing import Final
 
 import httptools
 
-from gateway.upstreams.http_client.client import HungUp, InvalidResponse, ResponseTimeout
+from gateway.upstreams.http_client.client import HttpResponse, HungUp, InvalidResponse, ResponseTimeout
 from gateway.upstreams.http_client.limits import ClientLimits
-from gateway.upstreams.http_client.response import Headers, PooledResponse
-from twolane.process.http.compiled import read_chunks, read_response
+from gateway.upstreams.http_client.response import ArrivedResponse, Headers, PooledResponse
+from twolane.process.http.compiled import is_readable, read_chunks, read_response
 from twolane.process.http.turn_writes import TurnWrites
 
 _BODILESS: Final = frozenset({204, 304})
@@ -36,6 +35,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answered",
+        "_fileno",
         "_has_begun",
         "_has_eof",
         "_head_fed",
@@ -53,7 +53,6 @@ class Connection(asyncio.Protocol):
         "_on_idle",
         "_on_lost",
         "_parser",
-        "_poll",
         "_response",
         "_seen",
         "_sent",
@@ -80,35 +79,32 @@ class Connection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
-        self._poll = select.poll()
+        self._fileno = -1
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._waiter: asyncio.Future[PooledResponse] | None = None  # for the head
+        self._waiter: asyncio.Future[HttpResponse] | None = None  # for the head
         self._response: PooledResponse | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
         self._answered = self._sent = 0  # bytes of earlier requests, and of the current one
         self._headers: Headers = {}
-        self._is_common = False  # chunks of the current response are read without the parser
-        self._is_reused = self._has_eof = self._is_paused = self._keeps = False
+        self._is_reused = self._has_eof = self._is_paused = self._is_bodiless = False
+        self._has_begun = self._is_common = False
         self.idle_since_s = 0.0
-        self._head_fed = self._header_count = self._seen = 0
-        self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_bodiless = False
+        self._expect()
 
     def is_usable(self, writes: TurnWrites | None) -> bool:
         """Whether its last response was complete a short time ago, and nothing has arrived since: neither the server's
         close, nor bytes that would be taken for the next response. `writes`: those of the request, see `send`."""
         if self._transport.is_closing() or self._loop.time() - self.idle_since_s > self.limits.idle_s:
             return False
-        return writes is not None or not self._poll.poll(0)  # asked when the request is written
+        return writes is not None or not is_readable(self._fileno)  # asked when the request is written
 
     def send(
         self, request: bytes, *, is_bodiless: bool = False, writes: TurnWrites | None = None
-    ) -> "asyncio.Future[PooledResponse]":
+    ) -> "asyncio.Future[HttpResponse]":
         """Send a request, now or with these `writes`. The result is set when the head of its response has arrived:
         HungUp, InvalidResponse, ResponseTimeout, or NotReceived, after which the request can be sent again.
         `is_bodiless`: the response to this method has no body, whatever its headers say (HEAD)."""
-        self._head_fed = self._header_count = self._seen = 0
-        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = self._is_common = False
         self._is_bodiless = is_bodiless
         self._waiter = waiter = self._loop.create_future()
         if self.limits.head_s is not None:
@@ -127,7 +123,7 @@ class Connection(asyncio.Protocol):
         request, self._unsent = self._unsent, b""
         if self._transport.is_closing() or self._waiter is None or self._waiter.done():
             return
-        if self._is_reused and self._poll.poll(0):
+        if self._is_reused and is_readable(self._fileno):
             self.fail(NotReceived())
         else:
             self._transport.write(request)
@@ -149,7 +145,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._fileno = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the server."""
@@ -192,7 +188,7 @@ class Connection(asyncio.Protocol):
         is_end = self._has_eof and exc is None
         if self._response is not None and is_end and not self._is_framed:
             self._response.end()  # the end of the connection is the end of the body
-        elif is_end and self._is_reused and not self._has_begun and self._is_unreceived():
+        elif is_end and self._waiter is not None and not self._has_begun and self._is_reused and self._is_unreceived():
             self.fail(NotReceived())
         else:
             self.fail(HungUp("in the response" if self._has_begun else "before the response"))
@@ -210,17 +206,17 @@ class Connection(asyncio.Protocol):
         if found is None:
             return False
         headers, part, is_end = found
-        self._has_begun = self._is_common = self._is_framed = True
         if self._timer is not None:
             self._stop_timer()
-        self._waiter, self._response = None, PooledResponse(self, _OK_STATUS, headers, allowed.body_bytes)
-        waiter.set_result(self._response)
+        self._waiter = None
         if is_end:
-            self._response.complete(part)
-            self._is_over = self._keeps = True
-            self._finish()
-        else:
-            self._take(self._response, part, is_end)
+            waiter.set_result(ArrivedResponse(headers, part))
+            self._rest()
+            return True
+        self._has_begun = self._is_common = self._is_framed = True
+        self._response = response = PooledResponse(self, _OK_STATUS, headers, allowed.body_bytes)
+        waiter.set_result(response)
+        self._take(response, part, is_end)
         return True
 
     def _take_chunks(self, data: bytes) -> bool:
@@ -321,18 +317,32 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         """The response has arrived completely."""
         response, self._response = self._response, None
-        was_sent = not self._transport.get_write_buffer_size()
         if self._is_paused:
             self.resume_reading()
         if response is not None and not response.is_over:
             response.end()
-        if was_sent and self._keeps and response is not None and not self._transport.is_closing():
-            self._is_reused = True
-            self._answered += self._sent
-            self.idle_since_s = self._loop.time()
-            self._on_idle(self)
+        keeps = self._keeps and response is not None and not self._transport.is_closing()
+        self._expect()
+        if keeps:
+            self._rest()
         else:
             self._transport.abort()
+
+    def _expect(self) -> None:
+        """Nothing of the next response is known."""
+        self._head_fed = self._header_count = self._seen = 0
+        self._keeps = self._has_begun = self._is_over = self._is_interim = self._is_framed = False
+        self._is_common = False  # chunks of the current response are read without the parser
+
+    def _rest(self) -> None:
+        """The connection can be used again, if the request was sent completely."""
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+            return
+        self._is_reused = True
+        self._answered += self._sent
+        self.idle_since_s = self._loop.time()
+        self._on_idle(self)
 
     def fail(self, error: Exception) -> None:
         """Tell whoever waits, and close."""

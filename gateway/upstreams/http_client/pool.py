@@ -9,10 +9,9 @@ from typing import Any, Final
 import aiohappyeyeballs
 from yarl import URL
 
-from gateway.upstreams.http_client.client import CannotConnect, HungUp
+from gateway.upstreams.http_client.client import CannotConnect, HttpResponse, HungUp
 from gateway.upstreams.http_client.connection import Connection, NotReceived
 from gateway.upstreams.http_client.limits import ClientLimits
-from gateway.upstreams.http_client.response import PooledResponse
 from twolane.process.http.turn_writes import TurnWrites
 
 _NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, section 5: until the next address of a name is tried beside the first
@@ -33,7 +32,7 @@ class PooledDestination:
 
     def post(
         self, body: bytes, headers: Mapping[str, str], *, is_bodiless: bool = False
-    ) -> Coroutine[Any, Any, PooledResponse]:
+    ) -> Coroutine[Any, Any, HttpResponse]:
         """See `PooledClient.post`. `is_bodiless`: see `Connection.send`."""
         request = b"".join((self._start, _lines(headers), b"Content-Length: %d\r\n\r\n" % len(body), body))
         return self._client.exchange(self._origin, request, is_bodiless=is_bodiless)
@@ -59,18 +58,18 @@ class PooledClient:
 
     def post(
         self, url: URL, body: bytes, headers: Mapping[str, str], *, proxy: URL | None = None
-    ) -> Coroutine[Any, Any, PooledResponse]:
+    ) -> Coroutine[Any, Any, HttpResponse]:
         """See `HttpClient`. Raises CannotConnect, TimeoutError (of the connection), HungUp, InvalidResponse or
         ResponseTimeout; ValueError for headers that cannot be sent."""
         _check(url, proxy)
         return self.request("POST", url, headers, body)
 
-    async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> PooledResponse:
+    async def request(self, method: str, url: URL, headers: Mapping[str, str], body: bytes = b"") -> HttpResponse:
         """The same for any method."""
         destination = PooledDestination(self, *_address_of(method, url))
         return await destination.post(body, headers, is_bodiless=method == "HEAD")
 
-    async def exchange(self, origin: Origin, request: bytes, *, is_bodiless: bool = False) -> PooledResponse:
+    async def exchange(self, origin: Origin, request: bytes, *, is_bodiless: bool = False) -> HttpResponse:
         """Send an encoded request. One that met a connection which the server had closed is sent once more, on a new
         one, if the server received nothing of it."""
         writes = self._writes if len(self._open) > self._idle_count else None
@@ -142,7 +141,10 @@ class PooledClient:
         if self._is_closed or self._idle_count >= self._limits.idle_connections:
             connection.abort()
             return
-        self._idle.setdefault(connection.origin, deque()).append(connection)
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = deque()
+        idle.append(connection)
         self._idle_count += 1
         if self._timer is None:
             loop = asyncio.get_running_loop()
@@ -191,7 +193,7 @@ def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
-    lines = "".join(map(_LINE, headers.items()))
-    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
+    lines, count = "".join(map(_LINE, headers.items())), len(headers)
+    if lines.count("\n") != count or lines.count("\r") != count or "\0" in lines:
         raise ValueError("a header contains a line break")
     return lines.encode()

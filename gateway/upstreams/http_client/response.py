@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse, RelayChunks
 from gateway.upstreams.http_client.limits import ClientLimits
 from twolane.process.http.compiled import read_text_chunks
+
+_OK_STATUS: Final = 200
 
 Headers = dict[bytes, bytes]  # names in lower case
 
@@ -26,8 +28,50 @@ class Source(Protocol):
         ...
 
 
+class ArrivedResponse:
+    """An HttpResponse with status 200 that arrived completely at once."""
+
+    __slots__ = ("_body", "_headers", "content_encoding", "status")
+
+    def __init__(self, headers: Headers, body: bytes) -> None:
+        self.status, self._headers, self._body = _OK_STATUS, headers, body
+        given = headers.get(b"content-encoding")
+        self.content_encoding = _text(given) if given else ""  # see `HttpResponse`
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """See `HttpResponse`."""
+        return _texts(self._headers)
+
+    @property
+    def is_complete(self) -> bool:
+        """See `HttpResponse`."""
+        return not self._body
+
+    def whole(self, most: int) -> bytes | None:
+        """See `HttpResponse`."""
+        body = self._body
+        if len(body) > most:
+            return None
+        self._body = b""
+        return body or None
+
+    async def read(self) -> bytes:
+        """See `HttpResponse`."""
+        body, self._body = self._body, b""
+        return body
+
+    def push(self, sink: Callable[[bytes], bool] | None, relay_text: RelayChunks | None = None) -> bool:  # noqa: ARG002
+        """See `HttpResponse`. There is nothing to wait for."""
+        return False
+
+    def close(self) -> None:
+        """See `HttpResponse`. Its connection may serve another request by now."""
+
+
 class PooledResponse:
-    """An HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not read."""
+    """Any other HttpResponse. Its connection is reused as soon as the body has arrived completely, even if it is not
+    read."""
 
     __slots__ = (
         *("_connection", "_error", "_headers", "_limit", "_parts", "_relay_text", "_sink", "_size", "_waiter"),
@@ -51,7 +95,7 @@ class PooledResponse:
     @property
     def headers(self) -> dict[str, str]:
         """See `HttpResponse`."""
-        return {name.decode("latin-1"): _text(value) for name, value in self._headers.items()}
+        return _texts(self._headers)
 
     @property
     def is_complete(self) -> bool:
@@ -85,12 +129,6 @@ class PooledResponse:
             self.end(HungUp("the response was closed"))
 
     # What the connection calls
-
-    def complete(self, body: bytes) -> None:
-        """The body has arrived with the head, completely."""
-        if body:
-            self._parts.append(body)
-        self.is_over, self._connection = True, None
 
     def feed(self, part: bytes) -> bool:
         """A part of the body; returns whether too much is buffered. Raises InvalidResponse."""
@@ -163,6 +201,10 @@ class PooledResponse:
         if not self.is_over:
             self.is_over, self._error, self._connection = True, error, None
             self.wake()
+
+
+def _texts(headers: Headers) -> dict[str, str]:
+    return {name.decode("latin-1"): _text(value) for name, value in headers.items()}
 
 
 def _text(value: bytes) -> str:

@@ -1,5 +1,6 @@
 """Parsing of responses, whole and streamed, valid and invalid."""
 
+import json
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import AttemptFailed, DeadlineExceeded, Overloaded, Refused, UpstreamAuth, UpstreamError
 from gateway.types import Piece, ToolCall, Usage
 from gateway.upstreams.answers.lenient import ChunkState
-from gateway.upstreams.parse_response import read_delta, read_event, with_texts
+from gateway.upstreams.parse_response import read_delta, read_event, read_text_answer, with_texts
 
 
 def test_a_whole_response_is_one_delta() -> None:
@@ -244,3 +245,63 @@ def test_impossible_usage_is_ignored(tokens: int, confidence: float) -> None:
     data = f'{{"choices":[],"usage":{{{told}}}}}'.encode()
     assert read_delta(data).usage == Usage()
     assert read_delta(data).data is data
+
+
+TEXT_ANSWER = {
+    "id": "x",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "hé", "refusal": None, "annotations": []},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 7, "diffusion": {"confidence": 2.0, "load": 0.5}},
+}
+# What takes the place of a value.
+OTHERS = (None, "", "a", 0, -1, 1.0, 1 << 41, 1 << 64, True, [], {}, ["a"], {"a": None}, {"content": "b"})
+
+
+def test_the_text_of_one_choice_is_read_in_one_pass() -> None:
+    data = orjson.dumps(TEXT_ANSWER)
+    delta = read_text_answer(data)
+    assert delta is not None
+    assert delta.data is data
+    assert delta.pieces == (Piece(index=0, text="hé", finish_reason="stop", is_answer=True),)
+    assert delta.usage == Usage(input_tokens=3, output_tokens=7, load=0.5)
+
+
+def places_of(value: Any, *above: Any) -> list[tuple[Any, ...]]:
+    """Where the values of a document are."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in items for place in ((*above, key), *places_of(inner, *above, key))]
+
+
+NEW = ("error", "delta", "tool_calls", "function_call", "reasoning_content", "reasoning", "audio")
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=repr)
+def test_what_is_read_in_one_pass_is_read_alike_in_steps(other: Any) -> None:
+    """Whatever value another one takes the place of, is added as, or stands instead of."""
+    places = [*places_of(TEXT_ANSWER), ("error",), *(("choices", 0, name) for name in NEW)]
+    places += [("choices", 0, "message", name) for name in NEW]
+    for *above, last in places:
+        changed = orjson.loads(orjson.dumps(TEXT_ANSWER))
+        around = changed
+        for key in above:
+            around = around[key]
+        around[last] = other
+        try:
+            data = orjson.dumps(changed)
+        except TypeError:  # a number that JSON of this library does not have
+            data = json.dumps(changed).encode()
+        found = read_text_answer(data)
+        assert found is None or found == read_delta(data), (above, last)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"choices":[]}', b'{"id":"\xff","choices":[{"index":0}]}'])
+def test_what_is_no_text_answer_is_left_to_the_full_reader(data: bytes) -> None:
+    assert read_text_answer(data) is None
+    broken = orjson.dumps(TEXT_ANSWER).replace(b"assistant", b"assist\xff")
+    assert read_text_answer(broken) is None

@@ -9,11 +9,12 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <poll.h>
 #include <string.h>
 
 #include "json_scanner.h"
 
-#define VERSION 5
+#define VERSION 6
 #define MAX_HEADERS 100
 #define MAX_EVENT_VALUES 4096
 
@@ -501,6 +502,17 @@ static PyObject *read_response(PyObject *Py_UNUSED(module), PyObject *const *arg
     return found || PyErr_Occurred() ? found : Py_NewRef(Py_None);
 }
 
+/* Whether a read of this socket would return at once, with bytes, the end or an error. The interpreter is not released for
+ * a question that does not wait. */
+static PyObject *is_readable(PyObject *Py_UNUSED(module), PyObject *fileno)
+{
+    long number = PyLong_AsLong(fileno);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    struct pollfd asked = {.fd = (int)number, .events = POLLIN};
+    return PyBool_FromLong(poll(&asked, 1, 0) != 0);
+}
+
 static PyMethodDef methods[] = {
     {"read_text_event", read_text_event, METH_O,
      "read_text_event(data)\n--\n\nThe JSON of an event that adds text to one choice, the index of the choice, the text."},
@@ -517,6 +529,8 @@ static PyMethodDef methods[] = {
     {"read_text_chunks", read_text_chunks, METH_O,
      "read_text_chunks(data)\n--\n\nOf whole chunks, each of them an event that adds text to the same choice: the size of"
      " their data, the index of the choice, and the characters of the text."},
+    {"is_readable", is_readable, METH_O,
+     "is_readable(fileno)\n--\n\nWhether a read of this socket would return at once."},
     {NULL, NULL, 0, NULL},
 };
 

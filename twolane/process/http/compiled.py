@@ -3,6 +3,7 @@ the full reader (llhttp, the reader of answers) then accepts or refuses it. An i
 such module, and reads everything with the full readers.
 """
 
+import select
 from typing import TYPE_CHECKING, Final
 
 from twolane.process.native import load_native
@@ -10,13 +11,19 @@ from twolane.process.native import load_native
 if TYPE_CHECKING:
     from twolane.process.http import _native
 else:
-    _native = load_native("twolane.process.http._native", VERSION=5)
+    _native = load_native("twolane.process.http._native", VERSION=6)
 
 IS_BUILT: Final = _native is not None
 
 
 def _reads_nothing(*_: object) -> None:
     return None
+
+
+def _polls(fileno: int) -> bool:
+    asked = select.poll()
+    asked.register(fileno, select.POLLIN)
+    return bool(asked.poll(0))
 
 
 # The JSON of one server-sent event, alone in these bytes, that adds text to one choice of a chat completion and nothing
@@ -38,3 +45,5 @@ read_chunks = _native.read_chunks if IS_BUILT else _reads_nothing
 read_text_chunks = _native.read_text_chunks if IS_BUILT else _reads_nothing
 # The lines of headers whose names are in lower case, without `content-length`, `connection` and `transfer-encoding`.
 header_lines = _native.header_lines if IS_BUILT else _reads_nothing
+# Whether a read of this socket would return at once, with bytes, the end or an error.
+is_readable = _native.is_readable if IS_BUILT else _polls

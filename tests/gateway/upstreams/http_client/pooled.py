@@ -7,7 +7,7 @@ from typing import Any
 
 from yarl import URL
 
-from gateway.upstreams.http_client.connection import PooledResponse
+from gateway.upstreams.http_client.client import HttpResponse
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from tests.gateway.upstreams.http_client.raw_server import sized
@@ -25,7 +25,7 @@ async def pooled(**limits: Any) -> AsyncIterator[PooledClient]:
         await client.aclose()
 
 
-async def body_of(response: PooledResponse) -> bytes:
+async def body_of(response: HttpResponse) -> bytes:
     parts = []
     while part := await response.read():
         parts.append(part)

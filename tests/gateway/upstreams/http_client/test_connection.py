@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.upstreams.http_client import connection as connections
-from gateway.upstreams.http_client.client import PUSHED_BYTES, HungUp, InvalidResponse
+from gateway.upstreams.http_client.client import PUSHED_BYTES, HttpResponse, HungUp, InvalidResponse
 from gateway.upstreams.http_client.connection import Connection
 from gateway.upstreams.http_client.limits import ClientLimits
-from gateway.upstreams.http_client.response import PooledResponse
 from twolane.process.http.compiled import IS_BUILT
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -150,7 +149,7 @@ class Sink:
 def test_parts_are_pushed_until_the_sink_has_enough_and_the_others_are_read() -> None:
     sink = Sink(last=b"two")
 
-    async def run(made: Connection, response: PooledResponse) -> bytes:
+    async def run(made: Connection, response: HttpResponse) -> bytes:
         assert response.push(sink)
         assert sink.parts == [b"one"]  # which had arrived before
         made.data_received(b"3\r\ntwo\r\n")
@@ -164,7 +163,7 @@ def test_parts_are_pushed_until_the_sink_has_enough_and_the_others_are_read() ->
 def test_a_sink_hears_of_the_end_once() -> None:
     sink = Sink()
 
-    async def run(made: Connection, response: PooledResponse) -> bytes:
+    async def run(made: Connection, response: HttpResponse) -> bytes:
         response.push(sink)
         made.data_received(b"3\r\ntwo\r\n0\r\n\r\n")
         return await response.read()
@@ -176,7 +175,7 @@ def test_a_sink_hears_of_the_end_once() -> None:
 def test_a_sink_hears_of_a_failure_which_is_then_raised() -> None:
     sink = Sink()
 
-    async def run(made: Connection, response: PooledResponse) -> bytes:
+    async def run(made: Connection, response: HttpResponse) -> bytes:
         response.push(sink)
         made.connection_lost(ConnectionResetError())
         with pytest.raises(HungUp):
@@ -190,7 +189,7 @@ def test_a_sink_hears_of_a_failure_which_is_then_raised() -> None:
 def test_a_part_that_the_parser_reads_is_pushed_too_and_a_large_one_is_not() -> None:
     sink, large = Sink(), b"x" * (PUSHED_BYTES + 1)
 
-    async def run(made: Connection, response: PooledResponse) -> bytes:
+    async def run(made: Connection, response: HttpResponse) -> bytes:
         response.push(sink)
         made.data_received(b"3;a=b\r\none\r\n")
         made.data_received(b"%x\r\n%b\r\n" % (len(large), large))
@@ -203,7 +202,7 @@ def test_a_part_that_the_parser_reads_is_pushed_too_and_a_large_one_is_not() -> 
 def test_parts_that_are_pushed_count_towards_the_limit_of_the_body() -> None:
     sink, part = Sink(), b"6\r\nsecond\r\n"
 
-    async def run(made: Connection, response: PooledResponse) -> bytes:
+    async def run(made: Connection, response: HttpResponse) -> bytes:
         response.push(sink)
         made.data_received(part)
         made.data_received(part)
@@ -225,7 +224,7 @@ def test_chunks_of_text_are_relayed_as_they_came_unless_they_must_be_read() -> N
         relayed.append(given)
         return next(answers)
 
-    async def run(made: Connection, response: PooledResponse) -> bytes:
+    async def run(made: Connection, response: HttpResponse) -> bytes:
         response.push(sink, relay)
         made.data_received(text)
         made.data_received(text)
@@ -239,8 +238,27 @@ def test_chunks_of_text_are_relayed_as_they_came_unless_they_must_be_read() -> N
     assert sink.parts == [event, b"two"]
 
 
+def test_a_body_that_arrived_with_its_head_is_taken_once_as_a_whole_or_read() -> None:
+    async def take(_: Connection, response: HttpResponse) -> bytes:
+        assert not response.is_complete
+        assert response.whole(4) is None  # it is larger
+        taken = response.whole(5)
+        assert taken is not None
+        assert response.whole(5) is None
+        assert response.is_complete
+        return taken + await response.read()
+
+    async def read(_: Connection, response: HttpResponse) -> bytes:
+        assert not response.push(Sink())  # there is nothing to wait for
+        taken = await response.read()
+        assert response.is_complete
+        return taken + await response.read()
+
+    assert pushing(SIZED, take) == pushing(SIZED, read) == b"hello"
+
+
 def pushing(
-    head: bytes, run: Callable[[Connection, PooledResponse], Awaitable[bytes]], limits: ClientLimits | None = None
+    head: bytes, run: Callable[[Connection, HttpResponse], Awaitable[bytes]], limits: ClientLimits | None = None
 ) -> bytes:
     """What `run` returns with a response of which this has arrived."""
 

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import os
-import select
 import socket
 from typing import Any
-from unittest.mock import Mock
 
 import aiohappyeyeballs
 import pytest
 from yarl import URL
 
+from gateway.upstreams.http_client import connection as connections
 from gateway.upstreams.http_client.client import CannotConnect, HungUp
 from gateway.upstreams.http_client.connection import Connection, NotReceived
 from tests.gateway.upstreams.http_client.pooled import CUT, OK, ask, body_of, pooled
@@ -120,12 +119,14 @@ async def test_bytes_before_a_request_that_waits_for_the_end_of_the_turn_are_no_
             waiting.cancel()
 
 
-async def test_a_request_is_not_written_behind_bytes_that_arrive_at_the_end_of_its_turn() -> None:
+async def test_a_request_is_not_written_behind_bytes_that_arrive_at_the_end_of_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with raw_server(says(OK)) as server, pooled() as client:
         assert await ask(client, server.url) == b"ok"
         connection = client._take(("127.0.0.1", server.url.port or 0), TurnWrites())
         assert connection is not None
-        connection._poll = Mock(poll=lambda _: [(0, select.POLLIN)])  # seen only when the request is to be written
+        monkeypatch.setattr(connections, "is_readable", lambda _: True)  # only when the request is to be written
         head = connection.send(b"POST / HTTP/1.1\r\n\r\n", writes=(writes := TurnWrites()))
         writes._make()
         with pytest.raises(NotReceived):

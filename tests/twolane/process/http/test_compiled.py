@@ -1,6 +1,8 @@
 """The quick readers accept only what the full readers accept, with the same result."""
 
 import re
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -9,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from twolane.process.http import compiled
-from twolane.process.http.compiled import header_lines, read_chunks, read_request, read_response
+from twolane.process.http.compiled import header_lines, is_readable, read_chunks, read_request, read_response
 
 pytestmark = pytest.mark.skipif(not compiled.IS_BUILT, reason="the compiled readers are not built")
 
@@ -191,3 +193,18 @@ def test_headers_that_frame_a_message_are_left_to_the_writer(name: bytes) -> Non
 @pytest.mark.parametrize("headers", [[("a", "b")], [(b"a",)], [[b"a", b"b"]], ((b"a", b"b"),), None])
 def test_what_is_no_list_of_headers_is_left_to_the_writer(headers: Any) -> None:
     assert header_lines(headers) is None
+
+
+@pytest.mark.parametrize("asks", [is_readable, compiled._polls], ids=["compiled", "python"])
+def test_a_socket_is_readable_when_bytes_or_the_end_have_arrived(asks: Callable[[int], bool]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        assert not asks(ours.fileno())
+        theirs.send(b"x")
+        assert asks(ours.fileno())
+        ours.recv(1)
+        assert not asks(ours.fileno())
+        theirs.close()
+        assert asks(ours.fileno())
+        number = ours.fileno()
+    assert asks(number)  # it is closed here
