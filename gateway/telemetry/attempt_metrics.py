@@ -129,7 +129,7 @@ class AttemptMetrics:
 
     def cells_of(self, route: str, attempt: AttemptRecord, operation: str) -> AttemptCells:
         """The cells of a successful attempt, and of those like it."""
-        target, stream = attempt.target, attempt.stream
+        target, stream, is_reported = attempt.target, attempt.stream, attempt.usage is not None
         found = self._find(route, target, attempt.outcome, operation)
         hedges = (found.hedges,) if attempt.hedge else ()
         ignored = [self._cells.count_of(self._ignored, target, parameter) for parameter in attempt.ignored]
@@ -139,10 +139,10 @@ class AttemptMetrics:
             seconds=found.seconds,
             first_chunk=found.first_chunk if stream else None,
             first_token=found.lane_first_token if stream and found.first_token_ms is not None else None,
-            confidence=found.confidence,
+            confidence=found.confidence if is_reported else None,
             lane=None if slo is None else found.lane,
             on_time=None if slo is None else (slo[SloOutcome.MET], slo[SloOutcome.LATE]),
-            usage=UsageCells(found.input_tokens, found.output_tokens, found.cost),
+            usage=UsageCells(found.input_tokens, found.output_tokens, found.cost) if is_reported else None,
         )
 
     def _observe_slo(self, cells: _AttemptCells, route: str, attempt: AttemptRecord, origin: Origin | None) -> None:

@@ -20,16 +20,16 @@ _Add = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptCells:
-    """The cells of a successful attempt. `first_chunk`, `first_token` and `lane` are None if they are not measured."""
+    """The cells of a successful attempt. What is None is not measured; usage is counted if it was reported."""
 
     counters: tuple[CounterCell, ...]  # of attempts
     seconds: HistogramCell
     first_chunk: HistogramCell | None
     first_token: HistogramCell | None
-    confidence: HistogramCell
+    confidence: HistogramCell | None
     lane: HistogramCell | None
     on_time: tuple[CounterCell, CounterCell] | None  # attempts that met and that missed the objective
-    usage: "UsageCells"
+    usage: "UsageCells | None"
 
 
 class UsageCells(NamedTuple):
@@ -54,13 +54,13 @@ class CommonCells:
         of_key: UsageCells,
     ) -> None:
         self.add_total, self.add_first_byte = seconds.add, first_byte.add
-        self.add_attempt, self.add_confidence = attempt.seconds.add, attempt.confidence.add
-        self.add_lane = _add(attempt.lane)
+        self.add_attempt = attempt.seconds.add
+        self.add_lane, self.add_confidence = _add(attempt.lane), _add(attempt.confidence)
         self.add_first_chunk, self.add_first_token = _add(attempt.first_chunk), _add(attempt.first_token)
         self.count = self.late = self.input = self.output = 0
         self.cost = 0.0
         self._counters, self._on_time = attempt.counters + counters, attempt.on_time
-        self._usage = attempt.usage, of_key
+        self._usage = (of_key,) if attempt.usage is None else (attempt.usage, of_key)
 
     def flush(self) -> None:
         """Add the numbers since the last call to the cells."""
@@ -95,7 +95,7 @@ class CommonDecisions:
             return False
         [attempt] = attempts
         usage, budget_ms = attempt.usage, attempt.budget_ms
-        if attempt.outcome is not _ATTEMPT_OK or usage is None or attempt.queued_ms is not None:
+        if attempt.outcome is not _ATTEMPT_OK or attempt.queued_ms is not None:
             return False
         if trace is not None and trace.is_recorded:  # has exemplars
             return False
@@ -115,6 +115,7 @@ class CommonDecisions:
             attempt.skipped,
             attempt.hedge,
             budget_ms,
+            usage is None,
         )
         cells = self._known.get(key) or self._first(key, decision)
         if cells is None:
@@ -136,12 +137,13 @@ class CommonDecisions:
                 cells.add_first_chunk((attempt.first_byte_ms - started_ms) / 1000)
             if attempt.first_token_ms is not None:
                 cells.add_first_token((attempt.first_token_ms - started_ms) / 1000)
-        cells.input += usage.input_tokens or 0
-        cells.output += usage.output_tokens or 0
-        if usage.cost is not None:
-            cells.cost += usage.cost
-        if usage.confidence is not None:
-            cells.add_confidence(usage.confidence)
+        used = attempt.estimate if usage is None else usage
+        if used is not None:
+            cells.input += used.input_tokens or 0
+            cells.output += used.output_tokens or 0
+            cells.cost += used.cost or 0.0
+            if used.confidence is not None:
+                cells.add_confidence(used.confidence)
         return True
 
     def flush(self) -> None:
