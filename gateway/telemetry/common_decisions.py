@@ -122,11 +122,11 @@ class CommonDecisions:
             return False
         started_ms = attempt.started_ms
         elapsed_ms = attempt.ended_ms - started_ms
-        elapsed_s = elapsed_ms / 1000
+        elapsed_s = elapsed_ms / 1000.0
         cells.count += 1
-        cells.add_total(decision.total_ms / 1000)
-        cells.add_first_byte(first_byte_ms / 1000)
-        self._add_overhead(decision.overhead_ms / 1000)
+        cells.add_total(decision.total_ms / 1000.0)
+        cells.add_first_byte(first_byte_ms / 1000.0)
+        self._add_overhead(decision.overhead_ms / 1000.0)
         cells.add_attempt(elapsed_s)
         if budget_ms is not None:
             cells.add_lane(elapsed_s)
@@ -134,9 +134,9 @@ class CommonDecisions:
                 cells.late += 1
         if attempt.stream:
             if attempt.first_byte_ms is not None:
-                cells.add_first_chunk((attempt.first_byte_ms - started_ms) / 1000)
+                cells.add_first_chunk((attempt.first_byte_ms - started_ms) / 1000.0)
             if attempt.first_token_ms is not None:
-                cells.add_first_token((attempt.first_token_ms - started_ms) / 1000)
+                cells.add_first_token((attempt.first_token_ms - started_ms) / 1000.0)
         used = attempt.estimate if usage is None else usage
         if used is not None:
             cells.input += used.input_tokens or 0

@@ -5,6 +5,7 @@
 
 from collections.abc import Hashable, Iterable
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from gateway.types import Query
 
 _MOST: Final = 1024  # kinds of decisions that are remembered
 _WHOLE: Final = 1.5 * 2**52  # added and subtracted, it rounds as `round` does: in a tenth of the time, up to 2**51
+_SAME_SECOND: Final = 0.999_999_4  # later, the microseconds may be those of the next one
 _MILLIS: Final = tuple(f"{number:03d}Z" for number in range(1000))
 _TIMES: Final = ("started_ms", "first_byte_ms", "ended_ms")
 _CANNOT_ENCODE: Final = (TypeError, OverflowError, ValueError)
@@ -86,7 +88,7 @@ class DecisionLines:
         self._replica = replica
         self._gateway = msgspec.UNSET if replica is None else replica
         self._known: dict[tuple[Hashable, ...], _Texts] = {}
-        self._second = -1.0
+        self._second = inf
         self._time = ""
 
     def render(self, decisions: Iterable[Decision]) -> tuple[bytes, int]:
@@ -110,7 +112,7 @@ class DecisionLines:
         [attempt], usage, trace = decision.attempts, decision.usage, decision.trace
         if attempt.queued_ms is not None or attempt.ignored or (usage is not None and usage.load is not None):
             return None
-        classified, first_byte_ms = decision.classification, attempt.first_byte_ms
+        classified, first_byte_ms, whole = decision.classification, attempt.first_byte_ms, _WHOLE
         key = (  # `attrgetter` takes three times as long
             decision.policy,
             decision.principal,
@@ -139,17 +141,17 @@ class DecisionLines:
             decision.query_id,
             None if trace is None else trace.hex_id,
             to_task,
-            (classified.confidence * 10_000 + _WHOLE - _WHOLE) / 10_000,
+            (classified.confidence * 10_000.0 + whole - whole) / 10_000.0,
             classified.evidence,
             to_path,
             None if usage is None else usage.input_tokens,
             None if usage is None else usage.output_tokens,
             to_target,
-            (attempt.started_ms * 100 + _WHOLE - _WHOLE) / 100,
-            None if first_byte_ms is None else (first_byte_ms * 100 + _WHOLE - _WHOLE) / 100,
-            (attempt.ended_ms * 100 + _WHOLE - _WHOLE) / 100,
+            (attempt.started_ms * 100.0 + whole - whole) / 100.0,
+            None if first_byte_ms is None else (first_byte_ms * 100.0 + whole - whole) / 100.0,
+            (attempt.ended_ms * 100.0 + whole - whole) / 100.0,
             to_fallback,
-            (decision.total_ms * 100 + _WHOLE - _WHOLE) / 100,
+            (decision.total_ms * 100.0 + whole - whole) / 100.0,
             decision.cost,
             self._gateway,
         )
@@ -162,14 +164,14 @@ class DecisionLines:
 
     def _time_of(self, time_s: float) -> str:
         """The text of the second is made once."""
-        second = time_s // 1
-        micros = (time_s - second) * 1e6 + _WHOLE - _WHOLE
-        if not (second >= 0.0 and micros < 1e6):
-            return _time(time_s)
-        if second != self._second:
-            self._time = _time(second)[:-4]
-            self._second = second
-        return self._time + _MILLIS[int(micros) // 1000]
+        since_s = time_s - self._second
+        if not 0.0 <= since_s < _SAME_SECOND:
+            second = time_s // 1.0
+            since_s = time_s - second
+            if not (second >= 0.0 and since_s < _SAME_SECOND):
+                return _time(time_s)
+            self._second, self._time = second, _time(second)[:-4]
+        return self._time + _MILLIS[int(since_s * 1e6 + _WHOLE - _WHOLE) // 1000]
 
 
 def _texts_of(document: dict[str, Any]) -> _Texts:
