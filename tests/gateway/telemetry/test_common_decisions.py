@@ -1,13 +1,14 @@
 """Decisions that are counted in one step count as those that are counted one by one."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.decision import AttemptRecord, Decision
-from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, Task
+from gateway.enums import AttemptOutcome, ErrorSource, Outcome, Reason, SchemaCheck, Task
 from gateway.routing.policy import Policy
 from gateway.telemetry import common_decisions
 from gateway.telemetry.common_decisions import CommonDecisions
@@ -73,6 +74,7 @@ def page_of(decisions: list[Decision], policy: Policy) -> dict[tuple[str, frozen
     return {(each.name, frozenset(each.labels.items())): each.value for each in found}
 
 
+@settings(max_examples=20)
 @given(decisions=st.lists(DECISIONS, max_size=6))
 def test_the_page_is_that_of_counting_one_by_one(policy: Policy, decisions: list[Decision]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -88,3 +90,43 @@ def test_most_decisions_are_counted_in_one_step(decision: Any) -> None:
     [*_, served] = decision().attempts
     assert metrics._common.take(decision(attempts=(served,)))
     assert not metrics._common.take(decision())
+
+
+# What labels depend on, with another value of each.
+OF_DECISION: dict[str, Any] = {
+    "route": "other",
+    "classification": Classification(task=Task.CODE, confidence=0.5, evidence="words"),
+    "target": "other",
+    "principal": "bob",
+    "api_path": "/v1/completions",
+    "status": 302,
+    "error_source": ErrorSource.TARGET,
+    "schema_check": SchemaCheck.REPAIRED,
+}
+OF_ATTEMPT: dict[str, Any] = {
+    "target": "other",
+    "status": 201,
+    "stream": True,
+    "ignored": ("seed",),
+    "hedge": True,
+    "skipped": True,
+    "budget_ms": 1e-3,
+    "usage": None,
+}
+
+
+@pytest.mark.parametrize("name", [*OF_DECISION, *(f"attempt {name}" for name in OF_ATTEMPT)])
+def test_decisions_with_other_labels_count_apart(
+    decision: Any, policy: Policy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = replace(decision().attempts[-1], target="fast", status=200, budget_ms=730.0, first_token_ms=60.0)
+    first = decision(attempts=(served,))
+    of_attempt = name.removeprefix("attempt ")
+    if of_attempt == name:
+        second = replace(first, **{name: OF_DECISION[name]})
+    else:
+        second = replace(first, attempts=(replace(served, **{of_attempt: OF_ATTEMPT[of_attempt]}),))
+    made = page_of([first, second], policy)
+    monkeypatch.setattr(CommonDecisions, "take", lambda *_: False)
+    assert made == page_of([first, second], policy)
+    assert made != page_of([first, first], policy)
