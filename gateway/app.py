@@ -21,7 +21,9 @@ from gateway.classifier.running import RunningClassifier
 from gateway.errors import PolicyError
 from gateway.observation import (
     background_task,
+    event_logger,
     open_log,
+    open_observers,
     open_traces,
     prompt_logger,
     publish_gauges,
@@ -31,7 +33,7 @@ from gateway.observation import (
 from gateway.pipeline import Pipeline
 from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.watch import Policies, PolicyWatcher
-from gateway.ports import Observer
+from gateway.ports import Clock
 from gateway.reliability.loop_lag import LoopLag
 from gateway.routing.policy import Policy
 from gateway.server.public_server import PublicServer
@@ -50,8 +52,8 @@ from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.metrics_folder import FOLDER_VARIABLE
 from gateway.telemetry.multiprocess import MultiprocessMetrics
-from gateway.telemetry.recent_decisions import Observers, RecentDecisions
-from gateway.telemetry.tracing import passing
+from gateway.telemetry.recent_decisions import BatchObserver, RecentDecisions
+from gateway.telemetry.tracing import Tracing, passing
 from gateway.upstreams.http_client.limits import ClientLimits
 from gateway.upstreams.http_client.pool import PooledClient
 from gateway.upstreams.registry import UpstreamRegistry
@@ -114,12 +116,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     async with contextlib.AsyncExitStack() as stack:
         keys = await _open_keys(stack, settings)
         peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
-        metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions, settings.replica_name)
+        metrics, events = Metrics(peers), EventLog(time.monotonic)
+        recent = RecentDecisions(settings.recent_decisions, settings.replica_name)
         stack.callback(metrics.flush)
-        observers: list[Observer] = [metrics, recent, events := EventLog(time.monotonic)]
-        tracing = open_traces(stack, settings, metrics, observers)
-        log = open_log(stack, settings, metrics, observers)
-        shared = await stack.enter_async_context(shared_decisions(settings, observers, peers.folder if peers else None))
+        batched: list[BatchObserver] = [metrics, recent]
+        tracing = open_traces(stack, settings, metrics, batched)
+        log = open_log(stack, settings, metrics, batched)
+        shared = await stack.enter_async_context(shared_decisions(settings, batched, peers.folder if peers else None))
+        observers = open_observers(stack, batched, events, metrics=metrics, recent=recent)
         watch = await stack.enter_async_context(watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if is_shared := settings.redis_url is not None:
@@ -135,7 +139,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             classify=classifier,
             upstreams=registry,
             state=state,
-            observer=Observers(observers, metrics.observer_failed),
+            observer=observers,
             world=clock,
         )
         if log and settings.decision_log_prompts:
@@ -146,14 +150,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         await stack.enter_async_context(background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
             await stack.enter_async_context(background_task(publish_gauges(peers, metrics)))
-        begin = tracing.begin if tracing else passing
         store = await stack.enter_async_context(_response_store(settings, clock))
-        generation = GenerationApis(
-            pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store)
-        )
+        generation = _generation(settings, pipeline, clock=clock, tracing=tracing, store=store)
         both: dict[str, Any] = {"policy": lambda: policies.current, "clock": clock}
-        admit = request_limit(both["policy"], state, clock, metrics.key_rate_limited)
-        feedback = FeedbackLog(log.record if log else None, admit, clock.wall_s)
+        feedback = _feedback(event_logger(log, observers), metrics, state=state, **both)
         kept: dict[str, Any] = {"policy": both["policy"], "store": store, "feedback": feedback}
         public = public_routes(generation.routes, status_of=registry.status_of, **kept)
         admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
@@ -163,6 +163,24 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
         applications = _Applications(public, admin, console, generation.routes)
         yield _protected(applications, protection, ingress=ingress, on_end=pipeline.stop, **parts)
+
+
+def _generation(
+    settings: Settings, pipeline: Pipeline, *, clock: Clock, tracing: Tracing | None, store: ResponseStore | None
+) -> GenerationApis:
+    begin = tracing.begin if tracing else passing
+    return GenerationApis(pipeline, clock, heartbeat_s=settings.heartbeat_s, begin=begin, apis=apis_with(store))
+
+
+def _feedback(
+    record: Callable[[dict[str, Any]], None] | None,
+    metrics: Metrics,
+    *,
+    policy: Callable[[], Policy],
+    state: MemoryStore,
+    clock: Clock,
+) -> FeedbackLog:
+    return FeedbackLog(record, request_limit(policy, state, clock, metrics.key_rate_limited), clock.wall_s)
 
 
 async def _open_keys(stack: contextlib.AsyncExitStack, settings: Settings) -> KeysFile | None:

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from gateway.policy_files.watch import Policies
-from gateway.ports import Clock, Observer
+from gateway.ports import Clock
 from gateway.reliability.loop_lag import LoopLag
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -18,9 +19,12 @@ from gateway.telemetry.gauges import lane_gauges
 from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.multiprocess import PUBLISH_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.recent_decisions import BatchObserver, Observers, RecentDecisions
 from gateway.telemetry.tracing import Tracing, open_tracing
 from gateway.types import Plan, Query
 from gateway.upstreams.registry import UpstreamRegistry
+
+_LATEST_S: Final = 0.05
 
 
 def prompt_logger(log: DecisionLog) -> Callable[[Query, Plan], None]:
@@ -47,7 +51,7 @@ async def watched_states(
 
 
 def open_traces(
-    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[BatchObserver]
 ) -> Tracing | None:
     """The tracing that the environment asks for, as a further observer; closed with the stack."""
     tracing = open_tracing(os.environ, replica=settings.replica_name, provider_of=metrics.provider_of)
@@ -58,7 +62,7 @@ def open_traces(
 
 
 def open_log(
-    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[Observer]
+    stack: contextlib.AsyncExitStack, settings: Settings, metrics: Metrics, observers: list[BatchObserver]
 ) -> DecisionLog | None:
     """The decision log that the settings ask for, as a further observer; closed with the stack. Raises
     ConfigurationError."""
@@ -74,6 +78,35 @@ def open_log(
     )
     observers.append(stack.enter_context(contextlib.closing(log)))
     return log
+
+
+def open_observers(
+    stack: contextlib.AsyncExitStack,
+    batched: list[BatchObserver],
+    events: EventLog,
+    *,
+    metrics: Metrics,
+    recent: RecentDecisions,
+) -> Observers:
+    """All observers as one. What waits for a batch is handed on within a twentieth of a second, before somebody reads
+    it, and when the stack is closed: before what was opened earlier."""
+    later = partial(asyncio.get_running_loop().call_later, _LATEST_S)
+    observers = Observers(batched, metrics.observer_failed, at_once=(events,), later=later)
+    recent.before_reading = metrics.before_reading = observers.flush
+    stack.callback(observers.flush)
+    return observers
+
+
+def event_logger(log: DecisionLog | None, observers: Observers) -> Callable[[dict[str, Any]], None] | None:
+    """Logs events behind the decisions that they may be about; None without a log."""
+    if log is None:
+        return None
+
+    def record(event: dict[str, Any]) -> None:
+        observers.flush()
+        log.record(event)
+
+    return record
 
 
 @contextlib.asynccontextmanager

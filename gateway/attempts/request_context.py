@@ -215,18 +215,18 @@ class RequestContext:
     def decision(self, now_s: float) -> Decision:
         """The decision as of now: one record, which later calls change. A stream in progress counts as a successful
         attempt, and its decision is a record of its own."""
-        decision, streaming, attempts = self._decision, self._streaming, self._attempts
-        total_ms = (now_s - self.query.received_s) * 1000
+        decision, streaming = self._decision, self._streaming
+        decision.total_ms = total_ms = (now_s - self.query.received_s) * 1000
         if streaming is not None:
-            attempts = [*attempts, replaced(streaming, ended_ms=total_ms)]
-        if streaming is not None or len(attempts) != self._counted:
-            self._spent_ms = _count_attempts(decision, attempts)
-            self._counted = -1 if streaming is not None else len(attempts)
+            self._spent_ms = _count_attempts(decision, [*self._attempts, replaced(streaming, ended_ms=total_ms)])
+            self._counted = -1
+        elif len(self._attempts) != self._counted:
+            self._spent_ms = _count_attempts(decision, self._attempts)
+            self._counted = len(self._attempts)
         own_ms = total_ms - self._spent_ms
-        decision.total_ms, decision.overhead_ms = total_ms, own_ms if own_ms > 0.0 else 0.0
-        decision.outcome, decision.status = self.outcome, 200
-        if self.outcome is not _OK:
-            decision.status = self._failed_status()
+        decision.overhead_ms = own_ms if own_ms > 0.0 else 0.0
+        if self.outcome is not _OK:  # once it is not, it is never again
+            decision.outcome, decision.status = self.outcome, self._failed_status()
             decision.error_source = error_source(self.error, self.plan) if self.outcome is Outcome.ERROR else None
         if self.decisions is not None:
             decision.answered_by = self.decisions.answered_by

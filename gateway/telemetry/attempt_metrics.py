@@ -11,6 +11,7 @@ from gateway.enums import AttemptOutcome, Reason, SloOutcome
 from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.cells import Cells, CounterCell, HistogramCell, Origin
+from gateway.telemetry.common_decisions import AttemptCells, UsageCells
 from gateway.telemetry.semantic_conventions import EMBEDDINGS, provider_of
 
 _OPERATION: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
@@ -112,7 +113,7 @@ class AttemptMetrics:
         cells.attempts.value += 1
         status = self._statuses.get((target, attempt.status))
         (status or self._status(target, attempt.status)).value += 1
-        cells.seconds.add(elapsed_s if origin is None else (elapsed_s, origin))
+        cells.seconds.observe(elapsed_s, origin)
         if attempt.stream and attempt.first_byte_ms is not None and cells.first_chunk is not None:
             cells.first_chunk.observe((attempt.first_byte_ms - attempt.started_ms) / 1000, origin)
         if attempt.budget_ms is not None:
@@ -126,20 +127,40 @@ class AttemptMetrics:
         if attempt.usage is not None:
             _observe_usage(cells, attempt, origin)
 
+    def cells_of(self, route: str, attempt: AttemptRecord, operation: str) -> AttemptCells:
+        """The cells of a successful attempt, and of those like it."""
+        target, stream, is_reported = attempt.target, attempt.stream, attempt.usage is not None
+        found = self._find(route, target, attempt.outcome, operation)
+        hedges = (found.hedges,) if attempt.hedge else ()
+        ignored = [self._cells.count_of(self._ignored, target, parameter) for parameter in attempt.ignored]
+        slo = None if attempt.budget_ms is None else self._slo_cells(found, route, target)
+        return AttemptCells(
+            counters=(found.attempts, self._status(target, attempt.status), *hedges, *ignored),
+            seconds=found.seconds,
+            first_chunk=found.first_chunk if stream else None,
+            first_token=found.lane_first_token if stream and found.first_token_ms is not None else None,
+            confidence=found.confidence if is_reported else None,
+            lane=None if slo is None else found.lane,
+            on_time=None if slo is None else (slo[SloOutcome.MET], slo[SloOutcome.LATE]),
+            usage=UsageCells(found.input_tokens, found.output_tokens, found.cost) if is_reported else None,
+        )
+
     def _observe_slo(self, cells: _AttemptCells, route: str, attempt: AttemptRecord, origin: Origin | None) -> None:
         """Uses the same numbers as the lane's guard, so that dashboards and alerts agree with it."""
         result = attempt.slo_outcome
         if result is None:
             return
-        if not cells.slo:
-            found = {each: self._cells.count_of(self._slo_events, route, attempt.target, each) for each in SloOutcome}
-            for cell in found.values():  # all three series at once: a ratio needs them
-                cell.show()
-            cells.slo = found
-        cells.slo[result].value += 1
+        self._slo_cells(cells, route, attempt.target)[result].value += 1
         if result in _IN_TIME:
             elapsed_s = (attempt.ended_ms - attempt.started_ms) / 1000
-            cells.lane.add(elapsed_s if origin is None else (elapsed_s, origin))
+            cells.lane.observe(elapsed_s, origin)
+
+    def _slo_cells(self, cells: _AttemptCells, route: str, target: str) -> dict[SloOutcome, CounterCell]:
+        if not cells.slo:
+            cells.slo = {each: self._cells.count_of(self._slo_events, route, target, each) for each in SloOutcome}
+            for cell in cells.slo.values():  # all three series at once: a ratio needs them
+                cell.show()
+        return cells.slo
 
     def _skip(self, route: str, target: str, reason: str) -> None:
         cell = self._skipped.get((route, target, reason))

@@ -43,31 +43,33 @@ class CounterCell:
 
 
 class HistogramCell:
-    """A histogram with its labels. `add` takes a value, or one with its origin."""
+    """A histogram with its labels. `add` takes a value without an origin."""
 
-    __slots__ = ("_child", "_family", "_labels", "_values", "add")
+    __slots__ = ("_child", "_family", "_labels", "_origins", "_values", "add")
 
     def __init__(self, family: Histogram, labels: tuple[str, ...] = ()) -> None:
         self._family, self._labels = family, labels
         self._child: Histogram | None = None
-        self._values: list[float | tuple[float, Origin]] = []
+        self._values: list[float] = []
+        self._origins: list[tuple[float, Origin]] = []  # of some of the values
         self.add: Final = self._values.append  # without a call of Python for each value
 
     def observe(self, value: float, origin: Origin | None) -> None:
         """Count a value."""
-        self.add(value if origin is None else (value, origin))
+        self._values.append(value)
+        if origin is not None:
+            self._origins.append((value, origin))
 
     def flush(self) -> None:
         """Add the values since the last call to prometheus_client's."""
         if not self._values:
             return
         child, bounds = self._show(), self._family._upper_bounds
-        for each in self._values:
-            if isinstance(each, tuple):
-                value, origin = each
-                exemplar = Exemplar({"trace_id": origin.trace_id}, value, origin.at_s)
-                child._buckets[bisect_left(bounds, value)].set_exemplar(exemplar)
-        values = sorted([each[0] if isinstance(each, tuple) else each for each in self._values])
+        for value, origin in self._origins:
+            exemplar = Exemplar({"trace_id": origin.trace_id}, value, origin.at_s)
+            child._buckets[bisect_left(bounds, value)].set_exemplar(exemplar)
+        self._origins.clear()
+        values = sorted(self._values)
         self._values.clear()
         child._sum.inc(sum(values))
         counted = 0

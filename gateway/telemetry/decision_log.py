@@ -1,13 +1,12 @@
 """The decision log: one JSON line per request, written by a background thread so that no request waits for the disk.
-Lines are rendered several at a time, on the event loop: it would have to wait for the thread to do it.
+Lines are rendered on the event loop: it would have to wait for the thread to do it.
 
 Lines that begin with `event` are not decisions: feedback of clients, and the texts of requests where the operator keeps
 them.
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +16,11 @@ from gateway.telemetry.log_rotation import RotatingFile
 from twolane.process.errors import ConfigurationError
 
 MAX_WAITING: Final = 10_000
-_AT_ONCE: Final = 32  # decisions that are rendered together
 _EVERY_S: Final = 0.1  # waking the thread for every line would cost more than writing it
 
 
 class DecisionLog:
-    """An Observer. If the disk cannot keep up, lines are dropped and counted."""
+    """A BatchObserver. If the disk cannot keep up, lines are dropped and counted."""
 
     def __init__(
         self,
@@ -42,24 +40,23 @@ class DecisionLog:
                 f"--decision-log (TWOLANE_DECISION_LOG): cannot write {path}: {fault.strerror}"
             ) from fault
         self._lines = DecisionLines(replica)
-        self._new: deque[Decision | dict[str, Any]] = deque()  # append and popleft are atomic
-        self._waiting: list[bytes] = []  # lines to write
-        self._lock = threading.Lock()  # keeps lines in order
+        self._waiting: list[bytes] = []  # lines to write, in texts of one or more
+        self._count = 0  # of these lines
+        self._lock = threading.Lock()  # of both
         self._drop = on_drop
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decision log", daemon=True)
         self._thread.start()
 
-    def decided(self, decision: Decision) -> None:
-        """See `ports.Observer`."""
-        self._new.append(decision)
-        if len(self._new) >= _AT_ONCE:
-            self._render()
+    def decided_all(self, decisions: Iterable[Decision]) -> None:
+        """See `BatchObserver`."""
+        made = list(decisions)
+        self._put(*self._lines.render(made), len(made))
 
     def record(self, event: dict[str, Any]) -> None:
         """Write an event: a JSON object whose first key is `event`."""
-        self._new.append(event)
-        self._render()
+        line = line_of(event)
+        self._put(line, 1 if line else 0, 1)
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not logged."""
@@ -75,27 +72,25 @@ class DecisionLog:
             self._append()
         self._append()
 
-    def _render(self) -> None:
-        """Make lines of what is new; those that the disk is too slow for are dropped, and what cannot be encoded."""
+    def _put(self, text: bytes, count: int, wanted: int) -> None:
+        """Let the thread write these lines; those that the disk is too slow for are dropped, as what has no line is."""
         with self._lock:
-            new = [self._new.popleft() for _ in range(len(self._new))]
-            lines = [line for each in new if (line := self._line(each))]
-            lines = lines[: max(0, MAX_WAITING - len(self._waiting))]
-            self._waiting += lines
-        if len(lines) < len(new):
-            self._drop(len(new) - len(lines))
-
-    def _line(self, entry: Decision | dict[str, Any]) -> bytes:
-        return self._lines.line(entry) if isinstance(entry, Decision) else line_of(entry)
+            room = max(0, MAX_WAITING - self._count)
+            if count > room:
+                text, count = b"".join(text.splitlines(keepends=True)[:room]), room
+            self._waiting.append(text)
+            self._count += count
+        if count < wanted:
+            self._drop(wanted - count)
 
     def _append(self) -> None:
         """One write for all waiting lines; a full disk drops lines."""
-        self._render()
         with self._lock:
-            lines, self._waiting = self._waiting, []
-        if not lines:
+            texts, self._waiting = self._waiting, []
+            count, self._count = self._count, 0
+        if not count:
             return
         try:
-            self._file.append(b"".join(lines))
+            self._file.append(b"".join(texts))
         except OSError:
-            self._drop(len(lines))
+            self._drop(count)

@@ -8,6 +8,7 @@ from gateway.decision import Decision
 from gateway.enums import ErrorSource, Outcome
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.cells import Cells, CounterCell
+from gateway.telemetry.common_decisions import UsageCells
 
 _RATE_LIMITED = 429
 
@@ -56,6 +57,12 @@ class KeyMetrics:
                 cells.cost.value += usage.cost or 0.0
         if decision.status == _RATE_LIMITED and source is ErrorSource.CLIENT:
             cells.rate_limited.value += 1
+
+    def cells_of(self, decision: Decision) -> tuple[CounterCell, UsageCells]:
+        """The counter of requests like this one, and where their usage counts."""
+        cells = self._known.get(decision.principal) or self._of(decision.principal)
+        usage = UsageCells(cells.input, cells.output, cells.cost)
+        return self._result(cells, decision.outcome, decision.error_source), usage
 
     def rate_limited(self, key: str | None) -> None:
         """Count a refusal that is no decision: of feedback."""

@@ -1,10 +1,9 @@
 """Counters and histograms of decisions. Gauges, which are read at scrape time, are in `gauges`.
 
-An Observer. Decisions are counted several at a time, and cells are flushed with every refresh of the gauges.
+A BatchObserver. Cells are flushed with every refresh of the gauges.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -21,17 +20,16 @@ from gateway.routing.policy import Policy
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.attempt_metrics import AttemptMetrics
 from gateway.telemetry.cells import Cells, CounterCell, HistogramCell, Origin
+from gateway.telemetry.common_decisions import CommonCells, CommonDecisions
 from gateway.telemetry.gauges import Gauges, Reading
 from gateway.telemetry.key_metrics import KeyMetrics
 from gateway.telemetry.multiprocess import MultiprocessMetrics
-from gateway.telemetry.semantic_conventions import operation_of
+from gateway.telemetry.semantic_conventions import EMBEDDINGS, operation_of
 
 _CLIENT_GONE: Final = Outcome.CLIENT_GONE  # finding a member in its class takes 0.2 µs
 _INVALID: Final = Reason.INVALID_OUTPUT
 
 _OUR_FAULTS: Final = frozenset({ErrorSource.TARGET, ErrorSource.GATEWAY})  # a client's own errors would look fast
-# Counting one decision between two requests takes almost three times as long as in a loop over several.
-_AT_ONCE: Final = 32
 _MOST_COUNTED: Final = 512  # decisions whose latencies are kept until they are flushed
 _OPEN_METRICS: Final = "application/openmetrics-text"
 _RequestKey = tuple[str, str, str | None, Outcome, int | None, ErrorSource | None]
@@ -53,6 +51,7 @@ class Metrics:
         """With `peers`, the page shows the counts of all processes of this gateway, without exemplars."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and are unused
         self.registry = CollectorRegistry()
+        self.before_reading: Callable[[], None] = _nothing  # brings the decisions that wait elsewhere
         self._peers = peers
         self.gauges = Gauges(peers.read_peers if peers else tuple)
         self.gauges.add_source(self._process_gauges)
@@ -63,13 +62,13 @@ class Metrics:
         self._loaded_s = 0.0
         self._is_current = True
         self._known: dict[_RequestKey, _RequestCells] = {}
-        self._waiting = deque[Decision]()
         self._counted = 0  # since cells were flushed
         self._make_request_metrics()
         self._make_process_metrics()
         self._attempts = AttemptMetrics(self._cells)
         self._keys = KeyMetrics(self._cells)
         self._overhead_cell = self._cells.values_of(self._overhead)
+        self._common = CommonDecisions(self._find_common, self._overhead_cell.add)
         self.provider_of, self.key_rate_limited = self._attempts.provider_of, self._keys.rate_limited
         self._make_timers(names.SECONDS_BUCKETS)
 
@@ -84,25 +83,22 @@ class Metrics:
         bounds = {
             bound for candidate in policy.lanes if candidate.slo is not None for bound in _bounds_of(candidate.slo)
         }
-        self._count_waiting()  # with the objectives that they had
+        self.before_reading()  # with the objectives that they had
+        self._common.forget()
         self._attempts.set_policy(policy)
         if not bounds <= set(self._bounds):
             self._cells.drop(self._timers)
             self._make_timers(tuple(sorted(bounds | set(names.SECONDS_BUCKETS))))
 
-    def decided(self, decision: Decision) -> None:
-        """See `ports.Observer`."""
-        self._waiting.append(decision)
-        if len(self._waiting) >= _AT_ONCE:
-            self._count_waiting()
-
-    def _count_waiting(self) -> None:
-        while self._waiting:
-            self._count(self._waiting.popleft())
+    def decided_all(self, decisions: Iterable[Decision]) -> None:
+        """See `BatchObserver`."""
+        take = self._common.take
+        for decision in decisions:
+            if not take(decision):
+                self._count(decision)
             self._counted += 1
         if self._counted >= _MOST_COUNTED:
-            self._counted = 0
-            self._cells.flush()
+            self._flush_cells()
 
     def _count(self, decision: Decision) -> None:
         trace, outcome, first_byte_ms = decision.trace, decision.outcome, decision.first_byte_ms
@@ -113,12 +109,11 @@ class Metrics:
         key = (decision.route, task, decision.target, outcome, decision.status, decision.error_source)
         cells = self._known.get(key) or self._find(key)
         cells.requests.value += 1
-        total_s, overhead_s = decision.total_ms / 1000, decision.overhead_ms / 1000
         if cells.seconds is not None and (outcome is not _CLIENT_GONE or first_byte_ms is None):
-            cells.seconds.add(total_s if origin is None else (total_s, origin))
+            cells.seconds.observe(decision.total_ms / 1000, origin)
         if first_byte_ms is not None:
-            cells.first_byte.add(first_byte_ms / 1000 if origin is None else (first_byte_ms / 1000, origin))
-        self._overhead_cell.add(overhead_s if origin is None else (overhead_s, origin))
+            cells.first_byte.observe(first_byte_ms / 1000, origin)
+        self._overhead_cell.observe(decision.overhead_ms / 1000, origin)
         self._keys.decided(decision)
         route, operation = decision.route or names.NONE, operation_of(decision.api_path)
         for attempt in decision.attempts:
@@ -181,9 +176,14 @@ class Metrics:
 
     def flush(self) -> tuple[Reading, ...]:
         """Export what was counted; on the event loop. A source of gauges, though it has none."""
-        self._count_waiting()
-        self._cells.flush()
+        self.before_reading()
+        self._flush_cells()
         return ()
+
+    def _flush_cells(self) -> None:
+        self._counted = 0
+        self._common.flush()
+        self._cells.flush()
 
     def _process_gauges(self) -> Iterator[Reading]:
         yield Reading(names.BUILD_INFO, (__version__,), 1)
@@ -203,6 +203,26 @@ class Metrics:
             first_byte=self._cells.values_of(self._first_byte, *lane),
         )
         return found
+
+    def _find_common(self, decision: Decision, attempt: AttemptRecord) -> CommonCells | None:
+        """The cells of all decisions with the labels of this one, whose only attempt was successful."""
+        route, task, target = decision.route, decision.classification.task, decision.target
+        operation = operation_of(decision.api_path)
+        cells = self._find((route, task, target, decision.outcome, decision.status, decision.error_source))
+        if operation == EMBEDDINGS or attempt.skipped or cells.seconds is None:
+            return None
+        validated: tuple[CounterCell, ...] = ()
+        if decision.schema_check is not None:
+            labels = (route or names.NONE, target or names.NONE, decision.schema_check, "")
+            validated = (self._cells.count_of(self._validations, *labels),)
+        of_key, usage = self._keys.cells_of(decision)
+        return CommonCells(
+            self._attempts.cells_of(route or names.NONE, attempt, operation),
+            (cells.requests, of_key, *validated),
+            seconds=cells.seconds,
+            first_byte=cells.first_byte,
+            of_key=usage,
+        )
 
     def _invalid(self, route: str, attempt: AttemptRecord) -> None:
         keyword = _keyword(attempt.detail)
@@ -262,6 +282,10 @@ class Metrics:
         attempts = self._attempts.make_timers(bounds)
         self._timers: tuple[Histogram, ...] = (self._seconds, self._first_byte, *attempts)
         self._known.clear()
+
+
+def _nothing() -> None:
+    """Nothing waits."""
 
 
 def _bounds_of(slo: Slo) -> list[float]:

@@ -1,6 +1,6 @@
-"""Traces of requests: an Observer that makes spans from decisions and exports them."""
+"""Traces of requests: a BatchObserver that makes spans from decisions and exports them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gateway.decision import Decision, Mirrored
 from gateway.telemetry.semantic_conventions import OTHER
@@ -23,10 +23,11 @@ class Tracing:
         self._tracer, self._spans_of, self._provider_of = tracer, spans_of, provider_of
         self.begin, self.close = tracer.begin, tracer.close
 
-    def decided(self, decision: Decision) -> None:
-        """See `ports.Observer`."""
-        if decision.trace is not None and decision.trace.is_recorded:
-            self._tracer.export(self._spans_of(decision, self._tracer.resource, self._provider_of))
+    def decided_all(self, decisions: Iterable[Decision]) -> None:
+        """See `BatchObserver`."""
+        for decision in decisions:
+            if decision.trace is not None and decision.trace.is_recorded:
+                self._tracer.export(self._spans_of(decision, self._tracer.resource, self._provider_of))
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not traced."""

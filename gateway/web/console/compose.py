@@ -10,14 +10,14 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 from gateway.policy_files.watch import Policies
-from gateway.ports import Clock, Observer
+from gateway.ports import Clock
 from gateway.settings import Settings
 from gateway.state.decision_file import DecisionFile
 from gateway.state.decision_stream import TIMEOUT_S, DecisionStream
 from gateway.state.memory import MemoryStore
 from gateway.state.redis_address import read_address
 from gateway.state.redis_client import RedisClient
-from gateway.telemetry.recent_decisions import RecentDecisions
+from gateway.telemetry.recent_decisions import BatchObserver, RecentDecisions
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.console.guard import ConsoleGuard
 from gateway.web.console.history import MAX_ROWS, History, SharedDecisions
@@ -55,7 +55,7 @@ class OpenConsole:
 
 @contextlib.asynccontextmanager
 async def shared_decisions(
-    settings: Settings, observers: list[Observer], folder: Path | None
+    settings: Settings, observers: list[BatchObserver], folder: Path | None
 ) -> AsyncIterator[SharedDecisions | None]:
     """Share decisions until the block ends, with one more of the `observers`: through Redis, or between the processes
     of this gateway, in their `folder`. None for a single process without Redis, or without a console."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -36,7 +36,7 @@ class Stream(Protocol):
 
 
 class SharedDecisions:
-    """An Observer that shares the decisions of this process, and a copy of what all share, which is read on demand.
+    """A BatchObserver that shares the decisions of this process, and a copy of what all share, which is read on demand.
     `scope`: those of all `replicas`, or of all processes of this `gateway`."""
 
     def __init__(self, stream: Stream, replica: str | None = None, *, scope: str = "replicas") -> None:
@@ -48,9 +48,9 @@ class SharedDecisions:
         self.count = 0
         self.is_up = True
 
-    def decided(self, decision: Decision) -> None:
-        """See `ports.Observer`."""
-        self._waiting.append(decision)
+    def decided_all(self, decisions: Iterable[Decision]) -> None:
+        """See `BatchObserver`."""
+        self._waiting.extend(decisions)
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not shown."""

@@ -125,7 +125,7 @@ def test_lines_are_the_documents_whatever_earlier_ones_had_in_common(decision: A
     lines = DecisionLines("gateway-7")
     for changes in rows:
         made = decision(**changes)
-        assert lines.line(made) == line_of(document_of(made, "gateway-7"))
+        assert lines.render([made])[0] == line_of(document_of(made, "gateway-7"))
 
 
 # What decisions may have in common, with another value of each.
@@ -170,4 +170,4 @@ def test_a_line_never_has_a_field_of_an_earlier_attempt(decision: Any, name: str
 def check_lines(first: Any, second: Any) -> None:
     lines, expected = DecisionLines(None), [line_of(document_of(each)) for each in (first, second)]
     assert expected[0] != expected[1]
-    assert [lines.line(each) for each in (first, second)] == expected
+    assert [lines.render([each])[0] for each in (first, second)] == expected

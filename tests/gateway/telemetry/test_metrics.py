@@ -32,7 +32,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_a_decision_updates_all_its_metrics(decision: Any) -> None:
     metrics = Metrics()
-    metrics.decided(decision())
+    metrics.decided_all([decision()])
     found = samples(metrics)
     assert found[f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}"] == 1
     assert found["twolane_request_duration_seconds_sum,route=edits,target=quality"] == 0.212
@@ -58,7 +58,7 @@ def test_errors_are_timed_unless_the_client_caused_them(decision: Any, source: s
     """Requests that ended at their deadline must not vanish from the latency, nor invalid ones improve it."""
     metrics = Metrics()
     error = {"outcome": Outcome.ERROR, "target": None, "first_byte_ms": None, "error_source": ErrorSource(source)}
-    metrics.decided(decision(**error, status=502))
+    metrics.decided_all([decision(**error, status=502)])
     found = samples(metrics)
     series = f"error_source={source},outcome=error,route=edits,status_class=5xx,target=none,task=edit"
     assert found[f"twolane_requests_total,{series}"] == 1
@@ -71,7 +71,7 @@ def test_the_patience_of_a_client_that_left_before_the_first_byte_is_a_latency(
 ) -> None:
     """In an outage most clients give up; one that leaves in the middle of an answer has seen enough of it."""
     metrics = Metrics()
-    metrics.decided(decision(outcome=Outcome.CLIENT_GONE, status=None, first_byte_ms=first_byte_ms))
+    metrics.decided_all([decision(outcome=Outcome.CLIENT_GONE, status=None, first_byte_ms=first_byte_ms)])
     name = "twolane_request_duration_seconds_count,route=edits,target=quality"
     assert samples(metrics).get(name, 0) == timed
 
@@ -79,7 +79,7 @@ def test_the_patience_of_a_client_that_left_before_the_first_byte_is_a_latency(
 def test_the_first_chunk_is_timed_for_streams_alone(decision: Any) -> None:
     metrics = Metrics()
     *_, last = decision().attempts
-    metrics.decided(decision(attempts=(last, replace(last, stream=True))))
+    metrics.decided_all([decision(attempts=(last, replace(last, stream=True)))])
     found = samples(metrics)
     (count,) = [value for name, value in found.items() if "time_to_first_chunk_seconds_count" in name]
     assert count == 1
@@ -87,7 +87,7 @@ def test_the_first_chunk_is_timed_for_streams_alone(decision: Any) -> None:
 
 def test_embeddings_have_metrics_of_their_own(decision: Any) -> None:
     metrics = Metrics()
-    metrics.decided(decision(api_path="/v1/embeddings"))
+    metrics.decided_all([decision(api_path="/v1/embeddings")])
     found = samples(metrics)
     attempt = "gen_ai_operation_name=embeddings,gen_ai_provider_name=other,gen_ai_request_model=quality"
     assert found[f"gen_ai_client_embeddings_duration_seconds_count,error_type=,{attempt}"] == 1
@@ -101,7 +101,7 @@ def test_the_provider_is_the_engine_of_the_target_also_after_it_has_left_the_pol
     metrics = Metrics()
     metrics.set_policy(policy_of(tmp_path, "{p95_ms: 730}"), 0.0)
     metrics.set_policy(policy_of(tmp_path, "{p95_ms: 730}", fast="swift"), 0.0)
-    metrics.decided(decision())
+    metrics.decided_all([decision()])
     found = [name for name in samples(metrics) if name.startswith("gen_ai_client_inference_duration_seconds_count")]
     assert sorted(re.findall(r"provider_name=(\w+),gen_ai_request_model=(\w+)", " ".join(found))) == [
         ("openai", "fast"),
@@ -117,14 +117,14 @@ def test_the_statuses_of_targets_are_counted_and_odd_ones_share_a_label(
 ) -> None:
     metrics = Metrics()
     attempt = AttemptRecord(target="fast", started_ms=1, ended_ms=2, outcome=Reason.UPSTREAM_ERROR, status=status)
-    metrics.decided(decision(attempts=(attempt, replace(attempt, skipped=True))))
+    metrics.decided_all([decision(attempts=(attempt, replace(attempt, skipped=True)))])
     found = {name: value for name, value in samples(metrics).items() if name.startswith("twolane_target_responses")}
     assert found == {f"twolane_target_responses_total,status={label},target=fast": 1}
 
 
 def test_a_client_that_left_received_no_status(decision: Any) -> None:
     metrics = Metrics()
-    metrics.decided(decision(outcome=Outcome.CLIENT_GONE, status=None))
+    metrics.decided_all([decision(outcome=Outcome.CLIENT_GONE, status=None)])
     assert samples(metrics)[
         f"twolane_requests_total,error_source=,outcome=client_gone,route=edits,status_class=,{SERVED}"
     ]
@@ -133,7 +133,7 @@ def test_a_client_that_left_received_no_status(decision: Any) -> None:
 def test_a_hedge_is_no_fallback(decision: Any) -> None:
     metrics = Metrics()
     first, *_, last = decision().attempts
-    metrics.decided(decision(attempts=(replace(first, outcome=Reason.HEDGE), last)))
+    metrics.decided_all([decision(attempts=(replace(first, outcome=Reason.HEDGE), last))])
     assert not [name for name in samples(metrics) if name.startswith("twolane_fallbacks_total,")]
 
 
@@ -146,7 +146,7 @@ def test_every_response_is_counted_by_its_status() -> None:
 
 def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
     first, second = Metrics(), Metrics()
-    first.decided(decision())
+    first.decided_all([decision()])
     assert f"twolane_requests_total,error_source=,outcome=ok,route=edits,status_class=2xx,{SERVED}" not in samples(
         second
     )
@@ -171,7 +171,9 @@ def test_an_attempt_meets_or_misses_the_slo_or_does_not_count(
 ) -> None:
     attempt = AttemptRecord(target="fast", started_ms=5.0, ended_ms=5.0 + elapsed_ms, outcome=outcome, budget_ms=100.0)
     metrics = Metrics()
-    metrics.decided(decision(attempts=(attempt, replace(attempt, budget_ms=None), replace(attempt, skipped=True))))
+    metrics.decided_all(
+        [decision(attempts=(attempt, replace(attempt, budget_ms=None), replace(attempt, skipped=True)))]
+    )
     found = {name: count for name, count in samples(metrics).items() if name.startswith("twolane_slo_events")}
     lane = "twolane_slo_events_total,result={},route=edits,target=fast"
     assert found == ({lane.format(each): each == result for each in SloOutcome} if result else {})
@@ -216,13 +218,13 @@ def test_slo_objectives_are_bucket_bounds_of_latency_histograms(decision: Any, t
     """Also after a reload, which resets the histograms only if a bound is new."""
     metrics = Metrics()
     metrics.set_policy(policy_of(tmp_path, "{p95_ms: 730, first_token_p95_ms: 37}"), 0.0)
-    metrics.decided(decision())
+    metrics.decided_all([decision()])
     for name in ("twolane_request_duration_seconds", "gen_ai_client_inference_duration_seconds"):
         assert {"0.73", "0.037", "1.0"} <= bounds_of(metrics, name)
     metrics.set_policy(policy_of(tmp_path, "{p95_ms: 730}"), 0.0)
     assert samples(metrics)["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
     metrics.set_policy(policy_of(tmp_path, "{p95_ms: 731}"), 0.0)
-    metrics.decided(decision())
+    metrics.decided_all([decision()])
     assert "0.731" in bounds_of(metrics, "twolane_request_duration_seconds")
     assert "0.73" not in bounds_of(metrics, "twolane_request_duration_seconds")
     found = samples(metrics)
@@ -239,7 +241,7 @@ def test_lane_latency_uses_the_numbers_of_the_guard(decision: Any, tmp_path: Pat
     )  # fmt: skip
     fault = replace(good, outcome=Reason.UPSTREAM_ERROR, first_token_ms=None)
     given_up = replace(good, outcome=AttemptOutcome.CANCELLED, first_token_ms=None, ended_ms=85.0)
-    metrics.decided(decision(attempts=(good, fault, given_up, replace(good, target="quality", budget_ms=None))))
+    metrics.decided_all([decision(attempts=(good, fault, given_up, replace(good, target="quality", budget_ms=None)))])
     found = samples(metrics)
     assert found["twolane_lane_latency_seconds_count,route=edits,target=fast"] == 1
     assert found["twolane_lane_latency_seconds_sum,route=edits,target=fast"] == pytest.approx(0.04)
@@ -254,8 +256,8 @@ def test_lane_latency_uses_the_numbers_of_the_guard(decision: Any, tmp_path: Pat
 )
 def test_a_hedge_wins_loses_or_fails(decision: Any, outcome: Reason | AttemptOutcome, result: str) -> None:
     metrics = Metrics()
-    metrics.decided(
-        decision(attempts=(AttemptRecord(target="b", started_ms=1, ended_ms=2, outcome=outcome, hedge=True),))
+    metrics.decided_all(
+        [decision(attempts=(AttemptRecord(target="b", started_ms=1, ended_ms=2, outcome=outcome, hedge=True),))]
     )
     assert samples(metrics)[f"twolane_hedges_total,result={result},route=edits"] == 1
 
@@ -265,7 +267,7 @@ def test_text_from_schemas_and_targets_never_becomes_a_label(decision: Any) -> N
     for number in range(50):
         detail = f"x-secret-{number} at #/properties/{number}"
         bad = AttemptRecord(target="fast", started_ms=1, ended_ms=2, outcome=Reason.INVALID_OUTPUT, detail=detail)
-        metrics.decided(decision(attempts=(bad,), query_id=f"req_{number}"))
+        metrics.decided_all([decision(attempts=(bad,), query_id=f"req_{number}")])
     found = samples(metrics)
     assert found["twolane_validations_total,keyword=other,result=invalid,route=edits,target=fast"] == 50
     assert not [name for name in found if "secret" in name]
@@ -273,7 +275,7 @@ def test_text_from_schemas_and_targets_never_becomes_a_label(decision: Any) -> N
 
 def test_openmetrics_is_served_on_request(decision: Any) -> None:
     metrics = Metrics()
-    metrics.decided(decision())
+    metrics.decided_all([decision()])
     page, content_type = metrics.render("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert page.endswith(b"# EOF\n")

@@ -55,7 +55,7 @@ def test_a_decision_that_cannot_be_packed_is_kept_as_it_is(decision: Any) -> Non
     assert pack(made) is None
     recent = RecentDecisions(50)
     for _ in range(40):
-        recent.decided(made)
+        recent.decided_all([made])
     assert recent.latest(50) == [made] * 40
 
 
@@ -63,7 +63,7 @@ def test_as_many_decisions_are_kept_as_the_capacity_says_whether_packed_or_not(d
     recent = RecentDecisions(20)
     made = [decision(query_id=f"req_{number}", classification=_classified(number)) for number in range(100)]
     for count, each in enumerate(made, 1):
-        recent.decided(each)
+        recent.decided_all([each])
         assert recent.latest(1000) == made[max(0, count - 20) : count][::-1]
         assert recent.get(f"req_{count - 21}") is None
         assert recent.get(f"req_{max(0, count - 20)}") == made[max(0, count - 20)]
@@ -72,7 +72,7 @@ def test_as_many_decisions_are_kept_as_the_capacity_says_whether_packed_or_not(d
 def test_a_decision_is_found_without_unpacking_the_others(decision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     recent = RecentDecisions(640)
     for number in range(640):
-        recent.decided(decision(query_id=f"req_{number:03d}", target="t"))
+        recent.decided_all([decision(query_id=f"req_{number:03d}", target="t")])
     unpacked: list[bytes] = []
     monkeypatch.setattr(recent_decisions, "unpack", lambda packed: (unpacked.append(packed), unpack(packed))[1])
     assert recent.get("req_064") == decision(query_id="req_064", target="t")

@@ -49,7 +49,7 @@ def traced(decision: Any, trace: Trace, **changes: Any) -> Any:
 def test_a_sampled_request_stands_below_its_caller_and_above_its_attempts(decision: Any) -> None:
     tracer, spans = tracing()
     trace = tracer.begin(CALLER)
-    tracer.decided(traced(decision, trace))
+    tracer.decided_all([traced(decision, trace)])
     request, *attempts = spans
     assert (request.kind, request.parent.span_id) == (SpanKind.SERVER, CALLER.span_id)
     assert {span.context.trace_id for span in spans} == {CALLER.trace_id}
@@ -74,7 +74,7 @@ def test_a_sampled_request_stands_below_its_caller_and_above_its_attempts(decisi
 )
 def test_spans_say_which_api_was_called(decision: Any, path: str, operation: str) -> None:
     tracer, spans = tracing()
-    tracer.decided(traced(decision, tracer.begin(None), api_path=path))
+    tracer.decided_all([traced(decision, tracer.begin(None), api_path=path)])
     assert spans[0].attributes["url.path"] == path
     assert [span.attributes["gen_ai.operation.name"] for span in spans] == [operation] * 3
     assert [span.name for span in spans] == [f"{operation} {name}" for name in ("edits", "fast", "quality")]
@@ -82,7 +82,7 @@ def test_spans_say_which_api_was_called(decision: Any, path: str, operation: str
 
 def test_spans_last_as_long_as_the_decision_says(decision: Any) -> None:
     tracer, spans = tracing()
-    tracer.decided(traced(decision, tracer.begin(None), timings_ms={"classify": 2.0}))
+    tracer.decided_all([traced(decision, tracer.begin(None), timings_ms={"classify": 2.0})])
     request, first, _ = spans
     assert abs(request.start_time - (1767225600 * 10**9 - 2 * 10**6)) < 1000
     assert request.end_time - request.start_time == 212 * 10**6
@@ -92,7 +92,7 @@ def test_spans_last_as_long_as_the_decision_says(decision: Any) -> None:
 
 def test_a_root_has_no_parent_and_an_error_says_so(decision: Any) -> None:
     tracer, spans = tracing()
-    tracer.decided(traced(decision, tracer.begin(None), attempts=(), target=None, outcome=Outcome.ERROR))
+    tracer.decided_all([traced(decision, tracer.begin(None), attempts=(), target=None, outcome=Outcome.ERROR)])
     assert spans[0].parent is None
     assert spans[0].status.status_code is StatusCode.ERROR
     assert spans[0].attributes["error.type"] == "no_route"
@@ -101,8 +101,8 @@ def test_a_root_has_no_parent_and_an_error_says_so(decision: Any) -> None:
 def test_one_that_is_not_sampled_costs_no_span_and_tells_its_targets_so(decision: Any) -> None:
     tracer, spans = tracing(ALWAYS_OFF)
     below, root = tracer.begin(CALLER), tracer.begin(None)
-    tracer.decided(traced(decision, below))
-    tracer.decided(decision())
+    tracer.decided_all([traced(decision, below)])
+    tracer.decided_all([decision()])
     assert spans == []
     assert below.header() == f"00-{CALLER.trace_id:032x}-{CALLER.span_id:016x}-00"
     assert root.header().endswith("-00")
@@ -111,8 +111,8 @@ def test_one_that_is_not_sampled_costs_no_span_and_tells_its_targets_so(decision
 def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None:
     metrics, (tracer, _) = Metrics(), tracing()
     trace = tracer.begin(None)
-    metrics.decided(decision(trace=trace))
-    metrics.decided(decision(trace=CALLER))
+    metrics.decided_all([decision(trace=trace)])
+    metrics.decided_all([decision(trace=CALLER)])
     metrics.gauges.refresh()
     page, _ = metrics.render("application/openmetrics-text")
     assert f'# {{trace_id="{trace.hex_id}"}}'.encode() in page
@@ -133,7 +133,7 @@ def test_an_attempt_names_its_provider_and_the_status_that_it_sent(decision: Any
     tracer, spans = tracing()
     first, _, last = decision().attempts
     attempts = (replace(first, status=503, stream=True), last)
-    tracer.decided(traced(decision, tracer.begin(None), attempts=attempts))
+    tracer.decided_all([traced(decision, tracer.begin(None), attempts=attempts)])
     request, *others = spans
     assert request.attributes["gen_ai.provider.name"] == "twolane"
     assert [span.attributes["gen_ai.provider.name"] for span in others] == ["twolane", "openai"]
@@ -146,6 +146,6 @@ def test_what_the_conventions_have_for_streams_is_said_of_streams_alone(decision
         tracer, spans = tracing()
         *_, last = decision().attempts
         attempts = (replace(last, stream=stream),)
-        tracer.decided(traced(decision, tracer.begin(None), attempts=attempts, stream=stream))
+        tracer.decided_all([traced(decision, tracer.begin(None), attempts=attempts, stream=stream)])
         for span in spans:
             assert names & set(span.attributes) == (names if stream else set())

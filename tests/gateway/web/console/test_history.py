@@ -61,15 +61,15 @@ def ids(history: History) -> list[str]:
 
 async def test_every_replica_lists_the_decisions_of_all(replica: Callable[[], Replica]) -> None:
     (_, one, first), (_, two, second) = replica(), replica()
-    one.decided(decision(1))
+    one.decided_all([decision(1)])
     await one.share()
-    two.decided(decision(2))
+    two.decided_all([decision(2)])
     await two.share()
     for history in (first, second):
         await history.refresh()
         assert (ids(history), history.scope, history.count) == (["req_1", "req_2"], "replicas", 2)
         assert (history.record("req_1") or {})["route"] == "default"
-    one.decided(decision(3))
+    one.decided_all([decision(3)])
     await one.share()
     await second.refresh()
     rows, seen = await second.rows_after(2)
@@ -79,7 +79,7 @@ async def test_every_replica_lists_the_decisions_of_all(replica: Callable[[], Re
 async def test_pages_that_read_at_once_count_each_decision_once(replica: Callable[[], Replica]) -> None:
     _, shared, history = replica()
     for number in range(3):
-        shared.decided(decision(number))
+        shared.decided_all([decision(number)])
     await shared.share()
     await asyncio.gather(*(history.refresh() for _ in range(5)))
     assert (history.count, len(ids(history))) == (3, 3)
@@ -89,7 +89,7 @@ async def test_the_stream_is_bounded_and_expires(redis: RedisServer, replica: Ca
     _, shared, _ = replica()
     for batch in range(5):
         for number in range(100):
-            shared.decided(decision(batch * 100 + number))
+            shared.decided_all([decision(batch * 100 + number)])
         await shared.share()
     async with Redis.from_url(redis.url) as client:
         assert 100 <= await client.xlen("{n}:decisions") < 300, "trimmed in whole nodes"
@@ -100,10 +100,10 @@ async def test_without_redis_the_process_lists_its_own(
     redis: RedisServer, replica: Callable[[], Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recent, shared, history = replica()
-    recent.decided(decision(1))
+    recent.decided_all([decision(1)])
     redis.stop()
     monkeypatch.setattr(product, "TIMEOUT_S", 0.2)
-    shared.decided(decision(1))
+    shared.decided_all([decision(1)])
     await shared.share()
     await history.refresh()
     assert (ids(history), history.scope) == (["req_1"], "process")
@@ -113,7 +113,7 @@ async def test_a_process_alone_keeps_the_latest() -> None:
     recent = RecentDecisions(2)
     history = History(recent=recent)
     for number in range(3):
-        recent.decided(decision(number))
+        recent.decided_all([decision(number)])
     assert (ids(history), history.scope, history.count) == (["req_1", "req_2"], "process", 3)
     assert [row[1] for row in (await history.rows_after(2))[0]] == ["req_2"]
     assert history.record("req_0") is None
@@ -132,7 +132,7 @@ async def test_processes_of_one_gateway_list_the_decisions_of_all_and_find_late_
         shared = SharedDecisions(file, scope="gateway")
         made.append((file, shared, History(recent=recent, shared=shared)))
     (file, one, _), (other, _, history) = made
-    one.decided(decision(1))
+    one.decided_all([decision(1)])
     async with one.sharing():
         found = await history.find("req_1")
     assert (found or {})["route"] == "default"
