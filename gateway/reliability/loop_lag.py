@@ -33,10 +33,7 @@ class LoopLag:
 
     def mark(self, now_s: float, *, every_s: float = MARK_EVERY_S) -> float:
         """The loop turns. Returns the seconds until the next mark is due: `every_s`, or 0 for the next turn."""
-        late_s = now_s - self._due_s
-        if late_s < 0.0:
-            late_s = 0.0
-        self.late_s = late_s
+        late_s = self.late_s = max(0.0, now_s - self._due_s)
         self._lates.append(late_s)
         self.sustained_s = min(self._lates)
         if late_s > _NEGLIGIBLE_S:
