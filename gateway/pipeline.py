@@ -164,14 +164,13 @@ class Pipeline:
     async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
         """The first attempt whose response may be served; None if every candidate failed or was skipped."""
         remaining = list(candidates)
-        tries: dict[str, int] = {}
+        failures: dict[str, int] = {}  # by target
         while remaining:
             candidate = remaining.pop(0)
-            name = candidate.target.policy_name
-            attempt = self._start_attempt(context, candidate, remaining, again=name in tries)
+            is_again = candidate.target.policy_name in failures
+            attempt = self._start_attempt(context, candidate, remaining, again=is_again)
             if attempt is None:
                 continue
-            tries[name] = tries.get(name, 0) + 1
             if candidate.hedge is None or not remaining:
                 winner = await attempt.open()
             else:
@@ -179,7 +178,9 @@ class Pipeline:
             if winner is not None:
                 return winner
             self._learn(attempt)
-            if self._should_retry(candidate, attempt, tries[name]):
+            name = candidate.target.policy_name
+            failures[name] = failures.get(name, 0) + 1
+            if self._should_retry(candidate, attempt, failures[name]):
                 remaining.insert(0, self._policies.current.with_current_endpoints(candidate))
         return None
 
@@ -279,18 +280,20 @@ class Pipeline:
         chosen = candidate
         if candidate.per_endpoint:
             candidate = self._admission.at_endpoint(candidate, context.query, avoid=context.failed)
-        waiter, queued_ms, has_others = (None, None, False) if queued is None else queued
-        upstream = self._upstreams(candidate.target)
+        upstream, waiter = self._upstreams(candidate.target), None if queued is None else queued.waiter
         permit = self._admission.acquire(context, candidate, later, status=upstream.status, again=again, waiter=waiter)
         now_s = self._world.now_s()
         if isinstance(permit, Verdict):
             context.skipped.append((chosen, permit))
-            context.skip(candidate, permit, now_s, queued_ms=queued_ms)
+            context.skip(candidate, permit, now_s, queued_ms=None if queued is None else queued.waited_ms)
             return None
         attempt = Attempt(context, candidate, permit, upstream, self._world, now_s)
-        attempt.record.hedge, attempt.record.queued_ms = hedge, queued_ms
         is_last = attempt.is_last = not later
-        if has_others or (context.skipped and last_resorts(context.skipped)):
+        if hedge:
+            attempt.record.hedge = True
+        if queued is not None:
+            attempt.record.queued_ms, is_last = queued.waited_ms, is_last and not queued.has_others
+        if context.skipped and last_resorts(context.skipped):
             is_last = False
         attempt.limit_ms, attempt.total_ms = context.limits_ms(attempt.record.started_ms, is_last=is_last)
         return attempt

@@ -45,13 +45,13 @@ class Admission:
         """A permit to call a candidate, or the reason for the refusal. Whether one of the `later` candidates could take
         over matters only where the lane is near its objective."""
         now_s = self._world.now_s()
-        left_ms = None if context.plan.deadline_ms is None else context.left_ms(now_s)
-        is_first = waiter is None and not (again or context.failed or context.needed_tokens)
-        if is_first and is_ready_for(candidate, context.query, status, left_ms=left_ms):
-            permit = self._state.acquire_calm(candidate, now_s)
-            if permit is not None:
-                self._world.sample()  # as below: what is random later in a request depends on no lane
-                return permit
+        if waiter is None and not (again or context.failed or context.needed_tokens):
+            left_ms = None if context.plan.deadline_ms is None else context.left_ms(now_s)
+            if is_ready_for(candidate, context.query, status, left_ms=left_ms):
+                permit = self._state.acquire_calm(candidate, now_s)
+                if permit is not None:
+                    self._world.sample()  # as below: what is random later in a request depends on no lane
+                    return permit
         health = self._state.health(candidate, status, now_s)
         verdict = self.check(context, candidate, health, now_s)
         if verdict.reason is not None:

@@ -42,11 +42,11 @@ def is_empty(delta: Delta) -> bool:
 
 def is_refusal(deltas: Sequence[Delta]) -> bool:
     """Whether every choice is a refusal, by the model or by a content filter."""
+    if len(deltas) == 1 and len(pieces := deltas[0].pieces) == 1:
+        piece = pieces[0]
+        return bool(piece.refusal) or piece.finish_reason == _CONTENT_FILTER
     found: set[int] = set()
     declined: set[int] = set()
-    if len(deltas) == 1 and len(deltas[0].pieces) == 1:
-        [piece] = deltas[0].pieces
-        return bool(piece.refusal) or piece.finish_reason == _CONTENT_FILTER
     for delta in deltas:
         for piece in delta.pieces:
             is_declined = piece.refusal or piece.finish_reason == _CONTENT_FILTER

@@ -9,8 +9,9 @@ from math import inf
 from typing import Final, Self
 
 from gateway.attempts.answer_content import bytes_of_content, has_blank_choice, is_empty, is_refusal
-from gateway.attempts.attempt_end import describe_error, paused_too_long, priced, time_limit_passed, too_large
+from gateway.attempts.attempt_end import describe_error, paused_too_long, priced, time_limit_passed
 from gateway.attempts.confidence import as_requested, check_confidence, minimum_of, needs_logprobs, reported_confidence
+from gateway.attempts.kept_deltas import KeptDeltas
 from gateway.attempts.progress import Progress
 from gateway.attempts.pushing import Send, push_deltas
 from gateway.attempts.read_limits import Expired, ReadLimits
@@ -22,17 +23,13 @@ from gateway.errors import AttemptFailed, LowConfidence, Refused, UpstreamError
 from gateway.parameters import ignored_by
 from gateway.ports import Deltas, Permit, Relay, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta
-from gateway.upstreams.answers.kept_bytes import keep_bytes
 from gateway.upstreams.fan_out import FanOutResponse, http_status, needs_fan_out
 from gateway.validation.json_schema import COMPILED
 from twolane.process.http.byte_budget import HOLDING, Holding, HoldingPart
 
 _OK: Final = AttemptOutcome.OK  # finding a member in its class takes 0.2 µs
 
-MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
-MAX_BUFFERED_DELTAS: Final = 1 << 18
 _MAX_EMPTY_DELTAS: Final = 256  # at the beginning of a stream: each choice begins with one for its role
-_DELTA_BYTES: Final = 400  # that a delta takes in memory beside its data
 
 
 class Attempt(Progress):
@@ -45,11 +42,15 @@ class Attempt(Progress):
 
     __slots__ = (
         *("_arrived", "_asked", "_buffered", "_confidence", "_deltas", "_held_bytes", "_holding", "_is_ended"),
-        "_is_released",
-        *("_kept_bytes", "_kept_chars", "_kept_deltas", "_minimum", "_needed_bytes", "_permit", "_received_ms"),
-        *("_response", "_upstream", "_validation", "error", "is_closed", "is_complete", "is_last", "limit_ms"),
-        "total_ms",
+        *("_is_released", "_kept", "_minimum", "_needed_bytes", "_permit", "_response", "_upstream", "_validation"),
+        *("error", "is_closed", "is_complete", "is_last", "limit_ms", "total_ms"),
     )
+    limit_ms: float
+    total_ms: float
+    is_last: bool
+    _arrived: Callable[[], list[Delta]]  # of a stream; see `ports.Deltas`
+    _kept: KeptDeltas  # of a stream
+    _held_bytes: int  # of `_holding`
 
     def __init__(
         self,
@@ -75,8 +76,6 @@ class Attempt(Progress):
             span_id=0 if query.trace is None else context.next_span_id(),
         )
         self._permit, self._upstream = permit, upstream
-        self.limit_ms = self.total_ms = inf
-        self.is_last = True
         self.error: AttemptFailed | None = None  # why the attempt failed, if it did
         self.is_complete = False  # the whole response is buffered, nothing follows
         self.is_closed = False  # its connection was returned or closed
@@ -84,25 +83,20 @@ class Attempt(Progress):
         self._is_released = False  # nothing of its response is left to be closed
         self._response: UpstreamResponse | None = None
         self._deltas: Deltas | None = None
-        self._arrived: Callable[[], list[Delta]] = list  # see `ports.Deltas`
         self._buffered: list[Delta] = []
-        self._received_ms: float | None = None  # when a whole response had arrived
-        self._kept_chars = self._kept_bytes = self._kept_deltas = 0
         self._holding: Holding | HoldingPart | None = None  # that counts the bytes of the buffered response
-        self._held_bytes = 0
         self._confidence: float | None = None  # of a complete answer that has a minimum
         self._minimum = None if candidate.min_confidence is None else minimum_of(candidate, query)
         self._needed_bytes: int | None = None  # to buffer before a stream may be sent; None: all of the response
         self._validation: ResponseValidation | None = None  # None: nothing is checked
-        self._asked: tuple[int, ...] | None = None  # questions of a decision
+        # Questions of a decision.
+        self._asked: tuple[int, ...] | None = None if context.decisions is None else context.decisions.open
         if target.ignore or query.beyond_chat.ignored:
             record.ignored = ignored_by(target, query)
         if checks is not None and is_checked(query, checks):
             self._validation = ResponseValidation(query, checks, COMPILED, clock.now_s)
         if query.stream and self._minimum is None:  # targets report their confidence at the end of a response
             self._needed_bytes = 1 if self._validation is None else self._validation.bytes_to_buffer
-        if context.decisions is not None:
-            self._asked = context.decisions.open
 
     async def open(self) -> Self | None:
         """Call the target, buffer and validate its response. This attempt, if the response may be served.
@@ -110,12 +104,12 @@ class Attempt(Progress):
         Otherwise, or when cancelled, the attempt is recorded and closed. An opened attempt must be served (`commit`)
         or given up (`lose_hedge`, `aclose`).
         """
-        query, holding = self._context.query, HOLDING.get()
-        self._holding, held_bytes, is_ready = holding, 0 if holding is None else holding.size, False
-        self._limits = ReadLimits(self.limit_ms / 1000)
+        query, holding, is_ready = self._context.query, HOLDING.get(), False
+        self._holding, held_bytes = holding, 0 if holding is None else holding.size
+        self._limits = limits = ReadLimits(self.limit_ms / 1000)
         try:
             try:
-                with self._limits:
+                with limits:
                     call = self._call()
                     if query.n > 1 and needs_fan_out(self._upstream, call):
                         self._response = FanOutResponse(self._upstream, call)
@@ -125,7 +119,7 @@ class Attempt(Progress):
                     if not query.stream and not self._take_whole(deltas):
                         await self._receive_whole(deltas)
                 if query.stream:
-                    self._arrived = getattr(deltas, "arrived", list)
+                    self._arrived, self._kept = getattr(deltas, "arrived", list), KeptDeltas()
                     await self._receive_beginning(deltas)
                 if self.is_complete:
                     if self._validation is not None:
@@ -154,11 +148,11 @@ class Attempt(Progress):
         if self._validation is not None:
             self._record_validation()
         self._context.commit(self.record, self._usage, now_s)
-        self._kept_chars = self._output_chars
         if self.is_complete:
             self._end(_OK)
             self.is_closed = self._is_released
         else:  # from here on the stream is limited as a whole, no longer by the deadline
+            self._kept.pass_over(self._output_chars)
             self._limits.end_in(self._started_s + self.total_ms / 1000 - now_s)
         return self._buffered
 
@@ -204,8 +198,7 @@ class Attempt(Progress):
                         self._observe(each)
                     if self._validation is not None:
                         if self._validation.keeps_text:
-                            self._keep(self._output_chars - self._kept_chars)
-                            self._kept_chars = self._output_chars
+                            self._kept.keep_output(self._output_chars)
                         self._validation.feed(each)
                     found.append(each)
                 return found
@@ -288,7 +281,7 @@ class Attempt(Progress):
             if len(buffered) >= _MAX_EMPTY_DELTAS and is_empty(delta):
                 continue  # some targets send them while they think
             buffered.append(delta)
-            self._keep(len(delta.data) + len(delta.original))
+            self._kept.keep(len(delta.data) + len(delta.original))
             if self._validation is not None:
                 self._validation.feed(delta)  # fail early, not only at the end of the response
             if self._needed_bytes is not None:
@@ -303,15 +296,7 @@ class Attempt(Progress):
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
         # Its validation is not the target's time.
-        self._received_ms = self._arrived_ms(self._clock.now_s()) if arrived_ms is None else arrived_ms
-
-    def _keep(self, size: int) -> None:
-        """Count a delta that stays in memory, to be sent or for its check. Raises UpstreamError if it is too much."""
-        self._kept_bytes += size
-        self._kept_deltas += 1
-        keep_bytes(size + _DELTA_BYTES)
-        if self._kept_bytes > MAX_BUFFERED_BYTES or self._kept_deltas > MAX_BUFFERED_DELTAS:
-            raise too_large(MAX_BUFFERED_BYTES, MAX_BUFFERED_DELTAS)
+        self.record.ended_ms = self._arrived_ms(self._clock.now_s()) if arrived_ms is None else arrived_ms
 
     def _call(self) -> Call:
         """What is asked of the target, which is told when the whole response must be complete."""
@@ -384,7 +369,8 @@ class Attempt(Progress):
         if outcome is _OK and not self._has_finish_reason:
             outcome = AttemptOutcome.INCOMPLETE
         record.outcome = outcome
-        record.ended_ms = self._arrived_ms(now_s) if self._received_ms is None else self._received_ms
+        if not self.is_complete:
+            record.ended_ms = self._arrived_ms(now_s)
         if self._usage is not None:
             record.usage = self._usage if price is None else priced(self._usage, price)
         elif record.first_byte_ms is not None or outcome is AttemptOutcome.CANCELLED:

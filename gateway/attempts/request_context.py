@@ -58,13 +58,13 @@ class RequestContext:
         self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.needed_tokens = 0  # at least, as far as targets that found the request too long reported
         self.last_error: AttemptFailed | None = None  # of the attempt that ended last
-        self.decisions: DecisionAnswers | None = None
         self._calls = 0
         self._spent_ms = 0.0  # in the attempts of the decision, and waiting for them
         self._counted = 0  # attempts of the decision; -1: one of them was in progress
         self._streaming: AttemptRecord | None = None  # the committed attempt, until it ends
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
+        self.decisions: DecisionAnswers | None = None
         if query.beyond_chat.decision is not None:
             self.decisions = DecisionAnswers(query.beyond_chat.decision)
         self.classification = classification
@@ -253,8 +253,13 @@ class RequestContext:
 def _count_attempts(decision: Decision, attempts: list[AttemptRecord]) -> float:
     """Put these attempts into the decision, with their cost. Returns the milliseconds in which any of them waited or
     was in progress."""
-    if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
-        attempts = sorted(attempts, key=_started_ms)
+    if len(attempts) == 1:
+        only = attempts[0]
+        decision.attempts = (only,)
+        if only.usage is not None:
+            decision.cost = only.usage.cost or 0.0
+        return only.ended_ms - only.started_ms + (only.queued_ms or 0.0)
+    attempts = sorted(attempts, key=_started_ms)  # a hedge may end before the attempt that it hedges
     spent_ms, until_ms, cost = 0.0, 0.0, 0.0
     for attempt in attempts:
         if attempt.queued_ms is not None:

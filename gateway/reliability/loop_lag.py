@@ -11,6 +11,7 @@ Callers pass the time (`now_s`).
 
 from collections import deque
 from heapq import nlargest
+from math import inf
 from typing import Final
 
 MARK_EVERY_S: Final = 0.005
@@ -24,14 +25,15 @@ class LoopLag:
     """The recent stalls of one event loop."""
 
     def __init__(self) -> None:
-        self._due_s: float | None = None  # of the next mark
+        self._due_s = inf  # of the next mark
         self._stalls: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # begin and end, in order
         self._lates: deque[float] = deque((0.0,) * _SUSTAINED, maxlen=_SUSTAINED)
+        self.late_s = 0.0  # by how much the last mark was late
         self.sustained_s = 0.0  # the lag that all of the last few turns exceeded
 
     def mark(self, now_s: float, *, every_s: float = MARK_EVERY_S) -> float:
         """The loop turns. Returns the seconds until the next mark is due: `every_s`, or 0 for the next turn."""
-        late_s = self._late_s(now_s)
+        late_s = self.late_s = max(0.0, now_s - self._due_s)
         self._lates.append(late_s)
         self.sustained_s = min(self._lates)
         if late_s > _NEGLIGIBLE_S:
@@ -43,20 +45,15 @@ class LoopLag:
 
     def stalled_s(self, since_s: float, now_s: float) -> float:
         """The most that stalls can have delayed an attempt that ran from `since_s` until now."""
-        late_s = 0.0 if self._due_s is None else now_s - self._due_s
-        if late_s <= 0.0 and (not self._stalls or self._stalls[-1][1] <= since_s):
-            return 0.0
-        found = [min(late_s, now_s - since_s)] if late_s > 0.0 else []
-        for begin_s, end_s in reversed(self._stalls):
-            if end_s <= since_s:
+        late_s, all_s = now_s - self._due_s, now_s - since_s
+        total_s = 0.0 if late_s <= 0.0 else late_s if late_s < all_s else all_s
+        found = [total_s]
+        for begin_s, end_s in reversed(self._stalls):  # no two overlap
+            if begin_s <= since_s:
+                if end_s > since_s:
+                    total_s += end_s - since_s
+                    found.append(end_s - since_s)
                 break
-            found.append(end_s - max(begin_s, since_s))
-        return sum(found) if len(found) <= _OWN_TURNS else sum(nlargest(_OWN_TURNS, found))
-
-    @property
-    def late_s(self) -> float:
-        """By how much the last mark was late."""
-        return self._lates[-1]
-
-    def _late_s(self, now_s: float) -> float:
-        return 0.0 if self._due_s is None else max(0.0, now_s - self._due_s)
+            total_s += end_s - begin_s
+            found.append(end_s - begin_s)
+        return total_s if len(found) <= _OWN_TURNS else sum(nlargest(_OWN_TURNS, found))

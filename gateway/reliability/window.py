@@ -44,21 +44,24 @@ class Slice:
 class Window:
     """A mutable sliding window; every method advances it to `now_s` first. `add` takes about a microsecond."""
 
-    __slots__ = ("_newest", "_slice_s", "_slices", "_total", "over")
+    __slots__ = ("_current", "_newest", "_slice_s", "_slices", "_total", "_until_s", "over")
 
     def __init__(self, window_s: float) -> None:
         self._slice_s = window_s / SLICES
         self._slices: dict[int, _Tally] = {}
         self._newest = 0
+        self._until_s = self._slice_s  # the end of the newest slice
+        self._current: _Tally | None = None  # of that, once it has one
         self._total = 0
         self.over = 0  # as of the last call: what has expired since then still counts
 
     def add(self, now_s: float, latency_ms: float, *, over: bool) -> None:
         """Count one answer. For an abandoned attempt, `latency_ms` is its duration so far, a lower bound."""
-        index = int(now_s // self._slice_s)
-        if index != self._newest:
-            index = self._advance(now_s)
-        tally = self._slices.get(index) or self._tally_at(index)
+        if now_s >= self._until_s:
+            self._advance(now_s)
+        tally = self._current
+        if tally is None:
+            tally = self._current = self._tally_at(self._newest)
         tally.total += 1
         self._total += 1
         if over:
@@ -131,6 +134,7 @@ class Window:
     def clear(self) -> None:
         """Remove all slices."""
         self._slices.clear()
+        self._current = None
         self._total = self.over = 0
 
     def _tally_at(self, index: int) -> "_Tally":
@@ -144,7 +148,7 @@ class Window:
         index = int(now_s // self._slice_s)
         if index <= self._newest:
             return self._newest
-        self._newest = index
+        self._newest, self._until_s, self._current = index, (index + 1) * self._slice_s, None
         for old in [each for each in self._slices if each <= index - SLICES]:
             expired = self._slices.pop(old)
             self._total -= expired.total

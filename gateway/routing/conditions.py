@@ -96,6 +96,11 @@ class When:
     further: tuple[Header | LimitedTo, ...] = ()  # that few routes have
     hours: tuple[Hours, ...] = ()  # at least one must hold
 
+    @property
+    def is_about_task_only(self) -> bool:
+        """Whether the task alone decides whether the route matches."""
+        return self == When(tasks=self.tasks)
+
     def matches(self, query: Query, classification: Classification, wall_s: float) -> bool:
         """Whether the route matches the request at this time."""
         if self.tasks is not None and classification.task not in self.tasks:

@@ -5,11 +5,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Final
 
-from gateway.enums import Kind, OnLowConfidence
+from gateway.enums import Kind, OnLowConfidence, Task
 from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
 from gateway.routing.gates import Gate, is_gateable, minimum_in
@@ -92,6 +92,11 @@ class Policy:
     general_limit: Limit | None = None
     private_locations: frozenset[str] = PRIVATE_LOCATIONS
     weights: Path | None = None  # of the classifier; None: the shipped ones
+    # The routes of a task: those that may match, in order, and the first of the others, which matches in any case.
+    rules_of: Mapping[Task, tuple[tuple[Rule, ...], Rule]] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules_of", {task: _rules_of(self.rules, task) for task in Task if self.rules})
 
     def limit_of(self, key: str | None) -> Limit | None:
         """The limit of a key (None: no key): the first that names it, otherwise the general one."""
@@ -189,6 +194,13 @@ def narrowed(plan: Plan, allowed: frozenset[str]) -> Plan:
         shadow=shadow if shadow is not None and shadow.candidate.target.location in allowed else None,
         locations=allowed if known is None else known & allowed,
     )
+
+
+def _rules_of(rules: tuple[Rule, ...], task: Task) -> tuple[tuple[Rule, ...], Rule]:
+    possible = [each for each in rules if (tasks := each.route.when.tasks) is None or task in tasks]
+    # The loader guarantees that the last rule matches everything.
+    certain = next((each for each in possible if each.route.when.is_about_task_only), rules[-1])
+    return tuple(takewhile(lambda each: each is not certain, possible)), certain
 
 
 @dataclass(frozen=True, slots=True)

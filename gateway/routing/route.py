@@ -67,11 +67,11 @@ def _rule_for(policy: Policy, query: Query, classification: Classification, wall
             return rule
         if not policy.is_routed(query.model):
             raise ModelNotFound(query.model)
-    last = policy.rules[-1]  # the loader guarantees that it matches everything
-    for rule in policy.rules:
-        if rule is last or rule.route.when.matches(query, classification, wall_s):
+    possible, certain = policy.rules_of[classification.task]
+    for rule in possible:
+        if rule.route.when.matches(query, classification, wall_s):
             return rule
-    raise AssertionError("a policy has at least one route")
+    return certain
 
 
 def _with_deadline(plan: Plan, request_ms: float) -> Plan:

@@ -154,10 +154,10 @@ class MemoryStore:
     def acquire_calm(self, candidate: Candidate, now_s: float) -> "MemoryPermit | None":
         """See `ports.StateStore`."""
         lane = self._lanes.get(id(candidate)) or self._bind(candidate)
-        name, limit, admissions = lane.name, candidate.target.max_in_flight, []
+        name, limit, admissions = lane.name, lane.max_in_flight, []
         if limit is not None and self._slots.is_full(name, limit):
             return None
-        if self._breakers.get(name, CLOSED).state is not _BREAKER_CLOSED:
+        if self._breakers and self._breakers.get(name, CLOSED).state is not _BREAKER_CLOSED:
             return None
         if self._holds.any and self._holds.left(name, now_s)[0]:
             return None
@@ -166,9 +166,9 @@ class MemoryStore:
                 return None
             admissions.append(guard.admission)
         self._in_flight[name] = self._in_flight.get(name, 0) + 1
-        if lane.retries is not None or lane.hedges is not None:
+        if lane.has_budgets:
             lane.earn_budget()
-        return MemoryPermit(self, lane, admissions, probe=False)
+        return MemoryPermit(self, lane, admissions)
 
     def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
         """See `ports.StateStore`."""
@@ -239,6 +239,8 @@ class MemoryStore:
             guards=tuple(self._guard(objective) for objective in objectives),
             retries=None if target.retry is None else self._retries[target.policy_name],
             hedges=None if candidate.hedge is None else self._hedges[candidate.lane],
+            max_in_flight=target.max_in_flight,
+            has_budgets=target.retry is not None or candidate.hedge is not None,
         )
         return lane
 
@@ -256,22 +258,24 @@ class MemoryPermit:
 
     __slots__ = ("_admissions", "_lane", "_store", "probe")
 
-    def __init__(self, store: MemoryStore, lane: "_Lane", admissions: Sequence[Admission], *, probe: bool) -> None:
+    def __init__(
+        self, store: MemoryStore, lane: "_Lane", admissions: Sequence[Admission], *, probe: bool = False
+    ) -> None:
         self._store, self._lane, self._admissions, self.probe = store, lane, admissions, probe
 
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""
-        store, lane = self._store, self._lane
-        if attempt.outcome is _OK and store._breakers.get(lane.name, CLOSED) is CLOSED:
+        store, lane, outcome = self._store, self._lane, attempt.outcome
+        if outcome is _OK and store._breakers.get(lane.name, CLOSED) is CLOSED:
             store._slots.give_back(lane.name)
         else:
             store.record_end(lane.candidate, attempt, now_s)
         for guard, objective, admission in zip(lane.guards, lane.objectives, self._admissions, strict=True):
             if objective.of_first_token:
                 _report_first_token(guard, admission, attempt, now_s)
-            elif attempt.outcome in ANSWERED:
+            elif outcome in ANSWERED:
                 guard.finished(now_s, admission, attempt.ended_ms - attempt.started_ms)
-            elif attempt.outcome in ABANDONED:
+            elif outcome in ABANDONED:
                 guard.abandoned(now_s, admission, attempt.elapsed_ms)
 
 
@@ -294,6 +298,8 @@ class _Lane(NamedTuple):
     guards: tuple[Guard, ...]  # one for each objective
     retries: RetryBudget | None
     hedges: RetryBudget | None
+    max_in_flight: int | None
+    has_budgets: bool
 
     def earn_budget(self) -> None:
         """A regular attempt earns a share of a retry and of a hedge."""

@@ -150,7 +150,7 @@ def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
 
 async def test_an_answer_too_large_to_be_held_is_left_for_another(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk is small, and only this limit counts them."""
-    monkeypatch.setattr("gateway.attempts.attempt.MAX_BUFFERED_BYTES", 2000)
+    monkeypatch.setattr("gateway.attempts.kept_deltas.MAX_BUFFERED_BYTES", 2000)
     scene = stage(fast=says('{"s": "', *["x" * 100] * 50, '"}'), quality=GOOD)
     sent = await scene.send(stream=True, response_format=SCHEMA)
     assert (sent.text, scene.attempts) == ('{"n": 1}', {"fast": "upstream_error", "quality": "ok"})

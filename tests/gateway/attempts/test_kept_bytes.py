@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.attempts import attempt
+from gateway.attempts import kept_deltas
 from gateway.enums import Kind, OnLowConfidence, RunawayScope
 from gateway.errors import UpstreamError
 from gateway.policy_types import READ_ALONG, Checks
@@ -56,7 +56,7 @@ async def test_what_a_failed_attempt_held_is_no_longer_counted(stage: Any, holdi
 
 
 async def test_white_space_counts_like_any_text(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "MAX_BUFFERED_BYTES", 4000)
+    monkeypatch.setattr(kept_deltas, "MAX_BUFFERED_BYTES", 4000)
     checks = replace(READ_ALONG, runaway=RunawayScope.NONE)
     scene = stage(fast=says("{", *[" " * 100] * 50, "}"), route={"checks": checks})
     sent = await scene.send(**CHECKED)
@@ -73,7 +73,7 @@ async def test_a_stream_that_is_passed_on_unchecked_is_not_counted(stage: Any, h
 async def test_a_checked_stream_that_is_too_large_falls_back_or_ends(
     stage: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: int
 ) -> None:
-    monkeypatch.setattr(attempt, name, value)
+    monkeypatch.setattr(kept_deltas, name, value)
     scene = stage(fast=LONG, quality=says("{}"), route=FULL)
     assert (await scene.send(**CHECKED)).text == "{}"
     assert scene.decision.attempts[0].detail == "answer too large"
@@ -89,7 +89,7 @@ async def test_deltas_that_bring_nothing_are_not_kept_while_a_stream_is_held_bac
     stage: Any, holding: Holding, monkeypatch: pytest.MonkeyPatch, route: Any
 ) -> None:
     """Some targets send an empty text for each token that they think."""
-    monkeypatch.setattr(attempt, "MAX_BUFFERED_DELTAS", 300)
+    monkeypatch.setattr(kept_deltas, "MAX_BUFFERED_DELTAS", 300)
     scene = stage(fast=says(*[""] * 5000, "{", "}"), route=route)
     sent = await scene.send(**CHECKED)
     assert (sent.text, sent.broken) == ("{}", None)
