@@ -41,6 +41,7 @@ UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
 LANES = {"fast", "careful", "quality"}
 TENANTS = ("shop", "wiki", "batch")  # API keys: each is the key of its name
+OVER_LIMIT = "Who is over a limit?"  # the title of a panel
 BATCH = 12  # requests at once of the tenant that has a limit of four per minute
 # The fault of the fast lane's answers, by the second at which it starts.
 TROUBLES = (
@@ -88,7 +89,7 @@ async def play(folder: Path, pictures: Path) -> Night:
             for seed, stream in enumerate((False, True)):
                 options = LoadOptions(url=stage.url("gateway"), stream=stream, key=key_of(TENANTS[seed]))
                 group.create_task(run(_calls(seed), options, on_result=samples.append))
-            group.create_task(_exceed_limit(stage))
+            group.create_task(_exceed_limit(stage, after_s=8.0))
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
@@ -208,10 +209,10 @@ async def _crowd(stage: Stage) -> None:
         await run(calls, LoadOptions(url=stage.url("worker"), model="diffusion"), on_result=lambda _: None)
 
 
-async def _exceed_limit(stage: Stage) -> None:
+async def _exceed_limit(stage: Stage, *, after_s: float = 0.0) -> None:
     """Send more requests of one tenant than the policy allows it; a rate needs scrapes before and between them."""
     body = _body(SLOPPY, "chat", **SHORT)
-    calls = [Call(due_s=8.0 if number else 0.0, prompt=Prompt(body=body)) for number in range(BATCH)]
+    calls = [Call(due_s=after_s if number else 0.0, prompt=Prompt(body=body)) for number in range(BATCH)]
     await run(calls, LoadOptions(url=stage.url("gateway"), key=key_of("batch")), on_result=lambda _: None)
 
 
@@ -237,6 +238,7 @@ async def _until_data(stage: Stage, proxy: FaultProxy, samples: list[Sample], be
             for stream in (False, True):
                 options = LoadOptions(url=stage.url("gateway"), stream=stream, key=key_of(TENANTS[0]))
                 await run(calls, options, on_result=samples.append)
+            await _exceed_limit(stage)
             proxy.fault = Fault()
             parts = ("admin", "worker")
             pages = {part: await asyncio.to_thread(_read, f"{stage.url(part)}/metrics") for part in parts}
@@ -256,8 +258,10 @@ def _window(begin_s: float) -> Window:
 
 def _all_have_data(stage: Stage, begin_s: float) -> bool:
     window = _window(begin_s)
-    answers = (answered for board in BOARDS for answered in query_board(board, stage.url("prometheus"), window))
-    return not any(answered.complaints for answered in answers)
+    answers = [answered for board in BOARDS for answered in query_board(board, stage.url("prometheus"), window)]
+    over_limit = next(answered for answered in answers if answered.panel.title == OVER_LIMIT)
+    is_seen = any(value > 0 for curve in over_limit.curves for _, value in curve.points)  # a counter begins with 0
+    return is_seen and not any(answered.complaints for answered in answers)
 
 
 def _read(url: str) -> str:

@@ -13,7 +13,7 @@ from deploy.grafana.boards import BOARDS
 from deploy.grafana.drawing import COLOURS, STATE_COLOURS, WIDTH, layout
 from deploy.grafana.panels import Board, Kind
 from tests.deploy.known import ROOT, metrics
-from tests.deploy.night import LANES, TENANTS, Night, play
+from tests.deploy.night import LANES, OVER_LIMIT, TENANTS, Night, play
 from twolane.bench.load import OK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -48,8 +48,8 @@ def test_a_tenants_page_names_each_tenant_and_shows_who_is_over_its_limit(night:
         for answered in night.answers["twolane-routes"]
     }
     assert seen["Who sends requests?"].keys() == set(TENANTS)
-    assert seen["Who is over a limit?"]["batch"] > 0
-    assert seen["Who is over a limit?"]["shop"] == seen["Who is over a limit?"]["wiki"] == 0
+    assert seen[OVER_LIMIT]["batch"] > 0
+    assert seen[OVER_LIMIT]["shop"] == seen[OVER_LIMIT]["wiki"] == 0
     assert {f"{name} {kind}" for name in TENANTS for kind in ("input", "output")} == seen["Who uses tokens?"].keys()
     assert max(seen["Who spends money?"].values()) > 0
 
