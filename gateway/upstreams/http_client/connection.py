@@ -120,9 +120,9 @@ class Connection(asyncio.Protocol):
     def _write(self) -> None:
         """The end of the turn in which the request was to be sent. By then it may have been cancelled, or the server
         may have closed."""
-        request, self._unsent = self._unsent, b""
         if self._transport.is_closing() or self._waiter is None or self._waiter.done():
             return
+        request, self._unsent = self._unsent, b""
         if self._is_reused and is_readable(self._fileno):
             self.fail(NotReceived())
         else:
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
         is_end = self._has_eof and exc is None
         if self._response is not None and is_end and not self._is_framed:
             self._response.end()  # the end of the connection is the end of the body
-        elif is_end and self._waiter is not None and not self._has_begun and self._is_reused and self._is_unreceived():
+        elif self._waiter is not None and self._is_reused and (self._unsent or (is_end and self._is_unreceived())):
             self.fail(NotReceived())
         else:
             self.fail(HungUp("in the response" if self._has_begun else "before the response"))
@@ -354,12 +354,13 @@ class Connection(asyncio.Protocol):
             response.end(error)
 
     def _is_unreceived(self) -> bool:
-        """Whether the server's machine has acknowledged all earlier requests, and not one byte of this one.
+        """Whether nothing has arrived, and the server's machine has acknowledged all earlier requests, and not one byte
+        of this one.
 
         The end of its stream acknowledges everything that it had received (RFC 9293, 3.10.7), so it had closed before.
         It cannot answer, and the request may be sent again (RFC 9112, 9.3.1). False if the system does not say.
         """
-        if sys.platform != "linux":
+        if self._has_begun or sys.platform != "linux":
             return False
         try:
             known = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)

@@ -267,6 +267,7 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has shut down its sending half, or left. Keep the connection if a complete request is open."""
         self._has_eof = self._is_deaf = True
+        self._write_held()  # the transport may close now
         if not self._open or self._phase == _BODY or self._closing_s is not None:
             return False
         self._open[-1].is_last = True

@@ -135,6 +135,22 @@ async def test_a_request_is_not_written_behind_bytes_that_arrive_at_the_end_of_i
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+async def test_a_request_whose_connection_ends_within_its_turn_can_be_sent_again(error: Exception | None) -> None:
+    async with raw_server(says(OK)) as server, pooled() as client:
+        assert await ask(client, server.url) == b"ok"
+        connection = client._take(("127.0.0.1", server.url.port or 0), TurnWrites())
+        assert connection is not None
+        head = connection.send(b"POST / HTTP/1.1\r\n\r\n", writes=(writes := TurnWrites()))
+        connection._transport.abort()
+        writes._make()  # before the loop tells of the end
+        connection.connection_lost(error)
+        with pytest.raises(NotReceived):
+            await head
+        await server.until_lost(1)
+        assert len(server.requests) == 1
+
+
 async def test_a_request_that_is_cancelled_within_its_turn_is_not_sent() -> None:
     async with raw_server(says(OK)) as server, raw_server(hangs) as other, pooled() as client:
         assert await ask(client, server.url) == b"ok"

@@ -142,6 +142,18 @@ async def test_a_response_that_waits_is_sent_before_its_connection_is_closed(mak
     second.end()
 
 
+async def test_a_response_that_waits_reaches_a_client_that_ends_its_half_in_that_turn(make: Make) -> None:
+    first, second = make(), make()
+    await second.ask()
+    (await first.ask()).respond(200, [], b"whole")
+    if not first.connection.eof_received():
+        first.wire.close()
+    await asyncio.sleep(0)
+    assert first.wire.sent.endswith(b"whole")
+    first.end()
+    second.end()
+
+
 async def test_nothing_is_written_to_a_client_that_left_within_the_turn(make: Make) -> None:
     first, second = make(), make()
     await second.ask()
