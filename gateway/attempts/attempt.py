@@ -65,6 +65,7 @@ class Attempt(Progress):
         self._usage, self._output_chars = None, 0
         self._has_answer = self._has_finish_reason = self._is_committed = False
         query, checks, target, slo = context.query, context.plan.checks, candidate.target, candidate.slo
+        trace = query.trace
         self.record = record = AttemptRecord(
             target=target.policy_name,
             url=target.address,
@@ -73,7 +74,7 @@ class Attempt(Progress):
             stream=query.stream,
             budget_ms=slo.p95_ms if slo is not None and slo.p95_ms < inf else None,
             probe=permit.probe,
-            span_id=0 if query.trace is None else context.next_span_id(),
+            span_id=0 if trace is None or not trace.is_recorded else context.next_span_id(),
         )
         self._permit, self._upstream = permit, upstream
         self.error: AttemptFailed | None = None  # why the attempt failed, if it did

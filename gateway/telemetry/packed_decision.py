@@ -39,11 +39,13 @@ def pack(decision: Decision) -> bytes | None:
     try:
         if trace is None:
             return _encode(decision)  # as the lists of its fields and of those of its records
-        high, low = trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS  # a packed number has no more bits
-        of_trace = (high, low, trace.span_id, trace.parent_id, trace.flags, trace.state, trace.is_recorded)
         decision.trace = None  # for a moment: a copy takes longer
         try:
-            return _encode((of_trace, decision))
+            if trace.ids_text and not trace.is_recorded:  # says all, as do most
+                return _encode((trace.ids_text, decision))
+            high, low = trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS  # a packed number has no more bits
+            of_trace = (high, low, trace.span_id, trace.parent_id, trace.flags, trace.state, trace.is_recorded)
+            return _encode(((*of_trace, trace.ids_text), decision))
         finally:
             decision.trace = trace
     except (TypeError, ValueError, OverflowError):  # such as a number of more than 64 bits
@@ -53,7 +55,10 @@ def pack(decision: Decision) -> bytes | None:
 def unpack(packed: bytes) -> Decision:
     """The decision as it was."""
     values, trace = _decode(packed), None
-    if isinstance(values[0], list):  # those of a trace; otherwise a time
+    if isinstance(values[0], str):  # the ids of a new trace; otherwise a time, or
+        text, values = values
+        trace = Trace(trace_id=int(text[:32], 16), span_id=int(text[32:], 16), ids_text=text)
+    elif isinstance(values[0], list):  # those of a trace
         (high, low, *of_trace), values = values
         trace = Trace(**dict(zip(_TRACE, (high << _BITS | low, *of_trace), strict=True)))
     found = dict(zip(_DECISION, values, strict=True)) | {"trace": trace}

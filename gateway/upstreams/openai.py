@@ -81,10 +81,11 @@ def _names_stream_options(answer: ErrorAnswer, body: bytes) -> bool:
 
 def headers_for(call: Call) -> dict[str, str]:
     """Headers of one call, beside those of all calls and of the key. Headers of the client are not forwarded."""
-    headers = {"x-request-id": call.query.request_id}
-    trace = call.query.trace
-    if trace is not None:
-        headers["traceparent"] = trace.header(call.span_id)
-        if trace.state:
-            headers["tracestate"] = trace.state
+    query = call.query
+    trace = query.trace
+    if trace is None:
+        return {"x-request-id": query.request_id}
+    headers = {"x-request-id": query.request_id, "traceparent": trace.header(call.span_id)}
+    if trace.state:
+        headers["tracestate"] = trace.state
     return headers

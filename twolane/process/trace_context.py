@@ -13,6 +13,7 @@ from twolane.process.records import record
 SAMPLED: Final = 1
 _PARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _STATE: Final = re.compile(rb"[\x20-\x7e]{1,512}")
+_HEADERS: Final = ("00-%s-%s-00", "00-%s-%s-01")  # by flags
 _SPANS: Final = (1 << 64) - 1  # all 64-bit numbers except 0
 
 
@@ -27,11 +28,12 @@ class Trace:
     flags: int = 0
     state: str = ""  # `tracestate`, forwarded unchanged
     is_recorded: bool = False
+    ids_text: str = ""  # trace id and span id as 48 hexadecimal digits, if they were made together; empty: not yet
 
     @property
     def hex_id(self) -> str:
         """The trace id as written in logs and exemplars."""
-        return f"{self.trace_id:032x}"
+        return self.ids_text[:32] or f"{self.trace_id:032x}"
 
     def child_id(self, number: int) -> int:
         """The span id of the request's n-th call, n > 0, derived from the random span id of the request."""
@@ -39,7 +41,10 @@ class Trace:
 
     def header(self, span_id: int = 0) -> str:
         """The header `traceparent` for a server that is called from this span (0: the request's own)."""
-        return f"00-{self.trace_id:032x}-{span_id or self.span_id:016x}-{self.flags:02x}"
+        text = self.ids_text
+        if text and not span_id:
+            return _HEADERS[self.flags] % (text[:32], text[32:])
+        return f"00-{self.hex_id}-{span_id or self.span_id:016x}-{self.flags:02x}"
 
 
 def read_trace(headers: Mapping[bytes, bytes]) -> Trace | None:

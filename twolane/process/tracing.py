@@ -55,10 +55,13 @@ class Tracer:
         request states that, so that the servers it calls do not start traces of their own."""
         if caller is None and self._bound is not None:
             bits = random.getrandbits(192)
-            trace_id = bits >> 64 or 1
+            trace_id, span_id = bits >> 64, bits & _LOW_BITS
+            if not trace_id or not span_id:  # no ids
+                return self.begin(caller)
+            text = "%048x" % bits  # noqa: UP031 - in half of the time, and of that of both ids
             if trace_id & _LOW_BITS >= self._bound:
-                return Trace(trace_id=trace_id, span_id=bits & _LOW_BITS or 1)
-            return Trace(trace_id=trace_id, span_id=bits & _LOW_BITS or 1, flags=SAMPLED, is_recorded=True)
+                return Trace(trace_id=trace_id, span_id=span_id, ids_text=text)
+            return Trace(trace_id=trace_id, span_id=span_id, flags=SAMPLED, is_recorded=True, ids_text=text)
         return self._begin(caller)
 
     def _begin(self, caller: Trace | None) -> Trace:
