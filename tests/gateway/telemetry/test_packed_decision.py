@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import ErrorSource, Outcome, SchemaCheck, Task
@@ -14,6 +17,7 @@ from gateway.telemetry.packed_decision import pack, unpack
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Classification, Usage
 from twolane.process.trace_context import Trace
+from twolane.process.tracing import Tracer
 
 FINITE = st.floats(allow_nan=False)
 USAGES = st.none() | st.builds(Usage, cost=st.none() | FINITE, confidence=st.none() | FINITE)
@@ -48,6 +52,18 @@ def test_an_unpacked_decision_is_the_packed_one(made: Decision) -> None:
     assert packed is not None
     assert unpack(packed) == made
     assert [type(each.outcome) for each in unpack(packed).attempts] == [type(each.outcome) for each in made.attempts]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_decision_of_a_new_trace_is_unpacked_with_its_ids(decision: Any, share: float) -> None:
+    tracer = Tracer(ParentBasedTraceIdRatio(share), Mock(), Resource.get_empty())
+    for _ in range(200):
+        made = replace(decision(), trace=(trace := tracer.begin(None)))
+        assert trace.is_recorded == bool(share)
+        assert unpack(pack(made) or b"") == made
+        assert made.trace is trace
+        assert trace.ids_text == f"{trace.trace_id:032x}{trace.span_id:016x}"
+        assert trace.header() == f"00-{trace.hex_id}-{trace.span_id:016x}-0{int(share)}"
 
 
 def test_a_decision_that_cannot_be_packed_is_kept_as_it_is(decision: Any) -> None:
