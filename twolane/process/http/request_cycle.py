@@ -320,6 +320,13 @@ class RequestCycle:
         """The head of the response."""
         self.has_started = True
         status = self._app_status
+        is_plain = not (self.is_last or self._expects_continue or status in _BODILESS)
+        if is_plain and self.scope["method"] != "HEAD" and self.scope["http_version"] == "1.1":
+            common = header_lines([*self._wire.default_headers, *self._headers, *self.added_headers])
+            if common is not None:  # which has no length, so the body consists of chunks
+                self._is_chunked = True
+                line = STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+                return b"%b%btransfer-encoding: chunked\r\n\r\n" % (line, common)
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         for name, value in (*self._wire.default_headers, *self._headers, *self.added_headers):
             if name == b"content-length":
