@@ -22,6 +22,7 @@ from twolane.process.http.turn_writes import TurnWrites
 _BODILESS: Final = frozenset({204, 304})
 _OK_STATUS: Final = 200
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+_UNUSED: Final = httptools.HttpResponseParser(object())  # of connections that are closed
 _BYTES_ACKED_AT: Final = 120  # in Linux's struct tcp_info
 
 
@@ -193,6 +194,7 @@ class Connection(asyncio.Protocol):
         else:
             self.fail(HungUp("in the response" if self._has_begun else "before the response"))
         self._on_lost(self)
+        self._parser = _UNUSED  # its own refers to the connection, whose memory is free at once this way
 
     # Common responses
 

@@ -59,6 +59,7 @@ _TASK: Final = "request"  # the name of tasks
 _MAX_TARGETS: Final = 64  # that are kept
 _MAX_TARGET_BYTES: Final = 64
 _IDLE, _HEAD, _BODY = range(3)  # what is expected next: a request, the rest of a head, the rest of a body
+_UNUSED: Final = httptools.HttpRequestParser(object())  # of connections that are closed
 _log = logging.getLogger("twolane.http")
 
 
@@ -217,6 +218,9 @@ class ClientConnection(asyncio.Protocol):
         for cycle in self._open:
             cycle.disconnect()
         self.resume_writing()
+        # Its requests and its parser refer to it: without a cycle of references, its memory is free at once.
+        self._open.clear()
+        self._parsing, self._parser = None, _UNUSED
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from typing import Any
@@ -39,6 +40,26 @@ async def test_requests_at_the_same_time_have_connections_of_their_own() -> None
         assert server.connections == 5
         await ask(client, server.url)
         assert server.connections == 5
+
+
+async def test_a_closed_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    async with raw_server(says(sized(b"ok", "Connection: close"), b"")) as server, pooled() as client:
+        await ask(client, server.url)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(4):
+                await ask(client, server.url)
+            await server.until_lost(5)
+            await asyncio.sleep(0)
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            kept = [found for found in gc.garbage if isinstance(found, Connection)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not kept
 
 
 async def test_no_more_idle_connections_are_kept_than_allowed() -> None:

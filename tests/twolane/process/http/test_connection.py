@@ -34,6 +34,7 @@ from tests.twolane.process.http.listening import (
     status_of,
 )
 from twolane.process.http import connection
+from twolane.process.http.connection import ClientConnection
 from twolane.process.http.limits import Broken
 from twolane.process.http.request_cycle import WATCH, RequestCycle
 
@@ -242,6 +243,25 @@ async def test_a_request_leaves_nothing_to_the_garbage_collector(app: Any) -> No
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             kept = [found for found in gc.garbage if isinstance(found, RequestCycle)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not kept
+
+
+@pytest.mark.slow
+async def test_a_client_that_left_leaves_nothing_to_the_garbage_collector() -> None:
+    """Otherwise many that leave take memory until it runs."""
+    async with served(reads_first) as it:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(4):
+                assert await it.talk(HEAD + b"content-length: 9\r\n\r\nhi", shut=True) == b""
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            kept = [found for found in gc.garbage if isinstance(found, RequestCycle | ClientConnection)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
