@@ -70,6 +70,13 @@ def choose_ports(*, free_only: bool) -> dict[str, int]:
     return chosen
 
 
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Raises ProcessError if another server has taken a port of the gateway, which starts last, since it was chosen."""
+    for part in ("gateway", "admin"):
+        if not port_is_free(HOST, ports[part]):
+            raise ProcessError(f"port {ports[part]} ({part}) was taken by another server: run it again")
+
+
 class DemoEnvironment:
     """`async with DemoEnvironment(config) as environment:` starts all parts, and ends them on exit."""
 
@@ -90,7 +97,9 @@ class DemoEnvironment:
                 self._await_worker(),
             )
             # Last, because it sends requests to the quality lane while the worker loads.
-            gateway = await parts.enter_async_context(Child(_gateway_command(await self._calibrated())))
+            command = _gateway_command(await self._calibrated())
+            check_ports(self.config.ports)  # or else another server's answers would be taken for those of this demo
+            gateway = await parts.enter_async_context(Child(command))
             await gateway.serve(f"{self.config.url('gateway')}/health", within_s=START_TIMEOUT_S)
             self._parts = parts.pop_all()
         return self

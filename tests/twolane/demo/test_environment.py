@@ -7,8 +7,9 @@ import pytest
 
 from twolane.demo import environment
 from twolane.demo.case_types import DemoFault
-from twolane.demo.environment import HEADROOM, PROXY_FAULTS, DemoConfig, choose_ports, raise_slos, slowness
+from twolane.demo.environment import HEADROOM, PROXY_FAULTS, DemoConfig, check_ports, choose_ports, raise_slos, slowness
 from twolane.fault_proxy.control import Mode
+from twolane.process.children import ProcessError
 from twolane.process.flags import free_port
 
 
@@ -23,6 +24,17 @@ def test_default_ports_are_used_if_they_are_free(monkeypatch: pytest.MonkeyPatch
 
 def test_free_ports_are_all_different() -> None:
     assert len(set(choose_ports(free_only=True).values())) == 5
+
+
+@pytest.mark.parametrize("part", ["gateway", "admin"])
+def test_a_port_that_was_taken_before_the_gateway_starts_is_named(part: str) -> None:
+    ports = choose_ports(free_only=True)
+    check_ports(ports)
+    with (
+        socket.create_server(("127.0.0.1", ports[part])),
+        pytest.raises(ProcessError, match=rf"{ports[part]} \({part}\)"),
+    ):
+        check_ports(ports)
 
 
 def test_the_gateway_reaches_the_worker_through_the_proxy_and_the_quality_server_directly(tmp_path: Path) -> None:
