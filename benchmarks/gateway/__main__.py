@@ -23,6 +23,8 @@ from benchmarks.gateway import measure, mock_upstream, overload, peers, processe
 from benchmarks.gateway.servers import GATEWAY, PARTS, RELAY, TRACED, Server, servers
 
 OVERLOAD_DELAY_S: Final = 0.001
+# Spans are exported within each load that they are from. By default every 5 s: some loads would pay for others.
+EXPORT_DELAY_MS: Final = 500
 WHOLE_SOAK: Final = 100_000
 
 
@@ -102,7 +104,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _start(stack: ExitStack, chosen: list[Server], mock_port: int) -> list[processes.Running]:
     """The servers that listen; one that does not is named and left out, unless it is the gateway itself."""
-    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{mock_port}"}
+    endpoint = f"http://127.0.0.1:{mock_port}"
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS)}
     running = []
     for server in chosen:
         environment = traces if server.name == TRACED else None
