@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import PermissionDenied, Unauthorized
 from gateway.web.asgi_responses import send_early_error
-from twolane.process.api_keys import INVALID_KEY, Key, Keys, KeyScope, key_named, key_of
+from twolane.process.api_keys import INVALID_KEY, Key, Keys, KeyScope, key_of
 from twolane.process.http.request_cycle import NAMED
 
 OPEN_PATHS = frozenset({"/live", "/health"})
@@ -29,7 +29,7 @@ def key_for(scope: Scope, keys: Keys) -> Key | None:
         known: Key | None = scope[_FOUND]
         return known
     named: dict[bytes, bytes] | None = scope.get(NAMED)
-    return keys.find(key_of(scope["headers"]) if named is None else key_named(named))
+    return keys.find(key_of(scope["headers"])) if named is None else keys.of_headers(named)
 
 
 def send_scope(_path: str) -> KeyScope:

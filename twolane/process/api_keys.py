@@ -9,8 +9,8 @@ A keys file has one key per line: `name sha256:<64 hex digits>`, followed by wha
     locations=eu,on-prem    the locations of targets that requests may be sent to
 
 Blank lines and lines that begin with `#` are skipped; lines end with LF, CR LF or CR. A name has 1 to 64 letters,
-digits and `_ . @ -`, and is case-sensitive. Names and keys are unique. The keys themselves are stored nowhere: they are
-long and random, so a plain hash of one cannot be reversed.
+digits and `_ . @ -`, and is case-sensitive. Names and keys are unique. The keys themselves are written nowhere: they
+are long and random, so a plain hash of one cannot be reversed. A process remembers valid ones in its memory.
 """
 
 import hashlib
@@ -35,6 +35,8 @@ KEY_BYTES: Final = 32
 NAME: Final = re.compile(r"[\w.@-]{1,64}")
 _LINE: Final = re.compile(rf"(?P<name>{NAME.pattern})\s+sha256:(?P<digest>[0-9a-fA-F]{{64}})(?P<options>(\s+\S+)*)")
 _PRIVATE_ONLY: Final = "private-only"
+_MAX_KNOWN_HEADERS: Final = 1024
+_MAX_KNOWN_BYTES: Final = 512  # of one; clients may pad theirs
 _OPTIONS: Final = {
     "scopes": "scopes=ask,metrics,admin",
     "models": "models=NAME,NAME",
@@ -78,11 +80,27 @@ class Keys:
 
     def __init__(self, by_digest: Mapping[bytes, Key]) -> None:
         self._by_digest = dict(by_digest)
+        self._by_header: dict[bytes, Key] = {}  # valid keys, by the `Authorization` that they were sent in
 
     def find(self, key: bytes) -> Key | None:
         """What is known of this key, or None. The lookup may take a different time for each SHA-256, which reveals
         nothing about the key that it was made from."""
         return self._by_digest.get(hashlib.sha256(key).digest())
+
+    def of_headers(self, headers: Mapping[bytes, bytes]) -> Key | None:
+        """The key of a request, by the headers that `key_of` reads, none of which is repeated. A valid one is hashed
+        once: the table of those that were sent is keyed by a secret hash, so looking there reveals nothing either."""
+        given = headers.get(b"authorization")
+        if given is None or b"api-key" in headers or b"x-api-key" in headers:
+            return self.find(key_of(headers.items()))
+        known = self._by_header.get(given)
+        if known is None:
+            known = self.find(key_of(((b"authorization", given),)))
+            if known is not None and len(given) <= _MAX_KNOWN_BYTES:
+                if len(self._by_header) >= _MAX_KNOWN_HEADERS:
+                    self._by_header.clear()
+                self._by_header[given] = known
+        return known
 
     def named(self, name: str) -> tuple[Key, bytes] | None:
         """The key with this name and its SHA-256 digest, or None. Not for every request: it looks at all keys."""
@@ -125,15 +143,6 @@ def add_key(file: Path, line: str) -> None:
             end.write(text)
     except OSError as error:
         raise ConfigurationError(f"keys file {file}: {error.strerror or error}") from error
-
-
-def key_named(headers: Mapping[bytes, bytes]) -> bytes:
-    """See `key_of`; of headers by name, none of which is repeated."""
-    given = headers.get(b"authorization")
-    if given is None or b"api-key" in headers or b"x-api-key" in headers:
-        return key_of(headers.items())
-    scheme, _, key = given.strip().partition(b" ")
-    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

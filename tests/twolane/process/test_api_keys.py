@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twolane.process.api_keys import Keys, KeyScope, add_key, key_line, key_named, key_of, load_keys, new_key
+from twolane.process import api_keys
+from twolane.process.api_keys import Key, Keys, KeyScope, add_key, key_line, key_of, load_keys, new_key
 from twolane.process.errors import ConfigurationError
 
 
@@ -195,5 +196,28 @@ def test_several_headers_must_carry_the_same_key(name: bytes, other: bytes) -> N
         st.sampled_from([b"", b" k ", b"k", b"l", b"Bearer k", b" bEaReR  k ", b"bearer", b"Basic k"]),
     )
 )
-def test_headers_by_name_have_the_same_key(headers: dict[bytes, bytes]) -> None:
-    assert key_named(headers) == key_of(headers.items())
+def test_headers_by_name_have_the_same_key_whenever_they_are_sent(headers: dict[bytes, bytes]) -> None:
+    keys = Keys({hashlib.sha256(key).digest(): Key(name=key.decode()) for key in (b"k", b"l")})
+    found = keys.find(key_of(headers.items()))
+    assert [keys.of_headers(headers) for _ in range(3)] == [found] * 3
+
+
+def test_a_key_that_was_sent_before_does_not_excuse_another_one() -> None:
+    keys = Keys({hashlib.sha256(key).digest(): Key(name=key.decode()) for key in (b"k", b"l")})
+    valid = {b"authorization": b"Bearer k"}
+    assert keys.of_headers(valid) == Key(name="k")
+    assert keys.of_headers({**valid, b"api-key": b"l"}) is None
+    assert keys.of_headers({**valid, b"x-api-key": b"none"}) is None
+    assert keys.of_headers({b"authorization": b"Bearer none"}) is None
+    assert keys.of_headers({b"authorization": b"Bearer  l"}) == Key(name="l")
+    assert keys.of_headers({}) is None
+
+
+def test_only_so_many_headers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "_MAX_KNOWN_HEADERS", 3)
+    keys = Keys({hashlib.sha256(b"k").digest(): Key(name="k")})
+    for spaces in range(1, 9):
+        assert keys.of_headers({b"authorization": b"Bearer" + b" " * spaces + b"k"}) == Key(name="k")
+        assert len(keys._by_header) <= 3
+    assert keys.of_headers({b"authorization": b"Bearer" + b" " * 1000 + b"k"}) == Key(name="k")
+    assert sum(map(len, keys._by_header)) < 1000
