@@ -42,7 +42,8 @@ class Attempt(Progress):
 
     __slots__ = (
         *("_arrived", "_asked", "_buffered", "_confidence", "_deltas", "_held_bytes", "_holding", "_is_ended"),
-        *("_is_released", "_kept", "_minimum", "_needed_bytes", "_permit", "_response", "_upstream", "_validation"),
+        *("_is_released", "_keeps_permit", "_kept", "_minimum", "_needed_bytes", "_permit", "_response", "_upstream"),
+        *("_validation",),
         *("error", "is_closed", "is_complete", "is_last", "limit_ms", "total_ms"),
     )
     limit_ms: float
@@ -82,6 +83,7 @@ class Attempt(Progress):
         self.is_closed = False  # its connection was returned or closed
         self._is_ended = False  # and recorded
         self._is_released = False  # nothing of its response is left to be closed
+        self._keeps_permit = False  # until `release`
         self._response: UpstreamResponse | None = None
         self._deltas: Deltas | None = None
         self._buffered: list[Delta] = []
@@ -141,7 +143,7 @@ class Attempt(Progress):
 
     def commit(self) -> list[Delta]:
         """Pass the point of no return. Returns the buffered deltas, to send at once; `more` has the others. Close a
-        complete attempt that is not closed by it."""
+        complete attempt that is not closed by it; `release` one that is, when they were sent."""
         self._is_committed = True
         if self._context.surest is not None:
             self._context.forget_surest()
@@ -150,8 +152,8 @@ class Attempt(Progress):
             self._record_validation()
         self._context.commit(self.record, self._usage, now_s)
         if self.is_complete:
+            self.is_closed = self._keeps_permit = self._is_released
             self._end(_OK)
-            self.is_closed = self._is_released
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._kept.pass_over(self._output_chars)
             self._limits.end_in(self._started_s + self.total_ms / 1000 - now_s)
@@ -383,5 +385,12 @@ class Attempt(Progress):
             record.status = http_status(self._response, error, has_data=record.first_byte_ms is not None)
         if error is not None:
             describe_error(record, error, (now_s - self._started_s) * 1000, self._context.plan)
-        self._permit.release(record, now_s)
+        if not self._keeps_permit:
+            self._permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)
+
+    def release(self) -> None:
+        """Release the permit that a whole answer kept, so that it did not wait for that; once."""
+        if self._keeps_permit:
+            self._keeps_permit = False
+            self._permit.release(self.record, self._clock.now_s())

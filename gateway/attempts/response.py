@@ -92,6 +92,11 @@ class GatewayResponse:
         """All of it was sent."""
         self._is_complete = True
 
+    def release(self) -> None:
+        """Free the target's slot before the end, because sending the answer may take a while."""
+        if self._attempt is not None:
+            self._attempt.release()
+
     async def aclose(self) -> None:
         """Cancel the attempt if it is in progress, and report the decision; further calls do nothing."""
         if self._is_closed:
@@ -100,8 +105,10 @@ class GatewayResponse:
         if not self._is_complete:
             self._context.outcome = Outcome.CLIENT_GONE
         try:
-            if self._attempt is not None and not self._attempt.is_closed:
-                await self._attempt.aclose()
+            if self._attempt is not None:
+                self._attempt.release()
+                if not self._attempt.is_closed:
+                    await self._attempt.aclose()
         finally:
             self._finish(self._context)
         if self._recorder is not None and self._context.outcome is Outcome.OK:

@@ -232,11 +232,13 @@ class MemoryStore:
             self._lanes.clear()
         target, slo = candidate.target, candidate.slo
         objectives = () if slo is None else _objectives_of(candidate.lane, slo)
+        guards = tuple(self._guard(objective) for objective in objectives)
         lane = self._lanes[id(candidate)] = _Lane(
             candidate=candidate,
             name=target.name,
             objectives=objectives,
-            guards=tuple(self._guard(objective) for objective in objectives),
+            guards=guards,
+            whole=guards[0] if len(guards) == 1 and not objectives[0].of_first_token else None,
             retries=None if target.retry is None else self._retries[target.policy_name],
             hedges=None if candidate.hedge is None else self._hedges[candidate.lane],
             max_in_flight=target.max_in_flight,
@@ -270,6 +272,9 @@ class MemoryPermit:
             store._slots.give_back(lane.name)
         else:
             store.record_end(lane.candidate, attempt, now_s)
+        if outcome is _OK and lane.whole is not None:
+            lane.whole.finished(now_s, self._admissions[0], attempt.ended_ms - attempt.started_ms)
+            return
         for guard, objective, admission in zip(lane.guards, lane.objectives, self._admissions, strict=True):
             if objective.of_first_token:
                 _report_first_token(guard, admission, attempt, now_s)
@@ -296,6 +301,7 @@ class _Lane(NamedTuple):
     name: str  # of the target
     objectives: tuple[_Objective, ...]
     guards: tuple[Guard, ...]  # one for each objective
+    whole: Guard | None  # the only guard, if that is of whole answers
     retries: RetryBudget | None
     hedges: RetryBudget | None
     max_in_flight: int | None

@@ -138,10 +138,12 @@ class GenerationApis:
             [delta] = answer.buffered()
             data = delta.data
             if writer is not None:
+                answer.release()
                 client.stop()
                 await writer.keep(delta.data, delta.original)
                 data = writer.whole(delta.data, delta.original)
             if not send_now(send, [JSON_TYPE, *headers], data):
+                answer.release()
                 client.stop()
                 await send_json(send, data, headers=headers)
             answer.sent()

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from gateway.enums import Outcome
+from gateway.enums import AttemptOutcome, Outcome, TargetApi
 from gateway.policy_types import Queue, Retry
-from gateway.types import Verdict
+from gateway.types import Call, Verdict
+from gateway.upstreams.answers.whole_reply import WholeReply
+from gateway.upstreams.http_client.response import ArrivedResponse
 from gateway.upstreams.scripted import fails, says
 from tests.gateway.stage import in_flight
 
@@ -258,3 +260,28 @@ def test_a_verdict_of_a_full_target_says_so(stage: Any) -> None:
     refused = scene.state.acquire(lane, 0, sample=0.5, healthy_fallback=False)
     assert isinstance(refused, Verdict)
     assert (refused.is_full, refused.detail) == (True, "1 of 1 in flight")
+
+
+@pytest.mark.anyio
+async def test_a_whole_answer_frees_its_slot_when_it_was_sent_or_may_take_long_and_only_once(stage: Any) -> None:
+    scene = stage(fast=says("never"))
+    document = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}'
+
+    async def arrived(_: Call) -> WholeReply:
+        return WholeReply(ArrivedResponse({}, document), document, TargetApi.CHAT)
+
+    scene.targets["fast"].send = arrived
+    for frees_early in (False, True):
+        answer = await scene.pipeline.handle(scene.query())
+        assert answer.decision(scene.clock.now_s()).attempts[0].outcome is AttemptOutcome.OK
+        assert in_flight(scene) == 1
+        if frees_early:
+            answer.release()
+            assert in_flight(scene) == 0
+        answer.sent()
+        await answer.aclose()
+        assert in_flight(scene) == 0
+        answer.release()
+        await answer.aclose()
+        assert in_flight(scene) == 0
+    assert [decision.attempts[0].outcome for decision in scene.listener.decisions] == [AttemptOutcome.OK] * 2
