@@ -35,7 +35,7 @@ class LoopLag:
         """The loop turns. Returns the seconds until the next mark is due: `every_s`, or 0 for the next turn."""
         late_s = self.late_s = max(0.0, now_s - self._due_s)
         self._lates.append(late_s)
-        self.sustained_s = min(self._lates)
+        self.sustained_s = min(self._lates) if late_s else 0.0
         if late_s > _NEGLIGIBLE_S:
             self._stalls.append((now_s - late_s, now_s))
             self._due_s = now_s
@@ -47,8 +47,11 @@ class LoopLag:
         """The most that stalls can have delayed an attempt that ran from `since_s` until now."""
         late_s, all_s = now_s - self._due_s, now_s - since_s
         total_s = 0.0 if late_s <= 0.0 else late_s if late_s < all_s else all_s
+        stalls = self._stalls
+        if not stalls or stalls[-1][1] <= since_s:
+            return total_s
         found = [total_s]
-        for begin_s, end_s in reversed(self._stalls):  # no two overlap
+        for begin_s, end_s in reversed(stalls):  # no two overlap
             if begin_s <= since_s:
                 if end_s > since_s:
                     total_s += end_s - since_s

@@ -45,10 +45,10 @@ class LoopWatch:
             self._mark()
 
     def _mark(self) -> None:
-        now_s = self.clock()
-        self.is_idle = not self.is_busy()
-        wait_s = self.lag.mark(now_s, every_s=IDLE_EVERY_S if self.is_idle else MARK_EVERY_S)
-        self._worst_s = max(self._worst_s, self.lag.late_s)
+        now_s, lag = self.clock(), self.lag
+        self.is_idle = is_idle = not self.is_busy()
+        wait_s = lag.mark(now_s, every_s=IDLE_EVERY_S if is_idle else MARK_EVERY_S)
+        self._worst_s = max(self._worst_s, lag.late_s)
         if now_s - self._reported_s >= REPORT_EVERY_S:
             self._report(self._worst_s)
             self._worst_s, self._reported_s = 0.0, now_s

@@ -65,12 +65,13 @@ class Ingress:
         self._turned_s = -inf  # when it began
         self._is_scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None  # finding it takes a system call
+        self._context = Context()  # empty: the current one may be of a request, whose variables would live on in turns
         self._running: Collection[object] = _NOBODY  # requests of the server, known with the first connection
 
     @property
     def is_busy(self) -> bool:
         """Whether any request waits or is in progress."""
-        return bool(self._queue or self._running)
+        return bool(self._running) or self._queue.size > 0
 
     def arrive(self, connection: ClientConnection, cycle: RequestCycle) -> None:
         """Start a request now, or when its turn comes; refuse it if the loop is overloaded."""
@@ -92,8 +93,6 @@ class Ingress:
                 if room is not None:
                     self._shedder.refuse(arrival.at_s)
                 self._refuse(evicted.connection, evicted.cycle)
-        if self._watch.is_idle:
-            self._watch.wake()
         if not self._is_scheduled:
             self._schedule()
 
@@ -104,6 +103,8 @@ class Ingress:
         self._turned_s = now_s
         self._is_scheduled = False
         self._started = 0
+        if self._watch.is_idle:  # not before the first request has gone its way
+            self._watch.wake()
         while self._queue.size and self._started < self._most:
             arrival = self._queue.pop()
             if arrival.connection.is_open and not arrival.cycle.is_disconnected:
@@ -136,8 +137,7 @@ class Ingress:
         self._is_scheduled = True
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        # In an empty context: this one may be of another request, whose variables would live on here.
-        self._loop.call_soon(self._turn, context=Context())
+        self._loop.call_soon(self._turn, context=self._context)
 
 
 def _is_large(cycle: RequestCycle) -> bool:
