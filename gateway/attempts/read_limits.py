@@ -58,6 +58,8 @@ class ReadLimits:
 
     __slots__ = ("_cancelling", "_idle_s", "_task", "_timer", "_until_s", "_watch", "expired", "since_s", "time_s")
 
+    since_s: float  # when the current read began, or has brought something
+
     def __init__(self, seconds: float) -> None:
         global _latest  # noqa: PLW0603 - a map from loops would cost each attempt two calls
         watch = _latest
@@ -66,9 +68,8 @@ class ReadLimits:
             watch = _latest = _Watch(asyncio.get_running_loop())
         self.expired: Expired | None = None
         self._watch = watch
-        self.time_s = watch.loop.time
-        self.since_s = now_s = self.time_s()  # when the current read began, or has brought something
-        self._until_s = now_s + seconds
+        self.time_s = time_s = watch.loop.time
+        self._until_s = time_s() + seconds
         self._idle_s = inf
         self._timer: asyncio.TimerHandle | None = None
 
@@ -88,7 +89,7 @@ class ReadLimits:
 
     def __enter__(self) -> None:
         watch = self._watch
-        self.since_s = now_s = watch.loop.time()
+        self.since_s = now_s = self.time_s()
         if now_s >= self._until_s:
             self.expired = Expired.UNTIL
             raise TimeoutError
@@ -98,8 +99,9 @@ class ReadLimits:
         watch.reads[self] = None
         if not watch.is_looking:
             watch.start()
-        if self._until_s < watch.next_s or now_s + self._idle_s < watch.next_s:
-            self.look(watch.next_s)
+        next_s = watch.next_s
+        if self._until_s < next_s or now_s + self._idle_s < next_s:
+            self.look(next_s)
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
         del self._watch.reads[self]

@@ -215,14 +215,14 @@ class RequestContext:
     def decision(self, now_s: float) -> Decision:
         """The decision as of now: one record, which later calls change. A stream in progress counts as a successful
         attempt, and its decision is a record of its own."""
-        decision, streaming = self._decision, self._streaming
+        decision, streaming, attempts = self._decision, self._streaming, self._attempts
         decision.total_ms = total_ms = (now_s - self.query.received_s) * 1000
         if streaming is not None:
-            self._spent_ms = _count_attempts(decision, [*self._attempts, replaced(streaming, ended_ms=total_ms)])
+            self._spent_ms = _count_attempts(decision, [*attempts, replaced(streaming, ended_ms=total_ms)])
             self._counted = -1
-        elif len(self._attempts) != self._counted:
-            self._spent_ms = _count_attempts(decision, self._attempts)
-            self._counted = len(self._attempts)
+        elif (count := len(attempts)) != self._counted:
+            self._spent_ms = _count_attempts(decision, attempts)
+            self._counted = count
         own_ms = total_ms - self._spent_ms
         decision.overhead_ms = own_ms if own_ms > 0.0 else 0.0
         if self.outcome is not _OK:  # once it is not, it is never again

@@ -23,6 +23,8 @@ _CARETS: Final = {
     "⟨": re.compile(r"⟨(?i:cursor)⟩"),
     **{sign: re.compile(sign) for sign in "█▮‸"},
 }
+_ASCII_CARETS: Final = tuple((sign, caret) for sign, caret in _CARETS.items() if sign.isascii())
+_ALL_CARETS: Final = tuple(_CARETS.items())
 _BLOCKS: Final = re.compile("<<<<< ?search")
 _LIST: Final = re.compile(r"[:=(]\s*+[\"'`]?[\w-]++[\"'`]?(?:\s?[,|/;]\s?[\"'`]?[\w -]{1,24}+[\"'`]?){2}")
 _LABELS: Final = re.compile(
@@ -42,8 +44,10 @@ CONFIDENCE: Final = {
 
 def form_of(query: Query) -> str | None:
     """The form of a request, a key of CONFIDENCE; None if it has none."""
-    user = _ends(query.last_user_text)
-    for sign, caret in _CARETS.items():
+    user = query.last_user_text
+    if len(user) > 2 * _SEARCHED:
+        user = _ends(user)
+    for sign, caret in _ASCII_CARETS if user.isascii() else _ALL_CARETS:
         if sign in user and caret.search(user):
             return "cursor"
     if not query.system_text:

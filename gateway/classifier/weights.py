@@ -4,6 +4,7 @@ The file is written by `python -m training.classifier`; README.md in this folder
 """
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ MAX_BYTES: Final = 2_000_000
 def open_classifier(path: Path = FILE) -> Classify:
     """The gateway's classifier: the fixed stages, those by form, then the trained one. Raises BadWeights."""
     stages: tuple[EvidenceStage, ...] = (*STAGES, *FORM_STAGES, LearnedStage(read_model(path)))
-    return lambda query: classify(query, stages)
+    return partial(classify, stages=stages)
 
 
 def read_model(path: Path = FILE) -> TaskModel:

@@ -102,20 +102,23 @@ def request_id_headers(request_id: str, path: str) -> ResponseHeaders:
 
 def describe(decision: Decision) -> ResponseHeaders:
     """All headers known so far; empty ones are omitted."""
-    classification, attempts = decision.classification, decision.attempts
-    headers = request_id_headers(decision.query_id, decision.api_path)
-    headers.append((CONFIDENCE, b"%.2f" % classification.confidence))
-    if len(attempts) == 1:
-        tried = f"{attempts[0].target}={attempts[0].outcome}"
-    else:
+    classification, attempts, timings_ms = decision.classification, decision.attempts, decision.timings_ms
+    is_rare = len(attempts) != 1
+    if is_rare:
         tried = ",".join([f"{attempt.target}={attempt.outcome}" for attempt in attempts])
-    headers += _repeated(classification.task, decision.route, decision.target, tried, decision.policy)
-    if len(attempts) != 1 or attempts[0].ignored or decision.low_confidence is not None or decision.answered_by:
+    else:
+        only = attempts[0]
+        tried, is_rare = f"{only.target}={only.outcome}", bool(only.ignored)
+    headers = [
+        *request_id_headers(decision.query_id, decision.api_path),
+        (CONFIDENCE, b"%.2f" % classification.confidence),
+        *_repeated(classification.task, decision.route, decision.target, tried, decision.policy),
+        (SERVER_TIMING, _timing_format(tuple(timings_ms)) % (*timings_ms.values(), decision.total_ms)),
+    ]
+    if is_rare or decision.low_confidence is not None or decision.answered_by:
         headers += [(name, _value(value)) for name, value in _rare(decision) if value]
     if decision.schema_check:
         headers.append((SCHEMA, _value(decision.schema_check)))
-    timings_ms = decision.timings_ms
-    headers.append((SERVER_TIMING, _timing_format(tuple(timings_ms)) % (*timings_ms.values(), decision.total_ms)))
     trace = decision.trace
     if trace is not None and trace.is_recorded:
         headers.append((TRACE, trace.header().encode()))

@@ -79,6 +79,8 @@ def parse_chat(
     parameters, needs = read_parameters(document, nested) if document or nested else (NO_PARAMETERS, _NO_NEEDS)
     own_needs = _STREAM if stream else _CHAT
     code = tagged_code(user_text) if "<" in user_text else None
+    if len(body) > 2 * SEARCHED_CHARS:  # no text is longer than the body
+        system_text, user_text = _ends(system_text, SEARCHED_CHARS), _ends(user_text, SEARCHED_CHARS)
     if len(earlier_text) + len(answer_text) > EARLIER_CHARS:
         earlier_text, answer_text = _ends(earlier_text, EARLIER_CHARS), _ends(answer_text, EARLIER_CHARS)
     query = Query(
@@ -87,8 +89,8 @@ def parse_chat(
         body=body,
         spans=spans,
         received_s=now_s,
-        system_text=_ends(system_text),
-        last_user_text=_ends(user_text),
+        system_text=system_text,
+        last_user_text=user_text,
         earlier_text=earlier_text,
         answer_text=answer_text,
         message_count=count,
@@ -212,7 +214,7 @@ def _fields(body: bytes, spans: Mapping[str, tuple[int, int]]) -> dict[str, Any]
     return document
 
 
-def _ends(text: str, chars: int = SEARCHED_CHARS) -> str:
+def _ends(text: str, chars: int) -> str:
     """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
     return text if len(text) <= 2 * chars else text[:chars] + text[-chars:]
 

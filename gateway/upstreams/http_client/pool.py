@@ -193,6 +193,11 @@ def _address_of(method: str, url: URL) -> tuple[Origin, bytes]:
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
+    if len(headers) == 1:  # most requests have one of their own
+        [(name, value)] = headers.items()
+        line = f"{name}: {value}"
+        if line.isprintable():
+            return f"{line}\r\n".encode()
     lines, count = "".join(map(_LINE, headers.items())), len(headers)
     if lines.count("\n") != count or lines.count("\r") != count or "\0" in lines:
         raise ValueError("a header contains a line break")

@@ -64,12 +64,12 @@ class Holding:
     def assign(self, owner: str) -> None:
         """Count the bytes as those of an API key, given by its name."""
         if not self._is_released:
-            if self.size:
-                if self._owner is None:
-                    self._budget.used -= self.size
-                else:
-                    self._budget.change(-self.size, self._owner)
-                self._budget.change(self.size, owner)
+            if size := self.size:
+                if self._owner is not None:
+                    self._budget.change(-size, self._owner)
+                    self._budget.used += size
+                by_owner = self._budget._by_owner
+                by_owner[owner] = by_owner.get(owner, 0) + size
             self._owner = owner
 
     def reserve(self, size: int) -> None:
@@ -103,8 +103,8 @@ class Holding:
         """Hold nothing any longer; further calls do nothing."""
         if not self._is_released:
             self._is_released = True
-            if self.size:
-                self._budget.change(-self.size, self._owner)
+            if size := self.size:
+                self._budget.change(-size, self._owner)
                 self.size = 0
 
     def beside(self) -> "Holding":
