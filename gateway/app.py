@@ -159,7 +159,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_routes(pipeline=pipeline, metrics=metrics, recent=recent, **both)
         seen = ConsoleContext(settings, keys, policies, state, clock, recent, registry, generation.routes, shared)
         console = await stack.enter_async_context(open_console(seen))
-        protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys)
+        protection, ingress = _protection(settings, keys, metrics), _ingress(watch, metrics, keys, generation)
         parts: dict[str, Any] = {"policies": policies, "watcher": watcher, "on_status": metrics.responded}
         applications = _Applications(public, admin, console, generation.routes)
         yield _protected(applications, protection, ingress=ingress, on_end=pipeline.stop, **parts)
@@ -274,14 +274,17 @@ def _on_reload(
     log_policy(policy.version, is_changed=result)
 
 
-def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None) -> Ingress:
+def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None, generation: GenerationApis) -> Ingress:
     """Where requests to generate wait for the event loop; health checks and other routes do not."""
 
     def key_of(scope: Scope) -> str:
         return fairness_key(scope, keys.current if keys else None)
 
-    ingress = Ingress(paths=frozenset(APIS), watch=watch, on_shed=metrics.shed, key_of=key_of)
-    watch.is_busy = lambda: ingress.is_busy
+    def streams() -> int:
+        return generation.streams
+
+    ingress = Ingress(paths=frozenset(APIS), watch=watch, on_shed=metrics.shed, key_of=key_of, streams=streams)
+    watch.is_busy, watch.has_streams = lambda: ingress.is_busy, lambda: ingress.has_requests
     return ingress
 
 

@@ -23,13 +23,15 @@ def bytes_of_content(delta: Delta) -> int:
 
     White space alone is none: a response that begins with it and never ends falls back while nothing has been sent.
     """
-    return sum(
-        (0 if piece.text.isspace() else len(piece.text.encode("utf-8", "surrogatepass")))
-        + len(piece.refusal)
-        + piece.other_bytes
-        + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
-        for piece in delta.pieces
-    )
+    size = 0
+    for piece in delta.pieces:
+        text = piece.text
+        if text and not text.isspace():
+            size += len(text.encode("utf-8", "surrogatepass"))
+        size += len(piece.refusal) + piece.other_bytes
+        for call in piece.tool_calls:
+            size += len(call.name) + len(call.arguments)
+    return size
 
 
 def is_empty(delta: Delta) -> bool:

@@ -22,10 +22,11 @@ from gateway.upstreams.answers.content_encoding import (
     decoder_for,
 )
 from gateway.upstreams.answers.kept_bytes import keep_bytes
+from gateway.upstreams.answers.pushed_stream import PushedStream
 from gateway.upstreams.answers.reader import AnswerReader, read_document
 from gateway.upstreams.answers.whole_reply import WholeReply
 from gateway.upstreams.errors import TRANSLATED, from_response, translated
-from gateway.upstreams.http_client.client import Destination, HttpClient, HttpResponse, RelayChunks
+from gateway.upstreams.http_client.client import Destination, HttpClient, HttpResponse
 from gateway.upstreams.proxies import Proxy
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
@@ -207,45 +208,14 @@ class HttpReply:
             return
         if reader.is_done or (self._is_single and reader.is_finished):  # only the end of the stream is expected
             return
-        end, is_single = asyncio.get_running_loop().create_future(), self._is_single
-
-        def stop() -> None:
-            if not end.done():
-                end.set_result(None)
-
-        def feed(part: bytes) -> bool:
-            try:
-                if part:
-                    found = reader.feed(part)
-                    if take(found) and not (reader.is_done or (is_single and reader.is_finished)):
-                        return True
-            except Exception as fault:  # noqa: BLE001 - for whoever reads on
-                self._fault = fault
-            stop()
-            return False
-
+        pushed = PushedStream(reader, self._found, take, is_single=self._is_single, trailer_s=_TRAILER_S)
         try:
-            if self._response.push(feed, None if relay is None else self._relaying(reader, relay, stop)):
-                await end
+            if self._response.push(pushed.feed, None if relay is None else pushed.relaying(relay)):
+                await pushed.end
         finally:
             self._response.push(None)
-
-    def _relaying(self, reader: AnswerReader, relay: RelayText, stop: Callable[[], None]) -> RelayChunks:
-        """Relays text instead of reading it, if the reader needs to know nothing else of it."""
-
-        def take(chunks: bytes, index: int, characters: int) -> bool | None:
-            if index not in reader.text_choices:
-                return None
-            reader.idle_size = 0
-            try:
-                if relay(chunks, characters):
-                    return True
-            except Exception as fault:  # noqa: BLE001 - for whoever reads on
-                self._fault = fault
-            stop()
-            return False
-
-        return take
+            pushed.close()
+            self._fault, self._trailer_until_s = pushed.fault, pushed.trailer_until_s
 
     def arrived(self) -> list[Delta]:
         """See `ports.Deltas`."""

@@ -159,18 +159,21 @@ def read_event(data: bytes, state: ChunkState) -> Delta | None:
 
 
 def _text_of_one_choice(data: bytes, completion: _Completion, *, is_chunk: bool) -> Delta | None:
-    """The delta of the most common response: the text of one choice, and perhaps the usage. None for any other."""
+    """The delta of the most common responses: at most the text of one choice, its end, and the usage. None for any
+    other."""
     if completion.choices is None or len(completion.choices) != 1 or completion.error is not _ABSENT:
         return None
     choice = completion.choices[0]
     body, index = choice.delta if is_chunk else choice.message, choice.index
-    if body is None or index is None or index < 0 or body.content is None or body.refusal:
+    if body is None or index is None or index < 0 or body.refusal:
         return None
     if body.tool_calls is not None or not (
         body.function_call is body.reasoning is body.reasoning_content is body.audio is _ABSENT
     ):
         return None
-    piece = Piece(index=index, text=body.content, finish_reason=choice.finish_reason or None, is_answer=True)
+    text, reason = body.content, choice.finish_reason or None
+    is_answer = text is not None or reason in _ENDS_WITHOUT_CONTENT  # otherwise a role, or an end
+    piece = Piece(index=index, text=text or "", finish_reason=reason, is_answer=is_answer)
     return Delta(data=data, pieces=(piece,), usage=None if completion.usage is _ABSENT else _usage(completion.usage))
 
 

@@ -61,6 +61,7 @@ class GenerationApis:
         self._parsers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="parse")
         self._heartbeat_s = heartbeat_s
         self._begin = begin
+        self.streams = 0  # that have begun and are in progress
 
     @property
     def routes(self) -> Mapping[str, ASGIApp]:
@@ -172,9 +173,11 @@ class GenerationApis:
         try:
             answer = await self._pipeline.handle(query, on_start=contexts.append)
             named = partial(api.in_its_terms, query=query)
+            self.streams += 1
             try:
                 await _send_deltas(stream, answer, client, self._writer(api, query, answer), named)
             finally:
+                self.streams -= 1
                 await answer.aclose()
         finally:
             await stream.aclose()

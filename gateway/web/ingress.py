@@ -42,7 +42,8 @@ class _Arrival:
 
 class Ingress:
     """The queue of one server. `key_of` finds whose share a request uses, by its ASGI scope; requests for one of the
-    `paths` may have to wait."""
+    `paths` may have to wait. `streams`: how many requests in progress are streams that have begun; those of the
+    console, which are not in this queue, may be counted as well."""
 
     def __init__(
         self,
@@ -52,8 +53,10 @@ class Ingress:
         on_shed: Callable[[], None],
         key_of: Callable[[Any], str],
         shedder: LoadShedder | None = None,
+        streams: Callable[[], int] = lambda: 0,
     ) -> None:
         self.paths = paths
+        self._streams = streams
         self._watch = watch
         self._on_shed = on_shed
         self._key_of = key_of
@@ -70,8 +73,13 @@ class Ingress:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any request waits or is in progress."""
-        return bool(self._running) or self._queue.size > 0
+        """Whether any request waits, or is in progress and has not begun to stream."""
+        return self._queue.size > 0 or len(self._running) > self._streams()
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request is in progress."""
+        return bool(self._running)
 
     def arrive(self, connection: ClientConnection, cycle: RequestCycle) -> None:
         """Start a request now, or when its turn comes; refuse it if the loop is overloaded."""

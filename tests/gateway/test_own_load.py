@@ -141,6 +141,20 @@ async def test_the_lag_of_the_loop_is_reported() -> None:
 
 
 def test_an_idle_loop_is_marked_rarely_until_a_request_arrives() -> None:
+    idle, busy = marked(streams=False)
+    assert idle <= 25
+    assert busy >= 150
+
+
+def test_a_loop_of_streams_is_marked_less_often_than_one_whose_targets_are_timed() -> None:
+    streaming, busy = marked(streams=True)
+    assert 100 <= streaming <= 250
+    assert busy >= 150
+
+
+def marked(*, streams: bool) -> tuple[int, int]:
+    """How often a loop is marked in ten seconds without requests that wait for a target, and in one with some."""
+
     async def story() -> tuple[int, int]:
         busy, marks = False, 0
 
@@ -151,7 +165,7 @@ def test_an_idle_loop_is_marked_rarely_until_a_request_arrives() -> None:
                 return super().mark(now_s, **more)
 
         watch = LoopWatch(Lag(), lambda _: None, clock=asyncio.get_running_loop().time)
-        watch.is_busy = lambda: busy
+        watch.is_busy, watch.has_streams = lambda: busy, lambda: streams
         task = asyncio.create_task(watch.run())
         await asyncio.sleep(10)
         idle, busy = marks, True
@@ -160,6 +174,4 @@ def test_an_idle_loop_is_marked_rarely_until_a_request_arrives() -> None:
         task.cancel()
         return idle, marks - idle
 
-    idle, busy = run_virtual(story())
-    assert idle <= 25
-    assert busy >= 150
+    return run_virtual(story())

@@ -151,14 +151,17 @@ class PooledResponse:
 
     def feed_text(self, chunks: bytes) -> bool:
         """Hand over whole chunks as they are, if they only bring text; False: that is not possible, read them."""
-        relay = self._relay_text
-        if relay is None or self._sink is None or self._parts or len(chunks) > min(PUSHED_BYTES, self._limit):
+        relay, size = self._relay_text, len(chunks)
+        if relay is None or self._sink is None or self._parts or size > PUSHED_BYTES or size > self._limit:
             return False
         found = read_text_chunks(chunks)
-        has_room = None if found is None else relay(chunks, found[1], found[2])
-        if found is None or has_room is None:
+        if found is None:
             return False
-        self._limit -= found[0]
+        data_size, index, characters = found
+        has_room = relay(chunks, index, characters)
+        if has_room is None:
+            return False
+        self._limit -= data_size
         if not has_room:
             self._sink = None
         return True

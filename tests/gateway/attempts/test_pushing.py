@@ -125,6 +125,45 @@ def test_a_stream_ends_with_its_total_time_though_it_brings_more(play: Any) -> N
     play(story)
 
 
+def test_a_complete_answer_is_waited_out_until_its_end_or_for_five_seconds(play: Any) -> None:
+    async def story(stream: Stream) -> None:
+        task, loop = await stream.pushing(), asyncio.get_running_loop()
+        stream.arrive(event("1", "stop"))
+        finished_s = loop.time()
+        loop.call_later(4, stream.arrive, PING)
+        await task
+        assert loop.time() - finished_s == pytest.approx(5)
+        assert stream.sent == "1"
+        assert await anext(stream.reply, None) is None
+        assert loop.time() - finished_s == pytest.approx(5)
+
+    play(story)
+
+
+def test_the_end_of_a_complete_answer_ends_the_pushing(play: Any) -> None:
+    async def story(stream: Stream) -> None:
+        task = await stream.pushing()
+        stream.arrive(event("1", "stop"), DONE)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert task.done()
+        stream.response.end()
+        assert await anext(stream.reply, None) is None
+
+    play(story)
+
+
+def test_a_target_that_breaks_off_behind_its_answer_has_done_its_work(play: Any) -> None:
+    async def story(stream: Stream) -> None:
+        task = await stream.pushing()
+        stream.arrive(event("1", "stop"))
+        stream.response.end(HungUp("in the response"))
+        await task
+        assert await anext(stream.reply, None) is None
+
+    play(story)
+
+
 def test_what_follows_the_finish_reason_is_read(play: Any) -> None:
     async def story(stream: Stream) -> None:
         task = await stream.pushing()

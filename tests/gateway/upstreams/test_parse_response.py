@@ -305,3 +305,37 @@ def test_what_is_no_text_answer_is_left_to_the_full_reader(data: bytes) -> None:
     assert read_text_answer(data) is None
     broken = orjson.dumps(TEXT_ANSWER).replace(b"assistant", b"assist\xff")
     assert read_text_answer(broken) is None
+
+
+EVENTS = (
+    {"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, "delta": {"content": None}, "finish_reason": "length"}], "usage": {"prompt_tokens": 3}},
+    {"choices": [{"index": 1, "delta": {"content": "é", "refusal": ""}, "finish_reason": ""}]},
+)
+BODY = ("role", "content", "refusal", "tool_calls", "function_call", "reasoning_content", "reasoning", "audio")
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_event_read_in_the_short_way_is_read_alike_in_the_long_one(event: Any, monkeypatch: Any) -> None:
+    """As it is, and whatever stands in one of its places."""
+    places = [("choices", 0, name) for name in ("index", "delta", "message", "finish_reason")]
+    places += [("choices", 0, "delta", name) for name in BODY]
+    changed = [orjson.dumps(event)]
+    for *above, last in places:
+        for other in OTHERS:
+            made = around = orjson.loads(orjson.dumps(event))
+            for key in above:
+                around = around[key]
+            around[last] = other
+            changed.append(json.dumps(made).encode())
+
+    def read(data: bytes) -> Any:
+        try:
+            return read_event(data, ChunkState())
+        except AttemptFailed as fault:
+            return type(fault), fault.detail
+
+    short = [read(data) for data in changed]
+    monkeypatch.setattr("gateway.upstreams.parse_response._text_of_one_choice", lambda *_, **__: None)
+    assert short == [read(data) for data in changed]

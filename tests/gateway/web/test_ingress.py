@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import pairwise
 from types import SimpleNamespace
@@ -300,3 +301,36 @@ async def test_the_bytes_of_requests_that_wait_are_within_the_budget(serving: An
         protection = gateway.gateway.protection
         for listener in (protection.public_listener(gateway.gateway.ingress.arrive), protection.admin_listener()):
             assert listener.budget is protection.budget
+
+
+@pytest.mark.anyio
+async def test_the_loop_is_busy_until_a_stream_has_begun_and_not_after_it(serving: Any, fake: Any, wire: Any) -> None:
+    may_begin, may_end = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Any, _: Any) -> Any:
+        await may_begin.wait()
+        stream = await wire.start_stream(request)
+        await stream.write(wire.chunk("hel") + wire.chunk("lo"))
+        await may_end.wait()
+        await stream.write(wire.stop + b"data: [DONE]\n\n")
+        return stream
+
+    async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
+        ingress = gateway.gateway.ingress
+        body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        asked = asyncio.create_task(gateway.ask(body))
+        await until(lambda: bool(server.bodies))
+        assert ingress.is_busy
+        may_begin.set()
+        await until(lambda: not ingress.is_busy)
+        assert ingress.has_requests
+        may_end.set()
+        assert (await asked)[0] == 200
+        await until(lambda: not ingress.has_requests)
+        assert not ingress.is_busy
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not is_so():  # noqa: ASYNC110 - state of the gateway, which tells nobody
+            await asyncio.sleep(0.001)

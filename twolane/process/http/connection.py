@@ -397,9 +397,11 @@ class ClientConnection(asyncio.Protocol):
 
     def push(self, data: bytes) -> bool:
         """Queue bytes, if they can still be sent; returns whether they can, and `is_drained`."""
-        if self._transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             return False
-        self.write(data)
+        transport.write(self._held + data if self._held else data)  # as `write`, without a call of its own
+        self._held = b""
         return self._writable is None
 
     def _write_held(self) -> None:
