@@ -42,6 +42,7 @@ MODULES: Final = {
     "diffusion_worker.constraint_service.compiler_process",
     "diffusion_worker.constraint_service.validator_process",
     "gateway",
+    "training.evaluate",
     "twolane",
 }
 COMMANDS: Final = {"worker", "quality", "serve", "tune", "chaos"}  # of twolane; others start programs themselves
