@@ -7,7 +7,8 @@ session and signals that `subprocess.Popen` gives it, and is a child of the test
 and counts its processor time as of any other.
 
 Only lines of the form `sys.executable -m MODULE ARGUMENTS` are forked, and only the modules below. Programs that other
-programs start are executed: tests of the demo and of the wheel run workers and gateways as users start them.
+programs start are executed: tests of the demo and of the wheel run workers and gateways as users start them. The
+exception is `twolane chaos`, which starts six programs and restarts those that it killed, and forks them in turn.
 """
 
 import atexit
@@ -41,9 +42,11 @@ MODULES: Final = {
     "diffusion_worker.constraint_service.compiler_process",
     "diffusion_worker.constraint_service.validator_process",
     "gateway",
+    "training.evaluate",
     "twolane",
 }
-COMMANDS: Final = {"worker", "quality", "serve"}  # of twolane; others start programs themselves
+COMMANDS: Final = {"worker", "quality", "serve", "tune", "chaos"}  # of twolane; others start programs themselves
+STARTING: Final = {("twolane", "chaos")}  # these fork the programs that they start
 READ_EARLY: Final = ("PYTHON", "LD_", "OMP_", "MKL_", "TORCH", "HF_", "TRANSFORMERS_")  # when modules are imported
 PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 
@@ -61,6 +64,7 @@ class Start:
     new_session: bool
     process_group: int
     before: Callable[[], object] | None  # called in the program first
+    is_starting: bool  # it forks our programs that it starts
 
 
 class ForkServer:
@@ -123,6 +127,7 @@ class ForkServer:
             new_session=bool(given[15]),
             process_group=given[16],
             before=given[21],
+            is_starting=tuple(line[2:4]) in STARTING,
         )
 
 
@@ -201,7 +206,8 @@ def _become(start: Start, sent: list[int]) -> NoReturn:
         _take_session(start)
         _forget_pytest()
         _take_place(start)
-        status = _run(start.arguments)
+        with forking() if start.is_starting else contextlib.nullcontext():
+            status = _run(start.arguments)
     except BaseException:
         traceback.print_exc()
     finally:

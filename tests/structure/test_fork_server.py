@@ -15,7 +15,11 @@ import pytest
 from tests import fork_server
 
 PROBE = """
-import json, logging, os, signal, sys
+import json, logging, os, signal, subprocess, sys
+if "start" in sys.argv:
+    if "tests.fork_server" in sys.modules:
+        sys.modules["tests.fork_server"].MODULES = {"probe"}
+    sys.exit(subprocess.run([sys.executable, "-m", "probe"]).returncode)
 print(json.dumps({
     "name": __name__, "arguments": sys.argv, "folder": os.getcwd(), "given": os.environ.get("GIVEN"),
     "others": sorted(name for name in os.environ if name.startswith("PYTEST_")),
@@ -85,6 +89,15 @@ def test_a_program_that_reads_another_environment_early_is_executed(start: Start
     """As torch reads the number of its threads when it is imported."""
     output, _ = start(env={**os.environ, "OMP_NUM_THREADS": "3"}).communicate("", timeout=120)
     assert json.loads(output)["forked"] is False
+
+
+@pytest.mark.parametrize("is_starting", [True, False])
+def test_programs_that_a_program_starts_are_forked_only_if_that_is_listed(
+    start: Start, monkeypatch: pytest.MonkeyPatch, is_starting: bool
+) -> None:
+    monkeypatch.setattr(fork_server, "STARTING", {("probe", "start")} if is_starting else set())
+    output, _ = start("start").communicate("", timeout=120)
+    assert json.loads(output)["forked"] is is_starting
 
 
 def test_other_programs_are_executed(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def patient(policy: str) -> str:
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    line = [sys.executable, "-m", "twolane", "chaos", "--seconds", "60"]
+    # With -u it is executed, not forked: the environment of a forked process does not show in /proc.
+    line = [sys.executable, "-u", "-m", "twolane", "chaos", "--seconds", "60"]
     process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()  # printed before the start
