@@ -48,8 +48,9 @@ def time_classifier(model: TaskModel, calls: int = 600, large_calls: int = 120) 
 
 @contextmanager
 def _collecting_as_the_gateway() -> Iterator[None]:
-    """Collect garbage as seldom as `gateway.app` does: some collections would fall into a call."""
-    before = gc.get_threshold()
+    """Collect garbage as seldom as `gateway.app` does: some collections would fall into a call. What the caller has
+    frozen stays frozen, or else each of its later collections would traverse every module."""
+    before, is_first = gc.get_threshold(), gc.get_freeze_count() == 0
     gc.collect()
     gc.freeze()
     gc.set_threshold(25_000, 20, 50)
@@ -57,7 +58,8 @@ def _collecting_as_the_gateway() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if is_first:
+            gc.unfreeze()
 
 
 def _time_us(timed: EvidenceStage, query: Query) -> float:

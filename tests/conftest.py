@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.logging import catching_logs
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.fork_server", "tests.processes", "tests.processor_time"]
@@ -55,10 +56,24 @@ def pytest_collection_finish() -> None:
 
 
 def _let_root_handlers_see_all() -> None:
-    """Let every logger propagate: pytest adds its handlers to each that does not, 55 of torch's, six times a test."""
+    """Let every logger propagate, so that pytest's handlers need no other logger than the root: it would look for such
+    that do not among 1,500, most of them torch's, six times a test."""
     for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True
+    catching_logs.__enter__ = _catch_at_the_root  # type: ignore[method-assign]
+
+
+def _catch_at_the_root(catching: catching_logs[logging.Handler]) -> logging.Handler:
+    """`catching_logs.__enter__`, for the root logger alone."""
+    root = logging.getLogger()
+    root.addHandler(catching.handler)
+    catching.attached_loggers.append(root)
+    if catching.level is not None:
+        catching.handler.setLevel(catching.level)
+        catching.orig_level = root.level
+        root.setLevel(min(catching.orig_level, catching.level))
+    return catching.handler
 
 
 @pytest.fixture(scope="session", autouse=True)

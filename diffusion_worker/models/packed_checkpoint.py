@@ -103,12 +103,15 @@ def _skeleton(config: Any, dtype: torch.dtype) -> Any:
     """The model with parameters on the meta device; buffers are computed, as files do not contain all of them."""
     from accelerate import init_empty_weights
     from transformers import DiffusionGemmaForBlockDiffusion
+    from transformers.initialization import no_init_weights
 
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with init_empty_weights(include_buffers=False):
-            return DiffusionGemmaForBlockDiffusion(config)
+        with no_init_weights(), init_empty_weights(include_buffers=False):
+            model = DiffusionGemmaForBlockDiffusion(config)
+        model.tie_weights()
+        return model
     finally:
         torch.set_default_dtype(usual)
 

@@ -220,10 +220,18 @@ def test_a_missed_aim_is_printed_and_not_judged(
     assert _main(monkeypatch, str(rows), "--check") == 1
 
 
-def test_garbage_is_collected_as_before_after_the_times_are_measured() -> None:
+@pytest.mark.parametrize("frozen", [0, 7])
+def test_garbage_is_collected_as_before_after_the_times_are_measured(
+    frozen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the caller has frozen stays frozen."""
+    told: list[str] = []
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: frozen)
+    monkeypatch.setattr(gc, "freeze", lambda: told.append("frozen"))
+    monkeypatch.setattr(gc, "unfreeze", lambda: told.append("unfrozen"))
     before = gc.get_threshold()
     with _collecting_as_the_gateway():
         assert gc.get_threshold() != before
-        assert gc.get_freeze_count()
+        assert told == ["frozen"]
     assert gc.get_threshold() == before
-    assert not gc.get_freeze_count()
+    assert told == (["frozen"] if frozen else ["frozen", "unfrozen"])

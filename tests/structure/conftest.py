@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.structure.syntax_trees import nodes, parsed
+from tests.structure.syntax_trees import nodes, parsed, statements, text_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -13,6 +13,6 @@ def trees() -> Iterator[None]:
     """A million nodes: collections would traverse them while they are made, and after every later test."""
     gc.disable()
     yield
-    parsed.cache_clear()
-    nodes.cache_clear()
+    for read in (text_of, parsed, statements, nodes):
+        read.cache_clear()
     gc.enable()

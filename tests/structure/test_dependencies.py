@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import gateway
-from tests.structure.syntax_trees import nodes, parsed
+from tests.structure.syntax_trees import nodes, parsed, statements, text_of
 from twolane.cli import COMMANDS, EXTRAS
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +116,7 @@ Import = tuple[str, ...]  # `from a import b` may mean the module a.b or the mod
 
 def imports(given: Sequence[ast.AST]) -> Iterator[Import]:
     """The third-party modules that these statements import."""
+    others = {*sys.stdlib_module_names, *OWN}
     for node in given:
         if isinstance(node, ast.Import):
             found = [(alias.name,) for alias in node.names]
@@ -123,15 +124,18 @@ def imports(given: Sequence[ast.AST]) -> Iterator[Import]:
             found = [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
         else:
             continue
-        yield from (one for one in found if one[0].split(".")[0] not in {*sys.stdlib_module_names, *OWN})
+        yield from (one for one in found if one[0].split(".")[0] not in others)
 
 
-def by_name(given: Sequence[ast.AST]) -> Iterator[Import]:
+BY_NAME = ("import_module", "find_spec", "importorskip")
+
+
+def by_name(path: Path) -> Iterator[Import]:
     """Modules imported or looked for by a name written as text."""
-    for node in given:
+    for node in nodes(path) if any(name in text_of(path) for name in BY_NAME) else ():
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in {"import_module", "find_spec", "importorskip"}:
+            if called in BY_NAME:
                 yield (str(node.args[0].value),)
 
 
@@ -140,7 +144,7 @@ def imported_by(package: str, *, also_by_name: bool) -> frozenset[tuple[str, Imp
     """(file, module) for every third-party import of one of our packages, those inside functions included."""
     found = set()
     for path in (ROOT / package).rglob("*.py"):
-        all_of_it = [*imports(nodes(path)), *(by_name(nodes(path)) if also_by_name else ())]
+        all_of_it = [*imports(statements(path)), *(by_name(path) if also_by_name else ())]
         found |= {(str(path.relative_to(ROOT)), one) for one in all_of_it}
     return frozenset(found)
 

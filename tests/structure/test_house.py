@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.structure.syntax_trees import nodes, parsed
+from tests.structure.syntax_trees import parsed, statements
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
@@ -33,7 +33,7 @@ def sources() -> list[Path]:
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Every function of a file, nested ones included."""
-    for node in nodes(path):
+    for node in statements(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
