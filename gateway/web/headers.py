@@ -118,7 +118,7 @@ def describe(decision: Decision) -> ResponseHeaders:
     headers.append((SERVER_TIMING, _timing_format(tuple(timings_ms)) % (*timings_ms.values(), decision.total_ms)))
     trace = decision.trace
     if trace is not None and trace.is_recorded:
-        headers.append((TRACE, trace.header().encode()))
+        headers.append((TRACE, trace.traceparent.encode()))
     return headers
 
 
