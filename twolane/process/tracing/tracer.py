@@ -50,11 +50,14 @@ class Tracer:
     def __init__(self, sampler: "Sampler", processor: Processor, resource: "Resource") -> None:
         self._sampler, self._processor, self.resource = sampler, processor, resource
         self._bound = _bound_of(sampler)
+        self._follows_callers = _follows_callers(sampler)
         self._roots: list[Trace] = []
 
     def begin(self, caller: Trace | None) -> Trace:
         """The context of a request: a child of its caller, or the root of a new trace. The context of an unsampled
         request states that, so that the servers it calls do not start traces of their own."""
+        if caller is not None and self._follows_callers:
+            return _child(caller) if caller.flags else caller
         if caller is not None or self._bound is None:
             return self._begin(caller)
         roots = self._roots
@@ -66,12 +69,11 @@ class Tracer:
         """As the sampler says."""
         from opentelemetry.sdk.trace.sampling import Decision
 
-        hex_id = caller.hex_id if caller else _hex_id(128)
-        sampled = self._sampler.should_sample(_context_of(caller), int(hex_id, 16), "request")
-        if sampled.decision is not Decision.RECORD_AND_SAMPLE:
-            return caller.unsampled() if caller else _made(hex_id)
-        parent_id, state = (caller.span_id, caller.state) if caller else (0, "")
-        return _made(hex_id, flags=SAMPLED, parent_id=parent_id, state=state, is_recorded=True)
+        made = _child(caller) if caller else trace_of(_hex_id(128), _hex_id(64), flags=SAMPLED, is_recorded=True)
+        sampled = self._sampler.should_sample(_context_of(caller), made.trace_id, "request")
+        if sampled.decision is Decision.RECORD_AND_SAMPLE:
+            return made
+        return (caller or made).unsampled()
 
     def export(self, spans: Iterable[Span]) -> None:
         """Queue ended spans; never waits."""
@@ -162,9 +164,18 @@ def _hex_id(bits: int) -> str:
     return f"{random.getrandbits(bits) or 1:0{bits // 4}x}"
 
 
-def _made(hex_id: str, **more: Any) -> Trace:
-    """A new span in this trace."""
-    return trace_of(hex_id, _hex_id(64), **more)
+def _child(caller: Trace) -> Trace:
+    """A recorded span below its caller's."""
+    hex_span, parent_id = _hex_id(64), caller.span_id
+    return trace_of(caller.hex_id, hex_span, flags=SAMPLED, parent_id=parent_id, state=caller.state, is_recorded=True)
+
+
+def _follows_callers(sampler: "Sampler") -> bool:
+    """Whether the sampler records what the caller does, as all that begin with `parentbased_` do."""
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
+
+    ways = [getattr(sampler, f"_remote_parent_{name}", None) for name in ("sampled", "not_sampled")]
+    return type(sampler) is ParentBased and ways[0] is ALWAYS_ON and ways[1] is ALWAYS_OFF
 
 
 def _context_of(caller: Trace | None) -> "Context":

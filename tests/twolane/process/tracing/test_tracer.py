@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
     TraceIdRatioBased,
 )
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.trace_context import trace_of
@@ -25,6 +26,10 @@ from twolane.process.tracing.span import Span
 from twolane.process.tracing.tracer import Tracer, open_tracer
 
 CALLER = trace_of(f"{0xABC:032x}", f"{0xDEF:016x}", flags=1, state="vendor=1")
+SAMPLERS: list[Sampler] = [
+    *(TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.75)), TraceIdRatioBased(1.0)),
+    *(DEFAULT_ON, DEFAULT_OFF, ALWAYS_ON, ALWAYS_OFF),
+]
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
 
@@ -68,8 +73,20 @@ def test_a_parent_decides_for_its_children_and_a_ratio_for_roots() -> None:
 
 @pytest.mark.parametrize(
     "sampler",
-    [TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.75)), TraceIdRatioBased(1.0), DEFAULT_ON, DEFAULT_OFF],
+    [*SAMPLERS, ParentBased(ALWAYS_ON, ALWAYS_OFF, ALWAYS_ON), ParentBased(ALWAYS_ON, TraceIdRatioBased(0.5))],
 )
+def test_a_request_of_a_caller_is_sampled_if_the_sampler_would_sample_it(sampler: Sampler) -> None:
+    for flags in (0, 1):
+        caller = trace_of(f"{3 << 62:032x}", f"{1:016x}", flags=flags)
+        span = NonRecordingSpan(SpanContext(caller.trace_id, 1, is_remote=True, trace_flags=TraceFlags(flags)))
+        asked = sampler.should_sample(set_span_in_context(span, Context()), caller.trace_id, "request")
+        made = tracer(sampler).begin(caller)
+        assert made.is_recorded is (asked.decision is Decision.RECORD_AND_SAMPLE)
+        assert (made.hex_id, made.flags) == (caller.hex_id, int(made.is_recorded))
+        assert made.is_recorded is (made.span_id != caller.span_id)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_root_is_sampled_if_the_sampler_would_sample_its_id(sampler: Sampler) -> None:
     for root in (tracer(sampler).begin(None) for _ in range(100)):
         asked = sampler.should_sample(Context(), root.trace_id, "request")
