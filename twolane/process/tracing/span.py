@@ -1,6 +1,6 @@
 """Ended spans as light records, which OpenTelemetry's batch processor queues like its own.
 
-A `ReadableSpan` of the SDK costs three times as much, and its encoder most of what tracing a request costs (`otlp`).
+`ReadableSpan`s of the SDK cost more, and their encoder most of what tracing a request cost (`otlp`).
 """
 
 from collections.abc import Mapping
