@@ -3,7 +3,8 @@
 A gateway with everything on (keys, policy, classifier, guard with a fallback, metrics, decision log) runs in a process
 of its own, between connections in memory: CPU time per request and per chunk, and calls of Python functions, without
 sockets and kernel. Absolute figures depend on the machine's load. `--against` measures another checkout of the project
-in turn with this one, burst by burst, and prints the median of the ratios, which hardly does.
+in turn with this one, burst by burst, and prints the median of the ratios, which hardly does. `--traced` adds each
+version with traces of this share of the requests, which a collector that ignores them receives.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -61,6 +64,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15, help="bursts of each (default: 15)")
     parser.add_argument("--requests", type=int, default=320, help="requests of a burst (default: 320)")
     parser.add_argument("--without", action="append", default=[], choices=PARTS, help="measure without this part")
+    parser.add_argument("--traced", type=float, metavar="SHARE", help="measure with traces of these requests, too")
     parser.add_argument("--profile", action="store_true", help="where calls and time go, by module")
     parser.add_argument("--functions", type=int, default=0, metavar="N", help="with --profile: also the N dearest")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
@@ -68,6 +72,10 @@ def main() -> int:
     folders = {"this": HERE} | ({"against": options.against.resolve()} if options.against else {})
     with contextlib.ExitStack() as stack:
         versions = [stack.enter_context(running(name, folder, options.without)) for name, folder in folders.items()]
+        if options.traced is not None:
+            traces = stack.enter_context(collecting(options.traced))
+            for name, folder in folders.items():
+                versions.append(stack.enter_context(running(f"{name} traced", folder, options.without, traces)))
         versions.append(stack.enter_context(running(ENDS, HERE, [*options.without, ENDS])))
         figures = _measure(versions, options.rounds, options.requests)
         _show(figures, {each.name: _total_calls(each) for each in versions})
@@ -79,10 +87,12 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def running(name: str, root: Path, without: list[str]) -> Iterator[Version]:
-    """A gateway of the checkout at `root`, until the block ends; `without` some parts."""
+def running(
+    name: str, root: Path, without: list[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Version]:
+    """A gateway of the checkout at `root`, until the block ends; `without` some parts, with more in its environment."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": str(root)}
+        environment = {**os.environ, "PYTHONPATH": str(root), **(environment or {})}
         command = [sys.executable, "-P", str(CHILD), folder, *without]
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -91,6 +101,32 @@ def running(name: str, root: Path, without: list[str]) -> Iterator[Version]:
                 yield Version(name, process)
             finally:
                 process.kill()
+
+
+class _Collector(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextlib.contextmanager
+def collecting(share: float) -> Iterator[dict[str, str]]:
+    """The variables that make a gateway send traces of this share of its requests to a collector in this process."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "500",  # most bursts pay for their own spans
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(share),
+        }
+        server.shutdown()
 
 
 Figures = dict[str, dict[str, list[float]]]  # by kind and version

@@ -3,15 +3,11 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from diffusion_worker.types.timeline import TimelineEvent
-from twolane.process.trace_context import SAMPLED, Trace
-from twolane.process.tracing import Tracer, open_tracer
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
+from twolane.process.trace_context import Trace
+from twolane.process.tracing.span import Event, Span
+from twolane.process.tracing.tracer import Tracer, open_tracer
 
 Value = str | bool | int | float
 
@@ -37,38 +33,32 @@ class Tracing:
 
     def ended(self, trace: Trace, request: Request) -> None:
         """Export the span of a recorded request."""
-        self._tracer.export([_span_of(trace, request, self._tracer.resource)])
+        self._tracer.export([_span_of(trace, request)])
 
 
 def open_tracing(environment: Mapping[str, str]) -> Tracing | None:
     """None unless `OTEL_*` variables name an exporter. Raises ConfigurationError."""
-    tracer = open_tracer(environment, service="twolane-worker")
+    tracer = open_tracer(environment, service="twolane-worker", scope="twolane.worker")
     return Tracing(tracer) if tracer else None
 
 
-def _span_of(trace: Trace, request: Request, resource: "Resource") -> "ReadableSpan":
-    from opentelemetry.sdk.trace import Event, ReadableSpan
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-
+def _span_of(trace: Trace, request: Request) -> Span:
     offset_s = time.time() - time.monotonic()
 
     def at(moment_s: float) -> int:
         return round((moment_s + offset_s) * 1e9)
 
-    def context(span_id: int, *, is_remote: bool = False) -> SpanContext:
-        return SpanContext(trace.trace_id, span_id, is_remote=is_remote, trace_flags=TraceFlags(SAMPLED))
-
-    return ReadableSpan(
-        request.name,
-        context=context(trace.span_id),
-        parent=context(trace.parent_id, is_remote=True) if trace.parent_id else None,
-        resource=resource,
+    return Span(
+        name=request.name,
+        trace_id=trace.trace_id,
+        span_id=trace.span_id,
+        parent_id=trace.parent_id,
+        is_parent_remote=True,
+        start_ns=at(request.started_s),
+        end_ns=at(request.ended_s),
         attributes={**request.attributes, **({"error.type": request.error} if request.error else {})},
-        events=[Event(each.name, dict(each.numbers), at(each.at_s)) for each in request.moments],
-        kind=SpanKind.SERVER,
-        status=Status(StatusCode.ERROR if request.error else StatusCode.UNSET),
-        start_time=at(request.started_s),
-        end_time=at(request.ended_s),
-        instrumentation_scope=InstrumentationScope("twolane.worker"),
+        events=tuple(
+            Event(name=each.name, at_ns=at(each.at_s), attributes=dict(each.numbers)) for each in request.moments
+        ),
+        is_error=bool(request.error),
     )

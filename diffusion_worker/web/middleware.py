@@ -116,7 +116,7 @@ class _SendWithHeaders:
         common = [(REQUEST_ID, self._scope[request_log.REQUEST_ID].encode())]
         own = self._scope.get(request_log.TRACE)
         if own is not None and self._state.tracing is not None and own.is_recorded:
-            common.append((TRACE_RESPONSE, own.header().encode()))
+            common.append((TRACE_RESPONSE, own.traceparent.encode()))
         trace = header(self._scope, TRACE_PARENT) or ""
         if _REPEATABLE.fullmatch(trace):
             common.append((TRACE_PARENT, trace.encode()))

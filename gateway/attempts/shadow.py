@@ -94,7 +94,7 @@ class Shadows:
             checks=plan.checks and Checks(),  # no client waits, so the whole response is buffered
         )
         now_s = self._clock.now_s()
-        trace = served.query.trace and replace(served.query.trace, flags=0, is_recorded=False)  # not part of the trace
+        trace = served.query.trace and served.query.trace.unsampled()  # not part of the trace
         query = replace(served.query, received_s=now_s, trace=trace)
         return RequestContext(query, served.classification, shadow_plan, wall_s=self._clock.wall_s(), now_s=now_s)
 

@@ -29,8 +29,6 @@ _CLASSIFICATION: Final = _names(Classification)
 _ATTEMPT: Final = _names(AttemptRecord)
 _USAGE: Final = _names(Usage)
 _TRACE: Final = _names(Trace)
-_BITS: Final = 64
-_LOW_BITS: Final = (1 << _BITS) - 1
 
 
 def pack(decision: Decision) -> bytes | None:
@@ -41,11 +39,9 @@ def pack(decision: Decision) -> bytes | None:
             return _encode(decision)  # as the lists of its fields and of those of its records
         decision.trace = None  # for a moment: a copy takes longer
         try:
-            if trace.ids_text and not trace.is_recorded:  # says all, as do most
-                return _encode((trace.ids_text, decision))
-            high, low = trace.trace_id >> _BITS, trace.trace_id & _LOW_BITS  # a packed number has no more bits
-            of_trace = (high, low, trace.span_id, trace.parent_id, trace.flags, trace.state, trace.is_recorded)
-            return _encode(((*of_trace, trace.ids_text), decision))
+            if not trace.is_recorded and not trace.parent_id and not trace.state:  # as of most
+                return _encode((trace.traceparent, decision))
+            return _encode(((trace.traceparent, trace.parent_id, trace.state, trace.is_recorded), decision))
         finally:
             decision.trace = trace
     except (TypeError, ValueError, OverflowError):  # such as a number of more than 64 bits
@@ -55,12 +51,12 @@ def pack(decision: Decision) -> bytes | None:
 def unpack(packed: bytes) -> Decision:
     """The decision as it was."""
     values, trace = _decode(packed), None
-    if isinstance(values[0], str):  # the ids of a new trace; otherwise a time, or
+    if isinstance(values[0], str):  # the text of a trace; otherwise a time, or
         text, values = values
-        trace = Trace(trace_id=int(text[:32], 16), span_id=int(text[32:], 16), ids_text=text)
-    elif isinstance(values[0], list):  # those of a trace
-        (high, low, *of_trace), values = values
-        trace = Trace(**dict(zip(_TRACE, (high << _BITS | low, *of_trace), strict=True)))
+        trace = Trace(traceparent=text)
+    elif isinstance(values[0], list):  # all of a trace
+        of_trace, values = values
+        trace = Trace(**dict(zip(_TRACE, of_trace, strict=True)))
     found = dict(zip(_DECISION, values, strict=True)) | {"trace": trace}
     found["classification"] = _classification(found["classification"])
     found["attempts"] = tuple(map(_attempt, found["attempts"]))

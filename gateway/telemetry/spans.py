@@ -6,63 +6,51 @@ costs no span. Spans contain no prompt and no response text.
 
 from collections.abc import Callable, Iterator
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-from opentelemetry.util.types import AttributeValue
-
-from gateway import __version__
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, Outcome, Reason
 from gateway.telemetry import semantic_conventions as c
 from gateway.types import Usage
-from twolane.process.trace_context import SAMPLED, Trace
+from twolane.process.tracing.span import Event, Kind, Span, Value
 
-Attributes = dict[str, AttributeValue]
-_SCOPE = InstrumentationScope("twolane.gateway", __version__)
+Attributes = dict[str, Value]
 _NO_ERROR = frozenset({AttemptOutcome.OK, AttemptOutcome.CANCELLED, Reason.HEDGE})
 
 
-def spans_of(decision: Decision, resource: Resource, provider_of: Callable[[str], str]) -> Iterator[ReadableSpan]:
+def spans_of(decision: Decision, provider_of: Callable[[str], str]) -> Iterator[Span]:
     """All spans of a recorded request; none for other requests. `provider_of` a target by its name."""
     trace = decision.trace
     if trace is None or not trace.is_recorded:
         return
     start_ns = round((decision.time_s - decision.timings_ms.get("classify", 0.0) / 1000) * 1e9)
-    own, operation = _context(trace, trace.span_id), c.operation_of(decision.api_path)
-    called = [attempt for attempt in decision.attempts if not attempt.skipped]
-    yield ReadableSpan(
-        f"{operation} {decision.route}".rstrip(),
-        context=own,
-        parent=_context(trace, trace.parent_id, is_remote=True) if trace.parent_id else None,
-        resource=resource,
+    trace_id, span_id, operation = trace.trace_id, trace.span_id, c.operation_of(decision.api_path)
+    yield Span(
+        name=f"{operation} {decision.route}".rstrip(),
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_id=trace.parent_id,
+        is_parent_remote=True,
+        kind=Kind.SERVER,
+        start_ns=start_ns,
+        end_ns=_at(start_ns, decision.total_ms),
         attributes=_request(decision, operation),
-        events=[_skip(attempt, start_ns) for attempt in decision.attempts if attempt.skipped],
-        kind=SpanKind.SERVER,
-        status=Status(StatusCode.ERROR if decision.outcome is Outcome.ERROR else StatusCode.UNSET),
-        start_time=start_ns,
-        end_time=_at(start_ns, decision.total_ms),
-        instrumentation_scope=_SCOPE,
+        events=tuple(_skip(attempt, start_ns) for attempt in decision.attempts if attempt.skipped),
+        is_error=decision.outcome is Outcome.ERROR,
     )
-    for attempt in called:
-        yield ReadableSpan(
-            f"{operation} {attempt.target}",
-            context=_context(trace, attempt.span_id),
-            parent=own,
-            resource=resource,
+    for attempt in decision.attempts:
+        if attempt.skipped:
+            continue
+        yield Span(
+            name=f"{operation} {attempt.target}",
+            trace_id=trace_id,
+            span_id=attempt.span_id,
+            parent_id=span_id,
+            kind=Kind.CLIENT,
+            start_ns=_at(start_ns, attempt.started_ms),
+            end_ns=_at(start_ns, attempt.ended_ms),
             attributes=_attempt(attempt, operation, provider_of(attempt.target)),
             events=_first_byte(attempt, start_ns),
-            kind=SpanKind.CLIENT,
-            status=Status(StatusCode.UNSET if attempt.outcome in _NO_ERROR else StatusCode.ERROR),
-            start_time=_at(start_ns, attempt.started_ms),
-            end_time=_at(start_ns, attempt.ended_ms),
-            instrumentation_scope=_SCOPE,
+            is_error=attempt.outcome not in _NO_ERROR,
         )
-
-
-def _context(trace: Trace, span_id: int, *, is_remote: bool = False) -> SpanContext:
-    return SpanContext(trace.trace_id, span_id, is_remote=is_remote, trace_flags=TraceFlags(SAMPLED))
 
 
 def _at(start_ns: int, ms: float) -> int:
@@ -141,8 +129,10 @@ def _used(usage: Usage | None) -> Attributes:
 
 def _skip(attempt: AttemptRecord, start_ns: int) -> Event:
     attributes: Attributes = {c.TARGET: attempt.target, c.OUTCOME: attempt.outcome.value, c.DETAIL: attempt.detail}
-    return Event(c.SKIPPED, attributes, _at(start_ns, attempt.started_ms))
+    return Event(name=c.SKIPPED, at_ns=_at(start_ns, attempt.started_ms), attributes=attributes)
 
 
-def _first_byte(attempt: AttemptRecord, start_ns: int) -> list[Event]:
-    return [] if attempt.first_byte_ms is None else [Event(c.FIRST_BYTE, {}, _at(start_ns, attempt.first_byte_ms))]
+def _first_byte(attempt: AttemptRecord, start_ns: int) -> tuple[Event, ...]:
+    if attempt.first_byte_ms is None:
+        return ()
+    return (Event(name=c.FIRST_BYTE, at_ns=_at(start_ns, attempt.first_byte_ms)),)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
+from gateway import __version__
 from gateway.decision import Decision, Mirrored
 from gateway.telemetry.semantic_conventions import OTHER
 from twolane.process.trace_context import Trace
-from twolane.process.tracing import Tracer, open_tracer
+from twolane.process.tracing.tracer import Tracer, open_tracer
 
 
 def passing(caller: Trace | None) -> Trace | None:
@@ -27,7 +28,7 @@ class Tracing:
         """See `BatchObserver`."""
         for decision in decisions:
             if decision.trace is not None and decision.trace.is_recorded:
-                self._tracer.export(self._spans_of(decision, self._tracer.resource, self._provider_of))
+                self._tracer.export(self._spans_of(decision, self._provider_of))
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """Shadows are not traced."""
@@ -38,5 +39,7 @@ def open_tracing(
 ) -> Tracing | None:
     """None unless `OTEL_*` variables name an exporter. `replica` is the name of this gateway. Raises
     ConfigurationError."""
-    tracer = open_tracer(environment, service="twolane-gateway", instance=replica)
+    tracer = open_tracer(
+        environment, service="twolane-gateway", scope="twolane.gateway", version=__version__, instance=replica
+    )
     return Tracing(tracer, provider_of) if tracer else None

@@ -85,7 +85,8 @@ def headers_for(call: Call) -> dict[str, str]:
     trace = query.trace
     if trace is None:
         return {"x-request-id": query.request_id}
-    headers = {"x-request-id": query.request_id, "traceparent": trace.header(call.span_id)}
+    parent = trace.header(call.span_id) if call.span_id else trace.traceparent
+    headers = {"x-request-id": query.request_id, "traceparent": parent}
     if trace.state:
         headers["tracestate"] = trace.state
     return headers

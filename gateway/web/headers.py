@@ -121,7 +121,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         headers.append((SCHEMA, _value(decision.schema_check)))
     trace = decision.trace
     if trace is not None and trace.is_recorded:
-        headers.append((TRACE, trace.header().encode()))
+        headers.append((TRACE, trace.traceparent.encode()))
     return headers
 
 

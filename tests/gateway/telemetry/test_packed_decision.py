@@ -17,7 +17,7 @@ from gateway.telemetry.packed_decision import pack, unpack
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Classification, Usage
 from twolane.process.trace_context import Trace
-from twolane.process.tracing import Tracer
+from twolane.process.tracing.tracer import Tracer
 
 FINITE = st.floats(allow_nan=False)
 USAGES = st.none() | st.builds(Usage, cost=st.none() | FINITE, confidence=st.none() | FINITE)
@@ -42,7 +42,7 @@ DECISIONS = st.builds(
     locations=st.none() | st.frozensets(st.text(max_size=4), max_size=3),
     timings_ms=st.dictionaries(st.text(max_size=4), FINITE, max_size=3),
     answered_by=st.lists(st.tuples(st.text(max_size=4), st.lists(st.integers(0, 9)).map(tuple)), max_size=2).map(tuple),
-    trace=st.none() | st.builds(Trace, trace_id=st.integers(1, (1 << 128) - 1), span_id=st.integers(1, (1 << 64) - 1)),
+    trace=st.none() | st.builds(Trace, parent_id=st.integers(0, (1 << 64) - 1), state=st.text(max_size=4)),
 )
 
 
@@ -62,8 +62,7 @@ def test_a_decision_of_a_new_trace_is_unpacked_with_its_ids(decision: Any, share
         assert trace.is_recorded == bool(share)
         assert unpack(pack(made) or b"") == made
         assert made.trace is trace
-        assert trace.ids_text == f"{trace.trace_id:032x}{trace.span_id:016x}"
-        assert trace.header() == f"00-{trace.hex_id}-{trace.span_id:016x}-0{int(share)}"
+        assert trace.traceparent == f"00-{trace.hex_id}-{trace.span_id:016x}-0{int(share)}"
 
 
 def test_a_decision_that_cannot_be_packed_is_kept_as_it_is(decision: Any) -> None:

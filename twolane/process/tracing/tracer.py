@@ -7,16 +7,15 @@ creates its spans when a request has ended and passes them to a batch processor 
 
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twolane.process.errors import ConfigurationError
-from twolane.process.trace_context import SAMPLED, Trace
+from twolane.process.trace_context import SAMPLED, Trace, trace_of
+from twolane.process.tracing.span import Span
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.sampling import Sampler
 
 _EXPORTER: Final = "OTEL_TRACES_EXPORTER"
@@ -26,6 +25,8 @@ _SAMPLER: Final = "OTEL_TRACES_SAMPLER"
 _INSTANCE: Final = "service.instance.id"
 _HTTP: Final = "http/protobuf"
 _LOW_BITS: Final = (1 << 64) - 1  # as many as TraceIdRatioBased looks at
+_ROOTS: Final = 32  # made together
+_NO_ID: Final = "0" * 16
 _SAMPLERS: Final = tuple(
     parent + kind for parent in ("", "parentbased_") for kind in ("always_on", "always_off", "traceidratio")
 )
@@ -34,8 +35,8 @@ _SAMPLERS: Final = tuple(
 class Processor(Protocol):
     """Receives ended spans; OpenTelemetry's BatchSpanProcessor implements it."""
 
-    def on_end(self, span: "ReadableSpan") -> None:
-        """Accept a span without waiting."""
+    def on_end(self, span: Any) -> None:
+        """Accept a Span without waiting."""
         ...
 
     def shutdown(self) -> None:
@@ -44,44 +45,37 @@ class Processor(Protocol):
 
 
 class Tracer:
-    """Assigns requests to traces and exports their spans. Every span has the given `resource`."""
+    """Assigns requests to traces and exports their spans. `resource` is what all of them are of."""
 
     def __init__(self, sampler: "Sampler", processor: Processor, resource: "Resource") -> None:
         self._sampler, self._processor, self.resource = sampler, processor, resource
         self._bound = _bound_of(sampler)
+        self._follows_callers = _follows_callers(sampler)
+        self._roots: list[Trace] = []
 
     def begin(self, caller: Trace | None) -> Trace:
         """The context of a request: a child of its caller, or the root of a new trace. The context of an unsampled
         request states that, so that the servers it calls do not start traces of their own."""
-        if caller is None and self._bound is not None:
-            bits = random.getrandbits(192)
-            trace_id, span_id = bits >> 64, bits & _LOW_BITS
-            if not trace_id or not span_id:  # no ids
-                return self.begin(caller)
-            text = "%048x" % bits  # noqa: UP031 - in half of the time, and of that of both ids
-            if trace_id & _LOW_BITS >= self._bound:
-                return Trace(trace_id=trace_id, span_id=span_id, ids_text=text)
-            return Trace(trace_id=trace_id, span_id=span_id, flags=SAMPLED, is_recorded=True, ids_text=text)
-        return self._begin(caller)
+        if caller is not None and self._follows_callers:
+            return _child(caller) if caller.flags else caller
+        if caller is not None or self._bound is None:
+            return self._begin(caller)
+        roots = self._roots
+        if not roots:
+            roots += _new_roots(self._bound)
+        return roots.pop()
 
     def _begin(self, caller: Trace | None) -> Trace:
         """As the sampler says."""
         from opentelemetry.sdk.trace.sampling import Decision
 
-        trace_id = caller.trace_id if caller else random.getrandbits(128) or 1
-        sampled = self._sampler.should_sample(_context_of(caller), trace_id, "request")
-        if sampled.decision is not Decision.RECORD_AND_SAMPLE:
-            return replace(caller, flags=0) if caller else Trace(trace_id=trace_id, span_id=_span_id())
-        return Trace(
-            trace_id=trace_id,
-            span_id=_span_id(),
-            parent_id=caller.span_id if caller else 0,
-            flags=SAMPLED,
-            state=caller.state if caller else "",
-            is_recorded=True,
-        )
+        made = _child(caller) if caller else trace_of(_hex_id(128), _hex_id(64), flags=SAMPLED, is_recorded=True)
+        sampled = self._sampler.should_sample(_context_of(caller), made.trace_id, "request")
+        if sampled.decision is Decision.RECORD_AND_SAMPLE:
+            return made
+        return (caller or made).unsampled()
 
-    def export(self, spans: "Iterable[ReadableSpan]") -> None:
+    def export(self, spans: Iterable[Span]) -> None:
         """Queue ended spans; never waits."""
         for span in spans:
             self._processor.on_end(span)
@@ -91,23 +85,32 @@ class Tracer:
         self._processor.shutdown()
 
 
-def open_tracer(environment: Mapping[str, str], *, service: str, instance: str | None = None) -> Tracer | None:
+def open_tracer(
+    environment: Mapping[str, str],
+    *,
+    service: str,
+    scope: str,
+    version: str | None = None,
+    instance: str | None = None,
+) -> Tracer | None:
     """None unless an exporter is configured: `OTEL_TRACES_EXPORTER=otlp`, or an endpoint for OTLP. `service` is the
     service name if OTEL_SERVICE_NAME is not set, `instance` the ID of this process among those of the service unless
-    OTEL_RESOURCE_ATTRIBUTES has one. Raises ConfigurationError."""
+    OTEL_RESOURCE_ATTRIBUTES has one; `scope` and `version` are those of the code. Raises ConfigurationError."""
     if not _has_exporter(environment):
         return None
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from twolane.process.tracing.otlp import exporter_of
 
     resource = Resource.create({} if "OTEL_SERVICE_NAME" in environment else {"service.name": service})
     if instance is not None and _INSTANCE not in environment.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         resource = resource.merge(Resource({_INSTANCE: instance}))
     try:
         sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # configured by OTEL_TRACES_SAMPLER
-        processor = BatchSpanProcessor(OTLPSpanExporter())  # configured by OTEL_BSP_* and OTEL_EXPORTER_OTLP_*
+        processor = BatchSpanProcessor(exporter_of(resource, InstrumentationScope(scope, version)))  # by OTEL_BSP_*
     except ValueError as error:
         raise ConfigurationError(f"OTEL_*: {error}") from error
     return Tracer(sampler, processor, resource)
@@ -132,16 +135,47 @@ def _has_exporter(environment: Mapping[str, str]) -> bool:
 
 
 def _bound_of(sampler: "Sampler") -> int | None:
-    """New traces with a smaller number in the low bits of their id are sampled, by OpenTelemetry's usual sampler, which
-    costs more than everything else that a request pays for not being sampled. None for other samplers."""
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+    """New traces with a smaller number in the low bits of their id are sampled, by OpenTelemetry's usual samplers,
+    which cost more than everything else that a request pays for not being sampled. None for other samplers."""
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 
     root = getattr(sampler, "_root", None) if isinstance(sampler, ParentBased) else sampler
+    if root is ALWAYS_ON or root is ALWAYS_OFF:
+        return 0 if root is ALWAYS_OFF else 1 << 64
     return root.bound if type(root) is TraceIdRatioBased else None
 
 
-def _span_id() -> int:
-    return random.getrandbits(64) or 1
+def _new_roots(bound: int) -> list[Trace]:
+    """Several, in less than half of the time that they take one by one. Ids are random texts, and compared as texts."""
+    limit = f"{bound:016x}" if bound <= _LOW_BITS else "g"  # no digit is as large
+    digits, roots = _NO_ID, []
+    while _NO_ID in digits:  # an id, or what looks like one
+        digits = random.randbytes(_ROOTS * 24).hex()  # noqa: S311 - ids are no secrets
+    for at in range(0, len(digits), 48):
+        hex_id, hex_span = digits[at : at + 32], digits[at + 32 : at + 48]
+        if hex_id[16:] < limit:
+            roots.append(trace_of(hex_id, hex_span, flags=SAMPLED, is_recorded=True))
+        else:
+            roots.append(Trace(traceparent=f"00-{hex_id}-{hex_span}-00"))
+    return roots
+
+
+def _hex_id(bits: int) -> str:
+    return f"{random.getrandbits(bits) or 1:0{bits // 4}x}"
+
+
+def _child(caller: Trace) -> Trace:
+    """A recorded span below its caller's."""
+    hex_span, parent_id = _hex_id(64), caller.span_id
+    return trace_of(caller.hex_id, hex_span, flags=SAMPLED, parent_id=parent_id, state=caller.state, is_recorded=True)
+
+
+def _follows_callers(sampler: "Sampler") -> bool:
+    """Whether the sampler records what the caller does, as all that begin with `parentbased_` do."""
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
+
+    ways = [getattr(sampler, f"_remote_parent_{name}", None) for name in ("sampled", "not_sampled")]
+    return type(sampler) is ParentBased and ways[0] is ALWAYS_ON and ways[1] is ALWAYS_OFF
 
 
 def _context_of(caller: Trace | None) -> "Context":

@@ -3,20 +3,33 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    DEFAULT_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from twolane.process.errors import ConfigurationError
-from twolane.process.trace_context import Trace
-from twolane.process.tracing import Tracer, open_tracer
+from twolane.process.trace_context import trace_of
+from twolane.process.tracing.span import Span
+from twolane.process.tracing.tracer import Tracer, open_tracer
 
-CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
+CALLER = trace_of(f"{0xABC:032x}", f"{0xDEF:016x}", flags=1, state="vendor=1")
+SAMPLERS: list[Sampler] = [
+    *(TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.75)), TraceIdRatioBased(1.0)),
+    *(DEFAULT_ON, DEFAULT_OFF, ALWAYS_ON, ALWAYS_OFF),
+]
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
 
@@ -24,10 +37,10 @@ class Kept:
     """A span processor that keeps all spans."""
 
     def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
+        self.spans: list[Span] = []
         self.is_closed = False
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: Span) -> None:
         self.spans.append(span)
 
     def shutdown(self) -> None:
@@ -47,23 +60,38 @@ def test_a_sampled_request_stands_below_its_caller_or_at_a_root_of_its_own() -> 
 
 def test_one_that_is_not_sampled_stays_invisible_and_says_so() -> None:
     below, root = tracer(ALWAYS_OFF).begin(CALLER), tracer(ALWAYS_OFF).begin(None)
-    assert below == replace(CALLER, flags=0)
-    assert (root.is_recorded, root.header()[-3:]) == (False, "-00")
+    assert below == CALLER.unsampled()
+    assert (root.is_recorded, root.traceparent[-3:]) == (False, "-00")
 
 
 def test_a_parent_decides_for_its_children_and_a_ratio_for_roots() -> None:
     sampling = tracer(ParentBased(TraceIdRatioBased(0.25)))
     assert sampling.begin(CALLER).is_recorded
-    assert not sampling.begin(replace(CALLER, flags=0)).is_recorded
+    assert not sampling.begin(CALLER.unsampled()).is_recorded
     assert 150 < sum(sampling.begin(None).is_recorded for _ in range(1000)) < 350
 
 
-@pytest.mark.parametrize("sampler", [TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.75))])
+@pytest.mark.parametrize(
+    "sampler",
+    [*SAMPLERS, ParentBased(ALWAYS_ON, ALWAYS_OFF, ALWAYS_ON), ParentBased(ALWAYS_ON, TraceIdRatioBased(0.5))],
+)
+def test_a_request_of_a_caller_is_sampled_if_the_sampler_would_sample_it(sampler: Sampler) -> None:
+    for flags in (0, 1):
+        caller = trace_of(f"{3 << 62:032x}", f"{1:016x}", flags=flags)
+        span = NonRecordingSpan(SpanContext(caller.trace_id, 1, is_remote=True, trace_flags=TraceFlags(flags)))
+        asked = sampler.should_sample(set_span_in_context(span, Context()), caller.trace_id, "request")
+        made = tracer(sampler).begin(caller)
+        assert made.is_recorded is (asked.decision is Decision.RECORD_AND_SAMPLE)
+        assert (made.hex_id, made.flags) == (caller.hex_id, int(made.is_recorded))
+        assert made.is_recorded is (made.span_id != caller.span_id)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_root_is_sampled_if_the_sampler_would_sample_its_id(sampler: Sampler) -> None:
     for root in (tracer(sampler).begin(None) for _ in range(100)):
         asked = sampler.should_sample(Context(), root.trace_id, "request")
         assert root.is_recorded is (asked.decision is Decision.RECORD_AND_SAMPLE)
-        assert root.header()[-2:] == ("01" if root.is_recorded else "00")
+        assert root.traceparent[-2:] == ("01" if root.is_recorded else "00")
         assert root.span_id
 
 
@@ -75,7 +103,7 @@ def test_roots_are_told_apart() -> None:
 def test_spans_go_to_the_processor_until_it_is_closed() -> None:
     kept = Kept()
     made = tracer(processor=kept)
-    spans = [ReadableSpan("a"), ReadableSpan("b")]
+    spans = [Span(name=name, trace_id=1, span_id=2, start_ns=3, end_ns=4) for name in "ab"]
     made.export(iter(spans))
     made.close()
     assert (kept.spans, kept.is_closed) == (spans, True)
@@ -98,7 +126,7 @@ def test_spans_go_to_the_processor_until_it_is_closed() -> None:
 )
 def test_what_would_be_ignored_in_silence_is_refused_by_name(environment: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        open_tracer(environment, service="x")
+        open_tracer(environment, service="x", scope="y")
     assert str(refused.value).startswith(says)
 
 
@@ -113,7 +141,7 @@ def test_what_would_be_ignored_in_silence_is_refused_by_name(environment: dict[s
     ],
 )
 def test_without_an_exporter_there_is_no_tracer(environment: dict[str, str]) -> None:
-    assert open_tracer(environment, service="x") is None
+    assert open_tracer(environment, service="x", scope="y") is None
 
 
 @pytest.fixture
@@ -122,7 +150,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> I
     environment = {**ENDPOINT, **request.param}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    made = open_tracer(environment, service="ours")
+    made = open_tracer(environment, service="ours", scope="y")
     assert made is not None
     yield made
     made.close()
@@ -142,7 +170,7 @@ def test_the_sampler_is_the_one_of_the_environment(opened: Tracer) -> None:
 
 def test_without_an_exporter_nothing_of_the_sdk_is_imported() -> None:
     code = (
-        "import sys; from twolane.process.tracing import open_tracer; open_tracer({}, service='x');"
+        "import sys; from twolane.process.tracing.tracer import open_tracer; open_tracer({}, service='x', scope='y');"
         "print([m for m in sys.modules if m.startswith('opentelemetry')])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -157,7 +185,9 @@ def test_the_instance_is_the_replica_unless_the_environment_names_one(
     monkeypatch: pytest.MonkeyPatch, attributes: str, instance: str
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
-    made = open_tracer(ENDPOINT | {"OTEL_RESOURCE_ATTRIBUTES": attributes}, service="gateway", instance="pod-1")
+    made = open_tracer(
+        ENDPOINT | {"OTEL_RESOURCE_ATTRIBUTES": attributes}, service="gateway", scope="y", instance="pod-1"
+    )
     assert made is not None
     assert made.resource.attributes["service.instance.id"] == instance
     assert made.resource.attributes["service.name"] == "gateway"

@@ -1,0 +1,1 @@
+"""Tracing with OpenTelemetry: sampling, spans and their export. Used by both programs."""
