@@ -377,7 +377,8 @@ def _break_and_ask(url: str, is_broken: threading.Event) -> None:
         try:
             if httpx.get(f"{url}/health", timeout=60).status_code == 200:
                 is_broken.set()
-            if httpx.post(url + CHAT, json=body, timeout=60).json()["error"]["code"] == "device_failed":
+            answer = httpx.post(url + CHAT, json=body, timeout=60).json()  # a whole one if it was loading before
+            if answer.get("error", {}).get("code") == "device_failed":
                 return
         except httpx.TransportError:
             time.sleep(0.05)
