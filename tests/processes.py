@@ -5,6 +5,7 @@ that are started one by one (pytest-xdist) take them each; a forked process shar
 
 The tests of a file run in one process, in order, so that a fixture of a module is made once. A process that has no test
 left gets the next file. If a process crashes, the test that it was running has failed; another process runs the rest.
+A test that hangs where its timeout's signal is not handled, as in an event loop of uvloop, is ended with its process.
 """
 
 import atexit
@@ -15,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from contextlib import suppress
@@ -31,6 +33,9 @@ from _pytest.tmpdir import TempPathFactory
 from tests.fork_server import forking
 
 Report = dict[str, Any]  # a report that pytest has serialized
+
+_LOOK_S = 1.0
+_PATIENCE = 1.1  # times its timeout, a test may take: it ends itself first, if it can
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,10 +56,12 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 @dataclass(slots=True)
 class _Process:
-    """A forked process, as its parent knows it: `left` are the numbers of tests that it has and has not reported."""
+    """A forked process, as its parent knows it: `left` are the numbers of tests that it has and has not reported. Its
+    last message arrived `since_s`."""
 
     pid: int
     left: deque[int] = field(default_factory=deque)
+    since_s: float = field(default_factory=time.monotonic)
 
 
 class _Processes:
@@ -82,13 +89,23 @@ class _Processes:
         for _ in range(min(count, len(self._files))):
             self._start()
         while self._processes:
-            for ready in wait(list(self._processes)):
+            for ready in wait(list(self._processes), timeout=_LOOK_S):
                 assert isinstance(ready, Connection)
                 self._serve(ready)
                 if self._session.shouldfail:
                     raise self._session.Failed(self._session.shouldfail)
                 if self._session.shouldstop:
                     raise self._session.Interrupted(self._session.shouldstop)
+            for process in self._processes.values():
+                if process.left and time.monotonic() - process.since_s > self._limit_s(process.left[0]):
+                    os.kill(process.pid, signal.SIGABRT)  # all stacks are printed
+
+    def _limit_s(self, number: int) -> float:
+        """How long a test may take."""
+        if marker := self._session.items[number].get_closest_marker("timeout"):
+            return _PATIENCE * float(marker.args[0])
+        config = self._session.config
+        return _PATIENCE * float(config.getini("timeout") if config.pluginmanager.hasplugin("timeout") else "inf")
 
     def _start(self) -> None:
         base = self._session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
@@ -106,6 +123,7 @@ class _Processes:
     def _serve(self, connection: Connection) -> None:
         """Take the reports of a test. If it was the last of its file, hand out another; no tests if no file is left."""
         process = self._processes[connection]
+        process.since_s = time.monotonic()
         try:
             reports: list[Report] = connection.recv()
             if reports:

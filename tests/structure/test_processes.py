@@ -100,3 +100,13 @@ def test_the_first_failure_ends_all_processes_if_asked(folder: Path) -> None:
     assert "stopping after 1 failures" in done.stdout
     assert (folder / "ended").exists()
     assert "test_crashes" not in done.stdout
+
+
+def test_a_test_that_hangs_is_ended_with_its_process(folder: Path) -> None:
+    hanging = "\n\n@pytest.mark.timeout(1)\ndef test_hangs(ended):\n    import time; time.sleep(600)\n"
+    (folder / "test_second.py").write_text(SECOND + hanging + "\n\ndef test_comes_next(): pass\n")
+    done = pytest_at(folder, "test_second.py", "test_first.py", "--deselect", "test_first.py::test_fails")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
+    assert "the process ended during this test: -6" in done.stdout
+    assert "in test_hangs" in done.stderr
+    assert "2 failed, 23 passed, 1 skipped" in done.stdout
