@@ -362,18 +362,21 @@ def test_the_process_exits_with_the_code_for_a_failed_device(
 
     model.encode = breaks  # type: ignore[method-assign]
     monkeypatch.setattr("diffusion_worker.app.build_worker", lambda _settings: build(model))
-    port = free_port()
-    client = threading.Thread(target=_break_and_ask, args=(f"http://127.0.0.1:{port}", is_broken))
+    port, has_ended = free_port(), threading.Event()
+    client = threading.Thread(target=_break_and_ask, args=(f"http://127.0.0.1:{port}", is_broken, has_ended))
     client.start()
-    assert cli.main(["--checkpoint", str(tmp_path), "--port", str(port)]) == cli.DEVICE_FAILED == 3
-    client.join()
+    try:
+        assert cli.main(["--checkpoint", str(tmp_path), "--port", str(port)]) == cli.DEVICE_FAILED == 3
+    finally:
+        has_ended.set()
+        client.join()
     assert "an illegal memory access was encountered" in capsys.readouterr().err
 
 
-def _break_and_ask(url: str, is_broken: threading.Event) -> None:
-    """Break the device once the worker is ready, and ask until it says so."""
+def _break_and_ask(url: str, is_broken: threading.Event, has_ended: threading.Event) -> None:
+    """Break the device once the worker is ready, and ask until it says so or has ended, which may come first."""
     body = {"model": "toy", "messages": [{"role": "user", "content": "x"}]}
-    for _ in range(1200):
+    while not has_ended.is_set():
         try:
             if httpx.get(f"{url}/health", timeout=60).status_code == 200:
                 is_broken.set()
