@@ -103,15 +103,12 @@ def _skeleton(config: Any, dtype: torch.dtype) -> Any:
     """The model with parameters on the meta device; buffers are computed, as files do not contain all of them."""
     from accelerate import init_empty_weights
     from transformers import DiffusionGemmaForBlockDiffusion
-    from transformers.initialization import no_init_weights
 
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with no_init_weights(), init_empty_weights(include_buffers=False):
-            model = DiffusionGemmaForBlockDiffusion(config)
-        model.tie_weights()
-        return model
+        with init_empty_weights(include_buffers=False):
+            return DiffusionGemmaForBlockDiffusion(config)
     finally:
         torch.set_default_dtype(usual)
 

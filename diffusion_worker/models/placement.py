@@ -115,12 +115,9 @@ def plain_config(config: Mapping[str, Any]) -> Any:
 def meta_model(config: Any) -> Any:
     """The model of a library config on the meta device: shapes without weights."""
     from transformers import DiffusionGemmaForBlockDiffusion
-    from transformers.initialization import no_init_weights
 
-    with no_init_weights(), torch.device("meta"):
-        model = DiffusionGemmaForBlockDiffusion(config)
-    model.tie_weights()
-    return model
+    with torch.device("meta"):
+        return DiffusionGemmaForBlockDiffusion(config)
 
 
 def _device(name: str) -> torch.device:
