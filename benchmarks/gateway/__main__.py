@@ -82,18 +82,19 @@ def _compare(options: argparse.Namespace) -> int:
     chosen = servers(without=frozenset(options.without), only=frozenset(options.only), flags=flags)
     if options.no_tracing:
         chosen = [server for server in chosen if server.name != TRACED]
+    samples, grown = [], None
     with ExitStack() as stack:
         mock_port = _start_mock(stack)
-        running = _start(stack, chosen, mock_port)
-        samples = measure.measure(
-            mock_port, running, rounds=options.rounds, seconds=options.seconds, announce=_announce
-        )
-        gateway = next((each for each in running if each.server.name == GATEWAY), None)
-        grown = None
+        for number in range(options.rounds):
+            _announce(f"round {number + 1} of {options.rounds}")
+            with ExitStack() as started:  # anew: two processes of the same code differ by up to 4 %
+                running = _start(started, chosen, mock_port)
+                samples += measure.measure(mock_port, running, number=number, seconds=options.seconds)
         requests = options.soak if options.soak is not None else WHOLE_SOAK * options.check
-        if requests and gateway is not None:
+        gateways = [server for server in chosen if server.name == GATEWAY]
+        if requests and gateways:
             _announce(f"soak: {requests} requests")
-            grown = measure.soak(gateway, requests=requests, aborted=requests // 10)
+            grown = measure.soak(*_start(stack, gateways, mock_port), requests=requests, aborted=requests // 10)
     found = report.bars(samples, grown)
     report.show(samples, found)
     if options.json:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,21 +55,16 @@ class Soak:
         return max(self.after_requests_mb, self.after_aborted_mb) / self.warm_mb
 
 
-def measure(
-    mock_port: int, running: list[Running], *, rounds: int, seconds: float, announce: Callable[[str], None]
-) -> list[Sample]:
-    """All samples. The order of the servers is reversed from round to round."""
-    samples = []
+def measure(mock_port: int, running: list[Running], *, number: int, seconds: float) -> list[Sample]:
+    """The samples of a round. The order of the servers is reversed from round to round."""
     for each in running:
         uvloop.run(drive(request_of(each.server, each.port), connections=16, requests=_WARM_REQUESTS))
-    for number in range(rounds):
-        announce(f"round {number + 1} of {rounds}")
-        order = running if number % 2 == 0 else running[::-1]
-        for connections in CONNECTIONS:
-            samples.append(_sample(None, mock_port, number, connections, seconds))
-            samples += [_sample(each, each.port, number, connections, seconds) for each in order]
-        samples += [_sample(each, each.port, number, STREAMS, seconds, stream=True) for each in order]
-    return samples
+    samples = []
+    order = running if number % 2 == 0 else running[::-1]
+    for connections in CONNECTIONS:
+        samples.append(_sample(None, mock_port, number, connections, seconds))
+        samples += [_sample(each, each.port, number, connections, seconds) for each in order]
+    return samples + [_sample(each, each.port, number, STREAMS, seconds, stream=True) for each in order]
 
 
 def wait_until_ready(running: Running) -> None:
