@@ -91,7 +91,7 @@ def _series(query: Query, url: str, window: Window) -> tuple[Series, ...]:
     }
     body = urllib.parse.urlencode(asked).encode()
     try:
-        with urllib.request.urlopen(f"{url}/api/v1/query_range", data=body, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{url}/api/v1/query_range", data=body, timeout=120) as answer:  # noqa: S310
             result = json.load(answer)["data"]["result"]
     except urllib.error.HTTPError as fault:
         raise AnswerError(f"{asked['query']}: {fault.read().decode(errors='replace')}") from None

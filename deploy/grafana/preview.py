@@ -23,7 +23,7 @@ from deploy.grafana.drawing import WIDTH, draw, layout
 GOOD: Final = 0
 WORK_FAILED: Final = 1
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
-_PICTURE_S: Final = 60.0
+_PICTURE_S: Final = 600.0  # ends a browser that hangs; a busy machine takes a minute
 
 
 class PictureError(Exception):
